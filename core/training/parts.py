@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.image_size import height_and_width
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
 from .class_scores import ClassScores
@@ -113,7 +115,7 @@ class Parts:
     def sample_bytes(self) -> int:
         """Of a sample's pixels, about: each view is an image of the towers' size in float32."""
         views = sum(LOCAL_CROPS if name == "pixels_local" else name.startswith("pixels") for name in self.fields)
-        return 4 * len(self.backbone.image_mean) * self.backbone.image_size**2 * max(1, views)
+        return 4 * len(self.backbone.image_mean) * prod(height_and_width(self.backbone.image_size)) * max(1, views)
 
     def _select(self) -> None:
         backbone, task = self.backbone, self.task

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.image_size import height_and_width
 from ..errors import CapabilityError
 
 
@@ -53,10 +54,10 @@ def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
 
         plain = pixels * channels(student.image_std) + channels(student.image_mean)
         pixels = (plain - channels(teacher.image_mean)) / channels(teacher.image_std)
-    side = teacher.image_size
-    if pixels.shape[-1] == side:
+    size = height_and_width(teacher.image_size)
+    if tuple(pixels.shape[-2:]) == size:
         return pixels
-    return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
 # BERT: Pre-training of Deep Bidirectional Transformers, 2018, arXiv 1810.04805: 15 % of the words; of these 80 % are

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...core.contracts.domain import Decoded, Domain, DomainData
+from ...core.contracts.image_size import height_and_width
 from . import reading
 from .readers import FORMATS
-from .transforms import PedestrianTransform, height_and_width
+from .transforms import PedestrianTransform
 
 SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
 TEMPLATES = ("a photo of a person with {}.",)

@@ -18,11 +18,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 
-def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of what a tower says of its images: a side, or height and width."""
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
 @dataclass(frozen=True)
 class PedestrianTransform:
     """A picklable callable: decoded image -> pixels (3, H, W) float32.
