@@ -65,7 +65,8 @@ class Objective:
     @cached_property
     def training_set(self) -> Batch:
         """Outputs of all samples, for `before_epoch`."""
-        rows = {name for name, output in OUTPUTS.items() if not output.shared and name != "index"}
+        known = {**OUTPUTS, **self.cls.outputs}
+        rows = {name for name, output in known.items() if not output.shared and name != "index"}
         return self.outputs(rows, 3, B=DIMS["num_samples"])
 
     @property

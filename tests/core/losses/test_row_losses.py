@@ -20,19 +20,23 @@ NAMES = sorted(
     if entry.entry_point is None and issubclass(loss_class(name), RowLoss)
 )
 WIDTH = DIMS["embed_dim"]
-NARROW = {"silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8}}
+NARROW = {
+    "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
+    "tbps-clip": {"mlp_dim": 8, "emb_dim": 8},
+    "unipt": {"words": 0},  # of which ranks have more or fewer
+}
 
 
 def test_these_are_computed_by_rows():
     """Those that compare each row with all others."""
     by_hand = "alip clip distill long-clip neg-clip prolip ranking-hinge rankclip ro-vit sdm siglip triplet-clip"
-    assert {*by_hand.split(), "matryoshka", "medclip", "silc", "unicl"} == set(NAMES)
+    assert {*by_hand.split(), "matryoshka", "medclip", "silc", "unicl", "plip", "tbps-clip", "unipt"} == set(NAMES)
 
 
 def job_of(name, example_out, count=8, **options):
     options = {**NARROW.get(name, {}), **options}
     loss = build_loss(name, dims=DIMS, **options)
-    return {"options": options, "batches": [example_out(loss.needs, seed=4, B=count)]}
+    return {"options": options, "batches": [example_out(loss.needs, 4, loss.outputs, B=count)]}
 
 
 def assert_one_batch(ranks, one, atol=1e-5):

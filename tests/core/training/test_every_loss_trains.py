@@ -23,6 +23,10 @@ NARROW = {
     "unicl": {"n_prefix": 2},
     "long-clip": {"components": 4},
     "sdm": {"image_ids": True},
+    "plip": {"reader_width": 16},
+    "rde": {"selection_dim": 16},
+    "tbps-clip": {"mlp_dim": 16, "emb_dim": 16},
+    "unipt": {"decoder_width": 32, "decoder_depth": 1},
 }
 
 
