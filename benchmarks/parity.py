@@ -25,6 +25,7 @@ from parity_checks import (
     from_above,
     head,
     losses,
+    person,
     prompt,
     re_identification,
     segmentors,
@@ -37,7 +38,7 @@ from parity_checks.fixtures import Check, Fixtures
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
 METHODS = (head, cache, prompt, towers, transductive, crops, confidence)
-OBJECTIVES = (losses, caption_losses)
+OBJECTIVES = (losses, caption_losses, person)
 ROOMS = {
     "Methods": METHODS,
     "Objectives": OBJECTIVES,

@@ -25,7 +25,7 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
-    tasks = ("re-identification",)
+    tasks = ("person-search", "re-identification")
     reading = Reading
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
