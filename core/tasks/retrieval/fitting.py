@@ -26,6 +26,7 @@ from ...errors import DataError
 from ...forgetting.probe import forgetting
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter, training_lines
+from ...training.batches import BatchPlan
 from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
@@ -48,6 +49,8 @@ class RetrievalData:
         teaching: (pairs of the train split) -> the pairs that a training sees; by default these.
         by_label: all images and texts of one label belong together, as those of one person; else an image and its own
             texts.
+        plan: (those pairs, samples of a batch, seed) -> which of them each step sees; None: all, in an order drawn
+            anew in each epoch.
         chosen_by: directions whose mean R@1 on val chooses an epoch.
     """
 
@@ -60,6 +63,7 @@ class RetrievalData:
     reading: dict[str, Any] = field(default_factory=dict)
     teaching: Callable[[Any], Any] = lambda pairs: pairs
     by_label: bool = False
+    plan: Callable[[Any, int, int], BatchPlan] | None = None
     chosen_by: tuple[str, ...] = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 
     def part(self, split: str) -> Any:
@@ -119,6 +123,7 @@ def train_on_pairs(
         return None, FitReport(ZERO_SHOT), backbone
     adapter = adapter_of(recipe)
     source = PairSource(data.teaching(data.part("train")), CaptionSampler(seed=seed))
+    plan = None if data.plan is None else data.plan(source.pairs, adapter.options["batch_size"], seed)
     has_val = bool(len(data.pairs.split("val")))
 
     def on_val(towers: Backbone) -> float:
@@ -134,6 +139,7 @@ def train_on_pairs(
             view=data.transform(backbone, True),
             validate=on_val if has_val else None,
             place=TrainingPlace(folder, bool(recipe.resume and folder), on_step, reporter.info),
+            plan=plan,
             seed=seed,
         )
     return adapter, report, adapter.adapted(backbone)
