@@ -1,4 +1,4 @@
-"""Person search on generated pedestrians: IRRA and TBPS-CLIP beside CLIP fine-tuned and the frozen tower; parts left out.
+"""Person search on generated pedestrians: IRRA and TBPS-CLIP beside CLIP fine-tuned and the frozen tower.
 
     python benchmarks/person_proof.py [--seeds 1 2 3] [--steps N] [--train N] [--test N] [--methods NAME ...]
 
@@ -79,7 +79,7 @@ COMPARED = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=150, help="of each training")
+    parser.add_argument("--steps", type=int, default=60, help="of each training")
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--train", type=int, default=300, help="people who are trained on")
