@@ -99,6 +99,8 @@ class EmbeddedBackbone(TwoTower):
     family = "embedded"
     embed_dim = packaged.TEXT_WIDTH + packaged.WIDTH
     context_length = packaged.CONTEXT_LENGTH
+    mask_token = packaged.MASK
+    word_ids = packaged.WORDS
     capabilities = FAMILIES["embedded"]["capabilities"]
     licence = "Apache-2.0 (EfficientNet-Lite0; all-MiniLM-L6-v2)"
     best_batch_size = BEST_BATCH_SIZE

@@ -40,6 +40,9 @@ from .two_tower import TwoTower
 
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
+BPE_MASK = 49405
+"""The last pair that CLIP's vocabulary joins: "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image
+Person Retrieval" (Jiang and Ye 2023, arXiv 2303.12501) lets it stand for a hidden word. Id 0 is padding, too."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 BERTS = ("bert", "roberta", "xlm-roberta")
 """Kinds of text towers of transformers that are opened; others encode whole texts only."""
@@ -82,6 +85,8 @@ class OpenClipBackbone(TwoTower):
         if source.text_model is not None:
             _need_transformers("the text tower", spec)
         self.text_model = None if source.text_model is None else _read_text_model(source)
+        if text and not text.get("hf_tokenizer_name"):  # open_clip's own, whose last merge IRRA gives up for the mask
+            self.mask_token, self.word_ids = BPE_MASK, range(1, BPE_MASK)
         self.embed_dim, self.has_text = source.config["embed_dim"], bool(text)
         self.context_length = text.get("context_length", 77) if text else 0
         self.capabilities = image_capabilities(source.config["vision_cfg"]) | self._text_capabilities()

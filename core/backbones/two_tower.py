@@ -288,10 +288,14 @@ class TwoTower(Backbone):
         return self._image.stride(min(height_and_width(self.image_size)))
 
     def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
-        """What is named of "image_features" (B, D) unit, "image_hidden" (B, W) and "image_tokens" (B, P, D)."""
+        """What is named of "image_features" (B, D) unit, "image_embedding" (B, D), "image_hidden" (B, W) and
+        "image_tokens" (B, P, D)."""
         self.need("hidden")
-        made = self._image.several(pixels.to(self.device), names)
-        return {name: normalized(value, name == "image_features") for name, value in made.items()}
+        asked = names | {"image_features"} if "image_embedding" in names else names
+        made = self._image.several(pixels.to(self.device), asked - {"image_embedding"})
+        if "image_embedding" in names:
+            made["image_embedding"] = made["image_features"]
+        return {name: normalized(value, name == "image_features") for name, value in made.items() if name in names}
 
     @property
     def image_prefix(self) -> int:

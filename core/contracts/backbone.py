@@ -64,6 +64,8 @@ class Backbone(ABC):
     Attributes:
         has_text: whether there is a text tower; without one `context_length` is 0 and texts are refused.
         notes: sentences a user should read, which go into a run's notes.
+        mask_token: id of the token that stands for a hidden word, None where the text tower knows none.
+        word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
     """
@@ -81,6 +83,8 @@ class Backbone(ABC):
     licence: str = "unknown"
     has_text: bool = True
     notes: Sequence[str] = ()
+    mask_token: int | None = None
+    word_ids: range = range(0)
     channels: InputChannels | None = None
     device: torch.device
 

@@ -23,6 +23,7 @@ DIMS = {
     "context_length": SIZES["L"],
     "vocab_size": 50,
     "num_classes": SIZES["C"],
+    "num_labels": SIZES["C"],
     "num_samples": 32,
 }
 """Widths that fit the example outputs."""

@@ -259,8 +259,13 @@ def dims_of(
     num_samples: int,
     classes: Sequence | None = None,
     teacher: Backbone | None = None,
+    num_labels: int = 0,
 ) -> dict[str, int]:
-    """Name -> width; what a backbone does not have is left out."""
+    """Name -> width; what a backbone does not have is left out.
+
+    Args:
+        num_labels: labels of the samples are below it; 0 where they have none.
+    """
     dims = {
         "embed_dim": backbone.embed_dim,
         "context_length": backbone.context_length,
@@ -268,6 +273,8 @@ def dims_of(
     }
     if classes is not None:
         dims["num_classes"] = len(classes)
+    if num_labels:
+        dims["num_labels"] = num_labels
     if "hidden" in backbone.capabilities:
         dims["image_width"] = backbone.hidden(blank_image(backbone)).shape[-1]
     if "prompt" in backbone.capabilities:

@@ -22,7 +22,7 @@ from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
-from .sources import Source
+from .sources import Source, num_labels_of
 from .teacher import copy_of
 from .tower_outputs import Outputs
 from .views import View, light_view, local_view, strong_view
@@ -77,7 +77,7 @@ class Parts:
     def __init__(self, backbone: Backbone, task: Task, settings: TrainingSettings):
         self.backbone, self.task, self.settings = backbone, task, settings
         self.notes: list[str] = []
-        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher)
+        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher, num_labels_of(task.source))
         self.objective = build_objective(task.losses, dims, task.loss_options).to(backbone.device)
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)

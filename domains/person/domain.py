@@ -21,7 +21,7 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
-    tasks: ClassVar = ("re-identification",)
+    tasks: ClassVar = ("re-identification", "person-search")
     reading = reading.Reading
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
