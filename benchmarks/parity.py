@@ -27,6 +27,7 @@ from parity_checks import (
     losses,
     person,
     prompt,
+    re_identification,
     segmentors,
     towers,
     transductive,
@@ -43,6 +44,7 @@ ROOMS = {
     "Objectives": OBJECTIVES,
     "Open vocabulary": (detectors, segmentors),
     "Retrieval": (from_above,),
+    "People": (re_identification,),
 }
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",

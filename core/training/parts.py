@@ -14,6 +14,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.image_size import height_and_width
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
+from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import fields_of
 from .layers import freeze_batch_norm, set_trainable
@@ -46,6 +47,7 @@ class Task:
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
         class_priors: (C,) log shares of the classes, by which a loss on the labels counts each class alike, or None.
+        plan: which samples each step sees; by default each sample once per epoch, in an order that the seed fixes.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
@@ -61,6 +63,7 @@ class Task:
     teacher: Backbone | None = None
     teacher_classes: Tensor | None = None
     class_priors: Tensor | None = None
+    plan: BatchPlan | None = None
     view: View | None = None
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None

@@ -109,7 +109,7 @@ def train(
         on_message(sentence)
     notes += model.not_deterministic
     workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
-    batches = planned_batches(task.source, settings, workers, on_message)
+    batches = planned_batches(task.source, settings, workers, on_message, task.plan)
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ...core.contracts.domain import Decoded, Domain, DomainData
 from ...core.contracts.image_size import height_and_width
-from . import reading
+from .pedestrian import IDENTITIES
 from .readers import FORMATS
+from .reading import Reading, read_set
 from .transforms import PedestrianTransform
 
+KINDS = {"person-search": "captions", "re-identification": IDENTITIES, "attributes": "multilabel"}
+"""Task -> kind of the sample."""
 SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
 TEMPLATES = ("a photo of a person with {}.",)
 NEGATIVE = ("a photo of a person without {}.",)
@@ -22,7 +26,7 @@ class Person(Domain):
 
     name = "person"
     tasks: ClassVar = ("re-identification", "person-search")
-    reading = reading.Reading
+    reading = Reading
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """The pictures of people at `path`, whatever kind of set lies there (`readers/`).
@@ -40,14 +44,15 @@ class Person(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
         """
         task = self.check_task(task)
-        return reading.read_set(Path(path), task, self.reading_of(options), FORMATS)
+        return read_set(Path(path), task, self.reading_of(options), FORMATS)
 
     def sample(self, task: str | None = None) -> DomainData:
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
-        self.check_task(task)
-        return drawn_pedestrians(**SAMPLE)
+        drawn = drawn_pedestrians(**SAMPLE)
+        kind = KINDS[self.check_task(task)]
+        return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""

@@ -74,7 +74,7 @@ def test_other_towers_take_tall_images_too(hf_folder):
     assert load_backbone("embedded", image_size=(64, 32)).fingerprint != load_backbone("embedded").fingerprint
     with pytest.raises(ConfigError, match="too small"):
         load_backbone("embedded", image_size=(64, 16))
-    with pytest.raises(ConfigError, match="takes images of 64 × 32.*image_size=32"):
+    with pytest.raises(ConfigError, match=r"takes images of 64 × 32.*image_size=32"):
         load_backbone("embedded", "cpu", image_size=(64, 32)).encode_image(torch.zeros(1, 3, 32, 32))
 
 
