@@ -25,7 +25,7 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
-    tasks: ClassVar = ("re-identification", "person-search")
+    tasks = ("re-identification", "person-search")
     reading = Reading
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
