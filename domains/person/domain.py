@@ -25,7 +25,7 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
-    tasks = ("re-identification", "person-search")
+    tasks = ("person-search", "re-identification")
     reading = Reading
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
@@ -50,9 +50,7 @@ class Person(Domain):
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
-        drawn = drawn_pedestrians(**SAMPLE)
-        kind = KINDS[self.check_task(task)]
-        return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
+        return replace(drawn_pedestrians(**SAMPLE), kind=KINDS[self.check_task(task)])
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""

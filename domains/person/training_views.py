@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.image_size import height_and_width
 from ...core.training.views import View, as_tensor
-from .transforms import height_and_width
 
 TOGETHER = 2
 """How many of the six changes a picture goes through; one may be drawn twice."""

@@ -15,6 +15,8 @@ NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry
 NARROW = {
     "rde": {"selection_dim": 6},
     "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
+    "irra": {"depth": 1, "width": 8},
+    "masked-words": {"depth": 1, "width": 8},
     "slip": {"mlp_dim": 16, "emb_dim": 8},
     "tbps-clip": {"mlp_dim": 8, "emb_dim": 8},
 }
