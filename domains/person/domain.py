@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts.domain import Decoded, Domain, DomainData
 from ...core.contracts.image_size import height_and_width
+from ...core.data.unlabelled import read_unlabelled
 from .pedestrian import IDENTITIES
 from .readers import FORMATS
 from .reading import Reading, read_set
@@ -44,7 +45,23 @@ class Person(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
         """
         task = self.check_task(task)
-        return read_set(Path(path), task, self.reading_of(options), FORMATS)
+        reading = self.reading_of(options)
+        data = read_set(Path(path), task, reading, FORMATS)
+        return data if reading.crops is None else _cut(data, reading, one_each=True)
+
+    def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
+        """New pictures of people, or photographs that people are cut from by `crops`.
+
+        Args:
+            paths: files and folders.
+            options: as for `read`; what concerns labels is not used.
+
+        Raises:
+            DataError: a path does not exist, or nothing there can be read.
+        """
+        reading = self.reading_of(options)
+        data = read_unlabelled(paths, reading.formats)
+        return data if reading.crops is None else _cut(data, reading, one_each=False)
 
     def sample(self, task: str | None = None) -> DomainData:
         """Drawn pedestrians, of whom no photograph was needed; no download."""
@@ -64,3 +81,9 @@ class Person(Domain):
         and erased as published (`transforms.py`)."""
         size = height_and_width(backbone.image_size)
         return PedestrianTransform(size, tuple(backbone.image_mean), tuple(backbone.image_std), train=train)
+
+
+def _cut(data: DomainData, reading: Reading, *, one_each: bool) -> DomainData:
+    from .crops import cut_people
+
+    return cut_people(data, reading.crops, one_each=one_each, max_pixels=reading.max_pixels)

@@ -4,5 +4,10 @@ from __future__ import annotations
 
 from ..reading import SetFormat
 from .camera_names import CAMERA_NAMES
+from .caption_lists import CAPTION_LISTS
+from .cuhk03 import CUHK03
+from .identity_folders import IDENTITY_FOLDERS
+from .msmt17 import MSMT17
+from .people_tables import PEOPLE_TABLES
 
-FORMATS: tuple[SetFormat, ...] = (CAMERA_NAMES,)
+FORMATS: tuple[SetFormat, ...] = (CAMERA_NAMES, MSMT17, CUHK03, PEOPLE_TABLES, CAPTION_LISTS, IDENTITY_FOLDERS)
