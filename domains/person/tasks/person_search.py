@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from ....core.contracts.backbone import Backbone
 from ....core.contracts.domain import Item
 from ....core.contracts.options import option, settle
 from ....core.contracts.recipe import Recipe
@@ -15,9 +16,12 @@ from ....core.metrics.retrieval import TEXT_TO_IMAGE
 from ....core.tasks.retrieval.fitting import RetrievalData
 from ....core.tasks.retrieval.scoring import DomainPairs
 from ....core.tasks.retrieval.task import Retrieval
+from ..changed_captions import ChangedCaptions, read_paraphrases
 from ..pedestrian import Pedestrian
+from ..training_views import simclr_view, tbps_clip_view
 
 SPLITS = ("train", "val", "test")
+VIEWS = ("pedestrian", "tbps-clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,10 @@ class SearchOptions:
     each_caption: bool = option(
         True, "train on each caption as a sample of its own; else on each picture, with one of its captions"
     )
+    views: str = option("pedestrian", "how pictures are augmented in training", choices=VIEWS)
+    deletion: float = option(0.0, "probability that a word of a caption is left out in training", low=0, below=1)
+    paraphrases: str | None = option(None, "JSON file of the captions in other words, by caption; none: no paraphrases")
+    paraphrased: float = option(0.1, "probability that a caption gives way to a paraphrase", low=0, below=1)
 
     def __post_init__(self):
         settle(self)
@@ -53,7 +61,8 @@ class PersonSearch(Retrieval):
         people = PeoplePairs.of(data.pairs)
         _check(people, data.name)
         teaching = PeoplePairs.by_caption if recipe.task_options["each_caption"] else PeoplePairs.captioned
-        return replace(data, pairs=people, by_label=True, chosen_by=(TEXT_TO_IMAGE,), teaching=teaching)
+        data = replace(data, pairs=people, by_label=True, chosen_by=(TEXT_TO_IMAGE,), teaching=teaching)
+        return _augmented(data, recipe.task_options)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,24 @@ class PeoplePairs(DomainPairs):
             for place, text in enumerate(item.captions(), start=1)
         ]
         return replace(self, items=tuple(item for _, item in rows), image_of=tuple(image for image, _ in rows))
+
+
+def _augmented(data: RetrievalData, options: Mapping[str, Any]) -> RetrievalData:
+    """The same with the views and captions of a training that the options name."""
+    paraphrases: dict[str, tuple[str, ...]] = {}
+    if options["paraphrases"] is not None:
+        taught = [text for item in data.pairs.split("train").items for text in item.captions()]
+        paraphrases = read_paraphrases(options["paraphrases"], taught)
+    how = {"paraphrased": options["paraphrased"], "deleted": options["deletion"], "paraphrases": paraphrases}
+    data = replace(data, captions=lambda seed: ChangedCaptions(seed=seed, **how))
+    if options["views"] == "pedestrian":
+        return data
+    plain = data.transform
+
+    def transform(backbone: Backbone, train: bool) -> Callable[..., Any]:
+        return tbps_clip_view(backbone) if train else plain(backbone, False)
+
+    return replace(data, transform=transform, strong_view=simclr_view)
 
 
 def _identity(item: Item) -> str:
