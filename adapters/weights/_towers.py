@@ -159,6 +159,7 @@ class TowerAdapter(Augmented):
         backbone: Backbone,
         *,
         view: Callable[..., Tensor] | None = None,
+        strong_view: Callable[..., Tensor] | None = None,
         validate: Callable[[Backbone], float] | None = None,
         place: TrainingPlace | None = None,
         plan: BatchPlan | None = None,
@@ -169,6 +170,7 @@ class TowerAdapter(Augmented):
         Args:
             source: the pairs to train on; `PairSource`.
             view: (decoded, seed=int) -> pixels; by default the backbone's own crop and flip.
+            strong_view: the same for losses that ask for strongly augmented views; by default SimCLR's.
             validate: score of a backbone on val, the higher the better; for select="best_val".
             plan: which samples each step sees; by default all in an order drawn anew in each epoch.
 
@@ -183,6 +185,7 @@ class TowerAdapter(Augmented):
             loss_options=self.loss_options or {},
             view=self._view(view or backbone.preprocess(True)),
             plan=plan,
+            strong_view=strong_view,
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
         )
         task = self._completed(task, backbone, None)

@@ -89,6 +89,10 @@ class Rde(Loss):
         self.register_buffer("clean", torch.ones(self.dim("num_samples", "its division of pairs"), dtype=torch.bool))
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
 
+    def rate_of(self, name: str, head: float, bias: float | None) -> float:
+        """One for weights and biases, as released."""
+        return head
+
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         clean = self.clean[out["index"]]
         pairs = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
+from ....core.contracts.backbone import Backbone
 from ....core.contracts.domain import Item
 from ....core.contracts.options import option
 from ....core.contracts.recipe import Recipe
@@ -17,10 +18,13 @@ from ....core.tasks.retrieval.fitting import RetrievalData
 from ....core.tasks.retrieval.scoring import DomainPairs
 from ....core.tasks.retrieval.task import Retrieval
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
+from ..changed_captions import ChangedCaptions, read_paraphrases
 from ..pedestrian import Pedestrian, cameras_of
 from ..samplers import SAMPLERS, IdentityBatches
+from ..training_views import simclr_view, tbps_clip_view
 
 SPLITS = ("train", "val", "test")
+VIEWS = ("pedestrian", "tbps-clip")
 
 
 IN_ANY_ORDER = "random"
@@ -37,6 +41,10 @@ class SearchOptions(PeopleOptions):
         IN_ANY_ORDER, "how batches are made: at random, or of several people", choices=(IN_ANY_ORDER, *SAMPLERS)
     )
     pictures: int = option(4, "samples of each person in a batch, of samplers of several people", low=1, high=1000)
+    views: str = option("pedestrian", "how pictures are augmented in training", choices=VIEWS)
+    deletion: float = option(0.0, "probability that a word of a caption is left out in training", low=0, below=1)
+    paraphrases: str | None = option(None, "JSON file of the captions in other words, by caption; none: no paraphrases")
+    paraphrased: float = option(0.1, "probability that a caption gives way to a paraphrase", low=0, below=1)
 
 
 class PersonSearch(Retrieval):
@@ -65,7 +73,8 @@ class PersonSearch(Retrieval):
         said = recipe.task_options
         teaching = PeoplePairs.by_caption if said["each_caption"] else PeoplePairs.captioned
         plan = None if said["sampler"] == IN_ANY_ORDER else partial(_batches, said["sampler"], said["pictures"])
-        return replace(data, pairs=people, by_label=True, chosen_by=(TEXT_TO_IMAGE,), teaching=teaching, plan=plan)
+        how = {"chosen_by": (TEXT_TO_IMAGE,), "teaching": teaching, "plan": plan}
+        return _augmented(replace(data, pairs=people, by_label=True, **how), said)
 
     def redaction(self, recipe, data, skipped, redact) -> Any:
         shown = recipe.task_options["show_people"]
@@ -131,6 +140,24 @@ def _batches(sampler: str, pictures: int, people: PeoplePairs, batch_size: int, 
         raise ConfigError(f"--set pictures={pictures}: a batch has {batch_size} samples; give fewer pictures")
     cameras, labels = cameras_of(people.items), people.labels.tolist()
     return IdentityBatches(labels, cameras, batch_size // pictures, pictures, sampler, seed)
+
+
+def _augmented(data: RetrievalData, options: Mapping[str, Any]) -> RetrievalData:
+    """The same with the views and captions of a training that the options name."""
+    paraphrases: dict[str, tuple[str, ...]] = {}
+    if options["paraphrases"] is not None:
+        taught = [text for item in data.pairs.split("train").items for text in item.captions()]
+        paraphrases = read_paraphrases(options["paraphrases"], taught)
+    how = {"paraphrased": options["paraphrased"], "deleted": options["deletion"], "paraphrases": paraphrases}
+    data = replace(data, captions=lambda seed: ChangedCaptions(seed=seed, **how))
+    if options["views"] == "pedestrian":
+        return data
+    plain = data.transform
+
+    def transform(backbone: Backbone, train: bool) -> Callable[..., Any]:
+        return tbps_clip_view(backbone) if train else plain(backbone, False)
+
+    return replace(data, transform=transform, strong_view=simclr_view)
 
 
 def _identity(item: Item) -> str:
