@@ -79,7 +79,7 @@ class TowerAdapter(Augmented):
     loss: str | None = option(None, "a loss, or several with weights (clip=1,distill=0.5); none: the method's own")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "options of each loss, by its name")
     training: Mapping[str, Any] | None = option(
-        None, "further settings of the training, by name: optimizer, eps, schedule, head_rate, bias_rate, ..."
+        None, "further settings of the training, by name, as optimizer, eps, schedule or head_rate"
     )
     prompts_a_class: int | None = option(
         None, "how many of a class's prompts make its text, the first ones; none: all", low=1, high=100_000
