@@ -20,7 +20,7 @@ from ...core.contracts.options import option
 from ...core.errors import CapabilityError
 from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter
-from ...core.training.batches import GlobalBatches
+from ...core.training.batches import BatchPlan, GlobalBatches
 from ...core.training.settings import TrainingSettings
 from ...core.training.sources import LabelledSource, Remembered, Source
 from ...core.training.teacher import copy_of
@@ -159,6 +159,7 @@ class TowerAdapter(Augmented):
         backbone: Backbone,
         *,
         view: Callable[..., Tensor] | None = None,
+        plan: BatchPlan | None = None,
         validate: Callable[[Backbone], float] | None = None,
         place: TrainingPlace | None = None,
         seed: int = 0,
@@ -168,6 +169,7 @@ class TowerAdapter(Augmented):
         Args:
             source: the pairs to train on; `PairSource`.
             view: (decoded, seed=int) -> pixels; by default the backbone's own crop and flip.
+            plan: which samples each step sees; by default each once per epoch.
             validate: score of a backbone on val, the higher the better; for select="best_val".
 
         Raises:
@@ -179,6 +181,7 @@ class TowerAdapter(Augmented):
             source=source,
             losses=losses_of(self.loss, "clip"),
             loss_options=self.loss_options or {},
+            plan=plan,
             view=self._view(view or backbone.preprocess(True)),
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
         )
@@ -250,7 +253,7 @@ class TowerAdapter(Augmented):
         if self.select == "best_val" and on_val is None:
             raise CapabilityError("option select='best_val': there are no val images; give a val split, or select=last")
         towers, place, notes = copy_of(backbone), place or TrainingPlace(None), []
-        steps = len(GlobalBatches(len(task.source), self.batch_size, seed))
+        steps = len(GlobalBatches(len(task.source), self.batch_size, seed)) if task.plan is None else task.plan.steps
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=backbone.device)
 
         def choose(model: Backbone) -> None:
