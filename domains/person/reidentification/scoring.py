@@ -152,9 +152,9 @@ def flat_scores(before: ReidScores | None, after: ReidScores, attributes: Sequen
     Returns:
         {"zero_shot": {"r1", "r5", "r10", "map", "minp", "map_trapezoid"} or None, "adapted": the same, "reranked": the
         same or None, "test_images", "test_queries", "test_gallery", "test_identities", "intervals": {"adapted": {"r1":
-        [low, high], ...}, ...}, "by_camera": {"adapted": {camera: {"queries", "r1", "map", "minp"}}, ...}, "by_attribute": the same by attribute, "exchange":
-        {"r1": {"difference", "p_value"}, "map": ...} or None, "protocol": a sentence}. Intervals draw identities, and
-        the paired permutation test exchanges them.
+        [low, high], ...}, ...}, "by_camera": {"adapted": {camera: {"queries", "r1", "map", "minp"}}, ...},
+        "by_attribute": the same, "exchange": {"r1": {"difference", "p_value"}, "map": ...} or None, "protocol" and
+        "compared_by": sentences}. Intervals draw identities, and the paired permutation test exchanges them.
     """
     sides = {"zero_shot": before, "adapted": after}
     found = {when: None if one is None else one.ranking for when, one in sides.items()} | {"reranked": after.reranked}
