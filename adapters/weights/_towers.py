@@ -256,7 +256,7 @@ class TowerAdapter(Augmented):
         if self.select == "best_val" and on_val is None:
             raise CapabilityError("option select='best_val': there are no val images; give a val split, or select=last")
         towers, place, notes = copy_of(backbone), place or TrainingPlace(None), []
-        steps = len(GlobalBatches(len(task.source), self.batch_size, seed))
+        steps = len(GlobalBatches(len(task.source), self.batch_size, seed)) if task.plan is None else task.plan.steps
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=backbone.device)
 
         def choose(model: Backbone) -> None:
