@@ -21,7 +21,7 @@ from ...core.contracts.options import option
 from ...core.errors import CapabilityError
 from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter
-from ...core.training.batches import GlobalBatches
+from ...core.training.batches import BatchPlan, GlobalBatches
 from ...core.training.settings import TrainingSettings
 from ...core.training.sources import LabelledSource, Remembered, Source
 from ...core.training.teacher import copy_of
@@ -167,6 +167,7 @@ class TowerAdapter(Augmented):
         strong_view: Callable[..., Tensor] | None = None,
         validate: Callable[[Backbone], float] | None = None,
         place: TrainingPlace | None = None,
+        plan: BatchPlan | None = None,
         seed: int = 0,
     ) -> FitReport:
         """Learn from image-text pairs in place of labelled images; `adapted` gives the result, `logits` has no classes.
@@ -176,6 +177,7 @@ class TowerAdapter(Augmented):
             view: (decoded, seed=int) -> pixels; by default the backbone's own crop and flip.
             strong_view: the same for losses that ask for strongly augmented views; by default SimCLR's.
             validate: score of a backbone on val, the higher the better; for select="best_val".
+            plan: which samples each step sees; by default all in an order drawn anew in each epoch.
 
         Raises:
             CapabilityError: the loss needs what the pairs do not have, or there is no val to select on.
@@ -187,6 +189,7 @@ class TowerAdapter(Augmented):
             losses=losses_of(self.loss, "clip"),
             loss_options=self.loss_options or {},
             view=self._view(view or backbone.preprocess(True)),
+            plan=plan,
             strong_view=strong_view,
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
         )
