@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...core.backbones.finders import built_finder, finder_in_words, weights_of_finder
 from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.choices import Augmented, ClassWeighted
@@ -60,9 +61,13 @@ class TowerAdapter(Augmented):
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         *("changed", "prefix"),  # of the towers; a prefix of texts, where the loss learned one
+        *("finder", "finder_weights"),  # what is searched by, where the loss made it
         *("weights", "negative", "logit_scale", "logit_bias", "templates"),  # of the classes
     )
+    later_state: ClassVar = {"finder": None, "finder_weights": {}}
     cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
+    finder: ClassVar[str | None] = None
+    finder_weights: ClassVar[Mapping[str, Tensor]] = {}
 
     epochs: int | None = option(
         None, "passes over the training images; none: the method's own number", low=1, high=100_000
@@ -203,6 +208,9 @@ class TowerAdapter(Augmented):
             with torch.random.fork_rng(devices=[]):
                 self._put(made)
             made.text_prefix = self.prefix
+            made.finder = None
+            if self.finder is not None:
+                made.finder = built_finder(self.finder, self.finder_weights, made.device, f"adapter '{self.name}'")
             self._made = self._named(made)
         return self._made
 
@@ -280,6 +288,9 @@ class TowerAdapter(Augmented):
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
+        found = towers.finder
+        self.finder = None if found is None else finder_in_words(found)
+        self.finder_weights = {} if found is None else weights_of_finder(found)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 
@@ -351,6 +362,7 @@ class TowerAdapter(Augmented):
     def _named(self, towers: Backbone) -> Backbone:
         """The backbone under a fingerprint of its own."""
         learned = self.changed if self.prefix is None else {**self.changed, "text_prefix": self.prefix}
+        learned = {**learned, **{f"finder {name}": value for name, value in self.finder_weights.items()}}
         text = f"{self.backbone_} {digest_of(learned)}"
         towers.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.backbone_)]
         return towers

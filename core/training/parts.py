@@ -86,6 +86,8 @@ class Parts:
         self.objective = build_objective(task.losses, dims, task.loss_options).to(backbone.device)
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
+        # A view of what is learned, so that what is measured in between has it too.
+        backbone.finder = next((loss for loss in self.objective.losses.values() if loss.finds), None)
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"

@@ -54,7 +54,7 @@ class ChangedCaptions(CaptionSampler):
 
 
 def read_paraphrases(path: str | Path, captions: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """The paraphrases of a JSON file: {"a caption": ["the same in other words", ...], ...}; a text may stand for a list.
+    """The paraphrases of a JSON file: {"a caption": ["the same in other words", ...], ...}; or a text for a list.
 
     Args:
         captions: those of the training.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...backbones.finders import searched
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
@@ -153,7 +154,7 @@ def train_on_pairs(
 def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter | None = None):
     """Retrieval on the pairs of a split."""
     return evaluate_retrieval(
-        backbone,
+        searched(backbone),
         data.part(split),
         split=None,
         amp=recipe.amp,
