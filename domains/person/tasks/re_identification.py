@@ -204,12 +204,12 @@ class ReidContest(Contest):
 
 
 def _with_loss(recipe: Recipe) -> Recipe:
-    """BoT's loss, and its batch, where nobody says others."""
+    """BoT's loss and its batch, and the epoch that is best on val, where nobody says others."""
     if recipe.adapter_name == ZERO_SHOT:
         return recipe
     batch = {} if recipe.batch_size else {"batch_size": BATCH_SIZE}
     given = {**(recipe.adapters.get(recipe.adapter_name) or {}), **recipe.adapter}
-    missing = {key: value for key, value in {"loss": LOSS, **batch}.items() if given.get(key) is None}
+    missing = {key: value for key, value in {"loss": LOSS, "select": "best_val", **batch}.items() if given.get(key) is None}
     return recipe.with_(adapter={**recipe.adapter, **missing})
 
 
