@@ -135,7 +135,7 @@ def evaluate_reid(
         return scores
     reporter.info(f"Re-ranking: {memory_in_words(len(queries), len(gallery), reranking.k1)}")
     final = re_ranked(queries, gallery, reranking.k1, reranking.k2, reranking.weight)
-    return replace(scores, reranked=ranked(lambda some: final[some], sought))
+    return replace(scores, reranked=ranked(lambda some: final[some], sought, worst_first=True))
 
 
 def _row(ranking: CameraRanking) -> dict[str, float]:

@@ -209,7 +209,8 @@ def _with_loss(recipe: Recipe) -> Recipe:
         return recipe
     batch = {} if recipe.batch_size else {"batch_size": BATCH_SIZE}
     given = {**(recipe.adapters.get(recipe.adapter_name) or {}), **recipe.adapter}
-    missing = {key: value for key, value in {"loss": LOSS, "select": "best_val", **batch}.items() if given.get(key) is None}
+    wanted = {"loss": LOSS, "select": "best_val", **batch}
+    missing = {key: value for key, value in wanted.items() if given.get(key) is None}
     return recipe.with_(adapter={**recipe.adapter, **missing})
 
 
