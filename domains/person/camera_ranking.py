@@ -139,7 +139,7 @@ def ranked_by_distance(
 
 
 def ranked_by_features(query: Tensor, gallery: Tensor, sought: Sought) -> CameraRanking:
-    """The same by the cosine of features (Q, D) and (G, D), unit rows, whose Euclidean distances have the same order. Of
+    """The same by the cosine of features (Q, D) and (G, D), unit rows; Euclidean distances have the same order. Of
     equal ones the worst come first; equal features of the gallery share one cosine, which a product rounds by place."""
     distinct, place = gallery.unique(dim=0, return_inverse=True)  # (U, D), (G,)
     return ranked(lambda rows: -(query[rows] @ distinct.T)[:, place], sought, worst_first=True)
