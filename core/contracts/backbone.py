@@ -68,6 +68,8 @@ class Backbone(ABC):
         word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
         image_neck: what image features, not brought to length 1, go through before they are compared with each other,
             where a loss has learned such a map (BNNeck); `encode_image` goes without.
+        finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
+            features that the towers give; None: those.
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
     """
@@ -89,6 +91,7 @@ class Backbone(ABC):
     word_ids: range = range(0)
     image_neck: nn.Module | None = None
     channels: InputChannels | None = None
+    finder: Any = None
     device: torch.device
 
     # whole ------------------------------------------------------------------------------------------------------

@@ -62,7 +62,8 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
         splits = _repair(data, links, seed, notes)
     items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
     _check_both_sides(items, data.name or "the data")
-    notes += _notes_on_classes(items, data.class_names)
+    if data.class_names:
+        notes += _notes_on_classes(items, data.class_names)
     return replace(data, items=items, notes=[*data.notes, *notes])
 
 

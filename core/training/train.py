@@ -17,7 +17,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from ..backbones.load import PREFIX
+from ..backbones.load import FINDER, PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
 from .batches import StreamBatches
@@ -232,6 +232,8 @@ def _weights(backbone: Backbone, average, objective: Objective) -> dict[str, Ten
     state = {name: on_host(value) for name, value in kept.items()}
     for name, module in _necks(objective).items():
         state |= {f"{NECK}{name}.{part}": on_host(value) for part, value in module.state_dict().items()}
+    if backbone.finder is not None:
+        state |= {FINDER + name: on_host(value) for name, value in backbone.finder.state_dict().items()}
     prefix = getattr(backbone, "text_prefix", None)
     return state if prefix is None else {**state, PREFIX: on_host(prefix)}
 
@@ -252,6 +254,9 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any], objective: Obj
             module.load_state_dict(
                 {key.removeprefix(start): state.pop(key) for key in list(state) if key.startswith(start)}
             )
+        if backbone.finder is not None:
+            found = {name: state.pop(name) for name in list(state) if name.startswith(FINDER)}
+            backbone.finder.load_state_dict({name.removeprefix(FINDER): value for name, value in found.items()})
         backbone.model.load_state_dict(state)
     elif average is not None:
         backbone.model.load_state_dict(plain(average))

@@ -67,7 +67,9 @@ class Person(Domain):
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
-        return replace(drawn_pedestrians(**SAMPLE), kind=KINDS[self.check_task(task)])
+        drawn = drawn_pedestrians(**SAMPLE)
+        kind = KINDS[self.check_task(task)]
+        return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts.backbone import Backbone
+from ....core.contracts.image_size import height_and_width
 from ....core.training.tower_passes import draws_for
 
 EPS = 1e-6
@@ -32,7 +33,7 @@ class PatchDecoder(nn.Module):
         super().__init__()
         backbone.need("image_blocks")
         self._held, self.share = [backbone], share
-        pixels = torch.zeros(1, len(backbone.image_mean), *_height_and_width(backbone))
+        pixels = torch.zeros(1, len(backbone.image_mean), *height_and_width(backbone.image_size))
         with torch.no_grad():
             inside = backbone.embed_image(pixels).shape[-1]
         self.grid = backbone.image_grid(pixels)
@@ -107,7 +108,3 @@ def sine_positions(rows: int, columns: int, width: int) -> Tensor:
     angles = [place.flatten()[:, None] * rates for place in (column, row)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
 
-
-def _height_and_width(backbone: Backbone) -> tuple[int, int]:
-    size = backbone.image_size
-    return (size, size) if isinstance(size, int) else tuple(size)

@@ -156,5 +156,5 @@ def _check_class_token(backbone: Backbone) -> None:
     if "image_blocks" not in backbone.capabilities or not backbone.image_prefix:
         raise CapabilityError(
             f"loss 'rde' selects patches by the attention of a class token, which backbone '{backbone.spec}' has not; "
-            "give --set loss.rde.select_by=similarity"
+            "give the loss select_by=similarity (--set adapter.loss_options.rde.select_by=similarity)"
         )
