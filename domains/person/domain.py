@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...core.contracts.domain import Decoded, Domain, DomainData
 from . import reading
+from .attribute_words import sentences_of
 from .readers import FORMATS
 from .transforms import PedestrianTransform, height_and_width
 
+ATTRIBUTES = "attributes"
 SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
 TEMPLATES = ("a photo of a person with {}.",)
 NEGATIVE = ("a photo of a person without {}.",)
@@ -20,8 +23,9 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
-    tasks: ClassVar = ("re-identification",)
+    tasks: ClassVar = ("re-identification", "attributes")
     reading = reading.Reading
+    metrics: ClassVar = ("attribute-recognition",)
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """The pictures of people at `path`, whatever kind of set lies there (`readers/`).
@@ -45,12 +49,16 @@ class Person(Domain):
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
-        self.check_task(task)
-        return drawn_pedestrians(**SAMPLE)
+        drawn = drawn_pedestrians(**SAMPLE)
+        return replace(drawn, kind="multilabel") if self.check_task(task) == ATTRIBUTES else drawn
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""
         return list(TEMPLATES)
+
+    def sentences(self, class_name: str, task: str | None = None) -> tuple[list[str], list[str]] | None:
+        """Pairs of sentences for the attributes of published sets (`attribute_words.py`)."""
+        return sentences_of(class_name) if task == ATTRIBUTES else None
 
     def negative_templates(self, task: str | None = None) -> list[str]:
         return list(NEGATIVE)

@@ -25,6 +25,8 @@ class Reading:
         None, "tables and JSON: folder that paths of images are relative to; by default their own"
     )
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
+    absent: str = option("0", "attributes: the value in tables of who has it not")
+    unknown: str = option("-1", "attributes: the value in tables and .mat files where nobody knows")
     max_pixels: int = option(
         MAX_PIXELS,
         "images and volumes: most pixels or voxels that are decoded, 200000000 by default",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ..reading import SetFormat
+from .attribute_tables import ATTRIBUTE_TABLE
 from .camera_names import CAMERA_NAMES
+from .celeba import CELEBA
+from .market_attributes import MARKET_ATTRIBUTES
 
-FORMATS: tuple[SetFormat, ...] = (CAMERA_NAMES,)
+FORMATS: tuple[SetFormat, ...] = (MARKET_ATTRIBUTES, CAMERA_NAMES, CELEBA, ATTRIBUTE_TABLE)
