@@ -25,7 +25,9 @@ from parity_checks import (
     from_above,
     head,
     losses,
+    person,
     prompt,
+    re_identification,
     segmentors,
     towers,
     transductive,
@@ -36,12 +38,13 @@ from parity_checks.fixtures import Check, Fixtures
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
 METHODS = (head, cache, prompt, towers, transductive, crops, confidence)
-OBJECTIVES = (losses, caption_losses)
+OBJECTIVES = (losses, caption_losses, person)
 ROOMS = {
     "Methods": METHODS,
     "Objectives": OBJECTIVES,
     "Open vocabulary": (detectors, segmentors),
     "Retrieval": (from_above,),
+    "People": (re_identification,),
 }
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",

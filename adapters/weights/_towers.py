@@ -27,7 +27,7 @@ from ...core.training.teacher import copy_of
 from ...core.training.tower_outputs import image_features
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import COST_OPTIONS, identity_of, losses_of, score_on_val, settings_of
+from ._training import COST_OPTIONS, check_further, identity_of, losses_of, score_on_val, settings_of
 
 SELECT = ("last", "best_val")
 
@@ -78,6 +78,9 @@ class TowerAdapter(Augmented):
     )
     loss: str | None = option(None, "a loss, or several with weights (clip=1,distill=0.5); none: the method's own")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "options of each loss, by its name")
+    training: Mapping[str, Any] | None = option(
+        None, "further settings of the training, by name: optimizer, eps, schedule, head_rate, bias_rate, ..."
+    )
     prompts_a_class: int | None = option(
         None, "how many of a class's prompts make its text, the first ones; none: all", low=1, high=100_000
     )
@@ -109,6 +112,7 @@ class TowerAdapter(Augmented):
         super().__post_init__()
         require(self.patience is None or self.select == "best_val", "patience", self.patience, "add select=best_val")
         losses_of(self.loss, self.default_loss)
+        check_further(self.training or {}, self.warmup)
         self._made: Backbone | None = None
 
     # what a method implements

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.channels import InputChannels
 from ..contracts.families import FAMILIES
+from ..contracts.image_size import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..runtime.files import replacing
 from .channels import channels_of, divided, facts, input_layer
@@ -30,7 +31,7 @@ ALL_ALIASES = "and the aliases of `vladapt list backbones`"
 def load_backbone(
     spec: str = "embedded",
     device: str | torch.device = "auto",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     channels: InputChannels | None = None,
 ) -> Backbone:
     """The backbone that `spec` names, its towers not yet built.
@@ -39,7 +40,8 @@ def load_backbone(
         spec: an alias of `published.json`, or "family" or "family:rest"; see `FAMILIES`. Or the path of a folder as
             open_clip or transformers publish it, or of a `model.safetensors` that a training wrote.
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
-        image_size: side of the square the image tower takes, where it is to differ from the model's own.
+        image_size: side of the square the image tower takes, or (height, width), where it is to differ from the
+            model's own.
         channels: of the images, where they have more than three: the image tower is widened for them.
 
     Raises:
@@ -48,9 +50,9 @@ def load_backbone(
         DataError: a file is missing or damaged, or a remote model cannot be reached.
         CapabilityError: the family's library is not installed, or the tower takes other channels.
     """
-    spec = str(spec)
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels")
+    spec, image_size = str(spec), as_image_size(image_size)
+    if image_size is not None and min(height_and_width(image_size)) < 1:
+        raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels, or height and width")
     trained, entry = is_fine_tuned(spec), find_published(spec)
     family, _, rest = _loader(spec, entry).partition(":")
     if not trained and family not in FAMILIES:
@@ -211,7 +213,7 @@ def _wrote(path: Path) -> bool:
         return True  # damaged, which `build_fine_tuned` says
 
 
-def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) -> Backbone:
+def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | None) -> Backbone:
     """The backbone of a file that `save_fine_tuned` wrote, its towers not yet built.
 
     Raises:

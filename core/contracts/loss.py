@@ -121,6 +121,16 @@ class Loss(nn.Module, ABC):
     def after_step(self, model: nn.Module | None) -> None:
         """Once after each optimiser step."""
 
+    def rate_of(self, name: str, head: float, bias: float | None) -> float:
+        """Factor on the learning rate of a parameter of its own.
+
+        Args:
+            name: of the parameter.
+            head: factor of what losses add to the towers (`head_rate`).
+            bias: factor of biases (`bias_rate`); None: that of all else.
+        """
+        return bias if bias is not None and "bias" in name else head
+
     def held_parameters(self) -> list[nn.Parameter]:
         """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,
         in `after_step`, by a hook on the gradient. Training by FSDP leaves them whole on each process."""

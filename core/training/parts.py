@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.image_size import height_and_width
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
+from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import fields_of
 from .layers import freeze_batch_norm, set_trainable
@@ -20,7 +23,7 @@ from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
-from .sources import Source
+from .sources import Source, num_labels_of
 from .teacher import copy_of
 from .tower_outputs import Outputs
 from .views import View, light_view, local_view, strong_view
@@ -44,6 +47,7 @@ class Task:
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
         class_priors: (C,) log shares of the classes, by which a loss on the labels counts each class alike, or None.
+        plan: which samples each step sees; by default each sample once per epoch, in an order that the seed fixes.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
@@ -59,6 +63,7 @@ class Task:
     teacher: Backbone | None = None
     teacher_classes: Tensor | None = None
     class_priors: Tensor | None = None
+    plan: BatchPlan | None = None
     view: View | None = None
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
@@ -75,7 +80,7 @@ class Parts:
     def __init__(self, backbone: Backbone, task: Task, settings: TrainingSettings):
         self.backbone, self.task, self.settings = backbone, task, settings
         self.notes: list[str] = []
-        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher)
+        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher, num_labels_of(task.source))
         self.objective = build_objective(task.losses, dims, task.loss_options).to(backbone.device)
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
@@ -113,7 +118,7 @@ class Parts:
     def sample_bytes(self) -> int:
         """Of a sample's pixels, about: each view is an image of the towers' size in float32."""
         views = sum(LOCAL_CROPS if name == "pixels_local" else name.startswith("pixels") for name in self.fields)
-        return 4 * len(self.backbone.image_mean) * self.backbone.image_size**2 * max(1, views)
+        return 4 * len(self.backbone.image_mean) * prod(height_and_width(self.backbone.image_size)) * max(1, views)
 
     def _select(self) -> None:
         backbone, task = self.backbone, self.task

@@ -109,7 +109,7 @@ def train(
         on_message(sentence)
     notes += model.not_deterministic
     workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
-    batches = planned_batches(task.source, settings, workers, on_message)
+    batches = planned_batches(task.source, settings, workers, on_message, task.plan)
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
@@ -246,5 +246,6 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
     cost_options += ("log_every", "log_to")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
+    later |= {"head_rate": 1.0, "bias_rate": None}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ...core.contracts.domain import Decoded, Domain, DomainData
+<<<<<<< HEAD
 from . import reading
 from .attribute_words import sentences_of
+=======
+from ...core.contracts.image_size import height_and_width
+from .pedestrian import IDENTITIES
+>>>>>>> persona
 from .readers import FORMATS
-from .transforms import PedestrianTransform, height_and_width
+from .reading import Reading, read_set
+from .transforms import PedestrianTransform
 
+<<<<<<< HEAD
 ATTRIBUTES = "attributes"
+=======
+KINDS = {"person-search": "captions", "re-identification": IDENTITIES, "attributes": "multilabel"}
+"""Task -> kind of the sample."""
+>>>>>>> persona
 SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
 TEMPLATES = ("a photo of a person with {}.",)
 NEGATIVE = ("a photo of a person without {}.",)
@@ -23,9 +34,14 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
+<<<<<<< HEAD
     tasks: ClassVar = ("re-identification", "attributes")
     reading = reading.Reading
     metrics: ClassVar = ("attribute-recognition",)
+=======
+    tasks = ("person-search", "re-identification")
+    reading = Reading
+>>>>>>> persona
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """The pictures of people at `path`, whatever kind of set lies there (`readers/`).
@@ -43,14 +59,19 @@ class Person(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
         """
         task = self.check_task(task)
-        return reading.read_set(Path(path), task, self.reading_of(options), FORMATS)
+        return read_set(Path(path), task, self.reading_of(options), FORMATS)
 
     def sample(self, task: str | None = None) -> DomainData:
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
         drawn = drawn_pedestrians(**SAMPLE)
+<<<<<<< HEAD
         return replace(drawn, kind="multilabel") if self.check_task(task) == ATTRIBUTES else drawn
+=======
+        kind = KINDS[self.check_task(task)]
+        return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
+>>>>>>> persona
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""

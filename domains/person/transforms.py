@@ -1,12 +1,13 @@
-"""From a picture of a person to pixels: resized whole, and for training flipped, padded and cropped.
+"""From a picture of a person to pixels: resized whole, and for training flipped, padded, cropped and erased.
 
 Those of "Bag of Tricks and A Strong Baseline for Deep Person Re-identification" (Luo et al. 2019, arXiv 1903.07071) and
 of "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval" (Jiang and Ye 2023, arXiv
-2303.12501): a flip with probability 0.5, 10 pixels of black around, a random crop of the old size.
+2303.12501): a flip with probability 0.5, 10 pixels of black around, a random crop of the old size, random erasing.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,10 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-
-def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of what a tower says of its images: a side, or height and width."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+from .random_erasing import RandomErasing
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,10 @@ class PedestrianTransform:
     Args:
         size: (H, W).
         mean, std: of each channel, in 0..1.
-        train: flip, pad and crop, a pure function of the image and the seed.
+        train: flip, pad, crop and erase, a pure function of the image and the seed.
         flip: probability of the flip.
         pad: pixels around, from which a crop of `size` is taken.
+        erasing: what is erased; None for nothing.
         interpolation: "bicubic" or "bilinear".
     """
 
@@ -42,6 +41,7 @@ class PedestrianTransform:
     train: bool = False
     flip: float = 0.5
     pad: int = 10
+    erasing: RandomErasing | None = RandomErasing()
     interpolation: str = "bicubic"
 
     @property
@@ -57,9 +57,11 @@ class PedestrianTransform:
             seed: fixes what is drawn; without it torch's own generator draws.
         """
         unit = self._resized(image)
-        if self.train:
-            unit = self._augmented(unit, None if seed is None else torch.Generator().manual_seed(seed))
-        return F.normalize(unit, self.mean, self.std)
+        if not self.train:
+            return F.normalize(unit, self.mean, self.std)
+        seed = int(torch.randint(1 << 62, ())) if seed is None else seed
+        pixels = F.normalize(self._moved(unit, torch.Generator().manual_seed(seed)), self.mean, self.std)
+        return pixels if self.erasing is None else self.erasing(pixels, self.mean, self.std, random.Random(seed))
 
     def _resized(self, image: Any) -> Tensor:
         mode = InterpolationMode(self.interpolation)
@@ -69,7 +71,7 @@ class PedestrianTransform:
         picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
         return F.to_tensor(F.resize(picture.convert("RGB"), list(self.size), mode, antialias=True))
 
-    def _augmented(self, unit: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _moved(self, unit: Tensor, generator: torch.Generator) -> Tensor:
         if float(torch.rand((), generator=generator)) < self.flip:
             unit = unit.flip(-1)
         if self.pad:

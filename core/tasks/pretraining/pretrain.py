@@ -12,6 +12,7 @@ from typing import Any
 
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
+from ...contracts.image_size import ImageSize
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
@@ -63,7 +64,7 @@ class PretrainPlan:
     teacher: str | None = None
     generic: str | None = None
     device: str = "auto"
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     settings: TrainingSettings = field(default_factory=TrainingSettings)
 

@@ -61,6 +61,10 @@ class Retrieval(Task):
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), NO_CLASSES),
     }
 
+    def read(self, recipe: Recipe) -> RetrievalData:
+        """The pairs that a recipe names; errors as of `read_retrieval`."""
+        return read_retrieval(recipe, self.domain, self.name)
+
     def filled(self, recipe: Recipe) -> Recipe:
         recipe = super().filled(recipe)
         return recipe if recipe.adapter_name else recipe.with_(adapter={**recipe.adapter, "name": "lora"})
@@ -73,7 +77,7 @@ class Retrieval(Task):
         check_named(recipe, [recipe.adapter_name])
         _check_learns_pairs(recipe.adapter_name)
         adapter_of(recipe)  # what is wrong with its options is found out before pairs are read
-        data = read_retrieval(recipe, self.domain)
+        data = self.read(recipe)
         runs, key = Path(recipe.out or RUNS), _key(recipe, data)
         with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
             done = fitted_retrieval(recipe, data, reporter, folder, self.domain)
@@ -82,7 +86,7 @@ class Retrieval(Task):
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """A run's towers and its backbone, on a split of its own pairs or of others."""
         recipe = recipe_again(use)
-        data = read_retrieval(recipe, self.domain)
+        data = self.read(recipe)
         backbone = backbone_of(recipe, self.domain)
         towers = load_adapter(use.run.adapter_path, backbone).adapted(backbone)
         before, after = (scored(each, data, use.split, recipe, reporter) for each in (backbone, towers))
@@ -112,7 +116,7 @@ class Retrieval(Task):
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         names = _names(axes)
         check_named(recipe, names)
-        return RetrievalContest(recipe, read_retrieval(recipe, self.domain), backbone_of(recipe, self.domain))
+        return RetrievalContest(recipe, self.read(recipe), backbone_of(recipe, self.domain))
 
     def table(self, metrics: Mapping[str, Any]):
         return retrieval_table(metrics)
@@ -124,7 +128,7 @@ class Retrieval(Task):
         raise CapabilityError("a retrieval run names no classes")
 
     def _written(self, recipe: Recipe, data: RetrievalData, done: FittedRetrieval, folder: Path) -> FitResult:
-        info = _info(recipe, data, done)
+        info = {**_info(recipe, data, done), "task": self.name}
         redaction = Redaction((), info["skipped"]) if recipe.redact else None
         info = info if redaction is None else redaction.info(info)
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
