@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts.domain import Decoded, Domain, DomainData
-<<<<<<< HEAD
-from . import reading
-from .attribute_words import sentences_of
-=======
 from ...core.contracts.image_size import height_and_width
+from .attribute_words import sentences_of
+from .gallery import read_gallery
 from .pedestrian import IDENTITIES
->>>>>>> persona
 from .readers import FORMATS
 from .reading import Reading, read_set
 from .transforms import PedestrianTransform
 
-<<<<<<< HEAD
 ATTRIBUTES = "attributes"
-=======
-KINDS = {"person-search": "captions", "re-identification": IDENTITIES, "attributes": "multilabel"}
+KINDS = {"person-search": "captions", "re-identification": IDENTITIES, ATTRIBUTES: "multilabel"}
 """Task -> kind of the sample."""
->>>>>>> persona
 SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
 TEMPLATES = ("a photo of a person with {}.",)
 NEGATIVE = ("a photo of a person without {}.",)
@@ -34,14 +28,9 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
-<<<<<<< HEAD
-    tasks: ClassVar = ("re-identification", "attributes")
-    reading = reading.Reading
-    metrics: ClassVar = ("attribute-recognition",)
-=======
-    tasks = ("person-search", "re-identification")
+    tasks = ("person-search", "re-identification", ATTRIBUTES)
     reading = Reading
->>>>>>> persona
+    metrics = ("attribute-recognition",)
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """The pictures of people at `path`, whatever kind of set lies there (`readers/`).
@@ -61,17 +50,22 @@ class Person(Domain):
         task = self.check_task(task)
         return read_set(Path(path), task, self.reading_of(options), FORMATS)
 
+    def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
+        """Pictures for an index or a prediction: a set of people with what it says of cameras and times, else files and
+        folders, of whose names the same is taken where they are made as Market-1501's are.
+
+        Raises:
+            DataError: a path does not exist, or holds no picture.
+        """
+        return read_gallery(paths, self.reading_of(options), FORMATS)
+
     def sample(self, task: str | None = None) -> DomainData:
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
         drawn = drawn_pedestrians(**SAMPLE)
-<<<<<<< HEAD
-        return replace(drawn, kind="multilabel") if self.check_task(task) == ATTRIBUTES else drawn
-=======
         kind = KINDS[self.check_task(task)]
         return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
->>>>>>> persona
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""

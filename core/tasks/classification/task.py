@@ -159,6 +159,10 @@ class Classification(Task):
         """Sections of the report that a task of a domain's own adds; they name no image."""
         return []
 
+    def hidden(self, recipe: Recipe, prepared, info: dict[str, Any]) -> dict[str, Any] | None:
+        """What run.json holds where no sample is named or shown; None where they may be."""
+        return Redaction.of(prepared.data, info["skipped"]).info(info) if recipe.redact else None
+
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
             raise CapabilityError(f"{use.run.path}: made from a features file; give --features")
@@ -284,8 +288,8 @@ class Classification(Task):
         else:
             info["not_calibrated"] = done.not_calibrated
         results = replace(results_of(prepared, info, done), further=self.further_sections(prepared, done.scores))
-        if recipe.redact:
-            info = Redaction.of(prepared.data, info["skipped"]).info(info)
+        if (hidden := self.hidden(recipe, prepared, info)) is not None:
+            info = hidden
             results = replace(results_of(prepared, info, done), thumbnails=None, further=results.further)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ....core.contracts.recipe import Recipe
+from ....core.contracts.task import FitResult
+from ....core.runs.folder import Run
 from ....core.runs.sections import Measure, TableSection
+from ....core.tasks.classification.images import Prepared
 from ....core.tasks.classification.scoring import Scores
 from ....core.tasks.classification.task import Classification
+from ..care import PeopleHidden, PeopleOptions, care_section, write_card
 from ..metrics.attribute_recognition import AttributeRecognition, balanced_rates
 from ..pedestrian import cameras_of
 
@@ -24,6 +29,22 @@ class Attributes(Classification):
     """Attributes of people, by all methods of classification that learn several labels per image."""
 
     name = "attributes"
+    options: ClassVar = PeopleOptions
+
+    def hidden(self, recipe: Recipe, prepared, info: dict[str, Any]) -> dict[str, Any] | None:
+        """Nobody's picture and no file is shown or named, unless the user says `--show-people`."""
+        if recipe.redact or not isinstance(prepared, Prepared):
+            return super().hidden(recipe, prepared, info)
+        people = PeopleHidden(prepared.data, info["skipped"], recipe.task_options.get("show_people", False))
+        return None if people.shown else people.info(info)
+
+    def _written(self, recipe: Recipe, prepared, done, *how) -> FitResult:
+        result = super()._written(recipe, prepared, done, *how)
+        if isinstance(prepared, Prepared):
+            after = result.metrics["adapted"]
+            said = [f"{words}: {after[key]:.1%}." for key, words in OF_CAMERA.items() if key in after]
+            write_card(result.run, Run.open(result.run).info, prepared.data, said)
+        return result
 
     def further_sections(self, prepared, scores: Scores) -> list[Any]:
         """A table per attribute and, where pictures name their cameras, one per camera; both go into the metrics too."""
@@ -33,7 +54,7 @@ class Attributes(Classification):
         cameras = cameras_of(getattr(prepared, "test_items", ()))
         if len(set(cameras) - {""}) > 1:
             sections.append(self._of_cameras(cameras, prepared.class_names, scores))
-        return sections
+        return [*sections, care_section()]
 
     def _of_attributes(self, names, scores: Scores) -> TableSection:
         before = _rates(scores.zero_shot_logits, scores.labels)
