@@ -72,6 +72,7 @@ def index(
 def search(
     index: Annotated[str, typer.Argument(help="A folder that `vladapt index` wrote.")],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    text: Annotated[str | None, typer.Option(help="The same as QUERY.")] = None,
     image: Annotated[str | None, typer.Option(help="An image to look for, alone or together with the words.")] = None,
     weight: Annotated[
         float | None, typer.Option(help="Weight of the words where both are given, 0 to 1; 0.5 by default.")
@@ -104,9 +105,11 @@ def search(
     from ..engine.search import search as engine_search
     from .tables import hits_table
 
+    if query is not None and text is not None:
+        raise ConfigError("--text: the words are given twice; omit it, or the words without --text")
     result = engine_search(
         index,
-        query,
+        query if text is None else text,
         image=image,
         weight=weight,
         top=top,

@@ -35,7 +35,8 @@ def clustered(hits: Sequence[Hit], vectors: np.ndarray, cosine: float) -> list[H
     distances = np.clip(pdist(vectors.astype(np.float64), "cosine"), 0, 2)
     labels = fcluster(linkage(distances, "average"), 1 - cosine, "distance")
     numbers: dict[int, int] = {}
-    numbered = [replace(hit, cluster=numbers.setdefault(int(label), len(numbers) + 1)) for hit, label in zip(hits, labels)]
+    of_hits = [numbers.setdefault(int(label), len(numbers) + 1) for label in labels]
+    numbered = [replace(hit, cluster=number) for hit, number in zip(hits, of_hits, strict=True)]
     return sorted(numbered, key=lambda hit: (hit.cluster, hit.rank))
 
 

@@ -48,24 +48,30 @@ class Person(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
         """
         task = self.check_task(task)
-        return read_set(Path(path), task, self.reading_of(options), FORMATS)
+        reading = self.reading_of(options)
+        data = read_set(Path(path), task, reading, FORMATS)
+        return data if reading.crops is None else _cut(data, reading, one_each=True)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
-        """Pictures for an index or a prediction: a set of people with what it says of cameras and times, else files and
-        folders, of whose names the same is taken where they are made as Market-1501's are.
+        """New pictures of people, with what a set or their names say of cameras and times (`gallery.py`), or
+        photographs that people are cut from by `crops`.
+
+        Args:
+            paths: files and folders.
+            options: as for `read`; what concerns labels is not used.
 
         Raises:
-            DataError: a path does not exist, or holds no picture.
+            DataError: a path does not exist, or nothing there can be read.
         """
-        return read_gallery(paths, self.reading_of(options), FORMATS)
+        reading = self.reading_of(options)
+        data = read_gallery(paths, reading, FORMATS)
+        return data if reading.crops is None else _cut(data, reading, one_each=False)
 
     def sample(self, task: str | None = None) -> DomainData:
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
-        drawn = drawn_pedestrians(**SAMPLE)
-        kind = KINDS[self.check_task(task)]
-        return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
+        return replace(drawn_pedestrians(**SAMPLE), kind=KINDS[self.check_task(task)])
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""
@@ -83,3 +89,9 @@ class Person(Domain):
         and erased as published (`transforms.py`)."""
         size = height_and_width(backbone.image_size)
         return PedestrianTransform(size, tuple(backbone.image_mean), tuple(backbone.image_std), train=train)
+
+
+def _cut(data: DomainData, reading: Reading, *, one_each: bool) -> DomainData:
+    from .crops import cut_people
+
+    return cut_people(data, reading.crops, one_each=one_each, max_pixels=reading.max_pixels)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...core.contracts.domain import DomainData, Item
 from ...core.data.unlabelled import read_unlabelled
+from ...core.errors import DataError
 from .pedestrian import Pedestrian
 from .readers.camera_names import BACKGROUND, JUNK, NAME
 from .reading import Reading, SetFormat
@@ -25,15 +26,31 @@ def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequenc
     Raises:
         DataError: a path does not exist, or holds no picture.
     """
-    if len(paths) == 1 and Path(paths[0]).exists() and not _is_picture(Path(paths[0]), reading):
-        for each in (fmt for fmt in formats if set(fmt.tasks) & set(OF_PEOPLE)):
-            if (source := each.find(Path(paths[0]))) is not None:
-                return each.read(source, reading, next(task for task in each.tasks if task in OF_PEOPLE))
+    if len(paths) == 1 and reading.crops is None and not _is_picture(Path(paths[0]), reading):
+        if (known := _known_set(Path(paths[0]), reading, formats)) is not None:
+            return known
     data = read_unlabelled(paths, reading.formats)
     named = [_named(item) for item in data.items]
     junk = sum(item is None for item in named)
     notes = [*data.notes, *([f"Junk pictures (identity -1), left out: {junk}."] if junk else [])]
     return replace(data.with_items([item for item in named if item is not None]), notes=notes)
+
+
+def _known_set(path: Path, reading: Reading, formats: Sequence[SetFormat]) -> DomainData | None:
+    """The set, by the first format that reads it; None where none does, as of a plain folder."""
+    if not path.exists():
+        return None
+    for each in formats:
+        task = next((task for task in OF_PEOPLE if task in each.tasks), None)
+        if task is None or (source := each.find(path)) is None:
+            continue
+        try:
+            return each.read(source, reading, task)
+        except DataError:
+            if path.is_file():
+                raise
+            return None
+    return None
 
 
 def _is_picture(path: Path, reading: Reading) -> bool:

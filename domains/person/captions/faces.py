@@ -87,7 +87,8 @@ def _description(groups: list[dict[str, Any]], present: set[str], values: Mappin
             if name in present:
                 verb, wordings = _words()["attributes"][name]
                 parts[verb].append(wordings[int(rng.integers(len(wordings)))])
-        says = [f"{verb} {listed([things[i] for i in rng.permutation(len(things))])}" for verb, things in parts.items() if things]
+        mixed = {verb: [things[i] for i in rng.permutation(len(things))] for verb, things in parts.items()}
+        says = [f"{verb} {listed(things)}" for verb, things in mixed.items() if things]
         who = first if place == 0 else _pronoun(values)
         sentences.append(as_sentence(f"{who} {listed([says[i] for i in rng.permutation(len(says))])}"))
     return " ".join(sentences)

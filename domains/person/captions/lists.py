@@ -1,7 +1,7 @@
-"""Sentences about people from lists of attributes: Market-1501's, DukeMTMC's, PETA's, PA-100K's, a table's of one's own.
+"""Sentences about people from lists of attributes: of Market-1501, DukeMTMC, PETA, PA-100K, a table of one's own.
 
-What a person has is said, what a person has not is not; only gender has two sides. Attributes that `attribute_words.json`
-does not know are said by their names.
+What a person has is said, what a person has not is not; only gender has two sides. Attributes that
+`attribute_words.json` does not know are said by their names.
 """
 
 from __future__ import annotations

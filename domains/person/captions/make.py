@@ -1,14 +1,17 @@
-"""From pictures of people to a file of sentences: JSON lines of picture, identity, captions and what they are made of."""
+"""From pictures of people to a file of sentences: JSON lines of image, identity, captions and what they are made of."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +19,7 @@ from ....core.backbones.load import load_backbone
 from ....core.contracts.backbone import Backbone
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.recipe import SAMPLE
+from ....core.data.images import IMAGE
 from ....core.data.unlabelled import images_of
 from ....core.data.verify import check_skipped
 from ....core.errors import CapabilityError, ConfigError, DataError
@@ -114,8 +118,8 @@ def caption_people(
     Args:
         paths: image files and folders, or ["sample"]; may be empty where `attributes` is a list that names them.
         out: a .jsonl file.
-        attributes: a JSON of further questions (`questions.py`), or a list of known attributes of the pictures (CelebA's,
-            a .mat, a table), from which all sentences are then made; no tower is asked.
+        attributes: a JSON of further questions (`questions.py`), or a list of known attributes of the pictures
+            (CelebA's, a .mat, a table), from which all sentences are then made; no tower is asked.
         html: a file for a page of `shown` pictures beside their sentences.
 
     Raises:
@@ -225,6 +229,7 @@ def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Capt
             f"--out {out}: of {len(captions)} pictures nothing is known with a confidence of {how.least:g}; "
             "lower --min-confidence, or take a tower that knows people (--backbone)"
         )
+    said = [_with_file(each, data, out) for each in said]
     root = _root(said, out)
     made = Captioned(out, root, len(said), silent=len(captions) - len(said), skipped=list(data.skipped))
     lines = []
@@ -237,13 +242,31 @@ def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Capt
     return made
 
 
+def _with_file(caption: Caption, data: DomainData, out: Path) -> Caption:
+    """The caption of a picture in a file of its own: what is drawn, or cut out of a larger picture, is written."""
+    item = caption.item
+    if not item.decode and IMAGE.matches(Path(item.source)):
+        return caption
+    from PIL import Image
+
+    file = out.absolute().with_name(f"{out.stem}-pictures") / f"{_safe(item.id)}.png"
+    buffer, pixels = io.BytesIO(), np.asarray(data.load(item))
+    pixels = pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, buffer.getvalue())
+    return replace(caption, item=item.with_(source=file, decode={}))
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
 def _row(caption: Caption, root: Path) -> dict[str, Any]:
     item, target = caption.item, caption.item.target
-    row = {"image": Path(os.path.relpath(Path(item.source).absolute(), root)).as_posix()}
-    if isinstance(target, Pedestrian):
-        facts = {"identity": target.identity, "camera": target.camera, "time": target.time}
-        row |= {name: value for name, value in facts.items() if value}
-    row |= {"split": item.split} if item.split else {}
+    image = Path(os.path.relpath(Path(item.source).absolute(), root)).as_posix()
+    about = target.about() if isinstance(target, Pedestrian) else {}
+    row = {"image": image, "identity": image, **about, **({"split": item.split} if item.split else {})}
     return {**row, "captions": caption.texts, "attributes": caption.attributes, "confidence": caption.confidence}
 
 

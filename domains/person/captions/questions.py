@@ -78,7 +78,7 @@ def questions_with(path: Path) -> list[Question]:
     questions.update({name: _question(name, of, path) for name, of in content.items()})
     for each in questions.values():
         if each.colour_of and each.colour_of not in questions:
-            raise DataError(f"{path}: '{each.name}' is the colour of '{each.colour_of}', which is not asked; correct it")
+            raise DataError(f"{path}: '{each.name}' is the colour of '{each.colour_of}', which is not asked; add that")
     return list(questions.values())
 
 

@@ -21,7 +21,7 @@ class AttributeRecognition(Metric):
 
     instance_accuracy, instance_precision, instance_recall: means over images of |true and said| / |true or said|, of
     |true and said| / |said| and of |true and said| / |true|; images without a true attribute are left out, one of which
-    nothing is said has precision 0. instance_f1: the harmonic mean of the two means. Unknown labels (NaN) count in none.
+    nothing is said has precision 0. instance_f1: the harmonic mean of the last two. Unknown labels (NaN) do not count.
     """
 
     multilabel: ClassVar[bool] = True
@@ -40,7 +40,7 @@ class AttributeRecognition(Metric):
 
 
 def balanced_rates(said: Tensor, true: Tensor, known: Tensor) -> Tensor:
-    """(2, C) float64: the share of positives said to be there, and of negatives not said to be; NaN where none is known.
+    """(2, C) float64: shares of positives said to be there, and of negatives not said to be; NaN where none is known.
 
     Args:
         said, true, known: (N, C) bool.

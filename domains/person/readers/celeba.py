@@ -1,4 +1,4 @@
-"""CelebA's list of attributes: `list_attr_celeba.txt`, with `list_eval_partition.txt` and `identity_CelebA.txt` beside it.
+"""CelebA's list of attributes: `list_attr_celeba.txt`, beside `list_eval_partition.txt` and `identity_CelebA.txt`.
 
 "Deep Learning Face Attributes in the Wild" (Liu et al. 2015, arXiv 1411.7766). The first line is the number of faces,
 the second the 40 names, then a file and 1 or -1 for each: -1 is absent here, not unknown. Also as a table with a column

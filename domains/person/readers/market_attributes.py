@@ -138,7 +138,7 @@ def matlab_structure(path: Path, variable: str) -> Mapping[str, Any]:
         done = content = None
     if not isinstance(content, dict):
         said = "" if done is None else done.stderr.strip().rpartition("\n")[2]
-        raise DataError(f"{path}: not a readable MATLAB file of attributes ({shortened(said) or 'damaged'}); get it again")
+        raise DataError(f"{path}: not a readable MATLAB file ({shortened(said) or 'damaged'}); get it again")
     return content
 
 

@@ -47,7 +47,7 @@ class Attributes(Classification):
         return result
 
     def further_sections(self, prepared, scores: Scores) -> list[Any]:
-        """A table per attribute and, where pictures name their cameras, one per camera; both go into the metrics too."""
+        """A table per attribute and, where pictures name cameras, one per camera; both go into the metrics too."""
         if scores.labels is None or scores.labels.ndim != 2:
             return []
         sections = [self._of_attributes(prepared.class_names, scores)]
