@@ -71,9 +71,7 @@ class Person(Domain):
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
-        drawn = drawn_pedestrians(**SAMPLE)
-        kind = KINDS[self.check_task(task)]
-        return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
+        return replace(drawn_pedestrians(**SAMPLE), kind=KINDS[self.check_task(task)])
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""
