@@ -17,7 +17,7 @@ from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import fields_of
-from .layers import freeze_batch_norm, set_trainable
+from .layers import freeze_batch_norm, freeze_towers, set_trainable
 from .lora import add_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import build_objective
@@ -129,6 +129,7 @@ class Parts:
         settings = self.settings
         if task.select is not None:
             task.select(backbone)
+            freeze_towers(backbone, self._wanted_frozen())
         elif settings.lora:
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
             options = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
@@ -140,14 +141,19 @@ class Parts:
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
 
     def _locked(self) -> tuple[str, ...]:
-        wanted = {tower for loss in self.objective.losses.values() for tower in loss.frozen_towers}
-        return tuple(sorted(wanted | set(self.settings.lock)))
+        return tuple(sorted(self._wanted_frozen() | set(self.settings.lock)))
+
+    def _wanted_frozen(self) -> set[str]:
+        return {tower for loss in self.objective.losses.values() for tower in loss.frozen_towers}
 
     def _outputs(self) -> Outputs:
         prefixed = [loss for loss in self.objective.losses.values() if loss.n_prefix]
         prompts = [loss.text_prompt for loss in prefixed]
         if prefixed:  # a view of what is learned, so that what is measured in between has it too
             self.backbone.text_prefix = prefixed[0].prompt_prefix()
+        for loss in self.objective.losses.values():
+            if (neck := loss.image_neck()) is not None:
+                self.backbone.image_neck = neck
         teacher = self._teacher()
         return Outputs(
             self.backbone,

@@ -108,12 +108,14 @@ def write_card(folder: Path, info: Mapping[str, Any], data: DomainData, scores: 
     facts, backbone = info.get("data") or {}, info.get("backbone") or {}
     trained = data.with_items([item for item in data.items if item.split != "test"])
     tested = data.with_items(data.split("test"))
+    name = f"{facts.get('name') or 'a data set'} (licence: {facts.get('licence') or 'unknown'})"
     lines = [
         f"# {info.get('adapter')} for {info.get('task')}",
         "",
-        f"* Trained on: {facts.get('name') or 'a data set'}, {people_in_words(trained)} (licence: "
-        f"{facts.get('licence') or 'unknown'}).",
-        f"* Tested on: {people_in_words(tested)}, none of whom it was trained on.",
+        f"* Trained on: {people_in_words(trained)} of {name}."
+        if info.get("fit", {}).get("history")
+        else "* Nothing was trained here: the backbone is as it was published.",
+        f"* Tested on: {people_in_words(tested)} of {name}, none of whom it was trained on.",
         f"* Backbone: {backbone.get('spec')} (licence: {backbone.get('licence') or 'unknown'}).",
         *(f"* {sentence}" for sentence in scores),
         *("* " + note for note in info.get("notes") or ()),
