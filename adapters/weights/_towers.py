@@ -83,18 +83,14 @@ class TowerAdapter(Augmented):
     )
     loss: str | None = option(None, "a loss, or several with weights (clip=1,distill=0.5); none: the method's own")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "options of each loss, by its name")
-    training: Mapping[str, Any] | None = option(
-        None, "further settings of the training, by name, as optimizer, eps, schedule or head_rate"
-    )
+    training: Mapping[str, Any] | None = option(None, "further settings of the training, by name, as eps or schedule")
     prompts_a_class: int | None = option(
         None, "how many of a class's prompts make its text, the first ones; none: all", low=1, high=100_000
     )
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient; none: any", above=0)
     amp: str | None = option(None, "precision of the training; none: float32", choices=("bf16", "fp16"))
-    ema: float | None = option(
-        None, "share that a moving average of the weights keeps in a step; none: no average", above=0, below=1
-    )
+    ema: float | None = option(None, "share that a mean of the weights keeps per step; none: no mean", above=0, below=1)
     checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
     select: str = option("last", "weights that are kept: the last, or those of the best epoch on val", choices=SELECT)
     patience: int | None = option(
@@ -177,7 +173,7 @@ class TowerAdapter(Augmented):
             view: (decoded, seed=int) -> pixels; by default the backbone's own crop and flip.
             strong_view: the same for losses that ask for strongly augmented views; by default SimCLR's.
             validate: score of a backbone on val, the higher the better; for select="best_val".
-            plan: which samples each step sees; by default all in an order drawn anew in each epoch.
+            plan: which samples each step sees.
 
         Raises:
             CapabilityError: the loss needs what the pairs do not have, or there is no val to select on.
