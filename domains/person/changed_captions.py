@@ -53,11 +53,11 @@ class ChangedCaptions(CaptionSampler):
         return " ".join(TextAugment(alpha=self.deleted).without_some(words, generator))
 
 
-def read_paraphrases(path: str | Path, captions: Collection[str]) -> dict[str, tuple[str, ...]]:
+def read_paraphrases(path: str | Path, captions: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:
     """The paraphrases of a JSON file: {"a caption": ["the same in other words", ...], ...}; or a text for a list.
 
     Args:
-        captions: those of the training.
+        captions: those of the training, one of which it is to be of; None: any.
 
     Raises:
         DataError: it cannot be read, is of another form, or is of none of the captions.
@@ -71,6 +71,6 @@ def read_paraphrases(path: str | Path, captions: Collection[str]) -> dict[str, t
         if not (isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts)):
             raise DataError(f"{path}: paraphrases of '{shortened(caption)}' are no texts; write {FORM}")
         found[caption] = tuple(texts)
-    if not found.keys() & set(captions):
+    if captions is not None and found.keys().isdisjoint(captions):
         raise DataError(f"{path}: of none of the {len(set(captions))} captions of the training; give their own texts")
     return found

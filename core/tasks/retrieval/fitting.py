@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backbones.finders import searched
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
@@ -154,7 +153,7 @@ def train_on_pairs(
 def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter | None = None):
     """Retrieval on the pairs of a split."""
     return evaluate_retrieval(
-        searched(backbone),
+        backbone,
         data.part(split),
         split=None,
         amp=recipe.amp,

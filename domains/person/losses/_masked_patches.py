@@ -35,7 +35,7 @@ class PatchDecoder(nn.Module):
         self._held, self.share = [backbone], share
         pixels = torch.zeros(1, len(backbone.image_mean), *height_and_width(backbone.image_size))
         with torch.no_grad():
-            inside = backbone.embed_image(pixels).shape[-1]
+            inside = backbone.norm_tokens(backbone.embed_image(pixels)).shape[-1]
         self.grid = backbone.image_grid(pixels)
         of_patch = patches_of(pixels, self.grid).shape[-1]
         self.embed = nn.Linear(inside, width)
@@ -65,7 +65,7 @@ class PatchDecoder(nn.Module):
         return (errors * hidden).sum(dim=1, keepdim=True) / hidden.sum(dim=1, keepdim=True)
 
     def _seen(self, pixels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, V, W) what the tower makes of the patches that it sees, and (B, V) which these are."""
+        """(B, V, W) what the tower, its last norm too, makes of the patches that it sees; (B, V) which these are."""
         backbone = self._held[0]
         x = backbone.embed_image(pixels)
         prefix, count = backbone.image_prefix, self.grid[0] * self.grid[1]
@@ -73,7 +73,7 @@ class PatchDecoder(nn.Module):
         places = draws_for(draws, 0, count).argsort(dim=1, stable=True)[:, :kept].sort(dim=1).values
         patches = x[:, prefix:].gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         x = backbone.run_blocks("image", torch.cat([x[:, :prefix], patches], dim=1))
-        return x[:, prefix:], places
+        return backbone.norm_tokens(x[:, prefix:]), places
 
     def _rebuilt(self, seen: Tensor, places: Tensor) -> Tensor:
         """(B, P, pixels of a patch)."""
@@ -107,4 +107,3 @@ def sine_positions(rows: int, columns: int, width: int) -> Tensor:
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * rates for place in (column, row)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
-

@@ -15,7 +15,7 @@ from ....core.contracts.loss import Extract, Loss
 from ....core.contracts.options import option
 from ....core.contracts.outputs import Output
 from ._clean_pairs import FITS, agreed, chunks_of, clean_by_loss
-from ._token_selection import TokenEmbedding, image_and_patches, text_and_words
+from ._token_selection import TokenEmbedding, check_class_token, image_and_patches, text_and_words
 
 SELECTED_BY = ("attention", "similarity")
 
@@ -90,6 +90,10 @@ class Rde(Loss):
         self.text_selection = TokenEmbedding(width, hidden, self.selection_dim)
         self.register_buffer("clean", torch.ones(self.dim("num_samples", "its division of pairs"), dtype=torch.bool))
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+
+    def prepare(self, backbone: Backbone) -> None:
+        if self.select_by == "attention":
+            check_class_token(backbone)
 
     def rate_of(self, name: str, head: float, bias: float | None) -> float:
         """One for weights and biases, as released."""

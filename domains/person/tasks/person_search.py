@@ -11,9 +11,11 @@ from ....core.contracts.backbone import Backbone
 from ....core.contracts.domain import Item
 from ....core.contracts.options import option
 from ....core.contracts.recipe import Recipe
+from ....core.contracts.task import FitResult
 from ....core.data.pairs.pair_set import Pair
 from ....core.errors import ConfigError, DataError
 from ....core.metrics.retrieval import TEXT_TO_IMAGE
+from ....core.runtime.progress import Reporter
 from ....core.tasks.retrieval.fitting import RetrievalData
 from ....core.tasks.retrieval.scoring import DomainPairs
 from ....core.tasks.retrieval.task import Retrieval
@@ -25,8 +27,6 @@ from ..training_views import simclr_view, tbps_clip_view
 
 SPLITS = ("train", "val", "test")
 VIEWS = ("pedestrian", "tbps-clip")
-
-
 IN_ANY_ORDER = "random"
 
 
@@ -75,6 +75,11 @@ class PersonSearch(Retrieval):
         plan = None if said["sampler"] == IN_ANY_ORDER else partial(_batches, said["sampler"], said["pictures"])
         how = {"chosen_by": (TEXT_TO_IMAGE,), "teaching": teaching, "plan": plan}
         return _augmented(replace(data, pairs=people, by_label=True, **how), said)
+
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        if (file := recipe.task_options["paraphrases"]) is not None:
+            read_paraphrases(file)  # what is wrong with it is found out before pairs are read
+        return super().fit(recipe, reporter)
 
     def redaction(self, recipe, data, skipped, redact) -> Any:
         shown = recipe.task_options["show_people"]
@@ -144,12 +149,17 @@ def _batches(sampler: str, pictures: int, people: PeoplePairs, batch_size: int, 
 
 def _augmented(data: RetrievalData, options: Mapping[str, Any]) -> RetrievalData:
     """The same with the views and captions of a training that the options name."""
-    paraphrases: dict[str, tuple[str, ...]] = {}
-    if options["paraphrases"] is not None:
-        taught = [text for item in data.pairs.split("train").items for text in item.captions()]
-        paraphrases = read_paraphrases(options["paraphrases"], taught)
-    how = {"paraphrased": options["paraphrased"], "deleted": options["deletion"], "paraphrases": paraphrases}
-    data = replace(data, captions=lambda seed: ChangedCaptions(seed=seed, **how))
+
+    def captions(seed: int) -> ChangedCaptions:
+        others: dict[str, tuple[str, ...]] = {}
+        if options["paraphrases"] is not None:
+            taught = {text for item in data.pairs.split("train").items for text in item.captions()}
+            others = read_paraphrases(options["paraphrases"], taught)
+        return ChangedCaptions(
+            seed=seed, deleted=options["deletion"], paraphrased=options["paraphrased"], paraphrases=others
+        )
+
+    data = replace(data, captions=captions)
     if options["views"] == "pedestrian":
         return data
     plain = data.transform

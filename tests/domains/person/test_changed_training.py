@@ -11,9 +11,13 @@ from vladapt import ConfigError, DataError
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.pair_set import Pair
 from vladapt.core.recipes.resolve import resolve
+from vladapt.core.tasks.retrieval.fitting import RetrievalData
+from vladapt.core.tasks.retrieval.scoring import pairs_of
 from vladapt.core.training.objective import build_objective, parse_losses
 from vladapt.domains.person import training_views
 from vladapt.domains.person.changed_captions import ChangedCaptions, read_paraphrases
+from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
+from vladapt.domains.person.tasks.person_search import PeoplePairs, _augmented
 from vladapt.domains.person.training_views import simclr_view, tbps_clip_view
 
 CAPTIONS = ("a tall man in a long red coat with a bag", "he wears blue jeans and white shoes")
@@ -101,6 +105,26 @@ def test_a_light_view_changes_two_things_and_each_of_six_happens(small_clip, mon
     for seed in range(60):
         view(np.zeros((8, 4, 3), np.uint8), seed)
     assert sum(counts.values()) == 120 and min(counts.values()) > 8
+
+
+def test_options_of_the_task_reach_a_training(tmp_path, small_clip):
+    drawn = drawn_pedestrians(4, 2, val=1, test=1, size=(32, 16))
+    caption = drawn.items[0].target.texts[0]
+    (tmp_path / "others.json").write_text(json.dumps({caption: ["in other words"]}))
+    plain = RetrievalData(PeoplePairs.of(pairs_of(drawn)), "", "", lambda backbone, train: (backbone, train), [], [])
+    given = {"views": "tbps-clip", "deletion": 0.2, "paraphrases": str(tmp_path / "others.json"), "paraphrased": 0.3}
+    changed = _augmented(plain, given)
+    captions = changed.captions(5)
+    assert (captions.seed, captions.deleted, captions.paraphrased) == (5, 0.2, 0.3)
+    assert captions.paraphrases == {caption: ("in other words",)}
+    picture = np.random.default_rng(0).integers(0, 255, (40, 20, 3)).astype(np.uint8)
+    view = changed.transform(small_clip, True)(picture, seed=3)
+    torch.testing.assert_close(view, tbps_clip_view(small_clip)(picture, 3))
+    torch.testing.assert_close(changed.strong_view(small_clip)(picture, 4), simclr_view(small_clip)(picture, 4))
+    assert changed.transform(small_clip, False) == (small_clip, False)
+    as_it_is = _augmented(plain, {**given, "views": "pedestrian", "deletion": 0.0, "paraphrases": None})
+    assert as_it_is.transform is plain.transform and as_it_is.strong_view is None
+    assert as_it_is.captions(5).paraphrases == {}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from vladapt import DataError, build_adapter, load_adapter, load_backbone
 from vladapt.core.backbones.finders import searched
 from vladapt.core.backbones.load import save_fine_tuned
+from vladapt.core.data.pairs.pair_set import Pair
+from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
 
 TEXTS = ["a red coat", "blue jeans and a bag", "white shoes"]
 OPTIONS = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "warmup": 0, "loss": "rde"}
@@ -76,3 +78,32 @@ def test_a_damaged_file_is_said(fitted, tmp_path, damage):
     save_file(tensors, str(file), metadata=metadata)
     with pytest.raises(DataError, match="the embedding that it searches by is damaged"):
         load_backbone(str(file), device="cpu")
+
+
+class Pairs:
+    """Dolls as pairs to be scored."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, row):
+        return Pair(str(row), "", None, None, (self.source.text("caption", row, 0),), image=row)
+
+    def load_image(self, row):
+        return self.source.image(row)
+
+
+def test_scores_are_of_what_is_searched_by(fitted, dolls):
+    adapter, backbone, _ = fitted
+    towers, source = adapter.adapted(backbone), dolls(12)
+    images = torch.stack([towers.preprocess(False)(source.image(row)) for row in range(12)])
+    texts = [source.text("caption", row, 0) for row in range(12)]
+    mean_ranks = []
+    for by in (searched(towers), towers):
+        cosines = by.encode_image(images) @ by.encode_text(texts).T
+        mean_ranks.append(float((cosines >= cosines.diagonal()[:, None]).sum(dim=1).float().mean()))
+    found = evaluate_retrieval(towers, Pairs(source), split=None).metrics["image_to_text"]["mean_rank"]
+    assert found == pytest.approx(mean_ranks[0]) != mean_ranks[1]

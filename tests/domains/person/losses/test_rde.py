@@ -2,13 +2,14 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_checks.person import rde
 
-from vladapt import build_loss
+from vladapt import CapabilityError, ConfigError, build_loss, load_backbone
 from vladapt.core.training.train import Task, train
 from vladapt.domains.person.losses._clean_pairs import agreed, chunks_of, clean_by_loss
 from vladapt.domains.person.losses._token_selection import TokenEmbedding, image_and_patches, selected, text_and_words
@@ -186,6 +187,38 @@ def test_a_training_finds_the_wrong_captions(fresh_clip, dolls, toy_settings):
     assert doubted[is_wrong].float().mean() > 0.7 and doubted[~is_wrong].float().mean() < 0.4
     shares = [row["rde.clean"] for row in done.history]
     assert set(shares[:-1]) == {1.0} and shares[-1] < 0.8
+
+
+def test_towers_without_a_class_token_select_by_similarity(small_clip):
+    embedded = load_backbone("embedded", device="cpu")
+    with pytest.raises(CapabilityError, match=r"backbone 'embedded' has not; .*select_by=similarity"):
+        loss_of(3).prepare(embedded)
+    loss_of(3, select_by="similarity").prepare(embedded)
+    pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, patches = image_and_patches(small_clip, pixels, 0.5, by_attention=False)
+        torch.testing.assert_close(whole, small_clip.encode_image(pixels, normalize=False))
+        every = small_clip.image_tokens(pixels)[0]
+        cosines = F.cosine_similarity(every, small_clip.encode_image(pixels)[:, None], dim=2)
+    best = cosines.topk(2, dim=1).indices
+    torch.testing.assert_close(patches, every.gather(1, best[..., None].expand(-1, -1, 24)))
+
+
+def test_what_is_wrong_is_said():
+    for options in ({"margin": -1}, {"tau": 0}, {"ratio": 0}, {"mixture": "other"}, {"pairs_at_once": 1}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            loss_of(3, **options)
+    with pytest.raises(CapabilityError, match="num_samples"):
+        build_loss("rde", {"embed_dim": 4})
+
+
+def test_margin_ratio_and_temperature_change_the_loss():
+    generator = torch.Generator().manual_seed(2)
+    image, text = torch.randn(2, 4, 32, generator=generator)
+    values = [
+        triplet_alignment(image, text, torch.arange(4), *how).sum() for how in ((0.1, 0.015), (0.2, 0.015), (0.1, 0.1))
+    ]
+    assert len({round(float(value), 4) for value in values}) == 3
 
 
 def test_a_pair_is_found_by_the_mean_of_both_cosines(small_clip):
