@@ -111,10 +111,12 @@ def write_card(folder: Path, info: Mapping[str, Any], data: DomainData, scores: 
     trained = data.with_items([item for item in data.items if item.split != "test"])
     tested = data.with_items(data.split("test"))
     name = f"{facts.get('name') or 'a data set'} (licence: {facts.get('licence') or 'unknown'})"
+    taught = f"* Trained on: {people_in_words(trained)} of {name}."
+    taught = NOTHING_TRAINED if info.get("adapter") == "zero-shot" else taught
     lines = [
         f"# {info.get('adapter')} for {info.get('task')}",
         "",
-        NOTHING_TRAINED if info.get("adapter") == "zero-shot" else f"* Trained on: {people_in_words(trained)} of {name}.",
+        taught,
         f"* Tested on: {people_in_words(tested)} of {name}, none of whom it was trained on.",
         f"* Backbone: {backbone.get('spec')} (licence: {backbone.get('licence') or 'unknown'}).",
         *(f"* {sentence}" for sentence in scores),
