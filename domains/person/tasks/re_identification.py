@@ -113,7 +113,7 @@ class ReIdentification(Task):
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """A run's towers and its backbone, on a split of its own people or on others."""
         recipe = recipe_again(use)
-        people = read_people(recipe, self.domain)
+        people = read_people(recipe, self.domain, whole=bool(use.data))
         protocol = people.protocol(use.split)
         backbone = backbone_of(recipe, self.domain)
         towers = _towers_of(use.run, backbone)

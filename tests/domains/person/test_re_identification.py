@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 import vladapt
 from vladapt import load_domain
@@ -85,6 +86,19 @@ def test_eval_scores_a_run_as_its_fit_did(trained, frozen):
             assert again[when] == pytest.approx(done.metrics[when], abs=1e-6) if done.metrics[when] else not again[when]
     assert frozen.metrics["zero_shot"] is None
     assert frozen.metrics["adapted"] == pytest.approx(trained.metrics["zero_shot"], abs=1e-6)
+
+
+def test_other_people_are_scored_whole(trained, tmp_path):
+    drawn = drawn_pedestrians(3, 4, 2, 5, (24, 12), val=0, test=0)
+    for item in drawn.items:
+        who = tmp_path / "others" / item.target.identity
+        who.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn.load(item)).save(who / f"{item.target.camera}_{len(list(who.iterdir()))}.png")
+    out = tmp_path / "scored"
+    again = vladapt.evaluate(trained.run, data=str(tmp_path / "others"), device="cpu", out=str(out))
+    assert (again["test_images"], again["test_identities"], again["in_fit"]) == (12, 3, 0)
+    page = (out / "report.html").read_text()
+    assert "By camera" in page and "person-00000" not in page and CONSENT[0] in page
 
 
 def test_reports_hide_people_unless_asked_for(trained, frozen):
