@@ -159,7 +159,7 @@ def train_on_people(
         raise DataError(
             f"{people.data.name}: no picture of a known person trains; give identities, or --adapter zero-shot"
         )
-    plan = _plan(people, source, adapter.options["batch_size"], seed)
+    plan = planned_people(people, source, adapter.options["batch_size"], seed)
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
@@ -175,7 +175,12 @@ def train_on_people(
     return adapter, replace(report, notes=[*report.notes, *note]), adapter.adapted(backbone)
 
 
-def _plan(people: ReidData, source: IdentitySource, batch_size: int, seed: int) -> IdentityBatches:
+def planned_people(people: ReidData, source: IdentitySource, batch_size: int, seed: int) -> IdentityBatches:
+    """Which pictures each step sees.
+
+    Raises:
+        DataError: the batch is no multiple of the pictures of each person, or one person trains.
+    """
     pictures, sampler = people.options["pictures"], people.options["sampler"]
     if batch_size % pictures:
         raise DataError(

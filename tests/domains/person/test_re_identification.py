@@ -18,8 +18,9 @@ from vladapt.domains.person import domain as person_domain
 from vladapt.domains.person.care import CARD, CONSENT, PeopleHidden
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
 from vladapt.domains.person.pedestrian import Pedestrian
+from vladapt.domains.person.reidentification.fitting import IdentitySource, ReidData, planned_people
 from vladapt.domains.person.reidentification.protocol import Protocol
-from vladapt.domains.person.tasks.re_identification import ReIdentification
+from vladapt.domains.person.tasks.re_identification import ReIdentification, ReidOptions
 from vladapt.testing import check_domain, check_task
 
 SMALL = {"identities": 12, "images_per_identity": 4, "cameras": 2, "seed": 0, "size": (24, 12), "val": 3, "test": 4}
@@ -180,6 +181,28 @@ def test_queries_and_gallery():
     assert len(fewer.items) == 3 and all(
         fewer.items[q] in [drawn.items[p] for p in drawn.queries] for q in fewer.queries
     )
+
+
+def test_each_option_changes_what_is_done(small_sample, small_clip):
+    data, base = load_domain("person").sample(TASK), {**vars(ReidOptions()), "rerank": True}
+    others = {
+        "camera_rule": False,
+        "rerank": False,
+        "rerank_k1": 3,
+        "rerank_k2": 2,
+        "rerank_weight": 0.5,
+        "pictures": 2,
+    }
+    others |= {"sampler": "balanced", "flip": 0.1, "pad": 2, "erasing": 0.2, "erasing_fill": "released"}
+    assert {*others, "show_people"} == set(base)  # which the reports show
+
+    def done(options):
+        people = ReidData(data, options)
+        source = IdentitySource.of(data, "train")
+        batches = planned_people(people, source, 8, seed=1).rows(0)
+        return people.transform(small_clip, True).spec, people.reranking, batches, people.protocol("test").queries
+
+    assert [name for name, value in others.items() if done({**base, name: value}) == done(base)] == []
 
 
 @pytest.mark.parametrize(
