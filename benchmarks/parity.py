@@ -26,6 +26,7 @@ from parity_checks import (
     head,
     losses,
     person,
+    person_search,
     prompt,
     re_identification,
     segmentors,
@@ -38,7 +39,7 @@ from parity_checks.fixtures import Check, Fixtures
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
 METHODS = (head, cache, prompt, towers, transductive, crops, confidence)
-OBJECTIVES = (losses, caption_losses, person)
+OBJECTIVES = (losses, caption_losses, person, person_search)
 ROOMS = {
     "Methods": METHODS,
     "Objectives": OBJECTIVES,
@@ -48,12 +49,11 @@ ROOMS = {
 }
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
-    "metrics_reid": "in the tests of `core/metrics`",
+    "metrics_reid": "in the tests of `core/metrics` and `domains/person`",
     "denseclip": "in the tests of `domains/open_vocab`",
     "mmcv_ops": "in the tests of `domains/open_vocab`",
     "regionclip": "in the tests of `domains/open_vocab`",
     "segclip_group": "in the tests of `domains/open_vocab`",
-    "loss_cmpm_cmpc": "not at all, there is no such objective here",
 }
 TOP = """# Agreement with the public reference code
 

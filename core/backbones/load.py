@@ -21,6 +21,7 @@ from ..contracts.image_size import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..runtime.files import replacing
 from .channels import channels_of, divided, facts, input_layer
+from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
 from .published import Published, find_published, licence_line, published
@@ -152,9 +153,10 @@ FILE = "model.safetensors"
 FORMAT = 1
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
+FINDER = "vladapt.finder."
 FURTHER = "vladapt.further_channels"
-"""In the file only where the training gave texts a prefix, the towers tokens, or the images further channels; other
-libraries have no place for these."""
+"""In the file only where the training gave texts a prefix, the towers tokens, or the images further channels, or where
+its loss finds images and texts; other libraries have no place for these."""
 
 
 def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
@@ -177,6 +179,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "licence": backbone.licence,
         "description": backbone.description,
         **({} if backbone.channels is None else {"channels": facts(backbone.channels)}),
+        **({} if backbone.finder is None else {"finder": finder_in_words(backbone.finder)}),
     }
     state = {
         name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
@@ -188,6 +191,8 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
+    if backbone.finder is not None:
+        state |= {FINDER + name: value for name, value in weights_of_finder(backbone.finder).items()}
     path = folder / FILE
     with replacing(path) as partial:
         save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
@@ -234,6 +239,9 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
         tokens = {name.removeprefix(PROMPTS): f.get_tensor(name) for name in names if name.startswith(PROMPTS)}
         backbone.further = f.get_tensor(FURTHER) if FURTHER in names else None
+        found = {name.removeprefix(FINDER): f.get_tensor(name) for name in names if name.startswith(FINDER)}
+    if "finder" in header:
+        backbone.finder = built_finder(header["finder"], found, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
 

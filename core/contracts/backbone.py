@@ -66,6 +66,8 @@ class Backbone(ABC):
         notes: sentences a user should read, which go into a run's notes.
         mask_token: id of the token that stands for a hidden word, None where the text tower knows none.
         word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
+        finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
+            features that the towers give; None: those.
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
     """
@@ -86,6 +88,7 @@ class Backbone(ABC):
     mask_token: int | None = None
     word_ids: range = range(0)
     channels: InputChannels | None = None
+    finder: Any = None
     device: torch.device
 
     # whole ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Domain
@@ -108,7 +109,7 @@ def search(
         wanted.check(opened.info, opened.path)
     made_by = opened.info["backbone"]
     reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain, reading)
-    tower = load_backbone(backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels)
+    tower = searched(load_backbone(backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels))
     opened.check_backbone(tower)
     _check_transform(opened, reader, tower)
     picture = None if image is None else reader.one(image)[1]

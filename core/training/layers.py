@@ -19,7 +19,7 @@ from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError, ConfigError
 
-__all__ = ["depth_of", "depths", "freeze_batch_norm", "parameter_groups", "set_trainable", "tower_of"]
+__all__ = ["depth_of", "depths", "freeze_batch_norm", "freeze_towers", "parameter_groups", "set_trainable", "tower_of"]
 
 # What the libraries call the neighbours of the stack of blocks that come before it.
 _BEFORE = re.compile(
@@ -85,6 +85,13 @@ def set_trainable(backbone: Backbone, *, lock: Collection[str] = (), last: int |
         if trains:
             chosen.append(name)
     return chosen
+
+
+def freeze_towers(backbone: Backbone, towers: Collection[str]) -> None:
+    """Let nothing train of these towers, "image" or "text"; what is shared stays as it is."""
+    for name, parameter in backbone.model.named_parameters():
+        if tower_of(backbone, name) in towers:
+            parameter.requires_grad_(False)
 
 
 def parameter_groups(

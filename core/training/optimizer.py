@@ -13,7 +13,7 @@ from ..contracts.backbone import Backbone
 from ..errors import DataError
 from .layers import parameter_groups
 from .objective import Objective
-from .schedules import dassl_learning_rates, epoch_cosine_rates
+from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates
 from .settings import BY_EPOCH, TrainingSettings, warmup_steps
 from .sharding import local_parts, of_all_shards, sharded_and_not, shards_like, squared_norm
 
@@ -188,6 +188,10 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
     if settings.schedule == "epoch-cosine":
         rise = {"warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
         return [rate / settings.lr for rate in epoch_cosine_rates(settings.lr, settings.epochs, **rise)]
+    if settings.schedule == "epoch-steps":
+        rise = {"warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
+        falls = {"milestones": settings.milestones, "factor": settings.step_factor}
+        return [rate / settings.lr for rate in epoch_step_rates(settings.lr, settings.epochs, **rise, **falls)]
     warmup = {"warmup": "constant", "warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
     return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
 

@@ -17,7 +17,7 @@ from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import fields_of
-from .layers import freeze_batch_norm, set_trainable
+from .layers import freeze_batch_norm, freeze_towers, set_trainable
 from .lora import add_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import build_objective
@@ -49,6 +49,7 @@ class Task:
         class_priors: (C,) log shares of the classes, by which a loss on the labels counts each class alike, or None.
         plan: which samples each step sees; by default each sample once per epoch, in an order that the seed fixes.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
+        strong_view: the same where a loss asks for strongly augmented views; by default SimCLR's.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
         identity: facts that a checkpoint must share to be resumed, besides the settings.
@@ -65,6 +66,7 @@ class Task:
     class_priors: Tensor | None = None
     plan: BatchPlan | None = None
     view: View | None = None
+    strong_view: View | None = None
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,8 @@ class Parts:
         self.objective = build_objective(task.losses, dims, task.loss_options).to(backbone.device)
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
+        # A view of what is learned, so that what is measured in between has it too.
+        backbone.finder = next((loss for loss in self.objective.losses.values() if loss.finds), None)
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"
@@ -108,7 +112,7 @@ class Parts:
         task, backbone = self.task, self.backbone
         views: dict[str, View] = {"light": task.view or light_view(backbone, self.settings.crop_scale)}
         if self.fields & {"pixels_strong1", "pixels_strong2"}:
-            views["strong"] = strong_view(backbone)
+            views["strong"] = task.strong_view or strong_view(backbone)
         if "pixels_local" in self.fields:
             views["local"] = local_view(backbone)
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
@@ -125,6 +129,7 @@ class Parts:
         settings = self.settings
         if task.select is not None:
             task.select(backbone)
+            freeze_towers(backbone, self._wanted_frozen())
         elif settings.lora:
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
             options = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
@@ -136,8 +141,10 @@ class Parts:
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
 
     def _locked(self) -> tuple[str, ...]:
-        wanted = {tower for loss in self.objective.losses.values() for tower in loss.frozen_towers}
-        return tuple(sorted(wanted | set(self.settings.lock)))
+        return tuple(sorted(self._wanted_frozen() | set(self.settings.lock)))
+
+    def _wanted_frozen(self) -> set[str]:
+        return {tower for loss in self.objective.losses.values() for tower in loss.frozen_towers}
 
     def _outputs(self) -> Outputs:
         prefixed = [loss for loss in self.objective.losses.values() if loss.n_prefix]

@@ -9,8 +9,8 @@ from ..contracts.adapter import require
 from ..contracts.options import option, settle
 from .log import check_backends
 
-SCHEDULES = ("cosine", "constant", "epochs", "epoch-cosine")
-BY_EPOCH = ("epochs", "epoch-cosine")
+SCHEDULES = ("cosine", "constant", "epochs", "epoch-cosine", "epoch-steps")
+BY_EPOCH = ("epochs", "epoch-cosine", "epoch-steps")
 """Schedules of one rate per epoch."""
 PRECISIONS = ("bf16", "fp16")
 TOWERS = ("image", "text")
@@ -29,11 +29,11 @@ class TrainingSettings:
     Biases, norms and the logit scale have no weight decay unless "all" that trains has, as in Dassl. The schedule
     "cosine" falls to `end_lr`, a value for each step; "epochs" is Dassl's, one rate per epoch: `warmup` epochs at
     `warmup_lr`, then a cosine that starts after them; "epoch-cosine" is IRRA's: it rises from `warmup_lr` in `warmup`
-    epochs, and the cosine ends with the epochs. `epoch_average` is PromptSRC's: the weights at the ends of epochs,
-    counted from 1, averaged by a Gaussian. With `unlock_after`, Chinese-CLIP's two stages, locked towers are
-    trained from that epoch on. Captions are drawn as by `CaptionSampler`. Two checkpoints at least are kept, so that a
-    damaged one has one before it. On a GPU products are made in TF32, by kernels chosen by trial; with `deterministic`
-    in float32, by kernels that repeat themselves.
+    epochs, and the cosine ends with the epochs; "epoch-steps" rises alike and falls at `milestones`. `epoch_average` is
+    PromptSRC's: the weights at the ends of epochs, counted from 1, averaged by a Gaussian. With `unlock_after`,
+    Chinese-CLIP's two stages, locked towers are trained from that epoch on. Captions are drawn as by `CaptionSampler`.
+    Two checkpoints at least are kept, so that a damaged one has one before it. On a GPU products are made in TF32, by
+    kernels chosen by trial; with `deterministic` in float32, by kernels that repeat themselves.
 
     Raises:
         ConfigError: a value that is not usable, or values that do not go together.
@@ -61,6 +61,8 @@ class TrainingSettings:
     schedule: str = option(
         "cosine", "schedule of the learning rate; epochs is Dassl's, epoch-cosine IRRA's", choices=SCHEDULES
     )
+    milestones: tuple[int, ...] = option((40, 70), "epochs from which schedule epoch-steps falls", low=1, high=10**6)
+    step_factor: float = option(0.1, "factor of schedule epoch-steps at each milestone", above=0, high=1)
     warmup: float = option(
         0.1,
         "linear rise: a share of all steps below 1, else steps; epochs where these are scheduled",
@@ -68,7 +70,7 @@ class TrainingSettings:
         high=10**9,
     )
     warmup_lr: float = option(
-        1e-5, "rate of the warm-up epochs of schedule epochs; of epoch-cosine's first epoch", low=0, high=MOST_RATE
+        1e-5, "rate of the warm-up epochs of schedule epochs; others of epochs rise from it", low=0, high=MOST_RATE
     )
     end_lr: float = option(0.0, "learning rate where the cosine ends", low=0, high=MOST_RATE)
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)

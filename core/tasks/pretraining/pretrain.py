@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...backbones.finders import searched
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.image_size import ImageSize
@@ -223,7 +224,7 @@ class _Measures:
             return None, None
         amp = self.plan.settings.amp
         probe = GenericProbe.from_folder(self.plan.generic) if self.plan.generic else GenericProbe.drawn()
-        examples = self.examples.top(self.backbone, amp=amp) if self.examples is not None else None
+        examples = self.examples.top(searched(self.backbone), amp=amp) if self.examples is not None else None
         return probe.accuracy(self.backbone, amp=amp), examples
 
 

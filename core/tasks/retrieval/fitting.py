@@ -26,6 +26,7 @@ from ...errors import DataError
 from ...forgetting.probe import forgetting
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter, training_lines
+from ...training.batches import BatchPlan
 from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
@@ -48,7 +49,11 @@ class RetrievalData:
         teaching: (pairs of the train split) -> the pairs that a training sees; by default these.
         by_label: all images and texts of one label belong together, as those of one person; else an image and its own
             texts.
+        plan: (those pairs, samples of a batch, seed) -> which of them each step sees; None: all, in an order drawn
+            anew in each epoch.
         chosen_by: directions whose mean R@1 on val chooses an epoch.
+        captions: seed -> which of an image's texts a step of the training sees.
+        strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
     """
 
     pairs: Any
@@ -60,7 +65,10 @@ class RetrievalData:
     reading: dict[str, Any] = field(default_factory=dict)
     teaching: Callable[[Any], Any] = lambda pairs: pairs
     by_label: bool = False
+    plan: Callable[[Any, int, int], BatchPlan] | None = None
     chosen_by: tuple[str, ...] = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
+    captions: Callable[[int], CaptionSampler] = lambda seed: CaptionSampler(seed=seed)
+    strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
 
     def part(self, split: str) -> Any:
         """The pairs of a split; "all" is every one.
@@ -118,7 +126,8 @@ def train_on_pairs(
     if recipe.adapter_name == ZERO_SHOT:
         return None, FitReport(ZERO_SHOT), backbone
     adapter = adapter_of(recipe)
-    source = PairSource(data.teaching(data.part("train")), CaptionSampler(seed=seed))
+    source = PairSource(data.teaching(data.part("train")), data.captions(seed))
+    plan = None if data.plan is None else data.plan(source.pairs, adapter.options["batch_size"], seed)
     has_val = bool(len(data.pairs.split("val")))
 
     def on_val(towers: Backbone) -> float:
@@ -132,8 +141,10 @@ def train_on_pairs(
             source,
             backbone,
             view=data.transform(backbone, True),
+            strong_view=None if data.strong_view is None else data.strong_view(backbone),
             validate=on_val if has_val else None,
             place=TrainingPlace(folder, bool(recipe.resume and folder), on_step, reporter.info),
+            plan=plan,
             seed=seed,
         )
     return adapter, report, adapter.adapted(backbone)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
 from ...data.pairs.pair_set import Pair
@@ -94,7 +95,7 @@ def evaluate_retrieval(
     options = PairEncoding(
         transform or backbone.preprocess(False), batch_size, workers, amp, reporter or Reporter(quiet=True), store
     )
-    features = features_of(backbone, _part(pairs, split), options)
+    features = features_of(searched(backbone), _part(pairs, split), options)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     labels = _labels(features) if by_label else None
     rankings = image_text_rankings(

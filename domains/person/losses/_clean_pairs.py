@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ def clean_by_loss(losses: Tensor, fit: str, seed: int) -> Tensor:
         fit: of `FITS`.
         seed: of where the mixture starts.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     values = losses.double().numpy()
@@ -33,7 +36,10 @@ def clean_by_loss(losses: Tensor, fit: str, seed: int) -> Tensor:
     if len(values) < 2 or not high > low:
         return torch.ones(len(values), dtype=torch.bool)
     scaled = ((values - low) / (high - low)).reshape(-1, 1)
-    mixture = GaussianMixture(n_components=2, random_state=seed, **FITS[fit]).fit(scaled)
+    mixture = GaussianMixture(n_components=2, random_state=seed, **FITS[fit])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # as few steps as are published
+        mixture.fit(scaled)
     clean = mixture.predict_proba(scaled)[:, int(mixture.means_.argmin())]
     least = np.sort(clean)[len(clean) // 100] if clean.min() > SURE else SURE
     return torch.from_numpy(clean > least)

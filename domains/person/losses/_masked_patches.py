@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts.backbone import Backbone
+from ....core.contracts.image_size import height_and_width
 from ....core.training.tower_passes import draws_for
 
 EPS = 1e-6
@@ -32,9 +33,9 @@ class PatchDecoder(nn.Module):
         super().__init__()
         backbone.need("image_blocks")
         self._held, self.share = [backbone], share
-        pixels = torch.zeros(1, len(backbone.image_mean), *_height_and_width(backbone))
+        pixels = torch.zeros(1, len(backbone.image_mean), *height_and_width(backbone.image_size))
         with torch.no_grad():
-            inside = backbone.embed_image(pixels).shape[-1]
+            inside = backbone.norm_tokens(backbone.embed_image(pixels)).shape[-1]
         self.grid = backbone.image_grid(pixels)
         of_patch = patches_of(pixels, self.grid).shape[-1]
         self.embed = nn.Linear(inside, width)
@@ -64,7 +65,7 @@ class PatchDecoder(nn.Module):
         return (errors * hidden).sum(dim=1, keepdim=True) / hidden.sum(dim=1, keepdim=True)
 
     def _seen(self, pixels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, V, W) what the tower makes of the patches that it sees, and (B, V) which these are."""
+        """(B, V, W) what the tower, its last norm too, makes of the patches that it sees; (B, V) which these are."""
         backbone = self._held[0]
         x = backbone.embed_image(pixels)
         prefix, count = backbone.image_prefix, self.grid[0] * self.grid[1]
@@ -72,7 +73,7 @@ class PatchDecoder(nn.Module):
         places = draws_for(draws, 0, count).argsort(dim=1, stable=True)[:, :kept].sort(dim=1).values
         patches = x[:, prefix:].gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
         x = backbone.run_blocks("image", torch.cat([x[:, :prefix], patches], dim=1))
-        return x[:, prefix:], places
+        return backbone.norm_tokens(x[:, prefix:]), places
 
     def _rebuilt(self, seen: Tensor, places: Tensor) -> Tensor:
         """(B, P, pixels of a patch)."""
@@ -106,8 +107,3 @@ def sine_positions(rows: int, columns: int, width: int) -> Tensor:
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * rates for place in (column, row)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
-
-
-def _height_and_width(backbone: Backbone) -> tuple[int, int]:
-    size = backbone.image_size
-    return (size, size) if isinstance(size, int) else tuple(size)

@@ -78,15 +78,14 @@ def number_of_words(length: int, ratio: float) -> int:
 def image_and_patches(backbone: Backbone, pixels: Tensor, ratio: float, by_attention: bool) -> tuple[Tensor, Tensor]:
     """(B, D) features of the image, not normalised, and (B, K, D) those of its selected patches, in one pass.
 
-    Raises:
-        CapabilityError: the tower has no attention of a class token, by which patches are selected.
+    Args:
+        by_attention: of a class token (`check_class_token`); else patches are selected by their cosine with the whole.
     """
     if not by_attention:
-        made = image_outputs(backbone, pixels, frozenset({"image_features", "image_tokens"}))
-        whole, patches = made["image_features"], made["image_tokens"]
+        made = image_outputs(backbone, pixels, frozenset({"image_embedding", "image_tokens"}))
+        whole, patches = made["image_embedding"], made["image_tokens"]
         scores = _cosines(patches, whole)
     else:
-        _check_class_token(backbone)
         x, attention = _through_blocks(backbone, "image", backbone.embed_image(pixels), None)
         whole, patches = backbone.pool_image(x, normalize=False), backbone.project_patches(x)
         scores = attention[:, backbone.image_prefix :]
@@ -152,9 +151,10 @@ def _cosines(tokens: Tensor, whole: Tensor) -> Tensor:
     return (F.normalize(tokens, dim=-1) * F.normalize(whole, dim=-1)[:, None]).sum(dim=-1).detach()
 
 
-def _check_class_token(backbone: Backbone) -> None:
+def check_class_token(backbone: Backbone) -> None:
+    """Raise CapabilityError unless the image tower has the attention of a class token."""
     if "image_blocks" not in backbone.capabilities or not backbone.image_prefix:
         raise CapabilityError(
             f"loss 'rde' selects patches by the attention of a class token, which backbone '{backbone.spec}' has not; "
-            "give --set loss.rde.select_by=similarity"
+            "give the loss select_by=similarity (--set adapter.loss_options.rde.select_by=similarity)"
         )

@@ -103,7 +103,7 @@ class Plip(RowLoss):
             if backbone.channels is not None:
                 raise CapabilityError(
                     f"{self.title}: colours are those of pictures, and these have {len(backbone.channels)} channels; "
-                    "give --set loss.plip.colours=0"
+                    "give the loss colours=0 (--set adapter.loss_options.plip.colours=0)"
                 )
             self.painter = GuidedReader(image, text, *size, 3 * self.cells**2).to(backbone.device)
 

@@ -15,7 +15,7 @@ from ....core.contracts.loss import Extract, Loss
 from ....core.contracts.options import option
 from ....core.contracts.outputs import Output
 from ._clean_pairs import FITS, agreed, chunks_of, clean_by_loss
-from ._token_selection import TokenEmbedding, image_and_patches, text_and_words
+from ._token_selection import TokenEmbedding, check_class_token, image_and_patches, text_and_words
 
 SELECTED_BY = ("attention", "similarity")
 
@@ -70,6 +70,8 @@ class Rde(Loss):
         "text_selection": Output("embedding of the words", ("B", "E"), "raw", fields=("pixels", "tokens")),
     }
 
+    finds: ClassVar[bool] = True
+
     margin: float = option(0.1, "by how much a pair is to be nearer than others", low=0, high=2)
     tau: float = option(0.015, "temperature of the alignment", above=0, high=100)
     ratio: float = option(0.3, "share of the tokens that are selected", above=0, high=1)
@@ -88,6 +90,14 @@ class Rde(Loss):
         self.text_selection = TokenEmbedding(width, hidden, self.selection_dim)
         self.register_buffer("clean", torch.ones(self.dim("num_samples", "its division of pairs"), dtype=torch.bool))
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+
+    def prepare(self, backbone: Backbone) -> None:
+        if self.select_by == "attention":
+            check_class_token(backbone)
+
+    def rate_of(self, name: str, head: float, bias: float | None) -> float:
+        """One for weights and biases, as released."""
+        return head
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         clean = self.clean[out["index"]]
@@ -130,6 +140,11 @@ class Rde(Loss):
                 losses[rows] = self._alignment(found[image][rows], found[text][rows], found["labels"][rows]).detach()
             says.append(clean_by_loss(losses, self.mixture, self.seed))
         self.clean.copy_(agreed(*says, generator))
+
+    @property
+    def found_dim(self) -> int:
+        """D + E."""
+        return self.dim("embed_dim", "its embedding") + self.selection_dim
 
     @torch.no_grad()
     def embed_image(self, backbone: Backbone, pixels: Tensor) -> Tensor:

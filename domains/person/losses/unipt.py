@@ -26,8 +26,8 @@ WORDS = frozenset({"masked_tokens", "masked_labels"})
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Unipt(RowLoss):
-    """Unified Pre-training with Pseudo Texts for Text-To-Image Person Re-identification (Shao et al., 2023, arXiv
-    2309.01420).
+    """Unified Pre-training with Pseudo Texts for Text-To-Image Person Re-identification (Shao et al., 2023,
+    arXiv 2309.01420).
 
     The sum of CLIP's loss on plain cosines, without a temperature (`contrast`), of the error of hidden patches, which
     a decoder rebuilds from those that the image tower sees (`patches`), and of the cross-entropy of hidden words

@@ -1,7 +1,7 @@
 """CLIP fine-tuned on pictures of people and their captions: the baseline that other recipes are compared with.
 
-Whole towers, the contrastive loss with all captions and pictures of a person as positives (`same_label`), AdamW at a low
-rate. Settings are ours.
+Whole towers, the contrastive loss with all captions and pictures of a person as positives (`same_label`), AdamW at a
+low rate. Settings are ours.
 """
 
 domain = "person"

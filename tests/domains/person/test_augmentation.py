@@ -31,7 +31,7 @@ def test_draws_are_those_of_the_released_code(agrees, comparison):
 people = st.lists(st.integers(NOBODY, 5), min_size=6, max_size=40).filter(lambda rows: len({*rows} - {NOBODY}) > 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(people, st.integers(2, 3), st.integers(2, 4), st.sampled_from(sorted(SAMPLERS)), st.integers(0, 9))
 def test_each_batch_has_p_identities_with_k_pictures(identities, count, pictures, sampler, seed):
     cameras = [str(n % 2) for n in range(len(identities))]
@@ -72,6 +72,10 @@ def test_ranks_share_the_batches_of_one_process(monkeypatch):
     alone, shared = batches(0, 1), [batches(place, 2) for place in range(2)]
     assert len(alone) == plan.steps and [left + right for left, right in zip(*shared)] == alone
     assert alone == [[(2, row) for row in rows] for rows in plan.rows(2)]
+    batches(0, 1)
+    resumed = PlannedBatches(48, plan, seed=3)
+    resumed.epoch, resumed.start = 2, 1
+    assert list(resumed) == alone[1:]
     with pytest.raises(ConfigError, match="not a multiple of the 3 processes"):
         batches(0, 3)
 
