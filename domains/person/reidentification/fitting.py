@@ -117,7 +117,7 @@ def read_people(recipe: Recipe, domain: Domain, *, whole: bool = False) -> ReidD
     """The people that a recipe names, each in one split: 20 % of those who train are val where the data have none.
 
     Args:
-        whole: data without splits are all test, as other data are that a run is scored on.
+        whole: data without splits are all test: where nothing is trained, and of other data that a run is scored on.
 
     Raises:
         DataError: nothing usable there. ConfigError: an option does not apply.
