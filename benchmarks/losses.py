@@ -25,14 +25,16 @@ DIMS = {
     "vocab_size": 8,
     "num_samples": 8,
     "num_classes": 2,
+    "num_labels": 2,
 }
 HEAD = """# Objectives
 
-One file each in `core/losses/`, named on the command line by `--loss NAME` or `--loss NAME=WEIGHT`, several times to
-add them up; options by `--set loss.NAME.OPTION=VALUE`. A loss is a function of the global batch: value and gradients
-do not depend on how many processes or micro-batches the batch was cut into. What it needs is asked for by name, and
-made of the data and the towers, or refused in one line. `medclip` needs findings, which pairs do not hold: it is for a
-trainer of your own that gives them. `python benchmarks/losses.py` prints this page.
+One file each in `core/losses/`, or in the folder `losses/` of a domain, named on the command line by `--loss NAME` or
+`--loss NAME=WEIGHT`, several times to add them up; options by `--set loss.NAME.OPTION=VALUE`. A loss is a function of
+the global batch: value and gradients do not depend on how many processes or micro-batches the batch was cut into. What
+it needs is asked for by name, and made of the data and the towers, or refused in one line. `medclip` needs findings,
+which pairs do not hold: it is for a trainer of your own that gives them. `python benchmarks/losses.py` prints this
+page.
 
 | name | what | needs | paper |
 |---|---|---|---|
@@ -46,7 +48,7 @@ text that ranks all images needs scores that one process has already.) What is h
 
 | computed by rows | held |
 |---|---|
-| `alip`, `clip`, `long-clip`, `unicl`, the contrast of `silc` | blocks of n x N, and the N x D columns |
+| `alip`, `clip`, `long-clip`, `unicl`, `unipt`, the contrast of `silc` | blocks of n x N, and the N x D columns |
 | `siglip` | blocks of n x n; captions and their gradients go round from process to process, N x D is never held |
 | `matryoshka` | what the other loss holds, at each width |
 | {rest} | n x N a few times, until the backward pass |
@@ -64,10 +66,10 @@ DistributedDataParallel and FSDP do. A loss of another package is given the rows
 WHOLE = (
     "All others ({names}) are computed of the whole batch by each process alike. Of these `filip` holds N x N there, "
     "`slip` 2N x 2N for its views, `declip` N x N for its neighbours, `momentum-queue` N times its queue, `dreamlip` "
-    "N x N per sub-caption where its circle loss is on; the contrast of pairs in `declip`, `dreamlip`, `protoclip` and "
-    "`slip` is in blocks."
+    "N x N per sub-caption where its circle loss is on, `rde` N x N for each of its two embeddings; the contrast of "
+    "pairs in `declip`, `dreamlip`, `protoclip` and `slip` is in blocks."
 )
-IN_BLOCKS = {"alip", "clip", "long-clip", "unicl", "silc", "siglip", "matryoshka"}
+IN_BLOCKS = {"alip", "clip", "long-clip", "unicl", "silc", "siglip", "matryoshka", "unipt"}
 OPTIONS = """
 ## Options
 

@@ -25,8 +25,12 @@ from parity_checks import (
     from_above,
     head,
     losses,
+    person,
+    person_search,
     prompt,
+    re_identification,
     segmentors,
+    testtime,
     towers,
     transductive,
 )
@@ -35,22 +39,22 @@ from parity_checks.fixtures import Check, Fixtures
 
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
-METHODS = (head, cache, prompt, towers, transductive, crops, confidence)
-OBJECTIVES = (losses, caption_losses)
+METHODS = (head, cache, prompt, towers, transductive, testtime, crops, confidence)
+OBJECTIVES = (losses, caption_losses, person, person_search)
 ROOMS = {
     "Methods": METHODS,
     "Objectives": OBJECTIVES,
     "Open vocabulary": (detectors, segmentors),
     "Pictures from above": (from_above,),
+    "People": (re_identification,),
 }
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
-    "metrics_reid": "in the tests of `core/metrics`",
+    "metrics_reid": "in the tests of `core/metrics` and `domains/person`",
     "denseclip": "in the tests of `domains/open_vocab`",
     "mmcv_ops": "in the tests of `domains/open_vocab`",
     "regionclip": "in the tests of `domains/open_vocab`",
     "segclip_group": "in the tests of `domains/open_vocab`",
-    "loss_cmpm_cmpc": "not at all, there is no such objective here",
 }
 TOP = """# Agreement with the public reference code
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from ...core.contracts.image_size import ImageSize, height_and_width
 from ...core.errors import CapabilityError
 from ...core.features.extract import cores
 
@@ -28,7 +29,7 @@ LEVELS = (0.01, 0.1)
 def random_views(
     image: Any,
     count: int,
-    side: int,
+    size: ImageSize,
     transform: Callable[[Any], Tensor],
     *,
     scale: tuple[float, float],
@@ -40,7 +41,7 @@ def random_views(
     Args:
         image: decoded, (H, W) or (H, W, 3), uint8, or float32 in 0..1.
         count: how many.
-        side: of the squares that crops are resized to.
+        size: that crops are resized to, the side of squares or (H, W).
         transform: decoded image -> pixels (3, S, S).
         scale: smallest and largest share of the image's area that a crop keeps.
         augmix: mix each crop with chains of operations on it: AugMix, Hendrycks et al., 2019, arXiv 1912.02781.
@@ -58,7 +59,7 @@ def random_views(
     def view(number: int) -> Tensor:
         top, left, rows, columns = boxes[number]
         rng = draws[number + 1]
-        crop = _resized(array[top : top + rows, left : left + columns], side)
+        crop = _resized(array[top : top + rows, left : left + columns], height_and_width(size))
         crop = crop[:, ::-1] if rng.random() < 0.5 else crop
         return _mixed(crop, transform, rng) if augmix else transform(np.ascontiguousarray(crop))
 
@@ -94,13 +95,13 @@ def _content(array: np.ndarray) -> np.ndarray:
     return np.frombuffer(digest[:16], dtype="<u4")
 
 
-def _resized(crop: np.ndarray, side: int) -> np.ndarray:
-    """(S, S, ...) of the kind of the crop, bicubic."""
+def _resized(crop: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    """(H, W, ...) of the kind of the crop, bicubic."""
     if crop.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(crop)).resize((side, side), Image.Resampling.BICUBIC))
+        return np.asarray(Image.fromarray(np.ascontiguousarray(crop)).resize(sides[::-1], Image.Resampling.BICUBIC))
     channels = torch.from_numpy(np.ascontiguousarray(crop if crop.ndim == 3 else crop[..., None])).permute(2, 0, 1)
-    resized = TF.resize(channels.float(), [side, side], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-    return resized.permute(1, 2, 0).numpy().reshape(side, side, *crop.shape[2:])
+    resized = TF.resize(channels.float(), list(sides), InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    return resized.permute(1, 2, 0).numpy().reshape(*sides, *crop.shape[2:])
 
 
 def _mixed(crop: np.ndarray, transform: Callable[[Any], Tensor], rng: np.random.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...core.backbones.finders import built_finder, finder_in_words, weights_of_finder
 from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.choices import Augmented, ClassWeighted
@@ -20,14 +21,14 @@ from ...core.contracts.options import option
 from ...core.errors import CapabilityError
 from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter
-from ...core.training.batches import GlobalBatches
+from ...core.training.batches import BatchPlan, GlobalBatches
 from ...core.training.settings import TrainingSettings
 from ...core.training.sources import LabelledSource, Remembered, Source
 from ...core.training.teacher import copy_of
 from ...core.training.tower_outputs import image_features
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import COST_OPTIONS, identity_of, losses_of, score_on_val, settings_of
+from ._training import COST_OPTIONS, check_further, identity_of, losses_of, score_on_val, settings_of
 
 SELECT = ("last", "best_val")
 
@@ -60,9 +61,13 @@ class TowerAdapter(Augmented):
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         *("changed", "prefix"),  # of the towers; a prefix of texts, where the loss learned one
+        *("finder", "finder_weights"),  # what is searched by, where the loss made it
         *("weights", "negative", "logit_scale", "logit_bias", "templates"),  # of the classes
     )
+    later_state: ClassVar = {"finder": None, "finder_weights": {}}
     cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
+    finder: ClassVar[str | None] = None
+    finder_weights: ClassVar[Mapping[str, Tensor]] = {}
 
     epochs: int | None = option(
         None, "passes over the training images; none: the method's own number", low=1, high=100_000
@@ -78,15 +83,14 @@ class TowerAdapter(Augmented):
     )
     loss: str | None = option(None, "a loss, or several with weights (clip=1,distill=0.5); none: the method's own")
     loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "options of each loss, by its name")
+    training: Mapping[str, Any] | None = option(None, "further settings of the training, by name, as eps or schedule")
     prompts_a_class: int | None = option(
         None, "how many of a class's prompts make its text, the first ones; none: all", low=1, high=100_000
     )
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient; none: any", above=0)
     amp: str | None = option(None, "precision of the training; none: float32", choices=("bf16", "fp16"))
-    ema: float | None = option(
-        None, "share that a moving average of the weights keeps in a step; none: no average", above=0, below=1
-    )
+    ema: float | None = option(None, "share that a mean of the weights keeps per step; none: no mean", above=0, below=1)
     checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
     select: str = option("last", "weights that are kept: the last, or those of the best epoch on val", choices=SELECT)
     patience: int | None = option(
@@ -109,6 +113,7 @@ class TowerAdapter(Augmented):
         super().__post_init__()
         require(self.patience is None or self.select == "best_val", "patience", self.patience, "add select=best_val")
         losses_of(self.loss, self.default_loss)
+        check_further(self.training or {}, self.warmup)
         self._made: Backbone | None = None
 
     # what a method implements
@@ -155,8 +160,10 @@ class TowerAdapter(Augmented):
         backbone: Backbone,
         *,
         view: Callable[..., Tensor] | None = None,
+        strong_view: Callable[..., Tensor] | None = None,
         validate: Callable[[Backbone], float] | None = None,
         place: TrainingPlace | None = None,
+        plan: BatchPlan | None = None,
         seed: int = 0,
     ) -> FitReport:
         """Learn from image-text pairs in place of labelled images; `adapted` gives the result, `logits` has no classes.
@@ -164,7 +171,9 @@ class TowerAdapter(Augmented):
         Args:
             source: the pairs to train on; `PairSource`.
             view: (decoded, seed=int) -> pixels; by default the backbone's own crop and flip.
+            strong_view: the same for losses that ask for strongly augmented views; by default SimCLR's.
             validate: score of a backbone on val, the higher the better; for select="best_val".
+            plan: which samples each step sees.
 
         Raises:
             CapabilityError: the loss needs what the pairs do not have, or there is no val to select on.
@@ -176,6 +185,8 @@ class TowerAdapter(Augmented):
             losses=losses_of(self.loss, "clip"),
             loss_options=self.loss_options or {},
             view=self._view(view or backbone.preprocess(True)),
+            plan=plan,
+            strong_view=strong_view,
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
         )
         task = self._completed(task, backbone, None)
@@ -193,6 +204,9 @@ class TowerAdapter(Augmented):
             with torch.random.fork_rng(devices=[]):
                 self._put(made)
             made.text_prefix = self.prefix
+            made.finder = None
+            if self.finder is not None:
+                made.finder = built_finder(self.finder, self.finder_weights, made.device, f"adapter '{self.name}'")
             self._made = self._named(made)
         return self._made
 
@@ -246,7 +260,7 @@ class TowerAdapter(Augmented):
         if self.select == "best_val" and on_val is None:
             raise CapabilityError("option select='best_val': there are no val images; give a val split, or select=last")
         towers, place, notes = copy_of(backbone), place or TrainingPlace(None), []
-        steps = len(GlobalBatches(len(task.source), self.batch_size, seed))
+        steps = len(GlobalBatches(len(task.source), self.batch_size, seed)) if task.plan is None else task.plan.steps
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=backbone.device)
 
         def choose(model: Backbone) -> None:
@@ -270,6 +284,9 @@ class TowerAdapter(Augmented):
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
+        found = towers.finder
+        self.finder = None if found is None else finder_in_words(found)
+        self.finder_weights = {} if found is None else weights_of_finder(found)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 
@@ -341,6 +358,7 @@ class TowerAdapter(Augmented):
     def _named(self, towers: Backbone) -> Backbone:
         """The backbone under a fingerprint of its own."""
         learned = self.changed if self.prefix is None else {**self.changed, "text_prefix": self.prefix}
+        learned = {**learned, **{f"finder {name}": value for name, value in self.finder_weights.items()}}
         text = f"{self.backbone_} {digest_of(learned)}"
         towers.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.backbone_)]
         return towers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.domain import Item
 from ...core.contracts.images import TrainingImages
-from ...core.errors import DataError
+from ...core.errors import DataError, UnknownNameError, did_you_mean
 from ...core.features.extract import AMP, cores
 from ...core.metrics.selection import val_score
 from ...core.runtime.distributed import all_gather_rows, rank, world_size
@@ -40,6 +40,11 @@ SETTINGS = (
     "deterministic",
 )
 """Options that are settings of the training under the same name."""
+FURTHER = (
+    *("optimizer", "betas", "eps", "decayed", "schedule", "warmup_lr", "end_lr"),
+    *("milestones", "step_factor", "head_rate", "bias_rate", "drop_last", "steps"),
+)
+"""Settings that the option `training` takes."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
 """How prompt learners train: SGD with momentum 0.9 on all that trains, one rate per epoch. `warmup` counts epochs."""
 COST_OPTIONS = ("micro_batch_size", "checkpointing", "save_every", "workers", "log_every", "log_to", "deterministic")
@@ -63,8 +68,24 @@ def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.dev
         save_every=max(steps, SAVE_AT_LEAST) if method.save_every is None else method.save_every,
         workers=_workers(device, steps) if method.workers is None else method.workers,
         **({} if method.crop_scale is None else {"crop_scale": method.crop_scale}),
-        **{**{name: getattr(method, name) for name in SETTINGS}, **method._settings_of_method(epochs)},
+        **{
+            **{name: getattr(method, name) for name in SETTINGS},
+            **method._settings_of_method(epochs),
+            **(method.training or {}),
+        },
     )
+
+
+def check_further(training: Mapping[str, Any], warmup: float) -> None:
+    """What the option `training` holds.
+
+    Raises:
+        UnknownNameError: a setting that it does not take. ConfigError: a value that is not usable.
+    """
+    for name in training:
+        if name not in FURTHER:
+            raise UnknownNameError(f"option training: no setting '{name}'; {did_you_mean(name, FURTHER)}")
+    TrainingSettings(**{"warmup": warmup, **training})
 
 
 def losses_of(loss: str | None, default: str) -> dict[str, float]:

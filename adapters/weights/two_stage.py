@@ -80,6 +80,7 @@ class TwoStage(ClassTowerAdapter):
     warmup: ClassVar[float] = 0.0
     loss: ClassVar[None] = None
     loss_options: ClassVar[None] = None
+    training: ClassVar[None] = None
     layer_decay: ClassVar[float] = 1.0
     clip_grad: ClassVar[None] = None
     ema: ClassVar[None] = None

@@ -111,6 +111,7 @@ class WiseFt(ClassTowerAdapter):
     # no options: the head has its own loss and its own start, and the last weights are one end
     loss: ClassVar[None] = None
     loss_options: ClassVar[None] = None
+    training: ClassVar[None] = None
     prompts_a_class: ClassVar[None] = None
     select: ClassVar[str] = "last"
     patience: ClassVar[None] = None

@@ -157,15 +157,18 @@ def unsized() -> Iterator[None]:
         _innermost.reset(outer)
 
 
-def resize_positions(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Position embeddings (prefix + P, W) of a square grid, resampled to (prefix + h * w, W)."""
+def resize_positions(
+    table: Tensor, grid: tuple[int, int], prefix: int, own: tuple[int, int] | None = None
+) -> Tensor:
+    """Position embeddings (prefix + P, W) of the grid `own`, by default a square, resampled to (prefix + h * w, W)."""
     height, width = grid
     first, patches = table[:prefix], table[prefix:]
-    if len(patches) == height * width:
+    if own is None:
+        own = (round(len(patches) ** 0.5),) * 2
+    if tuple(own) == tuple(grid):
         return table
-    side = round(len(patches) ** 0.5)
-    square = patches.view(1, side, side, -1).permute(0, 3, 1, 2)  # (1, W, side, side)
-    resampled = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    laid_out = patches.view(1, *own, -1).permute(0, 3, 1, 2)  # (1, W, h', w')
+    resampled = F.interpolate(laid_out, size=grid, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, resampled.permute(0, 2, 3, 1).reshape(height * width, -1)])
 
 

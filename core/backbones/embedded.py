@@ -34,6 +34,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..contracts.families import FAMILIES
+from ..contracts.image_size import ImageSize, height_and_width
 from ..errors import ConfigError, DataError, UnknownNameError
 from . import packaged
 from .checkpoints import file_digests, fingerprint, fit_weights, read_checkpoint
@@ -59,7 +60,7 @@ NOTES = (
 )
 
 
-def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> EmbeddedBackbone:
+def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> EmbeddedBackbone:
     """The backbone, its towers not yet built.
 
     Raises:
@@ -69,7 +70,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: int | None)
     """
     if rest:
         raise UnknownNameError(f"unknown backbone '{spec}'; there is one embedded backbone: 'embedded'")
-    if image_size is not None and image_size < SMALLEST_IMAGE:
+    if image_size is not None and min(height_and_width(image_size)) < SMALLEST_IMAGE:
         raise ConfigError(f"image_size={image_size} is too small for 'embedded'; give {SMALLEST_IMAGE} or more")
     for package in PACKAGES:
         package_folder(package)
@@ -77,7 +78,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: int | None)
 
 
 def rebuild(
-    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: int | None
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
 ) -> EmbeddedBackbone:
     """The backbone with weights that were trained here."""
     return EmbeddedBackbone(device, image_size or description["image_size"], weights, spec)
@@ -98,6 +99,8 @@ class EmbeddedBackbone(TwoTower):
     family = "embedded"
     embed_dim = packaged.TEXT_WIDTH + packaged.WIDTH
     context_length = packaged.CONTEXT_LENGTH
+    mask_token = packaged.MASK
+    word_ids = packaged.WORDS
     capabilities = FAMILIES["embedded"]["capabilities"]
     licence = "Apache-2.0 (EfficientNet-Lite0; all-MiniLM-L6-v2)"
     best_batch_size = BEST_BATCH_SIZE
@@ -105,7 +108,7 @@ class EmbeddedBackbone(TwoTower):
     def __init__(
         self,
         device: torch.device | str = "cpu",
-        image_size: int = IMAGE_SIZE,
+        image_size: ImageSize = IMAGE_SIZE,
         weights: Path | None = None,
         spec: str = "embedded",
     ):

@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ..contracts.image_size import ImageSize, as_image_size
 from ..errors import DataError
 from .checkpoints import copy_files, fingerprint
 from .hf_image_only import Dinov2Tower, Dinov3Tower
@@ -60,14 +61,17 @@ COMPANIONS = (
 LEGACY_EOS = 2
 
 
-def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> HfBackbone:
+def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> HfBackbone:
     """The backbone `hf:<rest>`; see `load_backbone`."""
     return HfBackbone(find_source(rest, image_size), spec, device)
 
 
-def rebuild(description: dict, weights: Path, *, spec: str, device: torch.device, image_size: int | None) -> HfBackbone:
+def rebuild(
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
+) -> HfBackbone:
     """The backbone of weights that were trained here, with the configuration beside them."""
-    return HfBackbone(find_source(str(weights.parent), image_size or description["image_size"]), spec, device)
+    size = image_size or as_image_size(description["image_size"])
+    return HfBackbone(find_source(str(weights.parent), size), spec, device)
 
 
 class HfBackbone(TwoTower):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..contracts.image_size import ImageSize, height_and_width
 from ..errors import ConfigError, DataError
 from .checkpoints import file_digests
 from .hub import REPOSITORY, card_licence, hub_folder
@@ -59,7 +60,7 @@ class Source:
         stated: config.json as it is written, less what does not change a result.
         digests: of the files of weights and of the tokenizer.
         transform: how pixels are made.
-        native_size: side of the images the weights were made for.
+        native_size: of the images the weights were made for.
         licence: of the weights, where the folder says it.
     """
 
@@ -95,7 +96,7 @@ class Source:
         return min(positions, TRAINED_CONTEXT.get(self.kind, positions))
 
 
-def find_source(rest: str, image_size: int | None) -> Source:
+def find_source(rest: str, image_size: ImageSize | None) -> Source:
     """What `hf:<rest>` names.
 
     Raises:
@@ -198,7 +199,7 @@ def _without_versions(stated: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _transform(folder: Path, kind: str, size: int) -> Preprocess:
+def _transform(folder: Path, kind: str, size: ImageSize) -> Preprocess:
     mean, std, interpolation, mode = KINDS[kind]
     stated = _stated_preprocessing(folder)
     if stated:
@@ -210,13 +211,13 @@ def _transform(folder: Path, kind: str, size: int) -> Preprocess:
     )
 
 
-def _before_crop(stated: dict[str, Any], size: int) -> int | None:
+def _before_crop(stated: dict[str, Any], size: ImageSize) -> int | None:
     """What the shortest side is resized to, where the crop is smaller: in proportion, for another size than stated."""
     shortest, crop = stated.get("size"), _side(stated.get("crop_size"))
     shortest = shortest.get("shortest_edge") if isinstance(shortest, dict) else None
     if not stated.get("do_center_crop") or not shortest or not crop or shortest <= crop:
         return None
-    return round(shortest * size / crop)
+    return round(shortest * min(height_and_width(size)) / crop)
 
 
 def _side(size: Any) -> int | None:

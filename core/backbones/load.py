@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.channels import InputChannels
 from ..contracts.families import FAMILIES
+from ..contracts.image_size import ImageSize, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..runtime.files import replacing
 from .channels import channels_of, divided, facts, input_layer
+from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
 from .published import Published, find_published, licence_line, published
@@ -30,7 +32,7 @@ ALL_ALIASES = "and the aliases of `vladapt list backbones`"
 def load_backbone(
     spec: str = "embedded",
     device: str | torch.device = "auto",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     channels: InputChannels | None = None,
 ) -> Backbone:
     """The backbone that `spec` names, its towers not yet built.
@@ -39,7 +41,8 @@ def load_backbone(
         spec: an alias of `published.json`, or "family" or "family:rest"; see `FAMILIES`. Or the path of a folder as
             open_clip or transformers publish it, or of a `model.safetensors` that a training wrote.
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
-        image_size: side of the square the image tower takes, where it is to differ from the model's own.
+        image_size: side of the square the image tower takes, or (height, width), where it is to differ from the
+            model's own.
         channels: of the images, where they have more than three: the image tower is widened for them.
 
     Raises:
@@ -48,9 +51,9 @@ def load_backbone(
         DataError: a file is missing or damaged, or a remote model cannot be reached.
         CapabilityError: the family's library is not installed, or the tower takes other channels.
     """
-    spec = str(spec)
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels")
+    spec, image_size = str(spec), as_image_size(image_size)
+    if image_size is not None and min(height_and_width(image_size)) < 1:
+        raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels, or height and width")
     trained, entry = is_fine_tuned(spec), find_published(spec)
     family, _, rest = _loader(spec, entry).partition(":")
     if not trained and family not in FAMILIES:
@@ -150,9 +153,10 @@ FILE = "model.safetensors"
 FORMAT = 1
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
+FINDER = "vladapt.finder."
 FURTHER = "vladapt.further_channels"
-"""In the file only where the training gave texts a prefix, the towers tokens, or the images further channels; other
-libraries have no place for these."""
+"""In the file only where the training gave texts a prefix, the towers tokens, or the images further channels, or where
+its loss finds images and texts; other libraries have no place for these."""
 
 
 def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
@@ -175,6 +179,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "licence": backbone.licence,
         "description": backbone.description,
         **({} if backbone.channels is None else {"channels": facts(backbone.channels)}),
+        **({} if backbone.finder is None else {"finder": finder_in_words(backbone.finder)}),
     }
     state = {
         name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
@@ -186,6 +191,8 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
+    if backbone.finder is not None:
+        state |= {FINDER + name: value for name, value in weights_of_finder(backbone.finder).items()}
     path = folder / FILE
     with replacing(path) as partial:
         save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
@@ -211,7 +218,7 @@ def _wrote(path: Path) -> bool:
         return True  # damaged, which `build_fine_tuned` says
 
 
-def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) -> Backbone:
+def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | None) -> Backbone:
     """The backbone of a file that `save_fine_tuned` wrote, its towers not yet built.
 
     Raises:
@@ -232,6 +239,9 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) ->
         backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
         tokens = {name.removeprefix(PROMPTS): f.get_tensor(name) for name in names if name.startswith(PROMPTS)}
         backbone.further = f.get_tensor(FURTHER) if FURTHER in names else None
+        found = {name.removeprefix(FINDER): f.get_tensor(name) for name in names if name.startswith(FINDER)}
+    if "finder" in header:
+        backbone.finder = built_finder(header["finder"], found, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
 

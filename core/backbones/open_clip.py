@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,17 +27,22 @@ from open_clip import model as models
 from open_clip import tokenizer as tokenizers
 from torch import Tensor, nn
 
+from ..contracts.image_size import ImageSize, height_and_width
+from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
 from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
 from .open_clip_folder import TEXT_MODEL
 from .open_clip_source import Source, check_transformers_config, described_source, find_source
 from .open_clip_timm import TimmMapTower, timm_tower_class
-from .open_clip_towers import BertTextTower, OpenClipTextTower, ResNetTower, VitTower
+from .open_clip_towers import BertTextTower, OpenClipTextTower, ResNetTower, VitTower, resnet_grid
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower
 
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
+BPE_MASK = 49405
+"""The last pair that CLIP's vocabulary joins: "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image
+Person Retrieval" (Jiang and Ye 2023, arXiv 2303.12501) lets it stand for a hidden word. Id 0 is padding, too."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 BERTS = ("bert", "roberta", "xlm-roberta")
 """Kinds of text towers of transformers that are opened; others encode whole texts only."""
@@ -48,13 +53,13 @@ TIMES = 8
 COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
 
 
-def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> OpenClipBackbone:
+def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> OpenClipBackbone:
     """The backbone `open_clip:<rest>`; see `load_backbone`."""
     return OpenClipBackbone(find_source(rest, image_size), spec, device)
 
 
 def rebuild(
-    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: int | None
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: ImageSize | None
 ) -> OpenClipBackbone:
     """The backbone of weights that were trained here; `description` is that of the backbone they came from."""
     return OpenClipBackbone(described_source(description, weights, image_size), spec, device)
@@ -80,6 +85,8 @@ class OpenClipBackbone(TwoTower):
         if source.text_model is not None:
             _need_transformers("the text tower", spec)
         self.text_model = None if source.text_model is None else _read_text_model(source)
+        if text and not text.get("hf_tokenizer_name"):  # open_clip's own, whose last merge IRRA gives up for the mask
+            self.mask_token, self.word_ids = BPE_MASK, range(1, BPE_MASK)
         self.embed_dim, self.has_text = source.config["embed_dim"], bool(text)
         self.context_length = text.get("context_length", 77) if text else 0
         self.capabilities = image_capabilities(source.config["vision_cfg"]) | self._text_capabilities()
@@ -119,7 +126,7 @@ class OpenClipBackbone(TwoTower):
             if parameter is not None and name in state:
                 state[name] = state[name].reshape(parameter.shape)
         if source.resized:
-            _resize(state, model, source.config["vision_cfg"]["image_size"])
+            _resize(state, model, source)
         optional = ("logit_scale",) if isinstance(model, ImageOnly) else ()
         fit_weights(model, state, source.weights, source.name, optional)
         if source.resized and hasattr(model.visual, "trunk"):
@@ -258,8 +265,11 @@ def _read_text_model(source: Source) -> dict:
 def _empty_model(source: Source) -> nn.Module:
     """The architecture with random weights; asks no network."""
     config = deepcopy(source.config)
-    text = config.get("text_cfg")
+    text, size = config.get("text_cfg"), config["vision_cfg"].get("image_size", 224)
     custom = config.pop("custom_text", False)
+    if not isinstance(size, int) and _image_tower_class(config["vision_cfg"]) is ResNetTower:
+        config["vision_cfg"]["image_size"] = min(size)  # open_clip builds squares of them
+        return _tall_resnet(_empty_model(replace(source, config=config | {"custom_text": custom})), size)
     if config["vision_cfg"].get("timm_model_name"):
         config["vision_cfg"]["timm_model_pretrained"] = False
     try:
@@ -277,14 +287,34 @@ def _empty_model(source: Source) -> nn.Module:
         raise DataError(f"{source.name}: open_clip cannot build this configuration ({reason})") from error
 
 
-def _resize(state: dict[str, Tensor], model: nn.Module, size: int) -> None:
+def _tall_resnet(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """The model for images of (H, W): the pool of its ResNet has a position for each cell of those."""
+    pool, (rows, columns) = model.visual.attnpool, resnet_grid(size)
+    width = pool.positional_embedding.shape[1]
+    pool.positional_embedding = nn.Parameter(torch.randn(1 + rows * columns, width) / width**0.5)
+    model.visual.image_size = size
+    return model
+
+
+def _resize(state: dict[str, Tensor], model: nn.Module, source: Source) -> None:
     """Resample the image tower's positions to those of the model."""
+    vision = source.config["vision_cfg"]
     for name, prefix in POSITIONS.items():
         if name in state:
-            side = round((model.state_dict()[name].shape[0] - prefix) ** 0.5)
-            if side < 1:
+            grid, own = (_grid(vision, size) for size in (vision["image_size"], source.trained_size))
+            if min(grid) < 1:
+                size = as_text(vision["image_size"])
                 raise ConfigError(f"image_size={size} is smaller than one patch of this backbone; give a larger one")
-            state[name] = resize_positions(state[name], (side, side), prefix)
+            stated = own[0] * own[1] == len(state[name]) - prefix
+            state[name] = resize_positions(state[name], grid, prefix, own if stated else None)
+
+
+def _grid(vision: dict, size: ImageSize) -> tuple[int, int]:
+    """(h, w) of the positions that a tower of this configuration has for images of a size."""
+    if _image_tower_class(vision) is ResNetTower:
+        return resnet_grid(size)
+    (height, width), (rows, columns) = height_and_width(size), height_and_width(vision.get("patch_size") or 16)
+    return height // rows, width // columns
 
 
 def _set_timm_size(visual: nn.Module, source: Source) -> None:

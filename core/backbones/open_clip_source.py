@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..contracts.image_size import ImageSize, as_image_size
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .checkpoints import file_digests, require_file
 from .hub import card_licence, hub_file
@@ -64,6 +65,7 @@ class Source:
         identity: what tells these weights from others: the file's digest, or the registry's entry.
         transform: how pixels are made.
         resized: whether positions are to be resampled, the image size being another than that of the weights.
+        trained_size: of the images of the weights.
         folder: of the configuration file, where a tokenizer may lie beside it.
         licence: of the weights, where known.
         seed: of random weights.
@@ -77,6 +79,7 @@ class Source:
     identity: Any
     transform: Preprocess
     resized: bool = False
+    trained_size: ImageSize = 224
     folder: Path | None = None
     licence: str = "unknown"
     seed: int = 0
@@ -84,7 +87,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def find_source(rest: str, image_size: int | None) -> Source:
+def find_source(rest: str, image_size: ImageSize | None) -> Source:
     """What `open_clip:<rest>` names.
 
     Raises:
@@ -98,10 +101,10 @@ def find_source(rest: str, image_size: int | None) -> Source:
         source = _published_source(*published)
     else:
         source = _local_source(rest) if "@" in rest else _tagged_source(rest)
-    return _sized(_with_text_model(source, spec), image_size, spec)
+    return _sized(_with_text_model(source, spec), image_size)
 
 
-def described_source(description: dict[str, Any], weights: Path, image_size: int | None) -> Source:
+def described_source(description: dict[str, Any], weights: Path, image_size: ImageSize | None) -> Source:
     """What a file of weights that were trained here says of itself.
 
     Raises:
@@ -113,7 +116,7 @@ def described_source(description: dict[str, Any], weights: Path, image_size: int
     source = Source(
         description["name"], description["config"], weights, file_digests([weights]), transform, folder=folder
     )
-    return _sized(_with_text_model(source, str(weights)), image_size, str(weights))
+    return _sized(_with_text_model(source, str(weights)), image_size)
 
 
 def _published_source(config_file: Path, weights: Path) -> Source:
@@ -130,18 +133,15 @@ def _with_text_model(source: Source, spec: str) -> Source:
     return replace(source, text_model=text_model_folder(name, source.folder, spec)) if name else source
 
 
-def _sized(source: Source, image_size: int | None, spec: str) -> Source:
+def _sized(source: Source, image_size: ImageSize | None) -> Source:
     """The source with the image size in force."""
-    trained_size = source.config["vision_cfg"].get("image_size", 224)
-    if isinstance(trained_size, (list, tuple)):
-        if len(set(trained_size)) != 1 and image_size is None:
-            raise ConfigError(f"{spec} takes images of {trained_size}; only squares are supported, give image_size")
-        trained_size = trained_size[0]
+    trained_size = as_image_size(source.config["vision_cfg"].get("image_size", 224))
     size = image_size or trained_size
     config = deepcopy(source.config)
     config["vision_cfg"]["image_size"] = size
+    transform = replace(source.transform, image_size=size)
     return replace(
-        source, config=config, transform=replace(source.transform, image_size=size), resized=size != trained_size
+        source, config=config, transform=transform, resized=size != trained_size, trained_size=trained_size
     )
 
 

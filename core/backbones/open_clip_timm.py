@@ -87,11 +87,12 @@ class TimmVitTower(_TimmHead, ImageTower):
     def _positioned(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, P, W) patches of a grid -> (B, T, W) with what stands before them, at resampled positions."""
         trunk = self.trunk
+        own = tuple(trunk.patch_embed.grid_size)
         tokens = [token for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
         first = [token.to(patches.dtype).expand(len(patches), -1, -1) for token in tokens]
         if trunk.no_embed_class:
-            return torch.cat([*first, patches + resize_positions(trunk.pos_embed[0], grid, 0)], dim=1)
-        return torch.cat([*first, patches], dim=1) + resize_positions(trunk.pos_embed[0], grid, self.prefix)
+            return torch.cat([*first, patches + resize_positions(trunk.pos_embed[0], grid, 0, own)], dim=1)
+        return torch.cat([*first, patches], dim=1) + resize_positions(trunk.pos_embed[0], grid, self.prefix, own)
 
     def enter(self, x: Tensor) -> Tensor:
         return self.trunk.norm_pre(x)
@@ -141,9 +142,10 @@ class TimmRotaryTower(_TimmHead, ImageTower):
         first = [token.to(patches.dtype).expand(len(patches), -1, -1) for token in tokens]
         if trunk.pos_embed is None:
             return torch.cat([*first, patches], dim=1)
+        own = tuple(trunk.patch_embed.grid_size)
         if trunk.no_embed_class:
-            return torch.cat([*first, patches + resize_positions(trunk.pos_embed[0], self._grid, 0)], dim=1)
-        return torch.cat([*first, patches], dim=1) + resize_positions(trunk.pos_embed[0], self._grid, self.prefix)
+            return torch.cat([*first, patches + resize_positions(trunk.pos_embed[0], self._grid, 0, own)], dim=1)
+        return torch.cat([*first, patches], dim=1) + resize_positions(trunk.pos_embed[0], self._grid, self.prefix, own)
 
     def enter(self, x: Tensor) -> Tensor:
         return self.trunk.norm_pre(x)

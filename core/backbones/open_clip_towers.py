@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Block
+from ..contracts.image_size import ImageSize, height_and_width
 from .checkpoints import resize_positions
 from .hf_towers import bert_block
 from .positions import ImagePositions, ProjectionMatrix
 from .separate_projections import SplitAttention
 from .tower_steps import ImageTower, TextTower, at_last_valid, attend, pre_norm_block
+
+RESNET_STRIDE = 32
+"""Pixels from one cell of the last map to the next."""
 
 
 def transformer_block(block: nn.Module) -> Block:
@@ -54,7 +58,8 @@ class VitTower(ImageTower):
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
         first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        positions = resize_positions(visual.positional_embedding, self.grid(pixels), self.prefix)
+        own = tuple(visual.grid_size)
+        positions = resize_positions(visual.positional_embedding, self.grid(pixels), self.prefix, own)
         x = torch.cat([first, patches], dim=1) + positions.to(patches.dtype)  # (B, 1 + P, W)
         return visual.patch_dropout(x)
 
@@ -88,6 +93,12 @@ class VitTower(ImageTower):
         return self.project(self.visual.ln_post(x[:, self.prefix :]))
 
 
+def resnet_grid(size: ImageSize) -> tuple[int, int]:
+    """(h, w) of the cells that the attention pool of a ResNet has positions for."""
+    height, width = height_and_width(size)
+    return height // RESNET_STRIDE, width // RESNET_STRIDE
+
+
 class ResNetTower(ImageTower):
     """OpenAI's modified ResNet: convolutions, then one attention pool, whose output projection is the projection."""
 
@@ -110,7 +121,8 @@ class ResNetTower(ImageTower):
     def _attention_pool(self, last: Tensor) -> Tensor:
         """(B, W, h, w) -> (B, 1 + P, W): what the mean and each cell see of all, before the projection."""
         pool, cells = self.visual.attnpool, last.flatten(2).transpose(1, 2)  # (B, P, W)
-        positions = resize_positions(pool.positional_embedding, tuple(last.shape[2:]), 1)
+        own = resnet_grid(self.visual.image_size)
+        positions = resize_positions(pool.positional_embedding, tuple(last.shape[2:]), 1, own)
         x = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + positions.to(cells.dtype)
         qkv = torch.cat([pool.q_proj(x), pool.k_proj(x), pool.v_proj(x)], dim=-1)  # (B, 1 + P, 3W)
         return attend(qkv, pool.num_heads)

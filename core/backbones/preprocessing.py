@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from ..contracts.image_size import ImageSize, as_image_size, height_and_width
 from ..contracts.images import CropTransform
 from ..errors import ConfigError, DataError
 from .randaugment import randaugment
@@ -27,11 +28,12 @@ class Preprocess(CropTransform):
     """A picklable callable: image -> pixels (3, S, S) float32.
 
     Args:
-        image_size: S, the side of the square that the tower takes.
+        image_size: S, the side of the square that the tower takes, or (H, W), then in place of (S, S) below.
         mean: of each channel, in 0..1.
         std: of each channel.
         interpolation: "bicubic", "bilinear", "nearest" or "lanczos" (images of 8 bits only).
-        mode: "shortest" resizes the shortest side to S and crops the centre; "squash" resizes both sides to S.
+        mode: "shortest" resizes until S x S is covered, the shortest side to S of a square, and crops the centre;
+            "squash" resizes both sides to S.
         resize: what the shortest side is resized to before the crop, where it is more than S; None for S.
         randaugment: after the random crop and flip, RandAugment on the image in 8 bits (`randaugment.py`).
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
@@ -42,7 +44,7 @@ class Preprocess(CropTransform):
         ConfigError: an argument is not one of those.
     """
 
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
@@ -53,14 +55,15 @@ class Preprocess(CropTransform):
     randaugment: bool = False
 
     def __post_init__(self):
-        if self.image_size < 1:
+        object.__setattr__(self, "image_size", as_image_size(self.image_size))
+        if min(self.sides) < 1:
             raise ConfigError(f"image_size={self.image_size} is not usable; give a side in pixels")
         if self.mode not in MODES:
             raise ConfigError(f"resize mode '{self.mode}' is not known; there are: {', '.join(MODES)}")
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
             raise ConfigError(f"interpolation '{self.interpolation}' is not known; there are: {known}")
-        if self.resize is not None and self.resize < self.image_size:
+        if self.resize is not None and self.resize < min(self.sides):
             raise ConfigError(
                 f"resize={self.resize} is smaller than the crop of {self.image_size}; give as much at least"
             )
@@ -69,6 +72,11 @@ class Preprocess(CropTransform):
             raise ConfigError(f"scale={self.scale} is not usable; give two shares, 0 < smallest <= largest <= 1")
         for name in ("mean", "std", "scale"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(H, W)."""
+        return height_and_width(self.image_size)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -107,15 +115,23 @@ class Preprocess(CropTransform):
 
     def _resized(self, picture):
         if self.mode == "squash":
-            return self._resize(picture, [self.image_size, self.image_size])
-        resized = self._resize(_without_long_ends(picture), self.resize or self.image_size)
-        return F.center_crop(resized, [self.image_size])
+            return self._resize(picture, list(self.sides))
+        picture = _without_long_ends(picture)
+        if isinstance(self.image_size, int):
+            return F.center_crop(self._resize(picture, self.resize or self.image_size), [self.image_size])
+        return F.center_crop(self._resize(picture, self._covering(picture)), list(self.sides))
+
+    def _covering(self, picture) -> list[int]:
+        """[h, w] of the picture, its proportions kept, so that it covers (H, W), with the margin that `resize` has."""
+        _, height, width = F.get_dimensions(picture)
+        scale = max(self.sides[0] / height, self.sides[1] / width) * (self.resize or min(self.sides)) / min(self.sides)
+        return [max(side, round(scale * old)) for side, old in zip(self.sides, (height, width))]
 
     def _augmented(self, picture, seed: int | None):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         _, height, width = F.get_dimensions(picture)
         top, left, rows, columns = _random_box(height, width, self.scale, generator)
-        picture = self._resize(F.crop(picture, top, left, rows, columns), [self.image_size, self.image_size])
+        picture = self._resize(F.crop(picture, top, left, rows, columns), list(self.sides))
         picture = F.hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
         return randaugment(_in_8_bits(picture), generator) if self.randaugment else picture
 

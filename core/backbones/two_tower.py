@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.channels import TRAINED, ZERO
+from ..contracts.image_size import ImageSize, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
 from .channels import ChannelPreprocess, input_layer, widen, widened
 from .checkpoints import fingerprint, unsized
@@ -104,7 +105,7 @@ class TwoTower(Backbone):
         return widened(self.transform.std, self.channels)
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> ImageSize:
         return self.transform.image_size
 
     @property
@@ -146,13 +147,14 @@ class TwoTower(Backbone):
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         pixels = pixels.to(self.device)
-        of_its_size = tuple(pixels.shape[-2:]) == (self.image_size, self.image_size)
+        of_its_size = tuple(pixels.shape[-2:]) == height_and_width(self.image_size)
         if of_its_size and not self._prompted("image"):
             return normalized(self.encode_pixels(pixels), normalize)
         if "image_blocks" not in self.capabilities:
             raise ConfigError(
-                f"pixels of shape {tuple(pixels.shape)} do not fit backbone '{self.spec}', which takes squares of "
-                f"{self.image_size}; use its preprocess(), or load it with image_size={pixels.shape[-1]}"
+                f"pixels of shape {tuple(pixels.shape)} do not fit backbone '{self.spec}', which takes "
+                f"{_taken(self.image_size)}; use its preprocess(), or load it with "
+                f"image_size={as_image_size(tuple(pixels.shape[-2:]))}"
             )
         return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
 
@@ -283,13 +285,17 @@ class TwoTower(Backbone):
     def image_stride(self) -> int:
         """Pixels from one patch or cell of the image tower to the next."""
         self.need("image_tokens")
-        return self._image.stride(self.image_size)
+        return self._image.stride(min(height_and_width(self.image_size)))
 
     def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
-        """What is named of "image_features" (B, D) unit, "image_hidden" (B, W) and "image_tokens" (B, P, D)."""
+        """What is named of "image_features" (B, D) unit, "image_embedding" (B, D), "image_hidden" (B, W) and
+        "image_tokens" (B, P, D)."""
         self.need("hidden")
-        made = self._image.several(pixels.to(self.device), names)
-        return {name: normalized(value, name == "image_features") for name, value in made.items()}
+        asked = names | {"image_features"} if "image_embedding" in names else names
+        made = self._image.several(pixels.to(self.device), asked - {"image_embedding"})
+        if "image_embedding" in names:
+            made["image_embedding"] = made["image_features"]
+        return {name: normalized(value, name == "image_features") for name, value in made.items() if name in names}
 
     @property
     def image_prefix(self) -> int:
@@ -363,6 +369,10 @@ def _hooked(index: int, block: Block, insert, attention) -> Callable[..., Tensor
         return block(x, attention=None if attention is None else partial(attention, index, block), **kwargs)
 
     return forward
+
+
+def _taken(size: ImageSize) -> str:
+    return f"squares of {size}" if isinstance(size, int) else f"images of {size_in_words(size)}"
 
 
 def _check_numbers(model: nn.Module, spec: str) -> None:

@@ -68,6 +68,31 @@ def doctor_options() -> tuple[Declared, ...]:
 
 
 @functools.cache
+def declared_switches() -> frozenset[str]:
+    """Flags of the options that are yes or no and are no where they are not given: they may stand alone for yes."""
+    found = set()
+    for file in sorted((PACKAGE_ROOT / "domains").glob("*/*.py")) + sorted(
+        (PACKAGE_ROOT / "domains").glob("*/tasks/*.py")
+    ):
+        for cls in _classes([file]).values():
+            found |= {f"--{node.target.id.replace('_', '-')}" for node in cls.body if _is_switch(node)}
+    return frozenset(found)
+
+
+def _is_switch(node: ast.stmt) -> bool:
+    """`name: bool = option(False, ...)`."""
+    call = getattr(node, "value", None)
+    if (
+        not isinstance(node, ast.AnnAssign)
+        or getattr(node.annotation, "id", "") != "bool"
+        or not isinstance(call, ast.Call)
+    ):
+        return False
+    default = call.args[0] if call.args else None
+    return getattr(call.func, "id", "") == "option" and isinstance(default, ast.Constant) and default.value is False
+
+
+@functools.cache
 def _of_this_package() -> tuple[tuple[str, str, str, str], ...]:
     """(domain, kind, name, help) of each option; the files are read once per process."""
     return tuple(_read_options())

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .declared import Declared, declared_options, doctor_options
+from .declared import Declared, declared_options, declared_switches, doctor_options
 
 Domain = Annotated[
     str | None,
@@ -224,13 +224,18 @@ def numbers(option: str, text: str | None, unlimited: str | None = None) -> list
 
 
 def with_optional_values(arguments: Sequence[str]) -> list[str]:
-    """Options that may stand alone or with a value, `--novel` and `--novel NAMES`, always with one."""
+    """Options that may stand alone or with a value, `--novel` and `--novel NAMES`, always with one; so may those of
+    domains that are yes or no."""
     completed = []
     for place, argument in enumerate(arguments):
         completed.append(argument)
         following = arguments[place + 1] if place + 1 < len(arguments) else "-"
-        if argument in OPTIONAL_VALUES and following.startswith("-"):
+        if not argument.startswith("--") or not following.startswith("-"):
+            continue
+        if argument in OPTIONAL_VALUES:
             completed.append(OPTIONAL_VALUES[argument])
+        elif argument in declared_switches():
+            completed.append("yes")
     return completed
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import CapabilityError
 from .channels import MEAN, TRAINED, ZERO, InputChannels
 from .families import families_with
+from .image_size import ImageSize, height_and_width
 
 CAPABILITIES = {
     "prompt": "embed_tokens and encode_prompt (prompt learning)",
@@ -58,9 +59,15 @@ class Backbone(ABC):
     Known without building the model: `spec`, `embed_dim`, `image_size`, `image_mean`, `image_std`, `context_length`,
     `fingerprint`, `capabilities`, `licence`, `has_text`, `notes`. The model itself (`model`) is built at first use.
 
+    Pixels (B, 3, S, S) below are (B, 3, H, W) where `image_size` is (H, W).
+
     Attributes:
         has_text: whether there is a text tower; without one `context_length` is 0 and texts are refused.
         notes: sentences a user should read, which go into a run's notes.
+        mask_token: id of the token that stands for a hidden word, None where the text tower knows none.
+        word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
+        finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
+            features that the towers give; None: those.
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
     """
@@ -69,7 +76,7 @@ class Backbone(ABC):
 
     spec: str
     embed_dim: int
-    image_size: int
+    image_size: ImageSize
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     context_length: int
@@ -78,7 +85,10 @@ class Backbone(ABC):
     licence: str = "unknown"
     has_text: bool = True
     notes: Sequence[str] = ()
+    mask_token: int | None = None
+    word_ids: range = range(0)
     channels: InputChannels | None = None
+    finder: Any = None
     device: torch.device
 
     # whole ------------------------------------------------------------------------------------------------------
@@ -320,3 +330,8 @@ def normalized(features: Tensor, normalize: bool) -> Tensor:
     """float32, unit rows if asked."""
     features = features.float()
     return F.normalize(features, dim=-1) if normalize else features
+
+
+def blank_image(backbone: Backbone) -> Tensor:
+    """(1, C, H, W) zeros: one image as the image tower takes them."""
+    return torch.zeros(1, len(backbone.image_mean), *height_and_width(backbone.image_size))

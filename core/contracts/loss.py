@@ -46,6 +46,7 @@ class Loss(nn.Module, ABC):
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
+        finds: whether images and texts are to be searched by what it makes of them; see below.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
@@ -54,6 +55,8 @@ class Loss(nn.Module, ABC):
     A loss with an "ema" teacher has `teacher_momentum(progress)`: the share of itself that the teacher keeps in a step.
     One with `n_prefix` has `text_prompt(embeddings, mask, batch)`: (B, L, T) word embeddings before the text tower ->
     what goes in, and its mask; and `prompt_prefix()`: what a text is given without the loss.
+    One that `finds` has `embed_image(backbone, pixels)` and `embed_text(backbone, tokens)`, unit rows of `found_dim`
+    whose products are similarities; with its options, its `dims` and its state it is kept beside the towers.
     """
 
     name: ClassVar[str] = ""
@@ -62,6 +65,7 @@ class Loss(nn.Module, ABC):
     teacher: ClassVar[str | None] = None
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
+    finds: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
@@ -120,6 +124,16 @@ class Loss(nn.Module, ABC):
 
     def after_step(self, model: nn.Module | None) -> None:
         """Once after each optimiser step."""
+
+    def rate_of(self, name: str, head: float, bias: float | None) -> float:
+        """Factor on the learning rate of a parameter of its own.
+
+        Args:
+            name: of the parameter.
+            head: factor of what losses add to the towers (`head_rate`).
+            bias: factor of biases (`bias_rate`); None: that of all else.
+        """
+        return bias if bias is not None and "bias" in name else head
 
     def held_parameters(self) -> list[nn.Parameter]:
         """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,

@@ -44,6 +44,8 @@ OUTPUTS: dict[str, Output] = {
     # towers on the image and its caption
     "image_features": Output("image features"),
     "text_features": Output("text features of the caption"),
+    "image_embedding": Output("image features, not brought to length 1", kind="raw"),
+    "text_embedding": Output("text features of the caption, not brought to length 1", kind="raw"),
     "logit_scale": Output("what cosines are multiplied by, exponentiated", (), "positive"),
     "logit_bias": Output("what is added to scaled cosines (SigLIP)", (), "number"),
     "image_hidden": Output("image features before the projection", ("B", "W"), "raw"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError
+from .image_size import as_image_size
 from .options import Option, as_text, option, options_of, typed
 
 SAMPLE = "sample"
@@ -58,8 +59,12 @@ class Recipe:
     preset: str = option(AUTO, "published set whose prompts and settings are taken; auto: the one recognised; or none")
     split_seed: int = option(0, "fixes the division into train, val and test", low=0)
     backbone: str = option("embedded", "pretrained model")
-    image_size: int | None = option(
-        None, "side of the images in pixels, where it differs from the backbone's", low=1, high=2**14
+    image_size: int | tuple[int, int] | None = option(
+        None,
+        "side of the images in pixels, or HEIGHTxWIDTH, where it differs from the backbone's",
+        low=1,
+        high=2**14,
+        parse=as_image_size,
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     amp: str | None = option(None, "mixed precision", choices=("bf16", "fp16"))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..contracts.image_size import ImageSize, height_and_width
 from ..contracts.images import CropTransform
 
 SEED_LIMIT = 2**32
@@ -25,7 +26,7 @@ class SeededAugment(CropTransform):
     `scale`: the share of the area that a crop keeps, (smallest, largest).
 
     Args:
-        image_size: S.
+        image_size: S, or (H, W), then in place of (S, S) below.
         mean, std: of each channel, in 0..1.
 
     Class attributes:
@@ -36,7 +37,7 @@ class SeededAugment(CropTransform):
     name: ClassVar[str]
     safe: ClassVar[tuple[float, float]]
 
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -68,7 +69,7 @@ class SeededAugment(CropTransform):
             seed: fixes what is drawn; None draws anew each time.
         """
         picture = self.picture(image)
-        pipeline = self._pipeline(shrinks=min(picture.shape[:2]) > self.image_size)
+        pipeline = self._pipeline(shrinks=min(picture.shape[:2]) > min(height_and_width(self.image_size)))
         pipeline.set_random_seed(int(torch.randint(SEED_LIMIT, ())) if seed is None else int(seed) % SEED_LIMIT)
         pixels = pipeline(image=picture)["image"]  # (S, S, B), the type of the input
         full = 255.0 if pixels.dtype == np.uint8 else 1.0

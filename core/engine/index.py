@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
@@ -97,7 +98,7 @@ def index(
 def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
     reader = ImageReader.of(recipe, domain) if images else ImageReader()
-    backbone = load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels)
+    backbone = searched(load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels))
     backbone.check_channels("`vladapt index`")
     made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)
     builder = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if is_main() else None

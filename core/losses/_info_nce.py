@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..runtime.ranks import ONE, Ranks
+from ._groups import further_partners
 from ._products import add_product, product
 
 ENTRIES = 1 << 22
@@ -33,6 +34,7 @@ def info_nce(
     label_smoothing: float = 0.0,
     ranks: Ranks = ONE,
     products: str = "fp32",
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of picking the partner among all, from a to b and from b to a, halved.
 
@@ -47,11 +49,17 @@ def info_nce(
         label_smoothing: without targets, share of the target spread over all N answers.
         ranks: that hold the rows.
         products: "fp32" or "bf16", without targets.
+        labels: (n,) of this rank's rows, without targets: the answers of a row are all of its label, evenly. One below
+            0 stands for itself.
     """
     if targets is not None:
         logits = scale * a @ b.T  # (N, M)
         return (soft_cross_entropy(logits, targets) + soft_cross_entropy(logits.T, targets.T)) / 2
     rows, columns, positives = log_sums(a, b, scale, ranks, products)  # (n,) each
+    if labels is not None:
+        # As many of a label are on both sides: averaged over the batch, both directions have one answer.
+        others, sizes = further_partners(b, labels, ranks)  # (n, D), (n,)
+        positives = (positives + scale * (a * others).sum(dim=1)) / sizes
     if bias is not None:
         rows, columns, positives = rows + bias, columns + bias, positives + bias
     answer = (1 - label_smoothing) * positives.mean()

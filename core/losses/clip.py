@@ -11,6 +11,7 @@ from torch import Tensor
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
+from ._groups import same_label_option
 from ._info_nce import info_nce
 from ._products import products_option
 
@@ -23,6 +24,9 @@ class Clip(RowLoss):
     logits is made in blocks, so that memory grows with N alone; value and gradient are those of the whole matrix. Of W
     ranks each makes the blocks of its own images.
     `logit_bias` is added where the model has one; a softmax does not see it.
+
+    With `same_label` the target of a row is spread evenly over all of its label, as in UniCL (2022, arXiv 2204.03610):
+    pictures and captions of one person are no negatives of each other. Where no label occurs twice nothing changes.
 
     Example:
         >>> import torch, vladapt
@@ -41,7 +45,13 @@ class Clip(RowLoss):
     label_smoothing: float = option(
         0.0, "share of the target spread over the batch (0 in CLIP, 0.1 in Long-CLIP)", low=0, below=1
     )
+    same_label: bool = same_label_option()
     products: str = products_option()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.same_label:
+            self.needs = self.needs | {"labels"}
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         loss = info_nce(
@@ -52,5 +62,6 @@ class Clip(RowLoss):
             label_smoothing=self.label_smoothing,
             ranks=ranks,
             products=self.products,
+            labels=out["labels"] if self.same_label else None,
         )
         return {"loss": loss}

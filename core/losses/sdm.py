@@ -36,7 +36,7 @@ class Sdm(RowLoss):
         ['image_to_text', 'loss', 'text_to_image']
     """
 
-    differs: ClassVar[str] = "none; the fixture's `itc`, `cmpm`, `id` and `mlm`, IRRA's other losses, are not compared"
+    differs: ClassVar[str] = "none; IRRA's other losses, of the same fixture, are compared with losses of their own"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "labels"})
 
     logit_scale: float = option(50.0, "what cosines are multiplied by", above=0, high=10_000)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import ONE, Ranks
+from ._groups import further_partners, same_label_option
 from ._info_nce import row_blocks
 from ._products import add_product, product, products_option
 
@@ -29,6 +30,9 @@ class Siglip(RowLoss):
     The bias is the model's `logit_bias` where it has one; else one that this loss owns and trains. A start of -10 keeps
     the many pairs that do not belong together from drowning the rest.
 
+    With `same_label` each image belongs together with all captions of its label, as pictures and captions of one person
+    do. Where no label occurs twice nothing changes.
+
     Example:
         >>> import torch, vladapt
         >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
@@ -43,15 +47,21 @@ class Siglip(RowLoss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
     init_bias: float = option(-10.0, "where the loss's own bias starts", low=-1000, high=1000)
+    same_label: bool = same_label_option()
     products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
+        if self.same_label:
+            self.needs = self.needs | {"labels"}
         self.bias = nn.Parameter(torch.tensor(self.init_bias))
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         image, text, bias = out["image_features"], out["text_features"], out.get("logit_bias", self.bias)
-        return {"loss": pairwise_sigmoid(image, text, out["logit_scale"], bias, ranks, self.products)}
+        loss = pairwise_sigmoid(image, text, out["logit_scale"], bias, ranks, self.products)
+        if self.same_label:
+            loss = loss - further_logits(image, text, out["logit_scale"], bias, out["labels"], ranks)
+        return {"loss": loss}
 
 
 def pairwise_sigmoid(
@@ -77,6 +87,17 @@ def pairwise_sigmoid(
         if step + 1 < ranks.size:
             (b,) = ranks.pass_on(b)
     return ranks.average(total / len(a))
+
+
+def further_logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, labels: Tensor, ranks: Ranks = ONE) -> Tensor:
+    """The logits of pairs of one label that are no partners, summed over all pairs, over N: what a pair costs less that
+    belongs together, since softplus(l) - l = softplus(-l).
+
+    Args:
+        labels: (n,) of this rank's rows; one below 0 is that of nothing else.
+    """
+    others, sizes = further_partners(b, labels, ranks)  # (n, D), (n,)
+    return ranks.average((scale * (a * others).sum(dim=1) + bias * (sizes - 1)).mean())
 
 
 class _PairwiseSigmoid(torch.autograd.Function):

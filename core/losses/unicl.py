@@ -14,6 +14,7 @@ from ..contracts.adapter import require
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
+from ._groups import groups_of, means_of_groups
 from ._info_nce import log_sums
 from ._products import products_option
 
@@ -97,17 +98,3 @@ class Unicl(RowLoss):
         require(source in SOURCES, "source", source, f"give one of {', '.join(SOURCES)}")
         require(self.n_prefix > 0, "n_prefix", self.n_prefix, "this loss was made without prefixes")
         return self.prefixes[SOURCES.index(source)].detach()
-
-
-def groups_of(labels: Tensor) -> Tensor:
-    """(B,) numbers from 0, equal where labels are equal and 0 or above; a sample with another label is alone."""
-    alone = -1 - torch.arange(len(labels), device=labels.device)
-    return torch.where(labels >= 0, labels, alone).unique(return_inverse=True)[1]
-
-
-def means_of_groups(features: Tensor, groups: Tensor) -> Tensor:
-    """(B, D): for each row the mean of its group's rows."""
-    count = len(features)
-    sums = torch.zeros_like(features).index_add(0, groups, features)
-    sizes = torch.bincount(groups, minlength=count).clamp(min=1)
-    return (sums / sizes[:, None])[groups]

@@ -62,27 +62,41 @@ class Ranking:
         """Wilson's interval of R@K, for queries of which none belong together."""
         return wilson_interval(int((self.best <= k).sum()), len(self), level)
 
-    def intervals(self, unit: Tensor) -> dict[str, list[float]]:
+    @property
+    def inverse_penalty(self) -> Tensor:
+        """(Q,) relevant items over the rank of the last of them."""
+        return self.relevant / self.last.double()
+
+    def intervals(self, unit: Tensor, *, penalty: bool = False) -> dict[str, list[float]]:
         """95 % intervals of r1, r5, r10 and map: a bootstrap that draws units with all their queries.
 
         Args:
             unit: (Q,) which unit (an image with its captions, a person) each query belongs to.
+            penalty: of "minp", too.
         """
         numbers = unit.unique(return_inverse=True)[1]
         values = {f"r{k}": self.best <= k for k in RECALL_AT} | {"map": self.average_precision}
+        if penalty:
+            values["minp"] = self.inverse_penalty
         found = intervals_of(mean_draws(values, numbers), units=int(numbers.max()) + 1)
         if int(numbers.max()) + 1 == len(self):
             found |= {f"r{k}": list(self.recall_interval(k)) for k in RECALL_AT}
         return found
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, *, penalty: bool = False) -> dict[str, float]:
         """r1, r5, r10 in 0..1; median_rank (of an even number of queries the mean of the middle two) and mean_rank of
-        the best relevant item; map, the mean average precision over all relevant items, in 0..1."""
+        the best relevant item; map, the mean average precision over all relevant items, in 0..1.
+
+        Args:
+            penalty: add "minp": mean inverse negative penalty, the mean of relevant items / rank of the last ("Deep
+                Learning for Person Re-identification: A Survey and Outlook", Ye et al. 2020, arXiv 2001.04193).
+        """
         return {
             **{f"r{k}": self.recall(k) for k in RECALL_AT},
             "median_rank": float(self.best.double().quantile(0.5)),
             "mean_rank": float(self.best.double().mean()),
             "map": float(self.average_precision.mean()),
+            **({"minp": float(self.inverse_penalty.mean())} if penalty else {}),
         }
 
 
@@ -133,24 +147,39 @@ def retrieval_metrics_by_label(
         gallery_labels: (G,) int64.
 
     Returns:
-        As `Ranking.metrics`, and "minp": mean inverse negative penalty, the mean of relevant items / rank of the last
-        ("Deep Learning for Person Re-identification: A Survey and Outlook", Ye et al. 2020, arXiv 2001.04193).
+        As `Ranking.metrics`, with "minp".
 
     Raises:
         DataError: as `rankings`.
     """
-    ranked = rankings(query, gallery, query_labels, gallery_labels)
-    return {**ranked.metrics(), "minp": float((ranked.relevant / ranked.last.double()).mean())}
+    return rankings(query, gallery, query_labels, gallery_labels).metrics(penalty=True)
 
 
 def image_text_rankings(
-    image_features: Tensor, text_features: Tensor, image_of_text: Tensor, *, one_per_image: bool = False
+    image_features: Tensor,
+    text_features: Tensor,
+    image_of_text: Tensor,
+    *,
+    one_per_image: bool = False,
+    labels: Tensor | None = None,
 ) -> dict[str, Ranking]:
-    """The rankings behind `retrieval_metrics`, by direction; same arguments and errors."""
+    """The rankings behind `retrieval_metrics`, by direction; same arguments and errors.
+
+    Args:
+        labels: (N,) int64 of the images: what has the label of a query is relevant to it, in place of an image's own
+            texts.
+    """
     image_of_text = torch.as_tensor(image_of_text, device=text_features.device).long()
     images = torch.arange(len(image_features), device=image_features.device)
     if len(image_of_text) and not 0 <= int(image_of_text.min()) <= int(image_of_text.max()) < len(images):
         raise DataError(f"image_of_text names an image outside 0..{len(images) - 1}; give positions of images")
+    if labels is not None:
+        labels = torch.as_tensor(labels, device=text_features.device).long()
+        of_text = labels[image_of_text]
+        return {
+            IMAGE_TO_TEXT: rankings(image_features, text_features, labels, of_text),
+            TEXT_TO_IMAGE: rankings(text_features, image_features, of_text, labels),
+        }
     return {
         IMAGE_TO_TEXT: rankings(image_features, text_features, images, image_of_text, one_per_label=one_per_image),
         TEXT_TO_IMAGE: rankings(text_features, image_features, image_of_text, images),

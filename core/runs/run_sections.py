@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..contracts.image_size import as_image_size, size_in_words
 from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
 from .plots import curve_picture, data_uri
@@ -64,7 +65,7 @@ def backbone_lines(backbone: Mapping[str, Any] | None) -> list[str]:
     size, fingerprint = backbone.get("image_size"), backbone.get("fingerprint")
     return [
         backbone.get("spec") or "",
-        f"images at {size} × {size} pixels" if size else "",
+        f"images at {size_in_words(as_image_size(size))} pixels" if size else "",
         f"fingerprint {str(fingerprint)[:16]}" if fingerprint else "",
     ]
 

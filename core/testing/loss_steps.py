@@ -23,6 +23,7 @@ DIMS = {
     "context_length": SIZES["L"],
     "vocab_size": 50,
     "num_classes": SIZES["C"],
+    "num_labels": SIZES["C"],
     "num_samples": 32,
 }
 """Widths that fit the example outputs."""
@@ -64,7 +65,8 @@ class Objective:
     @cached_property
     def training_set(self) -> Batch:
         """Outputs of all samples, for `before_epoch`."""
-        rows = {name for name, output in OUTPUTS.items() if not output.shared and name != "index"}
+        known = {**OUTPUTS, **self.cls.outputs}
+        rows = {name for name, output in known.items() if not output.shared and name != "index"}
         return self.outputs(rows, 3, B=DIMS["num_samples"])
 
     @property

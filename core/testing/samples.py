@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.domain import SPLITS, DomainData, Item, check_items
+from ..contracts.image_size import ImageSize, height_and_width
 from ..contracts.targets import Boxes, Mask, Target
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, one_line, part_text
@@ -274,16 +275,19 @@ def _of_one_content(items: Sequence[Item]) -> list[tuple[Item, Item]]:
     return pairs
 
 
-def _pixel_faults(image: np.ndarray, transform: Callable[[np.ndarray], Tensor], side: int, who: str) -> Iterator[str]:
+def _pixel_faults(
+    image: np.ndarray, transform: Callable[[np.ndarray], Tensor], size: ImageSize, who: str
+) -> Iterator[str]:
     before = image.copy()
     pixels = transform(image)
     if not np.array_equal(image, before):
         yield f"{who}: the transform changes the decoded image; work on a copy"
     channels = image.shape[-1]
-    wanted = (channels, side, side) if image.ndim == 3 else (len(image), channels, side, side)
+    sides = height_and_width(size)
+    wanted = (channels, *sides) if image.ndim == 3 else (len(image), channels, *sides)
     if not isinstance(pixels, Tensor) or tuple(pixels.shape) != wanted or not pixels.is_floating_point():
         shown = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
-        yield f"{who} becomes {shown} of an image {image.shape}; give float {wanted} where image_size is {side}"
+        yield f"{who} becomes {shown} of an image {image.shape}; give float {wanted} where image_size is {size}"
     elif not torch.isfinite(pixels).all():
         yield f"{who} becomes pixels that are no finite numbers"
     elif not torch.equal(transform(image), pixels):

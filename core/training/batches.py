@@ -6,7 +6,8 @@ step and reads nothing before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +66,52 @@ class GlobalBatches(Sampler):
     def share(self, step: int) -> int:
         """Samples of a step on each rank."""
         return (self.batch_size if (step + 1) * self.batch_size <= self.size else self.rest) // world_size()
+
+
+class BatchPlan(Protocol):
+    """Batches that a training brings itself, P identities with K images each, for instance.
+
+    Attributes:
+        batch_size: of all ranks together, the same in each step.
+        steps: of an epoch, the same in each.
+    """
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def rows(self, epoch: int) -> Sequence[Sequence[int]]:
+        """The rows of each step of an epoch: a function of the epoch alone, the same on any number of ranks."""
+
+
+class PlannedBatches(GlobalBatches):
+    """The same where a plan says which samples a step sees; a sample may come several times.
+
+    Args:
+        size, seed, steps: as of `GlobalBatches`.
+        plan: of the batches.
+
+    Raises:
+        ConfigError: as of `GlobalBatches`.
+    """
+
+    def __init__(self, size: int, plan: BatchPlan, seed: int, steps: int | None = None):
+        super().__init__(size, plan.batch_size, seed, steps=steps)
+        self.plan, self.batch_size = plan, plan.batch_size
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        planned, rows = self.planned(), self.plan.rows(self.epoch)
+        for step in planned:
+            share = self.share(step)
+            yield [(self.epoch, row) for row in rows[step][rank() * share : (rank() + 1) * share]]
+
+    def share(self, step: int) -> int:
+        return self.batch_size // world_size()
 
 
 class StreamBatches:

@@ -11,12 +11,14 @@ from .sources import Source
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "image_features": ("pixels",),
+    "image_embedding": ("pixels",),
     "image_hidden": ("pixels",),
     "image_tokens": ("pixels",),
     "image_log_variance": ("pixels",),
     "image_masked": ("pixels", "draws"),
     "image_masked_log_variance": ("pixels", "draws"),
     "text_features": ("tokens",),
+    "text_embedding": ("tokens",),
     "text_tokens": ("tokens",),
     "text_mask": ("tokens",),
     "text_log_variance": ("tokens",),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import deterministic
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, blank_image
+from ..contracts.options import as_text
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .settings import TrainingSettings
@@ -144,8 +145,8 @@ def contiguous(parameters: list[nn.Parameter]) -> None:
 
 def _image_passes(backbone: Backbone, needs: Iterable[str]) -> dict[str, Callable[[], Tensor]]:
     """What is seen -> a pass of one image of that size."""
-    side, channels = backbone.image_size, len(backbone.image_mean)
-    passes = {f"images of {side} pixels": lambda: backbone.encode_image(torch.zeros(1, channels, side, side))}
+    size, channels = as_text(backbone.image_size), len(backbone.image_mean)
+    passes = {f"images of {size} pixels": lambda: backbone.encode_image(blank_image(backbone))}
     if "hidden_local" in needs:
         crop = local_size(backbone)
         passes[f"local crops of {crop} pixels"] = lambda: backbone.hidden(torch.zeros(1, channels, crop, crop))

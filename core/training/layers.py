@@ -19,7 +19,7 @@ from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError, ConfigError
 
-__all__ = ["depth_of", "depths", "freeze_batch_norm", "parameter_groups", "set_trainable", "tower_of"]
+__all__ = ["depth_of", "depths", "freeze_batch_norm", "freeze_towers", "parameter_groups", "set_trainable", "tower_of"]
 
 # What the libraries call the neighbours of the stack of blocks that come before it.
 _BEFORE = re.compile(
@@ -87,6 +87,13 @@ def set_trainable(backbone: Backbone, *, lock: Collection[str] = (), last: int |
     return chosen
 
 
+def freeze_towers(backbone: Backbone, towers: Collection[str]) -> None:
+    """Let nothing train of these towers, "image" or "text"; what is shared stays as it is."""
+    for name, parameter in backbone.model.named_parameters():
+        if tower_of(backbone, name) in towers:
+            parameter.requires_grad_(False)
+
+
 def parameter_groups(
     backbone: Backbone,
     *,
@@ -95,6 +102,8 @@ def parameter_groups(
     layer_decay: float = 1.0,
     text_layer_decay: float | None = None,
     decay_all: bool = False,
+    decay_vectors: bool = False,
+    bias_rate: float | None = None,
 ) -> list[dict]:
     """Groups for a torch optimiser, of the parameters that train.
 
@@ -106,6 +115,8 @@ def parameter_groups(
         layer_decay: factor from a layer to the one before it, above 0 to 1.
         text_layer_decay: the text tower's own; by default the same.
         decay_all: decay whatever trains.
+        decay_vectors: decay whatever trains but biases.
+        bias_rate: factor on the rate of biases; None: none.
 
     Raises:
         ConfigError: a factor out of range.
@@ -122,7 +133,10 @@ def parameter_groups(
         if tower != "shared" and factors[tower] != 1:
             layout = layouts.setdefault(tower, _layout(backbone, tower))
             rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))
-        spared = not decay_all and (parameter.ndim < 2 or "bias" in name)
+        is_bias = "bias" in name
+        if is_bias and bias_rate is not None:
+            rate = rate * bias_rate
+        spared = not decay_all and (is_bias or (parameter.ndim < 2 and not decay_vectors))
         decay = 0.0 if spared else weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]

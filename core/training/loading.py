@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from ..errors import CapabilityError
 from ..features.extract import cores
 from ..runtime.distributed import run_on_all, world_size
-from .batches import GlobalBatches, StreamBatches, streams_for
+from .batches import BatchPlan, GlobalBatches, PlannedBatches, StreamBatches, streams_for
 from .samples import TRIES, Samples, collate
 from .settings import TrainingSettings
 from .sources import Source, StreamedSource
@@ -48,14 +48,26 @@ def worker_count(workers: int | None, device: torch.device, streamed: bool) -> i
 
 
 def planned_batches(
-    source: Source, settings: TrainingSettings, workers: int, on_message: Callable[[str], None]
+    source: Source,
+    settings: TrainingSettings,
+    workers: int,
+    on_message: Callable[[str], None],
+    plan: BatchPlan | None = None,
 ) -> GlobalBatches | StreamBatches:
     """Which samples the steps of a training see; of a set that is read in a row `on_message` is told how.
 
+    Args:
+        plan: of the batches, where the training brings one.
+
     Raises:
         ConfigError: the batch cannot be cut into equal parts.
+        CapabilityError: a plan for a set that is read in a row.
     """
     size, how = len(source), (settings.drop_last, settings.steps)
+    if plan is not None:
+        if isinstance(source, StreamedSource):
+            raise CapabilityError("batches of a plan need a set whose samples can be asked for; omit data.order")
+        return PlannedBatches(size, plan, settings.seed, settings.steps)
     if not isinstance(source, StreamedSource):
         return GlobalBatches(size, settings.batch_size, settings.seed, *how)
     pairs = source.pairs

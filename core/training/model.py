@@ -16,7 +16,7 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, blank_image
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
@@ -259,8 +259,13 @@ def dims_of(
     num_samples: int,
     classes: Sequence | None = None,
     teacher: Backbone | None = None,
+    num_labels: int = 0,
 ) -> dict[str, int]:
-    """Name -> width; what a backbone does not have is left out."""
+    """Name -> width; what a backbone does not have is left out.
+
+    Args:
+        num_labels: labels of the samples are below it; 0 where they have none.
+    """
     dims = {
         "embed_dim": backbone.embed_dim,
         "context_length": backbone.context_length,
@@ -268,9 +273,10 @@ def dims_of(
     }
     if classes is not None:
         dims["num_classes"] = len(classes)
+    if num_labels:
+        dims["num_labels"] = num_labels
     if "hidden" in backbone.capabilities:
-        side = backbone.image_size
-        dims["image_width"] = backbone.hidden(torch.zeros(1, len(backbone.image_mean), side, side)).shape[-1]
+        dims["image_width"] = backbone.hidden(blank_image(backbone)).shape[-1]
     if "prompt" in backbone.capabilities:
         words = backbone.embed_tokens(backbone.tokenize(["a"]))
         dims["text_width"] = words.shape[-1]
@@ -278,6 +284,5 @@ def dims_of(
     if teacher is not None:
         dims["teacher_dim"] = teacher.embed_dim
         if "hidden" in teacher.capabilities:
-            side = teacher.image_size
-            dims["teacher_width"] = teacher.hidden(torch.zeros(1, len(teacher.image_mean), side, side)).shape[-1]
+            dims["teacher_width"] = teacher.hidden(blank_image(teacher)).shape[-1]
     return dims

@@ -67,6 +67,11 @@ class Objective(nn.Module):
             values.update({f"{name}.{part}": value.detach() for part, value in parts.items() if part != "loss"})
         return {"loss": total, **values}
 
+    def rate_of(self, name: str, head: float, bias: float | None) -> float:
+        """As `Loss.rate_of`, of a parameter of one of the losses."""
+        _, loss, of_loss = name.split(".", 2)
+        return self.losses[loss].rate_of(of_loss, head, bias)
+
     def call(self, hook: str, *arguments: Any) -> None:
         """Call "prepare", "before_epoch" or "after_step" of every loss."""
         for loss in self.losses.values():

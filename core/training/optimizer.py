@@ -12,8 +12,9 @@ from torch.distributed import ReduceOp
 from ..contracts.backbone import Backbone
 from ..errors import DataError
 from .layers import parameter_groups
-from .schedules import dassl_learning_rates
-from .settings import TrainingSettings, warmup_steps
+from .objective import Objective
+from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates
+from .settings import BY_EPOCH, TrainingSettings, warmup_steps
 from .sharding import local_parts, of_all_shards, sharded_and_not, shards_like, squared_norm
 
 KERNELS = ("fused", "foreach")
@@ -142,6 +143,8 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,
         decay_all=settings.decayed == "all",
+        decay_vectors=settings.decayed == "weights",
+        bias_rate=settings.bias_rate,
     )
     groups += _groups_of_heads(heads, settings)
     parameters = [parameter for group in groups for parameter in group["params"]]
@@ -152,7 +155,8 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
         optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, **kernels)
         _start_momentum(optimizer)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **kernels)
+        kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **kernels)
     return StepOptimWrapper(optimizer, parameters, backbone.device.type, settings.amp == "fp16", settings.clip_grad)
 
 
@@ -164,7 +168,7 @@ def is_fast(device: torch.device) -> bool:
 def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
     """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, or nothing after it. A schedule
     of epochs is not theirs: see `epoch_rates`."""
-    if settings.schedule == "epochs":
+    if settings.schedule in BY_EPOCH:
         return []
     rise = warmup_steps(settings.warmup, steps)
     schedulers = []
@@ -179,8 +183,15 @@ def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
 
 def epoch_rates(settings: TrainingSettings) -> list[float] | None:
     """The rate of each epoch, as a share of the peak; None where rates change from step to step."""
-    if settings.schedule != "epochs":
+    if settings.schedule not in BY_EPOCH:
         return None
+    if settings.schedule == "epoch-cosine":
+        rise = {"warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
+        return [rate / settings.lr for rate in epoch_cosine_rates(settings.lr, settings.epochs, **rise)]
+    if settings.schedule == "epoch-steps":
+        rise = {"warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
+        falls = {"milestones": settings.milestones, "factor": settings.step_factor}
+        return [rate / settings.lr for rate in epoch_step_rates(settings.lr, settings.epochs, **rise, **falls)]
     warmup = {"warmup": "constant", "warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
     return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
 
@@ -193,12 +204,27 @@ def _start_momentum(optimizer: torch.optim.SGD) -> None:
 
 
 def _groups_of_heads(heads: list[nn.Module], settings: TrainingSettings) -> list[dict]:
-    parameters = [p for head in heads for p in head.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "lr": settings.lr, "weight_decay": settings.weight_decay},
-        {
-            "params": [p for p in parameters if p.ndim <= 1],
-            "lr": settings.lr,
-            "weight_decay": settings.weight_decay if settings.decayed == "all" else 0.0,
-        },
-    ]
+    """Matrices first, as a kept optimiser lists them."""
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for head in heads:
+        for name, parameter in head.named_parameters():
+            if parameter.requires_grad:
+                rate, decay = settings.lr * _rate(head, name, settings), _decay(name, parameter, settings)
+                key = parameter.ndim <= 1, rate, decay
+                groups.setdefault(key, []).append(parameter)
+    in_order = sorted(groups, key=lambda key: key[0])
+    return [{"params": groups[key], "lr": key[1], "weight_decay": key[2]} for key in in_order]
+
+
+def _rate(head: nn.Module, name: str, settings: TrainingSettings) -> float:
+    """Factor on the rate of a parameter that is not of the towers."""
+    if isinstance(head, Objective):
+        return head.rate_of(name, settings.head_rate, settings.bias_rate)
+    is_bias = settings.bias_rate is not None and "bias" in name
+    return settings.bias_rate if is_bias else settings.head_rate
+
+
+def _decay(name: str, parameter: nn.Parameter, settings: TrainingSettings) -> float:
+    if settings.decayed == "weights":
+        return 0.0 if "bias" in name else settings.weight_decay
+    return settings.weight_decay if settings.decayed == "all" or parameter.ndim > 1 else 0.0

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.image_size import height_and_width
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
+from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import fields_of
-from .layers import freeze_batch_norm, set_trainable
+from .layers import freeze_batch_norm, freeze_towers, set_trainable
 from .lora import add_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
-from .sources import Source
+from .sources import Source, num_labels_of
 from .teacher import copy_of
 from .tower_outputs import Outputs
 from .views import View, light_view, local_view, strong_view
@@ -44,7 +47,9 @@ class Task:
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
         class_priors: (C,) log shares of the classes, by which a loss on the labels counts each class alike, or None.
+        plan: which samples each step sees; by default each sample once per epoch, in an order that the seed fixes.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
+        strong_view: the same where a loss asks for strongly augmented views; by default SimCLR's.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
         identity: facts that a checkpoint must share to be resumed, besides the settings.
@@ -59,7 +64,9 @@ class Task:
     teacher: Backbone | None = None
     teacher_classes: Tensor | None = None
     class_priors: Tensor | None = None
+    plan: BatchPlan | None = None
     view: View | None = None
+    strong_view: View | None = None
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
@@ -75,10 +82,12 @@ class Parts:
     def __init__(self, backbone: Backbone, task: Task, settings: TrainingSettings):
         self.backbone, self.task, self.settings = backbone, task, settings
         self.notes: list[str] = []
-        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher)
+        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher, num_labels_of(task.source))
         self.objective = build_objective(task.losses, dims, task.loss_options).to(backbone.device)
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
+        # A view of what is learned, so that what is measured in between has it too.
+        backbone.finder = next((loss for loss in self.objective.losses.values() if loss.finds), None)
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"
@@ -103,7 +112,7 @@ class Parts:
         task, backbone = self.task, self.backbone
         views: dict[str, View] = {"light": task.view or light_view(backbone, self.settings.crop_scale)}
         if self.fields & {"pixels_strong1", "pixels_strong2"}:
-            views["strong"] = strong_view(backbone)
+            views["strong"] = task.strong_view or strong_view(backbone)
         if "pixels_local" in self.fields:
             views["local"] = local_view(backbone)
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
@@ -113,13 +122,14 @@ class Parts:
     def sample_bytes(self) -> int:
         """Of a sample's pixels, about: each view is an image of the towers' size in float32."""
         views = sum(LOCAL_CROPS if name == "pixels_local" else name.startswith("pixels") for name in self.fields)
-        return 4 * len(self.backbone.image_mean) * self.backbone.image_size**2 * max(1, views)
+        return 4 * len(self.backbone.image_mean) * prod(height_and_width(self.backbone.image_size)) * max(1, views)
 
     def _select(self) -> None:
         backbone, task = self.backbone, self.task
         settings = self.settings
         if task.select is not None:
             task.select(backbone)
+            freeze_towers(backbone, self._wanted_frozen())
         elif settings.lora:
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
             options = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
@@ -131,8 +141,10 @@ class Parts:
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
 
     def _locked(self) -> tuple[str, ...]:
-        wanted = {tower for loss in self.objective.losses.values() for tower in loss.frozen_towers}
-        return tuple(sorted(wanted | set(self.settings.lock)))
+        return tuple(sorted(self._wanted_frozen() | set(self.settings.lock)))
+
+    def _wanted_frozen(self) -> set[str]:
+        return {tower for loss in self.objective.losses.values() for tower in loss.frozen_towers}
 
     def _outputs(self) -> Outputs:
         prefixed = [loss for loss in self.objective.losses.values() if loss.n_prefix]

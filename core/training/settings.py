@@ -9,12 +9,14 @@ from ..contracts.adapter import require
 from ..contracts.options import option, settle
 from .log import check_backends
 
-SCHEDULES = ("cosine", "constant", "epochs")
+SCHEDULES = ("cosine", "constant", "epochs", "epoch-cosine", "epoch-steps")
+BY_EPOCH = ("epochs", "epoch-cosine", "epoch-steps")
+"""Schedules of one rate per epoch."""
 PRECISIONS = ("bf16", "fp16")
 TOWERS = ("image", "text")
 PARALLEL = ("ddp", "fsdp")
-OPTIMIZERS = ("adamw", "sgd")
-DECAYED = ("matrices", "all")
+OPTIMIZERS = ("adamw", "adam", "sgd")
+DECAYED = ("matrices", "weights", "all")
 CAPTIONS = ("uniform", "captions", "first", "shear")
 MOST_RATE = 10**9
 
@@ -26,11 +28,12 @@ class TrainingSettings:
     Micro-batches (GradCache) cost a second forward pass and change no result. CLIP publishes betas of (0.9, 0.98).
     Biases, norms and the logit scale have no weight decay unless "all" that trains has, as in Dassl. The schedule
     "cosine" falls to `end_lr`, a value for each step; "epochs" is Dassl's, one rate per epoch: `warmup` epochs at
-    `warmup_lr`, then a cosine that starts after them. `epoch_average` is PromptSRC's: the weights at the ends of
-    epochs, counted from 1, averaged by a Gaussian. With `unlock_after`, Chinese-CLIP's two stages, locked towers are
-    trained from that epoch on. Captions are drawn as by `CaptionSampler`. Two checkpoints at least are kept, so that a
-    damaged one has one before it. On a GPU products are made in TF32, by kernels chosen by trial; with `deterministic`
-    in float32, by kernels that repeat themselves.
+    `warmup_lr`, then a cosine that starts after them; "epoch-cosine" is IRRA's: it rises from `warmup_lr` in `warmup`
+    epochs, and the cosine ends with the epochs; "epoch-steps" rises alike and falls at `milestones`. `epoch_average` is
+    PromptSRC's: the weights at the ends of epochs, counted from 1, averaged by a Gaussian. With `unlock_after`,
+    Chinese-CLIP's two stages, locked towers are trained from that epoch on. Captions are drawn as by `CaptionSampler`.
+    Two checkpoints at least are kept, so that a damaged one has one before it. On a GPU products are made in TF32, by
+    kernels chosen by trial; with `deterministic` in float32, by kernels that repeat themselves.
 
     Raises:
         ConfigError: a value that is not usable, or values that do not go together.
@@ -48,19 +51,27 @@ class TrainingSettings:
         None, "samples of one forward pass of one process; by default all that it has", low=1, high=10_000_000
     )
     lr: float = option(1e-5, "peak learning rate", above=0)
-    optimizer: str = option("adamw", "AdamW, or SGD with momentum 0.9", choices=OPTIMIZERS)
-    betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW", low=0, below=1)
-    eps: float = option(1e-6, "eps of AdamW", above=0, high=1)
+    head_rate: float = option(1.0, "factor on the rate of what losses and outputs add to the towers", above=0, high=1e6)
+    bias_rate: float | None = option(None, "factor on the rate of biases; none: as all else", above=0, high=1e6)
+    optimizer: str = option("adamw", "AdamW, Adam, or SGD with momentum 0.9", choices=OPTIMIZERS)
+    betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW and Adam", low=0, below=1)
+    eps: float = option(1e-6, "eps of AdamW and Adam", above=0, high=1)
     weight_decay: float = option(0.2, "weight decay", low=0, high=MOST_RATE)
-    decayed: str = option("matrices", "what weight decay falls on", choices=DECAYED)
-    schedule: str = option("cosine", "schedule of the learning rate; epochs is Dassl's", choices=SCHEDULES)
+    decayed: str = option("matrices", "what weight decay falls on; weights: all but biases", choices=DECAYED)
+    schedule: str = option(
+        "cosine", "schedule of the learning rate; epochs is Dassl's, epoch-cosine IRRA's", choices=SCHEDULES
+    )
+    milestones: tuple[int, ...] = option((40, 70), "epochs from which schedule epoch-steps falls", low=1, high=10**6)
+    step_factor: float = option(0.1, "factor of schedule epoch-steps at each milestone", above=0, high=1)
     warmup: float = option(
         0.1,
         "linear rise: a share of all steps below 1, else steps; epochs where these are scheduled",
         low=0,
         high=10**9,
     )
-    warmup_lr: float = option(1e-5, "learning rate of the warm-up epochs of schedule epochs", low=0, high=MOST_RATE)
+    warmup_lr: float = option(
+        1e-5, "rate of the warm-up epochs of schedule epochs; others of epochs rise from it", low=0, high=MOST_RATE
+    )
     end_lr: float = option(0.0, "learning rate where the cosine ends", low=0, high=MOST_RATE)
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient", above=0, high=10**9)
@@ -114,7 +125,7 @@ class TrainingSettings:
         require(set(self.lock) < set(TOWERS), "lock", list(self.lock), "lock image or text, not both")
         require(not self.unlock_after or self.lock, "unlock_after", self.unlock_after, "name the tower in lock")
         require(self.unlock_after < self.epochs, "unlock_after", self.unlock_after, "give fewer than epochs")
-        whole = self.schedule != "epochs" or self.warmup == int(self.warmup)
+        whole = self.schedule not in BY_EPOCH or self.warmup == int(self.warmup)
         require(whole, "warmup", self.warmup, "give a whole number of epochs")
         low, high = self.crop_scale
         require(low <= high, "crop_scale", list(self.crop_scale), "give the smaller share first")

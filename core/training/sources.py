@@ -196,6 +196,17 @@ class LabelledSource:
         return {name: width for name, width in reversed(facts) if width}
 
 
+def num_labels_of(source: Source) -> int:
+    """One more than the highest label; 0 where samples have no label, or several, or are read in a row."""
+    if not (source.labelled and len(source)) or isinstance(source, StreamedSource):
+        return 0
+    if isinstance(source, PairSource):
+        return 1 + int(source.pairs.labels.max(initial=-1))
+    if isinstance(source.label(0), tuple):
+        return 0
+    return 1 + max(source.label(row) for row in range(len(source)))
+
+
 def _facts(item: Item) -> Mapping[str, Any]:
     return {} if item.target is None else item.target.numbers()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
@@ -157,15 +158,18 @@ class Outputs(nn.Module):
         return out
 
     def _of_image(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        names = self.wanted & {"image_features", "image_hidden", "image_tokens"}
+        names = self.wanted & {"image_features", "image_embedding", "image_hidden", "image_tokens"}
         if "logits" in self.wanted:
             names = names | {"image_features"}
         return image_outputs(self.backbone, batch["pixels"], names) if names else {}
 
     def _of_text(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
+        if "text_embedding" in self.wanted:
+            out["text_embedding"] = self._text("tokens", batch, normalize=False)
         if "text_features" in self.wanted:
-            out["text_features"] = self._text("tokens", batch)
+            raw = out.get("text_embedding")
+            out["text_features"] = self._text("tokens", batch) if raw is None else F.normalize(raw, dim=-1)
         if "text_tokens" in self.wanted:
             out["text_tokens"] = text_tokens(self.backbone, batch["tokens"])
         if "text_mask" in self.wanted:
@@ -232,16 +236,18 @@ class Outputs(nn.Module):
     def _teacher_tokens(self, batch: Mapping[str, Any]) -> Tensor:
         return batch["teacher_tokens"] if "teacher_tokens" in batch else batch["tokens"]
 
-    def _text(self, field: str, batch: Mapping[str, Any]) -> Tensor:
+    def _text(self, field: str, batch: Mapping[str, Any], normalize: bool = True) -> Tensor:
         backbone, tokens = self.backbone, batch[field]
         if self.text_prompt is None:
-            return self._encoded(tokens, batch.get(length_field(field)))
+            return self._encoded(tokens, batch.get(length_field(field)), normalize)
         mask = backbone.token_mask(tokens)
         embeddings, mask = self.text_prompt(backbone.embed_tokens(tokens), mask, batch)
-        return backbone.encode_prompt(embeddings, mask)
+        return backbone.encode_prompt(embeddings, mask, normalize)
 
-    def _encoded(self, tokens: Tensor, lengths: np.ndarray | int | None) -> Tensor:
-        return self.backbone.encode_text(tokens) if lengths is None else self.backbone.encode_measured(tokens, lengths)
+    def _encoded(self, tokens: Tensor, lengths: np.ndarray | int | None, normalize: bool = True) -> Tensor:
+        if lengths is None:
+            return self.backbone.encode_text(tokens, normalize)
+        return self.backbone.encode_measured(tokens, lengths, normalize)
 
 
 def _with_longest(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,29 +7,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.image_size import height_and_width
 from ..errors import CapabilityError
+
+WHOLE = frozenset({"image_features", "image_embedding"})
+"""What any image tower gives of an image as a whole."""
 
 
 def image_features(backbone: Backbone, pixels: Tensor) -> Tensor:
     """(B, 3, S, S) -> (B, D) unit. Of clips (B, T, 3, S, S) the frames' features are averaged, as the store does."""
+    return backbone.encode_image(pixels) if pixels.ndim == 4 else F.normalize(_embedding(backbone, pixels), dim=-1)
+
+
+def _embedding(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """The same, not brought to length 1."""
     if pixels.ndim == 4:
-        return backbone.encode_image(pixels)
+        return backbone.encode_image(pixels, normalize=False)
     frames = backbone.encode_image(pixels.flatten(0, 1), normalize=False)  # (B * T, D)
-    return F.normalize(frames.unflatten(0, pixels.shape[:2]).mean(dim=1), dim=-1)
+    return frames.unflatten(0, pixels.shape[:2]).mean(dim=1)
 
 
 def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
-    """ "image_features" (B, D) unit, "image_hidden" (B, W) and "image_tokens" (B, P, D), as far as they are named."""
+    """Those named of "image_features" (B, D) unit, "image_embedding" (B, D), "image_hidden" (B, W) and "image_tokens"
+    (B, P, D)."""
     if names == {"image_features"}:
         return {"image_features": image_features(backbone, pixels)}
+    if names <= WHOLE:
+        embedding = _embedding(backbone, pixels)
+        made = {"image_embedding": embedding, "image_features": F.normalize(embedding, dim=-1)}
+        return {name: made[name] for name in sorted(names)}
     if pixels.ndim == 5:
-        lacking = ", ".join(sorted(names - {"image_features"}))
+        lacking = ", ".join(sorted(names - WHOLE))
         raise CapabilityError(f"a loss needs {lacking}, which clips of several frames do not have; use clip")
     several = getattr(backbone, "image_outputs", None)
     if several is not None:
         return several(pixels, names)
     makers = {
         "image_features": lambda: backbone.encode_image(pixels),
+        "image_embedding": lambda: backbone.encode_image(pixels, normalize=False),
         "image_hidden": lambda: backbone.hidden(pixels),
         "image_tokens": lambda: backbone.image_tokens(pixels)[0],
     }
@@ -53,10 +68,10 @@ def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
 
         plain = pixels * channels(student.image_std) + channels(student.image_mean)
         pixels = (plain - channels(teacher.image_mean)) / channels(teacher.image_std)
-    side = teacher.image_size
-    if pixels.shape[-1] == side:
+    size = height_and_width(teacher.image_size)
+    if tuple(pixels.shape[-2:]) == size:
         return pixels
-    return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
 # BERT: Pre-training of Deep Bidirectional Transformers, 2018, arXiv 1810.04805: 15 % of the words; of these 80 % are

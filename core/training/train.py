@@ -17,7 +17,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor
 
-from ..backbones.load import PREFIX
+from ..backbones.load import FINDER, PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
 from .batches import StreamBatches
@@ -109,7 +109,7 @@ def train(
         on_message(sentence)
     notes += model.not_deterministic
     workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
-    batches = planned_batches(task.source, settings, workers, on_message)
+    batches = planned_batches(task.source, settings, workers, on_message, task.plan)
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
@@ -226,6 +226,8 @@ def _validated(validate: Callable[[], float], model: PairModel, average) -> Call
 def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
     kept = backbone.model.state_dict() if average is None else average
     state = {name: on_host(value) for name, value in kept.items()}
+    if backbone.finder is not None:
+        state |= {FINDER + name: on_host(value) for name, value in backbone.finder.state_dict().items()}
     prefix = getattr(backbone, "text_prefix", None)
     return state if prefix is None else {**state, PREFIX: on_host(prefix)}
 
@@ -236,6 +238,9 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
         state = plain(best["state"])
         if PREFIX in state:
             backbone.text_prefix = state.pop(PREFIX)
+        if backbone.finder is not None:
+            found = {name: state.pop(name) for name in list(state) if name.startswith(FINDER)}
+            backbone.finder.load_state_dict({name.removeprefix(FINDER): value for name, value in found.items()})
         backbone.model.load_state_dict(state)
     elif average is not None:
         backbone.model.load_state_dict(plain(average))
@@ -246,5 +251,6 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
     cost_options += ("log_every", "log_to")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
+    later |= {"head_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, blank_image
+from ..contracts.image_size import ImageSize, height_and_width
 from ..errors import CapabilityError
 
 STRONG_SCALE = (0.08, 1.0)
@@ -39,10 +40,10 @@ def strong_view(backbone: Backbone) -> View:
             f"strong views jitter the colours of pictures, and these have {len(backbone.channels)} channels; choose "
             "another loss (clip, silc)"
         )
-    size = backbone.image_size
+    size = min(height_and_width(backbone.image_size))
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
     blur = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=0.5)
-    return _augmented(backbone, size, STRONG_SCALE, [jitter, v2.RandomGrayscale(p=0.2), blur])
+    return _augmented(backbone, backbone.image_size, STRONG_SCALE, [jitter, v2.RandomGrayscale(p=0.2), blur])
 
 
 def local_view(backbone: Backbone) -> View:
@@ -52,7 +53,7 @@ def local_view(backbone: Backbone) -> View:
 
 def local_size(backbone: Backbone) -> int:
     """Side of a local crop: whole patches, where the tower has patches."""
-    side = backbone.image_size
+    side = min(height_and_width(backbone.image_size))
     if "image_blocks" not in backbone.capabilities:
         return max(32, round(side * LOCAL_SHARE))
     patch = patch_size(backbone)
@@ -62,12 +63,11 @@ def local_size(backbone: Backbone) -> int:
 def patch_size(backbone: Backbone) -> int:
     """Side of a patch of the image tower, in pixels."""
     with torch.no_grad():
-        side = backbone.image_size
-        _, (rows, _) = backbone.image_tokens(torch.zeros(1, len(backbone.image_mean), side, side))
-    return side // rows
+        _, (rows, _) = backbone.image_tokens(blank_image(backbone))
+    return height_and_width(backbone.image_size)[0] // rows
 
 
-def _augmented(backbone: Backbone, size: int, scale: tuple[float, float], more: list) -> View:
+def _augmented(backbone: Backbone, size: ImageSize, scale: tuple[float, float], more: list) -> View:
     crop = v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     steps = v2.Compose([crop, v2.RandomHorizontalFlip(), *more])
     normalise = v2.Normalize(list(backbone.image_mean), list(backbone.image_std))

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...core.contracts.image_size import height_and_width
 from ...core.data.augmentation import SeededAugment
 
 SAFE_CROP = (0.8, 1.0)
@@ -45,7 +46,7 @@ class MedicalAugment(SeededAugment):
         import albumentations as A
         import cv2
 
-        size = (self.image_size, self.image_size)
+        size = height_and_width(self.image_size)
         return [
             A.Rotate(limit=self.rotate, interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
             A.RandomResizedCrop(size, scale=self.scale, ratio=(0.8, 1.25), interpolation=resample, p=1.0),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.domain import Decoded
+from ...core.contracts.image_size import height_and_width
 from ...core.contracts.images import CropTransform
 from ...core.data.augmentation import SeededAugment
 from .bands import COLOURS
@@ -104,7 +105,7 @@ class SceneAugment(SeededAugment):
 
         from .haze import Haze
 
-        size = (self.image_size, self.image_size)
+        size = height_and_width(self.image_size)
         gains = (1 - self.gain, 1 + self.gain)
         steps = [
             A.RandomResizedCrop(size, scale=self.scale, ratio=(0.8, 1.25), interpolation=resample, p=1.0),

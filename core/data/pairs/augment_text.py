@@ -54,7 +54,7 @@ class TextAugment:
         words = text.split()
         if len(words) < 2:
             return text
-        steps = [self._swap, self._delete, *([self._replace, self._insert] if self.synonyms else [])]
+        steps = [self._swap, self.without_some, *([self._replace, self._insert] if self.synonyms else [])]
         return " ".join(steps[int(generator.integers(len(steps)))](words, generator))
 
     def _count(self, words: list[str]) -> int:
@@ -67,7 +67,8 @@ class TextAugment:
             words[first], words[second] = words[second], words[first]
         return words
 
-    def _delete(self, words: list[str], generator: np.random.Generator) -> list[str]:
+    def without_some(self, words: list[str], generator: np.random.Generator) -> list[str]:
+        """Each word left out with probability alpha, but never all."""
         kept = generator.random(len(words)) >= self.alpha
         if not kept.any():
             kept[generator.integers(len(words))] = True

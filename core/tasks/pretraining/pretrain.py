@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...backbones.finders import searched
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
+from ...contracts.image_size import ImageSize
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
@@ -63,7 +65,7 @@ class PretrainPlan:
     teacher: str | None = None
     generic: str | None = None
     device: str = "auto"
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     settings: TrainingSettings = field(default_factory=TrainingSettings)
 
@@ -222,7 +224,7 @@ class _Measures:
             return None, None
         amp = self.plan.settings.amp
         probe = GenericProbe.from_folder(self.plan.generic) if self.plan.generic else GenericProbe.drawn()
-        examples = self.examples.top(self.backbone, amp=amp) if self.examples is not None else None
+        examples = self.examples.top(searched(self.backbone), amp=amp) if self.examples is not None else None
         return probe.accuracy(self.backbone, amp=amp), examples
 
 

@@ -79,14 +79,14 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     Raises:
         DataError: no pairs, no captions, or over 5 % of the images cannot be read. ConfigError: an unknown amp.
     """
-    if options.amp not in AMP:
-        raise ConfigError(f"--amp {options.amp}: there are bf16 and fp16 (none: full precision)")
+    _check_amp(options.amp)
     listed = distinct_images(pairs)
     if options.store is not None:
         images, skipped = _stored_images(backbone, pairs, listed, options)
     else:
         with _frozen(backbone):
             images, skipped = _encoded_images(backbone, pairs, listed, options)
+            images = F.normalize(images, dim=-1)
     ids = [pair.id for _, pair in listed]
     reasons = [(ids[place], reason) for place, reason in sorted(skipped.items())]
     check_skipped(reasons, len(ids))
@@ -105,6 +105,36 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     )
 
 
+def image_rows(
+    backbone: Backbone, pairs: Pairs, options: PairEncoding
+) -> tuple[Tensor, list[int], list[tuple[str, str]]]:
+    """The distinct images of pairs through the image tower, captions or none; under torchrun split by rank.
+
+    Args:
+        options: its store is not used.
+
+    Returns:
+        (n, D) features, not brought to length 1, on the CPU; which of the distinct images they are of; and (id, reason)
+        of those that cannot be read.
+
+    Raises:
+        DataError: over 5 % of the images cannot be read. ConfigError: an unknown amp.
+    """
+    _check_amp(options.amp)
+    listed = distinct_images(pairs)
+    with _frozen(backbone):
+        rows, failed = _encoded_images(backbone, pairs, listed, options)
+    skipped = [(listed[place][1].id, reason) for place, reason in sorted(failed.items())]
+    check_skipped(skipped, len(listed))
+    kept = [place for place in range(len(listed)) if place not in failed]
+    return rows[kept], kept, skipped
+
+
+def _check_amp(amp: str | None) -> None:
+    if amp not in AMP:
+        raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
+
+
 def _labels(pairs: list[Any]) -> Tensor | None:
     labels = [getattr(pair, "label", None) for pair in pairs]
     return None if any(label is None for label in labels) else torch.tensor(labels)
@@ -120,7 +150,7 @@ def distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
 
 
 def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:
-    """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
+    """(N, D) rows, not brought to length 1, and place -> why an image could not be read; its row is zero."""
     of_rank = list(range(rank(), len(listed), world_size()))
     jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in of_rank]
     tuner = BatchSizeTuner(options.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
@@ -147,7 +177,7 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncod
 
     rows, failed = run_on_all(on_this_rank)
     reasons = {place: reason for failures in all_gather_json(list(failed.items())) for place, reason in failures}
-    return F.normalize(_from_all_ranks(rows, len(listed)), dim=-1), reasons
+    return _from_all_ranks(rows, len(listed)), reasons
 
 
 def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Tensor]:

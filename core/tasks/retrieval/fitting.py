@@ -24,7 +24,9 @@ from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
 from ...forgetting.probe import forgetting
+from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter, training_lines
+from ...training.batches import BatchPlan
 from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
@@ -44,6 +46,14 @@ class RetrievalData:
         transform: (backbone, train) -> the transform.
         skipped, notes: of the reading.
         reading: options of the reader that were computed on these data and hold for new images too.
+        teaching: (pairs of the train split) -> the pairs that a training sees; by default these.
+        by_label: all images and texts of one label belong together, as those of one person; else an image and its own
+            texts.
+        plan: (those pairs, samples of a batch, seed) -> which of them each step sees; None: all, in an order drawn
+            anew in each epoch.
+        chosen_by: directions whose mean R@1 on val chooses an epoch.
+        captions: seed -> which of an image's texts a step of the training sees.
+        strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
     """
 
     pairs: Any
@@ -53,6 +63,12 @@ class RetrievalData:
     skipped: list[tuple[str, str]]
     notes: list[str]
     reading: dict[str, Any] = field(default_factory=dict)
+    teaching: Callable[[Any], Any] = lambda pairs: pairs
+    by_label: bool = False
+    plan: Callable[[Any, int, int], BatchPlan] | None = None
+    chosen_by: tuple[str, ...] = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
+    captions: Callable[[int], CaptionSampler] = lambda seed: CaptionSampler(seed=seed)
+    strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
 
     def part(self, split: str) -> Any:
         """The pairs of a split; "all" is every one.
@@ -66,8 +82,11 @@ class RetrievalData:
         return pairs
 
 
-def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
+def read_retrieval(recipe: Recipe, domain: Domain | None, task: str = TASK) -> RetrievalData:
     """The pairs that a recipe names.
+
+    Args:
+        task: what the domain is asked for.
 
     Raises:
         DataError: nothing usable there. ConfigError: the domain has no such task, or an option does not apply.
@@ -79,12 +98,12 @@ def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
         check_skipped(pairs.skipped, pairs.total)
         pairs = without_divided_copies(pairs, hashes)
         return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
-    domain.check_task(TASK)
-    data = assign_splits(read_data(recipe, domain, TASK), seed=recipe.split_seed, hashes=FileHashes())
+    domain.check_task(task)
+    data = assign_splits(read_data(recipe, domain, task), seed=recipe.split_seed, hashes=FileHashes())
     check_skipped(data.skipped, data.total)
 
     def transform(backbone: Backbone, train: bool) -> Callable:
-        return domain.transforms(backbone, train, TASK)
+        return domain.transforms(backbone, train, task)
 
     said = list(data.skipped), list(data.notes)
     return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, dict(data.reading))
@@ -107,12 +126,13 @@ def train_on_pairs(
     if recipe.adapter_name == ZERO_SHOT:
         return None, FitReport(ZERO_SHOT), backbone
     adapter = adapter_of(recipe)
-    source = PairSource(data.part("train"), CaptionSampler(seed=seed))
+    source = PairSource(data.teaching(data.part("train")), data.captions(seed))
+    plan = None if data.plan is None else data.plan(source.pairs, adapter.options["batch_size"], seed)
     has_val = bool(len(data.pairs.split("val")))
 
     def on_val(towers: Backbone) -> float:
         metrics = scored(towers, data, "val", recipe).metrics
-        return (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
+        return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
     told = adapter.options.get("log_every")
@@ -121,8 +141,10 @@ def train_on_pairs(
             source,
             backbone,
             view=data.transform(backbone, True),
+            strong_view=None if data.strong_view is None else data.strong_view(backbone),
             validate=on_val if has_val else None,
             place=TrainingPlace(folder, bool(recipe.resume and folder), on_step, reporter.info),
+            plan=plan,
             seed=seed,
         )
     return adapter, report, adapter.adapted(backbone)
@@ -138,6 +160,7 @@ def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, 
         workers=recipe.workers,
         reporter=reporter,
         transform=data.transform(backbone, False),
+        by_label=data.by_label,
     )
 
 

@@ -39,6 +39,7 @@ MEASURES = {
     "median_rank": Measure("Median rank", "where it comes; 1 is best", "rank", falls=True),
     "mean_rank": Measure("Mean rank", "where it comes; 1 is best", "rank", falls=True),
     "map": Measure("Mean average precision", "all right ones early; 100% is best"),
+    "minp": Measure("Mean INP", "the last right one early; 100% is best"),
 }
 MEAN_RECALL = Measure("Mean recall", "of R@1, R@5 and R@10 of both")
 ACCURACY = Measure("Accuracy", "its class, named by what is said of images of each class")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
 from ...data.pairs.pair_set import Pair
@@ -21,7 +23,7 @@ from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_te
 from ...metrics.significance import mcnemar, share_interval
 from ...runs.evaluations import DIGITS, image_digest
 from ...runtime.progress import Reporter
-from .encoding import PairEncoding, Pairs, distinct_images, features_of
+from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 
@@ -64,6 +66,7 @@ def evaluate_retrieval(
     reporter: Reporter | None = None,
     store: FeatureStore | None = None,
     transform: Callable[[Decoded], torch.Tensor] | None = None,
+    by_label: bool = False,
 ) -> RetrievalScores:
     """Rank all captions for each image and all images for each caption.
 
@@ -82,22 +85,28 @@ def evaluate_retrieval(
         store: where features are kept, for frozen backbones only: it knows weights by the backbone's fingerprint, which
             a training does not change.
         transform: decoded image -> pixels; by default the backbone's own.
+        by_label: what has the label of a query is relevant to it, as all pictures and sentences of one person are; the
+            metrics then have "minp" too.
 
     Raises:
-        DataError: no pairs in the split, no captions, or over 5 % of the images cannot be read.
+        DataError: no pairs in the split, no captions, no labels where they count, or over 5 % of the images cannot be
+            read.
     """
     options = PairEncoding(
         transform or backbone.preprocess(False), batch_size, workers, amp, reporter or Reporter(quiet=True), store
     )
-    features = features_of(backbone, _part(pairs, split), options)
+    features = features_of(searched(backbone), _part(pairs, split), options)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
-    rankings = image_text_rankings(features.images.to(device), features.texts.to(device), features.image_of_text)
+    labels = _labels(features) if by_label else None
+    rankings = image_text_rankings(
+        features.images.to(device), features.texts.to(device), features.image_of_text, labels=labels
+    )
     unit, number = units_of(features.groups, len(features.images))
     groups = features.groups if number < len(features.images) else None
     image_of = {IMAGE_TO_TEXT: torch.arange(len(features.images)), TEXT_TO_IMAGE: features.image_of_text.cpu()}
     units = {direction: unit[image_of[direction]][ranking.query.cpu()] for direction, ranking in rankings.items()}
-    between = {direction: ranking.intervals(units[direction]) for direction, ranking in rankings.items()}
-    of_each = {direction: ranking.metrics() for direction, ranking in rankings.items()}
+    between = {direction: each.intervals(units[direction], penalty=by_label) for direction, each in rankings.items()}
+    of_each = {direction: ranking.metrics(penalty=by_label) for direction, ranking in rankings.items()}
     metrics = {
         **of_each,
         "mean_recall": mean_recall(of_each),
@@ -108,12 +117,18 @@ def evaluate_retrieval(
         **({} if groups is None else {"groups": number}),
     }
     right = None
-    if features.labels is not None:
+    if features.labels is not None and not by_label:
         right = named_rightly(features.images, features.texts, features.image_of_text, features.labels)
     if right is not None:
         metrics["accuracy"] = float(right.float().mean())
         metrics["intervals"]["accuracy"] = share_interval(right, groups)
     return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups)
+
+
+def _labels(features: PairFeatures) -> torch.Tensor:
+    if features.labels is None:
+        raise DataError("some images have no label, by which queries are judged here; label all of them")
+    return features.labels
 
 
 def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> dict[str, Any]:
@@ -176,20 +191,30 @@ class DomainPairs:
             offset=None,
             size=None,
             captions=tuple(item.captions()),
-            label=_class_of(item),
+            label=self.label(item),
             split=item.split,
             image=row,
             group=item.group,
             decode=dict(item.decode),
         )
 
+    def label(self, item: Item) -> int | None:
+        """The class of an item that has exactly one."""
+        label = item.class_label()
+        return None if isinstance(label, tuple) else label
+
     def __iter__(self) -> Iterator[Pair]:
         return (self[row] for row in range(len(self)))
 
     @property
     def fields(self) -> frozenset[str]:
-        labelled = all(_class_of(item) is not None for item in self.items)
+        labelled = all(self.label(item) is not None for item in self.items)
         return frozenset({"label"} if labelled else ())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) classes, -1 for none."""
+        return np.array([-1 if (label := self.label(item)) is None else label for item in self.items], np.int64)
 
     @property
     def further_columns(self) -> dict[str, str]:
@@ -203,7 +228,7 @@ class DomainPairs:
         return image_digest(self.items[row], hashes)
 
     def split(self, name: str) -> DomainPairs:
-        return DomainPairs(self.data, tuple(item for item in self.items if item.split == name))
+        return replace(self, items=tuple(item for item in self.items if item.split == name))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -244,12 +269,6 @@ def digests_of_images(pairs: Any) -> list[str]:
 
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads:
         return list(threads.map(digest, rows))
-
-
-def _class_of(item: Item) -> int | None:
-    """The class of an item that has exactly one."""
-    label = item.class_label()
-    return None if isinstance(label, tuple) else label
 
 
 def _part(pairs: Pairs, split: str | None) -> Pairs:

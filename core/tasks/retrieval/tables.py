@@ -21,6 +21,7 @@ SHOWN = {
     "median_rank": "median rank ↓",
     "mean_rank": "mean rank ↓",
     "map": "mAP ↑",
+    "minp": "mINP ↑",
 }
 MEAN_RECALL = "mean recall, both ways ↑"
 ACCURACY = "class, named by captions ↑"
@@ -40,6 +41,8 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
     for side in DIRECTIONS:
         for name, shown in SHOWN.items():
             key = f"{side}/{name}"
+            if key not in after:
+                continue
             old, new = (before or {}).get(key), after[key]
             between = {when: _bounds(metrics, when, side, name) for when in ("zero_shot", "adapted")}
             cells = {
@@ -114,6 +117,7 @@ def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         }
         for side in DIRECTIONS
         for name, shown in SHOWN.items()
+        if name in metrics[side]
     }
     if "mean_recall" in metrics:
         rows[MEAN_RECALL] = {"score": _number("", metrics["mean_recall"])}
@@ -133,8 +137,9 @@ def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], group
     columns = next(iter(rows.values()))
     for name in ("", *columns):
         table.add_column(name, justify="right" if name else "left")
-    for name, cells in rows.items():
-        table.add_row(name, *cells.values(), end_section=name.endswith(SHOWN["map"]))
+    directions = [name.partition(":")[0] for name in rows]
+    for (name, cells), direction, following in zip(rows.items(), directions, [*directions[1:], ""]):
+        table.add_row(name, *cells.values(), end_section=direction != following)
     return table
 
 

@@ -19,7 +19,7 @@ from ...registry.catalogue import find
 from ...runs.evaluations import in_the_fit, kept_digests, make_folder
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.redaction import Redaction
-from ...runs.run_sections import write_report
+from ...runs.run_sections import Report, write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
@@ -61,6 +61,27 @@ class Retrieval(Task):
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), NO_CLASSES),
     }
 
+    def read(self, recipe: Recipe) -> RetrievalData:
+        """The pairs that a recipe names; errors as of `read_retrieval`."""
+        return read_retrieval(recipe, self.domain, self.name)
+
+    def redaction(self, recipe: Recipe, data: RetrievalData, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
+        """What is left out of all that is written, a `Redaction` or one like it; None for nothing.
+
+        Args:
+            skipped: (name, reason) of images that could not be read.
+            redact: whether the user says so.
+        """
+        return Redaction((), skipped) if redact else None
+
+    def finish(self, run: Run, info: Mapping[str, Any], data: RetrievalData, metrics: Mapping[str, Any]) -> None:
+        """Add what the task further keeps in a run folder."""
+
+    @property
+    def further_sections(self) -> list[Any]:
+        """Of every report, at its end."""
+        return []
+
     def filled(self, recipe: Recipe) -> Recipe:
         recipe = super().filled(recipe)
         return recipe if recipe.adapter_name else recipe.with_(adapter={**recipe.adapter, "name": "lora"})
@@ -73,7 +94,7 @@ class Retrieval(Task):
         check_named(recipe, [recipe.adapter_name])
         _check_learns_pairs(recipe.adapter_name)
         adapter_of(recipe)  # what is wrong with its options is found out before pairs are read
-        data = read_retrieval(recipe, self.domain)
+        data = self.read(recipe)
         runs, key = Path(recipe.out or RUNS), _key(recipe, data)
         with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
             done = fitted_retrieval(recipe, data, reporter, folder, self.domain)
@@ -82,7 +103,7 @@ class Retrieval(Task):
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """A run's towers and its backbone, on a split of its own pairs or of others."""
         recipe = recipe_again(use)
-        data = read_retrieval(recipe, self.domain)
+        data = self.read(recipe)
         backbone = backbone_of(recipe, self.domain)
         towers = load_adapter(use.run.adapter_path, backbone).adapted(backbone)
         before, after = (scored(each, data, use.split, recipe, reporter) for each in (backbone, towers))
@@ -94,8 +115,11 @@ class Retrieval(Task):
             **before_and_after(before, after),
             "skipped": [list(pair) for pair in dict.fromkeys([*data.skipped, *after.skipped])],
         }
+        redaction = self.redaction(recipe, data, result["skipped"], use.redact)
+        if redaction is not None:
+            result["skipped"] = redaction.pairs(result["skipped"])
         if use.out is not None and is_main():
-            _write_evaluation(Path(use.out), use.run, data, result, use.redact)
+            self._write_evaluation(Path(use.out), use.run, data, result, redaction)
         return result
 
     def predict(self, use: Use, reporter: Reporter) -> Any:
@@ -112,7 +136,7 @@ class Retrieval(Task):
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         names = _names(axes)
         check_named(recipe, names)
-        return RetrievalContest(recipe, read_retrieval(recipe, self.domain), backbone_of(recipe, self.domain))
+        return RetrievalContest(recipe, self.read(recipe), backbone_of(recipe, self.domain))
 
     def table(self, metrics: Mapping[str, Any]):
         return retrieval_table(metrics)
@@ -124,8 +148,8 @@ class Retrieval(Task):
         raise CapabilityError("a retrieval run names no classes")
 
     def _written(self, recipe: Recipe, data: RetrievalData, done: FittedRetrieval, folder: Path) -> FitResult:
-        info = _info(recipe, data, done)
-        redaction = Redaction((), info["skipped"]) if recipe.redact else None
+        info = {**_info(recipe, data, done), "task": self.name}
+        redaction = self.redaction(recipe, data, info["skipped"], recipe.redact)
         info = info if redaction is None else redaction.info(info)
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
             done.adapter.save(run.adapter_path)
@@ -135,9 +159,8 @@ class Retrieval(Task):
             keep_logs(folder, run.path)
             shown = (done.metrics, done.report.history, read_log(run.path / FILE))
             report = training_report(run.path, {**info, "model": str(model)}, *shown)
-            if redaction is not None:
-                report = replace(report, sections=redaction.sections(report.sections))
-            write_report(run.path, report)
+            write_report(run.path, self._completed(report, redaction))
+            self.finish(run, info, data, done.metrics)
         summary = {
             "run": str(run.path),
             **{key: info[key] for key in ("domain", "task", "adapter", "seed")},
@@ -148,6 +171,31 @@ class Retrieval(Task):
         }
         skipped = [tuple(pair) for pair in info["skipped"]]
         return FitResult(run.path, done.adapter, done.report, done.metrics, summary, info["notes"], skipped)
+
+
+    def _completed(self, report: Report, redaction: Any) -> Report:
+        """With the sections that the task adds, and without those that show single images, where these are hidden."""
+        sections = report.sections if redaction is None else redaction.sections(report.sections)
+        return replace(report, sections=[*sections, *self.further_sections])
+
+    def _write_evaluation(
+        self, folder: Path, run: Run, data: RetrievalData, result: Mapping[str, Any], redaction: Any
+    ) -> None:
+        """The report of an evaluation in a folder of its own.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        make_folder(folder)
+        facts = {**run.info["data"], "name": data.name, "licence": data.licence, "splits": {}}
+        facts |= {"images": result["test_images"], "texts": result["test_texts"]}
+        info = {**run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
+        info["verdict"] = retrieval_verdict(result)
+        report = training_report(run.path, info if redaction is None else redaction.info(info), result, ())
+        place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
+        lead = f"{result['in_fit_words']} {found_words(result)}"
+        report = replace(report, kind="Report of one evaluation", lead=lead, place=place)
+        write_report(folder, self._completed(report, redaction))
 
 
 class RetrievalContest(Contest):
@@ -167,23 +215,6 @@ class RetrievalContest(Contest):
         seconds = round(time.perf_counter() - started, 3)
         metrics = before_and_after(None, scored(towers, self.pairs, "test", recipe))["adapted"]
         return {"shots": len(self.pairs.part("train")), "accuracy": None, **metrics, "seconds": seconds}
-
-
-def _write_evaluation(folder: Path, run: Run, data: RetrievalData, result: Mapping[str, Any], redact: bool) -> None:
-    """The report of an evaluation in a folder of its own.
-
-    Raises:
-        DataError: nothing can be written there.
-    """
-    make_folder(folder)
-    facts = {**run.info["data"], "name": data.name, "licence": data.licence, "splits": {}}
-    facts |= {"images": result["test_images"], "texts": result["test_texts"]}
-    info = {**run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
-    info["verdict"] = retrieval_verdict(result)
-    report = training_report(run.path, Redaction((), info["skipped"]).info(info) if redact else info, result, ())
-    place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
-    lead = f"{result['in_fit_words']} {found_words(result)}"
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 
 def _names(axes: Axes) -> list[str]:

@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from trained_towers import ALL, QUICK, fitted, logits, moved
 
-from vladapt import Batch, CapabilityError, DataError, build_adapter, load_adapter, load_backbone
+from vladapt import (
+    Batch,
+    CapabilityError,
+    ConfigError,
+    DataError,
+    UnknownNameError,
+    build_adapter,
+    load_adapter,
+    load_backbone,
+)
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.training.checkpoints import checkpoints
@@ -216,6 +225,14 @@ def test_pairs_in_place_of_labels(small_clip, small_clip_spec, toy_pairs, name, 
         again.logits(torch.randn(2, 24))
     with pytest.raises(CapabilityError, match="no val images"):
         build_adapter(name, select="best_val").fit_pairs(toy_pairs(), small_clip)
+
+
+def test_further_settings_of_the_training_are_known_ones():
+    build_adapter("full", training={"optimizer": "adam", "eps": 1e-3, "schedule": "epoch-cosine"}, warmup=2.0)
+    with pytest.raises(UnknownNameError, match=r"option training: no setting 'epz'; .*eps"):
+        build_adapter("full", training={"epz": 1e-3})
+    with pytest.raises(ConfigError, match="optimizer"):
+        build_adapter("lora", training={"optimizer": "adan"})
 
 
 def test_pairs_may_be_validated(small_clip, toy_pairs):

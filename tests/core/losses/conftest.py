@@ -22,10 +22,10 @@ def dims() -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def example_out():
-    """`example_out(needs, seed=0, B=8, ...)`: random outputs by name."""
+    """`example_out(needs, seed=0, brought=None, B=8, ...)`: random outputs by name."""
 
-    def make(needs, seed: int = 0, **sizes: int) -> dict:
-        return example_outputs(needs, seed, **sizes)
+    def make(needs, seed: int = 0, brought=None, **sizes: int) -> dict:
+        return example_outputs(needs, seed, brought, **sizes)
 
     return make
 

@@ -13,8 +13,12 @@ from vladapt.core.testing.losses import loss_checks
 pytestmark = pytest.mark.usefixtures("forked_workers")
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
 NARROW = {
+    "rde": {"selection_dim": 6},
     "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
+    "irra": {"depth": 1, "width": 8},
+    "masked-words": {"depth": 1, "width": 8},
     "slip": {"mlp_dim": 16, "emb_dim": 8},
+    "tbps-clip": {"mlp_dim": 8, "emb_dim": 8},
 }
 """Heads whose published widths would take most of the time of these tests."""
 

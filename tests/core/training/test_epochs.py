@@ -79,6 +79,26 @@ def test_what_decays(fresh_clip):
     found = decays()
     assert {found[p] for p in found if p.ndim < 2} == {0.0} and found[head.weight] == 0.3
     assert set(decays(decayed="all").values()) == {0.3}
+    by_weights, biases = decays(decayed="weights"), {p for n, p in fresh_clip.model.named_parameters() if "bias" in n}
+    assert {by_weights[p] for p in biases} == {0.0} and by_weights[head.bias] == 0.0
+    assert {by_weights[p] for p in by_weights if p not in biases and p is not head.bias} == {0.3}
+
+
+def test_rates_of_heads_and_biases(fresh_clip):
+    fresh_clip.model.requires_grad_(True)
+    head = torch.nn.Linear(2, 2)
+
+    def rates(**settings):
+        made = build_optimizer(fresh_clip, [head], TrainingSettings(lr=0.1, **settings)).optimizer
+        return made, {p: group["lr"] for group in made.param_groups for p in group["params"]}
+
+    plain, of_plain = rates()
+    assert set(of_plain.values()) == {0.1} and type(plain) is torch.optim.AdamW
+    _, faster = rates(head_rate=5.0)
+    assert faster[head.weight] == faster[head.bias] == 0.5 and set(faster.values()) == {0.1, 0.5}
+    adam, twice = rates(bias_rate=2.0, optimizer="adam", head_rate=5.0)
+    biases = {p for name, p in fresh_clip.model.named_parameters() if "bias" in name} | {head.bias}
+    assert {p for p, rate in twice.items() if rate == 0.2} == biases and type(adam) is torch.optim.Adam
 
 
 def test_the_gaussian_average_is_kept(small_clip_spec, toy_pairs):
@@ -111,6 +131,8 @@ def test_far_from_the_mean_the_average_follows_the_nearest_epoch():
         {"warmup": 0.5},
         {"warmup_lr": -1.0},
         {"decayed": "biases"},
+        {"head_rate": 0.0},
+        {"bias_rate": -1.0},
         {"epoch_average": (3.0, 0.0)},
         {"epoch_average": (float("nan"), 1.0)},
         {"epoch_average": (3.0, 1.0), "ema": 0.5},

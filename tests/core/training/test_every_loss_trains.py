@@ -23,6 +23,12 @@ NARROW = {
     "unicl": {"n_prefix": 2},
     "long-clip": {"components": 4},
     "sdm": {"image_ids": True},
+    "irra": {"depth": 1},
+    "masked-words": {"depth": 1},
+    "plip": {"reader_width": 16},
+    "rde": {"selection_dim": 16},
+    "tbps-clip": {"mlp_dim": 16, "emb_dim": 16},
+    "unipt": {"decoder_width": 32, "decoder_depth": 1},
 }
 
 
@@ -30,7 +36,7 @@ def trained(spec, source, folder, name, micro=None):
     backbone = load_backbone(spec, device="cpu")
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     prompts = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
-    built = build_loss(name, dims_of(backbone, len(source), prompts, None), **NARROW.get(name, {}))
+    built = build_loss(name, dims_of(backbone, len(source), prompts, None, 4), **NARROW.get(name, {}))
     teacher = another(spec) if built.teacher == "frozen" else None
     task = Task(source, {name: 1.0}, {name: NARROW.get(name, {})}, class_prompts=prompts, teacher=teacher)
     settings = TrainingSettings(

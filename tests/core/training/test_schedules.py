@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from vladapt.core.training.schedules import (
     cosine_rates,
     dassl_learning_rates,
     dassl_sgd,
+    epoch_cosine_rates,
     held,
     set_learning_rate,
 )
@@ -119,6 +121,15 @@ def test_a_chained_cosine_is_that_of_torch_bit_for_bit(lr, steps):
         scheduler.step()
     assert chained_cosine_rates(lr, steps) == expected
     assert expected == pytest.approx(cosine_rates(lr, steps), rel=1e-6)
+
+
+@pytest.mark.parametrize("epochs, rise", [(60, 5), (7, 0), (3, 5)])
+def test_one_rate_per_epoch_rises_and_falls_down_a_cosine_that_ends_with_the_epochs(epochs, rise):
+    """IRRA's; the released numbers are compared in the tests of the person domain."""
+    rates = epoch_cosine_rates(2.0, epochs, warmup_epochs=rise, warmup_lr=0.2)
+    wanted = [0.2 + 1.8 * epoch / rise for epoch in range(min(rise, epochs))]
+    wanted += [1 + math.cos(math.pi * (epoch - rise) / (epochs - rise)) for epoch in range(rise, epochs)]
+    assert rates == pytest.approx(wanted) and len(rates) == epochs
 
 
 def test_rates_of_steps_and_of_epochs():

@@ -1,0 +1,70 @@
+"""People found again: samplers of identities, random erasing, scores under the rule of cameras, re-ranking."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import chain, islice
+
+import torch
+
+from vladapt.domains.person.camera_ranking import ranked_by_distance
+from vladapt.domains.person.random_erasing import RandomErasing
+from vladapt.domains.person.reciprocal import re_ranked, re_ranked_distances
+from vladapt.domains.person.samplers import balanced, naive, random_identity
+
+from .comparison import compares
+from .fixtures import Check, Fixtures, Reference
+
+SAMPLED = {"random_identity": random_identity, "fastreid_naive": naive, "fastreid_balanced": balanced}
+DEVIATIONS = {
+    "identity sampler": "none; epochs of a training have equally many steps, whose draws are seeded by epoch",
+    "random erasing": "by default the mean colour is painted; `fill=released` puts the numbers of the mean where "
+    "normalised pixels stand",
+    "re-identification": "of equal distances the gallery's order decides; the released code leaves it to its sort",
+    "re-ranking": "none; what BoT's code gives, in float16, is not compared",
+}
+
+
+@compares("identity sampler", "reid_samplers")
+def samplers(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    rows = ref["pid"].tolist(), ref["cam"].tolist(), ref.setting("P"), ref.setting("K"), int(ref.setting("seed"))
+    for name, sampler in SAMPLED.items():
+        yield ref.check(list(islice(chain.from_iterable(sampler(*rows)), len(ref[name]))), name)
+
+
+@compares("random erasing", "random_erasing")
+def erasing(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    ref.require("attempts", 100)
+    (height, width), smallest = ref["size"].tolist(), ref.setting("r1")
+    erased = RandomErasing(ref.setting("probability"), (ref.setting("sl"), ref.setting("sh")), smallest)
+    drawn = [erased.box(height, width, random.Random(seed)) or (-1,) * 4 for seed in range(len(ref["boxes"]))]
+    yield ref.check(drawn, "boxes")
+
+
+@compares("re-identification", "metrics_reid_camera")
+def camera_metrics(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    ids, cameras = (ref["query_pid"], ref["gallery_pid"]), (ref["query_cam"], ref["gallery_cam"])
+    ranking = ranked_by_distance(ref["distance"], *ids, *cameras)
+    yield ref.check(len(ranking), "valid_queries")
+    yield ref.check(ranking.average_precision, "AP")
+    yield ref.check(ranking.inverse_penalty, "INP")
+    yield ref.check(ranking.cmc(ref["cmc"].numel()), "cmc")
+    yield ref.check(ranking.metrics()["map"], "mAP")
+    yield ref.check(ranking.metrics()["minp"], "mINP")
+    free = ranked_by_distance(ref["distance"], *ids)
+    yield ref.check([100 * share for share in free.cmc(ref["nocam_cmc"].numel())], "nocam_cmc")
+    yield ref.check(100 * free.metrics()["map"], "nocam_mAP")
+    yield ref.check(100 * free.metrics()["minp"], "nocam_mINP")
+
+
+@compares("re-ranking", "reid_rerank")
+def reranking(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    for key, k1, k2, share in ref.keys(r"final_k(\d+)_(\d+)_l(\d+)"):
+        options = {"k1": int(k1), "k2": int(k2), "weight": int(share) / 100}
+        yield ref.check(re_ranked(ref["query"], ref["gallery"], **options), key)
+        known = (ref["q_g_dist"], ref["q_q_dist"], ref["g_g_dist"])
+        yield ref.check(torch.as_tensor(re_ranked_distances(*known, **options)), key, f"{key}, of distances")
+
+
+GROUPS = (samplers, erasing, camera_metrics, reranking)

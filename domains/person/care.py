@@ -1,0 +1,132 @@
+"""Care with pictures of people: what reports and logs leave out, and what a run says of its use.
+
+People may be recognised by pictures and by names of files, so a report shows none and nothing that is written names
+any, unless the user says `--show-people`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts.domain import DomainData
+from ...core.contracts.options import option, settle
+from ...core.runs.redaction import Redaction
+from ...core.runs.sections import ListSection
+from ...core.runtime.files import write_whole
+from .pedestrian import Pedestrian
+
+CARD = "CARD.md"
+NOTHING_TRAINED = "* Nothing was trained here: the backbone is as it was published."
+HEADING = "Before you use it on people"
+CONSENT = (
+    "To identify people, or to find one person again, may need their consent, a legal basis or a notice, and is "
+    "unlawful in some places and for some purposes. Find out before you run this on pictures of people.",
+    "A match is a lead and no proof: people who look alike are confused, most of all across cameras, light and "
+    "clothes that the training has not seen. Let a person decide, and let the one concerned object.",
+    "How well it works differs from camera to camera and between groups of people. Read the tables by camera and by "
+    "attribute, and test on pictures from where it will be used.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeopleOptions:
+    """Options of every task on pictures of people."""
+
+    show_people: bool = option(False, "reports show pictures of people, and what is written names their files")
+
+    def __post_init__(self):
+        settle(self)
+
+
+class PeopleHidden:
+    """What is written of a set of pictures of people: names of samples become numbers, identities too.
+
+    Args:
+        data: the set.
+        skipped: (name, reason) of further pictures that could not be read.
+        shown: with `--show-people` all stays as it is.
+    """
+
+    def __init__(self, data: DomainData, skipped: Iterable[Sequence[str]] = (), shown: bool = False):
+        self.shown = shown
+        self._redaction = Redaction.of(data, skipped)
+
+    def name(self, name: str) -> str:
+        """What a sample is called."""
+        return name if self.shown else self._redaction.name(name)
+
+    def text(self, text: str) -> str:
+        """A sentence without names of samples and files."""
+        return text if self.shown else self._redaction.text(text)
+
+    def pairs(self, skipped: Iterable[Sequence[str]]) -> list[list[str]]:
+        """(name, reason) of what could not be read."""
+        return [list(pair) for pair in skipped] if self.shown else self._redaction.pairs(skipped)
+
+    def sections(self, sections: Sequence[Any]) -> list[Any]:
+        """Those of a report that show no single picture."""
+        return list(sections) if self.shown else self._redaction.sections(sections)
+
+    def info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What run.json holds. Where the data lie stays, so that the run can be scored again."""
+        if self.shown:
+            return dict(info)
+        hidden = self._redaction.info(info)
+        kept = {key: info[key] for key in ("recipe", "data") if key in info}
+        return {**hidden, **kept}
+
+
+def care_section() -> ListSection:
+    """For every report of the domain."""
+    return ListSection(HEADING, list(CONSENT))
+
+
+def people_in_words(data: DomainData) -> str:
+    """ "24 identities in 144 pictures of 3 cameras"."""
+    targets = [item.target for item in data.items if isinstance(item.target, Pedestrian)]
+    identities = {target.identity for target in targets} - {None}
+    cameras = {target.camera for target in targets} - {""}
+    words = f"{len(data.items):,} picture{'s' * (len(data.items) != 1)}"
+    if identities:
+        words = f"{len(identities):,} {'identity' if len(identities) == 1 else 'identities'} in {words}"
+    return f"{words} of {len(cameras):,} camera{'s' * (len(cameras) != 1)}" if cameras else words
+
+
+def write_card(folder: Path, info: Mapping[str, Any], data: DomainData, scores: Sequence[str]) -> Path:
+    """Write the run's card, `CARD.md`: what it is, what it was trained on, how well it does, what to mind.
+
+    Args:
+        folder: of the run.
+        info: what run.json holds.
+        data: that the run was fitted on.
+        scores: a sentence each.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    facts, backbone = info.get("data") or {}, info.get("backbone") or {}
+    trained = data.with_items([item for item in data.items if item.split != "test"])
+    tested = data.with_items(data.split("test"))
+    name = f"{facts.get('name') or 'a data set'} (licence: {facts.get('licence') or 'unknown'})"
+    taught = f"* Trained on: {people_in_words(trained)} of {name}."
+    taught = NOTHING_TRAINED if info.get("adapter") == "zero-shot" else taught
+    lines = [
+        f"# {info.get('adapter')} for {info.get('task')}",
+        "",
+        taught,
+        f"* Tested on: {people_in_words(tested)} of {name}, none of whom it was trained on.",
+        f"* Backbone: {backbone.get('spec')} (licence: {backbone.get('licence') or 'unknown'}).",
+        *(f"* {sentence}" for sentence in scores),
+        *("* " + note for note in info.get("notes") or ()),
+        "",
+        f"## {HEADING}",
+        "",
+        *(f"* {sentence}" for sentence in CONSENT),
+        "",
+    ]
+    path = Path(folder) / CARD
+    write_whole(path, "\n".join(lines))
+    return path

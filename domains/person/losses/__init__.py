@@ -1,0 +1,1 @@
+"""Objectives for pictures of people, one file each, found by their names."""

@@ -1,0 +1,91 @@
+"""CUHK03 by its new protocol: 767 people train and 700 test, who are in two cameras each.
+
+Pictures are of "DeepReID: Deep Filter Pairing Neural Network for Person Re-Identification" (Li et al., CVPR 2014), the
+protocol is that of "Re-ranking Person Re-identification with k-reciprocal Encoding" (Zhong et al. 2017, arXiv
+1701.08398): `cuhk03_new_protocol_config_labeled.mat`, or `..._detected.mat`, with the file names of the pictures, whose
+third part is the camera (`1_001_1_01.png`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ....core.contracts.domain import DomainData
+from ....core.data.files import folders, locate, shown
+from ....core.errors import DataError
+from ....core.runtime.reading import check_regular
+from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
+from ..reading import PeopleCollector, Reading, SetFormat
+
+KINDS = ("labeled", "detected")
+"""Boxes that people drew, and those of a detector."""
+FILE = "cuhk03_new_protocol_config_{}.mat"
+PARTS = {"train_idx": ("train", ""), "query_idx": ("test", QUERY), "gallery_idx": ("test", GALLERY)}
+NEEDED = (*PARTS, "labels", "filelist")
+
+
+def find(path: Path) -> Path | None:
+    """The folder with the protocol's file, or that file."""
+    if path.is_file():
+        return path if path.name in map(FILE.format, KINDS) else None
+    for each in (path, *folders(path)) if path.is_dir() else ():
+        if any((each / FILE.format(kind)).is_file() for kind in KINDS):
+            return each
+    return None
+
+
+def read(path: Path, reading: Reading, task: str) -> DomainData:
+    """The pictures that the protocol's file lists: of the boxes that `--detected` says, or of the file that was given.
+
+    Raises:
+        DataError: no file of the protocol of these boxes, or a damaged one.
+    """
+    folder, file = (path.parent, path) if path.is_file() else (path, path / FILE.format(KINDS[reading.detected]))
+    if not file.is_file():
+        other = "omit" if reading.detected else "give"
+        raise DataError(f"{file}: no such file; {other} --detected, or put the protocol's file there")
+    content = _content(file)
+    kind = next(kind for kind in KINDS if kind in file.name)
+    roots = [each for each in (folder / f"images_{kind}", folder / kind, folder) if each.is_dir()]
+    people = PeopleCollector(source=folder)
+    names = [str(np.ravel(name)[0]) for name in np.ravel(content["filelist"])]
+    labels = np.ravel(content["labels"]).astype(int)
+    for part, (split, role) in PARTS.items():
+        for index in np.ravel(content[part]).astype(int) - 1:  # Matlab counts from 1
+            if not 0 <= index < min(len(names), len(labels)):
+                raise DataError(f"{file}: {part} names picture {index + 1} of {len(names)}; copy the file again")
+            _add(people, names[index], int(labels[index]), file, folder, roots, reading, split, role)
+    return people.data(f"{folder.resolve().name}-{kind}", IDENTITIES, reading.formats)
+
+
+def _add(people, name: str, label: int, file: Path, folder: Path, roots: list[Path], reading, split: str, role: str):
+    parts = Path(name).stem.split("_")
+    if len(parts) < 4 or not parts[2].isdigit():
+        raise DataError(f"{file}: a picture is called '{name}', which names no camera, as 1_001_1_01.png does")
+    picture = locate(name, roots, str(file))
+    if picture is None:
+        people.skip(name, f"no such file below {roots[0]}")
+        return
+    target = Pedestrian(str(label), camera=parts[2], role=role)
+    people.add_person(picture, shown(picture, folder), reading.formats, target, split=split)
+
+
+def _content(file: Path) -> dict:
+    from scipy.io import loadmat
+
+    check_regular(file)
+    try:
+        content = loadmat(file)
+    except Exception as error:  # a damaged file makes scipy raise nearly anything
+        raise DataError(f"{file}: damaged Matlab file ({type(error).__name__}); copy it again") from error
+    lacking = [name for name in NEEDED if name not in content]
+    if lacking:
+        raise DataError(f"{file}: lacks {', '.join(lacking)}; give CUHK03's file of the new protocol")
+    return content
+
+
+CUHK03 = SetFormat(
+    "CUHK03's folder with its new protocol's .mat", ("re-identification",), find, read, takes=("detected",)
+)

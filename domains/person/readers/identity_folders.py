@@ -1,0 +1,57 @@
+"""A folder per person: `PERSON/*.jpg`, with or without train, val and test, or query and gallery, above.
+
+The camera is what a file's name or a folder inside the person's says (`0001_c2_f00066.png`, `PERSON/cam2/12.png`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ....core.contracts.domain import DomainData
+from ....core.data.class_folders import CONTAINERS, SPLIT_FOLDERS
+from ....core.data.files import folders, format_of, shown, walk
+from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
+from ..reading import PeopleCollector, Reading, SetFormat
+from .camera_names import camera_in
+
+PARTS = {
+    **{name: (split, "") for name, split in SPLIT_FOLDERS.items()},
+    QUERY: ("test", QUERY),
+    GALLERY: ("test", GALLERY),
+}
+"""Folder -> split and role."""
+
+
+def find(path: Path) -> Path | None:
+    """`path`, or its folder called images, if folders of people are in it."""
+    if not path.is_dir():
+        return None
+    inside = [folder for folder in folders(path) if folder.name.lower() in CONTAINERS]
+    return next((each for each in (path, *inside) if any(True for _ in _people(each))), None)
+
+
+def read(path: Path, reading: Reading, task: str) -> DomainData:
+    """The pictures of all people. What lies beside their folders is of nobody, and left out."""
+    people = PeopleCollector(source=path)
+    for folder, split, role in _people(path):
+        for file in walk(folder, path, people):
+            if format_of(file, reading.formats) is not None:
+                inside = "/".join((*file.relative_to(folder).parts[:-1], file.stem))
+                target = Pedestrian(folder.name, camera=camera_in(inside), role=role)
+                people.add_person(file, shown(file, path), reading.formats, target, split=split)
+    return people.data(path.resolve().name, IDENTITIES, reading.formats)
+
+
+def _people(path: Path) -> Iterator[tuple[Path, str, str]]:
+    """Each person's folder, its split and role."""
+    inner = folders(path)
+    parts = [folder for folder in inner if folder.name.lower() in PARTS]
+    if parts:
+        for part in parts:
+            yield from ((folder, *PARTS[part.name.lower()]) for folder in folders(part))
+        return
+    yield from ((folder, "", "") for folder in inner if folder.name.lower() not in CONTAINERS)
+
+
+IDENTITY_FOLDERS = SetFormat("a folder per person", ("re-identification",), find, read)

@@ -1,0 +1,1 @@
+"""Re-identification: who is sought among whom, how well towers find them, how they are trained, what a report shows."""
