@@ -118,7 +118,7 @@ class World:
         rows = [torch.stack([self.transform(draw(item, part)) for part in range(3)]) for item in items]
         parts = torch.stack([backbone.encode_image(pixels, normalize=False) for pixels in rows])  # (N, 3, D)
         mask = torch.ones(len(items), 3, dtype=torch.bool)
-        mask[::2, 2] = False
+        mask[[item.decode["index"] % 2 == 0 for item in items], 2] = False
         return FeatureSet.of_parts(parts.masked_fill(~mask[..., None], 0), mask, **self._known_of(items, backbone))
 
     def fit(self, adapter: Adapter, **given: Any) -> Fitted:
