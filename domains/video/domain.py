@@ -1,0 +1,117 @@
+"""The video domain: clips as their frames; actions named, videos found by sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts import domain
+from ...core.contracts.domain import Decoded, Domain, DomainData
+from ...core.contracts.options import option
+from ...core.data.files import Format
+from ...core.data.unlabelled import read_unlabelled
+from .clips import RULES, SHORT_SIDE, Sampling, video_format
+
+DIRECTIONS = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)(wards?)?\b", re.IGNORECASE)
+"""Words of class names that a mirror makes wrong."""
+TEMPLATES = (
+    *("a video of {}.", "a video of a person {}.", "a clip of {}.", "a person {}."),
+    *("footage of someone {}.", "a video that shows {}.", "an example of {}.", "{}."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(domain.Reading):
+    """Options of `Video.read`, given as `data.NAME` in a recipe."""
+
+    frames: int = option(8, "frames of a clip that are decoded, of each where there are several", low=1, high=4096)
+    sampling: str = option("uniform", "which frames, by the rule of that name", choices=RULES)
+    interval: int = option(8, "sampling dense and slowfast: frames from one to the next", low=1, high=10_000)
+    fps: float = option(1.0, "sampling fps: frames per second", above=0, high=1000)
+    clips: int = option(1, "sampling uniform, dense and slowfast: clips of a video, frames of each", low=1, high=1000)
+    short_side: int = option(SHORT_SIDE, "larger frames are reduced to this shorter side", low=16, high=8192)
+
+    def __post_init__(self):
+        super().__post_init__()
+        _ = self.how
+
+    @property
+    def how(self) -> Sampling:
+        """Which frames are decoded."""
+        return Sampling(self.sampling, self.frames, self.interval, self.fps, self.clips, self.short_side)
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """What counts as a clip."""
+        return (video_format(self.how, self.max_pixels),)
+
+
+class Video(Domain):
+    """Clips. Each frame is encoded and stored by itself, as a part of its clip: methods see them, or their mean."""
+
+    name = "video"
+    tasks = ("classification", "retrieval")
+    reading = Reading
+
+    def __init__(self):
+        self.mirrored = True
+
+    def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
+        """A labelled set of whatever kind lies at `path`.
+
+        Args:
+            path: file or folder.
+            task: "classification".
+            options: fields of `Reading`.
+
+        Raises:
+            DataError: nothing there that can be read.
+            UnknownNameError: no option of that name.
+            ConfigError: a value that is not usable, or an option that does not apply.
+        """
+        from ...core.data.detect import read_any
+
+        self.check_task(task)
+        reading = self.reading_of(options)
+        shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+        data = read_any(Path(path), reading.formats, **shared)
+        return self._named(replace(data, kind="clips") if data.kind == "labels" else data)
+
+    def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
+        """Clips without labels: video files, and folders of them.
+
+        Raises:
+            DataError: a path does not exist, or nothing there can be read.
+        """
+        return read_unlabelled(paths, self.reading_of(options).formats)
+
+    def sample(self, task: str | None = None) -> DomainData:
+        """240 clips of 8 motions, drawn on demand; no download."""
+        from .drawn_clips import drawn_clips, drawn_pairs
+
+        return self._named(drawn_pairs() if self.check_task(task) == "retrieval" else drawn_clips())
+
+    def templates(self, task: str | None = None) -> list[str]:
+        """Of clips; their features are averaged."""
+        return list(TEMPLATES)
+
+    def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
+        """Each frame by the backbone's own preprocessing; for training one crop, flip and change of colour per clip,
+        without the flip where class names hold a direction."""
+        from .transforms import ClipAugment, EachFrame
+
+        if not train:
+            return EachFrame(backbone.preprocess(False))
+        flip = {} if self.mirrored else {"flip": 0.0}
+        return EachFrame(
+            ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)
+        )
+
+    def _named(self, data: DomainData) -> DomainData:
+        """Takes in whether a mirror makes the names wrong."""
+        texts = {*data.class_names, *(text for item in data.items for text in item.captions())}
+        self.mirrored = not any(DIRECTIONS.search(text.replace("_", " ")) for text in texts)
+        return data

@@ -1,0 +1,80 @@
+"""From decoded frames to pixels: every frame by the tower's own preprocessing, or one crop, flip and change of colour
+drawn for the whole clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.contracts.domain import Decoded
+from ...core.contracts.images import CropTransform
+from ...core.data.augmentation import SeededAugment
+
+SAFE_CROP = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class EachFrame(CropTransform):
+    """A picklable callable: a transform of one image, for all frames of a clip with the same seed.
+
+    Frames that a rule draws by chance are drawn anew for each seed.
+    """
+
+    transform: Callable[..., Tensor]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self.transform.spec
+
+    @property
+    def safe_crop(self) -> tuple[float, float] | None:
+        return self.transform.safe_crop if isinstance(self.transform, CropTransform) else None
+
+    def __call__(self, clip: Decoded, seed: int | None = None) -> Tensor:
+        """(T, 3, S, S) of a clip (T, H, W, 3), (3, S, S) of an image."""
+        if clip.ndim < 4:
+            return self.transform(clip, seed=seed)
+        redrawn = getattr(clip, "redrawn", None)
+        frames = redrawn(seed) if redrawn is not None and seed is not None else np.asarray(clip)
+        return torch.stack([self.transform(frame, seed=seed) for frame in frames])
+
+    def with_crop(self, scale: tuple[float, float]) -> EachFrame:
+        return replace(self, transform=self.transform.with_crop(scale))
+
+
+@dataclass
+class ClipAugment(SeededAugment):
+    """A picklable callable: decoded frame -> pixels (3, S, S) float32, augmented.
+
+    Args:
+        image_size: S.
+        mean, std: of each channel, in 0..1.
+        scale: the share of the area that a crop keeps, (smallest, largest).
+        flip: probability of a left-right flip; 0 where the classes are told by direction.
+        jitter: largest change of brightness, contrast and saturation, as a share.
+    """
+
+    name: ClassVar[str] = "clip-augment"
+    safe: ClassVar[tuple[float, float]] = SAFE_CROP
+
+    scale: tuple[float, float] = SAFE_CROP
+    flip: float = 0.5
+    jitter: float = 0.2
+
+    def picture(self, image: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(image)
+
+    def steps(self, resample: int) -> list:
+        import albumentations as A
+
+        size, change = (self.image_size, self.image_size), (1 - self.jitter, 1 + self.jitter)
+        return [
+            A.RandomResizedCrop(size, scale=self.scale, ratio=(3 / 4, 4 / 3), interpolation=resample, p=1.0),
+            A.HorizontalFlip(p=self.flip),
+            A.ColorJitter(brightness=change, contrast=change, saturation=change, hue=(0.0, 0.0), p=0.8),
+        ]

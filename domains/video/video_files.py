@@ -1,0 +1,258 @@
+"""Video files by PyAV: which frames there are, and those that are asked for, each decoded once, from the nearest key
+frame on.
+
+Frames are counted in the order in which they are shown, whatever their distances in time, without those that a file
+says are not shown. They come upright, their pixels square. A file is read as it is: lists of other files (HLS, concat)
+and addresses are none. The index of a two-hour file is a number per frame; its frames are never held together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.contracts.domain import MAX_PIXELS, Decoded
+from ...core.data.images import too_large
+from ...core.data.verify import remember_by_file
+from ...core.errors import DataError, LimitError, shortened
+from ...core.runtime.reading import check_regular
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),
+    *(".3gp", ".ogv", ".gif"),
+)
+CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,gif,ivf,h264,hevc,mjpeg,m4v,mpegvideo,dv"
+"""FFmpeg's names of what is read; those that open further files are not among them."""
+CLAIMING = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv")
+"""Containers whose header says how long the video is; of others FFmpeg estimates it."""
+GUESSING = ("mpeg",)
+"""Containers that do not say when each frame is shown: it is another guess after seeking."""
+LEAST_SHARE = 0.95
+"""Of the frames, or the time, that a header claims: with fewer the file is cut short."""
+KEPT_INDEXES = 64
+USUAL_RATE = 25.0
+CURE = "replace it or leave it out"
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """What a file shows, without its pixels.
+
+    Args:
+        pts: (n,) int64 of each frame in the order shown, in units of the stream; a file that has none is counted.
+        keys: (k,) rising positions of frames that decoding may begin at.
+        times: (n,) seconds since the first frame.
+        width, height: of a frame as stored.
+        codec: its name.
+        seekable: whether frames are found by `pts`; else all before them are decoded.
+    """
+
+    pts: np.ndarray
+    keys: np.ndarray
+    times: np.ndarray
+    width: int
+    height: int
+    codec: str
+    seekable: bool = True
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def rate(self) -> float:
+        """Frames per second, on average."""
+        return (len(self) - 1) / self.times[-1] if len(self) > 1 else USUAL_RATE
+
+    @property
+    def duration(self) -> float:
+        """Seconds, the last frame shown as long as the others are on average."""
+        return float(self.times[-1] + 1 / self.rate)
+
+    def key_before(self, position: int) -> int:
+        """Which of the keys is the last at or before a frame."""
+        return max(0, int(np.searchsorted(self.keys, position, side="right")) - 1)
+
+
+@remember_by_file(size=KEPT_INDEXES)
+def index_of(path: Path, max_pixels: int = MAX_PIXELS) -> VideoIndex:
+    """The index of a file, whose packets are looked at and not decoded.
+
+    Raises:
+        DataError: no video file, no video stream, a codec that is not built in, no frame, or cut short.
+        LimitError: frames of more than `max_pixels`.
+    """
+    with opened_video(path) as (container, stream):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > max_pixels:
+            raise LimitError(f"{path}: {too_large(f'frames of {width} x {height} pixels', max_pixels)}")
+        pts, keys, end = _packets(container, stream)
+        shown = len(pts)
+        _check_length(path, container, stream, shown, end)
+        codec, base, kind = stream.codec_context.name, stream.time_base, container.format.name
+        rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+    if not shown:
+        raise DataError(f"{path}: holds no frame; {CURE}")
+    values = np.array([-1 if value is None else value for value in pts], dtype=np.int64)
+    seekable = kind not in GUESSING and None not in pts and len(np.unique(values)) == shown
+    if not seekable:
+        every = np.arange(shown)
+        return VideoIndex(every, np.zeros(1, np.int64), every / rate, width, height, codec, seekable=False)
+    order = np.argsort(values, kind="stable")
+    marked = np.flatnonzero(np.array(keys)[order])
+    marked = marked if len(marked) and marked[0] == 0 else np.concatenate([[0], marked])
+    values = values[order]
+    return VideoIndex(values, marked, (values - values[0]) * float(base), width, height, codec)
+
+
+def read_frames(
+    path: str | Path,
+    positions: Sequence[int],
+    *,
+    short_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    threads: int = 1,
+) -> Decoded:
+    """Some frames of a video.
+
+    A frame that the decoder does not show is replaced by the next that it shows.
+
+    Args:
+        path: the file.
+        positions: T of them, in any order, each as often as it is wanted.
+        short_side: larger frames are reduced until their shorter side has so many pixels.
+        max_pixels: larger frames are refused.
+        threads: of the decoder; 0 as many as it likes.
+
+    Returns:
+        (T, H, W, 3) uint8.
+
+    Raises:
+        DataError: as `index_of`; or a frame is damaged, or there is none at a position.
+    """
+    path = Path(path)
+    index = index_of(path, max_pixels)
+    wanted = np.unique(np.asarray(positions, dtype=np.int64))
+    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
+        raise DataError(f"{path}: has frames 0 to {len(index) - 1}; ask for one of these at least, and for no other")
+    with opened_video(path, threads) as (container, stream):
+        pixels, size = {}, None
+        for position, frame in _shown(container, stream, index, wanted.tolist()):
+            if size is None:
+                size = _size(frame, stream, short_side)
+            pixels[position] = _upright(frame, size)
+    return np.stack([pixels[int(position)] for position in positions])
+
+
+@contextmanager
+def opened_video(path: str | Path, threads: int = 1) -> Iterator[tuple[Any, Any]]:
+    """(container, video stream) of a file; what goes wrong while they are used becomes a DataError.
+
+    Raises:
+        DataError: no video file, no video stream, or a codec that is not built in.
+    """
+    import av
+
+    path = Path(path)
+    if check_regular(path) == 0:
+        raise DataError(f"{path}: empty file (0 bytes); {CURE}")
+    av.logging.set_level(None)
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        with av.open(f"file:{path.absolute()}", container_options=options, metadata_errors="replace") as container:
+            stream = _video_stream(path, container)
+            stream.codec_context.thread_type = "AUTO"
+            stream.codec_context.thread_count = threads
+            yield container, stream
+    except av.error.FFmpegError as error:
+        reason = shortened(" ".join(str(error.strerror or error).split()), 120)
+        raise DataError(f"{path}: not a video, or damaged ({reason}); {CURE}") from error
+
+
+def _video_stream(path: Path, container: Any) -> Any:
+    import av
+
+    pictures = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not streams:
+        others = sorted({stream.type for stream in container.streams})
+        raise DataError(f"{path}: has no video stream, only {' and '.join(others) or 'a header'}; {CURE}")
+    if streams[0].codec_context is None:
+        raise DataError(f"{path}: its codec is not built into PyAV; convert it to H.264, or leave it out")
+    return streams[0]
+
+
+def _packets(container: Any, stream: Any) -> tuple[list[int | None], list[bool], float]:
+    """Of each frame shown, in the order stored: pts, and whether decoding may begin there; and where all streams end,
+    in seconds."""
+    pts, keys, end = [], [], 0.0
+    for packet in container.demux():
+        if packet.size and packet.dts is not None:
+            end = max(end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index != stream.index or not packet.size or packet.is_discard:
+            continue
+        pts.append(packet.pts)
+        keys.append(packet.is_keyframe)
+    return pts, keys, end
+
+
+def _check_length(path: Path, container: Any, stream: Any, shown: int, end: float) -> None:
+    if not any(name in CLAIMING for name in container.format.name.split(",")):
+        return
+    if shown < LEAST_SHARE * stream.frames:
+        raise DataError(f"{path}: cut short, {shown} of its {stream.frames} frames are there; copy it again")
+    began = max(0, container.start_time or 0)
+    claimed = (container.duration or 0) / 1e6
+    if end - began / 1e6 < LEAST_SHARE * claimed - 1:
+        raise DataError(f"{path}: cut short, {end:.1f} of its {claimed:.1f} seconds are there; copy it again")
+
+
+def _shown(container: Any, stream: Any, index: VideoIndex, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """(position, frame) of each position wanted, which rise."""
+    waiting, back = deque(wanted), 0
+    while waiting:
+        key = max(0, index.key_before(waiting[0]) - back)
+        if index.seekable and (key or back):
+            container.seek(int(index.pts[index.keys[key]]), stream=stream)
+        given, first, frame = 0, True, None
+        for count, frame in enumerate(container.decode(stream)):
+            place = count
+            if index.seekable and frame.pts is not None:
+                place = int(np.searchsorted(index.pts, frame.pts))
+            if first and place > waiting[0] and key:
+                break  # the file was entered behind the frame
+            first = False
+            while waiting and waiting[0] <= place:
+                yield waiting.popleft(), frame
+                given += 1
+            if not waiting:
+                return
+            if given and index.seekable and index.keys[index.key_before(waiting[0])] > place + 1:
+                break
+        else:
+            if frame is None and not key:
+                raise DataError(f"{container.name.removeprefix('file:')}: no frame can be decoded; {CURE}")
+            while waiting and frame is not None:  # packets at the end that show nothing
+                yield waiting.popleft(), frame
+        back = 0 if given else 2 * back + 1
+
+
+def _size(frame: Any, stream: Any, short_side: int | None) -> tuple[int, int]:
+    """(width, height) in square pixels, before the frame is turned."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    width, height = frame.width, frame.height
+    if not 0.98 < aspect < 1.02 and 0.1 < aspect < 10:
+        width, height = (width * aspect, height) if aspect > 1 else (width, height / aspect)
+    shrink = min(1.0, (short_side or min(width, height)) / min(width, height))
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+
+def _upright(frame: Any, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC").to_ndarray()
+    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))

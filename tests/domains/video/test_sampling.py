@@ -1,0 +1,126 @@
+"""Which frames and crops are looked at, beside the tables of public code (fixture `video_sampling`), and what holds of
+every rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parity_checks.fixtures import stated_in
+
+from vladapt.core.errors import ConfigError
+from vladapt.domains.video import sampling as rules
+from vladapt.domains.video.clips import RULES, Sampling
+
+BEYOND = {"loop": rules.LOOP, "repeat_last": rules.LAST}
+NAMES: dict[str, Callable] = {
+    r"mm\.clip(\d+)x(\d+)x(\d+)\.(loop|repeat_last)": lambda length, interval, clips, beyond: (
+        lambda n, rng: rules.even_clips(n, int(length), int(interval), int(clips), BEYOND[beyond])
+    ),
+    r"mm\.tsn(\d+)": lambda segments: lambda n, rng: rules.segment_centres(n, int(segments)),
+    r"mm\.tsn(\d+)\.twice": lambda segments: lambda n, rng: rules.segment_centres_and_starts(n, int(segments)),
+    r"mm\.uniform(\d+)x(\d+)": lambda frames, clips: lambda n, rng: rules.uniform(n, int(frames), int(clips)),
+    r"mm\.train\.tsn(\d+)": lambda segments: lambda n, rng: rules.random_in_segments(n, int(segments), rng),
+    r"sf\.ssv2_(\d+)": lambda frames: lambda n, rng: rules.segment_middles(n, int(frames)),
+    r"pllava(\d+)": lambda frames: lambda n, rng: rules.segments_after_half(n, int(frames)),
+    r"clip4clip(\d+)": lambda frames: lambda n, rng: rules.first_to_last(n, int(frames)),
+    r"sf\.(\d+)x(\d+)x(\d+)\.fps(\d+)(\.offset)?": lambda frames, rate, views, fps, offset: (
+        lambda n, rng: rules.slowfast_views(
+            n, int(frames), int(rate), int(views), float(fps), to_the_end=offset is not None
+        )
+    ),
+}
+"""Tensor -> the rule it was made by, whose settings its name says."""
+
+
+def rule_of(reference, name: str) -> Callable:
+    """Those whose settings only the fixture's words say, and those of `NAMES`."""
+    words = reference.meaning(name)
+    columns = reference[name].shape[1]
+    if name == "mm.fps":
+        wanted, own = (int(number) for number in re.search(r"target_fps (\d+) on a (\d+) fps", words).groups())
+        length, interval, clips = (
+            int(number) for number in re.search(r"(\d+) frames, interval (\d+), (\d+) clips", words).groups()
+        )
+        return lambda n, rng: rules.even_clips(n, length, interval, clips, rates=(wanted, own))
+    if name == "mm.dense":
+        frames, reach = (int(number) for number in re.search(r"(\d+) frames of a (\d+)-frame", words).groups())
+        return lambda n, rng: rules.dense(n, frames, columns // frames, reach)
+    if name == "mm.train.uniform":
+        return lambda n, rng: rules.random_uniform(n, int(stated_in(words, "UniformSample")), rng)
+    if name == "mm.train.clip":
+        length, interval = (int(number) for number in re.search(r"(\d+)x(\d+) clip", words).groups())
+        return lambda n, rng: rules.random_clips(n, length, interval, columns // length, rng)
+    for pattern, build in NAMES.items():
+        if match := re.fullmatch(pattern, name):
+            return build(*match.groups())
+    raise AssertionError(f"no rule for the fixture's {name}")
+
+
+def test_frames_are_those_of_the_public_code(references):
+    for reference in references("video_sampling"):
+        lengths, seed = reference["lengths"].tolist(), reference.setting("train_seed")
+        for name, *_ in reference.keys(r"(?!lengths|crop\.).+"):
+            rule, table = rule_of(reference, name), reference[name].numpy()
+            for n, row in zip(lengths, table, strict=True):
+                ours = rule(n, np.random.RandomState(seed))
+                wanted = row[row >= 0]
+                assert ours.tolist() == wanted.tolist(), (name, n)
+
+
+def test_crops_are_those_of_the_public_code(references):
+    crops = {"mm_three": rules.three_crops, "sf_three": rules.three_views, "mm_ten": rules.five_crops}
+    for reference in references("video_sampling"):
+        for key, name in reference.keys(r"crop\.(?!sizes)(.+)"):
+            side = int(re.search(r"\((\d+)\)", reference.meaning(key))[1])
+            for (height, width), wanted in zip(reference["crop.sizes"].tolist(), reference[key].tolist(), strict=True):
+                assert [list(corner) for corner in crops[name](height, width, side)] == wanted, (key, height, width)
+
+
+@settings(max_examples=60)
+@given(
+    rule=st.sampled_from(RULES),
+    n=st.integers(1, 400),
+    frames=st.integers(1, 40),
+    interval=st.integers(1, 20),
+    clips=st.integers(1, 5),
+    fps=st.floats(0.5, 60),
+)
+def test_every_rule_gives_frames_that_are_there_in_a_number_that_is_stated(rule, n, frames, interval, clips, fps):
+    clips = clips if rule in ("uniform", "dense", "slowfast") else 1
+    how = Sampling(rule, frames, interval, fps, clips)
+    positions = how.positions(np.arange(n) / 25.0)
+    assert len(positions) and positions.min() >= 0 and positions.max() < n
+    if rule in ("first-to-last", "fps"):
+        assert len(positions) <= frames and len(set(positions.tolist())) == len(positions)
+    else:
+        assert len(positions) == frames * clips
+    assert Sampling.of(how.as_decode()).positions(np.arange(n) / 25.0).tolist() == positions.tolist()
+
+
+@settings(max_examples=40)
+@given(n=st.integers(1, 300), segments=st.integers(1, 32), seed=st.integers(0, 99))
+def test_frames_drawn_from_segments_are_in_order_and_the_seed_alone_decides(n, segments, seed):
+    drawn = rules.random_in_segments(n, segments, np.random.default_rng(seed))
+    assert drawn.tolist() == rules.random_in_segments(n, segments, np.random.default_rng(seed)).tolist()
+    assert (np.diff(drawn) >= 0).all() and drawn.min() >= 0 and drawn.max() < n
+    if n >= segments:
+        share = n // segments
+        assert (drawn // share == np.arange(segments)).all()
+
+
+def test_a_fixed_rate_follows_the_times_and_not_the_numbers_of_frames():
+    steady = np.arange(100) / 25.0
+    assert Sampling("fps", frames=12, fps=1.0).positions(steady).tolist() == [0, 25, 50, 75]
+    assert Sampling("fps", frames=2, fps=1.0).positions(steady).tolist() == [0, 75]
+    slow_start = np.concatenate([np.arange(3) * 2.0, 4.0 + np.arange(1, 51) / 25.0])
+    assert Sampling("fps", frames=12, fps=1.0).positions(slow_start).tolist() == [0, 1, 2, 27, 52]
+
+
+def test_several_clips_are_refused_by_rules_that_give_one():
+    with pytest.raises(ConfigError, match="clips=3"):
+        Sampling("first-to-last", clips=3)
