@@ -29,14 +29,16 @@ from parity_checks import (
     segmentors,
     towers,
     transductive,
+    video,
+    video_losses,
 )
 from parity_checks.comparison import NotCompared
 from parity_checks.fixtures import Check, Fixtures
 
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
-METHODS = (head, cache, prompt, towers, transductive, crops, confidence)
-OBJECTIVES = (losses, caption_losses)
+METHODS = (head, cache, prompt, towers, transductive, crops, confidence, video)
+OBJECTIVES = (losses, caption_losses, video_losses)
 ROOMS = {
     "Methods": METHODS,
     "Objectives": OBJECTIVES,

@@ -23,46 +23,50 @@ AUTO, ORDER, MEAN = "auto", "order", "mean"
 
 
 class CourseNetwork(nn.Module):
-    """The averaged frames plus U gelu(W [c_1 .. c_K]), made unit.
+    """The averaged frames plus U gelu(W [c_1 .. c_K, a] + b).
 
-    c_k is the mean over the frames of P_k(t) A h, with h a unit frame, P_k the Legendre polynomial of degree k and t
-    its time in the clip, -1 to 1: c_1 says what grows or fades, c_2 what is in the middle. Odd ones change their sign
-    when the clip is reversed. U starts at 0.
+    With h_t the unit frames less their mean, P_k the Legendre polynomial of degree k and time -1 to 1 in each clip,
+    c_k is the mean of P_k(t) A h_t: c_1 says what grows or fades, c_2 what is in the middle. a is the mean of
+    (A h_t) (B h_t+1) - (B h_t) (A h_t+1), entry by entry, the area that the frames' path goes round: it says which way
+    something turns. It and the c_k of odd degree change their sign when a clip is reversed. U starts at 0.
 
     Args:
-        width: D. hidden: rows of A and W. degree: K.
+        width: D. hidden: rows of A, B and W. degree: K.
     """
 
     def __init__(self, width: int, hidden: int, degree: int):
         super().__init__()
         self.degree = degree
-        self.enter = nn.Linear(width, hidden, bias=False)
-        self.mix = nn.Linear(degree * hidden, hidden)
+        self.enter = nn.Linear(width, 2 * hidden, bias=False)
+        self.mix = nn.Linear((degree + 1) * hidden, hidden)
         self.leave = nn.Linear(hidden, width, bias=False)
-        nn.init.orthogonal_(self.enter.weight)
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         unit = F.normalize(frames, dim=-1)
-        return average_of_unit(frames, mask) + self.leave(F.gelu(self.mix(self.course(unit, mask))))
+        average = masked_mean(unit, mask)
+        course = self.course((unit - average[:, None]).masked_fill(~mask[..., None], 0), mask)
+        return F.normalize(average, dim=-1) + self.leave(F.gelu(self.mix(course)))
 
-    def course(self, unit: Tensor, mask: Tensor) -> Tensor:
-        """(B, K * hidden)."""
-        length = unit.shape[-1] ** 0.5  # so that what goes on is of the size of one
-        weights = legendre(times(mask), self.degree)  # (B, T, K)
-        inside = self.enter(unit) * length  # (B, T, hidden)
-        means = [masked_mean(inside * weights[..., k : k + 1], mask) for k in range(self.degree)]
-        return torch.cat(means, dim=-1)
+    def course(self, path: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) frames less their mean -> (B, (K + 1) * hidden)."""
+        one, other = (path.shape[-1] ** 0.5 * self.enter(path)).chunk(2, dim=-1)  # (B, T, hidden) of the size of 1
+        polynomials = legendre(times(mask), self.degree)  # (B, T, K)
+        moments = torch.einsum("btk,bth->bkh", polynomials, one) / mask.sum(dim=1)[:, None, None]
+        turns = one[:, :-1] * other[:, 1:] - other[:, :-1] * one[:, 1:]
+        steps = mask[:, 1:].sum(dim=1, keepdim=True).clamp(min=1)
+        area = turns.masked_fill(~mask[:, 1:, None], 0).sum(dim=1) / steps
+        return torch.cat([moments.flatten(1), area], dim=-1)
 
 
 @dataclass(eq=False, kw_only=True)
 class TemporalAdapter(TunedTextHead):
     """An adapter for clips of our own: frame averaging (`mean-pool`) plus a residual that sees the order of frames.
 
-    The frames' projections on Legendre polynomials of the time within the clip go through a small network, and what
-    comes out is added to the averaged frames before they are compared with the class texts. A clip may have any number
-    of frames: time counts as a share of its length. The added part starts at 0, so that before the first step scores
-    are those of averaged frames and texts, exactly.
+    The frames' projections on Legendre polynomials of the time within the clip, and the area that their path goes
+    round, go through a small network, and what comes out is added to the averaged frames before they are compared with
+    the class texts. A clip may have any number of frames: time counts as a share of its length. The added part starts
+    at 0, so that before the first step scores are those of averaged frames and texts, exactly.
 
     `use=auto` keeps the residual only where it helps: it and `mean-pool` are compared on val, without val on clips of
     the support that are left out in turn (4 folds, whole groups together), and `mean-pool` stays unless the residual
@@ -109,7 +113,8 @@ class TemporalAdapter(TunedTextHead):
         return average_of_unit(frames, mask) @ text.T
 
     def _trained(self) -> list[Tensor]:
-        return super()._trained() if self.ordered else super()._trained()[-1:]
+        trained = super()._trained()
+        return trained if self.ordered else trained[len(list(self._net.parameters())) :]
 
     def _judge(self, support: FeatureSet, classifier, val: FeatureSet | None, how) -> tuple[bool, str | None, str]:
         """Whether the residual is right more often than the averaged frames, a note, and on what that was seen.

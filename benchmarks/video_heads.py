@@ -1,0 +1,123 @@
+"""Heads of the video domain on clips and the same clips played backwards, from stored features of one backbone.
+
+    python benchmarks/video_heads.py pairs --store FILE [NAME[:option=value,...] ...]
+    python benchmarks/video_heads.py actions --store FILE [FOLDER OF video/weizmann_actions]
+
+"pairs": the sample's four pairs of motions (left and right, up and down, grows and shrinks, clockwise and
+anticlockwise), drawn anew with other numbers: `--clips` of each motion to learn from, 25 to test. The second clip of a
+pair has the frames of the first in reverse. "within" asks of each test clip which of the two motions of its pair it
+is; a head that averages frames scores a clip and its reverse alike, so that it is right exactly half of the time.
+
+"actions": the people of Weizmann's films are left out one by one; 1, 2, 4 or all clips of each action by the others
+are learned from.
+
+Frames are encoded once, by `embedded`, and kept in FILE. `--backbone` takes another. Blocks of a transformer as wide as
+these features (1664) are slow on a CPU, so that the table takes one block of each; `--as-published` takes the published
+numbers of blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from vladapt import FeatureSet, TextClassifier, build_adapter, build_classifier, load_backbone
+from vladapt.domains.video.domain import Video
+from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip
+
+TESTS, FIRST_TEST = 25, 100_000
+FEW_BLOCKS = {"clip4clip": {"layers": 1}, "action-clip": {"layers": 1}, "clip2video": {"layers": 1}}
+TABLE = (
+    "mean-pool", "attention-pool", "temporal-tip:match=mean", "temporal-tip", "clip4clip", "clip4clip:sim_header=seqLSTM",
+    "action-clip", "action-clip:sim_header=Conv_1D", "clip2video", "efficient-prompt", "mug", "temporal-adapter",
+)  # fmt: skip
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("pairs", "actions"))
+    parser.add_argument("names", nargs="*", help="heads, or for actions the folder")
+    parser.add_argument("--store", type=Path, required=True, help="safetensors file that keeps the features")
+    parser.add_argument("--backbone", default="embedded")
+    parser.add_argument("--clips", type=int, default=128, help="clips of each motion to learn from")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--as-published", action="store_true", help="as many blocks as published")
+    given = parser.parse_args()
+    backbone = load_backbone(given.backbone, device="cpu")
+    (pairs if given.what == "pairs" else actions)(given, backbone)
+
+
+# pairs ----------------------------------------------------------------------------------------------------------------
+
+
+def pairs(given, backbone) -> None:
+    support, test = (clips_of(given, backbone, split) for split in ("train", "test"))
+    classifier = build_classifier(backbone, MOTIONS, Video().templates())
+    print("| head | right of 8 motions | within pairs | " + " | ".join(map(" / ".join, PAIRS)) + " | seconds to fit |")
+    print("|---|---:|---:|" + "---:|" * (len(PAIRS) + 1))
+    for told in given.names or TABLE:
+        for seed in range(1, given.seeds + 1):
+            adapter, started = head(told, given.as_published), time.perf_counter()
+            adapter.fit(support, classifier, backbone=backbone, seed=seed)
+            seconds = time.perf_counter() - started
+            logits = adapter.logits(test)
+            right = (logits.argmax(dim=1) == test.labels).double().mean()
+            each = within_pairs(logits, test.labels)
+            of_pairs = " | ".join(f"{float(each[test.labels // 2 == pair].mean()):.1%}" for pair in range(len(PAIRS)))
+            print(f"| {told} | {right:.1%} | {each.mean():.1%} | {of_pairs} | {seconds:.0f} |", flush=True)
+
+
+def within_pairs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(N,) 1 where the clip's own motion scores above its reverse, a half where they score alike."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    other = logits.gather(1, (labels ^ 1)[:, None])[:, 0]
+    return (own > other).double() + 0.5 * (own == other).double()
+
+
+def head(told: str, as_published: bool):
+    name, _, rest = told.partition(":")
+    options = dict(part.split("=", 1) for part in rest.split(",") if part)
+    return build_adapter(name, **{**({} if as_published else FEW_BLOCKS.get(name, {})), **options})
+
+
+def clips_of(given, backbone, split: str) -> FeatureSet:
+    """Clips and their reverses, from the first motions' frames."""
+    first, count = (0, given.clips) if split == "train" else (FIRST_TEST, TESTS)
+    key = f"pairs/{backbone.fingerprint}/{split}/{count}"
+
+    def encoded() -> torch.Tensor:
+        transform = Video().transforms(backbone, train=False)
+        clips = [draw_clip(2 * pair, first + number) for pair in range(len(PAIRS)) for number in range(count)]
+        return torch.stack([encode(backbone, transform(clip)) for clip in clips])
+
+    forward = stored(given.store, key, encoded)  # (P * count, T, D)
+    labels = 2 * torch.arange(len(PAIRS)).repeat_interleave(count)
+    return FeatureSet.of_parts(
+        torch.cat([forward, forward.flip(1)]), labels=torch.cat([labels, labels + 1]), class_names=MOTIONS,
+        groups=tuple(f"path {i}" for i in range(len(labels))) * 2, backbone=backbone.fingerprint,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def encode(backbone, pixels: torch.Tensor) -> torch.Tensor:
+    return backbone.encode_image(pixels, normalize=False)
+
+
+def stored(path: Path, key: str, make) -> torch.Tensor:
+    """A tensor of the store, made and added where it is not in it."""
+    held = load_file(path) if path.is_file() else {}
+    if key not in held:
+        held[key] = make().contiguous()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(held, path)
+    return held[key]
+
+
+if __name__ == "__main__":
+    main()
