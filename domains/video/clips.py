@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from . import sampling as rules
-from .video_files import VIDEO_SUFFIXES, VideoIndex, index_of, read_frames
+from .video_files import VIDEO_SUFFIXES, index_of, read_frames
 
 RULES = ("uniform", "segment-random", "segment-middles", "first-to-last", "fps", "dense", "slowfast")
 BY_CHANCE = "segment-random"
 OF_CLIPS = ("uniform", "dense", "slowfast")
 """Rules that give several clips of a video."""
+CUT_FROM = re.compile(r"^(v_.+_g\d+)_c\d+")
+"""Names of files that are cut from one video."""
 SHORT_SIDE = 384
 """Pixels of the shorter side that larger frames are reduced to: enough for every usual tower."""
 
@@ -96,15 +99,6 @@ class Clip(np.ndarray):
         self.redrawn = getattr(other, "redrawn", None)
 
 
-@dataclass(frozen=True)
-class _Redrawn:
-    path: Path
-    decode: dict[str, Any] = field(hash=False)
-
-    def __call__(self, seed: int) -> np.ndarray:
-        return _decoded(self.path, self.decode, np.random.default_rng(seed))
-
-
 def load_clip(path: str | Path, decode: Mapping[str, Any]) -> Decoded:
     """The frames of a clip.
 
@@ -119,36 +113,56 @@ def load_clip(path: str | Path, decode: Mapping[str, Any]) -> Decoded:
         DataError: as `read_frames`; or the times lie outside the video.
     """
     path, decode = Path(path), dict(decode)
-    clip = _decoded(path, decode).view(Clip)
-    clip.redrawn = _Redrawn(path, decode) if decode.get("rule") == BY_CHANCE else None
+    limit = int(decode.get("max_pixels", MAX_PIXELS))
+
+    def draw(seed: int | None = None) -> np.ndarray:
+        index = index_of(path, limit)
+        positions = chosen_frames(path, index.times, index.duration, decode, seed)
+        return read_frames(path, positions, short_side=Sampling.of(decode).short_side, max_pixels=limit)
+
+    clip = draw().view(Clip)
+    clip.redrawn = draw if decode.get("rule") == BY_CHANCE else None
     return clip
 
 
-def _decoded(path: Path, decode: Mapping[str, Any], rng: np.random.Generator | None = None) -> np.ndarray:
-    sampling, limit = Sampling.of(decode), int(decode.get("max_pixels", MAX_PIXELS))
-    index = index_of(path, limit)
-    first, after = stretch_of(path, index, decode.get("start"), decode.get("end"))
-    if rng is None:
-        chosen = sampling.positions(index.times[first:after])
-    else:
-        chosen = rules.random_in_segments(after - first, sampling.frames, rng)
-    return read_frames(path, first + chosen, short_side=sampling.short_side, max_pixels=limit)
+def chosen_frames(
+    path: Path, times: np.ndarray, duration: float, decode: Mapping[str, Any], seed: int | None = None
+) -> np.ndarray:
+    """(T,) positions in the whole video of the frames of a clip.
+
+    Args:
+        path: for messages.
+        times: (n,) seconds at which the frames of the video are shown.
+        duration: of the video, in seconds.
+        decode: as of `load_clip`.
+        seed: of frames that are drawn by chance; None for those that are always the same.
+
+    Raises:
+        DataError: the times of the clip lie outside the video.
+    """
+    first, after = stretch_of(path, times, duration, decode.get("start"), decode.get("end"))
+    sampling = Sampling.of(decode)
+    if seed is None:
+        return first + sampling.positions(times[first:after])
+    return first + rules.random_in_segments(after - first, sampling.frames, np.random.default_rng(seed))
 
 
-def stretch_of(path: Path, index: VideoIndex, start: float | None, end: float | None) -> tuple[int, int]:
+def stretch_of(
+    path: Path, times: np.ndarray, duration: float, start: float | None, end: float | None
+) -> tuple[int, int]:
     """Positions of the first frame of a stretch, and of the one after its last; at least one frame.
 
     Raises:
         DataError: the times lie outside the video.
     """
-    start, end = start or 0.0, index.duration if end is None else end
-    slack = max(1.0, 0.02 * index.duration)  # annotations are rounded, and made on other copies
-    if not 0 <= start < end or start >= index.duration or end > index.duration + slack:
+    start, end = start or 0.0, duration if end is None else end
+    slack = max(1.0, 0.02 * duration)  # annotations are rounded, and made on other copies
+    if not 0 <= start < end or start >= duration or end > duration + slack:
         raise DataError(
-            f"{path}: {start:g} to {end:g} seconds lie outside its {index.duration:.2f} seconds; correct the times"
+            f"{path}: {start:g} to {end:g} seconds lie outside its {duration:.2f} seconds; correct the times"
         )
-    first = max(0, int(np.searchsorted(index.times, start + 1e-6, side="right")) - 1)
-    after = int(np.searchsorted(index.times, end - 1e-6, side="left"))
+    first = max(0, int(np.searchsorted(times, start + 1e-6, side="right")) - 1)
+    after = int(np.searchsorted(times, end - 1e-6, side="left"))
     return first, max(after, first + 1)
 
 
@@ -158,4 +172,10 @@ def video_format(sampling: Sampling, max_pixels: int = MAX_PIXELS, suffixes: Seq
     def expand(path: Path) -> list[dict[str, Any]]:
         return [sampling.as_decode()]
 
-    return Format("video", tuple(suffixes), load=load_clip, expand=expand, max_pixels=max_pixels)
+    return Format("video", tuple(suffixes), load=load_clip, expand=expand, group=_source, max_pixels=max_pixels)
+
+
+def _source(path: Path, name: str) -> str | None:
+    """The video that several files are cut from, where their names tell it as UCF101's do."""
+    match = CUT_FROM.match(path.name)
+    return match[1] if match else None

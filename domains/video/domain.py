@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from ...core.contracts.domain import Decoded, Domain, DomainData
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.unlabelled import read_unlabelled
+from .caption_sets import PARTITIONS
+from .clip_tables import TARGETS
 from .clips import RULES, SHORT_SIDE, Sampling, video_format
+from .frame_folders import frame_folders
 
 DIRECTIONS = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)(wards?)?\b", re.IGNORECASE)
 """Words of class names that a mirror makes wrong."""
@@ -33,6 +36,12 @@ class Reading(domain.Reading):
     fps: float = option(1.0, "sampling fps: frames per second", above=0, high=1000)
     clips: int = option(1, "sampling uniform, dense and slowfast: clips of a video, frames of each", low=1, high=1000)
     short_side: int = option(SHORT_SIDE, "larger frames are reduced to this shorter side", low=16, high=8192)
+    frame_rate: float = option(25.0, "folders of frames: frames per second", above=0, high=100_000)
+    frame_pattern: str | None = option(None, "folders of frames: names of the frames, img_*.jpg; by default all images")
+    fold: int = option(1, "UCF101, HMDB51: which of the published splits", low=1, high=99)
+    partition: str = option("full", "MSR-VTT: which videos are for training, and which for test", choices=PARTITIONS)
+    target: str = option("action", "tables with verbs and nouns by number: what is the class", choices=TARGETS)
+    moments: bool = option(False, "DiDeMo, ActivityNet: each sentence with its times, not one paragraph per video")
 
     def __post_init__(self):
         super().__post_init__()
@@ -46,7 +55,8 @@ class Reading(domain.Reading):
     @property
     def formats(self) -> tuple[Format, ...]:
         """What counts as a clip."""
-        return (video_format(self.how, self.max_pixels),)
+        frames = frame_folders(self.how, self.frame_rate, self.frame_pattern, self.max_pixels)
+        return video_format(self.how, self.max_pixels), frames
 
 
 class Video(Domain):
@@ -63,8 +73,8 @@ class Video(Domain):
         """A labelled set of whatever kind lies at `path`.
 
         Args:
-            path: file or folder.
-            task: "classification".
+            path: file or folder: class folders of videos or of folders of frames; lists and tables (`finding.py`).
+            task: "classification", or "retrieval" of captioned clips.
             options: fields of `Reading`.
 
         Raises:
@@ -72,13 +82,10 @@ class Video(Domain):
             UnknownNameError: no option of that name.
             ConfigError: a value that is not usable, or an option that does not apply.
         """
-        from ...core.data.detect import read_any
+        from .finding import read_clips
 
-        self.check_task(task)
-        reading = self.reading_of(options)
-        shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
-        data = read_any(Path(path), reading.formats, **shared)
-        return self._named(replace(data, kind="clips") if data.kind == "labels" else data)
+        captions = self.check_task(task) == "retrieval"
+        return self._named(read_clips(Path(path), self.reading_of(options), captions))
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Clips without labels: video files, and folders of them.

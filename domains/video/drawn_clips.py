@@ -117,8 +117,8 @@ def draw_clip(motion: int, number: int, frames: int = FRAMES) -> np.ndarray:
 def _draw_first(pair: int, number: int, frames: int) -> np.ndarray:
     colour, shape = object_of(pair, number)
     rng = np.random.default_rng([int(DRAWING), pair, number, 1])
-    across, size, reach = rng.uniform(0.3, 0.7), rng.uniform(0.13, 0.2), rng.uniform(0.24, 0.32)
-    turn, sweep = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 0.9) * np.pi
+    across, size, reach = rng.uniform(0.3, 0.7), rng.uniform(0.16, 0.22), rng.uniform(0.26, 0.32)
+    turn, sweep = rng.uniform(-0.6, -0.4) * np.pi, rng.uniform(0.6, 0.9) * np.pi
     ground = _ground(rng)
     clip = []
     for share in np.linspace(0, 1, frames):
@@ -130,18 +130,21 @@ def _draw_first(pair: int, number: int, frames: int) -> np.ndarray:
         elif PAIRS[pair][0] == "growing":
             radius = size * (0.5 + 1.6 * share)
         else:
-            angle, radius = turn + share * sweep, 1.5 * size
-        clip.append(_frame(ground, COLOURS[colour], shape, centre, radius, angle))
+            angle, radius = turn + share * sweep, 2 * size
+        clip.append(_frame(ground, _lit(COLOURS[colour], centre), shape, centre, radius, angle))
     return np.stack(clip)
 
 
+def _lit(colour: tuple[int, int, int], centre: tuple[float, float]) -> tuple[int, int, int]:
+    """A colour in the light of a lamp on the left."""
+    return tuple(round(value * (1.15 - 0.9 * centre[0])) for value in colour)
+
+
 def _ground(rng: np.random.Generator) -> np.ndarray:
-    """(192, 192, 3) uint8: a slope of light between two dark colours."""
-    one, other = rng.uniform(30, 110, (2, 3))
-    way = rng.uniform(0, 2 * np.pi)
-    rows, columns = np.mgrid[0 : SIDE * FINER, 0 : SIDE * FINER] / (SIDE * FINER)
-    slope = np.clip(0.5 + (columns - 0.5) * np.cos(way) + (rows - 0.5) * np.sin(way), 0, 1)[..., None]
-    return (one * (1 - slope) + other * slope).astype(np.uint8)
+    """(192, 192, 3) uint8: of one colour, light on the left and dark on the right."""
+    colour = rng.uniform(40, 130, 3)
+    light = np.linspace(1.4, 0.2, SIDE * FINER)[None, :, None]
+    return np.broadcast_to(colour * light, (SIDE * FINER, SIDE * FINER, 3)).astype(np.uint8)
 
 
 def _frame(ground, colour, shape: str, centre, radius: float, angle: float) -> np.ndarray:

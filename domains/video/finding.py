@@ -1,0 +1,297 @@
+"""What lies at a path: lists of some published form, a table, class folders of videos or of folders of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.contracts import domain
+from ...core.contracts.domain import DomainData, check_items
+from ...core.contracts.targets import Label
+from ...core.data.class_folders import find_layout
+from ...core.data.detect import read_any
+from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, visible
+from ...core.data.tables import read_table
+from ...core.errors import DataError, printable
+from ...core.runtime.reading import read_json, read_text
+from . import action_sets, caption_sets
+from .annotations import Annotation, as_words, data_of, split_in
+from .clip_files import ClipFiles
+from .clip_tables import table_annotations
+
+if TYPE_CHECKING:
+    from .domain import Reading
+
+LIST_FOLDERS = (
+    "",
+    "annotations",
+    "annotation",
+    "labels",
+    "lists",
+    "splits",
+    "ucfTrainTestlist",
+    "testTrainMulti_7030_splits",
+)
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+PLAIN = ("clips", "captions", "manifest", "metadata", "annotations", "labels", "videos")
+"""Stems of a table that says all of the set it lies in."""
+SPLIT_LISTS = ("train_list.txt", "val_list.txt", "test_list.txt")
+MSVD_CAPTIONS = "AllVideoDescriptions.txt"
+WHAT_IS_READ = (
+    "class folders of videos or of folders of frames, a list (path label), a table (csv, tsv, jsonl, json) with the "
+    "clip and its label or caption in columns, or the lists of a published set"
+)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list gives.
+
+    Args:
+        annotations: its lines.
+        names: of classes, in order, where it says so.
+        published: the set's usual name, whose videos nobody has all.
+        notes: sentences for the user.
+    """
+
+    annotations: Sequence[Annotation]
+    names: Sequence[str] | None = None
+    published: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
+    """The set at a path.
+
+    Args:
+        captions: whether captions are wanted, and not classes.
+
+    Raises:
+        DataError: nothing there that can be read, or nothing of what is wanted.
+        ConfigError: an option that does not apply.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
+    if path.is_file():
+        return _of_lists([path], path, reading, captions)
+    if lists := _lists_in(path):
+        return _of_lists(lists, path, reading, captions)
+    if captions:
+        raise DataError(f"{path}: no list of captions in it; give a table with a clip and a caption per row")
+    return _of_folders(path, reading)
+
+
+def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: bool) -> DomainData:
+    listed = [_read_list(file, reading, captions) for file in lists]
+    if captions and reading.label_column is not None:
+        raise DataError(f"{path}: --label-column is for classes; omit it, or omit --task retrieval")
+    folder = path if path.is_dir() else path.parent
+    roots = [Path(reading.root)] if reading.root is not None else [folder, *_beside(folder)]
+    annotations = [annotation for one in listed for annotation in one.annotations]
+    names = reading.class_names or next((one.names for one in listed if one.names), None)
+    data = data_of(
+        annotations,
+        ClipFiles(roots, reading.formats),
+        reading.formats,
+        lists[0] if len(lists) == 1 else path,
+        captions=captions,
+        class_names=names,
+        name=folder.resolve().name,
+        notes=dict.fromkeys(note for one in listed for note in one.notes),
+        lacking_is_usual=any(one.published for one in listed),
+        published=next((one.published for one in listed if one.published), None),
+    )
+    return data if captions else check_items(data, path)
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Where videos lie of lists in a folder of their own."""
+    return [folder.parent] if folder.name in LIST_FOLDERS[1:] else []
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    """The lists that say what the set in a folder is: those of one published form, else the only table, or those of the
+    splits."""
+    for inner in (folder / name for name in LIST_FOLDERS):
+        if not inner.is_dir():
+            continue
+        files = sorted(Path(entry.path) for entry in visible(inner) if entry.is_file())
+        files = [file for file in files if file.suffix.lower() in TABLES]
+        for pattern in (action_sets.UCF_LIST, action_sets.HMDB_LIST):
+            if any(pattern.match(file.name) for file in files):
+                return [next(file for file in files if pattern.match(file.name))]
+        if (inner / MSVD_CAPTIONS).is_file():
+            return [inner / MSVD_CAPTIONS]
+        whole = [file for file in files if file.name.lower() == "msrvtt_data.json"]
+        plain = [file for file in files if file.stem.lower() in PLAIN and file.suffix != ".txt"]
+        divided = [file for file in files if split_in(file.stem) and not file.stem.lower().startswith("readme")]
+        tables = [file for file in files if file.suffix != ".txt" and not _is_class_list(file)]
+        if len(plain) > 1:
+            raise DataError(f"{folder}: holds {', '.join(file.name for file in plain)}; give one of them")
+        for chosen in (whole, plain, divided, tables if len(tables) == 1 else []):
+            if chosen:
+                return chosen
+    return []
+
+
+def _is_class_list(file: Path) -> bool:
+    stem = file.stem.lower()
+    return stem.endswith(("labels", "classes")) or "_classes" in stem or stem == "label_map"
+
+
+def _read_list(path: Path, reading: Reading, captions: bool) -> Listed:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        return _of_text(path, reading)
+    if suffix == ".json":
+        content = read_json(path)
+        for fits, read in _JSON_FORMS:
+            if fits(content):
+                return read(path, content, reading)
+    elif suffix not in TABLES:
+        raise DataError(f"{path}: not a known kind of list; give {WHAT_IS_READ}")
+    elif caption_sets.is_lsmdc(path):
+        return Listed(caption_sets.lsmdc_annotations(path), published="lsmdc")
+    elif suffix == ".csv" and _is_headless(path, reading):
+        return Listed(action_sets.listed_annotations(path, reading.class_names))
+    return _of_table(path, reading)
+
+
+def _of_table(path: Path, reading: Reading) -> Listed:
+    if path.suffix.lower() != ".json":
+        table = read_table(path)
+        if all(table.column_of([name]) for name in ("youtube_id", "time_start", "time_end")):
+            return Listed(action_sets.kinetics_rows(table, split_in(path.stem)), published="kinetics")
+        if all(table.column_of([name]) for name in ("video_id", "start", "end", "worker_id", "description")):
+            return Listed(caption_sets.msvd_rows(table), published="msvd")
+    annotations, notes = table_annotations(
+        path, label_column=reading.label_column, group_column=reading.group_column, target=reading.target
+    )
+    return Listed(annotations, notes=notes)
+
+
+def _of_text(path: Path, reading: Reading) -> Listed:
+    folder = path.parent
+    if action_sets.UCF_LIST.match(path.name):
+        return Listed(action_sets.ucf_annotations(folder, reading.fold), published="ucf101")
+    if action_sets.HMDB_LIST.match(path.name):
+        return Listed(action_sets.hmdb_annotations(folder, reading.fold), published="hmdb51")
+    if path.name == MSVD_CAPTIONS:
+        return Listed(caption_sets.msvd_annotations(folder, path), published="msvd")
+    return Listed(action_sets.listed_annotations(path, reading.class_names))
+
+
+def _is_headless(path: Path, reading: Reading) -> bool:
+    """Whether a CSV is a list: no column of its first line is called anything usual, but names a file."""
+    cells = read_text(path).lstrip().split("\n", 1)[0].replace(";", ",").split(",")
+    suffixes = tuple(suffix for fmt in reading.formats for suffix in fmt.suffixes)
+    if len(cells) == 1:
+        return cells[0].split(" ")[0].lower().endswith(suffixes)
+    return cells[0].strip().lower().endswith(suffixes)
+
+
+def _values_have(content: Any, *keys: str) -> bool:
+    """Whether a JSON is an object of objects that have these keys."""
+    if not isinstance(content, dict) or not content:
+        return False
+    first = next(iter(content.values()))
+    return isinstance(first, Mapping) and set(keys) <= first.keys()
+
+
+def _begins_with(content: Any, *keys: str) -> bool:
+    """Whether a JSON is a list whose first object has these keys."""
+    return (
+        isinstance(content, list) and bool(content) and isinstance(content[0], Mapping) and set(keys) <= {*content[0]}
+    )
+
+
+def _is_something(content: Any) -> bool:
+    return _begins_with(content, "id") and {*content[0]} <= {"id", "label", "template", "placeholders"}
+
+
+def _msrvtt(path: Path, content: Any, reading: Reading) -> Listed:
+    return Listed(caption_sets.msrvtt_annotations(path, content, reading.partition), published="msr-vtt")
+
+
+def _didemo(path: Path, content: Any, reading: Reading) -> Listed:
+    return Listed(caption_sets.didemo_annotations(path, content, not reading.moments), published="didemo")
+
+
+def _activitynet(path: Path, content: Any, reading: Reading) -> Listed:
+    annotations = caption_sets.activitynet_annotations(path, content, not reading.moments)
+    return Listed(annotations, published="activitynet-captions")
+
+
+def _vatex(path: Path, content: Any, reading: Reading) -> Listed:
+    return Listed(caption_sets.vatex_annotations(path, content), published="vatex")
+
+
+def _something(path: Path, content: Any, reading: Reading) -> Listed:
+    names = action_sets.something_names(path.parent)
+    return Listed(action_sets.something_annotations(path, content), names, "something-something-v2")
+
+
+def _kinetics(path: Path, content: Any, reading: Reading) -> Listed:
+    return Listed(action_sets.kinetics_annotations(path, content), published="kinetics")
+
+
+_JSON_FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any, Any], Listed]], ...] = (
+    (lambda content: isinstance(content, dict) and {"videos", "sentences"} <= content.keys(), _msrvtt),
+    (lambda content: _values_have(content, "timestamps", "sentences"), _activitynet),
+    (lambda content: _values_have(content, "annotations") or _values_have(content, "subset"), _kinetics),
+    (lambda content: isinstance(content, dict) and _values_have(content.get("database"), "annotations"), _kinetics),
+    (lambda content: _begins_with(content, "videoID", "enCap"), _vatex),
+    (lambda content: _begins_with(content, "video", "description", "times"), _didemo),
+    (_is_something, _something),
+)
+"""Whether a JSON is of this form, and how it is read."""
+
+
+def _of_folders(path: Path, reading: Reading) -> DomainData:
+    """Class folders of videos, or of folders of frames."""
+    videos, frames = reading.formats
+    of_videos, of_frames = find_layout(path, [videos]), find_layout(path, [frames])
+    if of_videos is not None and of_frames is not None and _holds_clips(path, of_frames, frames):
+        raise DataError(f"{path}: holds videos and folders of frames; keep one kind, or list the clips in a table")
+    if of_videos is None and of_frames is not None:
+        return _of_frame_folders(path, of_frames, reading, frames)
+    shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    data = read_any(path, [videos], **shared)
+    return replace(data, kind="clips", class_names=tuple(map(as_words, data.class_names)))
+
+
+def _holds_clips(path: Path, layout: Any, frames: Format) -> bool:
+    return any(
+        frames.of_folder(clip) is not None
+        for _, folder in layout.parts
+        for category in folders(folder)
+        for clip in folders(category)
+    )
+
+
+def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format) -> DomainData:
+    """`CLASS/CLIP/*.jpg`, with or without train, val and test above."""
+    collector, index = ItemCollector(), {name: place for place, name in enumerate(layout.class_names)}
+    for split, folder in layout.parts:
+        for category in folders(folder):
+            for clip in folders(category):
+                if (first := frames.of_folder(clip)) is None:
+                    collector.skip(shown(clip, path), "a folder without frames")
+                    continue
+                label = Label(index[printable(category.name)])
+                collector.add_file(first, shown(clip, path), [frames], target=label, split=split)
+    if not collector.items:
+        raise DataError(f"{path}: holds images and no clips; put the frames of each clip into CLASS/CLIP/")
+    data = DomainData(
+        collector.items,
+        tuple(map(as_words, layout.class_names)),
+        loader([frames]),
+        kind="clips",
+        name=path.resolve().name,
+        skipped=collector.skipped,
+        notes=list(layout.notes),
+        licence=licence_of(path),
+    )
+    return check_items(data, path)

@@ -1,0 +1,120 @@
+"""Folders of frames: each is one clip, its images in the order of the numbers in their names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...core.contracts.domain import MAX_PIXELS, Decoded
+from ...core.data.files import Format, visible
+from ...core.data.images import IMAGE_SUFFIXES, decode_image
+from ...core.errors import DataError
+from .clips import BY_CHANCE, Clip, Sampling, chosen_frames
+
+FRAME_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")
+NUMBERS = re.compile(r"(\d+)")
+CHUNK = 1 << 20
+
+
+def frame_folders(sampling: Sampling, rate: float, pattern: str | None = None, max_pixels: int = MAX_PIXELS) -> Format:
+    """Folders of images as clips.
+
+    Args:
+        sampling: which frames.
+        rate: frames per second.
+        pattern: names of the frames, `*` for anything ("img_*.jpg"); by default all images.
+        max_pixels: a larger frame is refused.
+    """
+
+    def of_folder(folder: Path) -> Path | None:
+        names = _frames(folder, pattern, _changed(folder))
+        return folder / names[0] if names else None
+
+    def expand(first: Path) -> list[dict[str, Any]]:
+        names = _frames(first.parent, pattern, _changed(first.parent))
+        own = {} if pattern is None else {"pattern": pattern}
+        return [{**sampling.as_decode(), "rate": rate, **own, "digest": _digest(first.parent, names)}]
+
+    return Format(
+        "folder of frames",
+        FRAME_SUFFIXES,
+        load=_load,
+        expand=expand,
+        of_folder=of_folder,
+        max_pixels=max_pixels,
+    )
+
+
+def _load(first: Path, decode: Mapping[str, Any]) -> Decoded:
+    """As `load_clip`, of the folder that `first` lies in."""
+    first, decode = Path(first), dict(decode)
+    names = _frames(first.parent, decode.get("pattern"), _changed(first.parent))
+    if not names:
+        raise DataError(f"{first.parent}: holds no frame; replace it or leave it out")
+
+    def draw(seed: int | None = None) -> np.ndarray:
+        rate = float(decode["rate"])
+        times = np.arange(len(names)) / rate
+        positions = chosen_frames(first.parent, times, len(names) / rate, decode, seed)
+        return _read(first.parent, [names[k] for k in positions], decode)
+
+    clip = draw().view(Clip)
+    clip.redrawn = draw if decode.get("rule") == BY_CHANCE else None
+    return clip
+
+
+def _read(folder: Path, names: list[str], decode: Mapping[str, Any]) -> np.ndarray:
+    """(T, H, W, 3) uint8, all of the size of the first."""
+    reduced: dict[str, np.ndarray] = {}
+    size = None
+    for name in dict.fromkeys(names):
+        pixels = decode_image(folder / name, {"max_pixels": int(decode.get("max_pixels", MAX_PIXELS))})
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(pixels * 255).astype(np.uint8)
+        if size is None:
+            height, width = pixels.shape[:2]
+            shrink = min(1.0, Sampling.of(decode).short_side / min(height, width))
+            size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        if size != (pixels.shape[1], pixels.shape[0]):
+            pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+        reduced[name] = pixels
+    return np.stack([reduced[name] for name in names])
+
+
+def _changed(folder: Path) -> int:
+    return folder.stat().st_mtime_ns if folder.is_dir() else 0
+
+
+@lru_cache(maxsize=4096)
+def _frames(folder: Path, pattern: str | None, changed: int) -> tuple[str, ...]:
+    """Names of the frames in a folder, by the numbers in them."""
+    if not folder.is_dir():
+        return ()
+    names = [entry.name for entry in visible(folder) if entry.name.lower().endswith(FRAME_SUFFIXES)]
+    if pattern is not None:
+        names = [name for name in names if fnmatch(name, pattern)]
+    return tuple(sorted(names, key=_by_numbers))
+
+
+def _by_numbers(name: str) -> list[tuple[int, int | str]]:
+    """frame_9 before frame_10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in NUMBERS.split(name)]
+
+
+def _digest(folder: Path, names: tuple[str, ...]) -> str:
+    """Of all frames: copies of a clip have the same, whatever they are called."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((folder / name).stat().st_size.to_bytes(8, "big"))
+        with open(folder / name, "rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
