@@ -19,22 +19,21 @@ numbers of blocks.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from vladapt import FeatureSet, TextClassifier, build_adapter, build_classifier, load_backbone
+from vladapt import FeatureSet, build_adapter, build_classifier, load_backbone
 from vladapt.domains.video.domain import Video
 from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip
 
 TESTS, FIRST_TEST = 25, 100_000
 FEW_BLOCKS = {"clip4clip": {"layers": 1}, "action-clip": {"layers": 1}, "clip2video": {"layers": 1}}
 TABLE = (
-    "mean-pool", "attention-pool", "temporal-tip:match=mean", "temporal-tip", "clip4clip", "clip4clip:sim_header=seqLSTM",
-    "action-clip", "action-clip:sim_header=Conv_1D", "clip2video", "efficient-prompt", "mug", "temporal-adapter",
+    "mean-pool", "attention-pool", "mug", "temporal-tip:match=mean", "temporal-tip", "temporal-adapter", "clip4clip",
+    "clip4clip:sim_header=seqLSTM", "action-clip", "action-clip:sim_header=Conv_1D", "clip2video", "efficient-prompt",
 )  # fmt: skip
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="heads, or for actions the folder")
     parser.add_argument("--store", type=Path, required=True, help="safetensors file that keeps the features")
     parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--clips", type=int, default=128, help="clips of each motion to learn from")
+    parser.add_argument("--clips", type=int, default=64, help="clips of each motion to learn from")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--as-published", action="store_true", help="as many blocks as published")
     given = parser.parse_args()

@@ -127,7 +127,12 @@ def clip2video(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield from ref.check_gradients(leaves, {name: name for name in leaves})
 
 
-MODES = {"mug_frame_token_simple": "simple", "mug_frame_token": "full", "mug_frame_text": "frame_text", "drl_wti": "wti"}
+MODES = {
+    "mug_frame_token_simple": "simple",
+    "mug_frame_token": "full",
+    "mug_frame_text": "frame_text",
+    "drl_wti": "wti",
+}
 
 
 @compares("mug", "mug_stan")
