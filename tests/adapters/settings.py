@@ -92,6 +92,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         **of_training("cross-entropy", "clip", lr=0.05, epochs=6),
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
+    "mug": {"weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5)},
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
     "proker": {
         "most_rows": between("most_rows", 1, None),

@@ -27,7 +27,8 @@ class Guidance(nn.Module):
             token; "wti" takes the best match of each token and frame, weighted by learned layers.
         width: D.
         tau: what cosines are multiplied by in the softmaxes.
-        released_padding: let padding into the last softmax of "full", and as a match of 0 into "wti".
+        released_padding: let padding into the last softmax of "full", and as a match of 0 into "wti", as the released
+            code does.
     """
 
     def __init__(self, mode: str, width: int, tau: float, released_padding: bool = False):
@@ -111,7 +112,7 @@ class Mug(TunedTextHead):
 
     differs: ClassVar[str] = (
         "padding is told by masks, of frames too, where the released code takes a cosine of 0 for padding and lets it "
-        "into `full` and `wti` (`released_padding`); a residual of each class is learned from the shots"
+        "into `full` and `wti`; a residual of each class is learned from the shots"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
@@ -122,10 +123,9 @@ class Mug(TunedTextHead):
         "simple", "how tokens and frames guide each other", choices=("simple", "full", "frame_text", "wti")
     )
     tau: float = option(100.0, "what cosines are multiplied by in the softmaxes", above=0)
-    released_padding: bool = option(False, "let padding take part in `full` and `wti`, as the released code does")
 
     def _network(self, width: int) -> nn.Module:
-        return Guidance(self.mode, width, self.tau, self.released_padding)
+        return Guidance(self.mode, width, self.tau)
 
     def _prepare(self, network: nn.Module, backbone, classifier: TextClassifier, resources) -> list[str]:
         self._read_texts(backbone, classifier)
