@@ -47,9 +47,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=64, help="clips of each motion to learn from")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--as-published", action="store_true", help="as many blocks as published")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     backbone = load_backbone(given.backbone, device="cpu")
-    (pairs if given.what == "pairs" else actions)(given, backbone)
+    pairs(given, backbone)
 
 
 # pairs ----------------------------------------------------------------------------------------------------------------
@@ -88,17 +88,19 @@ def head(told: str, as_published: bool):
 def clips_of(given, backbone, split: str) -> FeatureSet:
     """Clips and their reverses, from the first motions' frames."""
     first, count = (0, given.clips) if split == "train" else (FIRST_TEST, TESTS)
-    key = f"pairs/{backbone.fingerprint}/{split}/{count}"
+    transform = Video().transforms(backbone, train=False)
+    forward = []
+    for pair in range(len(PAIRS)):
 
-    def encoded() -> torch.Tensor:
-        transform = Video().transforms(backbone, train=False)
-        clips = [draw_clip(2 * pair, first + number) for pair in range(len(PAIRS)) for number in range(count)]
-        return torch.stack([encode(backbone, transform(clip)) for clip in clips])
+        def encoded(pair=pair) -> torch.Tensor:
+            clips = (draw_clip(2 * pair, first + number) for number in range(count))
+            return torch.stack([encode(backbone, transform(clip)) for clip in clips])
 
-    forward = stored(given.store, key, encoded)  # (P * count, T, D)
+        forward.append(stored(given.store, f"{backbone.fingerprint}/{split}/{pair}", count, encoded))
+    frames = torch.cat(forward)  # (P * count, T, D)
     labels = 2 * torch.arange(len(PAIRS)).repeat_interleave(count)
     return FeatureSet.of_parts(
-        torch.cat([forward, forward.flip(1)]), labels=torch.cat([labels, labels + 1]), class_names=MOTIONS,
+        torch.cat([frames, frames.flip(1)]), labels=torch.cat([labels, labels + 1]), class_names=MOTIONS,
         groups=tuple(f"path {i}" for i in range(len(labels))) * 2, backbone=backbone.fingerprint,
     )  # fmt: skip
 
@@ -108,14 +110,14 @@ def encode(backbone, pixels: torch.Tensor) -> torch.Tensor:
     return backbone.encode_image(pixels, normalize=False)
 
 
-def stored(path: Path, key: str, make) -> torch.Tensor:
-    """A tensor of the store, made and added where it is not in it."""
+def stored(path: Path, key: str, count: int, make) -> torch.Tensor:
+    """The first rows of a tensor of the store, which is made anew and kept where it has fewer."""
     held = load_file(path) if path.is_file() else {}
-    if key not in held:
+    if key not in held or len(held[key]) < count:
         held[key] = make().contiguous()
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(held, path)
-    return held[key]
+    return held[key][:count]
 
 
 if __name__ == "__main__":
