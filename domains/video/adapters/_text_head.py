@@ -76,7 +76,7 @@ class TextHead(ClassWeighted):
     positions: ClassVar[bool] = False
     """Whether the network has learned positions, of which there are `POSITIONS`."""
 
-    lr: float = option(1e-4, "peak learning rate", above=0)
+    lr: float = option(1e-3, "peak learning rate", above=0)
     epochs: int = option(60, "epochs", low=1, high=100_000)
     batch_size: int = option(32, "clips per step", low=1, high=1_048_576)
     weight_decay: float = option(0.2, "weight decay of AdamW", low=0)
@@ -231,7 +231,6 @@ class TunedTextHead(TextHead):
 
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual")
 
-    lr: float = 1e-3
     weight_decay: float = 0.01
     tune_text: bool = option(True, "learn a residual of each class text too, as TaskRes does")
 

@@ -166,7 +166,7 @@ class Clip2video(TextHead):
     multilabel: ClassVar[bool] = False
     positions: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "tokens", "token_mask")
-    published: ClassVar[dict] = {"epochs": 5, "batch_size": 128}
+    published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}
 
     temporal_proj: str = option(
         "sigmoid_selfA", "what is done to differences", choices=("default", "sigmoid_mlp", "sigmoid_selfA")

@@ -115,7 +115,7 @@ class EfficientPrompt(TextHead):
     multilabel: ClassVar[bool] = False
     positions: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "table")
-    published: ClassVar[dict] = {"batch_size": 64}
+    published: ClassVar[dict] = {"batch_size": 64, "lr": 1e-4}
 
     weight_decay: float = 0.01
     prefix: int = option(16, "learned vectors before a class name", low=0, high=256)

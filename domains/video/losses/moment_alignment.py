@@ -12,6 +12,7 @@ from ....core.contracts.loss import RowLoss
 from ....core.contracts.options import option
 from ....core.contracts.outputs import Output
 from ....core.losses._info_nce import info_nce
+from ....core.losses._products import products_option
 from ....core.runtime.ranks import Ranks
 
 
@@ -52,12 +53,15 @@ class MomentAlignment(RowLoss):
     resolution: float = option(1.0, "weight of the two time resolutions, 0 for none", low=0, high=10_000)
     moment: float = option(1.0, "weight of the short part with its text, 0 for none", low=0, high=10_000)
 
+    products: str = products_option()
+
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         pairs = {
             "clip": ("image_features", "text_features"),
             "resolution": ("image_features", "image_view2"),
             "moment": ("moment_features", "moment_text"),
         }
-        parts = {n: info_nce(out[a], out[b], out["logit_scale"], ranks=ranks) for n, (a, b) in pairs.items()}
+        how = {"scale": out["logit_scale"], "ranks": ranks, "products": self.products}
+        parts = {name: info_nce(out[one], out[other], **how) for name, (one, other) in pairs.items()}
         weighted = self.resolution * parts["resolution"] + self.moment * parts["moment"]
         return {"loss": parts["clip"] + weighted, **parts}
