@@ -11,14 +11,15 @@ is; a head that averages frames scores a clip and its reverse alike, so that it 
 "actions": the people of Weizmann's films are left out one by one; 1, 2, 4 or all clips of each action by the others
 are learned from.
 
-Frames are encoded once, by `embedded`, and kept in FILE; `--backbone` takes another. Its features are 1664 wide, those of
-CLIP 512, and transformers of that width are slow on a CPU: so features and texts are projected on the first 256
+Frames are encoded once, by `embedded`, and kept in FILE; `--backbone` takes another. Its features are 1664 wide, those
+of CLIP 512, and transformers of that width are slow on a CPU: so features and texts are projected on the first 256
 principal axes of the frames that are learned from. `--axes 0` leaves them as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -27,10 +28,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from vladapt import FeatureSet, build_adapter, build_classifier, load_backbone
+from vladapt.core.tasks.classification.part_order import ORDERS, reversed_parts, shuffled_parts
 from vladapt.domains.video.domain import Video
 from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip
 
 TESTS, FIRST_TEST = 25, 100_000
+SHOTS = (1, 2, 4, None)
 TABLE = (
     "mean-pool", "attention-pool", "mug", "temporal-tip:match=mean", "temporal-tip", "temporal-adapter", "clip4clip",
     "clip4clip:sim_header=seqLSTM", "action-clip", "action-clip:sim_header=Conv_1D", "clip2video", "efficient-prompt",
@@ -49,7 +52,7 @@ def main() -> None:
     parser.add_argument("--axes", type=int, default=256, help="principal axes of the features; 0: as they are")
     given = parser.parse_intermixed_args()
     backbone = load_backbone(given.backbone, device="cpu")
-    pairs(given, backbone)
+    (pairs if given.what == "pairs" else actions)(given, backbone)
 
 
 # pairs ----------------------------------------------------------------------------------------------------------------
@@ -137,6 +140,60 @@ def clips_of(given, backbone, split: str) -> FeatureSet:
         torch.cat([frames, frames.flip(1)]), labels=torch.cat([labels, labels + 1]), class_names=MOTIONS,
         groups=tuple(f"path {i}" for i in range(len(labels))) * 2, backbone=backbone.fingerprint,
     )  # fmt: skip
+
+
+# actions --------------------------------------------------------------------------------------------------------------
+
+
+def actions(given, backbone) -> None:
+    shared = Path(os.environ.get("VLADAPT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    domain, folder = Video(), Path(given.names[0]) if given.names else shared / "video" / "weizmann_actions"
+    data = domain.read(folder, "classification")
+    transform = domain.transforms(backbone, train=False)
+
+    def encoded() -> torch.Tensor:
+        return torch.stack([encode(backbone, transform(data.load(item))) for item in data.items])
+
+    clips = FeatureSet.of_parts(
+        stored(given.store, f"{backbone.fingerprint}/actions", len(data.items), encoded),
+        labels=torch.tensor([item.class_label() for item in data.items]), class_names=data.class_names,
+        groups=tuple(item.group for item in data.items), backbone=backbone.fingerprint,
+    )  # fmt: skip
+    classifier = build_classifier(backbone, data.class_names, domain.templates())
+    print(f"{len(clips)} clips of {len(set(clips.groups))} people, {len(data.class_names)} actions\n")
+    print("| clips of each action | head | right | shuffled | reversed | order used |\n|---|---|---:|---:|---:|---:|")
+    for shots in SHOTS:
+        for name in ("mean-pool", "temporal-tip:match=mean", "temporal-tip", "temporal-adapter"):
+            told = [
+                of_person(name, clips, classifier, person, shots, given.seeds) for person in sorted(set(clips.groups))
+            ]
+            right, shuffled, back, used = torch.tensor([row for rows in told for row in rows]).double().mean(dim=0)
+            used = f"{used:.0%}" if name == "temporal-adapter" else ""
+            print(f"| {shots or 'all'} | {name} | {right:.1%} | {shuffled:.1%} | {back:.1%} | {used} |", flush=True)
+
+
+def of_person(
+    told: str, clips: FeatureSet, classifier, person: str, shots: int | None, seeds: int
+) -> list[list[float]]:
+    """One row for each seed and clip of a person, of whom nothing is learned: right in order, shuffled, reversed, and
+    whether the head uses the order."""
+    own = torch.tensor([group == person for group in clips.groups])
+    others, test, rows = (~own).nonzero().flatten(), clips.select(own), []
+    for seed in range(1, seeds + 1):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = others[torch.randperm(len(others), generator=generator)]
+        labels = clips.labels[drawn]
+        kept = torch.cat([drawn[labels == label][:shots] for label in range(len(clips.class_names))])
+        adapter = head(told)
+        adapter.fit(clips.select(kept), classifier, seed=seed)
+        seen = [test, *(shuffled_parts(test, generator) for _ in range(ORDERS)), reversed_parts(test)]
+        right = torch.stack([(adapter.logits(each).argmax(dim=1) == test.labels).double() for each in seen])
+        used = torch.full((len(test),), float(getattr(adapter, "ordered", False)))
+        rows += torch.stack([right[0], right[1:-1].mean(dim=0), right[-1], used.double()], dim=1).tolist()
+    return rows
+
+
+# features -------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -86,8 +86,8 @@ class Clip4clip(TextHead):
     Published is a training of both towers with the head (rate 1e-4 for the head, 5 epochs, batches of 128 pairs, a
     rise of 10 % and a cosine, weight decay 0.2, gradients of norm 1 at most) on pairs of a clip and a sentence, by the
     cross-entropy both ways within a batch. Here towers are frozen and clips have classes: it is that of a clip with all
-    classes and that of a class in the batch with the clips, spread over those that it has. The defaults are 60 epochs at 1e-3, since positions that start at 0.02 have to grow in
-    a few hundred steps.
+    classes and that of a class in the batch with the clips, spread over those that it has. The defaults are 60 epochs
+    at 1e-3, since positions that start at 0.02 have to grow in a few hundred steps.
 
     Raises:
         ConfigError: an option out of range, or heads that do not divide the width.
@@ -101,8 +101,8 @@ class Clip4clip(TextHead):
     """
 
     differs: ClassVar[str] = (
-        "towers stay frozen, clips have classes in place of sentences, AdamW in place of BertAdam, 60 epochs at 1e-3 in "
-        "place of 5 at 1e-4; seqLSTM and tightTransf have no fixture: checked against the modules written out in the tests"
+        "towers stay frozen, clips have classes in place of sentences, AdamW in place of BertAdam, 60 epochs at 1e-3 "
+        "in place of 5 at 1e-4; seqLSTM and tightTransf have no fixture: checked against the modules written out"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
     positions: ClassVar[bool] = True

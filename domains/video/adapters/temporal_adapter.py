@@ -19,6 +19,8 @@ from ._frames import average_of_unit, legendre, masked_mean, times
 from ._text_head import TunedTextHead
 
 FOLDS = 4
+SURE = 2.0
+"""Standard errors by which the residual has to be right more often."""
 AUTO, ORDER, MEAN = "auto", "order", "mean"
 
 
@@ -70,7 +72,7 @@ class TemporalAdapter(TunedTextHead):
 
     `use=auto` keeps the residual only where it helps: it and `mean-pool` are compared on val, without val on clips of
     the support that are left out in turn (4 folds, whole groups together), and `mean-pool` stays unless the residual
-    is right more often, by more than the standard error of the difference. Where classes have one clip, nothing can be
+    is right more often, by more than two standard errors of the difference. Where classes have one clip, nothing can be
     left out, and `mean-pool` stays. `order` always keeps the residual, `mean` never.
 
     What is learned of a class is a residual of its text, as in TaskRes (Yu et al., 2023, arXiv 2211.10277).
@@ -119,7 +121,7 @@ class TemporalAdapter(TunedTextHead):
     def _judge(self, support: FeatureSet, classifier, val: FeatureSet | None, how) -> tuple[bool, str | None, str]:
         """Whether the residual is right more often than the averaged frames, a note, and on what that was seen.
 
-        By more than one standard error of the difference, clip by clip.
+        By more than `SURE` standard errors of the difference, clip by clip.
         """
         if isinstance(val, NoValidation):
             return False, None, "defaults: no validation"
@@ -145,7 +147,7 @@ class TemporalAdapter(TunedTextHead):
         gain = (weights * (order - mean)).sum()
         error = (weights.square() * (order - mean - gain).square()).sum().sqrt()
         told = [f"{float((weights * rows).sum()):.1%}" for rows in (order, mean)]
-        taken = bool(gain > error)
+        taken = bool(gain > SURE * error)
         note = (
             f"the order of frames is {'used' if taken else 'not used'}: right with it {told[0]}, with averaged frames "
             f"{told[1]}, on {words}"
