@@ -33,14 +33,16 @@ from parity_checks import (
     testtime,
     towers,
     transductive,
+    video,
+    video_losses,
 )
 from parity_checks.comparison import NotCompared
 from parity_checks.fixtures import Check, Fixtures
 
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
-METHODS = (head, cache, prompt, towers, transductive, testtime, crops, confidence)
-OBJECTIVES = (losses, caption_losses, person, person_search)
+METHODS = (head, cache, prompt, towers, transductive, testtime, crops, confidence, video)
+OBJECTIVES = (losses, caption_losses, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,
     "Objectives": OBJECTIVES,

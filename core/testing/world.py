@@ -75,6 +75,7 @@ class World:
     classifier: TextClassifier
     items: dict[str, list[Item]]
     several: bool = False
+    _parts_of: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -115,11 +116,14 @@ class World:
     def encode_parts(self, items: Sequence[Item], backbone: Backbone | None = None) -> FeatureSet:
         """The same of samples with two or three parts."""
         backbone = backbone or self.backbone
-        rows = [torch.stack([self.transform(draw(item, part)) for part in range(3)]) for item in items]
-        parts = torch.stack([backbone.encode_image(pixels, normalize=False) for pixels in rows])  # (N, 3, D)
+        key = (backbone.fingerprint, *(item.id for item in items))
+        if key not in self._parts_of:
+            pixels = torch.stack([self.transform(draw(item, part)) for item in items for part in range(3)])
+            self._parts_of[key] = backbone.encode_image(pixels, normalize=False).unflatten(0, (-1, 3))  # (N, 3, D)
         mask = torch.ones(len(items), 3, dtype=torch.bool)
-        mask[::2, 2] = False
-        return FeatureSet.of_parts(parts.masked_fill(~mask[..., None], 0), mask, **self._known_of(items, backbone))
+        mask[[item.decode["index"] % 2 == 0 for item in items], 2] = False
+        parts = self._parts_of[key].masked_fill(~mask[..., None], 0)
+        return FeatureSet.of_parts(parts, mask, **self._known_of(items, backbone))
 
     def fit(self, adapter: Adapter, **given: Any) -> Fitted:
         """The adapter, fitted; `given` as for `inputs`.

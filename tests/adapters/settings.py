@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "action-clip": {"layers": 1},
     "auto": {"candidates": ("zero-shot", "nearest-mean", "ridge"), "few_shots": ("ridge",)},
+    "clip2video": {"layers": 1},
+    "clip4clip": {"layers": 1},
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "dmn": {"lr": 0.05, "epochs": 1},
+    "efficient-prompt": {"layers": 1, "prefix": 2, "postfix": 2},
     "lp-plus-plus": {"views": 1},
     "tpt": {"steps": 2},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
@@ -42,6 +46,7 @@ def of_training(own: str, other: str, **patience: Any) -> dict[str, tuple[dict[s
 
 
 COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "action-clip": {"released_conv": between("released_conv", False, True, sim_header="Conv_1D")},
     "ape": {"w": between("w", (1.0, 0.0), (0.0, 1.0), top_q=6)},
     "ape-t": {
         "criterion": between("criterion", "text", "image_text", top_q=6, w=(1.0, 0.0)),
@@ -78,6 +83,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
         "clip_grad": between("clip_grad", None, 1e-4),
     },
+    "efficient-prompt": {"contrast": between("contrast", 1, 3, batch_size=2, lr=0.01)},
     "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
     "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
     "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
@@ -93,6 +99,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         **of_training("cross-entropy", "clip", lr=0.05, epochs=6),
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
+    "mug": {"weight_decay": between("weight_decay", 0.0, 9.0, lr=0.1, epochs=5)},
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
     "proker": {
         "most_rows": between("most_rows", 1, None),
@@ -122,6 +129,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             "entropy_bounds", (0.0, 1.0), (0.9, 1.0), mask_bounds=(0.0, 1.0), negative_alpha=10.0
         ),
         "negative_slots": between("negative_slots", 0, 3, **OF_NEGATIVES),
+    },
+    "temporal-adapter": {
+        "degree": between("degree", 1, 3, use="order"),
+        "hidden": between("hidden", 8, 16, use="order"),
     },
     "tip-adapter": OF_SEARCH,
     "tip-adapter-f": {

@@ -30,6 +30,7 @@ from .draws import Shots
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared
 from .judgement import PROBE, fitted_probe
+from .part_order import order_reliance
 from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults
 from .resources import check_needs
@@ -134,6 +135,9 @@ def scored(
     probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
     how = {"probe": probe, "deciding": deciding_by_protocol(recipe)}
     scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, **how)
+    scores.metrics.update(
+        order_reliance(prepared, adapter, shots.test, prepared.class_names, scores.metrics, recipe.seed)
+    )
     if recipe.novel:
         scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores, task)
     if moved is prepared:

@@ -33,6 +33,7 @@ from ...runs.sections import (
     plural,
 )
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
+from .part_order import order_section
 from .trust import calibrated_words, trust_section
 from .verdict import (
     MEASURES,
@@ -47,9 +48,7 @@ from .verdict import (
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
-PAIRS = 20
-MISTAKES = 12
-PROMPTS = 4
+PAIRS, MISTAKES, PROMPTS = 20, 12, 4
 MOST_THRESHOLDS = 12
 AUROC = MEASURES["auroc"]
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
@@ -115,6 +114,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             shared.notes(info),
             _scores(results),
             random_split_section(metrics),
+            order_section(metrics),
             shared.methods_judged(info),
             _novel(metrics.get("novel")),
             *shared.forgetting(metrics.get("generic")),

@@ -26,6 +26,7 @@ from ...runtime.progress import Reporter
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
 from .judgement import PROBE_FILE
+from .part_order import order_reliance
 from .predictions import Predictions, check_wishes
 from .predictor import Predictor
 from .protocols import deciding_by_protocol, transfer_of
@@ -66,6 +67,8 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
     how = {"probe": probe, "deciding": deciding_by_protocol(recipe), "columns": columns}
     scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, **how)
+    if columns is None:
+        scores.metrics.update(order_reliance(prepared, scored, chosen, names, scores.metrics, recipe.seed))
     calibration = Calibration.load(use.run.path) if names is adapter.class_names_ else None
     notes = calibrated_again(use, scores) if names is adapter.class_names_ else [OTHER_CLASSES]
     by_id = {item.id: item for item in prepared.data.items}

@@ -27,7 +27,14 @@ def several_labels(outputs, seed):
     return {**outputs, "labels": (torch.rand(8, 5, generator=torch.Generator().manual_seed(seed)) < 0.5).float()}
 
 
-EXAMPLES = {"binary-cross-entropy": several_labels}
+def of_actions(outputs, seed):
+    """Which verbs and nouns a text has."""
+    generator = torch.Generator().manual_seed(seed)
+    told = {name for name in outputs if name.startswith(("verbs", "nouns"))}
+    return {**outputs, **{name: (torch.rand(8, 4, generator=generator) < 0.4).float() for name in sorted(told)}}
+
+
+EXAMPLES = {"binary-cross-entropy": several_labels, "egonce": of_actions}
 
 
 @pytest.mark.parametrize(

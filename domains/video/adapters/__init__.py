@@ -1,0 +1,1 @@
+"""Methods on stored features of frames, over any tower, one file each."""

@@ -1,0 +1,254 @@
+"""Base of the heads that turn the frames of a clip into scores of class texts and learn by gradient steps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....core.contracts.adapter import FitReport
+from ....core.contracts.backbone import Backbone
+from ....core.contracts.choices import ClassWeighted
+from ....core.contracts.features import Batch, FeatureSet, TextClassifier
+from ....core.contracts.options import option
+from ....core.errors import CapabilityError
+from ....core.registry.build import build_adapter
+from ....core.training.batches import epoch_batches
+from ....core.training.schedules import by_epoch, cosine_rates
+from ....core.training.small_heads import Epoch, label_loss, train_epochs
+from ._frames import check_length, valid_first
+
+WARMUP = 0.1
+"""Share of the steps in which the rate rises."""
+CLIP_GRAD = 1.0
+"""Largest norm of a step's gradient."""
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step looks at.
+
+    Args:
+        frames: (B, T, D), those that are there in front.
+        mask: (B, T) bool, which are there.
+        labels: (B,), or (B, C) with several labels per clip.
+        label_loss: logits of all classes and labels -> cross-entropy, or binary cross-entropy.
+        priors: (C,) log shares that `label_loss` adds to the logits, or None.
+        generator: of the whole training, on the CPU.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    labels: Tensor
+    label_loss: Callable[[Tensor, Tensor], Tensor]
+    priors: Tensor | None
+    generator: torch.Generator
+
+
+@dataclass(eq=False, kw_only=True)
+class TextHead(ClassWeighted):
+    """A method brings the network (`_network`), and scores by it where that is more than a cosine (`_cosines`).
+
+    Scores are a video feature's cosines to the class texts times the logit scale of the towers. AdamW, the rate rising
+    over a tenth of the steps and then falling along a cosine, the norm of the gradient at most 1; the last step's
+    weights are kept, and nothing is chosen on val.
+
+    Several labels per clip: binary cross-entropy, each label's logit relative to its negative prompts; without them to
+    the backbone's logit bias, or else to its mean score over the support before the training.
+
+    Attributes:
+        weights: name -> tensor of the network.
+        text: (C, D) unit rows of the classes.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"parts"})
+    at_predict: ClassVar[frozenset[str]] = frozenset({"parts"})
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
+    multilabel: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("weights", "text", "negative", "logit_scale", "offset")
+    weights: ClassVar[dict[str, Tensor]] = {}
+    positions: ClassVar[bool] = False
+    """Whether the network has learned positions, of which there are `POSITIONS`."""
+
+    lr: float = option(1e-3, "peak learning rate", above=0)
+    epochs: int = option(60, "epochs", low=1, high=100_000)
+    batch_size: int = option(32, "clips per step", low=1, high=1_048_576)
+    weight_decay: float = option(0.2, "weight decay of AdamW", low=0)
+
+    @abstractmethod
+    def _network(self, width: int) -> nn.Module:
+        """A new network for features D wide, its weights as published: (frames, mask) -> (B, D) video features."""
+
+    def _start(self, network: nn.Module, backbone: Backbone | None) -> list[str]:
+        """What the towers give it to start from, in place; notes."""
+        return []
+
+    def _cosines(self, network: nn.Module, frames: Tensor, mask: Tensor, text: Tensor) -> Tensor:
+        """(B, C) of clips with class texts (C, D)."""
+        return F.normalize(network(frames, mask), dim=-1) @ text.T
+
+    def _step_loss(self, step: Step) -> Tensor:
+        """The loss of one step."""
+        return step.label_loss(self._scores(step.frames, step.mask), step.labels)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self._check(support)
+        self._frame(classifier)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = self._network(support.dim)
+            notes = self._prepare(network, backbone, classifier, resources)
+        self._built = network.to(support.features.device).train()
+        self._level(support, classifier)
+        history = [epoch.row() for epoch in self._train(support, len(classifier), seed)]
+        return self._report(history, notes)
+
+    def _prepare(self, network: nn.Module, backbone, classifier: TextClassifier, resources) -> list[str]:
+        """Whatever else a fit makes before the first step; notes."""
+        return self._start(network, backbone)
+
+    def _report(self, history: list[dict[str, float]], notes: list[str], **known: Any) -> FitReport:
+        """Keep what was trained, and say so."""
+        trained = sum(parameter.numel() for parameter in self._trained())
+        network = self._net.eval().requires_grad_(False)
+        self.weights = {name: value.detach() for name, value in network.state_dict().items()}
+        chosen = {"epochs": self.epochs, "lr": self.lr}
+        report = {"chosen": chosen, "chosen_on": "options", "history": history, "notes": notes, **known}
+        return FitReport(self.name, trained_parameters=trained, **report)
+
+    def _frame(self, classifier: TextClassifier) -> None:
+        """What cosines become logits with."""
+        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
+        self.negative = classifier.negative if self.multilabel_ else None
+        self.offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)
+
+    @torch.no_grad()
+    def _level(self, support: FeatureSet, classifier: TextClassifier) -> None:
+        """With several labels and nothing to compare with, logits start around 0."""
+        if self.multilabel_ and self.negative is None and classifier.logit_bias is None:
+            rows = valid_first(support.parts, support.parts_mask)
+            scores = [self._scores(*some) for some in zip(*(each.split(ROWS_AT_ONCE) for each in rows))]
+            self.offset = -torch.cat(scores).mean(dim=0)
+
+    def _trained(self) -> list[Tensor]:
+        """What gradient steps change."""
+        return list(self._net.parameters())
+
+    def _train(self, support: FeatureSet, classes: int, seed: int) -> list[Epoch]:
+        """Train the network in place."""
+        frames, mask = valid_first(support.parts, support.parts_mask)
+        priors, generator = self.priors_of(support.labels, classes), torch.Generator().manual_seed(seed)
+        criterion = label_loss(support.multilabel, priors)
+        batches = epoch_batches(len(support), self.batch_size, seed, device=frames.device)
+        steps = len(batches(0))
+        total = steps * self.epochs
+        rates = by_epoch(cosine_rates(self.lr, total, max(1, round(WARMUP * total))), steps)
+        if not (parameters := self._trained()):
+            return []
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+        def loss_of(epoch: int, index: Tensor) -> Tensor:
+            rows = frames[index], mask[index], support.labels[index]
+            return self._step_loss(Step(*rows, criterion, priors, generator))
+
+        return list(train_epochs(optimizer, rates, batches, loss_of, clip_grad=CLIP_GRAD))
+
+    def _scores(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """(B, C) logits of clips whose frames are in front."""
+        rows = self._rows()
+        if self.negative is None:
+            return self.logit_scale * self._cosines(self._net, frames, mask, rows) + self.offset
+        scores = self.logit_scale * self._cosines(self._net, frames, mask, torch.cat([rows, self.negative]))
+        return scores[:, : len(rows)] - scores[:, len(rows) :]
+
+    def _rows(self) -> Tensor:
+        """(C, D) unit rows of the classes."""
+        return self.text
+
+    @property
+    def _net(self) -> nn.Module:
+        """The network, built of the saved weights where this process did not train it."""
+        if (built := getattr(self, "_built", None)) is None:
+            with torch.random.fork_rng(devices=[]):  # what it is made of is replaced
+                built = self._network(self.dim_)
+            built.load_state_dict(self.weights)
+            self._built = built = built.to(self.text.device).eval().requires_grad_(False)
+        return built
+
+    def _logits(self, batch: Batch) -> Tensor:
+        self._check(batch)
+        return self._scores(*valid_first(batch.parts, batch.parts_mask))
+
+    def _check(self, clips: FeatureSet | Batch) -> None:
+        if self.positions:
+            check_length(clips.parts, f"adapter '{self.name}'")
+
+    def to(self, device) -> TextHead:
+        super().to(device)
+        self.weights = {name: value.to(device) for name, value in self.weights.items()}
+        self._built = None
+        return self
+
+    def for_classes(self, backbone: Backbone | None, class_names: Sequence[str], classifier=None) -> TextHead:
+        """A fitted copy that scores the texts of other classes (base-to-new generalisation).
+
+        Raises:
+            CapabilityError: not fitted, several labels per clip, or no texts of the new classes.
+        """
+        if not getattr(self, "fitted_", False):
+            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
+        if self.multilabel_ or classifier is None:
+            raise CapabilityError(f"{self.name} scores other classes by their texts, where a clip has one label")
+        other = build_adapter(self.name, **self.options)
+        for name in self.state:
+            setattr(other, name, getattr(self, name))
+        other.class_names_, other.backbone_, other.dim_ = tuple(class_names), self.backbone_, self.dim_
+        other.multilabel_, other.fitted_ = False, True
+        other._built = self._net
+        other._rename(backbone, classifier.to(self.text.device))
+        return other
+
+    def _rename(self, backbone: Backbone | None, classifier: TextClassifier) -> None:
+        """Take the texts of other classes."""
+        self.text = classifier.weights
+        self.offset = self.offset[:1].expand(len(classifier)).clone()  # the backbone's bias, alike for all classes
+
+
+@dataclass(eq=False, kw_only=True)
+class TunedTextHead(TextHead):
+    """Base of our own heads: what is learned of a class is a residual of its text, as in Task Residual for Tuning
+    Vision-Language Models (Yu et al., 2023, arXiv 2211.10277), beside what is learned of the frames.
+
+    Attributes:
+        residual: (C, D), 0 before the first step; added to the unit texts, which are then made unit again.
+    """
+
+    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual")
+
+    weight_decay: float = 0.01
+    tune_text: bool = option(True, "learn a residual of each class text too, as TaskRes does")
+
+    def _frame(self, classifier: TextClassifier) -> None:
+        super()._frame(classifier)
+        self.residual = torch.zeros_like(classifier.weights)
+
+    def _rows(self) -> Tensor:
+        return F.normalize(self.text + self.residual, dim=-1)
+
+    def _trained(self) -> list[Tensor]:
+        return [*super()._trained(), *([self.residual.requires_grad_()] if self.tune_text else [])]
+
+    def _report(self, history: list[dict[str, float]], notes: list[str], **known: Any) -> FitReport:
+        report = super()._report(history, notes, **known)
+        self.residual = self.residual.detach()
+        return report
+
+    def _rename(self, backbone: Backbone | None, classifier: TextClassifier) -> None:
+        super()._rename(backbone, classifier)
+        self.residual = torch.zeros_like(classifier.weights)

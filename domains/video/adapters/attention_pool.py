@@ -1,0 +1,70 @@
+"""Attention pooling: a clip is a weighted mean of its frames, the weights learned, the order unused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....core.contracts.options import option
+from ._frames import masked_mean
+from ._text_head import TunedTextHead
+
+
+class GatedAttention(nn.Module):
+    """Frames weighted by softmax_t(w^T (tanh(V h_t) * sigmoid(U h_t))), h_t a unit frame; w starts at 0.
+
+    Args:
+        width: D. hidden: rows of V and U.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.attend, self.gate = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        unit = F.normalize(frames, dim=-1)
+        weights = self.weights(unit, mask)  # (B, T)
+        counts = mask.sum(dim=1, keepdim=True)
+        return masked_mean(counts[..., None] * weights[..., None] * unit, mask)
+
+    def weights(self, unit: Tensor, mask: Tensor) -> Tensor:
+        """(B, T) above 0 where there is a frame, with a sum of 1."""
+        hidden = torch.tanh(self.attend(unit)) * torch.sigmoid(self.gate(unit))
+        return self.score(hidden)[..., 0].masked_fill(~mask, -torch.inf).softmax(dim=1)
+
+
+@dataclass(eq=False, kw_only=True)
+class AttentionPool(TunedTextHead):
+    """Attention-based Deep Multiple Instance Learning (Ilse, Tomczak and Welling, 2018, arXiv 1802.04712), over the
+    frames of a clip: the gated attention of its equation 9 says how much each frame counts.
+
+    Its scoring vector starts at 0, so that before the first step a clip is the mean of its frames. Scores are cosines
+    to the class texts, of each of which a residual is learned besides (`tune_text`; ours, as in `mean-pool`). The order
+    of frames changes nothing.
+
+    Raises:
+        ConfigError: an option out of range.
+        CapabilityError: samples without parts.
+
+    Example:
+        >>> adapter = build_adapter("attention-pool", epochs=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = (
+        "no fixture: checked against the paper's equation written out. The pooled frames are compared with class "
+        "texts, and attention starts even"
+    )
+
+    hidden: int = option(128, "width of the attention", low=1, high=65_536)
+
+    def _network(self, width: int) -> nn.Module:
+        return GatedAttention(width, self.hidden)

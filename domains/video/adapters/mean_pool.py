@@ -1,0 +1,60 @@
+"""Frame averaging: a clip is the mean of its frames, whatever their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....core.contracts.options import option
+from ._frames import average_of_unit, masked_mean
+from ._text_head import TunedTextHead
+
+
+class FrameAverage(nn.Module):
+    """(B, T, D) and (B, T) bool -> (B, D) unit; it learns nothing.
+
+    Args:
+        unit_frames: make frames unit before they are averaged.
+    """
+
+    def __init__(self, unit_frames: bool = True):
+        super().__init__()
+        self.unit_frames = unit_frames
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        return average_of_unit(frames, mask) if self.unit_frames else F.normalize(masked_mean(frames, mask), dim=-1)
+
+
+@dataclass(eq=False, kw_only=True)
+class MeanPool(TunedTextHead):
+    """Frame averaging, the baseline of every temporal method: the meanP of CLIP4Clip (Luo et al., 2021,
+    arXiv 2104.08860) makes frames unit, averages them and makes the mean unit; ViFi-CLIP (Rasheed et al., 2022,
+    arXiv 2212.03640) averages them as they are (`unit_frames=false`).
+
+    Both learn nothing on features. Of the shots a residual of each class text is learned here (`tune_text`), as
+    TaskRes does (Yu et al., 2023, arXiv 2211.10277), so that heads that see the order can be compared with this one;
+    without it the scores are zero-shot ones.
+
+    The order of frames changes nothing: the means are summed in float64.
+
+    Raises:
+        ConfigError: an option out of range.
+        CapabilityError: samples without parts.
+
+    Example:
+        >>> adapter = build_adapter("mean-pool", epochs=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = "a residual of each class text is learned from the shots; `tune_text=false` is published"
+    state: ClassVar[tuple[str, ...]] = tuple(name for name in TunedTextHead.state if name != "weights")
+
+    unit_frames: bool = option(True, "make frames unit before they are averaged, as CLIP4Clip does")
+
+    def _network(self, width: int) -> nn.Module:
+        return FrameAverage(self.unit_frames)
