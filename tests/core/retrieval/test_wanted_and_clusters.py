@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vladapt.core.contracts.domain import Item
-from vladapt.core.contracts.targets import Label, Target
+from vladapt.core.contracts.targets import Identity, Label, Target
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex
 from vladapt.core.retrieval.clusters import clustered
@@ -95,6 +95,7 @@ def test_entries_keep_what_targets_know_and_old_ones_know_nothing(people, tmp_pa
             return {"camera": "c1"}
 
     assert Entry.of(Item("a", tmp_path, target=Seen())).about == {"camera": "c1"}
+    assert Entry.of(Item("a", tmp_path, target=Identity("p1"))).about == {"identity": "p1"}
     assert Entry.of(Item("a", tmp_path, target=Label(0))).about == {} == Entry.of(Item("a", tmp_path)).about
     _, index = people
     lines = index.entries.path.read_text().splitlines()
