@@ -59,5 +59,9 @@ def test_captions_are_written_and_counted(vladapt, gallery, small_clip_spec):
     assert Path("c.html").read_text().count("data:image/jpeg") == 1
     rows = [json.loads(line) for line in Path("people/c.jsonl").read_text().splitlines()]
     assert {row["identity"] for row in rows} == {"2", "7"}
+    Path("people/c.jsonl").write_text(json.dumps({**rows[0], "camera": "door"}) + "\n")  # a list of some of them
+    again = vladapt("index", gallery, "--domain", "person", "--backbone", options[1], "--out", "q.index", "--json").json
+    assert again["entries"] == 3
+    assert len(vladapt("search", "q.index", "red", "--camera", "door", "--json").json["hits"]) == 1
     refused = vladapt("curate", "person-captions", gallery, "--out", "d.jsonl", "--min-confidence", 0.999, *options[:2])
     assert refused.code == 1 and "lower --min-confidence" in refused.error and not Path("d.jsonl").exists()

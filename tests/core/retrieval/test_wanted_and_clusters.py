@@ -77,7 +77,7 @@ def test_times_are_dates_of_any_zone_or_numbers():
     assert point_in_time("2024-03-04", "") < point_in_time("2024-03-04 00:01", "") and point_in_time("451", "") == 451
     frames = Wanted(since="100")
     assert frames.has(Entry("a", about={"time": "100"})) and not frames.has(Entry("a", about={"time": "99"}))
-    assert not frames.has(Entry("a"))
+    assert not frames.has(Entry("a")) and not frames.has(Entry("a", about={"time": "in the morning"}))
 
 
 def test_an_index_lists_few_values_and_counts_none_of_many(people):
