@@ -143,6 +143,9 @@ class Identity(Target):
     def class_label(self) -> int | None:
         return self.label
 
+    def about(self) -> Mapping[str, str]:
+        return {"identity": self.name}
+
     def restricted(self, new: Mapping[int, int]) -> Identity | None:
         """None where there is no label, or none of the classes that stay."""
         label = _restricted(self.label, new)

@@ -59,10 +59,11 @@ class Wanted:
             return False
         if self.since is None:
             return True
-        time = entry.about.get(TIME)
-        if not time:
+        try:
+            time = point_in_time(entry.about.get(TIME, ""), TIME)
+        except ConfigError:  # unknown, or in words
             return False
-        return _not_before(point_in_time(time, entry.id), point_in_time(self.since, "--since"))
+        return _not_before(time, point_in_time(self.since, "--since"))
 
 
 class Facts:

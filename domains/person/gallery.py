@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...core.contracts.domain import DomainData, Item
+from ...core.contracts.targets import Target
 from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import DataError
 from .pedestrian import Pedestrian
@@ -18,28 +19,32 @@ OF_PEOPLE = ("re-identification", "person-search")
 
 
 def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequence[SetFormat]) -> DomainData:
-    """The pictures of one set that some format knows, else of files and folders.
+    """All pictures of files and folders, or of a table or list that is given by itself.
 
-    Of plain files the person, the camera and the frame are told by names like `0002_c1s1_000451_03.jpg`; junk (identity
-    -1) is left out.
+    What a set that some format knows says of a picture is kept; of others person, camera and frame are told by names
+    like `0002_c1s1_000451_03.jpg`. Junk (identity -1) is left out.
 
     Raises:
         DataError: a path does not exist, or holds no picture.
     """
-    alone = len(paths) == 1 and reading.crops is None and not _is_picture(Path(paths[0]), reading)
-    if alone and (known := _known_set(Path(paths[0]), reading, formats)) is not None:
-        return known
+    alone = Path(paths[0]) if len(paths) == 1 and reading.crops is None else None
+    known = None
+    if alone is not None and alone.exists() and not _is_picture(alone, reading):
+        known = _known_set(alone, reading, formats)
+        if known is not None and alone.is_file():
+            return known
     data = read_unlabelled(paths, reading.formats)
-    named = [_named(item) for item in data.items]
-    junk = sum(item is None for item in named)
-    notes = [*data.notes, *([f"Junk pictures (identity -1), left out: {junk}."] if junk else [])]
-    return replace(data.with_items([item for item in named if item is not None]), notes=notes)
+    targets = {} if known is None else {Path(item.source).resolve(): item.target for item in known.items}
+    named = [_named(item, targets.get(Path(item.source).resolve())) for item in data.items]
+    kept = [item for item in named if item is not None]
+    if not kept:
+        raise DataError(f"{paths[0]}: all {len(named)} pictures are junk (identity -1); give others")
+    notes = [f"Junk pictures (identity -1), left out: {len(named) - len(kept)}."] if len(kept) < len(named) else []
+    return replace(data.with_items(kept), notes=[*data.notes, *notes])
 
 
 def _known_set(path: Path, reading: Reading, formats: Sequence[SetFormat]) -> DomainData | None:
     """The set, by the first format that reads it; None where none does, as of a plain folder."""
-    if not path.exists():
-        return None
     for each in formats:
         task = next((task for task in OF_PEOPLE if task in each.tasks), None)
         if task is None or (source := each.find(path)) is None:
@@ -57,11 +62,11 @@ def _is_picture(path: Path, reading: Reading) -> bool:
     return path.is_file() and any(fmt.matches(path) for fmt in reading.formats)
 
 
-def _named(item: Item) -> Item | None:
-    """With what the file's name says; None for junk."""
+def _named(item: Item, target: Target | None) -> Item | None:
+    """With what a set, or the file's name, says; None for junk."""
     match = NAME.match(Path(item.source).stem)
-    if match is None:
-        return item
+    if target is not None or match is None:
+        return item.with_(target=target)
     number = int(match["identity"])
     if number == JUNK:
         return None

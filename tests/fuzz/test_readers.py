@@ -19,6 +19,7 @@ from pathlib import Path
 import mutations
 import numpy as np
 import pytest
+import valid_people
 import valid_photos
 import valid_rasters
 import valid_sets
@@ -251,6 +252,18 @@ def _listed(file: Path) -> DomainData:
     return Natural().read(_root(file) / "data", train_list=str(file))
 
 
+def _people(file: Path, task: str = "attributes") -> DomainData:
+    from vladapt.domains.person import Person
+
+    return Person().read(_root(file), task)
+
+
+def _questions(file: Path) -> None:
+    from vladapt.domains.person.captions.questions import questions_with
+
+    questions_with(file)
+
+
 READERS = {
     "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=40),
     "manifest csv": Reader(valid_sets.manifest_csv, _any),
@@ -296,6 +309,11 @@ READERS = {
     "regions of sentences": Reader(valid_rasters.regions, _regions),
     "published split": Reader(valid_rasters.split_lists, _from_above),
     "published list": Reader(valid_photos.image_list, _listed),
+    "attributes of people": Reader(valid_people.attribute_table, _people),
+    "celeba": Reader(valid_people.celeba, _people),
+    "market attributes": Reader(valid_people.market_attributes, _people, examples=2),
+    "faces with captions": Reader(valid_people.face_captions, lambda file: _people(file, "person-search")),
+    "questions about people": Reader(valid_people.questions, _questions),
     "items file": Reader(_items_file, _items, examples=50),
 }
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vladapt.core.contracts.domain import Item
-from vladapt.core.contracts.targets import Label, Target
+from vladapt.core.contracts.targets import Identity, Label, Target
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex
 from vladapt.core.retrieval.clusters import clustered
@@ -77,7 +77,7 @@ def test_times_are_dates_of_any_zone_or_numbers():
     assert point_in_time("2024-03-04", "") < point_in_time("2024-03-04 00:01", "") and point_in_time("451", "") == 451
     frames = Wanted(since="100")
     assert frames.has(Entry("a", about={"time": "100"})) and not frames.has(Entry("a", about={"time": "99"}))
-    assert not frames.has(Entry("a"))
+    assert not frames.has(Entry("a")) and not frames.has(Entry("a", about={"time": "in the morning"}))
 
 
 def test_an_index_lists_few_values_and_counts_none_of_many(people):
@@ -95,6 +95,7 @@ def test_entries_keep_what_targets_know_and_old_ones_know_nothing(people, tmp_pa
             return {"camera": "c1"}
 
     assert Entry.of(Item("a", tmp_path, target=Seen())).about == {"camera": "c1"}
+    assert Entry.of(Item("a", tmp_path, target=Identity("p1"))).about == {"identity": "p1"}
     assert Entry.of(Item("a", tmp_path, target=Label(0))).about == {} == Entry.of(Item("a", tmp_path)).about
     _, index = people
     lines = index.entries.path.read_text().splitlines()
