@@ -35,6 +35,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _settled():
+    """Nor through what a file leaves behind (modules, caches, loggers): mmengine collects for each data set it builds,
+    which would take most of a second in the end."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 def _data_dir() -> Path:
     return Path(os.environ.get("VLADAPT_DATA", ROOT.parent / "shared" / "data"))
 

@@ -30,7 +30,7 @@ QUICK = {
     "tip-x": {"search_step": (30, 10, 10)}, "clip-adapter": {"epochs": 20}, "clap": {"epochs": 300},
     "taskres": {"epochs": 100}, "nmtune": {"epochs": 5, "ratio": 1}, "lp-plus-plus": {},
     "linear-probe": {"steps": 2, "max_iter": 200}, "real-linear": {"iterations": 200, "lr": 1e-3},
-    "auto": {"candidates": ("proker", "gda", "ridge", "zero-shot", "linear-probe")},
+    "auto": {"candidates": ("proker", "gda", "ridge", "zero-shot", "nearest-mean")},
     "cross-modal": {"iterations": 300, "lr": 1e-3, "weight_decay": 0.01, "batch_size": 32, "eval_every": 50},
 }  # fmt: skip
 TRAINED = {"wise-ft": {"alpha": 1.0}}
