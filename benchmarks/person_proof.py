@@ -4,7 +4,8 @@
 
 Whole towers of `embedded` are trained on captions of people at 128 x 64 and tested on others, by text to image over all
 their pictures. Every method has the same steps, batches and rates. Differences are paired: people are drawn with all
-their queries, 1,000 times, and the mean of the seeds is compared. Prints the tables of docs/person.md, row by row.
+their queries, 1,000 times, and the mean of the seeds is compared. Prints the tables of docs/person.md, row by row;
+after Ctrl-C what is done is compared.
 """
 
 from __future__ import annotations
@@ -105,7 +106,11 @@ def main() -> None:
     for name in arguments.methods:
         started = time.monotonic()
         seeds = arguments.seeds if METHODS[name].loss else arguments.seeds[:1]
-        scores[name] = [scored(METHODS[name], people, backbone, seed, arguments) for seed in seeds]
+        try:
+            scores[name] = [scored(METHODS[name], people, backbone, seed, arguments) for seed in seeds]
+        except KeyboardInterrupt:
+            print("\nStopped; what is done is compared.")
+            break
         minutes = (time.monotonic() - started) / 60 / len(seeds)
         cells = " | ".join(_cell(scores[name], key) for key in SHOWN)
         print(f"| {METHODS[name].title} | {cells} | {minutes:.1f} |", flush=True)

@@ -16,7 +16,7 @@ from ....core.errors import ConfigError
 from ....core.losses._columns import log_softmax_down, mean_of_sums_down
 from ....core.losses._products import products_option, with_all
 from ....core.runtime.ranks import Ranks
-from .identity import NOBODY
+from .identity import NOBODY, number_of_people
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -34,7 +34,7 @@ class CmpmCmpc(RowLoss):
 
     Raises:
         ConfigError: both weights are 0.
-        CapabilityError: dims lacks embed_dim or num_labels where people are named.
+        CapabilityError: as of `identity`, where people are named.
 
     Example:
         >>> import torch, vladapt
@@ -58,7 +58,7 @@ class CmpmCmpc(RowLoss):
         if not (self.cmpm or self.cmpc):
             raise ConfigError(f"{self.title}: both weights are 0; give one above 0")
         if self.cmpc:
-            width, people = (self.dim(name, "its classifier of people") for name in ("embed_dim", "num_labels"))
+            width, people = self.dim("embed_dim", "its classifier of people"), number_of_people(self)
             self.classifier = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, people)))  # (D, C)
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:

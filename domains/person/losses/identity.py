@@ -9,11 +9,26 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.loss import RowLoss
+from ....core.contracts.loss import Loss, RowLoss
 from ....core.contracts.options import option
+from ....core.errors import CapabilityError
 from ....core.runtime.ranks import Ranks
 
 NOBODY = -1
+
+
+def number_of_people(loss: Loss) -> int:
+    """Of the training set, whose identities are numbered from 0.
+
+    Raises:
+        CapabilityError: it names none, or is read in a row.
+    """
+    if "num_labels" not in loss.dims:
+        raise CapabilityError(
+            f"{loss.title} names the people of the training set, and this set names none, or is read in a row; give a "
+            "column 'identity', or leave the loss out"
+        )
+    return loss.dim("num_labels", "its classifier of identities")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -26,7 +41,7 @@ class Identity(RowLoss):
     a deviation of 0.001, its biases at 0. A sample of nobody, with an identity below 0, is left out.
 
     Raises:
-        CapabilityError: dims lacks embed_dim or num_labels: the set names no identities, or is read in a row.
+        CapabilityError: the set names no identities or is read in a row, or dims lacks embed_dim.
 
     Example:
         >>> import torch, vladapt
@@ -44,8 +59,7 @@ class Identity(RowLoss):
 
     def __post_init__(self):
         super().__post_init__()
-        people = self.dim("num_labels", "its classifier of identities")
-        self.classifier = nn.Linear(self.dim("embed_dim", "its classifier of identities"), people)
+        self.classifier = nn.Linear(self.dim("embed_dim", "its classifier of identities"), number_of_people(self))
         nn.init.normal_(self.classifier.weight, std=self.deviation)
         nn.init.zeros_(self.classifier.bias)
 

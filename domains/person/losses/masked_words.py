@@ -75,7 +75,8 @@ class MaskedWords(RowLoss):
         return head if CROSS in name or name.startswith(("encoder.to_",)) else 1.0
 
     def prepare(self, backbone: Backbone) -> None:
-        """
+        """Nothing is changed.
+
         Raises:
             CapabilityError: the text tower knows no token for a hidden word.
         """

@@ -78,8 +78,9 @@ def test_unusable_options_are_refused():
         build_loss("irra", DIMS, sdm=0, identity=0, words=0)
     with pytest.raises(ConfigError, match="leak=True without hidden words"):
         build_loss("irra", DIMS, words=0, leak=True)
-    with pytest.raises(CapabilityError, match="num_labels"):
-        build_loss("identity", {"embed_dim": 4})
+    for name in ("identity", "cmpm-cmpc"):
+        with pytest.raises(CapabilityError, match=r"this set names none.*give a column 'identity'"):
+            build_loss(name, {"embed_dim": 4})
     with pytest.raises(ConfigError, match="both weights are 0"):
         build_loss("cmpm-cmpc", DIMS, cmpm=0, cmpc=0)
 
