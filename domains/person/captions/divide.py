@@ -17,6 +17,7 @@ from ....core.contracts.backbone import Backbone
 from .questions import NONE, Question
 
 WORN = "a photo of a person wearing {}."
+LENGTHS = ("long", "short")
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,14 @@ def pair_name(colour: str, thing: str) -> str:
 
 
 def coloured(colour: str, thing: str) -> str:
-    """ "red", "an open jacket" -> "a red open jacket"."""
-    article, _, rest = thing.partition(" ")
-    if article in ("a", "an") and rest:
-        return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {rest}"
-    return f"{colour} {thing}"
+    """ "red", "a jacket" -> "a red jacket"; a length stands before the colour: "a long red coat"."""
+    words = thing.split(" ")
+    article = words.pop(0) if words[0] in ("a", "an") else ""
+    place = 1 if len(words) > 1 and words[0] in LENGTHS else 0
+    words.insert(place, colour)
+    if article:
+        article = "an" if words[0][0] in "aeiou" else "a"
+    return " ".join([article, *words]).strip()
 
 
 def _pairs(colours: Question, things: Question, encode: Callable[[list[str]], Tensor]) -> Tensor:

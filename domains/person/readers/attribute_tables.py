@@ -109,7 +109,7 @@ class Values:
 
     Args:
         absent: the value of who has it not.
-        unknown: the value where nobody knows.
+        unknown: the value where nobody knows; where both are the same, it means absent.
     """
 
     def __init__(self, absent: str, unknown: str):
@@ -125,7 +125,7 @@ class Values:
         if self.unknown in texts and not (texts & set(_spellings(self.absent))) and texts & set(HAS):
             raise DataError(
                 f"{table.path}: its attributes are 1 and {self.unknown}, none is {self.absent}; where {self.unknown} "
-                f"means absent, as in CelebA, say --set data.absent={self.unknown} --set data.unknown=none"
+                f"means absent, as in CelebA, say --set data.absent={self.unknown}"
             )
 
     def of(self, row: Row, name: str) -> float:

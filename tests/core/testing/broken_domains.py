@@ -91,7 +91,8 @@ class NoSuchAdapter(Whole):
 
 
 @breaks(
-    "names the metric 'kappa', which is not installed; there are none", "its metrics are numbers: UnknownNameError: ..."
+    "names the metric 'kappa', which is not installed; there are: attribute-recognition",
+    "its metrics are numbers: UnknownNameError: ...",
 )
 class NoSuchMetric(Whole):
     metrics = ("kappa",)

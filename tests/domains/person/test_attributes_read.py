@@ -121,6 +121,8 @@ def test_what_is_wrong_with_a_table_is_one_line(table, text, options, error, sai
 
 
 def test_a_table_may_say_what_absent_and_unknown_are(table):
+    file = table("image,Hat\n0.png,1\n1.png,-1\n2.png,-1\n")
+    assert [item.target.attributes[0] for item in Person().read(file, "attributes", absent="-1").items] == [1, 0, 0]
     data = Person().read(table("image,Hat\n0.png,1\n1.png,-1\n2.png,x\n"), "attributes", absent="-1", unknown="x")
     assert [item.target.attributes[0] for item in data.items] == [1, 0]
 

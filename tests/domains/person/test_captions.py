@@ -194,6 +194,8 @@ def test_sentences_vary_in_order_and_words_and_say_a_person():
     assert all("person" in text.lower() and "boots" in text.lower() for text in made)
     assert {word for text in made for word in ("grey", "gray") if word in text.lower()} == {"grey", "gray"}
     assert coloured("orange", "a jacket") == "an orange jacket" and coloured("blue", "jeans") == "blue jeans"
+    assert coloured("orange", "a long coat") == "a long orange coat"
+    assert coloured("red", "long pants") == "long red pants"
     assert Description().says_nothing and sentences(Description(), 3, 0, "a") == ["A person."]
 
 
