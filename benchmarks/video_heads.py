@@ -146,7 +146,7 @@ def clips_of(given, backbone, split: str) -> FeatureSet:
 
 
 def actions(given, backbone) -> None:
-    shared = Path(os.environ.get("VLADAPT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    shared = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     domain, folder = Video(), Path(given.names[0]) if given.names else shared / "video" / "weizmann_actions"
     data = domain.read(folder, "classification")
     transform = domain.transforms(backbone, train=False)
