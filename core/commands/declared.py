@@ -19,6 +19,8 @@ from ..registry.catalogue import PACKAGE_ROOT, domains, kebab
 SHARED = ("core", "contracts", "domain.py")
 """Where the options stand that every reader has."""
 READING, OPTIONS = "reading", "options"
+DOCTOR, DOCTOR_FILE, DOCTOR_OPTIONS = "doctor", "doctor.py", "DoctorOptions"
+"""What `vladapt doctor` takes: the class of this name in the file of this name in a domain's folder."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Declared:
     """One option by its name, of one domain or several.
 
     Args:
-        kind: "reading" of a reader, or "options" of a task.
+        kind: "reading" of a reader, "options" of a task, or "doctor".
         help: by domain.
     """
 
@@ -50,6 +52,19 @@ def declared_options(named: str | None = None) -> list[Declared]:
     for domain, kind, name, text in [*_of_this_package(), *_of_another(named)]:
         declared.setdefault((kind, name), Declared(name, kind, {})).help[domain] = text
     return list(declared.values())
+
+
+@functools.cache
+def doctor_options() -> tuple[Declared, ...]:
+    """Options of `vladapt doctor` that domains of this package declare (`core/engine/doctor.py`)."""
+    shared = _classes([PACKAGE_ROOT.joinpath(*SHARED)])
+    declared: dict[str, Declared] = {}
+    for file in sorted((PACKAGE_ROOT / "domains").glob(f"*/{DOCTOR_FILE}")):
+        classes = _classes([file])
+        if DOCTOR_OPTIONS in classes:
+            for name, text in _fields(DOCTOR_OPTIONS, classes, shared).items():
+                declared.setdefault(name, Declared(name, DOCTOR, {})).help[kebab(file.parent.name)] = text
+    return tuple(declared.values())
 
 
 @functools.cache

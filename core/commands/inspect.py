@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -98,15 +99,17 @@ def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
         echo(content.pretty_text.strip())
 
 
-def doctor(as_json: Json = False, debug: Debug = False) -> None:
+def doctor(as_json: Json = False, debug: Debug = False, of_doctors: Mapping[str, str] | None = None) -> None:
     """Say what is installed, which device there is, which caches, what is missing and how to get it.
+
+    With an option of a domain, only what that asks for is looked at.
 
     Example: vladapt doctor
     """
-    from ..engine.doctor import examine
+    from ..engine.doctor import examine, examine_asked
     from .tables import findings_table
 
-    findings = examine()
+    findings = examine_asked(of_doctors) if of_doctors else examine()
     if as_json:
         print_json({"findings": [vars(f) for f in findings]})
     else:

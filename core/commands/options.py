@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .declared import Declared, declared_options
+from .declared import Declared, declared_options, doctor_options
 
 Domain = Annotated[
     str | None,
@@ -113,6 +113,8 @@ MaxError = Annotated[
     ),
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
+OF_DOMAIN, OF_DOCTORS = "of_domain", "of_doctors"
+"""Parameters of commands that get the values of declared options."""
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
 Protocol = Annotated[
     str | None,
@@ -233,26 +235,29 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
 
 
 def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable:
-    """The command with one more option per declared one; it gets those that are given as `of_domain`, key -> text.
+    """The command with one more option per declared one; it gets those that are given as `of_domain`, key -> text, or
+    as `of_doctors` where it takes what the doctors of domains declare.
 
     Args:
-        command: its own parameters win over declared ones of the same name; one without a parameter `of_domain` takes
-            none and stays as it is.
+        command: its own parameters win over declared ones of the same name; one without such a parameter takes none
+            and stays as it is.
         arguments: of the command line, which may name a domain of another package.
     """
     plain = inspect.signature(command)
-    if "of_domain" not in plain.parameters:
+    taken = set(plain.parameters)
+    if not taken & {OF_DOMAIN, OF_DOCTORS}:
         return command
     hints = typing.get_type_hints(command, include_extras=True)
-    taken = set(plain.parameters)
-    declared = {each.name: each for each in declared_options(_named_domain(arguments)) if each.name not in taken}
+    into = OF_DOMAIN if OF_DOMAIN in taken else OF_DOCTORS
+    options = declared_options(_named_domain(arguments)) if into == OF_DOMAIN else doctor_options()
+    declared = {each.name: each for each in options if each.name not in taken}
 
     @functools.wraps(command)
     def run(**given: Any):
         values = {each.key: given.pop(name) for name, each in declared.items()}
-        return command(**given, of_domain={key: value for key, value in values.items() if value is not None})
+        return command(**given, **{into: {key: value for key, value in values.items() if value is not None}})
 
-    kept = [p.replace(annotation=hints[name]) for name, p in plain.parameters.items() if name != "of_domain"]
+    kept = [p.replace(annotation=hints[name]) for name, p in plain.parameters.items() if name != into]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(each))
         for name, each in declared.items()

@@ -7,12 +7,16 @@ import os
 import platform
 import re
 import shutil
+import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from types import ModuleType
 
 from packaging.requirements import Requirement
 
 from ..contracts.domain import Finding
+from ..contracts.options import options_from, options_of
 from ..registry.catalogue import PACKAGE_ROOT
 
 EXTRAS = (
@@ -102,19 +106,41 @@ def _extra(extra: str, requirements: list[Requirement]) -> Finding:
     return Finding(f"extra {extra}", True, ", ".join(f"{r.name} {_version(r.name)}" for r in requirements))
 
 
-def _domains() -> list[Finding]:
-    """What domains say of what they stand on: `findings()` of the file `doctor.py` in a domain's folder.
+def examine_asked(given: Mapping[str, str]) -> list[Finding]:
+    """What the doctors of domains find when they are asked: `examined(options)` of a domain's `doctor.py`, whose class
+    `DoctorOptions` declares the options.
 
-    The file runs apart from its package, so that a domain that does not import can say why.
+    Args:
+        given: option -> text.
+
+    Raises:
+        ConfigError: a value that is not usable. DataError: what it names cannot be read.
     """
     findings = []
+    for module in _doctors():
+        declared = getattr(module, "DoctorOptions", None)
+        names = {each.name for each in options_of(declared)} if declared is not None else set()
+        asked = {name: text for name, text in given.items() if name in names}
+        if asked:
+            findings += module.examined(options_from(declared, asked, "doctor"))
+    return findings
+
+
+def _domains() -> list[Finding]:
+    """What domains say of what they stand on: `findings()` of the file `doctor.py` in a domain's folder."""
+    return [finding for module in _doctors() for finding in module.findings()]
+
+
+def _doctors() -> Iterator[ModuleType]:
+    """Those files as modules. Each runs apart from its package, so that a domain that does not import can say why."""
     for file in sorted((PACKAGE_ROOT / "domains").glob("*/doctor.py")):
         package = __name__.rsplit(".core.", 1)[0]
-        spec = importlib.util.spec_from_file_location(f"{package}.domains.{file.parent.name}.doctor", file)
+        name = f"{package}.domains.{file.parent.name}.doctor"
+        spec = importlib.util.spec_from_file_location(name, file)
         module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # a dataclass asks for the module it stands in
         spec.loader.exec_module(module)
-        findings += module.findings()
-    return findings
+        yield module
 
 
 def _where_from() -> str:

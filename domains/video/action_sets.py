@@ -17,6 +17,7 @@ from typing import Any
 from ...core.errors import ConfigError, DataError, shortened
 from ...core.runtime.reading import read_json, read_text
 from .annotations import Annotation, seconds, split_in, split_named
+from .clips import VIDEO_SUFFIXES
 
 UCF_LIST = re.compile(r"^(train|test)list0?(\d)\.txt$", re.IGNORECASE)
 HMDB_LIST = re.compile(r"^(.+)_test_split(\d)\.txt$", re.IGNORECASE)
@@ -145,22 +146,19 @@ def listed_annotations(path: Path, names: Sequence[str] | None = None) -> list[A
         if len(cells) < 2:
             shown = {"\t": "a tab", " ": "a space", None: "a space"}.get(separator, f"'{separator}'")
             raise DataError(f"{place}: '{shortened(line)}' is no path and label with {shown} between them; correct it")
-        name, label = _path_and_label(cells, numbered)
+        name, label = _path_and_label(cells)
         labels = tuple(numbered[int(one)] if _is_number(one, numbered) else one for one in label)
         annotations.append(Annotation(name, place, labels, split=split_in(path.stem)))
     return annotations
 
 
-def _path_and_label(cells: list[str], names: Sequence[str] | None) -> tuple[str, list[str]]:
-    """The path, which spaces may divide, and the classes after it: one, or one after the number of frames."""
-    rest = cells[1:]
-    if len(rest) == 2 and all(cell.isdigit() for cell in rest):
-        return cells[0], rest[1:]
-    if all(cell.isdigit() for cell in rest):
-        return cells[0], rest
-    if (names and rest[-1] in names) or len(rest) == 1:
-        return " ".join(cells[:-1]), rest[-1:]
-    return cells[0], [" ".join(rest)]
+def _path_and_label(cells: list[str]) -> tuple[str, list[str]]:
+    """The path, which spaces may divide, and the classes after it; of a folder first the number of its frames."""
+    file = next((place for place, cell in enumerate(cells) if cell.lower().endswith(VIDEO_SUFFIXES)), None)
+    path, rest = " ".join(cells[: (file or 0) + 1]), cells[(file or 0) + 1 :]
+    if file is None and len(rest) > 1 and rest[0].isdigit():
+        rest = rest[1:]
+    return path, rest if all(cell.isdigit() for cell in rest) else [" ".join(rest)]
 
 
 def _is_number(label: str, names: Sequence[str] | None) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,34 @@ from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from . import sampling as rules
-from .video_files import VIDEO_SUFFIXES, index_of, read_frames
+from .frame_cache import kept_frames
 
-RULES = ("uniform", "segment-random", "segment-middles", "first-to-last", "fps", "dense", "slowfast")
-BY_CHANCE = "segment-random"
-OF_CLIPS = ("uniform", "dense", "slowfast")
-"""Rules that give several clips of a video."""
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),
+    *(".3gp", ".ogv", ".gif"),
+)
+CROPS = (1, 3, 10)
+MIRROR = "mirror"
+"""In `Item.decode` of a mirror image."""
 CUT_FROM = re.compile(r"^(v_.+_g\d+)_c\d+")
 """Names of files that are cut from one video."""
 SHORT_SIDE = 384
 """Pixels of the shorter side that larger frames are reduced to: enough for every usual tower."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which frames: of `Sampling.rule`.
+
+    Args:
+        always: (sampling, times (n,)) -> positions, without chance.
+        drawn: (sampling, n, generator) -> positions by chance, for training; None where nothing is drawn.
+        options: fields of `Sampling` that change the result, besides the number of frames.
+    """
+
+    always: Callable[[Sampling, np.ndarray], np.ndarray]
+    drawn: Callable[[Sampling, int, np.random.Generator], np.ndarray] | None = None
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,13 +52,13 @@ class Sampling:
     Args:
         rule: one of `RULES`.
         frames: how many, of each clip where there are several; of "fps" and "first-to-last" at most so many.
-        interval: "dense" and "slowfast": from one frame to the next.
+        interval: from one frame to the next, of rules that have it.
         fps: "fps": frames per second.
         clips: how many stretches of the video, one after the other.
         short_side: larger frames are reduced to it.
 
     Raises:
-        ConfigError: a rule without what it needs.
+        ConfigError: several clips by a rule that gives one, or more frames than a dense stretch has.
     """
 
     rule: str = "uniform"
@@ -50,43 +69,76 @@ class Sampling:
     short_side: int = SHORT_SIDE
 
     def __post_init__(self):
-        if self.clips > 1 and self.rule not in OF_CLIPS:
-            raise ConfigError(f"--set data.clips={self.clips}: for the sampling {', '.join(OF_CLIPS)}; omit it")
+        if self.clips > 1 and "clips" not in RULES[self.rule].options:
+            several = [name for name, rule in RULES.items() if "clips" in rule.options]
+            raise ConfigError(f"--clips {self.clips}: for the sampling {', '.join(several)}; omit it")
+        if self.rule == "dense" and self.frames > rules.DENSE_REACH:
+            raise ConfigError(f"--frames {self.frames}: the sampling dense has {rules.DENSE_REACH} at most; give fewer")
 
     def as_decode(self) -> dict[str, Any]:
         """For `Item.decode`: the rule and what changes its result."""
-        own = {"dense": ("interval", "clips"), "slowfast": ("interval", "clips"), "uniform": ("clips",)}
-        own = {**own, "fps": ("fps",)}.get(self.rule, ())
-        return {key: value for key, value in asdict(self).items() if key in ("rule", "frames", "short_side", *own)}
+        kept = ("rule", "frames", "short_side", *RULES[self.rule].options)
+        return {key: value for key, value in asdict(self).items() if key in kept}
 
     @classmethod
     def of(cls, decode: Mapping[str, Any]) -> Sampling:
         """From `Item.decode`, whatever else it holds."""
         return cls(**{key: decode[key] for key in cls.__dataclass_fields__ if key in decode})
 
-    def positions(self, times: np.ndarray) -> np.ndarray:
+    @property
+    def draws(self) -> bool:
+        """Whether training sees other frames each time."""
+        return RULES[self.rule].drawn is not None
+
+    def positions(self, times: np.ndarray, seed: int | None = None) -> np.ndarray:
         """(T,) of the frames of a stretch.
 
         Args:
             times: (n,) seconds at which they are shown.
+            seed: of those drawn by chance; None for those that are always the same.
         """
-        n = len(times)
-        if self.rule == "uniform":
-            return rules.uniform(n, self.frames, self.clips)
-        if self.rule == BY_CHANCE:
-            return rules.segment_centres(n, self.frames)
-        if self.rule == "segment-middles":
-            return rules.segment_middles(n, self.frames)
-        if self.rule == "dense":
-            return rules.even_clips(n, self.frames, self.interval, self.clips)
-        if self.rule == "slowfast":
-            rate = (n - 1) / (times[-1] - times[0]) if n > 1 else 30.0
-            return rules.slowfast_views(n, self.frames, self.interval, self.clips, rate)
-        if self.rule == "fps":
-            every = np.arange(0, times[-1] - times[0] + 1e-6, 1 / self.fps)
-            shown = np.unique(np.searchsorted(times, times[0] + every + 1e-6, side="right") - 1)
-            return shown[rules.first_to_last(len(shown), self.frames)]
-        return rules.first_to_last(n, self.frames)
+        rule = RULES[self.rule]
+        if seed is None or rule.drawn is None:
+            return rule.always(self, times)
+        return rule.drawn(self, len(times), np.random.default_rng(seed))
+
+
+def _at_rate(how: Sampling, times: np.ndarray) -> np.ndarray:
+    every = np.arange(0, times[-1] - times[0] + 1e-6, 1 / how.fps)
+    shown = np.unique(np.searchsorted(times, times[0] + every + 1e-6, side="right") - 1)
+    return shown[rules.first_to_last(len(shown), how.frames)]
+
+
+def _slowfast(how: Sampling, times: np.ndarray) -> np.ndarray:
+    n = len(times)
+    rate = (n - 1) / (times[-1] - times[0]) if n > 1 else rules.TARGET_RATE
+    return rules.slowfast_views(n, how.frames, how.interval, how.clips, rate)
+
+
+RULES = {
+    "uniform": Rule(lambda how, times: rules.uniform(len(times), how.frames, how.clips), options=("clips",)),
+    "uniform-random": Rule(
+        lambda how, times: rules.uniform(len(times), how.frames),
+        lambda how, n, rng: rules.random_uniform(n, how.frames, rng),
+    ),
+    "segment-random": Rule(
+        lambda how, times: rules.segment_centres(len(times), how.frames),
+        lambda how, n, rng: rules.random_in_segments(n, how.frames, rng),
+    ),
+    "segment-twice": Rule(lambda how, times: rules.segment_centres_and_starts(len(times), how.frames)),
+    "segment-middles": Rule(lambda how, times: rules.segment_middles(len(times), how.frames)),
+    "after-half": Rule(lambda how, times: rules.segments_after_half(len(times), how.frames)),
+    "first-to-last": Rule(lambda how, times: rules.first_to_last(len(times), how.frames)),
+    "fps": Rule(_at_rate, options=("fps",)),
+    "stretches": Rule(
+        lambda how, times: rules.even_clips(len(times), how.frames, how.interval, how.clips),
+        lambda how, n, rng: rules.random_clips(n, how.frames, how.interval, how.clips, rng),
+        options=("interval", "clips"),
+    ),
+    "dense": Rule(lambda how, times: rules.dense(len(times), how.frames, how.clips), options=("clips",)),
+    "slowfast": Rule(_slowfast, options=("interval", "clips")),
+}
+"""Name -> rule; where each comes from, `sampling.py` says."""
 
 
 class Clip(np.ndarray):
@@ -99,12 +151,13 @@ class Clip(np.ndarray):
         self.redrawn = getattr(other, "redrawn", None)
 
 
-def load_clip(path: str | Path, decode: Mapping[str, Any]) -> Decoded:
+def load_clip(path: str | Path, decode: Mapping[str, Any], keep: bool = False) -> Decoded:
     """The frames of a clip.
 
     Args:
         path: the video.
         decode: of `Sampling.as_decode`; "start" and "end", seconds of a stretch; "max_pixels".
+        keep: keep them in the cache, and take them from there.
 
     Returns:
         (T, H, W, 3) uint8, a `Clip`.
@@ -112,16 +165,30 @@ def load_clip(path: str | Path, decode: Mapping[str, Any]) -> Decoded:
     Raises:
         DataError: as `read_frames`; or the times lie outside the video.
     """
+    from .video_files import index_of, read_frames
+
     path, decode = Path(path), dict(decode)
     limit = int(decode.get("max_pixels", MAX_PIXELS))
 
-    def draw(seed: int | None = None) -> np.ndarray:
+    def decoded(seed: int | None) -> np.ndarray:
         index = index_of(path, limit)
         positions = chosen_frames(path, index.times, index.duration, decode, seed)
         return read_frames(path, positions, short_side=Sampling.of(decode).short_side, max_pixels=limit)
 
-    clip = draw().view(Clip)
-    clip.redrawn = draw if decode.get("rule") == BY_CHANCE else None
+    def draw(seed: int | None) -> np.ndarray:
+        return kept_frames(path, decode, seed, partial(decoded, seed)) if keep else decoded(seed)
+
+    return clip_of(draw, decode)
+
+
+def clip_of(draw: Callable[[int | None], np.ndarray], decode: Mapping[str, Any]) -> Clip:
+    """A clip of frames that are drawn by the seed, or are always the same (None); mirrored where `decode` says so."""
+
+    def drawn(seed: int | None) -> np.ndarray:
+        return draw(seed)[:, :, ::-1] if decode.get(MIRROR) else draw(seed)
+
+    clip = drawn(None).view(Clip)
+    clip.redrawn = drawn if Sampling.of(decode).draws else None
     return clip
 
 
@@ -141,10 +208,7 @@ def chosen_frames(
         DataError: the times of the clip lie outside the video.
     """
     first, after = stretch_of(path, times, duration, decode.get("start"), decode.get("end"))
-    sampling = Sampling.of(decode)
-    if seed is None:
-        return first + sampling.positions(times[first:after])
-    return first + rules.random_in_segments(after - first, sampling.frames, np.random.default_rng(seed))
+    return first + Sampling.of(decode).positions(times[first:after], seed)
 
 
 def stretch_of(
@@ -166,13 +230,20 @@ def stretch_of(
     return first, max(after, first + 1)
 
 
-def video_format(sampling: Sampling, max_pixels: int = MAX_PIXELS, suffixes: Sequence[str] = VIDEO_SUFFIXES) -> Format:
-    """Video files, each one clip."""
+def video_format(sampling: Sampling, max_pixels: int = MAX_PIXELS, keep: bool = False) -> Format:
+    """Video files, each one clip.
+
+    Args:
+        sampling: which of its frames.
+        max_pixels: larger frames are refused.
+        keep: decoded frames are kept in the cache.
+    """
 
     def expand(path: Path) -> list[dict[str, Any]]:
         return [sampling.as_decode()]
 
-    return Format("video", tuple(suffixes), load=load_clip, expand=expand, group=_source, max_pixels=max_pixels)
+    load = partial(load_clip, keep=True) if keep else load_clip
+    return Format("video", VIDEO_SUFFIXES, load=load, expand=expand, group=_source, max_pixels=max_pixels)
 
 
 def _source(path: Path, name: str) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ from ...core.contracts import domain
 from ...core.contracts.domain import Decoded, Domain, DomainData
 from ...core.contracts.options import option
 from ...core.data.files import Format
-from ...core.data.unlabelled import read_unlabelled
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
-from .clips import RULES, SHORT_SIDE, Sampling, video_format
+from .clips import CROPS, RULES, SHORT_SIDE, Sampling, video_format
+from .directions import hold_a_direction, with_mirrored
 from .frame_folders import frame_folders
 
-DIRECTIONS = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)(wards?)?\b", re.IGNORECASE)
-"""Words of class names that a mirror makes wrong."""
 TEMPLATES = (
     *("a video of {}.", "a video of a person {}.", "a clip of {}.", "a person {}."),
     *("footage of someone {}.", "a video that shows {}.", "an example of {}.", "{}."),
@@ -32,10 +29,15 @@ class Reading(domain.Reading):
 
     frames: int = option(8, "frames of a clip that are decoded, of each where there are several", low=1, high=4096)
     sampling: str = option("uniform", "which frames, by the rule of that name", choices=RULES)
-    interval: int = option(8, "sampling dense and slowfast: frames from one to the next", low=1, high=10_000)
+    interval: int = option(8, "sampling stretches and slowfast: frames from one to the next", low=1, high=10_000)
     fps: float = option(1.0, "sampling fps: frames per second", above=0, high=1000)
-    clips: int = option(1, "sampling uniform, dense and slowfast: clips of a video, frames of each", low=1, high=1000)
+    clips: int = option(1, "sampling uniform, stretches, dense, slowfast: clips of a video", low=1, high=1000)
+    crops: int = option(
+        1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
+    )
     short_side: int = option(SHORT_SIDE, "larger frames are reduced to this shorter side", low=16, high=8192)
+    mirror_labels: bool = option(False, "training clips mirrored too, left and right of their classes exchanged")
+    keep_frames: bool = option(False, "decoded frames are kept in the cache: for training, which reads them many times")
     frame_rate: float = option(25.0, "folders of frames: frames per second", above=0, high=100_000)
     frame_pattern: str | None = option(None, "folders of frames: names of the frames, img_*.jpg; by default all images")
     fold: int = option(1, "UCF101, HMDB51: which of the published splits", low=1, high=99)
@@ -56,7 +58,27 @@ class Reading(domain.Reading):
     def formats(self) -> tuple[Format, ...]:
         """What counts as a clip."""
         frames = frame_folders(self.how, self.frame_rate, self.frame_pattern, self.max_pixels)
-        return video_format(self.how, self.max_pixels), frames
+        return video_format(self.how, self.max_pixels, self.keep_frames), frames
+
+    def notes_on_unused(self, data: DomainData) -> list[str]:
+        """One sentence for each option that was given and changed nothing."""
+        folders = any("rate" in item.decode for item in data.items)
+        videos = any("rate" not in item.decode for item in data.items)
+        narrated = any("verb" in (item.target.numbers() if item.target else ()) for item in data.items)
+        used = RULES[self.sampling].options
+        kinds = {
+            "min_side": "boxes",
+            **({} if "interval" in used else {"interval": "the sampling stretches and slowfast"}),
+            **({} if self.sampling == "fps" else {"fps": "the sampling fps"}),
+            **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
+            **({} if videos else {"keep_frames": "videos"}),
+            **({} if data.published in ("ucf101", "hmdb51") else {"fold": "UCF101 and HMDB51"}),
+            **({} if data.published == "msr-vtt" else {"partition": "MSR-VTT"}),
+            **({} if data.published in ("didemo", "activitynet-captions") else {"moments": "DiDeMo and ActivityNet"}),
+            **({} if narrated and data.kind == "clips" else {"target": "tables with verbs and nouns by number"}),
+        }
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
 
 
 class Video(Domain):
@@ -67,7 +89,7 @@ class Video(Domain):
     reading = Reading
 
     def __init__(self):
-        self.mirrored = True
+        self.mirrored, self.crops = True, 1
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
@@ -84,21 +106,31 @@ class Video(Domain):
         """
         from .finding import read_clips
 
-        captions = self.check_task(task) == "retrieval"
-        return self._named(read_clips(Path(path), self.reading_of(options), captions))
+        captions, reading = self.check_task(task) == "retrieval", self.reading_of(options)
+        data, self.crops = self._named(read_clips(Path(path), reading, captions)), reading.crops
+        data.notes = [*data.notes, *reading.notes_on_unused(data)]
+        if not reading.mirror_labels:
+            return data
+        self.mirrored = False
+        return with_mirrored(data)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
-        """Clips without labels: video files, and folders of them.
+        """Clips without labels: video files, folders of frames, and folders of these.
 
         Raises:
             DataError: a path does not exist, or nothing there can be read.
         """
-        return read_unlabelled(paths, self.reading_of(options).formats)
+        from .finding import read_new_clips
+
+        reading = self.reading_of(options)
+        self.crops = reading.crops
+        return read_new_clips(paths, reading)
 
     def sample(self, task: str | None = None) -> DomainData:
         """240 clips of 8 motions, drawn on demand; no download."""
         from .drawn_clips import drawn_clips, drawn_pairs
 
+        self.crops = 1
         return self._named(drawn_pairs() if self.check_task(task) == "retrieval" else drawn_clips())
 
     def templates(self, task: str | None = None) -> list[str]:
@@ -111,7 +143,7 @@ class Video(Domain):
         from .transforms import ClipAugment, EachFrame
 
         if not train:
-            return EachFrame(backbone.preprocess(False))
+            return EachFrame(backbone.preprocess(False), self.crops)
         flip = {} if self.mirrored else {"flip": 0.0}
         return EachFrame(
             ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)
@@ -120,5 +152,5 @@ class Video(Domain):
     def _named(self, data: DomainData) -> DomainData:
         """Takes in whether a mirror makes the names wrong."""
         texts = {*data.class_names, *(text for item in data.items for text in item.captions())}
-        self.mirrored = not any(DIRECTIONS.search(text.replace("_", " ")) for text in texts)
+        self.mirrored = not hold_a_direction(texts)
         return data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,15 @@ from ...core.contracts.domain import DomainData, check_items
 from ...core.contracts.targets import Label
 from ...core.data.class_folders import find_layout
 from ...core.data.detect import read_any
-from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, visible
+from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, stays_inside, visible, walk
 from ...core.data.tables import read_table
-from ...core.errors import DataError, printable
+from ...core.data.unlabelled import read_unlabelled
+from ...core.errors import DataError, printable, shortened
 from ...core.runtime.reading import read_json, read_text
 from . import action_sets, caption_sets
 from .annotations import Annotation, as_words, data_of, split_in
 from .clip_files import ClipFiles
-from .clip_tables import table_annotations
+from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
 
 if TYPE_CHECKING:
     from .domain import Reading
@@ -76,11 +77,47 @@ def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
         raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
     if path.is_file():
         return _of_lists([path], path, reading, captions)
-    if lists := _lists_in(path):
+    in_folders = not captions and any(find_layout(path, [fmt]) is not None for fmt in reading.formats)
+    if lists := _lists_in(path, in_folders and reading.label_column is None):
         return _of_lists(lists, path, reading, captions)
     if captions:
         raise DataError(f"{path}: no list of captions in it; give a table with a clip and a caption per row")
     return _of_folders(path, reading)
+
+
+def read_new_clips(paths: Sequence[str | Path], reading: Reading) -> DomainData:
+    """Clips without labels: videos, folders of frames, and folders of these at any depth.
+
+    Raises:
+        DataError: a path does not exist, is an image alone, or nothing there can be read.
+    """
+    videos, frames = reading.formats
+    plain, clips = [], ItemCollector()
+    for path in map(Path, paths):
+        if path.is_file() and not videos.matches(path) and frames.matches(path):
+            raise DataError(f"{path}: an image, not a clip; give the folder of its frames")
+        found = list(_frame_folders_below(path, frames)) if path.is_dir() else []
+        for folder in found:
+            clips.add_file(frames.of_folder(folder), printable(folder.as_posix()), [frames])
+        if not found or _has_videos(path, videos):
+            plain.append(path)
+    data = read_unlabelled(plain, [videos]) if plain else None
+    items = [*(data.items if data else []), *clips.items]
+    skipped = [*(data.skipped if data else []), *clips.skipped]
+    return DomainData(items, (), loader(reading.formats), kind="clips", name="clips", skipped=skipped)
+
+
+def _frame_folders_below(path: Path, frames: Format) -> Iterator[Path]:
+    """The folders that hold frames: this one, or those below it."""
+    if frames.of_folder(path) is not None:
+        yield path
+        return
+    for inner in folders(path):
+        yield from _frame_folders_below(inner, frames)
+
+
+def _has_videos(path: Path, videos: Format) -> bool:
+    return any(videos.matches(file) for file in walk(path, path, ItemCollector()))
 
 
 def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: bool) -> DomainData:
@@ -111,9 +148,13 @@ def _beside(folder: Path) -> list[Path]:
     return [folder.parent] if folder.name in LIST_FOLDERS[1:] else []
 
 
-def _lists_in(folder: Path) -> list[Path]:
+def _lists_in(folder: Path, in_folders: bool) -> list[Path]:
     """The lists that say what the set in a folder is: those of one published form, else the only table, or those of the
-    splits."""
+    splits.
+
+    Args:
+        in_folders: whether there are class folders too; only a table that says the classes itself then counts.
+    """
     for inner in (folder / name for name in LIST_FOLDERS):
         if not inner.is_dir():
             continue
@@ -126,14 +167,31 @@ def _lists_in(folder: Path) -> list[Path]:
             return [inner / MSVD_CAPTIONS]
         whole = [file for file in files if file.name.lower() == "msrvtt_data.json"]
         plain = [file for file in files if file.stem.lower() in PLAIN and file.suffix != ".txt"]
+        plain = [file for file in plain if not in_folders or _says_classes(file)]
         divided = [file for file in files if split_in(file.stem) and not file.stem.lower().startswith("readme")]
+        divided = [file for file in divided if not in_folders or file.suffix == ".txt" or _says_classes(file)]
         tables = [file for file in files if file.suffix != ".txt" and not _is_class_list(file)]
         if len(plain) > 1:
-            raise DataError(f"{folder}: holds {', '.join(file.name for file in plain)}; give one of them")
-        for chosen in (whole, plain, divided, tables if len(tables) == 1 else []):
+            raise DataError(f"{folder}: holds {_some([file.name for file in plain])}; give one of them")
+        for chosen in (whole, plain, divided, [] if in_folders else tables):
+            if len(chosen) > 1 and chosen is tables:
+                raise DataError(f"{folder}: holds {_some([file.name for file in tables])}; give one of them")
             if chosen:
                 return chosen
     return []
+
+
+def _says_classes(file: Path) -> bool:
+    """Whether a table has clips and their classes; one that cannot be read counts, and its reader says why."""
+    try:
+        table = read_table(file)
+    except DataError:
+        return True
+    return table.column_of(CLIPS) is not None and table.column_of([*LABELS, *VERB_ID]) is not None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _is_class_list(file: Path) -> bool:
@@ -149,7 +207,7 @@ def _read_list(path: Path, reading: Reading, captions: bool) -> Listed:
         content = read_json(path)
         for fits, read in _JSON_FORMS:
             if fits(content):
-                return read(path, content, reading)
+                return _of_form(read, path, content, reading)
     elif suffix not in TABLES:
         raise DataError(f"{path}: not a known kind of list; give {WHAT_IS_READ}")
     elif caption_sets.is_lsmdc(path):
@@ -157,6 +215,16 @@ def _read_list(path: Path, reading: Reading, captions: bool) -> Listed:
     elif suffix == ".csv" and _is_headless(path, reading):
         return Listed(action_sets.listed_annotations(path, reading.class_names))
     return _of_table(path, reading)
+
+
+def _of_form(read: Callable[[Path, Any, Any], Listed], path: Path, content: Any, reading: Reading) -> Listed:
+    try:
+        return read(path, content, reading)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = shortened(f"{type(error).__name__}: {error}", 80)
+        raise DataError(
+            f"{path}: some entry is not of the form that the first one has ({reason}); correct it"
+        ) from None
 
 
 def _of_table(path: Path, reading: Reading) -> Listed:
@@ -277,6 +345,9 @@ def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format)
     for split, folder in layout.parts:
         for category in folders(folder):
             for clip in folders(category):
+                if not stays_inside(clip, path):
+                    collector.skip(shown(clip, path), "a linked folder outside the data folder; copy it there")
+                    continue
                 if (first := frames.of_folder(clip)) is None:
                     collector.skip(shown(clip, path), "a folder without frames")
                     continue

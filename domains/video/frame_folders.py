@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.files import Format, visible
+from ...core.data.files import Format, stays_inside, visible
 from ...core.data.images import IMAGE_SUFFIXES, decode_image
 from ...core.errors import DataError
-from .clips import BY_CHANCE, Clip, Sampling, chosen_frames
+from .clips import Sampling, chosen_frames, clip_of
 
 FRAME_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")
 NUMBERS = re.compile(r"(\d+)")
@@ -60,15 +60,13 @@ def _load(first: Path, decode: Mapping[str, Any]) -> Decoded:
     if not names:
         raise DataError(f"{first.parent}: holds no frame; replace it or leave it out")
 
-    def draw(seed: int | None = None) -> np.ndarray:
+    def draw(seed: int | None) -> np.ndarray:
         rate = float(decode["rate"])
         times = np.arange(len(names)) / rate
         positions = chosen_frames(first.parent, times, len(names) / rate, decode, seed)
         return _read(first.parent, [names[k] for k in positions], decode)
 
-    clip = draw().view(Clip)
-    clip.redrawn = draw if decode.get("rule") == BY_CHANCE else None
-    return clip
+    return clip_of(draw, decode)
 
 
 def _read(folder: Path, names: list[str], decode: Mapping[str, Any]) -> np.ndarray:
@@ -95,10 +93,15 @@ def _changed(folder: Path) -> int:
 
 @lru_cache(maxsize=4096)
 def _frames(folder: Path, pattern: str | None, changed: int) -> tuple[str, ...]:
-    """Names of the frames in a folder, by the numbers in them."""
+    """Names of the frames in a folder, by the numbers in them; links that lead out of what holds it are none."""
     if not folder.is_dir():
         return ()
-    names = [entry.name for entry in visible(folder) if entry.name.lower().endswith(FRAME_SUFFIXES)]
+    names = [
+        entry.name
+        for entry in visible(folder)
+        if entry.name.lower().endswith(FRAME_SUFFIXES)
+        and (not entry.is_symlink() or stays_inside(Path(entry.path), folder.parent))
+    ]
     if pattern is not None:
         names = [name for name in names if fnmatch(name, pattern)]
     return tuple(sorted(names, key=_by_numbers))

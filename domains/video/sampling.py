@@ -15,9 +15,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 LOOP, LAST = "loop", "last"
+DENSE_REACH, TARGET_RATE = 64, 30.0
+"""Frames of a stretch of `dense`, and frames per second of PySlowFast's models."""
 Positions = np.ndarray
 """(k,) int64, each in 0..n - 1."""
 
@@ -100,7 +101,7 @@ def random_uniform(n: int, frames: int, rng: np.random.Generator | np.random.Ran
     return np.array([int(_integers(rng, low, high + 1)) for low, high in pairwise(edges)])
 
 
-def dense(n: int, frames: int, positions: int = 10, reach: int = 64) -> Positions:
+def dense(n: int, frames: int, positions: int = 10, reach: int = DENSE_REACH) -> Positions:
     """`frames` of a stretch of `reach` frames, at `positions` places of the video; a shorter one is begun again."""
     room = max(1, 1 + n - reach)
     starts = np.linspace(0, room - 1, positions, dtype=int)
@@ -108,13 +109,15 @@ def dense(n: int, frames: int, positions: int = 10, reach: int = 64) -> Position
 
 
 def slowfast_views(
-    n: int, frames: int, rate: int, views: int, fps: float, target_fps: float = 30.0, to_the_end: bool = False
+    n: int, frames: int, rate: int, views: int, fps: float, target_fps: float = TARGET_RATE, to_the_end: bool = False
 ) -> Positions:
     """`frames` of a stretch of rate * frames frames at the target's speed, from `views` beginnings.
 
     Args:
         to_the_end: the last view ends with the video; by default it begins one step before that.
     """
+    import torch
+
     size = max(1.0, rate * frames / target_fps * fps)
     free = max(n - size, 0)
     if not to_the_end:

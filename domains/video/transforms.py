@@ -14,8 +14,11 @@ from torch import Tensor
 from ...core.contracts.domain import Decoded
 from ...core.contracts.images import CropTransform
 from ...core.data.augmentation import SeededAugment
+from .sampling import five_crops, three_crops
 
 SAFE_CROP = (0.5, 1.0)
+TEN_CROP = 224 / 256
+"""Side of a crop of ten, as a share of the shorter side."""
 
 
 @dataclass(frozen=True)
@@ -23,28 +26,52 @@ class EachFrame(CropTransform):
     """A picklable callable: a transform of one image, for all frames of a clip with the same seed.
 
     Frames that a rule draws by chance are drawn anew for each seed.
+
+    Args:
+        transform: of one image.
+        crops: of all frames, one crop after the other: 1 for what `transform` takes of them; 3 squares along the longer
+            side, 10 at the corners and in the middle with their mirror images, as MMAction2's ThreeCrop and TenCrop.
     """
 
     transform: Callable[..., Tensor]
+    crops: int = 1
 
     @property
     def spec(self) -> dict[str, Any]:
-        return self.transform.spec
+        return self.transform.spec if self.crops == 1 else {"crops": self.crops, "of": self.transform.spec}
 
     @property
     def safe_crop(self) -> tuple[float, float] | None:
         return self.transform.safe_crop if isinstance(self.transform, CropTransform) else None
 
     def __call__(self, clip: Decoded, seed: int | None = None) -> Tensor:
-        """(T, 3, S, S) of a clip (T, H, W, 3), (3, S, S) of an image."""
+        """(crops * T, 3, S, S) of a clip (T, H, W, 3), (3, S, S) of an image."""
         if clip.ndim < 4:
             return self.transform(clip, seed=seed)
         redrawn = getattr(clip, "redrawn", None)
         frames = redrawn(seed) if redrawn is not None and seed is not None else np.asarray(clip)
-        return torch.stack([self.transform(frame, seed=seed) for frame in frames])
+        crops = [frames] if self.crops == 1 else cropped(frames, self.crops)
+        return torch.stack([self.transform(np.ascontiguousarray(one), seed=seed) for some in crops for one in some])
 
     def with_crop(self, scale: tuple[float, float]) -> EachFrame:
         return replace(self, transform=self.transform.with_crop(scale))
+
+
+def cropped(frames: np.ndarray, crops: int) -> list[np.ndarray]:
+    """Square crops of frames (T, H, W, 3), 3 or 10 of them.
+
+    The squares of 3 are as large as the frames allow; those of 10 have 224 of 256 parts of the shorter side, as
+    published.
+    """
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    if crops == 3:
+        corners = three_crops(height, width, side)
+    else:
+        side = max(1, round(side * TEN_CROP))
+        corners = five_crops(height, width, side)
+    squares = [frames[:, top : top + side, left : left + side] for left, top in corners]
+    return squares if crops == 3 else [each for square in squares for each in (square, square[:, :, ::-1])]
 
 
 @dataclass

@@ -8,6 +8,7 @@ and addresses are none. The index of a two-hour file is a number per frame; its 
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,6 @@ from ...core.data.verify import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime.reading import check_regular
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),
-    *(".3gp", ".ogv", ".gif"),
-)
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,gif,ivf,h264,hevc,mjpeg,m4v,mpegvideo,dv"
 """FFmpeg's names of what is read; those that open further files are not among them."""
 CLAIMING = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv")
@@ -36,6 +33,7 @@ GUESSING = ("mpeg",)
 LEAST_SHARE = 0.95
 """Of the frames, or the time, that a header claims: with fewer the file is cut short."""
 KEPT_INDEXES = 64
+UNTIMED = np.iinfo(np.int64).min
 USUAL_RATE = 25.0
 CURE = "replace it or leave it out"
 
@@ -91,20 +89,19 @@ def index_of(path: Path, max_pixels: int = MAX_PIXELS) -> VideoIndex:
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
             raise LimitError(f"{path}: {too_large(f'frames of {width} x {height} pixels', max_pixels)}")
-        pts, keys, end = _packets(container, stream)
-        shown = len(pts)
+        values, keys, end = _packets(container, stream)
+        shown = len(values)
         _check_length(path, container, stream, shown, end)
         codec, base, kind = stream.codec_context.name, stream.time_base, container.format.name
         rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
     if not shown:
         raise DataError(f"{path}: holds no frame; {CURE}")
-    values = np.array([-1 if value is None else value for value in pts], dtype=np.int64)
-    seekable = kind not in GUESSING and None not in pts and len(np.unique(values)) == shown
+    seekable = kind not in GUESSING and UNTIMED not in values and len(np.unique(values)) == shown
     if not seekable:
         every = np.arange(shown)
         return VideoIndex(every, np.zeros(1, np.int64), every / rate, width, height, codec, seekable=False)
     order = np.argsort(values, kind="stable")
-    marked = np.flatnonzero(np.array(keys)[order])
+    marked = np.flatnonzero(keys[order])
     marked = marked if len(marked) and marked[0] == 0 else np.concatenate([[0], marked])
     values = values[order]
     return VideoIndex(values, marked, (values - values[0]) * float(base), width, height, codec)
@@ -120,17 +117,37 @@ def read_frames(
 ) -> Decoded:
     """Some frames of a video.
 
+    Args:
+        positions: T of them, in any order, each as often as it is wanted.
+
+    Returns:
+        (T, H, W, 3) uint8.
+
+    Raises:
+        DataError: as `frames_at`.
+    """
+    pixels = dict(frames_at(path, positions, short_side=short_side, max_pixels=max_pixels, threads=threads))
+    return np.stack([pixels[int(position)] for position in positions])
+
+
+def frames_at(
+    path: str | Path,
+    positions: Sequence[int],
+    *,
+    short_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    threads: int = 1,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, frame) of some frames, one after the other: (H, W, 3) uint8, each once, in rising order.
+
     A frame that the decoder does not show is replaced by the next that it shows.
 
     Args:
         path: the file.
-        positions: T of them, in any order, each as often as it is wanted.
+        positions: which.
         short_side: larger frames are reduced until their shorter side has so many pixels.
         max_pixels: larger frames are refused.
         threads: of the decoder; 0 as many as it likes.
-
-    Returns:
-        (T, H, W, 3) uint8.
 
     Raises:
         DataError: as `index_of`; or a frame is damaged, or there is none at a position.
@@ -141,12 +158,10 @@ def read_frames(
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
         raise DataError(f"{path}: has frames 0 to {len(index) - 1}; ask for one of these at least, and for no other")
     with opened_video(path, threads) as (container, stream):
-        pixels, size = {}, None
+        size = None
         for position, frame in _shown(container, stream, index, wanted.tolist()):
-            if size is None:
-                size = _size(frame, stream, short_side)
-            pixels[position] = _upright(frame, size)
-    return np.stack([pixels[int(position)] for position in positions])
+            size = size or _size(frame, stream, short_side)
+            yield position, _upright(frame, size)
 
 
 @contextmanager
@@ -169,6 +184,10 @@ def opened_video(path: str | Path, threads: int = 1) -> Iterator[tuple[Any, Any]
             stream.codec_context.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             yield container, stream
+    except IndexError:  # of PyAV, where a damaged file has more streams than it began with
+        raise DataError(f"{path}: not a video, or damaged (its streams change); {CURE}") from None
+    except av.error.EOFError:
+        raise DataError(f"{path}: holds no frame, or is cut short; {CURE}") from None
     except av.error.FFmpegError as error:
         reason = shortened(" ".join(str(error.strerror or error).split()), 120)
         raise DataError(f"{path}: not a video, or damaged ({reason}); {CURE}") from error
@@ -187,18 +206,18 @@ def _video_stream(path: Path, container: Any) -> Any:
     return streams[0]
 
 
-def _packets(container: Any, stream: Any) -> tuple[list[int | None], list[bool], float]:
-    """Of each frame shown, in the order stored: pts, and whether decoding may begin there; and where all streams end,
-    in seconds."""
-    pts, keys, end = [], [], 0.0
+def _packets(container: Any, stream: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of each frame shown, in the order stored: pts, `UNTIMED` without one, and whether decoding may begin there; and
+    where all streams end, in seconds."""
+    pts, keys, end = array("q"), bytearray(), 0.0
     for packet in container.demux():
         if packet.size and packet.dts is not None:
             end = max(end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index != stream.index or not packet.size or packet.is_discard:
             continue
-        pts.append(packet.pts)
+        pts.append(UNTIMED if packet.pts is None else packet.pts)
         keys.append(packet.is_keyframe)
-    return pts, keys, end
+    return np.array(pts, dtype=np.int64), np.array(keys, dtype=bool), end
 
 
 def _check_length(path: Path, container: Any, stream: Any, shown: int, end: float) -> None:
@@ -220,7 +239,7 @@ def _shown(container: Any, stream: Any, index: VideoIndex, wanted: Sequence[int]
         if index.seekable and (key or back):
             container.seek(int(index.pts[index.keys[key]]), stream=stream)
         given, first, frame = 0, True, None
-        for count, frame in enumerate(container.decode(stream)):
+        for count, frame in enumerate(_decoded(container, stream, index, waiting)):
             place = count
             if index.seekable and frame.pts is not None:
                 place = int(np.searchsorted(index.pts, frame.pts))
@@ -240,6 +259,15 @@ def _shown(container: Any, stream: Any, index: VideoIndex, wanted: Sequence[int]
             while waiting and frame is not None:  # packets at the end that show nothing
                 yield waiting.popleft(), frame
         back = 0 if given else 2 * back + 1
+
+
+def _decoded(container: Any, stream: Any, index: VideoIndex, waiting: deque[int]) -> Iterator[Any]:
+    """Frames from where the file stands on; before the next one wanted, none that no other refers to."""
+    decoder = stream.codec_context
+    for packet in container.demux(stream):
+        if index.seekable and packet.pts is not None and waiting:
+            decoder.skip_frame = "NONREF" if packet.pts < index.pts[waiting[0]] else "DEFAULT"
+        yield from packet.decode()
 
 
 def _size(frame: Any, stream: Any, short_side: int | None) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from vladapt.core.engine import doctor
+from vladapt.core.errors import ConfigError
 
 
 def versions(monkeypatch, **found):
@@ -61,3 +62,25 @@ def test_a_cv2_with_windows_is_named(monkeypatch):
 
 def test_a_domain_says_what_it_stands_on():
     assert any(finding.what.startswith("open-vocab: ") for finding in doctor.examine())
+
+
+def test_a_domain_may_be_asked_by_options_that_it_declares(monkeypatch, tmp_path):
+    room = tmp_path / "domains" / "clocks"
+    room.mkdir(parents=True)
+    (room / "doctor.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from vladapt.core.contracts.domain import Finding\n"
+        "from vladapt.core.contracts.options import option\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class DoctorOptions:\n"
+        "    hours: int = option(0, 'how late it is', low=0, high=23)\n"
+        "def findings():\n"
+        "    return [Finding('clock', True, 'ticks')]\n"
+        "def examined(options):\n"
+        "    return [Finding('clock', True, f'{options.hours} hours')]\n"
+    )
+    monkeypatch.setattr(doctor, "PACKAGE_ROOT", tmp_path)
+    assert [finding.found for finding in doctor.examine_asked({"hours": "7"})] == ["7 hours"]
+    assert "ticks" in [finding.found for finding in doctor.examine()]
+    with pytest.raises(ConfigError, match="hours=99"):
+        doctor.examine_asked({"hours": "99"})

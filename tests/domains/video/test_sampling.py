@@ -83,7 +83,7 @@ def test_crops_are_those_of_the_public_code(references):
 
 @settings(max_examples=60)
 @given(
-    rule=st.sampled_from(RULES),
+    rule=st.sampled_from(sorted(RULES)),
     n=st.integers(1, 400),
     frames=st.integers(1, 40),
     interval=st.integers(1, 20),
@@ -91,15 +91,21 @@ def test_crops_are_those_of_the_public_code(references):
     fps=st.floats(0.5, 60),
 )
 def test_every_rule_gives_frames_that_are_there_in_a_number_that_is_stated(rule, n, frames, interval, clips, fps):
-    clips = clips if rule in ("uniform", "dense", "slowfast") else 1
+    clips = clips if "clips" in RULES[rule].options else 1
+    frames = min(frames, 32) if rule == "dense" else frames
     how = Sampling(rule, frames, interval, fps, clips)
-    positions = how.positions(np.arange(n) / 25.0)
+    times = np.arange(n) / 25.0
+    positions, drawn = how.positions(times), how.positions(times, seed=n)
+    assert drawn.min() >= 0 and drawn.max() < n and (len(drawn) == len(positions))
+    assert drawn.tolist() == how.positions(times, seed=n).tolist() and (
+        how.draws or drawn.tolist() == positions.tolist()
+    )
     assert len(positions) and positions.min() >= 0 and positions.max() < n
     if rule in ("first-to-last", "fps"):
         assert len(positions) <= frames and len(set(positions.tolist())) == len(positions)
     else:
-        assert len(positions) == frames * clips
-    assert Sampling.of(how.as_decode()).positions(np.arange(n) / 25.0).tolist() == positions.tolist()
+        assert len(positions) == frames * clips * (2 if rule == "segment-twice" else 1)
+    assert Sampling.of(how.as_decode()).positions(times).tolist() == positions.tolist()
 
 
 @settings(max_examples=40)
@@ -122,5 +128,7 @@ def test_a_fixed_rate_follows_the_times_and_not_the_numbers_of_frames():
 
 
 def test_several_clips_are_refused_by_rules_that_give_one():
-    with pytest.raises(ConfigError, match="clips=3"):
+    with pytest.raises(ConfigError, match="--clips 3: for the sampling uniform, stretches, dense, slowfast; omit it"):
         Sampling("first-to-last", clips=3)
+    with pytest.raises(ConfigError, match="--frames 65: the sampling dense has 64 at most"):
+        Sampling("dense", frames=65)
