@@ -35,8 +35,8 @@ from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip
 TESTS, FIRST_TEST = 25, 100_000
 SHOTS = (1, 2, 4, None)
 TABLE = (
-    "mean-pool", "attention-pool", "mug", "temporal-tip:match=mean", "temporal-tip", "temporal-adapter", "clip4clip",
-    "clip4clip:sim_header=seqLSTM", "action-clip", "action-clip:sim_header=Conv_1D", "clip2video", "efficient-prompt",
+    "mean-pool", "temporal-adapter", "clip4clip:epochs=20", "action-clip:epochs=20", "clip2video:epochs=20",
+    "efficient-prompt:epochs=30,prefix=4,postfix=4,lr=3e-3",
 )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def clips_of(given, backbone, split: str) -> FeatureSet:
 
 
 def actions(given, backbone) -> None:
-    shared = Path(os.environ.get("VLADAPT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    shared = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     domain, folder = Video(), Path(given.names[0]) if given.names else shared / "video" / "weizmann_actions"
     data = domain.read(folder, "classification")
     transform = domain.transforms(backbone, train=False)

@@ -49,8 +49,7 @@ def sentence_video_metrics(
         raise DataError(f"a score is NaN, or '{rule}' is not {BEST_SENTENCE} or {OWN_SENTENCES}")
     of_sentences = mean_ranks(similarity, similarity.gather(1, video_of[:, None]).squeeze(1))  # (S,)
     if rule == OWN_SENTENCES:
-        own = mean_ranks_of_columns(similarity)[torch.arange(sentences), video_of]  # (S,) among all sentences
-        of_videos = torch.full((videos,), torch.inf, dtype=own.dtype).scatter_reduce(0, video_of.cpu(), own, "amin")
+        of_videos = torch.stack([_best_own_rank(similarity[:, v], video_of == v) for v in range(videos)])
     else:
         best = torch.full((videos, videos), -torch.inf, dtype=similarity.dtype, device=similarity.device)
         best = best.scatter_reduce(0, video_of[:, None].expand(-1, videos), similarity, "amax").T  # query, gallery
@@ -68,14 +67,17 @@ def mean_ranks(scores: Tensor, own: Tensor) -> Tensor:
     return (above + (equal + 1) / 2.0).double().cpu()
 
 
-def mean_ranks_of_columns(scores: Tensor) -> Tensor:
-    """(S, V) float64 ranks from 1 of each score within its column."""
-    return torch.stack([mean_ranks(column.expand(len(column), -1), column) for column in scores.T], dim=1)
-
-
 def rank_metrics(ranks: Tensor, median: str = LOWER) -> dict[str, float]:
     """r1, r5, r10 in 0..1, median_rank and mean_rank of ranks (Q,) from 1, which may be halves: the first place is one
     that nothing shares, a later one counts from the place that it shares on."""
     middle = ranks.median() if median == LOWER else ranks.quantile(0.5)
     found = {f"r{k}": float(((ranks <= 1) if k == 1 else (ranks < k + 1)).double().mean()) for k in RECALL_AT}
     return {**found, "median_rank": float(middle), "mean_rank": float(ranks.mean())}
+
+
+def _best_own_rank(scores: Tensor, own: Tensor) -> Tensor:
+    """The best mean rank, from 1, of the sentences `own` (S,) bool among all (S,); infinite where there are none."""
+    if not own.any():
+        return torch.tensor(torch.inf, dtype=torch.float64)
+    best = scores[own].max()
+    return mean_ranks(scores[None], best[None])[0]

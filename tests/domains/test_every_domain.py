@@ -15,7 +15,7 @@ NAMES = sorted(name for name, entry in catalogue.domains().items() if entry.entr
 
 
 def test_all_are_here():
-    assert {"medical", "natural", "open-vocab", "remote-sensing"} <= set(NAMES)
+    assert {"medical", "natural", "open-vocab", "remote-sensing", "video"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
