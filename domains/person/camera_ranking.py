@@ -21,7 +21,7 @@ from ...core.metrics.resampling import mean_draws
 from ...core.metrics.retrieval import RECALL_AT, Ranking
 from ...core.metrics.significance import intervals_of
 
-NUMBERS_AT_ONCE = 1 << 24
+NUMBERS_AT_ONCE = 1 << 22
 """Distances that are sorted at a time."""
 
 

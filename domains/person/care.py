@@ -19,6 +19,7 @@ from ...core.runtime.files import write_whole
 from .pedestrian import Pedestrian
 
 CARD = "CARD.md"
+NOTHING_TRAINED = "* Nothing was trained here: the backbone is as it was published."
 HEADING = "Before you use it on people"
 CONSENT = (
     "To identify people, or to find one person again, may need their consent, a legal basis or a notice, and is "
@@ -88,8 +89,9 @@ def people_in_words(data: DomainData) -> str:
     targets = [item.target for item in data.items if isinstance(item.target, Pedestrian)]
     identities = {target.identity for target in targets} - {None}
     cameras = {target.camera for target in targets} - {""}
-    noun = "identity" if len(identities) == 1 else "identities"
-    words = f"{len(identities):,} {noun} in {len(data.items):,} pictures"
+    words = f"{len(data.items):,} picture{'s' * (len(data.items) != 1)}"
+    if identities:
+        words = f"{len(identities):,} {'identity' if len(identities) == 1 else 'identities'} in {words}"
     return f"{words} of {len(cameras):,} camera{'s' * (len(cameras) != 1)}" if cameras else words
 
 
@@ -109,12 +111,12 @@ def write_card(folder: Path, info: Mapping[str, Any], data: DomainData, scores: 
     trained = data.with_items([item for item in data.items if item.split != "test"])
     tested = data.with_items(data.split("test"))
     name = f"{facts.get('name') or 'a data set'} (licence: {facts.get('licence') or 'unknown'})"
+    taught = f"* Trained on: {people_in_words(trained)} of {name}."
+    taught = NOTHING_TRAINED if info.get("adapter") == "zero-shot" else taught
     lines = [
         f"# {info.get('adapter')} for {info.get('task')}",
         "",
-        f"* Trained on: {people_in_words(trained)} of {name}."
-        if info.get("fit", {}).get("history")
-        else "* Nothing was trained here: the backbone is as it was published.",
+        taught,
         f"* Tested on: {people_in_words(tested)} of {name}, none of whom it was trained on.",
         f"* Backbone: {backbone.get('spec')} (licence: {backbone.get('licence') or 'unknown'}).",
         *(f"* {sentence}" for sentence in scores),

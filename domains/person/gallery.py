@@ -26,9 +26,9 @@ def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequenc
     Raises:
         DataError: a path does not exist, or holds no picture.
     """
-    if len(paths) == 1 and reading.crops is None and not _is_picture(Path(paths[0]), reading):
-        if (known := _known_set(Path(paths[0]), reading, formats)) is not None:
-            return known
+    alone = len(paths) == 1 and reading.crops is None and not _is_picture(Path(paths[0]), reading)
+    if alone and (known := _known_set(Path(paths[0]), reading, formats)) is not None:
+        return known
     data = read_unlabelled(paths, reading.formats)
     named = [_named(item) for item in data.items]
     junk = sum(item is None for item in named)

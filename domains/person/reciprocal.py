@@ -22,11 +22,18 @@ NUMBERS_AT_ONCE = 1 << 24
 ENOUGH = 2 / 3
 """So much of a neighbour's own set must lie in the first one's for it to be added."""
 
-Rows = Callable[[int, int], np.ndarray]
-"""First and last + 1 of N -> (n, N) squared Euclidean distances."""
+Rows = Callable[[np.ndarray], np.ndarray]
+"""(n,) of N pictures -> (n, N) squared Euclidean distances."""
 
 
-def re_ranked(query: Tensor, gallery: Tensor, k1: int = K1, k2: int = K2, weight: float = WEIGHT) -> Tensor:
+def re_ranked(
+    query: Tensor,
+    gallery: Tensor,
+    k1: int = K1,
+    k2: int = K2,
+    weight: float = WEIGHT,
+    own: Tensor | None = None,
+) -> Tensor:
     """(Q, G) float32 distances after re-ranking.
 
     Args:
@@ -34,16 +41,17 @@ def re_ranked(query: Tensor, gallery: Tensor, k1: int = K1, k2: int = K2, weight
         k1: how many nearest are looked at.
         k2: over how many nearest, itself among them, the weights are averaged.
         weight: of the distance itself; the rest is Jaccard's.
+        own: (Q,) where a query itself stands in the gallery, so that it counts once among the pictures; -1, or None,
+            where it does not.
 
     Raises:
         ConfigError: k1 or k2 is more than there are pictures.
     """
-    features = torch.cat([query, gallery]).float()
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        return _squared(features[start:stop], features)
-
-    return _re_ranked(rows, len(query), len(features), k1, k2, weight)
+    outside = torch.ones(len(query), dtype=torch.bool) if own is None else own.cpu() < 0
+    features = torch.cat([query[outside.to(query.device)], gallery]).float()
+    count = int(outside.sum())
+    place = torch.where(outside, outside.cumsum(dim=0) - 1, 0 if own is None else own.cpu() + count).numpy()
+    return _re_ranked(lambda some: _squared(features[some], features), place, count, len(features), k1, k2, weight)
 
 
 def re_ranked_distances(
@@ -57,8 +65,8 @@ def re_ranked_distances(
     """The same of Euclidean distances (Q, G), (Q, Q) and (G, G)."""
     upper = torch.cat([query_query, query_gallery], dim=1)
     lower = torch.cat([query_gallery.T, gallery_gallery], dim=1)
-    whole = torch.cat([upper, lower]).float().square().cpu().numpy()  # (N, N)
-    return _re_ranked(lambda start, stop: whole[start:stop], len(query_query), len(whole), k1, k2, weight)
+    whole, count = torch.cat([upper, lower]).float().square().cpu().numpy(), len(query_query)  # (N, N)
+    return _re_ranked(lambda some: whole[some], np.arange(count), count, len(whole), k1, k2, weight)
 
 
 def memory_in_words(queries: int, gallery: int, k1: int = K1) -> str:
@@ -73,27 +81,31 @@ def _squared(some: Tensor, features: Tensor) -> np.ndarray:
     return squares.clamp(min=0).cpu().numpy()
 
 
-def _re_ranked(rows: Rows, queries: int, total: int, k1: int, k2: int, weight: float) -> Tensor:
+def _re_ranked(rows: Rows, queries: np.ndarray, outside: int, total: int, k1: int, k2: int, weight: float) -> Tensor:
+    """Of the queries, which are some of N pictures; the gallery are those from `outside` on."""
     if not 1 <= k2 <= total or not 1 <= k1 < total:
         raise ConfigError(f"re-ranking with k1={k1} and k2={k2} needs more than {total} pictures; give smaller ones")
-    near = np.concatenate([_nearest(some, k1 + 1, start) for start, some in _blocks(rows, total)])  # (N, k1 + 1)
-    weights = sparse.vstack([_weights(some, start, near, k1) for start, some in _blocks(rows, total)]).tocsr()
+    everyone = np.arange(total)
+    near = np.concatenate([_nearest(squared, k1 + 1, some) for some, squared in _blocks(rows, everyone, total)])
+    parts = [_weights(squared, some, near, k1) for some, squared in _blocks(rows, everyone, total)]
+    weights = sparse.vstack(parts).tocsr()
     if k2 > 1:
         at = np.arange(0, (total + 1) * k2, k2)
         mean = sparse.csr_matrix((np.full(total * k2, 1 / k2, np.float32), _first(rows, near, total, k2).ravel(), at))
         weights = (mean @ weights).tocsr()
-    by_column, final = weights.tocsc(), np.empty((queries, total - queries), np.float32)
-    for start, some in _blocks(rows, queries):
-        part = (1 - weight) * np.stack([_jaccard(weights, by_column, start + i) for i in range(len(some))])
-        final[start : start + len(some)] = (part + weight * _scaled(some))[:, queries:]
-    return torch.from_numpy(final)
+    by_column, final = weights.tocsc(), []
+    for some, squared in _blocks(rows, queries, total):
+        part = (1 - weight) * np.stack([_jaccard(weights, by_column, row) for row in some])
+        final.append((part + weight * _scaled(squared))[:, outside:].astype(np.float32))
+    return torch.from_numpy(np.concatenate(final))
 
 
-def _blocks(rows: Rows, total: int) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and squared distances (n, N) of one block after the other; of a block N is told by its width."""
-    step = max(1, NUMBERS_AT_ONCE // max(1, rows(0, 1).shape[1]))
-    for start in range(0, total, step):
-        yield start, rows(start, min(total, start + step))
+def _blocks(rows: Rows, pictures: np.ndarray, total: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(n,) of some pictures and their squared distances (n, N), one block after the other."""
+    step = max(1, NUMBERS_AT_ONCE // total)
+    for start in range(0, len(pictures), step):
+        some = pictures[start : start + step]
+        yield some, rows(some)
 
 
 def _scaled(squared: np.ndarray) -> np.ndarray:
@@ -101,10 +113,10 @@ def _scaled(squared: np.ndarray) -> np.ndarray:
     return squared / np.maximum(squared.max(axis=1, keepdims=True), np.finfo(squared.dtype).tiny)
 
 
-def _nearest(squared: np.ndarray, count: int, start: int) -> np.ndarray:
-    """(n, count) the nearest of each row, nearest first; a picture itself before others that are as near."""
+def _nearest(squared: np.ndarray, count: int, pictures: np.ndarray) -> np.ndarray:
+    """(n, count) the nearest of each of (n,) pictures, nearest first; itself before others that are as near."""
     squared = squared.copy()
-    squared[np.arange(len(squared)), start + np.arange(len(squared))] = -1
+    squared[np.arange(len(squared)), pictures] = -1
     some = np.argpartition(squared, count - 1, axis=1)[:, :count]
     order = np.take_along_axis(squared, some, axis=1).argsort(axis=1, kind="stable")
     return np.take_along_axis(some, order, axis=1)
@@ -114,16 +126,16 @@ def _first(rows: Rows, near: np.ndarray, total: int, count: int) -> np.ndarray:
     """(N, count) nearest, of `near` where it has so many."""
     if count <= near.shape[1]:
         return near[:, :count]
-    return np.concatenate([_nearest(some, count, start) for start, some in _blocks(rows, total)])
+    return np.concatenate([_nearest(each, count, some) for some, each in _blocks(rows, np.arange(total), total)])
 
 
-def _weights(squared: np.ndarray, start: int, near: np.ndarray, k1: int) -> sparse.csr_matrix:
-    """(n, N): of each row the weights exp(-distance) of its reciprocal neighbours and of what is added, sum 1."""
+def _weights(squared: np.ndarray, pictures: np.ndarray, near: np.ndarray, k1: int) -> sparse.csr_matrix:
+    """(n, N): of each picture the weights exp(-distance) of its reciprocal neighbours and of what is added, sum 1."""
     half, scaled, total = round(k1 / 2) + 1, _scaled(squared), squared.shape[1]
     member = np.zeros(total, bool)
     columns, values, ends = [], [], [0]
-    for place, distance in enumerate(scaled):
-        own = _reciprocal(near, np.array([start + place]), near.shape[1])[0]
+    for picture, distance in zip(pictures, scaled):
+        own = _reciprocal(near, np.array([picture]), near.shape[1])[0]
         member[own] = True
         sets = _reciprocal(near, own, half)
         added = [each for each in sets if member[each].sum() > ENOUGH * len(each)]

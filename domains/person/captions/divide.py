@@ -45,9 +45,7 @@ class Asked:
         by_name = {each.name: each for each in questions}
         rows = [torch.stack([_mean(encode(q.prompts(value))) for value in q.values]) for q in questions]
         pairs = {
-            (q.name, q.colour_of): _pairs(q, by_name[q.colour_of], encode)
-            for q in questions
-            if q.colour_of in by_name
+            (q.name, q.colour_of): _pairs(q, by_name[q.colour_of], encode) for q in questions if q.colour_of in by_name
         }
         return cls(tuple(questions), tuple(rows), pairs, float(backbone.logit_scale))
 

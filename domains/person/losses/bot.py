@@ -48,7 +48,9 @@ class Bot(Loss):
         ['center', 'identity', 'loss', 'triplet']
     """
 
-    differs: ClassVar[str] = "none; there is no fixture of its loss, which is checked against a literal transcription"
+    differs: ClassVar[str] = (
+        "the last stride of a ResNet stays as it is (released: 1). No fixture: checked against a literal transcription"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "labels"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
     finds: ClassVar[bool] = True

@@ -1,8 +1,8 @@
 """Attributes of people in a table: a row per picture, a column per attribute, as PETA, PA-100K and RAP are passed on.
 
 Values are 1 (has it), what `absent` says (0) and what `unknown` says (-1); an empty cell is unknown too. Any other
-value is refused: it would become a wrong label. Columns with the usual names of pictures, splits, people, cameras and times
-are these; all others are attributes, unless `class_names` says which are.
+value is refused: it would become a wrong label. Columns with the usual names of pictures, splits, people, cameras and
+times are these; all others are attributes, unless `class_names` says which are.
 
 Papers: "Pedestrian Attribute Recognition At Far Distance" (PETA; Deng et al., ACM MM 2014), "HydraPlus-Net" (PA-100K;
 Liu et al. 2017, arXiv 1709.09930).

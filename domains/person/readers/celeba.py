@@ -121,6 +121,4 @@ def _beside(folder: Path, stems: tuple[str, ...]) -> Path | None:
     return next((file for file in files if file.stem.lower() in stems), None)
 
 
-CELEBA = SetFormat(
-    "CelebA's list_attr_celeba.txt", ("attributes",), find, read, takes=("root", "class_names")
-)
+CELEBA = SetFormat("CelebA's list_attr_celeba.txt", ("attributes",), find, read, takes=("root", "class_names"))

@@ -175,15 +175,19 @@ def _rows(path, part: str, ids, fields, columns, unknown: str) -> list[tuple[flo
         at = {field: each[place] if isinstance(each, list) else each for field, each in values.items()}
         for field, value in at.items():
             known = isinstance(value, (int, float)) and value in range(1, most[field] + 1)
-            if not known and str(value) != unknown:
+            if not known and _text(value) != unknown:
                 raise DataError(
-                    f"{path}: '{field}' of person {shortened(person)} is {shortened(value)}; 1 to {most[field]} are "
-                    f"known, and {unknown} for unknown"
+                    f"{path}: '{field}' of person {shortened(person)} is {shortened(_text(value))}; 1 to "
+                    f"{most[field]} are known, and {unknown} for unknown"
                 )
-        rows.append(
-            tuple(float("nan") if str(at[f]) == unknown else float(at[f] == value) for f, value, _ in columns)
-        )
+        unsure = {field for field, value in at.items() if _text(value) == unknown}
+        rows.append(tuple(float("nan") if of in unsure else float(at[of] == value) for of, value, _ in columns))
     return rows
+
+
+def _text(value: Any) -> str:
+    """A number without needless digits."""
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def _plain(identity: str) -> str:

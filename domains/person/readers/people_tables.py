@@ -36,12 +36,18 @@ FOLDERS = ("", "imgs", "images", "data")
 
 
 def find(path: Path) -> Path | None:
-    """A table, or the only one in a folder with columns of images and identities."""
+    """A table, or the one in a folder with columns of images and identities.
+
+    Raises:
+        DataError: several of a folder have them.
+    """
     if path.is_file():
         return path if path.suffix.lower() in SUFFIXES else None
     tables = [Path(entry.path) for entry in visible(path) if Path(entry.path).suffix.lower() in SUFFIXES]
     named = [table for table in sorted(tables) if table.is_file() and _names_people(table)]
-    return named[0] if len(named) == 1 else None
+    if len(named) > 1:
+        raise DataError(f"{path}: holds {', '.join(table.name for table in named)}; give one of them")
+    return named[0] if named else None
 
 
 def _names_people(path: Path) -> bool:

@@ -113,22 +113,28 @@ class ReidData:
         return PedestrianTransform(size, tuple(backbone.image_mean), tuple(backbone.image_std), train, **how)
 
 
-def read_people(recipe: Recipe, domain: Domain) -> ReidData:
+def read_people(recipe: Recipe, domain: Domain, *, whole: bool = False) -> ReidData:
     """The people that a recipe names, each in one split: 20 % of those who train are val where the data have none.
+
+    Args:
+        whole: data without splits are all test: where nothing is trained, and of other data that a run is scored on.
 
     Raises:
         DataError: nothing usable there. ConfigError: an option does not apply.
     """
     data = read_data(recipe, domain, TASK)
     check_skipped(data.skipped, data.total)
-    if data.items and not any(item.split for item in data.items):
+    divided = any(item.split for item in data.items)
+    if whole and not divided:
+        return ReidData(data.with_items([item.with_(split="test") for item in data.items]), recipe.task_options)
+    if data.items and not divided:
         people = {item.target.identity for item in data.items} - {None}
         if len(people) < 3:
             raise DataError(f"{data.name}: {len(people)} identities, and train, val and test need one each; give more")
     target_of = {item.id: item.target for item in data.items}
     plain = data.with_items([item.with_(target=replace(item.target, attributes=None)) for item in data.items])
-    divided = assign_splits(plain, seed=recipe.split_seed, hashes=FileHashes())  # by people, whatever they wear
-    return ReidData(divided.with_items([i.with_(target=target_of[i.id]) for i in divided.items]), recipe.task_options)
+    parts = assign_splits(plain, seed=recipe.split_seed, hashes=FileHashes())  # by people, whatever they wear
+    return ReidData(parts.with_items([i.with_(target=target_of[i.id]) for i in parts.items]), recipe.task_options)
 
 
 def train_on_people(
@@ -153,7 +159,7 @@ def train_on_people(
         raise DataError(
             f"{people.data.name}: no picture of a known person trains; give identities, or --adapter zero-shot"
         )
-    plan = _plan(people, source, adapter.options["batch_size"], seed)
+    plan = planned_people(people, source, adapter.options["batch_size"], seed)
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
@@ -169,7 +175,12 @@ def train_on_people(
     return adapter, replace(report, notes=[*report.notes, *note]), adapter.adapted(backbone)
 
 
-def _plan(people: ReidData, source: IdentitySource, batch_size: int, seed: int) -> IdentityBatches:
+def planned_people(people: ReidData, source: IdentitySource, batch_size: int, seed: int) -> IdentityBatches:
+    """Which pictures each step sees.
+
+    Raises:
+        DataError: the batch is no multiple of the pictures of each person, or one person trains.
+    """
     pictures, sampler = people.options["pictures"], people.options["sampler"]
     if batch_size % pictures:
         raise DataError(

@@ -131,7 +131,7 @@ def evaluate_reid(
     if reranking is None:
         return scores
     reporter.info(f"Re-ranking: {memory_in_words(len(queries), len(gallery), reranking.k1)}")
-    final = re_ranked(queries, gallery, reranking.k1, reranking.k2, reranking.weight)
+    final = re_ranked(queries, gallery, reranking.k1, reranking.k2, reranking.weight, sought.own)
     return replace(scores, reranked=ranked(lambda some: final[some], sought, worst_first=True))
 
 

@@ -104,7 +104,7 @@ class ReIdentification(Task):
         recipe = _with_loss(recipe)
         if recipe.adapter_name != ZERO_SHOT:
             adapter_of(recipe)  # what is wrong with its options is found out before pictures are read
-        people = read_people(recipe, self.domain)
+        people = read_people(recipe, self.domain, whole=recipe.adapter_name == ZERO_SHOT)
         key = _key(recipe, people)
         with kept_checkpoints(Path(recipe.out or RUNS), key, recipe.resume, reporter, newest_step) as folder:
             done = fitted_people(recipe, people, reporter, folder, self.domain)
@@ -113,7 +113,7 @@ class ReIdentification(Task):
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """A run's towers and its backbone, on a split of its own people or on others."""
         recipe = recipe_again(use)
-        people = read_people(recipe, self.domain)
+        people = read_people(recipe, self.domain, whole=bool(use.data) or recipe.adapter_name == ZERO_SHOT)
         protocol = people.protocol(use.split)
         backbone = backbone_of(recipe, self.domain)
         towers = _towers_of(use.run, backbone)

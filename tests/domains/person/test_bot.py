@@ -42,8 +42,8 @@ def test_parts_are_those_of_the_released_code(batch):
         nearest = min(gap for gap, label in zip(gaps, labels) if label != labels[anchor])
         triplets.append(max(0.0, 0.3 + farthest - nearest))
     assert values["triplet"].item() == pytest.approx(sum(triplets) / 8, rel=1e-4)
-    centers = [float((row - loss.centers[label]).square().sum()) for row, label in zip(features, labels)]
-    assert float(values["center"]) == pytest.approx(sum(centers) / 8, rel=1e-5)
+    centers = [float((row - loss.centers[label]).square().sum()) for row, label in zip(features.detach(), labels)]
+    assert values["center"].item() == pytest.approx(sum(centers) / 8, rel=1e-5)
     whole = values["identity"] + values["triplet"] + 5e-4 * values["center"]
     torch.testing.assert_close(values["loss"], whole)
     alone = loss_of(triplet_weight=0, center_weight=0)(batch)
@@ -95,7 +95,7 @@ def test_triplets_of_equal_features_and_of_one_person(margin):
     same = torch.ones(4, 3, requires_grad=True)
     value = hard_triplets(same, torch.tensor([0, 0, 1, 1]), margin)
     value.backward()
-    assert float(value) == pytest.approx(0.3 if margin else 0.6931, abs=1e-3) and torch.isfinite(same.grad).all()
+    assert value.item() == pytest.approx(0.3 if margin else 0.6931, abs=1e-3) and torch.isfinite(same.grad).all()
     alone = torch.randn(3, 2, requires_grad=True)
     hard_triplets(alone, torch.zeros(3), margin).backward()
     assert not alone.grad.any()

@@ -118,7 +118,16 @@ def test_re_ranking_is_the_same_in_blocks(monkeypatch, at_once):
     torch.testing.assert_close(made, written_out(query, gallery, 4, 3, 0.4), atol=2e-5, rtol=1e-4)
 
 
-def written_out(query, gallery, k1, k2, weight):
+def test_a_query_in_the_gallery_counts_once_in_re_ranking():
+    gallery = torch.nn.functional.normalize(torch.randn(14, 5, generator=torch.Generator().manual_seed(2)), dim=1)
+    outside = torch.nn.functional.normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(3)), dim=1)
+    how = {"k1": 4, "k2": 2, "weight": 0.3}
+    made = re_ranked(torch.cat([gallery[3:4], outside, gallery[:1]]), gallery, **how, own=torch.tensor([3, -1, 0]))
+    everyone = written_out(torch.cat([outside, gallery]), torch.zeros(0, 5), 4, 2, 0.3, columns=slice(1, None))
+    torch.testing.assert_close(made, everyone[[4, 0, 1]], atol=2e-5, rtol=1e-4)
+
+
+def written_out(query, gallery, k1, k2, weight, columns=None):
     """The paper's definition, with matrices of N x N."""
     features = torch.cat([query, gallery]).double()
     squared = torch.cdist(features, features).square()
@@ -137,7 +146,8 @@ def written_out(query, gallery, k1, k2, weight):
     rows = np.stack([rows[order[i, :k2]].mean(axis=0) for i in range(count)])
     least = np.minimum(rows[:, None], rows).sum(axis=2)
     jaccard = 1 - least / (2 - least)
-    return torch.tensor((1 - weight) * jaccard + weight * scaled)[: len(query), len(query) :].float()
+    columns = slice(len(query), None) if columns is None else columns
+    return torch.tensor((1 - weight) * jaccard + weight * scaled)[: len(query), columns].float()
 
 
 def test_re_ranking_of_too_few_pictures_is_refused():

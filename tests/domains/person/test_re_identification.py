@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 import vladapt
 from vladapt import load_domain
@@ -17,8 +18,9 @@ from vladapt.domains.person import domain as person_domain
 from vladapt.domains.person.care import CARD, CONSENT, PeopleHidden
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
 from vladapt.domains.person.pedestrian import Pedestrian
+from vladapt.domains.person.reidentification.fitting import IdentitySource, ReidData, planned_people
 from vladapt.domains.person.reidentification.protocol import Protocol
-from vladapt.domains.person.tasks.re_identification import ReIdentification
+from vladapt.domains.person.tasks.re_identification import ReIdentification, ReidOptions
 from vladapt.testing import check_domain, check_task
 
 SMALL = {"identities": 12, "images_per_identity": 4, "cameras": 2, "seed": 0, "size": (24, 12), "val": 3, "test": 4}
@@ -85,6 +87,19 @@ def test_eval_scores_a_run_as_its_fit_did(trained, frozen):
             assert again[when] == pytest.approx(done.metrics[when], abs=1e-6) if done.metrics[when] else not again[when]
     assert frozen.metrics["zero_shot"] is None
     assert frozen.metrics["adapted"] == pytest.approx(trained.metrics["zero_shot"], abs=1e-6)
+
+
+def test_other_people_are_scored_whole(trained, tmp_path):
+    drawn = drawn_pedestrians(3, 4, 2, 5, (24, 12), val=0, test=0)
+    for item in drawn.items:
+        who = tmp_path / "others" / item.target.identity
+        who.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn.load(item)).save(who / f"{item.target.camera}_{len(list(who.iterdir()))}.png")
+    out = tmp_path / "scored"
+    again = vladapt.evaluate(trained.run, data=str(tmp_path / "others"), device="cpu", out=str(out))
+    assert (again["test_images"], again["test_identities"], again["in_fit"]) == (12, 3, 0)
+    page = (out / "report.html").read_text()
+    assert "By camera" in page and "person-00000" not in page and CONSENT[0] in page
 
 
 def test_reports_hide_people_unless_asked_for(trained, frozen):
@@ -168,6 +183,28 @@ def test_queries_and_gallery():
     )
 
 
+def test_each_option_changes_what_is_done(small_sample, small_clip):
+    data, base = load_domain("person").sample(TASK), {**vars(ReidOptions()), "rerank": True}
+    others = {
+        "camera_rule": False,
+        "rerank": False,
+        "rerank_k1": 3,
+        "rerank_k2": 2,
+        "rerank_weight": 0.5,
+        "pictures": 2,
+    }
+    others |= {"sampler": "balanced", "flip": 0.1, "pad": 2, "erasing": 0.2, "erasing_fill": "released"}
+    assert {*others, "show_people"} == set(base)  # which the reports show
+
+    def done(options):
+        people = ReidData(data, options)
+        source = IdentitySource.of(data, "train")
+        batches = planned_people(people, source, 8, seed=1).rows(0)
+        return people.transform(small_clip, True).spec, people.reranking, batches, people.protocol("test").queries
+
+    assert [name for name, value in others.items() if done({**base, name: value}) == done(base)] == []
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
@@ -188,7 +225,9 @@ def test_one_camera_of_the_real_set(fit, data_dir):
     with pytest.raises(DataError, match="one camera: nothing to retrieve under the rule"):
         fit(adapter={"name": "zero-shot"}, data={"path": data})
     done = fit(adapter={"name": "zero-shot"}, data={"path": data}, camera_rule=False)
-    assert done.metrics["test_queries"] == done.metrics["test_images"] > 5
+    assert done.metrics["test_queries"] == done.metrics["test_images"] == 72  # nothing trains: all are searched
+    again = vladapt.evaluate(done.run, device="cpu")
+    assert again["adapted"] == pytest.approx(done.metrics["adapted"], abs=1e-6)
 
 
 def test_wrong_choices_are_told_before_anything_is_read(fit):

@@ -67,6 +67,9 @@ def test_market_drops_junk_and_keeps_distractors(person, tmp_path):
     assert identity_numbers(data.items)[3] == NOBODY and cameras_of(data.items)[-1] == "3"
     assert data.items[0].group == "2" and data.items[3].group is None and data.items[0].target.time == "451"
     assert data.load(data.items[0]).shape == (16, 8, 3)
+    small = person.read(tmp_path, REID, max_pixels=100)
+    with pytest.raises(DataError, match="--max-pixels"):
+        small.load(small.items[0])
     with pytest.raises(DataError, match="which person-search cannot be read from"):
         person.read(tmp_path, SEARCH)
     with pytest.raises(ConfigError, match=r"data\.root: does not apply to"):
@@ -243,7 +246,10 @@ def broken_sets(folder: Path) -> dict[str, tuple[Path, str, str]]:
     for name, text in texts.items():
         (folder / name).write_text(text)
     (folder / "empty").mkdir()
+    for name in ("a.csv", "b.csv"):
+        (picture(folder / "two/one.png").parent / name).write_text("image,identity\none.png,1")
     return {
+        "two tables": (folder / "two", REID, r"holds a.csv, b.csv; give one of them"),
         "an identity in two splits": (folder / "splits", REID, r"identity a is in test \(test/a/2.png\) and in train"),
         "captions without images": (folder / "none.csv", SEARCH, "none of the 1 images that it lists"),
         "no such columns": (folder / "columns.csv", REID, "no column image; it has: picture, who"),
