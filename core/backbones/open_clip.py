@@ -305,7 +305,8 @@ def _resize(state: dict[str, Tensor], model: nn.Module, source: Source) -> None:
             if min(grid) < 1:
                 size = as_text(vision["image_size"])
                 raise ConfigError(f"image_size={size} is smaller than one patch of this backbone; give a larger one")
-            state[name] = resize_positions(state[name], grid, prefix, own)
+            stated = own[0] * own[1] == len(state[name]) - prefix
+            state[name] = resize_positions(state[name], grid, prefix, own if stated else None)
 
 
 def _grid(vision: dict, size: ImageSize) -> tuple[int, int]:

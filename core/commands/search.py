@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .options import (
     Amp,
     Backbone,
@@ -71,11 +72,23 @@ def index(
 def search(
     index: Annotated[str, typer.Argument(help="A folder that `vladapt index` wrote.")],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    text: Annotated[str | None, typer.Option(help="The same as QUERY.")] = None,
     image: Annotated[str | None, typer.Option(help="An image to look for, alone or together with the words.")] = None,
     weight: Annotated[
         float | None, typer.Option(help="Weight of the words where both are given, 0 to 1; 0.5 by default.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many results.")] = 10,
+    camera: Annotated[str | None, typer.Option(help="Results of this camera alone, where the index knows it.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Results from this date, time or frame on, where it is known.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Results with this value alone. Repeatable.")
+    ] = None,
+    cluster: Annotated[
+        float | None, typer.Option(metavar="COSINE", help="Group results that are this alike, for instance 0.9.")
+    ] = None,
+    blur: Annotated[bool, typer.Option("--blur", help="Pixelate the top quarter of each picture on the page.")] = False,
     html: Annotated[str | None, typer.Option(help="Write a page of the pictures found to this file.")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="The index's backbone, if it has moved; it must be the same one.")
@@ -92,9 +105,11 @@ def search(
     from ..engine.search import search as engine_search
     from .tables import hits_table
 
+    if query is not None and text is not None:
+        raise ConfigError("--text: the words are given twice; omit it, or the words without --text")
     result = engine_search(
         index,
-        query,
+        query if text is None else text,
         image=image,
         weight=weight,
         top=top,
@@ -102,6 +117,10 @@ def search(
         backbone=backbone,
         device=device or "auto",
         reading=reading_of(of_domain),
+        where=_where(where, camera),
+        since=since,
+        cluster=cluster,
+        blur=blur,
     )
     if as_json:
         print_json({**vars(result), "hits": result.rows()})
@@ -109,6 +128,18 @@ def search(
     show_table(hits_table(result.hits))
     if result.html:
         echo(f"Page: {result.html}")
+
+
+def _where(given: list[str] | None, camera: str | None) -> dict[str, str]:
+    """{"camera": "c1"} of `--where camera=c1`, or of `--camera c1`."""
+    values = {} if camera is None else {"camera": camera}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise ConfigError(f"--where {text}: write NAME=VALUE, for instance --where camera=c1")
+        if values.setdefault(name.strip(), value.strip()) != value.strip():
+            raise ConfigError(f"--where {text}: {name.strip()} is given twice; omit one")
+    return values
 
 
 COMMANDS = {"index": index, "search": search}

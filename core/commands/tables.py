@@ -211,14 +211,16 @@ def _seconds(of_fits: Sequence[float]) -> str:
 
 def hits_table(hits: Sequence) -> Table:
     """One row per result: rank, cosine, what it is, its captions where it has some."""
-    captioned = any(hit.entry.captions for hit in hits)
+    captioned, grouped = any(hit.entry.captions for hit in hits), any(hit.cluster is not None for hit in hits)
+    known = list(dict.fromkeys(name for hit in hits for name in hit.entry.about))
     table = Table()
-    for name in ("rank", "score"):
+    for name in (*(["group"] if grouped else []), "rank", "score"):
         table.add_column(name, justify="right")
-    for name in ("found", "text")[: 1 + captioned]:
+    for name in ("found", *known, *(["text"] if captioned else [])):
         table.add_column(name, overflow="fold")
     for hit in hits:
-        cells = [str(hit.rank), f"{hit.score:.4f}", hit.entry.id]
+        cells = [*([str(hit.cluster)] if grouped else []), str(hit.rank), f"{hit.score:.4f}", hit.entry.id]
+        cells += [hit.entry.about.get(name, "") for name in known]
         table.add_row(*cells, *(["\n".join(hit.entry.captions)] if captioned else []))
     return table
 

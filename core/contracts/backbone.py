@@ -66,8 +66,6 @@ class Backbone(ABC):
         notes: sentences a user should read, which go into a run's notes.
         mask_token: id of the token that stands for a hidden word, None where the text tower knows none.
         word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
-        image_neck: what image features, not brought to length 1, go through before they are compared with each other,
-            where a loss has learned such a map (BNNeck); `encode_image` goes without.
         finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
             features that the towers give; None: those.
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
@@ -89,7 +87,6 @@ class Backbone(ABC):
     notes: Sequence[str] = ()
     mask_token: int | None = None
     word_ids: range = range(0)
-    image_neck: nn.Module | None = None
     channels: InputChannels | None = None
     finder: Any = None
     device: torch.device

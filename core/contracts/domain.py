@@ -294,6 +294,11 @@ class Domain(ABC):
         """Templates that say a finding is absent, for sets with several labels per image."""
         return ["a photo without {}."]
 
+    def sentences(self, class_name: str, task: str) -> tuple[list[str], list[str]] | None:
+        """Texts that say a class is there, and texts that say its contrary, where templates filled with its name would
+        not do ("a woman", "a man"); None where they do."""
+        return None
+
     def use_preset(self, name: str) -> str | None:
         """Take the prompts of a published set in place of one that `read` recognised; "none" for no set's.
 

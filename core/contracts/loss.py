@@ -135,11 +135,6 @@ class Loss(nn.Module, ABC):
         """
         return bias if bias is not None and "bias" in name else head
 
-    def image_neck(self) -> nn.Module | None:
-        """The submodule that image features go through before they are compared with each other, where the loss learns
-        one (BNNeck): it is kept with the towers of the best epoch, and is the backbone's `image_neck`."""
-        return None
-
     def held_parameters(self) -> list[nn.Parameter]:
         """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,
         in `after_step`, by a hook on the gradient. Training by FSDP leaves them whole on each process."""

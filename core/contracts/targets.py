@@ -41,6 +41,10 @@ class Target:
         """Numbers, or lists of them, that a loss may ask for by name; what else is among them is passed over."""
         return {}
 
+    def about(self) -> Mapping[str, str]:
+        """What else is known, by name, which an index keeps and a search may ask for: a camera, a time."""
+        return {}
+
     def restricted(self, new: Mapping[int, int]) -> Target | None:
         """The target with only some classes, renumbered; None if it then says nothing, and the sample goes.
 

@@ -27,6 +27,8 @@ FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
 MADE_ANEW = "train, val and test were made anew"
 """In the note of it, which is of no concern where the data is tested whole."""
+CAPTIONS = "captions"
+"""Kind of a set whose images are found by texts, so that nobody trains on its classes."""
 ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
 
 
@@ -62,7 +64,7 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
         splits = _repair(data, links, seed, notes)
     items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
     _check_both_sides(items, data.name or "the data")
-    if data.class_names:
+    if data.class_names and data.kind != CAPTIONS:
         notes += _notes_on_classes(items, data.class_names)
     return replace(data, items=items, notes=[*data.notes, *notes])
 

@@ -18,9 +18,11 @@ from ..contracts.features import PROJECTED
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
 from ..features.keys import transform_spec
+from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, mixed
 from ..retrieval.page import Asked, write_page
+from ..retrieval.wanted import Wanted
 from .index import TEXTS
 
 WEIGHT = 0.5
@@ -45,8 +47,16 @@ class SearchResult:
     html: Path | None = None
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict per hit: rank, score, id, source, decode, captions."""
-        return [{"rank": hit.rank, "score": round(hit.score, 6), **vars(hit.entry)} for hit in self.hits]
+        """One dict per hit: rank, score, id, source, decode, captions; where they are known, about and cluster."""
+        return [
+            {
+                "rank": hit.rank,
+                "score": round(hit.score, 6),
+                **{key: value for key, value in vars(hit.entry).items() if value or key != "about"},
+                **({} if hit.cluster is None else {"cluster": hit.cluster}),
+            }
+            for hit in self.hits
+        ]
 
 
 def search(
@@ -61,6 +71,10 @@ def search(
     device: str = "auto",
     domain: Domain | None = None,
     reading: Mapping[str, Any] | None = None,
+    where: Mapping[str, str] | None = None,
+    since: str | None = None,
+    cluster: float | None = None,
+    blur: bool = False,
 ) -> SearchResult:
     """Search an index by a text, an image, or both.
 
@@ -75,13 +89,24 @@ def search(
         device: "auto", "cpu", "cuda", ...
         domain: a domain of your own that is not installed as a plug-in.
         reading: options of the domain's reader, in place of the index's own.
+        where: name of what the index knows of its images (camera) -> the value that results have.
+        since: results from this time on alone: an ISO date or date and time, or a number.
+        cluster: group results of at least this mean cosine: pictures that seem to show the same.
+        blur: pixelate the top quarter of each picture on the page, where the heads of people cut out are.
 
     Raises:
-        ConfigError: an option is not usable. DataError: the index is damaged, or the image cannot be read.
+        ConfigError: an option is not usable. DataError: the index is damaged, or the image cannot be read, or the index
+            does not know what `where` or `since` ask for.
         CapabilityError: another backbone or preprocessing than that of the index.
     """
     _check(text, image, weight, top, html)
-    opened = RetrievalIndex.open(index)
+    if blur and html is None:
+        raise ConfigError("--blur: changes the page of results alone; give --html too, or omit it")
+    if cluster is not None:
+        check_cosine(cluster)
+    opened, wanted = RetrievalIndex.open(index), Wanted(dict(where or {}), since)
+    if wanted:
+        wanted.check(opened.info, opened.path)
     made_by = opened.info["backbone"]
     reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain, reading)
     tower = searched(load_backbone(backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels))
@@ -95,10 +120,14 @@ def search(
     )
     share = (WEIGHT if weight is None else weight) if text is not None and image is not None else None
     asked = {"text": text, "image": None if image is None else str(image), "weight": share}
-    result = SearchResult(opened.path, opened.info["holds"], asked, opened.search(query, top))
+    asked |= {"where": wanted.values} if wanted.values else {}
+    asked |= {"since": since} if since is not None else {}
+    hits = opened.search(query, top, wanted)
+    hits = hits if cluster is None else clustered(hits, opened.vectors(hits), cluster)
+    result = SearchResult(opened.path, opened.info["holds"], asked, hits)
     if html is not None:
         result.html = Path(html)
-        _write_page(result, opened, reader, picture)
+        _write_page(result, opened, reader, picture, blur)
     return result
 
 
@@ -133,9 +162,12 @@ def _encoded_image(backbone: Backbone, reader: ImageReader, picture: Decoded) ->
     return encoder(backbone, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
 
 
-def _write_page(result: SearchResult, opened: RetrievalIndex, reader: ImageReader, picture: Decoded | None) -> None:
+def _write_page(
+    result: SearchResult, opened: RetrievalIndex, reader: ImageReader, picture: Decoded | None, blur: bool
+) -> None:
     sources: Sequence[str] = [hit.entry.source for hit in result.hits if hit.entry.source]
     load = reader.loader(sources, opened.info.get("made_of") or ())
     text, image, weight = (result.query[key] for key in ("text", "image", "weight"))
-    asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight)
-    write_page(result.html, asked, result.hits, opened.info, load)
+    only = {**result.query.get("where", {}), **({"since": since} if (since := result.query.get("since")) else {})}
+    asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight, only)
+    write_page(result.html, asked, result.hits, opened.info, load, blur=blur)

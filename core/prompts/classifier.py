@@ -26,6 +26,7 @@ def build_classifier(
     *,
     descriptions: Mapping[str, Sequence[str]] | None = None,
     negative_templates: Iterable[str] | None = None,
+    sentences: Mapping[str, tuple[Sequence[str], Sequence[str]]] | None = None,
     store=None,
 ) -> TextClassifier:
     """The zero-shot classifier of some classes.
@@ -39,6 +40,8 @@ def build_classifier(
         templates: texts with `{}`; may be empty where there are descriptions.
         descriptions: class name -> sentences (`read_descriptions`).
         negative_templates: texts with `{}` that say the class is absent, for sets with several labels per image.
+        sentences: class name -> texts that say it is there, and that say it is absent, in place of both kinds of
+            templates, for the classes that have them.
         store: a `FeatureStore`; text features and the logit scale are then taken from it, or added to it.
 
     Raises:
@@ -47,8 +50,12 @@ def build_classifier(
     """
     if not class_names:
         raise DataError("there are no class names to make a text classifier of")
-    texts = _texts(class_names, check_templates(templates), descriptions)
-    negatives = _texts(class_names, check_templates(negative_templates), None) if negative_templates else None
+    said = sentences or {}
+    texts = _texts(class_names, check_templates(templates), descriptions, {name: said[name][0] for name in said})
+    negatives = None
+    if negative_templates:
+        contrary = {name: said[name][1] for name in said}
+        negatives = _texts(class_names, check_templates(negative_templates), None, contrary)
     encoded = _encode_distinct(backbone, [t for group in [*texts, *(negatives or [])] for t in group], store)
     prototypes = tuple(F.normalize(_rows(encoded, group), dim=-1) for group in texts)
     raw = torch.stack([ensemble(p) for p in prototypes])  # (C, D)
@@ -66,15 +73,16 @@ def build_classifier(
     )
 
 
-def _texts(class_names, templates, descriptions) -> list[list[str]]:
-    """C lists of texts."""
+def _texts(class_names, templates, descriptions, said: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """C lists of texts; `said` are those of some classes in place of their templates."""
     if not templates and not descriptions:
         raise ConfigError("option templates=[] leaves nothing to say of a class; give a template or descriptions")
     texts = []
     for name in class_names:
         if descriptions is not None and not descriptions.get(name):
             raise DataError(f"descriptions: class '{name}' has none; add at least one sentence")
-        texts.append(fill(templates, name) + list(descriptions[name] if descriptions else ()))
+        filled = list(said[name]) if name in said else fill(templates, name)
+        texts.append(filled + list(descriptions[name] if descriptions else ()))
     return texts
 
 

@@ -22,6 +22,7 @@ from ..errors import ConfigError, DataError
 from ..runtime.files import MARKER, claimed, remove_abandoned
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
 from .kinds import KINDS, built, faiss_library
+from .wanted import Facts
 
 FORMAT = 1
 FACTS, VECTORS_FILE = "index.json", "index.faiss"
@@ -61,7 +62,7 @@ class IndexBuilder:
         try:
             self._folder.mkdir(parents=True)
             self._claim = claimed(self._folder / MARKER)
-            self._entries = EntryWriter(self._folder)
+            self._entries, self._facts = EntryWriter(self._folder), Facts()
             self._vectors = (self._folder / "vectors").open("wb")
         except OSError as error:
             raise _refused(self.out, error) from error
@@ -77,6 +78,8 @@ class IndexBuilder:
         try:
             self._vectors.write(np.ascontiguousarray(rows, "<f4"))
             self._entries.add(entries)
+            for entry in entries:
+                self._facts.add(entry)
         except OSError as error:
             raise _refused(self.out, error) from error
 
@@ -100,6 +103,7 @@ class IndexBuilder:
             faiss_library().write_index(index, str(self._folder / VECTORS_FILE))
             written = {name: facts_of(self._folder / name) for name in FILES}
             of_index = {"format": FORMAT, "vladapt": __version__, "kind": self.kind, "dims": self.dims, "entries": rows}
+            of_index |= {"about": about} if (about := self._facts.summary()) else {}
             text = json.dumps({**of_index, **facts, "files": written}, indent=2, ensure_ascii=False)
             (self._folder / FACTS).write_text(text + "\n", encoding="utf-8")
             self._publish()

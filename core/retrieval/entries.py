@@ -32,17 +32,20 @@ class Entry:
         source: the file an image's bytes come from; None for a text.
         decode: which part of that file, as `Item.decode`.
         captions: of an image, or the indexed text itself.
+        about: what else is known of an image, by name: its camera, its time.
     """
 
     id: str
     source: str | None = None
     decode: dict[str, Any] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
+    about: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, item: Item) -> Entry:
         """The entry of an image. Its file is named in full, so that it is found from any folder."""
-        return cls(item.id, str(Path(item.source).absolute()), dict(item.decode), tuple(item.captions()))
+        about = {} if item.target is None else dict(item.target.about())
+        return cls(item.id, str(Path(item.source).absolute()), dict(item.decode), tuple(item.captions()), about)
 
     def item(self) -> Item:
         """The image again, for a domain's `load`."""
@@ -92,8 +95,9 @@ class Entries:
             line = file.readline()
         try:
             entry = json.loads(line)
-            return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]))
-        except (ValueError, KeyError, TypeError) as error:
+            about = {str(name): str(value) for name, value in (entry.get("about") or {}).items()}
+            return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]), about)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self.path, f"entry {position} cannot be read") from error
 
 

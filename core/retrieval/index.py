@@ -8,6 +8,7 @@ of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,24 @@ from ..errors import CapabilityError, ConfigError, DataError
 from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
 from .kinds import KINDS, faiss_library, look_further
+from .wanted import Wanted
 
 KEYS = {"kind": str, "dims": int, "entries": int, "files": dict, "backbone": dict, "holds": str}
 """What index.json cannot do without, and of which kind it is."""
+MORE = 8
+"""Times as many rows as before are looked at where a filter leaves too few."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One result: its rank from 1, its cosine with the query, and what it is."""
+    """One result: its rank from 1, its cosine with the query, what it is, and its row in the index; `cluster` numbers
+    what looks like the same thing, where results are clustered."""
 
     rank: int
     score: float
     entry: Entry
+    place: int = -1
+    cluster: int | None = None
 
 
 class RetrievalIndex:
@@ -88,15 +95,17 @@ class RetrievalIndex:
                 f"'{backbone.spec}' is another now ({backbone.fingerprint[:12]}); give that one, or index again"
             )
 
-    def search(self, query: Tensor, top: int = 10) -> list[Hit]:
+    def search(self, query: Tensor, top: int = 10, wanted: Wanted | None = None) -> list[Hit]:
         """The nearest entries, the best first; of equal scores the one indexed first.
 
         Args:
             query: (D,) unit.
             top: how many at most; an approximate kind may find fewer.
+            wanted: only entries that this has. More and more are looked at until there are enough.
 
         Raises:
             CapabilityError: the query is of another width.
+            DataError, ConfigError: no entry can be wanted.
         """
         if query.shape != (self.info["dims"],):
             raise CapabilityError(
@@ -104,11 +113,37 @@ class RetrievalIndex:
                 "encode it with the backbone of the index"
             )
         top = min(top, len(self))
-        look_further(self._rows, top)
         row = np.ascontiguousarray(query.detach().to("cpu", torch.float32).numpy()[None])  # (1, D)
-        scores, places = self._rows.search(row, top)  # (1, top) each, -1 where an approximate kind found none
+        if not wanted:
+            best = self._nearest(row, top)
+            return [Hit(rank, score, self.entries[place], place) for rank, (score, place) in enumerate(best, start=1)]
+        wanted.check(self.info, self.path)
+        kept: dict[int, Entry | None] = {}
+        count = min(len(self), MORE * top)
+        while True:
+            best = self._nearest(row, count)
+            for _, place in best:
+                if place not in kept:
+                    kept[place] = entry if wanted.has(entry := self.entries[place]) else None
+            found = [(score, place) for score, place in best if kept[place] is not None][:top]
+            if len(found) == top or count == len(self):
+                return [Hit(rank, score, kept[place], place) for rank, (score, place) in enumerate(found, start=1)]
+            count = min(len(self), MORE * count)
+
+    def vectors(self, hits: Sequence[Hit]) -> np.ndarray:
+        """(n, D) rows of some results, as they were indexed."""
+        if not hits:
+            return np.zeros((0, self.info["dims"]), np.float32)
+        if hasattr(self._rows, "make_direct_map"):
+            self._rows.make_direct_map()
+        return np.stack([self._rows.reconstruct(hit.place) for hit in hits])
+
+    def _nearest(self, row: np.ndarray, count: int) -> list[tuple[float, int]]:
+        """(score, place), the best first."""
+        look_further(self._rows, count)
+        scores, places = self._rows.search(row, count)  # (1, count) each, -1 where an approximate kind found none
         best = sorted((-float(score), int(place)) for score, place in zip(scores[0], places[0]) if place >= 0)
-        return [Hit(rank, -score, self.entries[place]) for rank, (score, place) in enumerate(best, start=1)]
+        return [(-score, place) for score, place in best]
 
 
 def _info(path: Path) -> dict[str, Any]:

@@ -151,9 +151,6 @@ class Parts:
         prompts = [loss.text_prompt for loss in prefixed]
         if prefixed:  # a view of what is learned, so that what is measured in between has it too
             self.backbone.text_prefix = prefixed[0].prompt_prefix()
-        for loss in self.objective.losses.values():
-            if (neck := loss.image_neck()) is not None:
-                self.backbone.image_neck = neck
         teacher = self._teacher()
         return Outputs(
             self.backbone,

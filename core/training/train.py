@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.load import FINDER, PREFIX
 from ..contracts.backbone import Backbone
@@ -48,9 +48,6 @@ from .sharding import load_plain, plain, whole
 from .sources import StreamedSource
 from .teacher import copied_weights, swapped
 from .tower_outputs import extract_outputs
-
-NECK = "neck of loss "
-"""How weights of `Loss.image_neck()` are called among those of the best epoch."""
 
 
 @dataclass
@@ -133,7 +130,7 @@ def train(
     log_hook = _log_hook(log, folder, task, settings, on_message)
     hooks.append(log_hook)
     if task.validate is not None:
-        validate, state = _validated(task.validate, model, average), lambda: _weights(backbone, average, made.objective)
+        validate, state = _validated(task.validate, model, average), lambda: _weights(backbone, average)
         hooks.append(ValidationHook(validate, history, log_hook, settings.patience, best, state))
     heads = [made.objective, made.outputs]
     with (
@@ -143,7 +140,7 @@ def train(
     ):
         first_step = run_with_hooks(wrapped, heads, samples, settings, hooks, steps, work)
     contiguous(turned)
-    _keep_best(backbone, average, best, made.objective)
+    _keep_best(backbone, average, best)
     if settings.lora and task.select is None:
         merge_lora(backbone)
     seconds = time.monotonic() - started
@@ -226,34 +223,21 @@ def _validated(validate: Callable[[], float], model: PairModel, average) -> Call
     return score
 
 
-def _weights(backbone: Backbone, average, objective: Objective) -> dict[str, Tensor]:
-    """Of the towers, and of losses that features need afterwards."""
+def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
     kept = backbone.model.state_dict() if average is None else average
     state = {name: on_host(value) for name, value in kept.items()}
-    for name, module in _necks(objective).items():
-        state |= {f"{NECK}{name}.{part}": on_host(value) for part, value in module.state_dict().items()}
     if backbone.finder is not None:
         state |= {FINDER + name: on_host(value) for name, value in backbone.finder.state_dict().items()}
     prefix = getattr(backbone, "text_prefix", None)
     return state if prefix is None else {**state, PREFIX: on_host(prefix)}
 
 
-def _necks(objective: Objective) -> dict[str, nn.Module]:
-    """Name of a loss -> the map of image features that it learns."""
-    return {name: neck for name, loss in objective.losses.items() if (neck := loss.image_neck()) is not None}
-
-
-def _keep_best(backbone: Backbone, average, best: dict[str, Any], objective: Objective) -> None:
+def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
     """The weights that stay: of the best epoch on val, else the average, else the last."""
     if best.get("state") is not None:
         state = plain(best["state"])
         if PREFIX in state:
             backbone.text_prefix = state.pop(PREFIX)
-        for name, module in _necks(objective).items():
-            start = f"{NECK}{name}."
-            module.load_state_dict(
-                {key.removeprefix(start): state.pop(key) for key in list(state) if key.startswith(start)}
-            )
         if backbone.finder is not None:
             found = {name: state.pop(name) for name in list(state) if name.startswith(FINDER)}
             backbone.finder.load_state_dict({name.removeprefix(FINDER): value for name, value in found.items()})

@@ -2,7 +2,9 @@
 
 A picture of the same person by the same camera as the query counts neither as found nor as missed; queries that nothing
 is left for are no queries. So evaluate "Scalable Person Re-identification: A Benchmark" (Zheng et al., ICCV 2015,
-Market-1501) and all that followed. Of equal distances the gallery's order decides.
+Market-1501) and all that followed. The released codes leave equal distances to their sort. Here the gallery's order
+decides, or with `worst_first` those that are not the person come first: a tower that gives everything the same feature
+then finds nobody, rather than some by luck.
 """
 
 from __future__ import annotations
@@ -104,11 +106,12 @@ class Sought:
         return torch.cat([(self.same(some) & ~self.left_out(some)).any(dim=1) for some in rows])
 
 
-def ranked(distances: Callable[[Tensor], Tensor], sought: Sought) -> CameraRanking:
+def ranked(distances: Callable[[Tensor], Tensor], sought: Sought, worst_first: bool = False) -> CameraRanking:
     """The ranking of all queries that the gallery can answer; memory holds a few rows of distances at a time.
 
     Args:
         distances: (q,) rows of queries -> (q, G), the smaller the nearer.
+        worst_first: of equal distances, those to others come first; else the gallery's order decides.
 
     Raises:
         DataError: there is no such query.
@@ -117,7 +120,9 @@ def ranked(distances: Callable[[Tensor], Tensor], sought: Sought) -> CameraRanki
     if not len(rows):
         raise DataError("no query has another picture of its person in the gallery; give more pictures of a person")
     step = max(1, NUMBERS_AT_ONCE // len(sought.gallery_ids))
-    parts = [_ranked(distances(some), sought.same(some), sought.left_out(some)) for some in rows.split(step)]
+    parts = [
+        _ranked(distances(some), sought.same(some), sought.left_out(some), worst_first) for some in rows.split(step)
+    ]
     return CameraRanking(rows.cpu(), *(torch.cat(column).cpu() for column in zip(*parts)))
 
 
@@ -134,17 +139,23 @@ def ranked_by_distance(
 
 
 def ranked_by_features(query: Tensor, gallery: Tensor, sought: Sought) -> CameraRanking:
-    """The same by the cosine of features (Q, D) and (G, D), unit rows; Euclidean distances have the same order."""
-    return ranked(lambda rows: -(query[rows] @ gallery.T), sought)
+    """The same by the cosine of features (Q, D) and (G, D), unit rows; Euclidean distances have the same order. Of
+    equal ones the worst come first; equal features of the gallery share one cosine, which a product rounds by place."""
+    distinct, place = gallery.unique(dim=0, return_inverse=True)  # (U, D), (G,)
+    return ranked(lambda rows: -(query[rows] @ distinct.T)[:, place], sought, worst_first=True)
 
 
-def _ranked(distance: Tensor, same: Tensor, left_out: Tensor) -> Iterator[Tensor]:
+def _ranked(distance: Tensor, same: Tensor, left_out: Tensor, worst_first: bool) -> Iterator[Tensor]:
     """Rank of the first and of the last hit, hits, and both average precisions, each (q,).
 
     Args:
         distance, same, left_out: (q, G).
     """
-    order = distance.sort(dim=1, stable=True).indices
+    if worst_first:
+        others_first = same.byte().sort(dim=1, stable=True).indices
+        order = others_first.gather(1, distance.gather(1, others_first).sort(dim=1, stable=True).indices)
+    else:
+        order = distance.sort(dim=1, stable=True).indices
     counts = ~left_out.gather(1, order)  # (q, G), nearest first
     hit = same.gather(1, order) & counts
     rank = counts.cumsum(dim=1)  # (q, G) from 1, where it counts

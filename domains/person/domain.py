@@ -9,13 +9,15 @@ from typing import Any
 
 from ...core.contracts.domain import Decoded, Domain, DomainData
 from ...core.contracts.image_size import height_and_width
-from ...core.data.unlabelled import read_unlabelled
+from .attribute_words import sentences_of
+from .gallery import read_gallery
 from .pedestrian import IDENTITIES
 from .readers import FORMATS
 from .reading import Reading, read_set
 from .transforms import PedestrianTransform
 
-KINDS = {"person-search": "captions", "re-identification": IDENTITIES, "attributes": "multilabel"}
+ATTRIBUTES = "attributes"
+KINDS = {"person-search": "captions", "re-identification": IDENTITIES, ATTRIBUTES: "multilabel"}
 """Task -> kind of the sample."""
 SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
 TEMPLATES = ("a photo of a person with {}.",)
@@ -26,8 +28,9 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
-    tasks = ("person-search", "re-identification")
+    tasks = ("person-search", "re-identification", ATTRIBUTES)
     reading = Reading
+    metrics = ("attribute-recognition",)
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """The pictures of people at `path`, whatever kind of set lies there (`readers/`).
@@ -50,7 +53,8 @@ class Person(Domain):
         return data if reading.crops is None else _cut(data, reading, one_each=True)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
-        """New pictures of people, or photographs that people are cut from by `crops`.
+        """New pictures of people, with what a set or their names say of cameras and times (`gallery.py`), or
+        photographs that people are cut from by `crops`.
 
         Args:
             paths: files and folders.
@@ -60,20 +64,22 @@ class Person(Domain):
             DataError: a path does not exist, or nothing there can be read.
         """
         reading = self.reading_of(options)
-        data = read_unlabelled(paths, reading.formats)
+        data = read_gallery(paths, reading, FORMATS)
         return data if reading.crops is None else _cut(data, reading, one_each=False)
 
     def sample(self, task: str | None = None) -> DomainData:
         """Drawn pedestrians, of whom no photograph was needed; no download."""
         from .drawn_pedestrians import drawn_pedestrians
 
-        drawn = drawn_pedestrians(**SAMPLE)
-        kind = KINDS[self.check_task(task)]
-        return replace(drawn, kind=kind, class_names=drawn.class_names if kind == "multilabel" else ())
+        return replace(drawn_pedestrians(**SAMPLE), kind=KINDS[self.check_task(task)])
 
     def templates(self, task: str | None = None) -> list[str]:
         """What an attribute is asked by ("a backpack", "short hair")."""
         return list(TEMPLATES)
+
+    def sentences(self, class_name: str, task: str | None = None) -> tuple[list[str], list[str]] | None:
+        """Pairs of sentences for the attributes of published sets (`attribute_words.py`)."""
+        return sentences_of(class_name) if task == ATTRIBUTES else None
 
     def negative_templates(self, task: str | None = None) -> list[str]:
         return list(NEGATIVE)

@@ -46,6 +46,10 @@ class Pedestrian(Target):
     def captions(self) -> tuple[str, ...]:
         return self.texts
 
+    def about(self) -> dict[str, str]:
+        facts = {"identity": self.identity or "", "camera": self.camera, "time": self.time}
+        return {name: value for name, value in facts.items() if value}
+
     def restricted(self, new: Mapping[int, int]) -> Pedestrian | None:
         """None where nothing is known of the attributes that stay."""
         if self.attributes is None:

@@ -27,6 +27,8 @@ class Reading:
     crops: str | None = option(None, "a detector's COCO JSON, by which people are cut from photographs")
     detected: bool = option(False, "CUHK03: the boxes of a detector in place of those drawn by hand")
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
+    absent: str = option("0", "attributes: the value in tables of who has it not")
+    unknown: str = option("-1", "attributes: the value in tables and .mat files where nobody knows")
     max_pixels: int = option(
         MAX_PIXELS,
         "images and volumes: most pixels or voxels that are decoded, 200000000 by default",

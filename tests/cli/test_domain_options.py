@@ -11,6 +11,7 @@ import typer
 import vladapt as package
 from vladapt import cli
 from vladapt.core.commands import declared
+from vladapt.core.commands.options import with_optional_values
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 from vladapt.core.registry.build import task_class
@@ -22,13 +23,22 @@ def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):
     assert "--reduce-zero-label" in shown and "Options of open-vocab" in shown
 
 
-@pytest.mark.parametrize("name", ["medical", "open-vocab", "remote-sensing"])
+@pytest.mark.parametrize("name", ["medical", "open-vocab", "person", "remote-sensing"])
 def test_what_is_declared_is_what_the_reader_takes(name):
     """And what the domain's tasks have as options of their own."""
     found = {each.name: each.help[name] for each in declared.declared_options() if name in each.help}
     domain = package.load_domain(name)
     owners = [domain.reading, *(task_class(task).options for task in domain.task_names)]
     assert found == {each.name: each.help for owner in owners if owner is not None for each in options_of(owner)}
+
+
+def test_switches_of_domains_may_stand_alone():
+    assert {"--cut", "--show-people", "--rerank"} <= declared.declared_switches()
+    assert not {"--camera-rule", "--background", "--window-size"} & declared.declared_switches()
+    given = ["fit", "--rerank", "--show-people", "--cut", "no", "--window-size", "--quiet"]
+    completed = ["fit", "--rerank", "yes", "--show-people", "yes", "--cut", "no", "--window-size", "--quiet"]
+    assert with_optional_values(given) == completed
+    assert with_optional_values(["fit", "--rerank"]) == ["fit", "--rerank", "yes"]
 
 
 def test_a_domain_under_construction_takes_no_command_away(tmp_path, monkeypatch):

@@ -118,8 +118,16 @@ class Prepared:
             self.templates,
             descriptions=read_descriptions(described, list(class_names), others=True) if described else None,
             negative_templates=negatives,
+            sentences=self._sentences(class_names),
             store=self.store,
         )
+
+    def _sentences(self, class_names: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+        """The domain's own texts of classes, where the user gave no templates."""
+        if self.given_templates is not None:
+            return {}
+        said = {name: self.domain.sentences(name, self.task) for name in class_names}
+        return {name: texts for name, texts in said.items() if texts is not None}
 
     @cached_property
     def templates(self) -> list[str]:
@@ -200,8 +208,8 @@ class Prepared:
         """The images of a draw, for adapters that train towers."""
         negative = None
         if self.data.kind == "multilabel":
-            against = self.domain.negative_templates(self.task)
-            negative = [fill(against, name) for name in self.class_names]
+            against, said = self.domain.negative_templates(self.task), self._sentences(self.class_names)
+            negative = [said[name][1] if name in said else fill(against, name) for name in self.class_names]
         return TrainingImages(
             items=shots.items,
             load=self.data.load,

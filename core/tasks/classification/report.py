@@ -71,6 +71,7 @@ class ClassificationResults:
         skipped: (file, reason) of all that was left out.
         calibration: what confidences are made with, or None.
         groups: N keys of test images that belong together, or None.
+        further: sections of a task of a domain's own.
     """
 
     info: dict[str, Any]
@@ -84,6 +85,7 @@ class ClassificationResults:
     skipped: Sequence[tuple[str, str]] = ()
     calibration: Calibration | None = None
     groups: Sequence[str] | None = None
+    further: Sequence[Any] = ()
 
     @property
     def confident_logits(self) -> Tensor:
@@ -117,6 +119,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             _novel(metrics.get("novel")),
             *shared.forgetting(metrics.get("generic")),
             *details,
+            *results.further,
             _calibration(results),
             trust_section(results.calibration, results.adapted_logits, results.labels, results.groups),
             _mistakes(results),
@@ -136,10 +139,8 @@ def _lead(results: ClassificationResults) -> str:
     seen = "that it saw without their labels" if results.info.get("transductive") else "that it never saw"
     name = "macro AUROC" if results.multilabel else measure.name.lower()
     if before is None or after is None:
-        article = "an" if name[0] in "aeiou" else "a"
-        return (
-            f"On {_test_images(results)} {seen}, the adapted model reaches {article} {name} of {measure.text(after)}."
-        )
+        reached = f"{'an' if name[0] in 'aeiou' else 'a'} {name} of {measure.text(after)}"
+        return f"On {_test_images(results)} {seen}, the adapted model reaches {reached}."
     change = f"{name} went from {measure.text(before)} without adaptation to {measure.text(after)} with it"
     return f"On {_test_images(results)} {seen}, {change}."
 
@@ -300,10 +301,8 @@ def _calibration(results: ClassificationResults) -> CalibrationSection:
     before, after = results.zero_shot_logits, calibration_curve(results.confident_logits, results.labels)
     old, ece = (results.metrics.get("zero_shot") or {}).get("ece"), results.metrics["adapted"].get("ece")
     zero_shot = None if before is None else ("zero-shot", old, calibration_curve(before, results.labels))
-    title, words = (
-        "Can its confidence be trusted?",
-        _calibration_words(after) + calibrated_words(results.metrics, results.calibration),
-    )
+    words = _calibration_words(after) + calibrated_words(results.metrics, results.calibration)
+    title = "Can its confidence be trusted?"
     return CalibrationSection(title, zero_shot, ("adapted", ece, after), words, results.multilabel)
 
 

@@ -59,7 +59,7 @@ from .random_split import add_random_split
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
-from .scoring import metrics_table, predictions_table
+from .scoring import Scores, metrics_table, predictions_table
 from .stored_run import recipe_again
 from .transfer import on_target
 from .trust import calibrate_scores
@@ -154,6 +154,14 @@ class Classification(Task):
     def prepared(self, recipe: Recipe, reporter: Reporter):
         """The data side of a settled recipe: what is drawn, encoded and named."""
         return prepared_of(recipe, reporter, self.domain, self.name)
+
+    def further_sections(self, prepared, scores: Scores) -> list[Any]:
+        """Sections of the report that a task of a domain's own adds; they name no image."""
+        return []
+
+    def hidden(self, recipe: Recipe, prepared, info: dict[str, Any]) -> dict[str, Any] | None:
+        """What run.json holds where no sample is named or shown; None where they may be."""
+        return Redaction.of(prepared.data, info["skipped"]).info(info) if recipe.redact else None
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
@@ -279,10 +287,10 @@ class Classification(Task):
             info["calibration"] = done.calibration.facts()
         else:
             info["not_calibrated"] = done.not_calibrated
-        results = results_of(prepared, info, done)
-        if recipe.redact:
-            info = Redaction.of(prepared.data, info["skipped"]).info(info)
-            results = replace(results_of(prepared, info, done), thumbnails=None)
+        results = replace(results_of(prepared, info, done), further=self.further_sections(prepared, done.scores))
+        if (hidden := self.hidden(recipe, prepared, info)) is not None:
+            info = hidden
+            results = replace(results_of(prepared, info, done), thumbnails=None, further=results.further)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             if done.probe is not None:

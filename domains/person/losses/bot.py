@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ....core.contracts.backbone import Backbone
 from ....core.contracts.loss import Loss
 from ....core.contracts.options import option
-from ..bnneck import BNNeck
+from ....core.errors import CapabilityError
 
+EPS = 1e-5
+"""Of the neck, as `nn.BatchNorm1d` has it."""
 LEAST = 1e-12
 """Squared distances are not smaller, so that their root has a gradient."""
 
@@ -48,6 +51,7 @@ class Bot(Loss):
     differs: ClassVar[str] = "none; there is no fixture of its loss, which is checked against a literal transcription"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "labels"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
+    finds: ClassVar[bool] = True
 
     margin: float | None = option(0.3, "of the triplet loss; none: a soft margin", low=0, high=1000)
     smoothing: float = option(0.1, "share of the targets that is spread over all identities", low=0, below=1)
@@ -89,11 +93,60 @@ class Bot(Loss):
         self.centers.index_add_(0, labels, step * (features - self.centers[labels]).to(self.centers))
         self._noted = None
 
-    def image_neck(self) -> nn.Module:
-        return self.neck
+    @property
+    def found_dim(self) -> int:
+        """Width of what pictures are compared by."""
+        return self.dim("embed_dim", "its neck")
+
+    def embed_image(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """(B, D) unit: features behind the neck, by the statistics that it has kept."""
+        return F.normalize(self.neck(backbone.encode_image(pixels, normalize=False)), dim=1)
+
+    def embed_text(self, backbone: Backbone, tokens: Tensor) -> Tensor:
+        """Nothing: behind the neck there are no texts.
+
+        Raises:
+            CapabilityError: always.
+        """
+        raise CapabilityError(
+            "these towers were trained to find people by pictures, not by words (loss 'bot'); search with --image, or "
+            "train with --task person-search"
+        )
 
     def held_parameters(self) -> list[nn.Parameter]:
         return list(self.neck.parameters())
+
+
+class BNNeck(nn.Module):
+    """A batch normalisation without bias between what triplets compare and what names identities.
+
+    `forward` takes features (N, D), not brought to length 1, by the statistics that training has kept.
+
+    Args:
+        width: D.
+        momentum: share of a batch in the statistics that are kept.
+    """
+
+    def __init__(self, width: int, momentum: float = 0.1):
+        super().__init__()
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, D) as they are compared."""
+        return F.batch_norm(features, self.mean, self.variance, self.weight, None, False, 0.0, EPS)
+
+    def of_batch(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D) by the batch's own statistics, and these: mean (D,) and biased variance (D,). Keeps nothing."""
+        mean, variance = features.mean(dim=0), features.var(dim=0, unbiased=False)
+        return (features - mean) * (variance + EPS).rsqrt() * self.weight, mean, variance
+
+    def follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Keep a share of a batch's statistics; the variance that is kept is unbiased, as in `nn.BatchNorm1d`."""
+        self.mean.lerp_(mean.to(self.mean), self.momentum)
+        self.variance.lerp_((variance * count / max(1, count - 1)).to(self.variance), self.momentum)
 
 
 def squared_distance(left: Tensor, right: Tensor) -> Tensor:

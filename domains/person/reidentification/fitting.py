@@ -144,13 +144,16 @@ def train_on_people(
     """
     if recipe.adapter_name == ZERO_SHOT:
         return None, FitReport(ZERO_SHOT), backbone
+    validate, note = _validation(recipe, people)
+    asked = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
+    if validate is None and not asked:
+        recipe = recipe.with_(adapter={**recipe.adapter, "select": "last"})
     adapter, source = adapter_of(recipe), IdentitySource.of(people.data, "train")
     if not len(source):
         raise DataError(
             f"{people.data.name}: no picture of a known person trains; give identities, or --adapter zero-shot"
         )
     plan = _plan(people, source, adapter.options["batch_size"], seed)
-    validate, note = _validation(recipe, people)
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
@@ -180,11 +183,11 @@ def _plan(people: ReidData, source: IdentitySource, batch_size: int, seed: int) 
 def _validation(recipe: Recipe, people: ReidData) -> tuple[Callable[[Backbone], float] | None, list[str]]:
     """mAP of a backbone on val, and a note where nothing can be retrieved there."""
     if not people.data.split("val"):
-        return None, []
+        return None, ["Nothing was chosen on val, which has no people: the last epoch is kept."]
     try:
         protocol = people.protocol("val")
     except DataError as error:
-        return None, [f"Nothing was chosen on val: {error}."]
+        return None, [f"Nothing was chosen on val, the last epoch is kept: {error}."]
 
     def score(towers: Backbone) -> float:
         return scored(towers, people, protocol, recipe).ranking.metrics()["map"]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....core.backbones.finders import searched
 from ....core.contracts.backbone import Backbone
 from ....core.contracts.domain import Decoded, DomainData
 from ....core.errors import DataError
@@ -103,7 +104,7 @@ def evaluate_reid(
 ) -> ReidScores:
     """Features of all pictures of a split, and where its queries find their people.
 
-    Features go through the backbone's `image_neck`, where training has given it one, and are compared by their cosine.
+    Features are compared by their cosine; where the training's loss makes more of them (`Loss.finds`, BNNeck), by that.
     Under torchrun pictures are encoded by all ranks, and every rank returns the same.
 
     Args:
@@ -118,14 +119,10 @@ def evaluate_reid(
     """
     reporter = reporter or Reporter(quiet=True)
     options = PairEncoding(transform, batch_size, workers, amp, reporter, None)
-    rows, kept, skipped = image_rows(backbone, DomainPairs(data, protocol.items), options)
-    protocol, words = protocol.only(kept), "cosines of features"
-    neck = backbone.image_neck
-    if neck is not None:
-        with torch.no_grad():
-            rows = neck(rows.to(next(neck.parameters()).device)).cpu()
-        words = "cosines of features behind BNNeck"
-    unit = F.normalize(rows, dim=1)
+    rows, kept, skipped = image_rows(searched(backbone), DomainPairs(data, protocol.items), options)
+    protocol, unit = protocol.only(kept), F.normalize(rows, dim=1)
+    finder = backbone.finder
+    words = "cosines of features" if finder is None else f"cosines of what the loss '{finder.name}' makes of features"
     if not torch.isfinite(unit).all():
         raise DataError("features hold NaN or infinity; train with a lower rate, or without amp")
     queries, gallery = unit[list(protocol.queries)], unit[list(protocol.gallery)]
@@ -135,7 +132,7 @@ def evaluate_reid(
         return scores
     reporter.info(f"Re-ranking: {memory_in_words(len(queries), len(gallery), reranking.k1)}")
     final = re_ranked(queries, gallery, reranking.k1, reranking.k2, reranking.weight)
-    return replace(scores, reranked=ranked(lambda some: final[some], sought))
+    return replace(scores, reranked=ranked(lambda some: final[some], sought, worst_first=True))
 
 
 def _row(ranking: CameraRanking) -> dict[str, float]:

@@ -31,7 +31,6 @@ from ....core.tasks.methods import adapter_of, backbone_of, check_named, place_o
 from ....core.training.checkpoints import newest_step
 from ....core.training.log import FILE, keep_logs, read_log
 from ....core.training.objective import parse_losses
-from ..bnneck import BNNeck
 from ..care import PeopleHidden, PeopleOptions, write_card
 from ..random_erasing import FILLS
 from ..reciprocal import K1, K2, WEIGHT
@@ -204,12 +203,13 @@ class ReidContest(Contest):
 
 
 def _with_loss(recipe: Recipe) -> Recipe:
-    """BoT's loss, and its batch, where nobody says others."""
+    """BoT's loss and its batch, and the epoch that is best on val, where nobody says others."""
     if recipe.adapter_name == ZERO_SHOT:
         return recipe
     batch = {} if recipe.batch_size else {"batch_size": BATCH_SIZE}
     given = {**(recipe.adapters.get(recipe.adapter_name) or {}), **recipe.adapter}
-    missing = {key: value for key, value in {"loss": LOSS, **batch}.items() if given.get(key) is None}
+    wanted = {"loss": LOSS, "select": "best_val", **batch}
+    missing = {key: value for key, value in wanted.items() if given.get(key) is None}
     return recipe.with_(adapter={**recipe.adapter, **missing})
 
 
@@ -220,13 +220,11 @@ def _metrics(before: ReidScores | None, after: ReidScores, people: ReidData) -> 
 
 
 def _save(done: FittedReid, run: Run) -> Path | str:
-    """The adapter, the towers as a backbone and the neck; of zero-shot a file that says so."""
+    """The adapter and the towers as a backbone, with the neck; of zero-shot a file that says so."""
     if done.adapter is None:
         save_file({"nothing": torch.zeros(1)}, run.adapter_path, metadata={"adapter": ZERO_SHOT})
         return ""
     done.adapter.save(run.adapter_path)
-    if isinstance(done.towers.image_neck, BNNeck):
-        done.towers.image_neck.save(run.path)
     return save_fine_tuned(done.towers, run.path)
 
 
@@ -234,9 +232,7 @@ def _towers_of(run: Run, backbone: Backbone) -> Backbone:
     """The backbone as the run trained it, with its neck."""
     if run.info["adapter"] == ZERO_SHOT:
         return backbone
-    towers = load_adapter(run.adapter_path, backbone).adapted(backbone)
-    towers.image_neck = BNNeck.load(run.path, towers.embed_dim)
-    return towers
+    return load_adapter(run.adapter_path, backbone).adapted(backbone)
 
 
 def _write_evaluation(folder: Path, run: Run, people: ReidData, result: Mapping[str, Any], after, hidden) -> None:

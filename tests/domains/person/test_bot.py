@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from vladapt import build_loss
-from vladapt.core.errors import DataError
+from vladapt.core.errors import CapabilityError
 from vladapt.core.training.schedules import epoch_step_rates
-from vladapt.domains.person.bnneck import FILE, BNNeck
 from vladapt.domains.person.losses.bot import hard_triplets
 
 WIDTH, PEOPLE = 6, 4
@@ -43,7 +41,7 @@ def test_parts_are_those_of_the_released_code(batch):
         farthest = max(gap for gap, label in zip(gaps, labels) if label == labels[anchor])
         nearest = min(gap for gap, label in zip(gaps, labels) if label != labels[anchor])
         triplets.append(max(0.0, 0.3 + farthest - nearest))
-    assert float(values["triplet"]) == pytest.approx(sum(triplets) / 8, rel=1e-4)
+    assert values["triplet"].item() == pytest.approx(sum(triplets) / 8, rel=1e-4)
     centers = [float((row - loss.centers[label]).square().sum()) for row, label in zip(features, labels)]
     assert float(values["center"]) == pytest.approx(sum(centers) / 8, rel=1e-5)
     whole = values["identity"] + values["triplet"] + 5e-4 * values["center"]
@@ -64,7 +62,7 @@ def test_centers_take_the_published_step_of_their_own(batch):
     torch.testing.assert_close(loss.centers, before - 0.5 * centers.grad)
 
 
-def test_the_neck_is_batch_normalisation_without_bias(batch, tmp_path):
+def test_the_neck_is_batch_normalisation_without_bias(batch):
     loss, norm = loss_of(momentum=0.3), nn.BatchNorm1d(WIDTH, momentum=0.3)
     features = batch["image_embedding"].detach()
     for step in range(3):
@@ -76,14 +74,20 @@ def test_the_neck_is_batch_normalisation_without_bias(batch, tmp_path):
         assert not torch.equal(loss.neck.mean, kept)  # and not before the step was taken
     norm.eval()
     torch.testing.assert_close(loss.neck(features), norm(features))
-    loss.neck.save(tmp_path)
-    torch.testing.assert_close(BNNeck.load(tmp_path, WIDTH)(features), norm(features))
-    assert BNNeck.load(tmp_path / "elsewhere", WIDTH) is None and "bias" not in dict(loss.neck.named_parameters())
-    with pytest.raises(DataError, match=r"neck.safetensors: damaged, or of other towers"):
-        BNNeck.load(tmp_path, WIDTH + 1)
-    save_file({"weight": torch.ones(WIDTH)}, tmp_path / FILE)
-    with pytest.raises(DataError, match="damaged"):
-        BNNeck.load(tmp_path, WIDTH)
+    assert "bias" not in dict(loss.neck.named_parameters())
+
+
+def test_pictures_are_found_behind_the_neck_and_words_are_not(small_clip):
+    torch.manual_seed(1)
+    loss = build_loss("bot", {"embed_dim": small_clip.embed_dim, "num_labels": PEOPLE})
+    torch.nn.init.uniform_(loss.neck.mean)
+    pixels = torch.randn(2, 3, small_clip.image_size, small_clip.image_size)
+    features = small_clip.encode_image(pixels, normalize=False)
+    found = loss.embed_image(small_clip, pixels)
+    torch.testing.assert_close(found, nn.functional.normalize(loss.neck(features), dim=1))
+    assert loss.found_dim == small_clip.embed_dim
+    with pytest.raises(CapabilityError, match="find people by pictures, not by words"):
+        loss.embed_text(small_clip, small_clip.tokenize(["a man"]))
 
 
 @pytest.mark.parametrize("margin", [0.3, None])

@@ -83,6 +83,15 @@ def test_a_query_in_the_gallery_does_not_find_itself():
     assert again.best.tolist() == ranking.best.tolist()
 
 
+def test_a_tower_that_tells_nobody_apart_finds_nobody():
+    ids = torch.tensor([0, 0, 1, 1, 2, 2])
+    alike = torch.nn.functional.normalize(torch.full((6, 3), 0.7), dim=1)
+    ranking = ranked_by_features(alike, alike, Sought(ids, ids, own=torch.arange(6)))
+    assert ranking.best.tolist() == [5] * 6  # of five that count, the one of the person comes last
+    by_order = ranked(lambda rows: torch.zeros(len(rows), 6), Sought(ids, ids, own=torch.arange(6)))
+    assert by_order.best.tolist() == [1, 1, 3, 3, 5, 5]
+
+
 def test_intervals_draw_whole_identities():
     generator = torch.Generator().manual_seed(0)
     ids = torch.arange(12).repeat_interleave(5)

@@ -6,18 +6,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vladapt
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.metrics.retrieval import image_text_rankings
+from vladapt.core.registry import task_class
 from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval, pairs_of
 from vladapt.domains.person import Person, domain
 from vladapt.domains.person.care import HEADING
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
 from vladapt.domains.person.tasks.person_search import PeoplePairs, PersonSearch
+from vladapt.testing import check_task
 
 SMALL = {"identities": 12, "images_per_identity": 3, "cameras": 3, "seed": 1, "size": (32, 16), "val": 2, "test": 4}
 HOW = {"name": "full", "loss": "irra", "epochs": 2, "batch_size": 12, "lr": 1e-3, "select": "best_val"}
@@ -32,12 +36,22 @@ def small_sample():
 
 
 @pytest.fixture(scope="module")
-def fitted(small_sample, small_clip_spec, tmp_path_factory):
+def generic(tmp_path_factory):
+    """A folder of two generic classes, which are cheaper than all drawn ones."""
+    folder = tmp_path_factory.mktemp("generic")
+    for number in range(4):
+        place = folder / ("cat", "dog")[number % 2] / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(place)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def fitted(small_sample, small_clip_spec, generic, tmp_path_factory):
     """A run of `irra` on a few generated people."""
-    out = str(tmp_path_factory.mktemp("runs"))
-    return vladapt.fit(
-        domain="person", task="person-search", data="sample", adapter=HOW, backbone=small_clip_spec, out=out, seed=3
-    )
+    how = {"backbone": small_clip_spec, "out": str(tmp_path_factory.mktemp("runs")), "seed": 3, "generic": generic}
+    return vladapt.fit(domain="person", task="person-search", data="sample", adapter=HOW, **how)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +103,11 @@ def test_numbers_are_those_of_identities(fitted, people):
     assert fitted.metrics["test_images"] == 12 and fitted.metrics["test_texts"] == 24
 
 
+def test_the_contract_of_tasks(small_sample, generic):
+    how = {"name": "lora", "epochs": 1, "batch_size": 16}
+    check_task(task_class("person-search"), Person(), recipe={"data": "sample", "generic": generic, "adapter": how})
+
+
 def test_intervals_draw_people(fitted):
     assert fitted.metrics["test_groups"] == 4
     between = fitted.metrics["metric_intervals"]["adapted"]
@@ -115,7 +134,6 @@ def test_a_run_tells_what_it_is_and_what_to_mind(fitted):
 def test_a_run_is_scored_again(fitted, small_sample):
     again = vladapt.evaluate(fitted.run, split="test")
     assert again["adapted"] == pytest.approx(fitted.metrics["adapted"])
-    assert "minp" in str(vladapt.evaluate(fitted.run, split="val")["adapted"])
 
 
 def test_who_is_trained_on_has_the_first_labels(people):

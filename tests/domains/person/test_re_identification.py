@@ -75,7 +75,7 @@ def test_the_epoch_is_chosen_on_val_with_its_neck(trained):
     assert trained.report.val_score == max(row["val"] for row in history) == history[chosen - 1]["val"]
     again = vladapt.evaluate(trained.run, split="val", device="cpu")
     assert again["adapted"]["map"] == pytest.approx(trained.report.val_score, abs=1e-6)
-    assert (trained.run / "neck.safetensors").is_file() and again["compared_by"].endswith("BNNeck")
+    assert "what the loss 'bot' makes" in again["compared_by"]
 
 
 def test_eval_scores_a_run_as_its_fit_did(trained, frozen):
@@ -113,7 +113,7 @@ def test_names_of_people_become_numbers(small_sample):
 
 def test_a_run_is_a_backbone_and_names_nobody(trained, frozen):
     towers = vladapt.load_backbone(str(trained.run / "model.safetensors"), device="cpu")
-    assert towers.image_size == (24, 16)
+    assert towers.image_size == (24, 16) and towers.finder.name == "bot"
     with pytest.raises(CapabilityError, match="names nobody; find people with it: vladapt index"):
         vladapt.predict(trained.run, ["x.png"], device="cpu")
     assert Run.open(frozen.run).info["adapter"] == "zero-shot"

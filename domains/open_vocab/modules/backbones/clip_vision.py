@@ -16,6 +16,7 @@ from .....core.backbones.load import load_backbone
 from .....core.backbones.positions import ROOTS, tower_of
 from .....core.backbones.tower_steps import FEATURE_MAP_DEPTHS
 from .....core.contracts.adapter import require
+from .....core.contracts.backbone import blank_image
 from .....core.errors import ConfigError
 from .....core.losses.ro_vit import RoVit
 from .....core.training.layers import depth_of, depths, freeze_batch_norm
@@ -241,8 +242,7 @@ class CLIPVisionBackbone(BaseModule):
 
     @torch.no_grad()
     def _width(self) -> int:
-        side = self.backbone.image_size
-        return self.backbone.embed_image(torch.zeros(1, 3, side, side)).shape[-1]
+        return self.backbone.embed_image(blank_image(self.backbone)).shape[-1]
 
 
 def _check_freezing(frozen: bool, frozen_stages: int, train_head: bool, lora: Any, cropped_positions: Any) -> None:

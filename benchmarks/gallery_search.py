@@ -1,0 +1,134 @@
+"""Search of a gallery of a million people: how long a query takes, and how many of the exact answers it finds.
+
+    python benchmarks/gallery_search.py --kinds flat,ivf
+
+Rows are generated: identities whose features spread as those of image towers do (the variance of the i-th direction
+falls as 1 / i), with several pictures of each around it. Queries are further pictures of them. `--even` draws rows that
+have no structure at all, all directions alike: then nothing but a look at every row finds the nearest ones.
+
+Each index is written and searched as `vladapt index` and `vladapt search` do it, query by query, on two threads; the
+time is of the search alone, with the reading of the entries that are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex
+
+AT_ONCE = 50_000
+TOP = 10
+THREADS = 2
+
+
+def drawn(count: int, dims: int, each: int, even: bool, seed: int) -> Iterator[np.ndarray]:
+    """(n, D) unit rows, some at a time: `each` pictures of an identity, or directions without any structure.
+
+    Args:
+        seed: of the pictures; the identities are those of seed 0.
+    """
+    spread = np.ones(dims, np.float32) if even else np.arange(1, dims + 1, dtype=np.float32) ** -0.5
+    for start in range(0, count, AT_ONCE):
+        stop = min(start + AT_ONCE, count)
+        people = np.arange(start, stop) // each
+        first = int(people[0])
+        pictures = np.random.default_rng([seed, 1, start])
+        noise = pictures.standard_normal((stop - start, dims), dtype=np.float32)
+        if even:
+            rows = noise
+        else:
+            centres = np.stack([_identity(person, dims) for person in range(first, int(people[-1]) + 1)])
+            rows = (centres[people - first] + 0.6 * noise) * spread
+        yield rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _identity(person: int, dims: int) -> np.ndarray:
+    return np.random.default_rng([0, 0, person]).standard_normal(dims, dtype=np.float32)
+
+
+def queries_of(count: int, dims: int, each: int, people: int, even: bool) -> np.ndarray:
+    """(Q, D) unit rows: one more picture of identities spread over the gallery."""
+    spread = np.ones(dims, np.float32) if even else np.arange(1, dims + 1, dtype=np.float32) ** -0.5
+    generator = np.random.default_rng([7, 7])
+    chosen = generator.choice(max(1, people), count, replace=people < count)
+    noise = generator.standard_normal((count, dims), dtype=np.float32)
+    rows = noise if even else (np.stack([_identity(int(person), dims) for person in chosen]) + 0.6 * noise) * spread
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def built(folder: Path, kind: str, arguments: argparse.Namespace) -> float:
+    """Write the index; returns the seconds that it took."""
+    started = time.monotonic()
+    with IndexBuilder(folder, dims=arguments.dims, kind=kind) as builder:
+        place = 0
+        for rows in drawn(arguments.rows, arguments.dims, arguments.pictures, arguments.even, seed=1):
+            builder.add(rows, [Entry(f"{place + i}.png", f"/gallery/{place + i}.png") for i in range(len(rows))])
+            place += len(rows)
+        builder.finish({"holds": "images", "backbone": {"spec": "generated", "fingerprint": "generated"}})
+    return time.monotonic() - started
+
+
+def searched(folder: Path, queries: np.ndarray) -> tuple[list[list[str]], list[float]]:
+    """Ids found for each query, and the milliseconds of each."""
+    index = RetrievalIndex.open(folder)
+    index.search(torch.from_numpy(queries[0]), TOP)  # a first one reads the file's pages
+    found, times = [], []
+    for query in torch.from_numpy(queries):
+        started = time.perf_counter()
+        hits = index.search(query, TOP)
+        times.append(1000 * (time.perf_counter() - started))
+        found.append([hit.entry.id for hit in hits])
+    return found, times
+
+
+def recall(found: list[list[str]], exact: list[list[str]]) -> float:
+    """Mean share of the exact ten that are found."""
+    return statistics.mean(len(set(one) & set(other)) / len(other) for one, other in zip(found, exact, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dims", type=int, default=512)
+    parser.add_argument("--pictures", type=int, default=20, help="of each identity")
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--kinds", default="ivf", help="besides flat: ivf, hnsw")
+    parser.add_argument("--even", action="store_true", help="rows without structure")
+    parser.add_argument("--folder", help="where indices are written; by default a temporary folder")
+    arguments = parser.parse_args()
+    import faiss
+
+    faiss.omp_set_num_threads(THREADS)
+    place = Path(tempfile.mkdtemp(dir=arguments.folder))
+    people = arguments.rows // arguments.pictures
+    queries = queries_of(arguments.queries, arguments.dims, arguments.pictures, people, arguments.even)
+    what = "rows without structure" if arguments.even else f"rows of {people:,} identities"
+    print(f"{arguments.rows:,} {what}, width {arguments.dims}, {arguments.queries} queries, top {TOP}")
+    print(f"{THREADS} threads, {os.cpu_count()} cores; milliseconds per query")
+    print("| kind | build, s | median | 90 % below | recall@10 |\n|---|---:|---:|---:|---:|")
+    exact: list[list[str]] = []
+    try:
+        for kind in ("flat", *(each for each in arguments.kinds.split(",") if each and each != "flat")):
+            seconds = built(place / kind, kind, arguments)
+            found, times = searched(place / kind, queries)
+            exact = exact or found
+            slow = statistics.quantiles(times, n=10)[-1] if len(times) > 1 else times[0]
+            row = (f"{seconds:.0f}", f"{statistics.median(times):.1f}", f"{slow:.1f}", f"{recall(found, exact):.3f}")
+            print(f"| {kind} | {' | '.join(row)} |", flush=True)
+            shutil.rmtree(place / kind)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

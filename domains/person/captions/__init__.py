@@ -1,0 +1,1 @@
+"""Sentences about pictures of people: from what a tower sees in them, or from lists of their attributes."""

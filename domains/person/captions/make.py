@@ -1,0 +1,283 @@
+"""From pictures of people to a file of sentences: JSON lines of image, identity, captions and what they are made of."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from ....core.backbones.load import load_backbone
+from ....core.contracts.backbone import Backbone
+from ....core.contracts.domain import DomainData, Item
+from ....core.contracts.recipe import SAMPLE
+from ....core.data.images import IMAGE
+from ....core.data.unlabelled import images_of
+from ....core.data.verify import check_skipped
+from ....core.errors import CapabilityError, ConfigError, DataError
+from ....core.features.store import FeatureStore
+from ....core.registry import load_domain
+from ....core.runtime.files import write_whole
+from ....core.runtime.progress import Reporter
+from ..pedestrian import Pedestrian
+from .combine import described, sentences
+from .conquer import Answer, kept_answers, without_mixed_up
+from .divide import Asked
+from .faces import GROUPINGS, are_faces, face_sentences
+from .lists import description_of
+from .page import write_page
+from .questions import Question, contradictions, questions_with, usual_questions
+
+AT_ONCE = 2048
+PERSON, ATTRIBUTES = "person", "attributes"
+
+
+@dataclass(frozen=True)
+class Captioning:
+    """How sentences are made.
+
+    Args:
+        count: sentences per picture, at most.
+        least: probability from which an answer counts.
+        seed: of order and words.
+        grouping: of the sentences about faces.
+    """
+
+    count: int = 2
+    least: float = 0.5
+    seed: int = 0
+    grouping: str = GROUPINGS[0]
+
+    def __post_init__(self):
+        if not 1 <= self.count <= 100:
+            raise ConfigError(f"--sentences {self.count}: give 1 to 100")
+        if not 0 <= self.least < 1:
+            raise ConfigError(f"--min-confidence {self.least}: give a probability from 0 to below 1")
+        if self.grouping not in GROUPINGS:
+            raise ConfigError(f"--grouping {self.grouping}: there are {', '.join(GROUPINGS)}")
+
+
+@dataclass
+class Captioned:
+    """What was written.
+
+    Attributes:
+        out: the file.
+        pictures, sentences: how many have captions, and how many captions there are.
+        silent: pictures of which nothing was sure enough to be said.
+        root: the folder that names of pictures are relative to.
+        attributes: attribute -> how many pictures say it.
+        html: the page, or None.
+        skipped: (picture, reason) of what could not be read.
+    """
+
+    out: Path
+    root: Path
+    pictures: int = 0
+    sentences: int = 0
+    silent: int = 0
+    attributes: dict[str, int] = field(default_factory=dict)
+    html: Path | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One picture with what is said of it."""
+
+    item: Item
+    texts: list[str]
+    attributes: dict[str, str]
+    confidence: dict[str, float]
+
+
+def caption_people(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    attributes: str | Path | None = None,
+    how: Captioning,
+    html: str | Path | None = None,
+    shown: int = 24,
+    backbone: str = "embedded",
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Captioned:
+    """Write sentences about pictures of people.
+
+    Args:
+        paths: image files and folders, or ["sample"]; may be empty where `attributes` is a list that names them.
+        out: a .jsonl file.
+        attributes: a JSON of further questions (`questions.py`), or a list of known attributes of the pictures
+            (CelebA's, a .mat, a table), from which all sentences are then made; no tower is asked.
+        html: a file for a page of `shown` pictures beside their sentences.
+
+    Raises:
+        ConfigError: an option is not usable. DataError: nothing can be read, or nothing sure enough to be said.
+    """
+    out, reporter = Path(out), reporter or Reporter(quiet=True)
+    if out.suffix.lower() != ".jsonl":
+        raise ConfigError(f"--out {out}: give a .jsonl file, for instance captions.jsonl")
+    listed = attributes is not None and Path(attributes).suffix.lower() != ".json"
+    if listed:
+        data, captions = _from_list(paths, Path(attributes), how)
+    else:
+        if not paths:
+            raise ConfigError("give pictures of people: files, folders or sample; or --attributes with a list of them")
+        questions = usual_questions() if attributes is None else questions_with(Path(attributes))
+        data = _pictures(paths)
+        tower = load_backbone(backbone, device)
+        how_encoded = {"batch_size": batch_size, "workers": workers}
+        captions = _from_pictures(data, tower, questions, how, how_encoded, reporter)
+    made = _written(captions, data, out, how)
+    if html is not None:
+        said = [each for each in captions if each.texts]
+        chosen = [said[place * len(said) // min(shown, len(said))] for place in range(min(shown, len(said)))]
+        write_page(Path(html), chosen, data.load, made)
+        made.html = Path(html)
+    return made
+
+
+def _pictures(paths: Sequence[str | Path]) -> DomainData:
+    """The pictures, with the identities of sets that say them."""
+    domain = load_domain(PERSON)
+    if [str(path) for path in paths] == [SAMPLE]:
+        return domain.sample(ATTRIBUTES)
+    return images_of(domain, [Path(path) for path in paths], {})
+
+
+def _from_pictures(
+    data: DomainData,
+    tower: Backbone,
+    questions: Sequence[Question],
+    how: Captioning,
+    encoded: dict[str, Any],
+    reporter: Reporter,
+) -> list[Caption]:
+    if not tower.has_text:
+        raise CapabilityError(f"backbone '{tower.spec}' has no text tower to ask pictures with; take one that has both")
+    store, transform = FeatureStore(), load_domain(PERSON).transforms(tower, False, ATTRIBUTES)
+
+    def encode(texts: list[str]) -> Tensor:
+        return store.text_features(tower, texts).cpu()
+
+    asked, rules, captions = Asked.of(tower, questions, encode), contradictions(), []
+    total = len(data.items)
+    with reporter.task("Asking pictures") as progress:
+        for start in range(0, total, AT_ONCE):
+            part = data.items[start : start + AT_ONCE]
+            extraction = store.get_or_compute(
+                data,
+                part,
+                tower,
+                transform,
+                progress=lambda done, _, before=start: progress(before + done, total),
+                **encoded,
+            )
+            data.skipped += extraction.skipped
+            check_skipped(data.skipped, data.total)
+            unit = F.normalize(extraction.features.features.float().cpu(), dim=1)  # (n, D)
+            found = asked.probabilities(unit)
+            answers = [kept_answers(questions, found, row, how.least, rules) for row in range(len(unit))]
+            answers = without_mixed_up(answers, unit, questions, encode)
+            captions += [
+                _caption(item, each, questions, how) for item, each in zip(extraction.items, answers, strict=True)
+            ]
+    return captions
+
+
+def _caption(item: Item, answers: dict[str, Answer], questions: Sequence[Question], how: Captioning) -> Caption:
+    description = described(answers, questions)
+    texts = [] if description.says_nothing else sentences(description, how.count, how.seed, _name(item))
+    values = {name: answer.value for name, answer in answers.items()}
+    return Caption(item, texts, values, {name: round(answer.confidence, 4) for name, answer in answers.items()})
+
+
+def _from_list(paths: Sequence[str | Path], file: Path, how: Captioning) -> tuple[DomainData, list[Caption]]:
+    """Sentences from known attributes; a folder of pictures says where they lie."""
+    if len(paths) > 1 or (paths and not Path(paths[0]).is_dir()):
+        raise ConfigError(f"--attributes {file}: names the pictures itself; give at most the folder that they lie in")
+    root = {"root": str(paths[0])} if paths else {}
+    data = load_domain(PERSON).read(file, ATTRIBUTES, **root)
+    faces, captions = are_faces(data.class_names), []
+    for item in data.items:
+        values = dict(zip(data.class_names, item.target.attributes, strict=True))
+        if faces:
+            texts = face_sentences(values, how.count, how.seed, _name(item), how.grouping)
+        else:
+            description = description_of(values)
+            texts = [] if description.says_nothing else sentences(description, how.count, how.seed, _name(item))
+        known = {name: "yes" for name, value in values.items() if value == 1}
+        captions.append(Caption(item, texts, known, dict.fromkeys(known, 1.0)))
+    return data, captions
+
+
+def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Captioning) -> Captioned:
+    said = [each for each in captions if each.texts]
+    if not said:
+        raise DataError(
+            f"--out {out}: of {len(captions)} pictures nothing is known with a confidence of {how.least:g}; "
+            "lower --min-confidence, or take a tower that knows people (--backbone)"
+        )
+    said = [_with_file(each, data, out) for each in said]
+    root = _root(said, out)
+    made = Captioned(out, root, len(said), silent=len(captions) - len(said), skipped=list(data.skipped))
+    lines = []
+    for each in said:
+        made.sentences += len(each.texts)
+        for name in each.attributes:
+            made.attributes[name] = made.attributes.get(name, 0) + 1
+        lines.append(json.dumps(_row(each, root), ensure_ascii=False))
+    write_whole(out, "\n".join(lines) + "\n")
+    return made
+
+
+def _with_file(caption: Caption, data: DomainData, out: Path) -> Caption:
+    """The caption of a picture in a file of its own: what is drawn, or cut out of a larger picture, is written."""
+    item = caption.item
+    if not item.decode and IMAGE.matches(Path(item.source)):
+        return caption
+    from PIL import Image
+
+    file = out.absolute().with_name(f"{out.stem}-pictures") / f"{_safe(item.id)}.png"
+    buffer, pixels = io.BytesIO(), np.asarray(data.load(item))
+    pixels = pixels if pixels.dtype == np.uint8 else (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, buffer.getvalue())
+    return replace(caption, item=item.with_(source=file, decode={}))
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
+def _row(caption: Caption, root: Path) -> dict[str, Any]:
+    item, target = caption.item, caption.item.target
+    image = Path(os.path.relpath(Path(item.source).absolute(), root)).as_posix()
+    about = target.about() if isinstance(target, Pedestrian) else {}
+    row = {"image": image, "identity": image, **about, **({"split": item.split} if item.split else {})}
+    return {**row, "captions": caption.texts, "attributes": caption.attributes, "confidence": caption.confidence}
+
+
+def _root(captions: Sequence[Caption], out: Path) -> Path:
+    """The folder of the file where all pictures lie in it, else the one that they have in common."""
+    folders = [Path(each.item.source).absolute().parent for each in captions]
+    beside = out.absolute().parent
+    if all(folder.is_relative_to(beside) for folder in folders):
+        return beside
+    return Path(os.path.commonpath(folders))
+
+
+def _name(item: Item) -> str:
+    return Path(item.id).name

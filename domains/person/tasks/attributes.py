@@ -1,0 +1,96 @@
+"""What people wear and carry, told picture by picture: a classification with several labels, with tables of its own."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ....core.contracts.recipe import Recipe
+from ....core.contracts.task import FitResult
+from ....core.runs.folder import Run
+from ....core.runs.sections import Measure, TableSection
+from ....core.tasks.classification.images import Prepared
+from ....core.tasks.classification.scoring import Scores
+from ....core.tasks.classification.task import Classification
+from ..care import PeopleHidden, PeopleOptions, care_section, write_card
+from ..metrics.attribute_recognition import AttributeRecognition, balanced_rates
+from ..pedestrian import cameras_of
+
+RATE = Measure("rate")
+OF_CAMERA = {
+    "mean_accuracy": "Mean accuracy",
+    "instance_accuracy": "Accuracy of images",
+    "instance_f1": "F1 of images",
+}
+
+
+class Attributes(Classification):
+    """Attributes of people, by all methods of classification that learn several labels per image."""
+
+    name = "attributes"
+    options: ClassVar = PeopleOptions
+
+    def hidden(self, recipe: Recipe, prepared, info: dict[str, Any]) -> dict[str, Any] | None:
+        """Nobody's picture and no file is shown or named, unless the user says `--show-people`."""
+        if recipe.redact or not isinstance(prepared, Prepared):
+            return super().hidden(recipe, prepared, info)
+        people = PeopleHidden(prepared.data, info["skipped"], recipe.task_options.get("show_people", False))
+        return None if people.shown else people.info(info)
+
+    def _written(self, recipe: Recipe, prepared, done, *how) -> FitResult:
+        result = super()._written(recipe, prepared, done, *how)
+        if isinstance(prepared, Prepared):
+            after = result.metrics["adapted"]
+            said = [f"{words}: {after[key]:.1%}." for key, words in OF_CAMERA.items() if key in after]
+            write_card(result.run, Run.open(result.run).info, prepared.data, said)
+        return result
+
+    def further_sections(self, prepared, scores: Scores) -> list[Any]:
+        """A table per attribute and, where pictures name cameras, one per camera; both go into the metrics too."""
+        if scores.labels is None or scores.labels.ndim != 2:
+            return []
+        sections = [self._of_attributes(prepared.class_names, scores)]
+        cameras = cameras_of(getattr(prepared, "test_items", ()))
+        if len(set(cameras) - {""}) > 1:
+            sections.append(self._of_cameras(cameras, prepared.class_names, scores))
+        return [*sections, care_section()]
+
+    def _of_attributes(self, names, scores: Scores) -> TableSection:
+        before = _rates(scores.zero_shot_logits, scores.labels)
+        after, rows, kept = _rates(scores.adapted_logits, scores.labels), [], {}
+        for place, name in enumerate(names):
+            found, passed = after[:, place].tolist()
+            mean = (found + passed) / 2
+            old = None if before is None else float(before[:, place].mean())
+            kept[name] = {"recall": _known(found), "specificity": _known(passed), "mean_accuracy": _known(mean)}
+            change = [] if before is None else [RATE.text(old), RATE.change(_known(old), _known(mean))]
+            rows.append((name, RATE.text(found), RATE.text(passed), RATE.text(mean), *change))
+        scores.metrics["attributes"] = kept
+        header = ("Attribute", "Found", "Rightly not said", "Mean accuracy")
+        header += () if before is None else ("Zero-shot", "Change")
+        note = (
+            "Found: share of those who have it of whom it is said. Rightly not said: share of those who have it not. "
+            "Mean accuracy is the mean of the two; – where the test images do not tell."
+        )
+        return TableSection("Attribute by attribute", header, rows, note)
+
+    def _of_cameras(self, cameras: list[str], names, scores: Scores) -> TableSection:
+        metric, rows, kept = AttributeRecognition(), [], {}
+        for camera in sorted(set(cameras)):
+            of = [place for place, each in enumerate(cameras) if each == camera]
+            values = metric.values(scores.adapted_logits[of], scores.labels[of], names)
+            kept[camera] = {"images": len(of), **values}
+            rows.append((camera or "unknown", len(of), *(RATE.text(values.get(key)) for key in OF_CAMERA)))
+        scores.metrics["cameras"] = kept
+        note = "The adapted model. A camera whose numbers are lower is one where it fails more often."
+        return TableSection("Camera by camera", ("Camera", "Images", *OF_CAMERA.values()), rows, note)
+
+
+def _rates(logits: Tensor | None, labels: Tensor) -> Tensor | None:
+    """(2, C) of `balanced_rates`."""
+    return None if logits is None else balanced_rates(logits > 0, labels == 1, ~labels.isnan())
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or value != value else value
