@@ -38,7 +38,7 @@ WRONG = 0.2
 NARROW = {"width": 192, "depth": 2, "most_words": 48}
 """IRRA's encoder of words for features that are 1,664 wide; as published it would be as wide as these, and 4 deep."""
 RDE = {"select_by": "similarity", "selection_dim": 256, "trust_epochs": 1, "tau": 0.1}
-"""For towers that start at chance. It tells clean pairs from wrong ones between epochs: give more steps than one has."""
+"""For towers that start at chance. Pairs are judged between epochs: give more steps than one has."""
 SHOWN = {"r1": "Rank-1", "r5": "Rank-5", "r10": "Rank-10", "map": "mAP", "minp": "mINP"}
 
 
