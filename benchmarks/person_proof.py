@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from vladapt import build_adapter
-from vladapt.core.backbones.embedded import LOGIT_SCALE
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.metrics.resampling import mean_draws, p_of_draws, percentiles
@@ -36,13 +35,10 @@ SIZE = (128, 64)
 IMAGES, CAMERAS, DRAWING = 4, 4, 27
 TASK = "person-search"
 WRONG = 0.2
-SCALE = LOGIT_SCALE
-"""Of `embedded`, whose cosines of images and texts are smaller than others' by cos(88 degrees)."""
-NARROW = {"width": 192, "depth": 2, "most_words": 48, "logit_scale": SCALE}
-"""IRRA's encoder of words for features that are 1,664 wide; as published it would be as wide as these, and 4 deep. The
-scale is that of the tower (published: 50, of cosines up to 1)."""
-RDE = {"select_by": "similarity", "selection_dim": 256, "trust_epochs": 1, "tau": 1 / SCALE, "margin": 6.7 / SCALE}
-"""Published: a temperature of 0.015 and a margin of 0.1, 6.7 of these."""
+NARROW = {"width": 192, "depth": 2, "most_words": 48}
+"""IRRA's encoder of words for features that are 1,664 wide; as published it would be as wide as these, and 4 deep."""
+RDE = {"select_by": "similarity", "selection_dim": 256, "trust_epochs": 1, "tau": 0.1}
+"""For towers that start at chance. Pairs are judged between epochs: give more steps than one has."""
 SHOWN = {"r1": "Rank-1", "r5": "Rank-5", "r10": "Rank-10", "map": "mAP", "minp": "mINP"}
 
 

@@ -28,7 +28,7 @@ from ...core.training.teacher import copy_of
 from ...core.training.tower_outputs import image_features
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import COST_OPTIONS, check_further, identity_of, losses_of, score_on_val, settings_of
+from ._training import COST_OPTIONS, check_further, check_losses, identity_of, losses_of, score_on_val, settings_of
 
 SELECT = ("last", "best_val")
 
@@ -112,7 +112,7 @@ class TowerAdapter(Augmented):
     def __post_init__(self):
         super().__post_init__()
         require(self.patience is None or self.select == "best_val", "patience", self.patience, "add select=best_val")
-        losses_of(self.loss, self.default_loss)
+        check_losses(self.loss, self.loss_options or {})
         check_further(self.training or {}, self.warmup)
         self._made: Backbone | None = None
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.domain import Item
 from ...core.contracts.images import TrainingImages
-from ...core.errors import DataError, UnknownNameError, did_you_mean
+from ...core.contracts.options import chosen
+from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ...core.features.extract import AMP, cores
 from ...core.metrics.selection import val_score
+from ...core.registry.build import loss_class
 from ...core.runtime.distributed import all_gather_rows, rank, world_size
 from ...core.training.class_scores import ClassScores
 from ...core.training.objective import parse_losses
@@ -95,6 +97,22 @@ def losses_of(loss: str | None, default: str) -> dict[str, float]:
         ConfigError: a weight that is not a number, or a name given twice.
     """
     return parse_losses((loss or default).split(","))
+
+
+def check_losses(loss: str | None, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Names of losses, and their options one by one, before there is a model to build them for.
+
+    Raises:
+        UnknownNameError: no loss, or no option of it, has that name.
+        ConfigError: a weight or an option is not usable, or options are of a loss that is not among the losses.
+    """
+    named = parse_losses(loss.split(",")) if loss else {}
+    for name in named:
+        loss_class(name)
+    for name, given in options.items():
+        if loss and name not in named:
+            raise ConfigError(f"option loss_options: '{name}' is not among the losses ({', '.join(named)})")
+        chosen(loss_class(name), given, f"loss '{name}'")
 
 
 def identity_of(method) -> dict[str, Any]:

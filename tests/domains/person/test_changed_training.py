@@ -1,6 +1,7 @@
 """How TBPS-CLIP changes pictures and captions in training, and its and the other recipes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -134,6 +135,21 @@ def test_recipes_can_be_built(name):
     built = vladapt.build_adapter(recipe.adapter_name, **options)
     objective = build_objective(parse_losses(built.loss.split(",")), DIMS)
     assert recipe.task == "person-search" and list(objective.losses) == [name] and "pairs" in built.can
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rde": {"tau": -1}}, "option tau=-1 of loss 'rde' is not usable"),
+        ({"rde": {"taus": 1}}, "loss 'rde' has no option 'taus'"),
+        ({"clip": {}}, "'clip' is not among the losses"),
+    ],
+)
+def test_what_is_wrong_with_a_loss_is_said_when_the_adapter_is_made(options, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        vladapt.build_adapter("full", loss="rde", loss_options=options)
+    with pytest.raises(ConfigError, match="unknown loss 'rdee'"):
+        vladapt.build_adapter("full", loss="rdee")
 
 
 def test_published_settings_are_those_of_the_recipes():
