@@ -114,7 +114,10 @@ def write_maps(
             _lay_over(plan, options, class_names, alone=len(plans) == 1)
     model = scorer()
     if model.multilabel:
-        raise ConfigError(f"{use.run.path}: several labels may hold of one window, and a map has one per pixel")
+        raise ConfigError(
+            f"{use.run.path}: several labels may hold of one window, and a map has one per pixel; give a run that was "
+            "fitted on one label per image"
+        )
     metres = any(plan.ground.in_metres for plan in plans)
     written = OwnFiles([], columns_of(len(plans) > 1, metres, options.reference is not None), skipped=skipped)
     pages: dict[Path, list[Layer]] = {}

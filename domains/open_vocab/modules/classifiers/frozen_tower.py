@@ -81,11 +81,11 @@ class FrozenTowerClassifier:
         return self._known
 
     def _pixels(self, tower: Backbone, images: Tensor) -> Tensor:
-        """Normalised for the tower, at the size it is to see."""
-        height, width = images.shape[-2:]
-        if self.short_side is not None:
-            stride, factor = tower.image_stride, self.short_side / min(height, width)
-            size = [max(1, round(side * factor / stride)) * stride for side in (height, width)]
+        """Normalised for the tower, at the size it is to see: of whole patches or cells where that is another."""
+        sides = images.shape[-2:]
+        if self.short_side is not None or "image_blocks" in tower.capabilities:
+            stride, factor = tower.image_stride, (self.short_side or min(sides)) / min(sides)
+            size = [max(1, round(side * factor / stride)) * stride for side in sides]
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         sides = (tower.image_mean, tower.image_std)
         mean, std = (torch.tensor(side, device=images.device)[:, None, None] for side in sides)
