@@ -34,10 +34,8 @@ COLOURS = {
     for r, g, b in itertools.product(range(3), repeat=3)
     if (r, g, b) != (1, 1, 1)
 }
-MANY = ("200", "022", "212", "010", "121", "202")
-"""Novel ones among all colours."""
-FEW = ("200", "022")
-"""And among the corners and the faces of the cube of colours."""
+NOVEL = ("200", "022", "212", "010", "121", "202")
+BASE = tuple(name for name in COLOURS if name not in NOVEL)
 
 
 class ColourMaps(nn.Module):
@@ -89,32 +87,34 @@ def scene(seed: int, names, outlined: bool, count: int = 4) -> dict:
     return {"inputs": inputs, "data_samples": samples}
 
 
-def learned(
-    config: dict, text_part: str, rate: float, steps: int, outlined: bool, base: list[str], names: list[str]
-) -> nn.Module:
-    """The model after so many steps on base names, then asked for all."""
+def learned(config: dict, text_part: str, rate: float, steps: int, outlined: bool) -> nn.Module:
+    """The model after so many steps on base names."""
     torch.manual_seed(0)
     model = MODELS.build(ConfigDict(config))
     model.init_weights()
     text = model.get_submodule(text_part)
-    text.embeddings = texts(base)
+    text.embeddings = texts(BASE)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
     for step in range(steps):
         optimizer.zero_grad()
-        data = model.data_preprocessor(scene(step, base, outlined), training=True)
+        data = model.data_preprocessor(scene(step, BASE, outlined), training=True)
         found = model.train()(**data, mode="loss")
         sum(sum(value) if isinstance(value, list) else value for value in found.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         schedule.step()
-    set_classes(model, names)
-    text.embeddings = texts(names)
     return model.eval()
 
 
+def ask(model: nn.Module, text_part: str, names: list[str]) -> None:
+    """Other names, and their texts."""
+    set_classes(model, names)
+    model.get_submodule(text_part).embeddings = texts(names)
+
+
 @torch.no_grad()
-def share_right(model: nn.Module, names: list[str], asked: list[str], right, outlined: bool) -> float:
+def share_right(model: nn.Module, names, asked: list[str], right, outlined: bool) -> float:
     """Over 16 pictures of some names that were not trained on: how far what was found is `right`."""
     told = []
     for seed in range(100, 104):
@@ -132,16 +132,11 @@ def pixels_right(sample, truth, label: int) -> float:
 
 
 def surest_right(sample, truth, label: int) -> float:
-    """1.0 where the surest box has a thing's name and half its area."""
-    from torchvision.ops import box_iou
-
-    found = sample.pred_instances
-    best = found.scores.argmax()
-    overlap = box_iou(found.bboxes[best : best + 1], truth.bboxes).item()
-    return float(found.labels[best] == label and overlap > 0.5)
+    """1.0 where the surest box of the picture has its thing's name."""
+    return float(sample.pred_instances.labels[sample.pred_instances.scores.argmax()] == label)
 
 
-def mask2former(spec: str, base: list[str]) -> dict:
+def mask2former(spec: str) -> dict:
     attention = {"embed_dims": 16, "num_heads": 2, "dropout": 0.0, "batch_first": True}
     ffn = {"embed_dims": 16, "feedforward_channels": 16, "num_fcs": 2, "ffn_drop": 0.0, "act_cfg": {"type": "ReLU"}}
     position = {"num_feats": 8, "normalize": True}
@@ -159,7 +154,7 @@ def mask2former(spec: str, base: list[str]) -> dict:
         "backbone": {"type": "mmdet.ColourMaps", "strides": (4, 8, 16, 32)},
         "panoptic_head": {
             "type": "vladapt.TextMask2FormerHead",
-            "classifier": {"backbone": spec, "classes": base},
+            "classifier": {"backbone": spec, "classes": list(BASE)},
             "named_by": "pixels",
             "class_layers": 0,
             "in_channels": [16] * 4,
@@ -207,7 +202,7 @@ def mask2former(spec: str, base: list[str]) -> dict:
     }
 
 
-def yolo_world(spec: str, base: list[str]) -> dict:
+def yolo_world(spec: str) -> dict:
     norm = {"type": "BN", "momentum": 0.1}
     return {
         "type": "vladapt.YOLOWorld",
@@ -217,7 +212,7 @@ def yolo_world(spec: str, base: list[str]) -> dict:
             "std": [64.0] * 3,
             "pad_size_divisor": 32,
         },
-        "texts": {"backbone": spec, "classes": base},
+        "texts": {"backbone": spec, "classes": list(BASE)},
         "backbone": {"type": "mmdet.ColourMaps", "strides": (8, 16, 32)},
         "neck": {
             "type": "vladapt.RepVLPAN",
@@ -257,19 +252,19 @@ def yolo_world(spec: str, base: list[str]) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("config", "text_part", "right", "outlined", "steps", "novel", "base"),
+    ("config", "text_part", "right", "rate", "outlined"),
     [
-        (mask2former, "panoptic_head.classifier.text", pixels_right, True, 90, MANY, tuple(COLOURS)),
-        (yolo_world, "texts", surest_right, False, 60, FEW, tuple(name for name in COLOURS if name.count("1") != 1)),
+        pytest.param(mask2former, "panoptic_head.classifier.text", pixels_right, 1e-2, True, id="mask2former"),
+        pytest.param(yolo_world, "texts", surest_right, 8e-3, False, id="yolo-world"),
     ],
-    ids=["mask2former", "yolo-world"],
 )
 def test_names_that_were_never_trained_are_right_far_more_often_than_chance(
-    small_clip_spec, config, text_part, right, outlined, steps, novel, base
+    small_clip_spec, config, text_part, right, rate, outlined
 ):
-    base = [name for name in base if name not in novel]
-    names = [*base, *novel]
-    model = learned(config(small_clip_spec, base), text_part, 1e-2, steps, outlined, base, names)
-    trained, new = (share_right(model, some, names, right, outlined) for some in (base, list(novel)))
-    print(trained, new)
-    assert min(trained, new) > 4 / len(names)
+    model = learned(config(small_clip_spec), text_part, rate, 90, outlined)
+    ask(model, text_part, [*BASE, *NOVEL])
+    base, novel = (share_right(model, some, [*BASE, *NOVEL], right, outlined) for some in (BASE, NOVEL))
+    ask(model, text_part, list(NOVEL))
+    alone = share_right(model, NOVEL, list(NOVEL), right, outlined)
+    assert min(base, novel) > 4 / len(COLOURS)
+    assert alone > 2 / len(NOVEL)
