@@ -2,7 +2,7 @@
 
 OV-COCO: 48 base and 17 novel classes of COCO, 15 left out (Zero-Shot Object Detection, 2018, arXiv 1804.04340, taken up
 by Open-Vocabulary Object Detection Using Captions, 2020, arXiv 2011.10678). OV-LVIS: the rare classes are novel (ViLD,
-2021, arXiv 2104.13921). Images of train that show a novel class are kept there, without saying so; zero-shot panoptic
+2021, arXiv 2104.13921). Images of train that show a novel class are kept in both, unmarked; zero-shot panoptic
 segmentation leaves them out (Generalizable Semantic Vision Query Generation, 2024, arXiv 2402.13697).
 """
 

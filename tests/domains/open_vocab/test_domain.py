@@ -1,5 +1,7 @@
 """The domain as the engine asks it: reading, choosing, the config behind a plan, names of a trained model."""
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
@@ -103,6 +105,19 @@ def test_classes_novel_ones_and_shots_are_chosen_together(task, data):
     assert [item.target.labels for item in train] == [(1,)]
     assert [item.target.labels for item in test] == [(1,), (), (0,)]
     assert any("novel classes, only tested: 1" in note for note in chosen.notes)
+
+
+@pytest.mark.parametrize("name", ["detection", "segmentation"])
+def test_images_that_show_a_novel_class_stay_or_leave_as_is_asked(domain, data, name):
+    both = data.items[0].target
+    both = replace(both, boxes=both.boxes * 2, labels=(0, 2))
+    data = data.with_items([data.items[0].with_(target=both), *data.items[1:]])
+    task, first = task_in(domain, name), data.items[0].id
+    for options, there in (({}, True), ({"novel_images": "keep"}, True), ({"novel_images": "drop"}, False)):
+        chosen = task.choose(task.settled(_recipe(task=name, novel="emu", **options)), data)
+        assert (first in {item.id for item in chosen.split("train")}) == there
+    with pytest.raises(ConfigError, match="novel_images=drop: no class is novel"):
+        task.settled(_recipe(task=name, novel_images="drop"))
 
 
 def test_the_seed_draws_the_shots(task, data):
