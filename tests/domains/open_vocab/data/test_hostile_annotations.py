@@ -44,9 +44,9 @@ SIZE = (40, 30)
     ],
 )
 def test_an_outline_that_cannot_be_drawn_is_left_out(outline):
-    started = time.monotonic()
+    started = time.process_time()
     assert valid_outline(outline, SIZE) is None
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_an_outline_that_leaves_its_image_a_little_is_drawn():
