@@ -201,9 +201,9 @@ def test_more_columns_than_any_table_has_are_refused_and_short_lines_cost_nothin
     header = "path,label," + ",".join(f"c{n}" for n in range(90_000))
     rows = "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(2000))
     (tmp_path / "labels.csv").write_text(f"{header}\n{rows}", encoding="utf-8")
-    started = time.monotonic()
+    started = time.process_time()
     table = read_table(tmp_path / "labels.csv")
-    assert time.monotonic() - started < 5  # 180 million cells, were they filled up
+    assert time.process_time() - started < 5  # 180 million cells, were they filled up
     assert len(table.columns) == 90_002 and table.rows[0].text("c5") == "" and table.rows[1].text("label") == "b"
     (tmp_path / "labels.csv").write_text(f"{header},{header}\n{rows}", encoding="utf-8")
     with pytest.raises(DataError, match=r"has 180,004 columns, more than 100,000; divide it"):

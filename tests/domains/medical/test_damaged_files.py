@@ -233,11 +233,11 @@ def test_a_damaged_header_is_one_line(tmp_path, content, why, packed):
     path = tmp_path / ("a.nii.gz" if packed else "a.nii")
     path.write_bytes(gzip.compress(content) if packed else content)
     fmt = nifti_format()
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(DataError) as caught:
         parts = fmt.expand(path)
         fmt.load(path, parts[0])
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     text = str(caught.value)
     assert text.startswith(str(path)) and "\n" not in text
     if not packed or "claims" not in why:  # of a packed file only the least is known before it is read

@@ -204,6 +204,6 @@ def test_a_row_costs_little_beside_its_text_and_building_is_fast():
     text = count * (len(caption) + len(name % 0))
     assert len(pairs) == count and pairs[count - 1].source == "/data/folder/0199999.jpg"
     assert (held - text) / count < 60 and (peak - text) / count < 200
-    began = time.perf_counter()
+    began = time.process_time()
     part = pairs.select(np.arange(0, count, 2)).split("train")
-    assert len(part) == count // 2 and time.perf_counter() - began < 1
+    assert len(part) == count // 2 and time.process_time() - began < 1
