@@ -48,7 +48,8 @@ def names(small_clip):
 @pytest.mark.parametrize("name", ALL)
 def test_the_example_runs(name, names):
     cls, said = adapter_class(name), []
-    example = doctest.DocTestParser().get_doctest(cls.__doc__, dict(names), name, None, None)
+    parts = {each: names[each].with_parts() for each in ("support", "val", "test")} if "parts" in cls.needs else {}
+    example = doctest.DocTestParser().get_doctest(cls.__doc__, {**names, **parts}, name, None, None)
     assert len(example.examples) == 3, "build_adapter, fit and logits"
     runner = doctest.DocTestRunner(verbose=False)
     runner.run(example, out=said.append, clear_globs=False)

@@ -55,13 +55,13 @@ def legendre(time: Tensor, degree: int) -> Tensor:
     return torch.stack(values[1:], dim=-1)
 
 
-def check_length(frames: Tensor, who: str) -> None:
+def check_length(frames: Tensor, places: int, who: str) -> None:
     """Refuse clips that are longer than the learned positions.
 
     Raises:
-        CapabilityError: more than `POSITIONS` frames.
+        CapabilityError: more frames than `places`.
     """
-    if frames.shape[1] > POSITIONS:
+    if frames.shape[1] > places:
         raise CapabilityError(
-            f"{who} has {POSITIONS} positions, and a clip has {frames.shape[1]} frames; read fewer frames of each clip"
+            f"{who} has positions for {places} frames, and a clip has {frames.shape[1]}; read fewer frames of each clip"
         )

@@ -73,8 +73,8 @@ class TextHead(ClassWeighted):
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weights", "text", "negative", "logit_scale", "offset")
     weights: ClassVar[dict[str, Tensor]] = {}
-    positions: ClassVar[bool] = False
-    """Whether the network has learned positions, of which there are `POSITIONS`."""
+    places: ClassVar[int | None] = None
+    """How many frames the network has learned positions for; None where it has no positions."""
 
     lr: float = option(1e-3, "peak learning rate", above=0)
     epochs: int = option(60, "epochs", low=1, high=100_000)
@@ -186,8 +186,8 @@ class TextHead(ClassWeighted):
         return self._scores(*valid_first(batch.parts, batch.parts_mask))
 
     def _check(self, clips: FeatureSet | Batch) -> None:
-        if self.positions:
-            check_length(clips.parts, f"adapter '{self.name}'")
+        if self.places is not None:
+            check_length(clips.parts, self.places, f"adapter '{self.name}'")
 
     def to(self, device) -> TextHead:
         super().to(device)

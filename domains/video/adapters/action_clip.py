@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts.options import option
-from ._frames import masked_mean
+from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, as_clip4clip_starts, heads_of, positions_table
 
@@ -98,13 +98,16 @@ class ActionClip(TextHead):
         "frames and channels, which the released code does not (`released_conv`)"
     )
     multilabel: ClassVar[bool] = False
-    positions: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 50, "batch_size": 128, "lr": 5e-5}
 
     sim_header: str = option("Transf", "how frames are read", choices=("Transf", "LSTM", "Conv_1D"))
     layers: int = option(6, "blocks of the transformer", low=1, high=48)
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
     released_conv: bool = option(False, "let Conv_1D mix channels and times, as the released code does")
+
+    @property
+    def places(self) -> int | None:
+        return POSITIONS if self.sim_header == "Transf" else None
 
     def _network(self, width: int) -> nn.Module:
         if self.sim_header == "LSTM":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ....core.contracts.features import TextClassifier
 from ....core.contracts.options import option
-from ._frames import average_of_unit
+from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._text_head import Step, TextHead
 from ._text_tokens import class_texts, token_features
@@ -164,7 +164,7 @@ class Clip2video(TextHead):
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
     multilabel: ClassVar[bool] = False
-    positions: ClassVar[bool] = True
+    places: ClassVar[int] = POSITIONS
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "tokens", "token_mask")
     published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}
 

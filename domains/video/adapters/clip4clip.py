@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ....core.contracts.backbone import Backbone
 from ....core.contracts.options import option
-from ._frames import average_of_unit
+from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._text_head import Step, TextHead
 from ._transformer import (
@@ -105,12 +105,16 @@ class Clip4clip(TextHead):
         "in place of 5 at 1e-4; seqLSTM and tightTransf have no fixture: checked against the modules written out"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
-    positions: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}
 
     sim_header: str = option("seqTransf", "how frames are read", choices=("seqTransf", "seqLSTM", "tightTransf"))
     layers: int = option(4, "blocks of a transformer", low=1, high=48)
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
+
+    @property
+    def places(self) -> int | None:
+        """Of the positions in tightTransf the text takes one."""
+        return {"seqTransf": POSITIONS, "tightTransf": POSITIONS - 1}.get(self.sim_header)
 
     def _network(self, width: int) -> nn.Module:
         if self.sim_header == "seqLSTM":

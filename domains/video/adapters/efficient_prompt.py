@@ -17,7 +17,7 @@ from ....core.contracts.options import option
 from ....core.errors import ConfigError
 from ....core.prompts.classifier import PLACEHOLDER, Layout, spoken, used_lengths
 from ....core.prompts.context import CHUNK_TOKENS, encode_in_chunks
-from ._frames import masked_mean
+from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, heads_of, positions_table
 
@@ -113,7 +113,7 @@ class EfficientPrompt(TextHead):
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     multilabel: ClassVar[bool] = False
-    positions: ClassVar[bool] = True
+    places: ClassVar[int] = POSITIONS
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "table")
     published: ClassVar[dict] = {"batch_size": 64, "lr": 1e-4}
 

@@ -217,10 +217,18 @@ def test_clip2video_starts_all_its_blocks_from_the_text_tower(tiny_clip):
 # refusals -------------------------------------------------------------------------------------------------------------
 
 
-def test_clips_longer_than_the_positions_are_refused(texts):
-    long = FeatureSet.of_parts(drawn(3, POSITIONS + 1, WIDTH), labels=torch.arange(3))
-    with pytest.raises(CapabilityError, match="has 77 positions, and a clip has 78 frames"):
-        fitted("clip4clip", long, texts, layers=1)
+@pytest.mark.parametrize(
+    "header, places", [("seqTransf", POSITIONS), ("tightTransf", POSITIONS - 1), ("seqLSTM", None)]
+)
+def test_clips_longer_than_the_positions_are_refused(texts, header, places):
+    frames = drawn(3, POSITIONS + 1, WIDTH)
+    for length in (places or POSITIONS, POSITIONS + 1):
+        clips = FeatureSet.of_parts(frames[:, :length], labels=torch.arange(3))
+        if places is None or length <= places:
+            assert fitted("clip4clip", clips, texts, layers=1, sim_header=header).logits(clips).isfinite().all()
+            continue
+        with pytest.raises(CapabilityError, match=f"positions for {places} frames, and a clip has 78; read fewer"):
+            fitted("clip4clip", clips, texts, layers=1, sim_header=header)
 
 
 def test_heads_must_divide_the_width(clips, texts):
