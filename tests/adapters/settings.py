@@ -39,7 +39,7 @@ def of_training(own: str, other: str, **patience: Any) -> dict[str, tuple[dict[s
     """Of towers: another loss than their own, its options, and epochs that go on to a better one."""
     return {
         "loss": between("loss", own, other),
-        "training": between("training", None, {"eps": 1e-2}),
+        "training": between("training", None, {"optimizer": "adam", "eps": 1e-2}),
         "loss_options": between("loss_options", None, {own: {"label_smoothing": 0.5}}, loss=own),
         "patience": between("patience", None, 1, select="best_val", **patience),
     }
