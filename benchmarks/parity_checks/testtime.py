@@ -124,3 +124,6 @@ _RESIDUALS = {
     "words": "text_bias",
 }
 """Our names of the residuals -> the fixture's."""
+
+
+GROUPS = (tda, dmn, mta, zero)

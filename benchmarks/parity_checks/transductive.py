@@ -176,9 +176,6 @@ def _rows_of(ref: Reference, name: str, given: dict, count: int) -> Tensor:
     return torch.arange(min(int(first), count))
 
 
-GROUPS = (zero_shot, few_shot_as_released, anchored)
-
-
 @compares("zlap", "zlap")
 def propagated(ref: Reference, f: Fixtures) -> Iterator[Check]:
     """Each setting on the graph of the test rows, and on that of the support rows for images outside it."""
@@ -200,3 +197,6 @@ def propagated(ref: Reference, f: Fixtures) -> Iterator[Check]:
             yield ref.check(scores.exp(), f"{name}_{kind}", f"{name}, {kind}, scores")
             right = 100 * (scores.argmax(dim=1) == test.labels).double().mean()
             yield ref.check(right[None], f"{name}_{kind}_acc", f"{name}, {kind}, accuracy")
+
+
+GROUPS = (zero_shot, few_shot_as_released, anchored, propagated)
