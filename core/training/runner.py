@@ -82,10 +82,10 @@ def run_with_hooks(
 
 
 class TowerRunner(Runner):
-    """A Runner that takes model and weights as they are: on their device, alike on all processes, wrapped already."""
+    """A Runner that takes the weights as they are, alike on all processes, and the model wrapped as it is."""
 
     def wrap_model(self, model_wrapper_cfg, model: nn.Module) -> nn.Module:
-        return model
+        return model.to(inner_model(model).backbone.device)
 
     def _log_env(self, env_cfg) -> None:
         """Nothing: it would start a compiler to ask for its version, for a line that the level keeps back."""
