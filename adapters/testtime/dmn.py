@@ -76,6 +76,7 @@ class Dmn(FreshViews, Searched, Streamed):
         "fixture therefore leaves out); classes may have unequal numbers of shots (released: equal ones)"
     )
     needs: ClassVar[frozenset[str]] = Streamed.needs | {"views"}
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     memory: ClassVar[tuple[str, ...]] = ("features", "entropy")
     state: ClassVar[tuple[str, ...]] = (
         *Streamed.state, *memory, "shots", "static", "weights", *(f"{name}_residual" for name in RESIDUALS),

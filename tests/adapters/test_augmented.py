@@ -18,7 +18,9 @@ pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
 TIP, DASSL = (0.5, 1.0), (0.08, 1.0)
 PUBLISHED = {
-    **dict.fromkeys(["tip-adapter", "tip-adapter-f", "tip-x", "ape", "ape-t", "gda", "proker", "lp-plus-plus"], TIP),
+    **dict.fromkeys(
+        ["tip-adapter", "tip-adapter-f", "tip-x", "ape", "ape-t", "gda", "proker", "lp-plus-plus", "dmn"], TIP
+    ),
     **dict.fromkeys(["coop", "cocoop", "kgcoop", "pomp", "maple", "vpt", "prompt-src"], DASSL),
     **dict.fromkeys(["taskres", "clap", "clip-adapter", "clipfit", "lora", "two-stage"], DASSL),
     "projection": TIP,
@@ -47,7 +49,7 @@ def test_each_method_declares_the_crop_that_it_publishes():
     augmented = [name for name in catalogue.adapters() if issubclass(adapter_class(name), Augmented)]
     assert {name: adapter_class(name).published_crop for name in augmented} == PUBLISHED
     assert [name for name in augmented if adapter_class(name).published_randaugment] == ["pomp"]
-    caches, heads = ["ape-t", "tip-adapter-f"], ["clip-adapter", "nmtune", "taskres"]
+    caches, heads = ["ape-t", "tip-adapter-f"], ["clip-adapter", "dmn", "nmtune", "taskres"]
     assert set(FRESH) == {*caches, *heads, "coop", "cocoop", "kgcoop", "pomp"}
 
 

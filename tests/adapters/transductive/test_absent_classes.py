@@ -32,7 +32,7 @@ def images_of(task, classes: int) -> FeatureSet:
 
 
 def test_which_methods_are_transductive():
-    assert TRANSDUCTIVE == ["onzeta", "stat-a", "tda", "transclip", "zlap"]
+    assert TRANSDUCTIVE == ["dmn", "onzeta", "stat-a", "tda", "transclip", "zlap"]
 
 
 @pytest.mark.parametrize("name", TRANSDUCTIVE)
