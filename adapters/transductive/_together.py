@@ -51,7 +51,7 @@ class AnsweredTogether(ReadTogether):
     A method calls `_remember` in its `_fit` and implements `_outside`.
     """
 
-    state: ClassVar[tuple[str, ...]] = ("queries", "prints", "answers")
+    state: ClassVar[tuple[str, ...]] = ("queries", "prints", "log_assignments")
 
     def _remember(self, queries: Tensor, answers: Tensor) -> None:
         """Keep `queries`, each image once, in the order of prints, and an answer for each.
@@ -64,18 +64,18 @@ class AnsweredTogether(ReadTogether):
         self.prints, place, copies = torch.unique(prints, return_inverse=True, return_counts=True)
         rows = torch.arange(len(prints), device=prints.device)
         merged = Links.of(place, rows, 1 / copies[place], len(copies))
-        self.answers = merged.spread(answers)
+        self.log_assignments = merged.spread(answers)
         self.queries = queries[merged.columns[merged.starts]]
 
     def _logits(self, batch: Batch) -> Tensor:
         unit = batch.unit
         place = torch.searchsorted(self.prints, row_prints(unit)).clamp_max(len(self.prints) - 1)
-        logits = self.answers[place]
+        logits = self.log_assignments[place]
         others = (~self._same(unit, place)).nonzero().flatten()
         if len(others):  # features of a known image may differ in the last bits
             place = nearest(unit[others], self.queries, 1)[1][:, 0]
             known = self._same(unit[others], place)
-            logits[others] = self.answers[place]
+            logits[others] = self.log_assignments[place]
             unknown = others[~known]
             if len(unknown):
                 logits[unknown] = self._outside(unit[unknown], None if batch.base is None else batch.base[unknown])
@@ -135,7 +135,7 @@ class ClassifiedTogether(AnsweredTogether):
         gave = f"that '{self.base_}'" if self.base_ else "their text logits"
         report.notes.append(f"{len(logits)} unlabelled images classified together; {moved} left the class {gave} gave")
         self._remember(self.queries, log_assignments)
-        self.answers = self.answers.log_softmax(dim=1)
+        self.log_assignments = self.log_assignments.log_softmax(dim=1)
         return report
 
     @abstractmethod
@@ -169,5 +169,5 @@ class ClassifiedTogether(AnsweredTogether):
         update += self.lambda_ * base.log_softmax(dim=1)
         for k in range(cosines.shape[1]):
             weight = self._neighbour_weight * cosines[:, k, None].clamp_min(0) / cosines.shape[1]
-            update += weight * self.answers[index[:, k]].exp()
+            update += weight * self.log_assignments[index[:, k]].exp()
         return update.log_softmax(dim=1)

@@ -228,6 +228,9 @@ def check_config(config: Any, where: str) -> None:
     if not isinstance(config, dict) or not isinstance(config.get("vision_cfg"), dict):
         raise DataError(f"{where}: holds no configuration of towers (vision_cfg); copy it again")
     text, vision = config.get("text_cfg") or {}, config["vision_cfg"]
+    size = as_image_size(vision.get("image_size", 224))
+    if not all(type(side) is int and side > 0 for side in (size if isinstance(size, tuple) else (size,))):
+        raise DataError(f"{where}: image_size of vision_cfg is {size!r:.80}; it must be a side, or [height, width]")
     options = text.get("tokenizer_kwargs") or {} if isinstance(text, dict) else None
     if not isinstance(options, dict):
         raise DataError(f"{where}: text_cfg is damaged; copy it again")

@@ -168,7 +168,9 @@ def test_another_architecture_names_what_differs(open_clip_vit, small, tmp_path)
         ("[]", "not an open_clip configuration; it needs embed_dim"),
         ('{"embed_dim": 8}', "not an open_clip configuration"),
         ('{"embed_dim": 8, "vision_cfg": {"layerz": 2}, "text_cfg": {}}', "cannot build this configuration .*layerz"),
-        ('{"embed_dim": 8, "vision_cfg": {"image_size": [32, 64]}, "text_cfg": {}}', "only squares"),
+        ('{"embed_dim": 8, "vision_cfg": {"image_size": [32]}, "text_cfg": {}}', r"image_size of vision_cfg is \[32\]"),
+        ('{"embed_dim": 8, "vision_cfg": {"image_size": "x"}, "text_cfg": {}}', "must be a side, or"),
+        ('{"embed_dim": 8, "vision_cfg": {"image_size": [32, 0]}, "text_cfg": {}}', "image_size of vision_cfg"),
     ],
 )
 def test_a_wrong_configuration_is_named(open_clip_vit, tmp_path, content, said):

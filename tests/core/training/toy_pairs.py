@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
@@ -11,8 +13,11 @@ PLACES = ("left", "right")
 class ToyPairs:
     """`count` images 24 x 24, each a coloured half; captions name colour and side."""
 
-    texts = frozenset({"caption", "view2", "short", "positives", "synthetic", "negative", "negative_image"})
+    texts = frozenset(
+        {"caption", "view2", "short", "positives", "synthetic", "negative", "negative_image", "moment_text"}
+    )
     labelled = True
+    columns: ClassVar = {"verbs": "numbers", "nouns": "numbers", "moment": "image", "moment_text": "text"}
 
     def __init__(self, count: int = 24, broken: frozenset[int] = frozenset()):
         self.count, self.broken = count, broken
@@ -49,3 +54,11 @@ class ToyPairs:
 
     def image_id(self, row: int) -> int:
         return row // 2
+
+    def numbers(self, column: str, row: int):
+        """Colours as verbs, places as nouns, one number each."""
+        of, which = (COLOURS, row % 4) if column == "verbs" else (PLACES, row // 4 % 2)
+        return [float(place == which) for place in range(len(of))]
+
+    def column_image(self, column: str, row: int):
+        return self.image(row)
