@@ -163,8 +163,9 @@ def resize_positions(
     """Position embeddings (prefix + P, W) of the grid `own`, by default a square, resampled to (prefix + h * w, W)."""
     height, width = grid
     first, patches = table[:prefix], table[prefix:]
-    if own is None:
-        own = (round(len(patches) ** 0.5),) * 2
+    if own is None or own[0] * own[1] != len(patches):
+        side = round(len(patches) ** 0.5)
+        own = (side, side) if side * side == len(patches) else grid
     if tuple(own) == tuple(grid):
         return table
     laid_out = patches.view(1, *own, -1).permute(0, 3, 1, 2)  # (1, W, h', w')

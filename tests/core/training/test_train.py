@@ -277,7 +277,7 @@ def test_every_rank_has_its_part_of_the_same_batches(monkeypatch):
         ("captions", "last"),
         ("crop_scale", (0.9, 0.1)),
         ("parallel", "pipeline"),
-        ("optimizer", "adam"),
+        ("optimizer", "adamax"),
         ("patience", 0),
         ("lora", -1),
         ("lora_alpha", 0.0),

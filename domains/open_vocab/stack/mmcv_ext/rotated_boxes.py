@@ -152,12 +152,15 @@ def _common_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def _holds(box: Tensor, points: Tensor, rounded: Tensor) -> Tensor:
     """(P, 4): whether points (P, 4, 2), seen along the sides at the first corner of a box (P, 4, 2), are within it, or
-    beside it by no more than their rounding (P,)."""
+    beside it by no more than the rounding (P,) of their corners and of the sides, which turns them: the more, the
+    shorter a side is and the farther away a point."""
     to_point = points - box[:, :1]
     sides = torch.stack([box[:, 1], box[:, 3]], dim=1) - box[:, :1]  # (P, 2, 2)
     squares = sides.square().sum(dim=2).clamp(min=LEAST_AREA)[:, None]  # (P, 1, 2)
     shares = torch.einsum("pkc,psc->pks", to_point, sides) / squares
-    return _within(shares, SLACK + rounded[:, None, None] / squares.sqrt()).all(dim=2)
+    lengths = squares.sqrt()
+    turned = 1 + to_point.norm(dim=2, keepdim=True) / lengths  # (P, 4, 2)
+    return _within(shares, SLACK + rounded[:, None, None] / lengths * turned).all(dim=2)
 
 
 def _within(share: Tensor, slack: Tensor | float = SLACK) -> Tensor:

@@ -35,6 +35,7 @@ def quadrilaterals(boxes):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rotated, min_size=1, max_size=4), st.lists(rotated, min_size=1, max_size=4))
 @example([(0.0, 0.0, 1.0, 0.5, 1.0)], [(0.0, 0.0, 0.5, 0.5, 1.0)])  # sides on one line, but for rounding
+@example([(0.0, 0.0, 1.0, 19.5, 2.0)], [(0.0, 0.0, 1.0, 1.0, 2.0)])  # rounding turns a short side
 def test_overlaps_are_those_of_shapely(first, second):
     shapely = pytest.importorskip("shapely")
     from shapely.affinity import rotate
