@@ -160,8 +160,9 @@ def measure_one(name: str, vit: Path | None) -> None:
     recipe = task.settled(recipe)
     prepared, adapter = task.prepared(recipe, quiet), adapter_of(recipe)
     augmentation = augmentation_of(adapter, recipe, prepared)
-    for shots in [ANY] if adapter.label_free else SHOTS:
-        for seed in SEEDS[:1] if adapter.label_free or "pixels" in adapter.needs else SEEDS:
+    unlabelled = adapter.label_free and "views" not in adapter.needs  # views are of labelled images
+    for shots in [ANY] if unlabelled else SHOTS:
+        for seed in SEEDS[:1] if unlabelled or "pixels" in adapter.needs else SEEDS:
             drawn = prepared.draw(shots or SHOTS[0], seed, augmentation.views, augmentation.transform)
             prepared.resources.collect(adapter, drawn)  # encoded before the clock starts
             zero_shot = fitted_zero_shot(drawn.support, prepared.classifier)
