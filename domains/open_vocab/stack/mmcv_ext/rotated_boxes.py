@@ -139,11 +139,12 @@ def _common_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     middle = torch.cat([first, second], dim=1).mean(dim=1, keepdim=True)
     first, second = first - middle, second - middle
     side, other_side = (box.roll(-1, dims=1) - box for box in (first, second))  # (P, 4, 2)
-    slope = _cross(side[:, :, None], other_side[:, None])  # (P, 4, 4)
+    lengths = side.norm(dim=2)[:, :, None] * other_side.norm(dim=2)[:, None]  # (P, 4, 4)
+    slope = _cross(side[:, :, None], other_side[:, None])
     between = second[:, None] - first[:, :, None]
     along = _cross(between, other_side[:, None]) / slope
     other_along = _cross(between, side[:, :, None]) / slope
-    crosses = (slope.abs() > LEAST_AREA) & _within(along) & _within(other_along)
+    crosses = (slope.abs() > SLACK * lengths) & _within(along) & _within(other_along)  # parallel ones do not
     crossings = first[:, :, None] + side[:, :, None] * along[..., None].where(crosses[..., None], 0.0)
     points = torch.cat([crossings.flatten(1, 2), first, second], dim=1)
     held = _holds(second, first, rounded), _holds(first, second, rounded)
