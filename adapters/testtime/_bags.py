@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -92,13 +93,13 @@ class ScoredInViews(SeenInViews):
         device = self.text.device if batch.features is None else batch.features.device
         return torch.stack([self.scored(bag.to(self.text.device)) for bag in self._bags(batch)]).to(device)
 
+    @abstractmethod
     def scored(self, bag: Tensor) -> Tensor:
         """(C,) logits of an image.
 
         Args:
             bag: (V, D) unit features of its views, the image itself first.
         """
-        raise NotImplementedError
 
     def _scores(self, bag: Tensor) -> Tensor:
         """(V, C) what the texts say of each view."""

@@ -44,9 +44,8 @@ class Dmn(FreshViews, Searched, Streamed):
         m_c = unit(sum_k exp(-beta (1 - x.k)) k)
         answer = softmax(logit scale m_c.x)
 
-    The dynamic memory is read together with the shots, the static one together with the shots' augmented views, where
-    there are any. Without labels there is no static memory, and the shots are left out of the other (DMN-ZS). The score
-    is p + b_2 dynamic + b_3 static, and logits are its logarithm.
+    The dynamic memory is read together with the shots. Without labels there is no static memory, and the shots are left
+    out of the other (DMN-ZS). The score is p + b_2 dynamic + b_3 static, and logits are its logarithm.
 
     From labels five residuals per class are learned (DMN; with `train=no` none, DMN-TF): added to the query (one for
     all classes, their mean), to keys, to values, to what is read and to the text; each is brought to unit length again.
@@ -58,7 +57,8 @@ class Dmn(FreshViews, Searched, Streamed):
     predicted class, and the image itself is stored and scored.
 
     Where it differs from the released code: b_2 and b_3 are never chosen on test (there they are, over the same grid);
-    classes may have unequal numbers of shots; one view at least is kept.
+    classes may have unequal numbers of shots; one view at least is kept; by default residuals learn from 10 stored
+    augmented views in turn (there from new ones in every epoch: `fresh_views`).
 
     Raises:
         ConfigError: an option is out of range.
@@ -73,13 +73,14 @@ class Dmn(FreshViews, Searched, Streamed):
 
     differs: ClassVar[str] = (
         "weights of the memories are chosen on val, or are 1 (released: on the accuracy of the test images, which the "
-        "fixture therefore leaves out); classes may have unequal numbers of shots (released: equal ones)"
+        "fixture therefore leaves out); classes may have unequal numbers of shots (released: equal ones); by default "
+        "10 stored augmented views in turn in place of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = Streamed.needs | {"views"}
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     memory: ClassVar[tuple[str, ...]] = ("features", "entropy")
     state: ClassVar[tuple[str, ...]] = (
-        *Streamed.state, *memory, "shots", "static", "weights", *(f"{name}_residual" for name in RESIDUALS),
+        *Streamed.state, *memory, "shots", "weights", *(f"{name}_residual" for name in RESIDUALS),
     )  # fmt: skip
 
     beta: float = option(5.5, "sharpness of the weights by which a memory is read", low=0)
@@ -121,20 +122,13 @@ class Dmn(FreshViews, Searched, Streamed):
     # what is kept -----------------------------------------------------------------------------------------------------
 
     def _hold(self, support: FeatureSet | None) -> None:
-        """Set `shots` (C, K, D) and `static` (C, K + views, D), unit rows, zero where a class has fewer; and residuals
-        of zero."""
+        """Set `shots` (C, K, D), unit rows, zero where a class has fewer; and residuals of zero."""
         for name in RESIDUALS:
             setattr(self, f"{name}_residual", torch.zeros_like(self.text))
-        empty = self.text.new_zeros(len(self.text), 0, self.text.shape[1])
-        self.shots = self.static = empty
+        self.shots = self.text.new_zeros(len(self.text), 0, self.text.shape[1])
         if support is None:
             return
-        rows = support.unit[:, None]  # (N, 1, D)
-        self.shots = _by_class(rows, support.labels, len(self.text))
-        if self.views and support.views is not None:
-            views = F.normalize(support.views[:, : self.views].float(), dim=-1)
-            rows = torch.cat([rows, views.to(rows)], dim=1)
-        self.static = _by_class(rows, support.labels, len(self.text))
+        self.shots = _by_class(support.unit, support.labels, len(self.text))
 
     def _start(self, support) -> None:
         self.features, self.entropy = empty_memory(len(self.text), self.slots, self.text)
@@ -162,7 +156,7 @@ class Dmn(FreshViews, Searched, Streamed):
 
     @property
     def _static_entries(self) -> Tensor:
-        return torch.cat([self.text[:, None], self.static], dim=1)  # (C, S, D)
+        return torch.cat([self.text[:, None], self.shots], dim=1)  # (C, S, D)
 
     def _read(self, images: Tensor, entries: Tensor) -> Tensor:
         """(B, C) logits of unit images (B, D) by a memory's entries (C, S, D), zero where there is none."""
@@ -223,10 +217,10 @@ class Dmn(FreshViews, Searched, Streamed):
 
 
 def _by_class(rows: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(C, K V, D) rows (N, V, D) in the order of their classes, zero where a class has fewer images than others."""
+    """(C, K, D) rows (N, D) in the order of their classes, zero where a class has fewer images than others."""
     counts = labels.bincount(minlength=classes)
     order = labels.argsort(stable=True)
     place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
-    held = rows.new_zeros(classes, int(counts.max()), *rows.shape[1:])
+    held = rows.new_zeros(classes, int(counts.max()), rows.shape[1])
     held[labels[order], place] = rows[order]
-    return held.flatten(1, 2)
+    return held

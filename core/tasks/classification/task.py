@@ -171,6 +171,8 @@ class Classification(Task):
 
     def predict(self, use: Use, reporter: Reporter):
         if self.own_files and self.domain.writes_own(use, self.name, reading := recipe_again(use).reading):
+            if use.stream:
+                raise ConfigError("--stream: files of the domain's own are not made of a stream; omit it, or --out")
             load = partial(RunScorer.of_use, use, self.domain, self.name)
             return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self.domain, self.name, reporter)

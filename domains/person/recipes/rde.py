@@ -5,27 +5,6 @@ training, the embedding of selected tokens at a rate of 1e-3; but for its change
 val (released: on test).
 """
 
-domain = "person"
-task = "person-search"
-image_size = "384x128"
-adapter = {
-    "name": "full",
-    "loss": "rde",
-    "lr": 1e-5,
-    "weight_decay": 4e-5,
-    "epochs": 60,
-    "warmup": 5.0,
-    "batch_size": 64,
-    "select": "best_val",
-    "training": {
-        "optimizer": "adam",
-        "eps": 1e-3,
-        "betas": [0.9, 0.999],
-        "decayed": "weights",
-        "schedule": "epoch-cosine",
-        "warmup_lr": 1e-6,
-        "head_rate": 100.0,
-        "bias_rate": 2.0,
-        "drop_last": False,
-    },
-}
+_base_ = ["./irra.py"]
+
+adapter = {"loss": "rde", "training": {"head_rate": 100.0}}

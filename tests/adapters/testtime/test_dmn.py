@@ -29,7 +29,7 @@ def fitted(task, *, support=True, val=None, **options):
 def written_out(task, shots=True, slots=50, beta=5.5, b2=1.0, b3=1.0):
     """(N, C) scores by lists, in double precision."""
     t, scale, support = task.text.weights.double(), task.text.logit_scale, task.support
-    unit, views = support.unit.double(), F.normalize(support.views, dim=2).double()
+    unit = support.unit.double()
     held: dict[int, list] = {c: [] for c in range(len(t))}
 
     def read(x, entries):
@@ -46,8 +46,7 @@ def written_out(task, shots=True, slots=50, beta=5.5, b2=1.0, b3=1.0):
         of_shots = [list(unit[support.labels == c]) if shots else [] for c in range(len(t))]
         total = p + b2 * read(x, [[t[c], *of_shots[c], *(k for _, k in held[c])] for c in range(len(t))])
         if shots:
-            of_views = [list(views[support.labels == c].flatten(0, 1)) for c in range(len(t))]
-            total = total + b3 * read(x, [[t[c], *of_shots[c], *of_views[c]] for c in range(len(t))])
+            total = total + b3 * read(x, [[t[c], *of_shots[c]] for c in range(len(t))])
         answers.append(total)
     return torch.stack(answers)
 
