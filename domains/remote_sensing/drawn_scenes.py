@@ -93,9 +93,10 @@ class _Ground:
     def __init__(self, rng: np.random.Generator):
         self.rng, self.side = rng, SIDE * FINER
         self.colours = np.zeros((self.side, self.side, 3), np.float64)
-        turn, height = rng.uniform(0, np.pi), rng.uniform(0.6, 1.5)
-        y, x = height * (np.mgrid[: self.side, : self.side] / self.side - 0.5)
-        self.u, self.v = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x  # (side, side)
+        self.turn, self.height = rng.uniform(0, np.pi), rng.uniform(0.6, 1.5)
+        y, x = self.height * (np.mgrid[: self.side, : self.side] / self.side - 0.5)
+        cosine, sine = np.cos(self.turn), np.sin(self.turn)
+        self.u, self.v = cosine * x + sine * y, cosine * y - sine * x  # (side, side)
 
     def fill(self, colour, texture: float = 0.04, grain: float = 6.0) -> None:
         """All in one colour, mottled."""
@@ -117,7 +118,15 @@ class _Ground:
         return (abs(self.u - u) < width / 2) & (abs(self.v - v) < height / 2)
 
     def disc(self, u: float, v: float, radius: float) -> np.ndarray:
-        return np.hypot(self.u - u, self.v - v) < radius
+        mask, cosine, sine = np.zeros((self.side, self.side), bool), np.cos(self.turn), np.sin(self.turn)
+        scale = self.side / self.height  # pixels per unit; only those around the disc are looked at
+        around = []
+        for middle in (sine * u + cosine * v, cosine * u - sine * v):
+            middle, reach = scale * middle + self.side / 2, scale * radius + 2
+            around.append(slice(max(0, int(middle - reach)), max(0, int(middle + reach) + 1)))
+        here = tuple(around)
+        mask[here] = np.hypot(self.u[here] - u, self.v[here] - v) < radius
+        return mask
 
     def shadow(self, mask: np.ndarray, by: int) -> None:
         """Darkens what lies to the lower right of a mask."""

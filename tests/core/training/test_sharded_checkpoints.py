@@ -59,7 +59,7 @@ def stopped(folder: Path, to: Path, step: int) -> Path:
     return to
 
 
-@pytest.mark.parametrize(("saved", "resumed"), [(4, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("saved", "resumed"), [(4, 2), (1, 2)])
 def test_other_numbers_of_processes_go_on(job, on, tmp_path, saved, resumed):
     folder, end = on(saved)
     place = stopped(folder, tmp_path / "resumed", step=6)
