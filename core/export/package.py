@@ -23,6 +23,7 @@ CHECKED = {
     "pixels": "From pixels",
     "files": "From files, as predict.py prepares them",
     "int8": "The same in 8 bits",
+    "towers": "Cosines of images and texts",
 }
 """What was compared, for the user."""
 STANDALONE = Path(__file__).with_name("standalone.py")

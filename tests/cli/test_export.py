@@ -88,6 +88,23 @@ def test_a_features_file_gives_the_head(vladapt, tmp_path):
     assert "No graph from pixels: the run was made from a features file" in " ".join(exported.out.split())
 
 
+def test_towers_of_a_retrieval_run(vladapt, small_clip_spec, colours):
+    splits = {5: "val", 11: "test"}
+    rows = [f"{f},{f.parent.name} {f.stem},{splits.get(int(f.stem), 'train')}" for f in colours.rglob("*.png")]
+    Path("pairs.csv").write_text("\n".join(["image,caption,split", *rows]))
+    how = ("--task", "retrieval", "--data", "pairs.csv", "--backbone", small_clip_spec)
+    made = vladapt("fit", *how, "--adapter", "lit", "--epochs", "1", "--json")
+    assert made.code == 0, made.err
+    exported = vladapt("export", made.json["run"], "--out", "model", "--json")
+    assert exported.code == 0, exported.err
+    assert exported.json["files"] == ["export.json", "image.onnx", "text.onnx"]
+    check = exported.json["checks"]["towers"]
+    assert check["of_logit_range"] < 1e-3 and check["images"] == 3
+    assert exported.json["context_length"] == 77 and exported.json["preprocessing"]["image_size"] == 16
+    refused = vladapt("export", made.json["run"], "--out", "other", "--int8")
+    assert refused.code == 2 and "--int8: towers of a retrieval run are exported in 32 bits" in refused.error
+
+
 @pytest.mark.parametrize(
     ("adapter", "why"),
     [
