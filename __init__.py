@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "core.features.files": "load_features",
         "core.features.store": "FeatureStore",
         "core.prompts.classifier": "build_classifier",
+        "core.engine.export": "export",
         "core.engine.fit": "fit evaluate predict load_run",
         "core.engine.compare": "compare",
         "core.tasks.pretraining.pretrain": "pretrain PretrainPlan",

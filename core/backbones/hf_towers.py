@@ -61,7 +61,7 @@ class ClipImageTower(ImageTower):
     def start(self, pixels: Tensor) -> Tensor:
         embeddings = self.vision.embeddings
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
-        first = embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = embeddings.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         positions = resize_positions(embeddings.position_embedding.weight, self.grid(pixels), self.prefix)
         return torch.cat([first, patches], dim=1) + positions
 
@@ -128,9 +128,9 @@ class NaflexImageTower(SiglipImageTower):
         patch, (rows, columns) = self.vision.embeddings.patch_size, self.grid(pixels)
         pixels = pixels[..., : rows * patch, : columns * patch]
         cut = pixels.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))  # (B, 3, h, p, w, p)
-        flat = cut.permute(0, 2, 4, 3, 5, 1).reshape(len(pixels), rows * columns, -1)
+        flat = cut.permute(0, 2, 4, 3, 5, 1).reshape(pixels.shape[0], rows * columns, -1)
         mask = torch.ones(flat.shape[:2], dtype=torch.long, device=flat.device)
-        grid = torch.tensor([[rows, columns]], device=flat.device).expand(len(flat), 2)
+        grid = torch.tensor([[rows, columns]], device=flat.device).expand(flat.shape[0], 2)
         return flat, mask, grid
 
 

@@ -89,7 +89,7 @@ class TimmVitTower(_TimmHead, ImageTower):
         trunk = self.trunk
         own = tuple(trunk.patch_embed.grid_size)
         tokens = [token for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
-        first = [token.to(patches.dtype).expand(len(patches), -1, -1) for token in tokens]
+        first = [token.to(patches.dtype).expand(patches.shape[0], -1, -1) for token in tokens]
         if trunk.no_embed_class:
             return torch.cat([*first, patches + resize_positions(trunk.pos_embed[0], grid, 0, own)], dim=1)
         return torch.cat([*first, patches], dim=1) + resize_positions(trunk.pos_embed[0], grid, self.prefix, own)
@@ -139,7 +139,7 @@ class TimmRotaryTower(_TimmHead, ImageTower):
         self._grid = self.grid(pixels)  # the blocks that follow turn by it
         patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))  # (B, P, W)
         tokens = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
-        first = [token.to(patches.dtype).expand(len(patches), -1, -1) for token in tokens]
+        first = [token.to(patches.dtype).expand(patches.shape[0], -1, -1) for token in tokens]
         if trunk.pos_embed is None:
             return torch.cat([*first, patches], dim=1)
         own = tuple(trunk.patch_embed.grid_size)
@@ -226,7 +226,7 @@ class TimmMapTower(_TimmHead, ImageTower):
     def _cells(self, last: Tensor) -> Tensor:
         """(B, W, h, w) -> (B, P, W'): each cell as if it alone were pooled."""
         alone = last.permute(0, 2, 3, 1).reshape(-1, last.shape[1], 1, 1)  # (B * P, W, 1, 1)
-        return self._pooled(alone).view(len(last), last.shape[2] * last.shape[3], -1)
+        return self._pooled(alone).view(last.shape[0], last.shape[2] * last.shape[3], -1)
 
     def pool_map(self, last: Tensor) -> Tensor:
         whole = self._pooled(last)[:, None]  # (B, 1, W')

@@ -57,7 +57,7 @@ class VitTower(ImageTower):
     def start(self, pixels: Tensor) -> Tensor:
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
-        first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         own = tuple(visual.grid_size)
         positions = resize_positions(visual.positional_embedding, self.grid(pixels), self.prefix, own)
         x = torch.cat([first, patches], dim=1) + positions.to(patches.dtype)  # (B, 1 + P, W)

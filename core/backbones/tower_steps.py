@@ -115,7 +115,7 @@ class ImageTower:
         for stop in stops:
             x, start = run(self.blocks[start:stop], x), stop
             patches = x[:, self.prefix : self.prefix + height * width]
-            maps.append(patches.transpose(1, 2).reshape(len(x), -1, height, width))
+            maps.append(patches.transpose(1, 2).reshape(x.shape[0], -1, height, width))
         return maps
 
 
@@ -152,7 +152,7 @@ def run(blocks: Sequence[Block], x: Tensor, **kwargs) -> Tensor:
 def at_last_valid(x: Tensor, mask: Tensor) -> Tensor:
     """(N, L, W) and (N, L) bool -> (N, W) at the last valid position of each row."""
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)  # (N,)
-    return x[torch.arange(len(x), device=x.device), last]
+    return x[torch.arange(x.shape[0], device=x.device), last]
 
 
 def attend(qkv: Tensor, num_heads: int, mask: Tensor | None = None, causal: bool = False) -> Tensor:

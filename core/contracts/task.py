@@ -14,6 +14,7 @@ from .options import as_text, chosen
 from .recipe import Recipe, as_flag
 
 if TYPE_CHECKING:
+    from ..export.package import Exported, Wishes
     from ..runs.folder import Run
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
@@ -267,12 +268,16 @@ class Task(ABC):
         raise CapabilityError(f"{use.run.path}: {self._refusal('evaluate')}")
 
     def predict(self, use: Use, reporter: Reporter) -> Any:
-        """What a run says of new images: an object with `rows()`, `skipped` and `files`."""
+        """What a run says of new images: an object with `rows()`, `skipped`, `files`."""
         raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
 
     def predictor(self, use: Use) -> Any:
         """The run's model, loaded once: an object with `predict(images)`."""
         raise CapabilityError(f"{use.run.path}: {self.title} keeps no model between calls; call vladapt.predict")
+
+    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+        """The run as graphs that were compared with it."""
+        raise CapabilityError(f"{use.run.path}: {self._refusal('export')}")
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """The key columns of every fit of a comparison on one data set, in the order they are best run."""

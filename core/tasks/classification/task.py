@@ -18,6 +18,7 @@ from ...contracts.recipe import Recipe
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
+from ...export.package import Exported, Wishes
 from ...features.keys import canonical_json
 from ...registry import catalogue
 from ...registry.catalogue import find
@@ -34,6 +35,7 @@ from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_vie
 from .calibration_rows import calibration_of
 from .contest import ZERO_SHOT
 from .draws import Shots
+from .exporting import export_run
 from .feature_rows import prepared_of
 from .fitting import (
     PREDICTIONS,
@@ -179,6 +181,9 @@ class Classification(Task):
 
     def predictor(self, use: Use) -> Predictor:
         return Predictor.of_use(use, self.domain, self.name)
+
+    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+        return export_run(use, wishes, self.domain, self.name, reporter)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""

@@ -78,6 +78,10 @@ class ConfigTask(Task):
     compares: ClassVar = frozenset({"recipes", "backbones", "shots", "seeds"})
     method: ClassVar = "recipe"
     can: ClassVar[frozenset[str]] = frozenset()
+    refusals: ClassVar[Mapping[str, str]] = {
+        "export": "models of mmengine configs choose what they find by what they see, which is no fixed graph; predict "
+        "with the run"
+    }
 
     # what a task says -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...errors import CapabilityError, ConfigError
+from ...export.package import Exported, Wishes
 from ...registry import adapter_class, catalogue, load_adapter
 from ...registry.catalogue import find
 from ...runs.evaluations import in_the_fit, kept_digests, make_folder
@@ -28,6 +29,7 @@ from ...training.log import FILE, keep_logs, read_log
 from ...training.objective import parse_losses
 from ..classification.stored_run import recipe_again
 from ..methods import adapter_of, backbone_of, check_named, place_of_data
+from .exporting import export_towers
 from .fitting import (
     ZERO_SHOT,
     FittedRetrieval,
@@ -127,6 +129,9 @@ class Retrieval(Task):
             f"{use.run.path}: its model names no classes; find images with it: "
             f"vladapt index IMAGES --backbone {use.run.path} --out INDEX"
         )
+
+    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+        return export_towers(use, wishes, self.domain, self.read, reporter)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Every method at every seed; zero-shot comes first."""

@@ -1,0 +1,99 @@
+"""How fast an exported run answers, beside the run itself in torch and, where it is installed, OpenVINO; on the CPU.
+
+    python benchmarks/export_speed.py RUN IMAGE [--threads 2] [--environment FOLDER]
+
+Decoding is left out: the same pixels go through each, one image at a time (median of 30) and 32 at once. Then the time
+from the start of `predict.py IMAGE` to its answer (median of 5 processes), and with `--environment` the size of a new
+virtual environment with what it needs. Prints the tables of docs/export.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from timing import median_seconds
+
+import vladapt
+from vladapt.core.contracts.image_size import height_and_width
+from vladapt.core.export.graph import Session
+from vladapt.core.tasks.classification.exporting import FILES, INT8, PIXELS, Head, Whole
+
+ALONE, TOGETHER, PROCESSES, AT_ONCE = 30, 5, 5, 32
+NEEDED = ("onnxruntime", "numpy", "pillow")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--environment", type=Path, help="a new folder; packages are installed from the index")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        made = vladapt.export(given.run, Path(folder) / "model", int8=True, device="cpu")
+        print("| engine | one image, ms | images/s, 32 at once |\n| --- | ---: | ---: |")
+        for name, ask in engines(given.run, made.folder, given.threads).items():
+            one, many = (noise(made.facts, batch) for batch in (1, AT_ONCE))
+            alone, together = median_seconds(partial(ask, one), ALONE), median_seconds(partial(ask, many), TOGETHER)
+            print(f"| {name} | {1000 * alone:.1f} | {AT_ONCE / together:.0f} |", flush=True)
+        python = Path(sys.executable)
+        if given.environment is not None:
+            venv.create(given.environment, with_pip=True)
+            python = given.environment / "bin" / "python"
+            subprocess.run([python, "-m", "pip", "install", "-q", *NEEDED], check=True)
+        first = answer_time(python, made.folder, given.image)
+        print(f"\nFirst answer of predict.py: {first:.2f} s")
+        if given.environment is not None:
+            size = sum(file.stat().st_size for file in given.environment.rglob("*") if not file.is_symlink())
+            print(f"Its environment: {size / 1e6:.0f} MB")
+
+
+def engines(run: Path, folder: Path, threads: int) -> dict[str, Callable[[np.ndarray], object]]:
+    """Name -> what answers pixels (B, 3, H, W)."""
+    predictor = vladapt.load_run(run, device="cpu")
+    whole = Whole(predictor.adapter.adapted(predictor.backbone), Head(predictor.adapter, predictor.calibration)).eval()
+
+    def by_torch(pixels: np.ndarray):
+        with torch.inference_mode():
+            return whole(torch.from_numpy(pixels))
+
+    def by_onnx(name: str) -> Callable[[np.ndarray], object]:
+        session = Session(folder / name, threads)
+        return lambda pixels: session(pixels=pixels)
+
+    found = {"torch, the run itself": by_torch, "onnxruntime": by_onnx(FILES[PIXELS])}
+    found["onnxruntime, --int8"] = by_onnx(INT8)
+    try:
+        import openvino
+    except ImportError:
+        return found
+    compiled = openvino.Core().compile_model(
+        openvino.convert_model(folder / FILES[PIXELS]), "CPU", {"INFERENCE_NUM_THREADS": threads}
+    )
+    return {**found, "OpenVINO": lambda pixels: compiled({"pixels": pixels})}
+
+
+def noise(facts: dict, batch: int) -> np.ndarray:
+    """(B, 3, H, W) pixels of the size that the graph takes."""
+    size = height_and_width(facts["preprocessing"]["image_size"])
+    return np.random.default_rng(0).random((batch, 3, *size), dtype=np.float32)
+
+
+def answer_time(python: Path, folder: Path, image: Path) -> float:
+    """Seconds from the start of predict.py to its end."""
+    command = [python, folder / "predict.py", image.resolve()]
+    return median_seconds(lambda: subprocess.run(command, check=True, capture_output=True), PROCESSES)
+
+
+if __name__ == "__main__":
+    main()

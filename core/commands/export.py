@@ -1,0 +1,59 @@
+"""A run taken elsewhere: `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from .options import Data, Debug, Device, Features, Json, Resource, Workers, reading_of, resources_of
+from .tables import echo, print_json, reporter
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="A new folder for the graphs.")],
+    format: Annotated[str, typer.Option(metavar="onnx", help="Of the graphs.")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="A graph in 8 bits too, which predict.py then asks.")] = False,
+    opset: Annotated[int | None, typer.Option(metavar="N", help="Of ONNX's operators; by default 18.")] = None,
+    data: Data = None,
+    features: Features = None,
+    device: Device = None,
+    workers: Workers = None,
+    resource: Resource = None,
+    as_json: Json = False,
+    debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
+) -> None:
+    """Write a run as ONNX graphs that need neither vladapt nor torch, compared with the run on its test images.
+
+    Example: vladapt export runs/20260101-120000-medical-ape-1a2b --out model
+    """
+    from ..engine.export import export as engine_export
+
+    made = engine_export(
+        run,
+        out,
+        format=format,
+        int8=int8,
+        opset=opset,
+        data=data,
+        features=features,
+        device=device or "auto",
+        workers=workers,
+        resources=resources_of(resource),
+        reading=reading_of(of_domain),
+        reporter=reporter(),
+    )
+    if as_json:
+        print_json({"export": str(made.folder), "files": [file.name for file in made.files], **made.facts})
+        return
+    for line in made.lines:
+        echo(line)
+    for note in made.notes:
+        echo(f"Note: {note[0].upper()}{note[1:]}")
+    echo(f"Written: {', '.join(str(file) for file in made.files)}")
+
+
+COMMANDS = {"export": export}

@@ -1,0 +1,61 @@
+"""`export`: the task that made a run writes it as graphs that need neither vladapt nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..contracts.domain import Domain
+from ..contracts.task import Use
+from ..errors import ConfigError
+from ..export.package import Exported, Wishes
+from ..runs.folder import Run
+from ..runtime.progress import Reporter
+from .fit import task_of_run
+
+ONNX = "onnx"
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    format: str = ONNX,
+    int8: bool = False,
+    opset: int | None = None,
+    data: str | None = None,
+    features: str | None = None,
+    domain: Domain | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    resources: Mapping[str, str] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Exported:
+    """A run as ONNX, checked against the run before the folder appears.
+
+    Args:
+        run: a run folder.
+        out: a new folder for the graphs, export.json, and predict.py where pictures are prepared as it does it.
+        format: "onnx".
+        int8: the graph that predict.py asks is in 8 bits; that in 32 bits lies beside it.
+        opset: version of ONNX's operators; by default 18.
+        data, features: what the check is made on; by default the test images of the run.
+        domain: a domain of your own that is not installed as a plug-in.
+        device: that of the model which the graphs are compared with.
+        workers: decoding threads.
+        resources: name -> path, in place of the run's own.
+        reading: options of the domain's reader, in place of the run's own.
+
+    Raises:
+        ConfigError: no such format or opset. CapabilityError: the run's method is no function of one image, onnx or
+            onnxruntime is not installed, or the graph does not answer as the model does. DataError: the run or its data
+            cannot be read, or `out` is there already.
+    """
+    if format != ONNX:
+        raise ConfigError(f"--format {format}: there is {ONNX}")
+    how = {"device": device, "workers": workers, "resources": resources, "reading": reading}
+    use = Use(Run.open(run), data=data and str(data), features=features and str(features), **how)
+    task = task_of_run(use.run, domain)
+    return task.export(use, Wishes(Path(out), opset, int8), reporter or Reporter(quiet=True))

@@ -1,0 +1,189 @@
+"""ONNX files of torch modules, whole and in 8 bits, and what they answer."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import CapabilityError, ConfigError
+from ..runtime.files import replacing
+
+OPSET, OLDEST_OPSET = 18, 18
+"""What is written by default, and the first that torch's exporter writes."""
+CONVOLUTION = "Conv"
+UNSAID = "ONNX cannot say what this model does"
+UNSAID = "ONNX cannot say what this model does"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What becomes one file.
+
+    Args:
+        module: takes the inputs in their order and gives the outputs in theirs.
+        inputs: name -> example; the first axis of each is the batch.
+        outputs: names.
+    """
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str]
+
+    def write(self, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
+        """Write the file, any number of rows a batch.
+
+        Args:
+            opset: version of ONNX's operators.
+            metadata: what the file says of itself.
+
+        Raises:
+            CapabilityError: the module does something that ONNX cannot say.
+        """
+        onnx = library("onnx")
+        rows = [{0: torch.export.Dim.DYNAMIC} for _ in self.inputs]
+        with _quiet(), torch.no_grad():
+            try:
+                traced = torch.export.export(self.module.eval(), tuple(self.inputs.values()), dynamic_shapes=rows)
+                model = torch.onnx.export(
+                    traced,
+                    input_names=list(self.inputs),
+                    output_names=list(self.outputs),
+                    opset_version=opset,
+                    dynamo=True,
+                    verbose=False,
+                ).model_proto
+            except Exception as error:  # tracing raises what the module's own code makes of symbols, and much else
+                reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+                raise CapabilityError(f"{UNSAID} ({reason}); predict with the run") from error
+        for name, value in metadata.items():
+            model.metadata_props.add(key=name, value=value)
+        with replacing(path) as place:
+            onnx.save_model(model, str(place))
+
+
+class Session:
+    """A file that answers, on the CPU.
+
+    Args:
+        path: of the file.
+        threads: of one answer; None for all.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None):
+        onnxruntime = library("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.outputs = [each.name for each in self._session.get_outputs()]
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
+
+
+def write_in_8_bits(whole: Path, path: Path, examples: Sequence[Mapping[str, np.ndarray]], activations: int = 8) -> str:
+    """A graph in 8 bits: one with convolutions in these, channel by channel, and in what they are given, by ranges that
+    this has on examples; others in the weights of their matrix products alone.
+
+    Args:
+        whole: the file of the graph in 32 bits.
+        examples: inputs to measure ranges on.
+        activations: bits of what convolutions are given, 8 or 16.
+
+    Returns:
+        What is in how many bits, in words.
+    """
+    quantization, onnx = library("onnxruntime.quantization"), library("onnx")
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as place, _quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        quantization.quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+        if has_convolutions(prepared):
+            words = f"weights of convolutions in 8 bits, what they are given in {activations}"
+            quantization.quantize_static(
+                str(prepared),
+                str(place),
+                _reader(examples, quantization.CalibrationDataReader),
+                per_channel=True,
+                op_types_to_quantize=[CONVOLUTION],
+                activation_type=getattr(quantization.QuantType, f"QUInt{activations}"),
+            )
+        else:
+            words = "weights of matrix products in 8 bits"
+            quantization.quantize_dynamic(str(prepared), str(place), per_channel=True)
+        made = onnx.load_model(str(place))
+        del made.metadata_props[:]
+        made.metadata_props.extend(onnx.load_model(str(whole)).metadata_props)
+        onnx.save_model(made, str(place))
+    return words
+
+
+def has_convolutions(path: Path) -> bool:
+    """Whether a graph has more of them than the one that cuts a picture into patches."""
+    return sum(node.op_type == CONVOLUTION for node in library("onnx").load_model(str(path)).graph.node) > 1
+
+
+def check_opset(opset: int | None) -> int:
+    """The opset to write.
+
+    Raises:
+        ConfigError: too old for torch's exporter, or newer than the installed onnx knows.
+    """
+    if opset is None:
+        return OPSET
+    newest = library("onnx").defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        why = "too old" if opset < OLDEST_OPSET else "not known to the installed onnx"
+        raise ConfigError(f"--opset {opset}: {why}; give {OLDEST_OPSET} to {newest}")
+    return opset
+
+
+def library(name: str) -> ModuleType:
+    """onnx, onnxruntime, or a part of them.
+
+    Raises:
+        CapabilityError: not installed; says how to get it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        cure = 'pip install "vladapt[export]"'
+        raise CapabilityError(f"vladapt export needs {package}, which is not installed: {cure}") from None
+
+
+def _reader(examples, base):
+    class Reader(base):
+        def __init__(self):
+            self._left: Iterator = iter(examples)
+
+        def get_next(self):
+            return next(self._left, None)
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of how they work inside, and print what they could not do."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(level)

@@ -1,0 +1,100 @@
+"""The folder of an export: graphs, what they are in JSON, and a script that asks them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..runtime.files import refused, write_whole
+from .agreement import words_of
+
+FACTS, SCRIPT = "export.json", "predict.py"
+FORMAT = 1
+CHECKED = {
+    "features": "From features",
+    "pixels": "From pixels",
+    "files": "From files, as predict.py prepares them",
+    "int8": "The same in 8 bits",
+    "towers": "Cosines of images and texts",
+}
+"""What was compared, for the user."""
+STANDALONE = Path(__file__).with_name("standalone.py")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of an export.
+
+    Args:
+        out: its folder, which must not be there yet.
+        opset: version of ONNX's operators; None for the usual one.
+        int8: a graph in 8 bits is to answer.
+    """
+
+    out: Path
+    opset: int | None = None
+    int8: bool = False
+
+
+@dataclass
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where it lies.
+        facts: what export.json holds.
+        notes: sentences for the user.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """How far the graphs agree with the run, for the user."""
+        return [f"{CHECKED[name]}: {words_of(check)}" for name, check in self.facts["checks"].items()]
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.folder.iterdir())
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into in the block, which is then `out`; nothing is left of it where the block fails.
+
+    Raises:
+        DataError: something is there already, or nothing can be written.
+    """
+    check_free(out)
+    partial = out.with_name(f".{out.name}.partial-{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, out)
+    except OSError as error:
+        raise refused(out.parent, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(out: Path) -> None:
+    """Raise the DataError of a folder that is there already."""
+    if out.exists() or out.is_symlink():
+        raise DataError(f"--out {out}: exists; give the name of a new folder")
+
+
+def write_facts(folder: Path, facts: dict[str, Any], script: bool) -> None:
+    """Write export.json, and the script where the graph takes pictures as it prepares them."""
+    write_whole(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    if script:
+        write_whole(folder / SCRIPT, STANDALONE.read_text(encoding="utf-8"))

@@ -1,0 +1,364 @@
+"""A classification run as ONNX graphs, checked against the run on its own test images before they are said to be done.
+
+Two graphs: from features to calibrated logits, and where one picture is a sample, from pixels as the tower takes them.
+Both also give the distance by which images unlike those of the fit are told, where the run can tell.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from .... import __version__
+from ...confidence.calibration import HALF, Calibration
+from ...confidence.unlike import NEIGHBOURS
+from ...contracts.adapter import Adapter
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain, Item
+from ...contracts.features import Batch, FeatureSet
+from ...contracts.task import Use
+from ...data.images import IMAGE_SUFFIXES
+from ...errors import CapabilityError
+from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
+from ...export.graph import Graph, Session, check_opset, has_convolutions, library, write_in_8_bits
+from ...export.package import FORMAT, Exported, Wishes, check_free, new_folder, write_facts
+from ...registry import adapter_class
+from ...runtime.progress import Reporter
+from .feature_rows import prepared_of, rows_of_split
+from .stored_run import fitted_adapter, recipe_again
+from .trust import TABLE_COVERAGES
+
+PIXELS, FEATURES = "pixels", "features"
+FILES = {FEATURES: "head.onnx", PIXELS: "model.onnx"}
+INT8 = "model.int8.onnx"
+EXPORTED = frozenset({"features", "pre_projection", "text_encoder"})
+"""What a graph can be given of an image, and the attached towers."""
+MOST_CHECKED, MEASURED, AT_ONCE = 512, 128, 16
+"""Test images, training images for ranges in 8 bits, and images at once."""
+UNDECODED = frozenset({"max_pixels"})
+"""Keys of `Item.decode` that change no pixel."""
+CLIP = "clip"
+"""The transform that the script knows; see `Preprocess.spec`."""
+
+
+def check_exported(use: Use) -> None:
+    """Raise the CapabilityError of a method whose answer is no function of one image's features or pixels."""
+    cls, why = adapter_class(use.run.info["adapter"]), ""
+    if "streams" in cls.can:
+        why = "learns from the images it is asked about"
+    elif cls.transductive:
+        why = "reads all images together"
+    elif "parts" in cls.at_predict:
+        why = "looks at the parts of a sample"
+    elif not cls.at_predict <= EXPORTED:
+        extra = ", ".join(sorted(cls.at_predict - EXPORTED)).replace("_", " ")
+        why = f"needs more of an image than its features ({extra})"
+    elif "images" in cls.needs:
+        why = "tunes itself on views of each image"
+    if why:
+        raise CapabilityError(f"{use.run.path}: adapter '{cls.name}' {why}, which no graph does; predict with the run")
+
+
+def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
+    """Write the graphs of a run; see `Task.export`."""
+    check_exported(use)
+    check_free(wishes.out)
+    opset = check_opset(wishes.opset)
+    library("onnxruntime")
+    recipe = recipe_again(use)
+    prepared = prepared_of(recipe.with_(shots=0), reporter, None if recipe.features else domain, task)
+    adapter = fitted_adapter(use.run, prepared.backbone)
+    if prepared.backbone is not None:
+        adapter = adapter.to(prepared.backbone.device)
+    tested = rows_of_split(prepared, "test", everything=bool(use.data or use.features))
+    tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
+    made = _Export(use, prepared, adapter, tested, task)
+    with new_folder(wishes.out) as folder:
+        facts, notes = made.written(folder, opset, wishes.int8, reporter)
+    return Exported(wishes.out, facts, notes)
+
+
+class Head(nn.Module):
+    """Features (B, D), and those before the projection where the method asks for them -> calibrated logits (B, C), and
+    the distance (B,) to what the run was fitted on."""
+
+    def __init__(self, adapter: Adapter, calibration: Calibration | None):
+        super().__init__()
+        self.adapter = adapter
+        scaling, unlike = (None, None) if calibration is None else (calibration.scaling, calibration.unlike)
+        self.register_buffer("temperature", torch.ones(1) if scaling is None else scaling.temperature.float())
+        self.register_buffer("offset", torch.zeros(1) if scaling is None else scaling.offset.float())
+        self.register_buffer("support", None if unlike is None or not unlike.known else unlike.support)
+
+    def forward(self, features: Tensor, pre_projection: Tensor | None = None):
+        logits = self.adapter.logits(Batch(features=features, pre_projection=pre_projection))
+        logits = logits.float() / self.temperature + self.offset
+        if self.support is None:
+            return logits
+        away = 1 - F.normalize(features.float(), dim=1) @ self.support.T  # (B, M)
+        nearest = away.topk(min(NEIGHBOURS, len(self.support)), dim=1, largest=False).values
+        return logits, nearest.mean(dim=1)
+
+
+class Whole(nn.Module):
+    """Pixels (B, 3, H, W) as the tower takes them -> what the head gives, and the features (B, D)."""
+
+    def __init__(self, towers: Backbone, head: Head):
+        super().__init__()
+        self.model, self.head, self._towers = towers.model, head, towers
+
+    def forward(self, pixels: Tensor):
+        features = self._towers.encode_image(pixels, False).float()
+        hidden = self._towers.hidden(pixels).float() if "pre_projection" in self.head.adapter.at_predict else None
+        given = self.head(features, hidden)
+        return (*(given if isinstance(given, tuple) else (given,)), features)
+
+
+@dataclass
+class _Export:
+    use: Use
+    prepared: Any
+    adapter: Adapter
+    tested: FeatureSet
+    task: str
+
+    def written(self, folder: Path, opset: int, int8: bool, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
+        """Write and check all files; what export.json holds, and sentences for the user."""
+        facts, notes = self._facts(opset), []
+        with reporter.task("Writing graphs", unit="graphs") as progress:
+            self._write(self.head_graph, folder / FILES[FEATURES], opset, facts)
+            progress(1, 2)
+            if self.pictures:
+                self._write(self.whole_graph, folder / FILES[PIXELS], opset, facts)
+            progress(2, 2)
+        checks = {FEATURES: self._checked_head(Session(folder / FILES[FEATURES]))}
+        facts["graphs"] = {FEATURES: FILES[FEATURES]}
+        if self.pictures:
+            facts["graphs"][PIXELS] = FILES[PIXELS]
+            checks |= self._checked_whole(Session(folder / FILES[PIXELS]), reporter)
+        else:
+            notes.append(f"no graph from pixels: {self._why_no_pictures}")
+        for name, check in checks.items():
+            if name in FILES and check.share > LARGEST_SHARE:
+                raise CapabilityError(
+                    f"{self.use.run.path}: the graph from {name} is not the model, {check.words}; predict with the run"
+                )
+        if int8 and self.pictures:
+            facts["int8"], checks["int8"] = self._in_8_bits(folder, reporter)
+            facts["graphs"][PIXELS] = INT8
+            if checks["int8"].same < SAME_ANSWERS:
+                notes.append(
+                    f"in 8 bits {1 - checks['int8'].same:.1%} of the answers change, more than {1 - SAME_ANSWERS:.1%}; "
+                    f"{FILES[PIXELS]} beside it is in 32 bits"
+                )
+        if "files" in checks and checks["files"].share > LARGEST_SHARE:
+            notes.append(
+                f"pictures as predict.py prepares them are not quite those of the domain: {checks['files'].words}"
+            )
+        facts["checks"] = {name: check.facts for name, check in checks.items()}
+        write_facts(folder, facts, script=self.scripted)
+        return facts, notes
+
+    # what is written -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def head(self) -> Head:
+        return Head(self.adapter, self.calibration).to(self.tested.features.device)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        return Calibration.load(self.use.run.path)
+
+    @cached_property
+    def towers(self) -> Backbone:
+        return self.adapter.adapted(self.prepared.backbone)
+
+    @property
+    def _outputs(self) -> list[str]:
+        return ["logits"] if self.head.support is None else ["logits", "distance"]
+
+    @property
+    def head_graph(self) -> Graph:
+        return Graph(self.head, {name: rows[:2] for name, rows in self._inputs().items()}, self._outputs)
+
+    @property
+    def whole_graph(self) -> Graph:
+        example = torch.stack([self._pixels(item) for item in self.items[:2]]).to(self.towers.device)
+        return Graph(Whole(self.towers, self.head), {PIXELS: example}, [*self._outputs, FEATURES])
+
+    def _inputs(self) -> dict[str, Tensor]:
+        """Of the head, (N, ...), of the images that are checked."""
+        inputs = {FEATURES: self.tested.features}
+        if "pre_projection" in self.adapter.at_predict:
+            hidden = [self.towers.hidden(pixels.to(self.towers.device)).float() for pixels in self._batches(self.items)]
+            inputs["pre_projection"] = torch.cat(hidden)
+        return inputs
+
+    def _write(self, graph: Graph, path: Path, opset: int, facts: dict[str, Any]) -> None:
+        graph.write(path, opset, {"vladapt": json.dumps(facts, ensure_ascii=False)})
+
+    def _in_8_bits(self, folder: Path, reporter: Reporter) -> tuple[str, Agreement]:
+        """Write the graph in 8 bits; where too many answers change, with 16 for what convolutions are given."""
+        found: dict[int, tuple[str, Agreement]] = {}
+        for bits in (8, 16) if has_convolutions(folder / FILES[PIXELS]) else (8,):
+            path = folder / f"{bits}-{INT8}"
+            words = write_in_8_bits(folder / FILES[PIXELS], path, list(self._for_ranges()), bits)
+            found[bits] = words, self._checked_whole(Session(path), reporter)["files"]
+            if found[bits][1].same >= SAME_ANSWERS:
+                break
+        best = max(found, key=lambda bits: found[bits][1].same)  # of a tie the first
+        for bits in found:
+            path = folder / f"{bits}-{INT8}"
+            path.rename(folder / INT8) if bits == best else path.unlink()
+        return found[best]
+
+    # images ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def items(self) -> list[Item]:
+        by_id = {item.id: item for item in self.prepared.data.items}
+        return [by_id[i] for i in self.tested.ids]
+
+    @cached_property
+    def transform(self):
+        return self.prepared.domain.transforms(self.prepared.backbone, False, self.task)
+
+    @cached_property
+    def pictures(self) -> bool:
+        """Whether a sample is one picture that a graph can be given."""
+        return not self._why_no_pictures
+
+    @cached_property
+    def _why_no_pictures(self) -> str:
+        if self.prepared.backbone is None:
+            return "the run was made from a features file"
+        if self._pixels(self.items[0]).ndim != 3:
+            return "a sample has several pictures, whose features are averaged"
+        return ""
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the script can prepare these pictures."""
+        return self.pictures and self.transform.spec.get("transform") == CLIP and self.towers.channels is None
+
+    def _pixels(self, item: Item) -> Tensor:
+        return self.transform(self.prepared.data.load(item))
+
+    def _batches(self, items: Sequence[Item]) -> Iterator[Tensor]:
+        for start in range(0, len(items), AT_ONCE):
+            yield torch.stack([self._pixels(item) for item in items[start : start + AT_ONCE]])
+
+    def _for_ranges(self) -> Iterator[dict[str, np.ndarray]]:
+        items = self.prepared.data.split("train") or self.items
+        for pixels in self._batches(items[:: -(-len(items) // MEASURED)]):
+            yield {PIXELS: pixels.numpy()}
+
+    def _as_the_script(self, item: Item, pixels: Tensor) -> np.ndarray:
+        """(3, H, W) of a file as predict.py sees it; of a picture that is no file of its own, what follows decoding."""
+        if not self.scripted:
+            return pixels.numpy()
+        script = importlib.import_module("...export.standalone", __package__)
+        if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE_SUFFIXES:
+            picture = script.decoded(item.source)
+        else:
+            picture = _as_picture(self.prepared.data.load(item))
+        return script.pixels(picture, self.transform.spec)[0]
+
+    # checks ----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _checked_head(self, session: Session) -> Agreement:
+        inputs = self._inputs()
+        given = self.head(*inputs.values())
+        logits = given[0] if isinstance(given, tuple) else given
+        found = session(**{name: rows.cpu().numpy() for name, rows in inputs.items()})
+        return self._agreement(logits, torch.from_numpy(found["logits"]))
+
+    @torch.no_grad()
+    def _checked_whole(self, session: Session, reporter: Reporter) -> dict[str, Agreement]:
+        """On the same pixels, and on files as predict.py prepares them."""
+        whole = Whole(self.towers, self.head).eval()
+        by_model, on_pixels, on_files = [], [], []
+        with reporter.task("Comparing answers") as progress:
+            for start in range(0, len(self.items), AT_ONCE):
+                items = self.items[start : start + AT_ONCE]
+                pixels = torch.stack([self._pixels(item) for item in items])
+                by_model.append(whole(pixels.to(self.towers.device))[0].cpu())
+                seen = np.stack([self._as_the_script(item, one) for item, one in zip(items, pixels)])
+                on_pixels.append(session(pixels=pixels.numpy())["logits"])
+                same = np.array_equal(seen, pixels.numpy())
+                on_files.append(on_pixels[-1] if same else session(pixels=seen)["logits"])
+                progress(start + len(items), len(self.items))
+        model = torch.cat(by_model)
+        given = {PIXELS: on_pixels, "files": on_files}
+        return {name: self._agreement(model, torch.from_numpy(np.concatenate(rows))) for name, rows in given.items()}
+
+    def _agreement(self, model: Tensor, graph: Tensor) -> Agreement:
+        return Agreement.of(model, graph, self._labels, self._thresholds)
+
+    @property
+    def _labels(self) -> Tensor | None:
+        names, labels = list(self.prepared.class_names), self.tested.labels
+        if labels is None or names != list(self.adapter.class_names_):
+            return None
+        return labels
+
+    @property
+    def _thresholds(self) -> Tensor | None:
+        if not self.adapter.multilabel_:
+            return None
+        known = None if self.calibration is None else self.calibration.thresholds
+        return torch.full((len(self.adapter.class_names_),), HALF, dtype=torch.float64) if known is None else known
+
+    # what is said of it ----------------------------------------------------------------------------------------------
+
+    def _facts(self, opset: int) -> dict[str, Any]:
+        info, calibration = self.use.run.info, self.calibration
+        thresholds = self._thresholds
+        facts: dict[str, Any] = {
+            "format": FORMAT,
+            "vladapt": __version__,
+            "run": self.use.run.path.name,
+            "task": info["task"],
+            "adapter": info["adapter"],
+            "class_names": list(self.adapter.class_names_),
+            "multilabel": bool(self.adapter.multilabel_),
+            "thresholds": None if thresholds is None else thresholds.tolist(),
+            "calibrated": calibration is not None,
+            "coverage": {} if calibration is None else {str(c): self._least(c) for c in TABLE_COVERAGES},
+            "unlike_beyond": calibration.unlike.limit if "distance" in self._outputs else None,
+            "opset": opset,
+            "licences": {"weights": "unknown", "data": (info.get("data") or {}).get("licence") or "unknown"},
+        }
+        if info["backbone"] is not None:
+            facts["backbone"] = {key: info["backbone"].get(key) for key in ("spec", "fingerprint")}
+            facts["licences"]["weights"] = info["backbone"].get("licence") or "unknown"
+        if self.pictures:
+            facts["preprocessing"] = self.transform.spec
+        return facts
+
+    def _least(self, coverage: float) -> list[float]:
+        """(C,) probability from which on a class is in the set of an image."""
+        made = self.calibration.conformal(coverage)
+        if self.adapter.multilabel_:
+            return [float(made.threshold)] * len(self.adapter.class_names_)
+        return [0.0 if math.isinf(each) else 1 - each for each in made.thresholds.tolist()]
+
+
+def _as_picture(array: np.ndarray):
+    """As predict.py takes decoded pictures: Pillow's image, or deeper than 8 bits a list of 3 bands."""
+    if array.dtype == np.uint8:
+        return Image.fromarray(array if array.shape[-1] == 3 else np.repeat(array, 3, axis=-1))
+    return [Image.fromarray(np.ascontiguousarray(array[..., band], dtype=np.float32)) for band in range(3)]

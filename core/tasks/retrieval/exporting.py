@@ -1,0 +1,143 @@
+"""The towers of a retrieval run as ONNX graphs, checked against them on the run's own test images and captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .... import __version__
+from ...backbones.finders import FinderBackbone, searched
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain
+from ...contracts.task import Use
+from ...errors import CapabilityError, ConfigError, DataError
+from ...export.agreement import LARGEST_SHARE, Agreement
+from ...export.graph import Graph, Session, check_opset, library
+from ...export.package import FORMAT, Exported, Wishes, check_free, new_folder, write_facts
+from ...registry import load_adapter
+from ...runtime.progress import Reporter
+from ..classification.stored_run import recipe_again
+from ..methods import backbone_of
+from .encoding import distinct_images
+
+IMAGES, TEXTS = "images", "texts"
+FILES = {IMAGES: "image.onnx", TEXTS: "text.onnx"}
+MOST_CHECKED, AT_ONCE = 256, 16
+TOKENS = (
+    "tokens (B, {length}) int64 are those of the backbone's own tokenizer, padded to their length: "
+    "vladapt.core.backbones.load.load_backbone(spec).tokenize(texts)"
+)
+
+
+class ImageTower(nn.Module):
+    """Pixels (B, 3, H, W) as the tower takes them -> unit features (B, D)."""
+
+    def __init__(self, towers: Backbone):
+        super().__init__()
+        self.model, self._towers = towers.model, towers
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self._towers.encode_image(pixels)
+
+
+class TextTower(nn.Module):
+    """Tokens (B, L) -> unit features (B, D)."""
+
+    def __init__(self, towers: Backbone):
+        super().__init__()
+        self.model, self._towers = towers.model, towers
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if isinstance(self._towers, FinderBackbone):
+            return self._towers.encode_text(tokens)
+        return self._towers.encode_measured(tokens, self._towers.context_length)
+
+
+def export_towers(
+    use: Use, wishes: Wishes, domain: Domain | None, read: Callable[[Any], Any], reporter: Reporter
+) -> Exported:
+    """Write both towers; see `Task.export`.
+
+    Args:
+        read: recipe -> the pairs that it names.
+    """
+    if wishes.int8:
+        raise ConfigError("--int8: towers of a retrieval run are exported in 32 bits; omit it")
+    check_free(wishes.out)
+    opset = check_opset(wishes.opset)
+    library("onnxruntime")
+    recipe = recipe_again(use)
+    backbone = backbone_of(recipe, domain)
+    towers = searched(load_adapter(use.run.adapter_path, backbone).adapted(backbone))
+    pairs = read(recipe).part(use.split)
+    rows = distinct_images(pairs)[:: -(-len(pairs) // MOST_CHECKED) or 1]
+    if not rows:
+        raise DataError(f"{use.run.path}: no {use.split} image to compare the graphs on; give --data")
+    transform = towers.preprocess(False) if domain is None else domain.transforms(towers, False, use.run.info["task"])
+    pixels = [transform(pairs.load_image(row)) for row, _ in rows]
+    if pixels[0].ndim != 3:
+        raise CapabilityError(
+            f"{use.run.path}: a sample has several pictures, which no graph takes; index with the run"
+        )
+    tokens = towers.tokenize([text for _, pair in rows for text in pair.captions])
+    facts = _facts(use, towers, transform, opset)
+    with new_folder(wishes.out) as folder:
+        for module, name, inputs in (
+            (ImageTower(towers), IMAGES, {"pixels": torch.stack(pixels[:2])}),
+            (TextTower(towers), TEXTS, {"tokens": tokens[:2]}),
+        ):
+            with reporter.task(f"Writing the tower of {name}", unit="graphs"):
+                inputs = {key: value.to(towers.device) for key, value in inputs.items()}
+                Graph(module, inputs, ["features"]).write(folder / FILES[name], opset, {"vladapt": json.dumps(facts)})
+        check = _agreement(folder, towers, torch.stack(pixels), tokens)
+        if check.share > LARGEST_SHARE:
+            raise CapabilityError(f"{use.run.path}: the graphs are not the towers, {check.words}; index with the run")
+        facts["checks"] = {"towers": check.facts}
+        write_facts(folder, facts, script=False)
+    return Exported(wishes.out, facts)
+
+
+@torch.no_grad()
+def _agreement(folder: Path, towers: Backbone, pixels: Tensor, tokens: Tensor) -> Agreement:
+    """Of the cosines (N, M) of images and texts."""
+    images, texts = Session(folder / FILES[IMAGES]), Session(folder / FILES[TEXTS])
+    whole = ImageTower(towers).eval(), TextTower(towers).eval()
+    sides = []
+    for module, session, key, rows in zip(whole, (images, texts), ("pixels", "tokens"), (pixels, tokens)):
+        by_model = torch.cat([module(some.to(towers.device)).cpu() for some in _some(rows)])
+        by_graph = torch.cat([torch.from_numpy(session(**{key: some.numpy()})["features"]) for some in _some(rows)])
+        sides.append((by_model, by_graph))
+    (images_1, images_2), (texts_1, texts_2) = sides
+    return Agreement.of(images_1 @ texts_1.T, images_2 @ texts_2.T, None)
+
+
+def _some(rows: Tensor) -> Iterator[Tensor]:
+    return (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
+
+
+def _facts(use: Use, towers: Backbone, transform: Any, opset: int) -> dict[str, Any]:
+    info = use.run.info
+    return {
+        "format": FORMAT,
+        "vladapt": __version__,
+        "run": use.run.path.name,
+        "task": info["task"],
+        "adapter": info["adapter"],
+        "graphs": dict(FILES),
+        "opset": opset,
+        "dims": towers.embed_dim,
+        "logit_scale": float(towers.logit_scale),
+        "context_length": towers.context_length,
+        "tokenizer": TOKENS.format(length=towers.context_length),
+        "preprocessing": transform.spec,
+        "backbone": {key: info["backbone"].get(key) for key in ("spec", "fingerprint")},
+        "licences": {
+            "weights": info["backbone"].get("licence") or "unknown",
+            "data": (info.get("data") or {}).get("licence") or "unknown",
+        },
+    }

@@ -1,0 +1,115 @@
+"""Modules become files of ONNX that answer as they do, for any number of rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.export.agreement import Agreement, words_of
+from vladapt.core.export.graph import Graph, Session, check_opset, write_in_8_bits
+
+onnx = pytest.importorskip("onnx", reason="extra export is not installed")
+pytest.importorskip("onnxruntime", reason="extra export is not installed")
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, pixels):
+        features = self.second(self.first(pixels).relu()).relu().mean(dim=(2, 3))
+        return self.head(features), features
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A module, and its file."""
+    module, path = Small(), tmp_path_factory.mktemp("graph") / "model.onnx"
+    graph = Graph(module, {"pixels": torch.rand(2, 3, 16, 16)}, ["logits", "features"])
+    graph.write(path, 18, {"vladapt": json.dumps({"names": ["ä"]})})
+    return module, path
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_any_number_of_rows(whole, rows):
+    module, path = whole
+    pixels = torch.rand(rows, 3, 16, 16)
+    found = Session(path, threads=1)(pixels=pixels.numpy())
+    with torch.no_grad():
+        for name, wanted in zip(("logits", "features"), module(pixels), strict=True):
+            torch.testing.assert_close(torch.from_numpy(found[name]), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_says_what_it_is(whole):
+    model = onnx.load(str(whole[1]))
+    told = {each.key: each.value for each in model.metadata_props}
+    assert json.loads(told["vladapt"]) == {"names": ["ä"]}
+    assert [each.version for each in model.opset_import if each.domain == ""] == [18]
+
+
+def test_8_bits_are_nearly_the_same_and_16_nearer(whole, tmp_path):
+    module, path = whole
+    examples = [{"pixels": torch.rand(4, 3, 16, 16).numpy()} for _ in range(3)]
+    pixels, away = torch.rand(6, 3, 16, 16), {}
+    with torch.no_grad():
+        wanted = module(pixels)[0]
+    for bits in (8, 16):
+        words = write_in_8_bits(path, tmp_path / "int8.onnx", examples, bits)
+        assert words == f"weights of convolutions in 8 bits, what they are given in {bits}"
+        model = onnx.load(str(tmp_path / "int8.onnx"))
+        assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
+        assert [each.key for each in model.metadata_props] == ["vladapt"]
+        found = torch.from_numpy(Session(tmp_path / "int8.onnx")(pixels=pixels.numpy())["logits"])
+        away[bits] = (found - wanted).abs().max() / (wanted.max() - wanted.min())
+    assert 0 < away[16] < away[8] < 0.1
+
+
+def test_matrices_alone_are_quantised_by_their_weights(tmp_path):
+    module = nn.Linear(64, 3)
+    Graph(module, {"features": torch.rand(2, 64)}, ["logits"]).write(tmp_path / "m.onnx", 18, {})
+    assert write_in_8_bits(tmp_path / "m.onnx", tmp_path / "8.onnx", []) == "weights of matrix products in 8 bits"
+    features = torch.rand(5, 64)
+    found = torch.from_numpy(Session(tmp_path / "8.onnx")(features=features.numpy())["logits"])
+    assert 0 < (found - module(features)).abs().max() < 0.1
+
+
+class ByContent(nn.Module):
+    def forward(self, rows):
+        return rows if float(rows.sum()) > 1 else -rows
+
+
+def test_what_onnx_cannot_say_is_one_line(tmp_path, capsys):
+    with pytest.raises(CapabilityError, match=r"^ONNX cannot say what this model does.*; predict with the run$"):
+        Graph(ByContent(), {"rows": torch.ones(2, 1)}, ["some"]).write(tmp_path / "m.onnx", 18, {})
+    assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [11, 17, 999])
+def test_opsets_that_cannot_be_written(opset):
+    with pytest.raises(ConfigError, match=rf"--opset {opset}: .*; give 18 to \d+"):
+        check_opset(opset)
+    assert check_opset(None) == 18 and check_opset(19) == 19
+
+
+def test_an_agreement_by_hand():
+    model = torch.tensor([[2.0, 0.0], [0.0, 1.0], [4.0, 3.9]])
+    graph = torch.tensor([[2.0, 0.0], [0.5, 1.0], [3.9, 4.0]])
+    found = Agreement.of(model, graph, torch.tensor([0, 0, 0]))
+    assert (found.images, found.difference, found.share) == (3, 0.5, 0.125)
+    assert found.same == pytest.approx(2 / 3) and found.accuracy == pytest.approx((2 / 3, 1 / 3))
+    assert found.words == words_of(found.facts)
+    assert "66.7% of the answers are the same; 66.7% are right by the model, 33.3% by the graph" in found.words
+
+
+def test_several_labels_are_answers_of_their_own():
+    model, graph = torch.tensor([[1.0, -1.0], [1.0, 1.0]]), torch.tensor([[1.0, 1.0], [1.0, 1.0]])
+    labels = torch.tensor([[1.0, 0.0], [float("nan"), 1.0]])
+    found = Agreement.of(model, graph, labels, thresholds=torch.tensor([0.5, 0.5]))
+    assert found.same == 0.75 and found.accuracy == pytest.approx((1.0, 2 / 3))
+    assert "right" not in Agreement.of(model, graph, None).words
