@@ -319,10 +319,9 @@ class Task(ABC):
         return ""
 
     def write_rows(self, predicted: Any, path: Path) -> None:
-        """Write what `predict` gave into a file with one of the suffixes in `row_files`: one JSON object per line.
+        """Write what `predict` gave into a file with a suffix in `row_files`: one JSON object per line.
 
-        Raises:
-            DataError: nothing can be written there.
+        Raises DataError: nothing can be written there.
         """
         from ..runtime.files import write_whole
 
