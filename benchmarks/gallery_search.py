@@ -8,7 +8,8 @@ have no structure at all, all directions alike: then nothing but a look at every
 
 Each index is written and searched as `vladapt index` and `vladapt search` do it, query by query, on two threads; the
 time is of the search alone, with the reading of the entries that are found. CPU time, the sum over both threads, does
-not depend on what else runs on the machine.
+not depend on what else runs on the machine. In `--folder FOLDER` indices are kept, and those that an earlier run with
+the same rows wrote there are searched again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex
+from vladapt.core.retrieval.build import FACTS
 
 AT_ONCE = 50_000
 TOP = 10
@@ -79,9 +81,11 @@ def built(folder: Path, kind: str, arguments: argparse.Namespace) -> float:
     return time.monotonic() - started
 
 
-def searched(folder: Path, queries: np.ndarray) -> tuple[list[list[str]], list[float], list[float]]:
+def searched(folder: Path, rows: int, queries: np.ndarray) -> tuple[list[list[str]], list[float], list[float]]:
     """Ids found for each query, and the milliseconds of each: as they passed, and of all threads' work."""
     index = RetrievalIndex.open(folder)
+    if len(index) != rows:
+        raise SystemExit(f"{folder}: holds {len(index):,} rows, not {rows:,}; give another --folder")
     index.search(torch.from_numpy(queries[0]), TOP)  # a first one reads the file's pages
     found, times, work = [], [], []
     for query in torch.from_numpy(queries):
@@ -106,12 +110,12 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--kinds", default="ivf", help="besides flat: ivf, hnsw")
     parser.add_argument("--even", action="store_true", help="rows without structure")
-    parser.add_argument("--folder", help="where indices are written; by default a temporary folder")
+    parser.add_argument("--folder", help="where indices are kept; by default they are removed")
     arguments = parser.parse_args()
     import faiss
 
     faiss.omp_set_num_threads(THREADS)
-    place = Path(tempfile.mkdtemp(dir=arguments.folder))
+    place = Path(arguments.folder or tempfile.mkdtemp())
     people = arguments.rows // arguments.pictures
     queries = queries_of(arguments.queries, arguments.dims, arguments.pictures, people, arguments.even)
     what = "rows without structure" if arguments.even else f"rows of {people:,} identities"
@@ -121,21 +125,23 @@ def main() -> None:
     exact: list[list[str]] = []
     try:
         for kind in ("flat", *(each for each in arguments.kinds.split(",") if each and each != "flat")):
-            seconds = built(place / kind, kind, arguments)
-            found, times, work = searched(place / kind, queries)
+            seconds = "kept" if (place / kind / FACTS).exists() else f"{built(place / kind, kind, arguments):.0f}"
+            found, times, work = searched(place / kind, arguments.rows, queries)
             exact = exact or found
             slow = statistics.quantiles(times, n=10)[-1] if len(times) > 1 else times[0]
             row = (
-                f"{seconds:.0f}",
+                seconds,
                 f"{statistics.median(times):.1f}",
                 f"{slow:.1f}",
                 f"{statistics.median(work):.1f}",
                 f"{recall(found, exact):.3f}",
             )
             print(f"| {kind} | {' | '.join(row)} |", flush=True)
-            shutil.rmtree(place / kind)
+            if not arguments.folder:
+                shutil.rmtree(place / kind)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        if not arguments.folder:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -206,7 +206,9 @@ class Reference:
         """Our name -> a leaf with a gradient, for our name -> the fixture's."""
         return {ours: self._recorded(theirs).clone().requires_grad_() for ours, theirs in names.items()}
 
-    def check(self, ours, key: str, what: str = "", where: Tensor | None = None) -> Check:
+    def check(
+        self, ours, key: str, what: str = "", where: Tensor | None = None, atol: float | None = None
+    ) -> Check:
         """Our value beside the fixture's tensor `key`, within the tolerance that the fixture gives for it.
 
         Args:
@@ -214,6 +216,7 @@ class Reference:
             key: the fixture's tensor.
             what: words for the page, else the key.
             where: mask of the entries that are compared, else all.
+            atol: how far each may be off, where the reference code computes in fewer digits than ours.
         """
         wanted, what = self._recorded(key).double(), what or key.replace("__", ", ").replace("_", " ")
         ours = torch.as_tensor(ours).detach().double()
@@ -224,7 +227,8 @@ class Reference:
         if where is not None:
             ours, wanted = ours[where], wanted[where]
         gap = torch.where(ours == wanted, 0.0, (ours - wanted).abs())
-        share = torch.where(gap == 0, 0.0, gap / self._limit(key, wanted))
+        limit = self._limit(key, wanted) if atol is None else atol
+        share = torch.where(gap == 0, 0.0, gap / limit)
         return Check(self.method, self.name, what, _largest(gap), _largest(share))
 
     def assert_close(self, ours, key: str, where: Tensor | None = None) -> None:

@@ -48,7 +48,7 @@ class _Given(nn.Module):
         self.scores = scores
 
     def forward(self, words: Tensor, image: Tensor, asked: Tensor) -> Tensor:
-        return self.scores[asked]
+        return self.scores.flatten(0, 1)[asked.flatten()]
 
 
 @compares("masked-words", "irra_protocol")

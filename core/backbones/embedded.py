@@ -195,6 +195,12 @@ class _ImageTower(ImageTower):
         last = self.network(pixels).float()  # (B, 1280, h, w)
         return self.project(last.flatten(2).transpose(1, 2)), tuple(last.shape[2:])
 
+    def several(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+        last = self.network(pixels).float()
+        made = {"image_hidden": last.mean(dim=(2, 3)), "image_tokens": last.flatten(2).transpose(1, 2)}
+        made["image_features"] = made["image_hidden"]
+        return {name: made[name] if name == "image_hidden" else self.project(made[name]) for name in names}
+
     def maps(self, pixels: Tensor) -> list[Tensor]:
         return self.network.maps(pixels)
 

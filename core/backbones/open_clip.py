@@ -31,10 +31,18 @@ from ..contracts.image_size import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
 from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
+from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
 from .open_clip_source import Source, check_transformers_config, described_source, find_source
 from .open_clip_timm import TimmMapTower, timm_tower_class
-from .open_clip_towers import BertTextTower, OpenClipTextTower, ResNetTower, VitTower, resnet_grid
+from .open_clip_towers import (
+    RESNET_STRIDE,
+    BertTextTower,
+    OpenClipTextTower,
+    ResNetTower,
+    VitTower,
+    resnet_grid,
+)
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower
 
@@ -48,6 +56,8 @@ BERTS = ("bert", "roberta", "xlm-roberta")
 """Kinds of text towers of transformers that are opened; others encode whole texts only."""
 POOLERS = ("cls_last_hidden_state_pooler", "cls_pooler", "mean_pooler")
 NO_BLOCKS = (ResNetTower, TimmMapTower)
+LAST_STRIDE = "last_stride"
+"""In `vision_cfg` of a ResNet whose last stage goes one cell at a time; open_clip itself knows no such key."""
 TIMES = 8
 """So much larger than its file a model may be: files of half precision, or of fewer bits."""
 COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
@@ -110,6 +120,19 @@ class OpenClipBackbone(TwoTower):
             (folder / TEXT_MODEL).mkdir(exist_ok=True)
             copy_files(self.source.text_model, folder / TEXT_MODEL, ("config.json",))
 
+    def set_last_stride(self) -> None:
+        source, vision = self.source, self.source.config["vision_cfg"]
+        timm_name = vision.get("timm_model_name")
+        if not (is_timm_resnet(timm_name) if timm_name else _image_tower_class(vision) is ResNetTower):
+            super().set_last_stride()
+        if vision.get(LAST_STRIDE) == 1:
+            return
+        if self._model is not None:
+            raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to set its last stride")
+        config = {**source.config, "vision_cfg": {**vision, LAST_STRIDE: 1}}
+        self.source = replace(source, config=config, restrided=True)
+        self.fingerprint = fingerprint("open_clip", config, source.identity, source.transform.spec)
+
     def build_model(self) -> nn.Module:
         source = self.source
         if source.weights is None:
@@ -125,8 +148,8 @@ class OpenClipBackbone(TwoTower):
             parameter = getattr(model, name, None)
             if parameter is not None and name in state:
                 state[name] = state[name].reshape(parameter.shape)
-        if source.resized:
-            _resize(state, model, source)
+        if source.resized or source.restrided:
+            _resize(state, source)
         optional = ("logit_scale",) if isinstance(model, ImageOnly) else ()
         fit_weights(model, state, source.weights, source.name, optional)
         if source.resized and hasattr(model.visual, "trunk"):
@@ -265,11 +288,16 @@ def _read_text_model(source: Source) -> dict:
 def _empty_model(source: Source) -> nn.Module:
     """The architecture with random weights; asks no network."""
     config = deepcopy(source.config)
+    if config["vision_cfg"].pop(LAST_STRIDE, None) == 1:
+        model = _empty_model(replace(source, config=config))
+        at_stride_one(getattr(model.visual, "trunk", model.visual), source.name)
+        return model if hasattr(model.visual, "trunk") else _with_positions(model, source.config["vision_cfg"])
     text, size = config.get("text_cfg"), config["vision_cfg"].get("image_size", 224)
     custom = config.pop("custom_text", False)
     if not isinstance(size, int) and _image_tower_class(config["vision_cfg"]) is ResNetTower:
         config["vision_cfg"]["image_size"] = min(size)  # open_clip builds squares of them
-        return _tall_resnet(_empty_model(replace(source, config=config | {"custom_text": custom})), size)
+        model = _empty_model(replace(source, config=config | {"custom_text": custom}))
+        return _with_positions(model, source.config["vision_cfg"])
     if config["vision_cfg"].get("timm_model_name"):
         config["vision_cfg"]["timm_model_pretrained"] = False
     try:
@@ -287,21 +315,22 @@ def _empty_model(source: Source) -> nn.Module:
         raise DataError(f"{source.name}: open_clip cannot build this configuration ({reason})") from error
 
 
-def _tall_resnet(model: nn.Module, size: tuple[int, int]) -> nn.Module:
-    """The model for images of (H, W): the pool of its ResNet has a position for each cell of those."""
-    pool, (rows, columns) = model.visual.attnpool, resnet_grid(size)
+def _with_positions(model: nn.Module, vision: dict) -> nn.Module:
+    """The model whose ResNet's pool has a position for each cell of the images of its configuration."""
+    pool, (rows, columns) = model.visual.attnpool, _grid(vision, vision["image_size"])
     width = pool.positional_embedding.shape[1]
     pool.positional_embedding = nn.Parameter(torch.randn(1 + rows * columns, width) / width**0.5)
-    model.visual.image_size = size
+    model.visual.image_size = vision["image_size"]
     return model
 
 
-def _resize(state: dict[str, Tensor], model: nn.Module, source: Source) -> None:
-    """Resample the image tower's positions to those of the model."""
+def _resize(state: dict[str, Tensor], source: Source) -> None:
+    """Resample the image tower's positions to those of the configuration."""
     vision = source.config["vision_cfg"]
+    trained = {**vision, LAST_STRIDE: None} if source.restrided else vision
     for name, prefix in POSITIONS.items():
         if name in state:
-            grid, own = (_grid(vision, size) for size in (vision["image_size"], source.trained_size))
+            grid, own = _grid(vision, vision["image_size"]), _grid(trained, source.trained_size)
             if min(grid) < 1:
                 size = as_text(vision["image_size"])
                 raise ConfigError(f"image_size={size} is smaller than one patch of this backbone; give a larger one")
@@ -312,7 +341,7 @@ def _resize(state: dict[str, Tensor], model: nn.Module, source: Source) -> None:
 def _grid(vision: dict, size: ImageSize) -> tuple[int, int]:
     """(h, w) of the positions that a tower of this configuration has for images of a size."""
     if _image_tower_class(vision) is ResNetTower:
-        return resnet_grid(size)
+        return resnet_grid(size, RESNET_STRIDE // 2 if vision.get(LAST_STRIDE) == 1 else RESNET_STRIDE)
     (height, width), (rows, columns) = height_and_width(size), height_and_width(vision.get("patch_size") or 16)
     return height // rows, width // columns
 

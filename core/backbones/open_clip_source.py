@@ -65,6 +65,7 @@ class Source:
         identity: what tells these weights from others: the file's digest, or the registry's entry.
         transform: how pixels are made.
         resized: whether positions are to be resampled, the image size being another than that of the weights.
+        restrided: whether they are, since the last stride is another than that of the weights.
         trained_size: of the images of the weights.
         folder: of the configuration file, where a tokenizer may lie beside it.
         licence: of the weights, where known.
@@ -79,6 +80,7 @@ class Source:
     identity: Any
     transform: Preprocess
     resized: bool = False
+    restrided: bool = False
     trained_size: ImageSize = 224
     folder: Path | None = None
     licence: str = "unknown"

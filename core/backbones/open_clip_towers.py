@@ -93,10 +93,10 @@ class VitTower(ImageTower):
         return self.project(self.visual.ln_post(x[:, self.prefix :]))
 
 
-def resnet_grid(size: ImageSize) -> tuple[int, int]:
+def resnet_grid(size: ImageSize, stride: int = RESNET_STRIDE) -> tuple[int, int]:
     """(h, w) of the cells that the attention pool of a ResNet has positions for."""
     height, width = height_and_width(size)
-    return height // RESNET_STRIDE, width // RESNET_STRIDE
+    return height // stride, width // stride
 
 
 class ResNetTower(ImageTower):
@@ -104,6 +104,8 @@ class ResNetTower(ImageTower):
 
     def __init__(self, visual: nn.Module):
         self.visual = visual
+        whole = isinstance(visual.layer4[0].avgpool, nn.Identity)  # the last stage goes one cell at a time
+        self.cell = RESNET_STRIDE // 2 if whole else RESNET_STRIDE
 
     def maps(self, pixels: Tensor) -> list[Tensor]:
         x, maps = self.visual.stem(pixels), []
@@ -121,7 +123,7 @@ class ResNetTower(ImageTower):
     def _attention_pool(self, last: Tensor) -> Tensor:
         """(B, W, h, w) -> (B, 1 + P, W): what the mean and each cell see of all, before the projection."""
         pool, cells = self.visual.attnpool, last.flatten(2).transpose(1, 2)  # (B, P, W)
-        own = resnet_grid(self.visual.image_size)
+        own = resnet_grid(self.visual.image_size, self.cell)
         positions = resize_positions(pool.positional_embedding, tuple(last.shape[2:]), 1, own)
         x = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + positions.to(cells.dtype)
         qkv = torch.cat([pool.q_proj(x), pool.k_proj(x), pool.v_proj(x)], dim=-1)  # (B, 1 + P, 3W)

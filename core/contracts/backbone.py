@@ -154,6 +154,18 @@ class Backbone(ABC):
         """
         raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels; give {channels.advice}")
 
+    def set_last_stride(self) -> None:
+        """Let the last stage of a ResNet image tower go one cell at a time, in place, before the model is built: its
+        last map has twice the height and width.
+
+        Raises:
+            CapabilityError: the image tower is no ResNet.
+        """
+        raise CapabilityError(
+            f"backbone '{self.spec}' has no ResNet for an image tower, so there is no last stride; omit last_stride, "
+            "or give a ResNet of open_clip or timm (openai-rn50)"
+        )
+
     def input_layer(self) -> nn.Module | None:
         """The layer that takes the channels of an image, where it was widened; None where it was not."""
         return None

@@ -15,6 +15,8 @@ from ..contracts.adapter import require
 from ..contracts.loss import Loss
 from ..contracts.options import option
 from ..errors import ConfigError
+from ..training.tower_passes import SHARE
+from ._hidden_words import error_of_words, places_of_hidden
 from ._info_nce import info_nce
 from .momentum_queue import FeatureQueue
 from .slip import batch_norm_mlp
@@ -125,9 +127,10 @@ class Declip(Loss):
         return -(to_second + to_first) / 2
 
     def _hidden_words(self, out: Mapping[str, Any]) -> Tensor:
-        asked = out["masked_labels"] >= 0  # (B, L)
-        logits = self.words(out["masked_tokens"][asked])  # (M, vocabulary)
-        return F.cross_entropy(logits, out["masked_labels"][asked], reduction="sum") / asked.sum().clamp(min=1)
+        labels = out["masked_labels"]  # (B, L)
+        places = places_of_hidden(labels, SHARE)
+        logits = self.words(out["masked_tokens"].flatten(0, 1)[places])  # (K, vocabulary)
+        return error_of_words(logits, labels, places) / (labels >= 0).sum().clamp(min=1)
 
     def after_step(self, model: nn.Module | None) -> None:
         """Puts the texts of the step into the queue."""

@@ -99,14 +99,15 @@ class InteractionEncoder(nn.Module):
         Args:
             words: (B, L, D).
             image: (B, P, D), the whole image and its patches.
-            asked: (B, L) bool, M of them true.
+            asked: (B, L) bool, or the places (K,) of words in the batch, flattened.
 
         Returns:
-            (M, vocabulary).
+            (K, vocabulary).
         """
         query, seen = self.ln_pre_t(self.to_text(words)), self.ln_pre_i(self.to_image(image))
         x = self.cross_attn(query, seen, seen, need_weights=False)[0]
-        return self.mlm_head(self.ln_post(self.cross_modal_transformer(x))[asked])
+        read = self.ln_post(self.cross_modal_transformer(x)).flatten(0, 1)  # (B * L, width)
+        return self.mlm_head(read[asked.flatten()])
 
     def _start(self, width: int, depth: int) -> None:
         """Deviations as released: those of CLIP's text transformer."""

@@ -49,7 +49,8 @@ class Bot(Loss):
     """
 
     differs: ClassVar[str] = (
-        "the last stride of a ResNet stays as it is (released: 1). No fixture: checked against a literal transcription"
+        "the last stride of a ResNet stays as it is unless the task's `last_stride=1` sets the released one. No "
+        "fixture: checked against a literal transcription"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "labels"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})

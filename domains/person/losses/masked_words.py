@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ....core.contracts.backbone import Backbone
@@ -15,8 +14,9 @@ from ....core.contracts.loss import RowLoss
 from ....core.contracts.options import option
 from ....core.contracts.outputs import Output
 from ....core.errors import CapabilityError
+from ....core.losses._hidden_words import error_of_words, places_of_hidden
 from ....core.runtime.ranks import Ranks
-from ._interaction import NOT_ASKED, InteractionEncoder, masked_captions
+from ._interaction import InteractionEncoder, masked_captions
 
 FIELDS = ("tokens", "draws")
 HEADS_OF_FULL_RATE = "mlm_head"
@@ -91,9 +91,10 @@ class MaskedWords(RowLoss):
         return dict(zip(("hidden_caption", "hidden_words", "hidden_text"), made))
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        asked = out["hidden_words"] != NOT_ASKED  # (n, L)
+        words = out["hidden_words"]  # (n, L)
         image = torch.cat([out["image_embedding"][:, None], out["image_tokens"]], dim=1)  # (n, 1 + P, D)
-        scores, words = self.encoder(out["hidden_caption"], image, asked), out["hidden_words"][asked]  # (M, V), (M,)
-        count = ranks.total(asked.sum()).clamp(min=1)
-        right = ranks.total((scores.argmax(dim=1) == words).sum()) / count
-        return {"loss": ranks.total(F.cross_entropy(scores, words, reduction="sum")) / count, "right": right}
+        places = places_of_hidden(words, self.share)
+        scores = self.encoder(out["hidden_caption"], image, places)  # (K, V)
+        count = ranks.total((words >= 0).sum()).clamp(min=1)
+        right = ranks.total((scores.argmax(dim=1) == words.flatten()[places]).sum()) / count
+        return {"loss": ranks.total(error_of_words(scores, words, places)) / count, "right": right}

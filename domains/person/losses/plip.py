@@ -17,9 +17,10 @@ from ....core.contracts.options import option
 from ....core.contracts.outputs import Output
 from ....core.errors import CapabilityError, ConfigError
 from ....core.losses._columns import log_softmax_down
+from ....core.losses._hidden_words import places_of_hidden
 from ....core.losses._products import products_option, with_all
 from ....core.runtime.ranks import Ranks
-from ....core.training.tower_passes import MaskedWords, text_tokens
+from ....core.training.tower_passes import SHARE, MaskedWords, text_tokens
 from ._colours import GuidedReader, cells_of, grey_and_colours
 from ._identities import IdentityTargets, soft_contrast
 
@@ -133,14 +134,14 @@ class Plip(RowLoss):
         made = self.masked(batch["tokens"], batch["draws"])
         labels = made["masked_labels"].to(made["masked_tokens"].device)
         patches, _ = backbone.image_tokens(batch["pixels"])
-        asked = labels >= 0  # (B, L)
-        said = self.word_norm(self.words(made["masked_tokens"], patches)[asked])  # (M, text width)
+        places = places_of_hidden(labels, SHARE)
+        read = self.words(made["masked_tokens"], patches).flatten(0, 1)[places]
+        said = self.word_norm(read)  # (K, text width)
         known = backbone.embed_tokens(torch.arange(len(self.word_bias), device=said.device)[None])[0]
-        logits = (said @ known.to(said).T + self.word_bias).float()  # (M, vocabulary)
-        each = torch.zeros(labels.shape, device=labels.device).masked_scatter(
-            asked, F.cross_entropy(logits, labels[asked], reduction="none")
-        )
-        return each.sum(dim=1, keepdim=True) / asked.sum(dim=1, keepdim=True).clamp(min=1)
+        logits = (said @ known.to(said).T + self.word_bias).float()  # (K, vocabulary)
+        errors = F.cross_entropy(logits, labels.flatten()[places], reduction="none")
+        each = logits.new_zeros(labels.numel()).scatter(0, places, errors).view(labels.shape)
+        return each.sum(dim=1, keepdim=True) / (labels >= 0).sum(dim=1, keepdim=True).clamp(min=1)
 
     def _colour_errors(self, batch: Mapping[str, Tensor], backbone: Backbone) -> Tensor:
         """(B, 1) mean squared error of each image's colours, in tenths of the range from black to white."""

@@ -15,9 +15,11 @@ from ....core.contracts.loss import RowLoss
 from ....core.contracts.options import option
 from ....core.contracts.outputs import Output
 from ....core.errors import ConfigError
+from ....core.losses._hidden_words import error_of_words, places_of_hidden
 from ....core.losses._info_nce import info_nce
 from ....core.losses._products import products_option
 from ....core.runtime.ranks import Ranks
+from ....core.training.tower_passes import SHARE
 from ._masked_patches import HEAD_WIDTH, PatchDecoder
 
 PAIR = frozenset({"image_features", "text_features"})
@@ -105,7 +107,8 @@ class Unipt(RowLoss):
 
     def _words(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         """Over all hidden words of the batch, however many a rank has of them."""
-        asked = out["masked_labels"] >= 0  # (n, L)
-        logits = self.vocabulary(out["masked_tokens"][asked])  # (M, vocabulary)
-        total = F.cross_entropy(logits, out["masked_labels"][asked], reduction="sum")
-        return ranks.total(total) / ranks.sum(asked.sum()).clamp(min=1)
+        labels = out["masked_labels"]  # (n, L)
+        places = places_of_hidden(labels, SHARE)
+        logits = self.vocabulary(out["masked_tokens"].flatten(0, 1)[places])  # (K, vocabulary)
+        total = error_of_words(logits, labels, places)
+        return ranks.total(total) / ranks.sum((labels >= 0).sum()).clamp(min=1)

@@ -137,6 +137,18 @@ def read_people(recipe: Recipe, domain: Domain, *, whole: bool = False) -> ReidD
     return ReidData(parts.with_items([i.with_(target=target_of[i.id]) for i in parts.items]), recipe.task_options)
 
 
+def backbone_for(recipe: Recipe, domain: Domain) -> Backbone:
+    """The recipe's backbone, with the last stride that its task asks for.
+
+    Raises:
+        CapabilityError: that is 1, and the image tower is no ResNet. Else as of `backbone_of`.
+    """
+    backbone = backbone_of(recipe, domain)
+    if recipe.task_options["last_stride"] == 1:
+        backbone.set_last_stride()
+    return backbone
+
+
 def train_on_people(
     recipe: Recipe, people: ReidData, backbone: Backbone, seed: int, reporter: Reporter, folder: Path | None
 ) -> tuple[Adapter | None, FitReport, Backbone]:
@@ -245,7 +257,7 @@ def fitted_people(
     """Score, train, score again; re-ranking, where it is asked for, of the last score."""
     started = time.monotonic()
     protocol = people.protocol("test")  # what cannot be retrieved is told before anything is computed
-    backbone = backbone_of(recipe, domain)
+    backbone = backbone_for(recipe, domain)
     announced(backbone, reporter.info)
     trains = recipe.adapter_name != ZERO_SHOT
     before = scored(backbone, people, protocol, recipe, reporter) if trains else None

@@ -27,7 +27,7 @@ from ....core.runtime.distributed import is_main
 from ....core.runtime.files import kept_checkpoints
 from ....core.runtime.progress import Reporter
 from ....core.tasks.classification.stored_run import recipe_again
-from ....core.tasks.methods import adapter_of, backbone_of, check_named, place_of_data
+from ....core.tasks.methods import adapter_of, check_named, place_of_data
 from ....core.training.checkpoints import newest_step
 from ....core.training.log import FILE, keep_logs, read_log
 from ....core.training.objective import parse_losses
@@ -39,6 +39,7 @@ from ..reidentification.fitting import (
     ZERO_SHOT,
     FittedReid,
     ReidData,
+    backbone_for,
     fitted_people,
     read_people,
     scored,
@@ -67,6 +68,7 @@ class ReidOptions(PeopleOptions):
     pad: int = option(10, "pixels around a training picture, from which a crop is taken", low=0, high=1024)
     erasing: float = option(0.5, "probability that a part of a training picture is erased", low=0, high=1)
     erasing_fill: str = option("mean", "what erased parts are painted with", choices=FILLS)
+    last_stride: int = option(2, "of a ResNet's last stage; at 1, BoT's, its last map is twice as fine", low=1, high=2)
 
 
 class ReIdentification(Task):
@@ -115,7 +117,7 @@ class ReIdentification(Task):
         recipe = recipe_again(use)
         people = read_people(recipe, self.domain, whole=bool(use.data) or recipe.adapter_name == ZERO_SHOT)
         protocol = people.protocol(use.split)
-        backbone = backbone_of(recipe, self.domain)
+        backbone = backbone_for(recipe, self.domain)
         towers = _towers_of(use.run, backbone)
         before = None if towers is backbone else scored(backbone, people, protocol, recipe, reporter)
         after = scored(towers, people, protocol, recipe, reporter, reranking=people.reranking)
@@ -147,7 +149,7 @@ class ReIdentification(Task):
         check_named(recipe, _names(axes))
         people = read_people(recipe, self.domain)
         people.protocol("test")
-        return ReidContest(recipe, people, backbone_of(recipe, self.domain))
+        return ReidContest(recipe, people, backbone_for(recipe, self.domain))
 
     def table(self, metrics: Mapping[str, Any]):
         return reid_table(metrics)

@@ -20,6 +20,42 @@ def test_agrees_with_the_released_code(agrees, comparison):
     agrees(comparison)
 
 
+def reranked_in(kind, query, gallery, k1, k2, weight):
+    """Re-ranking written out over whole matrices, weights and Jaccard's distances kept in numbers of a kind."""
+    x, near = torch.cat([query, gallery]), {}
+    squared = (x.square().sum(dim=1, keepdim=True) + x.square().sum(dim=1) - 2 * x @ x.T).numpy()
+    distance = (squared / squared.max(axis=0)).T
+    order, weights = distance.argsort(axis=1, kind="stable"), np.zeros_like(distance, kind)
+    for count in (k1, round(k1 / 2)):
+        ahead = order[:, : count + 1]
+        near[count] = [row[(ahead[row] == place).any(axis=1)] for place, row in enumerate(ahead)]
+    for place, own in enumerate(near[k1]):
+        others = (near[round(k1 / 2)][each] for each in own)
+        added = [some for some in others if len(np.intersect1d(some, own)) > 2 / 3 * len(some)]
+        chosen = np.unique(np.concatenate([own, *added]))
+        share = np.exp(-distance[place, chosen])
+        weights[place, chosen] = share / share.sum()
+    if k2 > 1:
+        weights = np.stack([weights[row[:k2]].mean(axis=0) for row in order])
+    jaccard = np.zeros((len(query), len(x)), kind)
+    for place in range(len(query)):
+        shared = np.zeros(len(x), kind)
+        for column in np.flatnonzero(weights[place]):
+            shared += np.minimum(weights[place, column], weights[:, column])
+        jaccard[place] = 1 - shared / (2 - shared)
+    final = (1 - weight) * jaccard + weight * distance[: len(query)]
+    return torch.from_numpy(final[:, len(query) :].astype(np.float32))
+
+
+def test_bots_code_differs_by_its_float16_alone(parity):
+    ref = parity.reference("reid_rerank")
+    for key, k1, k2, share in ref.keys(r"final_bot_k(\d+)_(\d+)_l(\d+)"):
+        settings_ = (ref["query"], ref["gallery"], int(k1), int(k2), int(share) / 100)
+        ref.assert_close(reranked_in(np.float16, *settings_), key)
+        torch.testing.assert_close(reranked_in(np.float32, *settings_), re_ranked(*settings_), rtol=1e-4, atol=1e-5)
+        assert (reranked_in(np.float16, *settings_) - re_ranked(*settings_)).abs().max() > 1e-4
+
+
 @st.composite
 def searches(draw):
     """Few distances, so that ties are the rule; few people and cameras."""

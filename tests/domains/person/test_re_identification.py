@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 import vladapt
@@ -194,7 +195,7 @@ def test_each_option_changes_what_is_done(small_sample, small_clip):
         "pictures": 2,
     }
     others |= {"sampler": "balanced", "flip": 0.1, "pad": 2, "erasing": 0.2, "erasing_fill": "released"}
-    assert {*others, "show_people"} == set(base)  # which the reports show
+    assert {*others, "show_people", "last_stride"} == set(base)  # which the reports show; of a ResNet: below
 
     def done(options):
         people = ReidData(data, options)
@@ -203,6 +204,19 @@ def test_each_option_changes_what_is_done(small_sample, small_clip):
         return people.transform(small_clip, True).spec, people.reranking, batches, people.protocol("test").queries
 
     assert [name for name, value in others.items() if done({**base, name: value}) == done(base)] == []
+
+
+def test_a_resnets_last_stride_is_that_of_the_run_and_of_its_towers(fit, tmp_path):
+    tiny = {"embed_dim": 24, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny))
+    adapter = {"name": "full", "epochs": 1, "batch_size": 16, "select": "last"}
+    spec = f"open_clip:{tmp_path / 'tiny.json'}@random:1"
+    done = fit(backbone=spec, image_size=(64, 32), adapter=adapter, last_stride=1)
+    towers = vladapt.load_backbone(str(done.run / "model.safetensors"), device="cpu")
+    assert towers.feature_maps(torch.zeros(1, 3, 64, 32))[-1].shape[-2:] == (4, 2)  # else (2, 1)
+    assert vladapt.evaluate(done.run, device="cpu")["adapted"] == pytest.approx(done.metrics["adapted"], abs=1e-6)
+    with pytest.raises(CapabilityError, match="has no ResNet for an image tower"):
+        fit(adapter={"name": "zero-shot"}, last_stride=1)
 
 
 @pytest.mark.parametrize(
