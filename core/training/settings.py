@@ -52,6 +52,7 @@ class TrainingSettings:
     )
     lr: float = option(1e-5, "peak learning rate", above=0)
     head_rate: float = option(1.0, "factor on the rate of what losses and outputs add to the towers", above=0, high=1e6)
+    joint_rate: float = option(1.0, "factor on the rate of what sees the parts of a sample together", above=0, high=1e6)
     bias_rate: float | None = option(None, "factor on the rate of biases; none: as all else", above=0, high=1e6)
     optimizer: str = option("adamw", "AdamW, Adam, or SGD with momentum 0.9", choices=OPTIMIZERS)
     betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW and Adam", low=0, below=1)
@@ -82,6 +83,7 @@ class TrainingSettings:
     epoch_average: tuple[float, float] | None = option(
         None, "mean and deviation, in epochs, of a Gaussian average of weights, which is kept", low=-(10**9), high=10**9
     )
+    average_from: int = option(1, "epoch from which `epoch_average` counts", low=1, high=1_000_000)
     checkpointing: bool = option(False, "recompute activations in the backward pass instead of holding them")
     compile: bool = option(False, "compile the towers with torch.compile")
     lock: tuple[str, ...] = option((), "towers that stay as they are (LiT locks the image tower)", choices=TOWERS)
