@@ -35,13 +35,14 @@ from parity_checks import (
     transductive,
     video,
     video_losses,
+    video_patches,
 )
 from parity_checks.comparison import NotCompared
 from parity_checks.fixtures import Check, Fixtures
 
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
-METHODS = (head, cache, prompt, towers, transductive, testtime, crops, confidence, video)
+METHODS = (head, cache, prompt, towers, transductive, testtime, crops, confidence, video, video_patches)
 OBJECTIVES = (losses, caption_losses, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,
