@@ -63,8 +63,8 @@ class PoolingProjector(nn.Module):
 class PooledReading(nn.Module):
     """Scores of class texts: the averaged frames' cosines, and what the texts find among the pooled tokens.
 
-    With z the pooled tokens and p a learned vector for each place in time, text c adds the sum over the tokens of
-    softmax(scale c . (z + p)) (c . z). Its last layer and p start at 0, and so does what is added.
+    To each pooled token a learned vector of its place in time is added, which gives z; text c adds the sum over all of
+    softmax(scale c . z) (c . z). The projector's last layer and the places start at 0, and so does what is added.
 
     Args:
         grid: (h, w) of a frame's patches.
@@ -90,9 +90,9 @@ class PooledReading(nn.Module):
         return average_of_unit(frames, mask) @ text.T + found
 
     def _found(self, pooled: Tensor, text: Tensor, scale: float) -> Tensor:
-        values = pooled @ text.T  # (B, M, C)
-        of_places = (self.places @ text.T).repeat_interleave(values.shape[1] // len(self.places), dim=0)  # (M, C)
-        return ((scale * (values + of_places)).softmax(dim=1) * values).sum(dim=1)
+        places = self.places.repeat_interleave(pooled.shape[1] // len(self.places), dim=0)  # (M, D)
+        similar = (pooled + places) @ text.T  # (B, M, C)
+        return ((scale * similar).softmax(dim=1) * similar).sum(dim=1)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -101,10 +101,11 @@ class PllavaPool(TunedTextHead):
     arXiv 2404.16994): the patches of all frames go through a projector of two layers and are averaged over bins of time
     and space, 16 x 12 x 12 of them, whatever the number of patches.
 
-    PLLaVA gives these tokens to a language model. Here class texts read them (ours): each looks at the tokens by a
-    softmax of its similarities to them and to their places in time, and what it finds is added to its cosine to the
-    averaged frames, the head `mean-pool`. The projector's last layer and the places start at 0, so that before the
-    first step scores are those of averaged frames. A residual of each class text is learned besides (`tune_text`).
+    PLLaVA gives these tokens to a language model. Here class texts read them (ours): each looks at the tokens, to which
+    learned vectors of their place in time are added, by a softmax of its similarities to them, and what it finds is
+    added to its cosine to the averaged frames, the head `mean-pool`. The projector's last layer and the places start at
+    0, so that before the first step scores are those of averaged frames. A residual of each class text is learned
+    besides (`tune_text`).
 
     Patches are stored, frame by frame, at the first fit; a line says how many GB that will be.
 

@@ -118,7 +118,7 @@ def test_few_are_held_while_they_are_encoded(reader, monkeypatch):
 
 @pytest.mark.parametrize("held", [10**9, 0])
 def test_rows_of_a_set_are_read_as_they_are_asked_for(reader, monkeypatch, held):
-    """Held if they are few; else some at a time from the rows of checked shards, a damaged one of which is made anew."""
+    """Held if they are few; else some at a time from the rows of checked shards; a damaged one is made anew."""
     monkeypatch.setattr(patch_tokens, "HELD_BYTES", held)
     monkeypatch.setattr(shards, "WIDE_ROW", 1)
     reader.fill(reader.data.items, Lines())
@@ -154,7 +154,7 @@ def test_a_batch_has_them_in_the_order_of_its_parts(reader):
 
 def test_what_cannot_be_stored_is_refused_before_it_is_encoded(reader, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
-    with pytest.raises(DataError, match=r"patch tokens need 0.00 MB, and 0.00 MB are free; free some, set VLADAPT_CACHE"):
+    with pytest.raises(DataError, match=r"patch tokens need 0.00 MB, and 0.00 MB are free; free some"):
         reader.fill(reader.data.items, Lines())
     reader.backbone = TinyTower()
     with pytest.raises(CapabilityError, match="has no one feature per patch or grid cell"):
