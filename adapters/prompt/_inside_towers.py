@@ -22,8 +22,8 @@ from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.errors import ConfigError
 from ...core.prompts.classifier import fill, spoken
-from ..weights._towers import ClassTowerAdapter
-from ..weights._training import DASSL
+from ...core.training.tower_adapter import ClassTowerAdapter
+from ...core.training.tower_settings import DASSL
 
 INIT_STD = 0.02
 CROP = (0.08, 1.0)

@@ -12,10 +12,10 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError
+from ...core.training.tower_adapter import ClassTowerAdapter
+from ...core.training.tower_settings import DASSL
 from ...core.training.train import Task
 from ..published_sets import WithPreset
-from ._towers import ClassTowerAdapter
-from ._training import DASSL
 
 
 @dataclass(eq=False, kw_only=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.options import option
 from ...core.training.layers import set_trainable
-from ._towers import ClassTowerAdapter, TowerAdapter
+from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
 
 
 @dataclass(eq=False, kw_only=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 from ...core.contracts.adapter import require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.options import option
+from ...core.training.changed_weights import put_tensors
 from ...core.training.lora import PARAMS, SHARES, TOPS, add_lora, load_lora_state, lora_state, merge_lora
-from ._changes import put_tensors
-from ._towers import ClassTowerAdapter, TowerAdapter
+from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
 
 ITERATIONS = 500
 """Published: so many steps per shot."""

@@ -19,8 +19,8 @@ from ...core.contracts.resources import PreProjection
 from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
 from ...core.metrics.selection import val_score
+from ...core.training.changed_weights import digest_of
 from ...core.training.teacher import copy_of
-from ._changes import digest_of
 from ._projections import Run, TextSide, train_runs
 
 RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)

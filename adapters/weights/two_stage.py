@@ -23,9 +23,9 @@ from ...core.training.batches import GlobalBatches
 from ...core.training.log import FILE
 from ...core.training.lora import load_lora_state, lora_state, merge_lora
 from ...core.training.sources import LabelledSource, Remembered
+from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
+from ...core.training.tower_settings import identity_of, losses_of, settings_of
 from ...core.training.train import Task, Trained, train
-from ._towers import ClassTowerAdapter, TowerAdapter
-from ._training import identity_of, losses_of, settings_of
 from .lora import attach_lora
 
 TOWERS = ("image", "text")

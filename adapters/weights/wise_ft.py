@@ -20,7 +20,10 @@ from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
 from ...core.metrics.selection import val_score
+from ...core.training.changed_weights import put_tensors
 from ...core.training.sources import Remembered
+from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
+from ...core.training.tower_settings import score_by
 from ...core.training.train import Task, Trained
 from ._changes import (
     DEFAULT_ALPHA,
@@ -29,12 +32,9 @@ from ._changes import (
     best_alpha,
     fisher_information,
     interpolated,
-    put_tensors,
     trained_parts,
 )
 from ._linear_head import LinearHead, fisher_of_head, train_head
-from ._towers import ClassTowerAdapter, TowerAdapter
-from ._training import score_by
 
 LR, HEAD_LR = 3e-5, 1e-3
 WARMUP = 500

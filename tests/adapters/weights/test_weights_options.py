@@ -10,8 +10,8 @@ import torch
 from trained_towers import fitted, logits
 
 from vladapt import CapabilityError, ConfigError, build_adapter
-from vladapt.adapters.weights._training import settings_of
 from vladapt.core.training.sources import Remembered
+from vladapt.core.training.tower_settings import settings_of
 
 pytest.importorskip("peft", reason="extra fine-tune is not installed")
 

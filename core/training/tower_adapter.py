@@ -11,24 +11,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.backbones.finders import built_finder, finder_in_words, weights_of_finder
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import Augmented, ClassWeighted
-from ...core.contracts.features import Batch, TextClassifier
-from ...core.contracts.images import TrainingImages, TrainingPlace
-from ...core.contracts.options import option
-from ...core.errors import CapabilityError
-from ...core.prompts.classifier import build_classifier, fill
-from ...core.registry.build import build_adapter
-from ...core.training.batches import BatchPlan, GlobalBatches
-from ...core.training.settings import TrainingSettings
-from ...core.training.sources import LabelledSource, Remembered, Source
-from ...core.training.teacher import copy_of
-from ...core.training.tower_outputs import image_features
-from ...core.training.train import Task, Trained, train
-from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import COST_OPTIONS, check_further, check_losses, identity_of, losses_of, score_on_val, settings_of
+from ..backbones.finders import built_finder, finder_in_words, weights_of_finder
+from ..contracts.adapter import FitReport, require
+from ..contracts.backbone import Backbone
+from ..contracts.choices import Augmented, ClassWeighted
+from ..contracts.features import Batch, TextClassifier
+from ..contracts.images import TrainingImages, TrainingPlace
+from ..contracts.options import option
+from ..errors import CapabilityError
+from ..prompts.classifier import build_classifier, fill
+from ..registry.build import build_adapter
+from .batches import BatchPlan, GlobalBatches
+from .changed_weights import changed_tensors, digest_of, put_tensors
+from .settings import TrainingSettings
+from .sources import LabelledSource, Remembered, Source
+from .teacher import copy_of
+from .tower_outputs import image_features
+from .tower_settings import COST_OPTIONS, check_further, check_losses, identity_of, losses_of, score_on_val, settings_of
+from .train import Task, Trained, train
 
 SELECT = ("last", "best_val")
 
@@ -124,7 +124,7 @@ class TowerAdapter(Augmented):
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         """Settings of a training of so many epochs that are not options: by default AdamW's, down a cosine to `end_lr`.
-        `DASSL` of `_training.py` is the other choice."""
+        `DASSL` of `tower_settings.py` is the other choice."""
         return {"betas": (0.9, 0.999), "eps": 1e-8, "end_lr": self.end_lr}
 
     def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.domain import Item
-from ...core.contracts.images import TrainingImages
-from ...core.contracts.options import chosen
-from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
-from ...core.features.extract import AMP, cores
-from ...core.metrics.selection import val_score
-from ...core.registry.build import loss_class
-from ...core.runtime.distributed import all_gather_rows, rank, world_size
-from ...core.training.class_scores import ClassScores
-from ...core.training.objective import parse_losses
-from ...core.training.settings import TrainingSettings
-from ...core.training.tower_outputs import image_features
+from ..contracts.backbone import Backbone
+from ..contracts.domain import Item
+from ..contracts.images import TrainingImages
+from ..contracts.options import chosen
+from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ..features.extract import AMP, cores
+from ..metrics.selection import val_score
+from ..registry.build import loss_class
+from ..runtime.distributed import all_gather_rows, rank, world_size
+from .class_scores import ClassScores
+from .objective import parse_losses
+from .settings import TrainingSettings
+from .tower_outputs import image_features
 
 SETTINGS = (
     "batch_size",
