@@ -37,7 +37,8 @@ class Block:
     """One transformer block under uniform names; `forward` runs it whole.
 
     `qkv(x)` gives the stacked (.., 3 * W) projections whether the tower keeps them in one matrix or three. `module` is
-    the child of the model that holds all of its weights.
+    the child of the model that holds all of its weights. `attended(qkv(ln_1(x)))` is what attention adds to x; None of
+    a block that normalises sums.
     """
 
     ln_1: nn.Module
@@ -48,6 +49,7 @@ class Block:
     num_heads: int
     forward: Callable[..., Tensor]
     module: nn.Module | None = None
+    attended: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor, **kwargs) -> Tensor:
         return self.forward(x, **kwargs)
