@@ -51,7 +51,7 @@ def testa_merging(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(merge(_identity(ref["frame.x"]), "amax"), f"frame.source_{name}")
         most = matching(ref["frame.metric"], ref["frame.x"].shape[2], **how)
         yield ref.check(torch.tensor(merged(most, ref["frame.x"], None)[0].shape[2]), f"frame.{left}")
-    for key, count, inflection in ref.keys(r"schedule_r(\d+)_i(-?\d+)"):
+    for key, count, inflection in ref.keys(r"schedule_r(\d+)_i(-?[\d.]+)"):
         yield ref.check(torch.tensor(schedule(int(count), float(inflection), len(ref[key]))), key)
 
 
