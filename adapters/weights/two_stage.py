@@ -138,7 +138,7 @@ class TwoStage(ClassTowerAdapter):
             losses=losses_of(None, several),
             class_scores=head.to(self._made.device),
             class_priors=self._class_priors(support.labels, len(prompts)),
-            view=self._view(images.train_transform),
+            view=self._view(images.train_transform, self._made),
             select=lambda towers: towers.model.requires_grad_(False),
             identity={"adapter": self.name, "stage": 2, "backbone": self._made.fingerprint, **identity_of(self)},
         )

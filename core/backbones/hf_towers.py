@@ -24,6 +24,7 @@ def layer_block(layer: nn.Module) -> Block:
         mlp=layer.mlp,
         num_heads=attention.num_heads,
         module=layer,
+        of=layer_block,
     )
 
 

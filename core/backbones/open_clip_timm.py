@@ -119,6 +119,7 @@ def _timm_block(block: nn.Module) -> Block:
         scale_1=block.ls1,
         scale_2=block.ls2,
         module=block,
+        of=_timm_block,
     )
 
 

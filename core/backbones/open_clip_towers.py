@@ -32,6 +32,7 @@ def transformer_block(block: nn.Module) -> Block:
         scale_1=block.ls_1,
         scale_2=block.ls_2,
         module=block,
+        of=transformer_block,
     )
 
 

@@ -12,10 +12,11 @@ from ..errors import CapabilityError, UnknownNameError
 
 # Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
 # logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
-# "prompts.text".
+# "prompts.text"; what sees the parts of a sample together is of the image tower.
+JOINT = "joint"
 ROOTS = {
     "image": frozenset(
-        {"visual", "vision_model", "visual_projection", "image"}
+        {"visual", "vision_model", "visual_projection", "image", JOINT}
         | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}  # DINO's, alone
     ),
     "text": frozenset(

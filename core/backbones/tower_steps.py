@@ -185,6 +185,7 @@ def pre_norm_block(
     scale_2: Callable[[Tensor], Tensor] = _unscaled,
     mix: Callable[..., Tensor] = attend,
     module: nn.Module | None = None,
+    of: Callable[[nn.Module], Block] | None = None,
 ) -> Block:
     """A block that normalises what goes into attention and MLP (ViT, GPT). `scale_1`, `scale_2` are layer scales, `mix`
     is attention over stacked queries, keys and values, where it is more than `attend`."""
@@ -198,7 +199,7 @@ def pre_norm_block(
         return x + scale_2(mlp(ln_2(x)))
 
     parts = {"ln_1": ln_1, "qkv": qkv, "out": out, "ln_2": ln_2, "mlp": mlp}
-    return Block(**parts, num_heads=num_heads, forward=forward, module=module, attended=attended)
+    return Block(**parts, num_heads=num_heads, forward=forward, module=module, of=of, attended=attended)
 
 
 def post_norm_block(

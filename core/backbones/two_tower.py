@@ -26,6 +26,7 @@ from .tower_steps import ImageTower, TextTower, run
 
 if TYPE_CHECKING:
     from ..contracts.channels import InputChannels
+    from .joint_parts import JointParts
     from .prompted import TowerPrompts
 
 
@@ -51,6 +52,7 @@ class TwoTower(Backbone):
         self._tokenizer: Callable[[list[str]], Tensor] | None = None
         self.text_prefix: Tensor | None = None
         self.prompts: TowerPrompts | None = None
+        self.joint: JointParts | None = None
         self.further: Tensor | None = None
 
     def __getstate__(self):
@@ -147,6 +149,9 @@ class TwoTower(Backbone):
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         pixels = pixels.to(self.device)
+        if self.joint is not None:
+            samples = pixels if pixels.ndim == 5 else pixels[:, None]  # (B, T, 3, H, W)
+            return normalized(self.joint(self, samples), normalize)
         of_its_size = tuple(pixels.shape[-2:]) == height_and_width(self.image_size)
         if of_its_size and not self._prompted("image"):
             return normalized(self.encode_pixels(pixels), normalize)
@@ -222,6 +227,11 @@ class TwoTower(Backbone):
     def embed_image(self, pixels: Tensor) -> Tensor:
         self.need("image_blocks")
         return self._image.embed(pixels.to(self.device))
+
+    def start_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, T, W): patches and what stands before them at their positions, before any norm."""
+        self.need("image_blocks")
+        return self._image.start(pixels.to(self.device))
 
     def run_blocks(self, tower, x, start=0, stop=None, *, insert=None, attention=None, mask=None):
         steps = self._tower(tower)

@@ -37,8 +37,8 @@ class Block:
     """One transformer block under uniform names; `forward` runs it whole.
 
     `qkv(x)` gives the stacked (.., 3 * W) projections whether the tower keeps them in one matrix or three. `module` is
-    the child of the model that holds all of its weights. `attended(qkv(ln_1(x)))` is what attention adds to x; None of
-    a block that normalises sums.
+    the child of the model that holds all of its weights, and `of(module)` the block of a copy of it; None where a block
+    is more than its module. `attended(qkv(ln_1(x)))` is what attention adds to x; None of a block that normalises sums.
     """
 
     ln_1: nn.Module
@@ -49,6 +49,7 @@ class Block:
     num_heads: int
     forward: Callable[..., Tensor]
     module: nn.Module | None = None
+    of: Callable[[nn.Module], Block] | None = None
     attended: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor, **kwargs) -> Tensor:
@@ -70,6 +71,7 @@ class Backbone(ABC):
         word_ids: ids of tokens that are words or parts of words, where `mask_token` is known.
         finder: the loss of a training that says what images and texts are searched by (`Loss.finds`), in place of the
             features that the towers give; None: those.
+        joint: sees the parts of a sample together (`core/backbones/joint_parts.py`); None: each is encoded by itself.
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
     """
@@ -91,6 +93,7 @@ class Backbone(ABC):
     word_ids: range = range(0)
     channels: InputChannels | None = None
     finder: Any = None
+    joint: Any = None
     device: torch.device
 
     # whole ------------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
-        """(B, 3, S, S) -> (B, D) float32."""
+        """(B, 3, S, S) -> (B, D) float32; (B, T, 3, S, S) too where `joint` sees the parts of a sample together."""
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:

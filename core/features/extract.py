@@ -2,7 +2,7 @@
 
 Memory does not grow with the number of images: at most two batches of pixels, and one decoded image per thread, are
 held. A sample with pixels (T, 3, S, S) is encoded part by part: frames of a clip, slices of a volume, windows of a
-raster.
+raster. One with pixels (1, T, 3, S, S) goes whole through a tower that sees its parts together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Item
-from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, TAPS
+from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
 from ..errors import CacheError, CapabilityError, ConfigError, DataError
 from .batch_size import BatchSizeTuner
 
@@ -183,15 +183,18 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
     """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised; the P patch
     tokens of an image are one row (P * D,).
 
-    Of samples with parts, (B, T, 3, S, S), the parts' features are averaged. The backbone's model is built at the first
-    call.
+    Of samples with parts, (B, T, 3, S, S), the parts' features are averaged, where the tower does not see them
+    together. The backbone's model is built at the first call.
 
     Raises:
-        ConfigError: an unknown tap or amp; CapabilityError: the backbone has no such tap.
+        ConfigError: an unknown tap or amp.
+        CapabilityError: the backbone has no such tap, or sees parts together and so has projected features alone.
     """
     check_tap(backbone, tap)
     if amp not in AMP:
         raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
+    if tap != PROJECTED and backbone.joint is not None:
+        raise CapabilityError(f"backbone '{backbone.spec}' sees parts together: use its projected features")
 
     def taken(pixels: Tensor) -> Tensor:
         if tap == PATCH_TOKENS:
@@ -203,7 +206,7 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
         autocast = torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None)
         with torch.inference_mode(), autocast:
             pixels = pixels.to(backbone.device, non_blocking=True)
-            clips = pixels.shape[:2] if pixels.ndim == 5 else None
+            clips = pixels.shape[:2] if pixels.ndim == 5 and backbone.joint is None else None
             pixels = pixels.flatten(0, 1) if clips else pixels  # (B * T, 3, S, S)
             features = taken(pixels)
             return (features.unflatten(0, clips).mean(dim=1) if clips else features).float()
@@ -307,14 +310,15 @@ def _small_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
 
 
 def _pieces(key: bytes, pixels: Tensor) -> list[tuple[Piece, Tensor]]:
-    """What of one sample goes through the tower: pixels (3, S, S) as they are, (T, 3, S, S) part by part.
+    """What of one sample goes through the tower: pixels (3, S, S) as they are, (T, 3, S, S) part by part, all parts of
+    (1, T, 3, S, S) at once.
 
     Raises:
         DataError: no part, or pixels of another shape.
     """
     if pixels.ndim == 3:
         return [(Piece(key, None, 0), pixels)]
-    if pixels.ndim != 4 or not len(pixels):
+    if pixels.ndim not in (4, 5) or not len(pixels):
         shape = tuple(pixels.shape)
         raise DataError(f"its pixels have shape {shape}; (3, S, S) or (T, 3, S, S) with a part at least is needed")
     return [(Piece(key, part, len(pixels)), one) for part, one in enumerate(pixels)]

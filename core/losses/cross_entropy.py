@@ -15,7 +15,8 @@ from ..contracts.options import option
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class CrossEntropy(Loss):
-    """Mean cross-entropy of `logits` (B, C) and integer `labels` (B,).
+    """Mean cross-entropy of `logits` (B, C) and integer `labels` (B,), or the share of each class (B, C) in a sample
+    that is mixed of several.
 
     Where the method gives `class_priors` (C,), they are added to the logits, so that each class counts alike: the logit
     adjustment of Menon et al. (Long-tail learning via logit adjustment, 2020, arXiv 2007.07314).

@@ -13,12 +13,12 @@ from ..errors import DataError
 
 
 def changed_tensors(trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-    """Name -> tensor on the CPU, of all parameters and buffers that differ."""
+    """Name -> tensor on the CPU, of all parameters and buffers that differ, or that the base does not have."""
     before = base.model.state_dict()
     return {
         name: value.detach().cpu().clone()
         for name, value in trained.model.state_dict().items()
-        if not torch.equal(value, before[name])
+        if name not in before or not torch.equal(value, before[name])
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,15 @@ from ..backbones.positions import tower_of
 from ..contracts.backbone import Backbone
 
 SCALES = ("logit_scale", "logit_bias")
+
+
+class PixelScores(nn.Module, ABC):
+    """Base of scores of all classes that a method makes of pixels, where features and class texts are not all there is
+    to them."""
+
+    @abstractmethod
+    def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S), or (B, T, 3, S, S) -> (B, C) logits, by towers as they are now."""
 
 
 class ClassScores(nn.Module):

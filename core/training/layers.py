@@ -14,7 +14,7 @@ from functools import partial
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..backbones.positions import ROOTS, tower_of
+from ..backbones.positions import JOINT, ROOTS, tower_of
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError, ConfigError
@@ -104,6 +104,7 @@ def parameter_groups(
     decay_all: bool = False,
     decay_vectors: bool = False,
     bias_rate: float | None = None,
+    joint_rate: float = 1.0,
 ) -> list[dict]:
     """Groups for a torch optimiser, of the parameters that train.
 
@@ -117,6 +118,7 @@ def parameter_groups(
         decay_all: decay whatever trains.
         decay_vectors: decay whatever trains but biases.
         bias_rate: factor on the rate of biases; None: none.
+        joint_rate: factor on the rate of `Backbone.joint`, which is no layer of the tower.
 
     Raises:
         ConfigError: a factor out of range.
@@ -130,7 +132,9 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         tower, rate = tower_of(backbone, name), lr
-        if tower != "shared" and factors[tower] != 1:
+        if name.startswith(f"{JOINT}."):
+            rate = lr * joint_rate
+        elif tower != "shared" and factors[tower] != 1:
             layout = layouts.setdefault(tower, _layout(backbone, tower))
             rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))
         is_bias = "bias" in name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts.backbone import Backbone, blank_image
+from ..contracts.backbone import Backbone, Block, blank_image
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
@@ -41,14 +41,23 @@ class PairModel(BaseModel):
         objective: what is minimised; its heads are trained too.
         outputs: makes what the objective needs.
         settings: micro-batch and precision.
+        mix: as `Task.mix`.
 
     Attributes:
         progress: share of the training that is done.
         not_deterministic: sentences on what a deterministic training cannot be.
     """
 
-    def __init__(self, backbone: Backbone, objective: Objective, outputs: Outputs, settings: TrainingSettings):
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        outputs: Outputs,
+        settings: TrainingSettings,
+        mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None,
+    ):
         super().__init__()
+        self.mix = mix
         self.towers = backbone.model
         self.objective, self.outputs, self.settings = objective, outputs, settings
         self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
@@ -102,6 +111,13 @@ class PairModel(BaseModel):
     def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
         """One optimiser step; see `global_step`."""
         return global_step(self, self, data, optim_wrapper)
+
+    def mixed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch of a step, as `mix` changes it: what is drawn depends on the seed and the step alone."""
+        if self.mix is None:
+            return batch
+        rng = np.random.default_rng(seed_of(self.settings.seed, self.progress, "mix"))
+        return self.mix(self.outputs.normalised(batch), rng)
 
     def after_step(self) -> None:
         """What moves once per step: the logit scale's bounds, queues and means of the losses, the teacher."""
@@ -174,7 +190,7 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     device = model.backbone.device
     batch = {name: value.to(device, non_blocking=True) for name, value in data.items() if isinstance(value, Tensor)}
     batch |= {name: value for name, value in data.items() if isinstance(value, np.ndarray)}  # stays with the host
-    parts = micro_batches(batch, model.settings.micro_batch_size)
+    parts = micro_batches(model.mixed(batch), model.settings.micro_batch_size)
     if len(parts) == 1:
         values = wrapped(batch, mode="loss")
         optim_wrapper.backward(values["loss"])
@@ -243,8 +259,14 @@ def checkpoint_blocks(backbone: Backbone) -> int:
         )
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)
-    backbone.wrap_blocks(lambda block: replace(block, forward=partial(_recomputed, backbone.model, block.forward)))
+    backbone.wrap_blocks(partial(_recomputed_block, backbone.model))
     return len(blocks)
+
+
+def _recomputed_block(model: nn.Module, block: Block) -> Block:
+    """The block, and those of copies of its module, without activations that wait for the backward pass."""
+    of = None if block.of is None else lambda module: _recomputed_block(model, block.of(module))
+    return replace(block, forward=partial(_recomputed, model, block.forward), of=of)
 
 
 def _recomputed(module: nn.Module, forward, *args, **kwargs):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ class Task:
         class_prompts: C lists of prompts, where a loss needs "logits" or "class_features".
         negative_prompts: C lists of prompts that say the class is absent, for samples of several labels.
         class_scores: (B, D) unit image features -> (B, C) "logits", in place of the prompts: a module that is trained
-            with the towers.
+            with the towers; or `PixelScores`.
         teacher: a backbone, where a loss has a frozen teacher.
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
@@ -52,6 +53,8 @@ class Task:
         strong_view: the same where a loss asks for strongly augmented views; by default SimCLR's.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
+        mix: changes a batch before the towers see it, on its device: (batch, generator, the same on all processes) ->
+            batch. Each process mixes its own samples, whole, however they are then split.
         identity: facts that a checkpoint must share to be resumed, besides the settings.
     """
 
@@ -69,6 +72,7 @@ class Task:
     strong_view: View | None = None
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
+    mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -106,7 +110,7 @@ class Parts:
             checkpoint_blocks(self.backbone)
         if self.settings.compile:
             self.outputs.compile_per_sample()
-        return PairModel(self.backbone, self.objective, self.outputs, self.settings)
+        return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix)
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones.finders import built_finder, finder_in_words, weights_of_finder
 from ..contracts.adapter import FitReport, require
@@ -19,16 +19,28 @@ from ..contracts.features import Batch, TextClassifier
 from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.options import option
 from ..errors import CapabilityError
-from ..prompts.classifier import build_classifier, fill
+from ..prompts.classifier import fill
 from ..registry.build import build_adapter
 from .batches import BatchPlan, GlobalBatches
 from .changed_weights import changed_tensors, digest_of, put_tensors
+from .class_scores import ClassScores
 from .settings import TrainingSettings
 from .sources import LabelledSource, Remembered, Source
 from .teacher import copy_of
 from .tower_outputs import image_features
-from .tower_settings import COST_OPTIONS, check_further, check_losses, identity_of, losses_of, score_on_val, settings_of
+from .tower_settings import (
+    COST_OPTIONS,
+    check_further,
+    check_losses,
+    encoded_classes,
+    identity_of,
+    losses_of,
+    report_of,
+    score_by,
+    settings_of,
+)
 from .train import Task, Trained, train
+from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")
 
@@ -184,7 +196,7 @@ class TowerAdapter(Augmented):
             source=source,
             losses=losses_of(self.loss, "clip"),
             loss_options=self.loss_options or {},
-            view=self._view(view or backbone.preprocess(True)),
+            view=self._view(view or backbone.preprocess(True), backbone),
             plan=plan,
             strong_view=strong_view,
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
@@ -241,12 +253,13 @@ class TowerAdapter(Augmented):
             class_prompts=prompts,
             negative_prompts=negative,
             class_priors=self._class_priors(support.labels, len(prompts)),
-            view=self._view(images.train_transform),
+            view=self._view(images.train_transform, backbone),
             identity={"classes": list(self.class_names_), "images": _digest([item.id for item in images.items])},
         )
 
         def on_val(towers: Backbone) -> float:
-            return score_on_val(towers, images, prompts, negative, self.batch_size, self.amp, self._balanced)
+            scores = self._scores(towers, prompts, negative)
+            return score_by(scores, towers, images, self.batch_size, self.amp, self._balanced)
 
         self.backbone_ = backbone.fingerprint
         epochs = self._epochs(len(GlobalBatches(len(images.items), self.batch_size, seed)), support.shots)
@@ -290,10 +303,19 @@ class TowerAdapter(Augmented):
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 
-    def _view(self, transform: Callable[..., Tensor]) -> Callable[[Any, int], Tensor]:
-        """(decoded image, seed) -> augmented pixels."""
+    def _scores(self, towers: Backbone, prompts, negative) -> nn.Module:
+        """What val is scored by, in the training: class texts as the text tower now reads them, or `PixelScores`."""
+        return ClassScores(towers, prompts, negative).to(towers.device)
+
+    def _view(self, transform: Callable[..., Tensor], backbone: Backbone) -> Callable[[Any, int], Tensor]:
+        """(decoded image, seed) -> augmented pixels; those of clips in 8 bits, as far as their frames were so."""
         augment = self.training_transform(transform)
-        return lambda decoded, seed: augment(decoded, seed=seed)
+
+        def view(decoded: Any, seed: int) -> Tensor:
+            pixels = augment(decoded, seed=seed)
+            return in_8_bits(pixels, backbone) if pixels.ndim > 3 and are_8_bits(decoded) else pixels
+
+        return view
 
     def _epochs(self, steps: int, shots: int) -> int:
         """How many passes, of so many steps each, where the largest class has so many images."""
@@ -308,30 +330,14 @@ class TowerAdapter(Augmented):
         return list(texts)[: self.prompts_a_class]
 
     def _report(self, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
-        notes = [*notes, *done.notes]
-        notes += [f"Not read while training: {name} ({reason})" for name, reason in done.broken]
-        chosen = {"epochs": settings.epochs, "steps": done.steps, "lr": settings.lr}
-        chosen["trained parameters"] = done.trained_parameters
-        best = None
-        if done.best_epoch is not None:
-            best = max(row["val"] for row in done.history if "val" in row)
-            chosen["epoch"] = done.best_epoch
-        return FitReport(
-            adapter=self.name,
-            chosen=chosen,
-            chosen_on="options and published settings" if best is None else "val",
-            val_score=best,
-            history=done.history,
-            notes=notes,
-            trained_parameters=done.trained_parameters,
-        )
+        return report_of(self.name, done, settings, notes)
 
     # what was learned
 
     def _name_classes(self, towers: Backbone, prompts: Sequence[Sequence[str]], negative) -> None:
         """The text side, as the adapted text tower reads it."""
-        self.weights = _encoded(towers, prompts)
-        self.negative = None if negative is None else _encoded(towers, negative)
+        self.weights = encoded_classes(towers, prompts)
+        self.negative = None if negative is None else encoded_classes(towers, negative)
         self._note_scale(towers)
 
     def _note_scale(self, towers: Backbone) -> None:
@@ -388,12 +394,6 @@ class ClassTowerAdapter(ClassWeighted, TowerAdapter):
 
     def _class_priors(self, labels: Tensor, num_classes: int) -> Tensor | None:
         return self.priors_of(labels, num_classes)
-
-
-def _encoded(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
-    """(C, D) unit rows."""
-    named = {str(number): texts for number, texts in enumerate(prompts)}
-    return build_classifier(towers, list(named), [], descriptions=named).weights
 
 
 def _digest(value: Any) -> str:

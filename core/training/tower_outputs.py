@@ -16,11 +16,12 @@ from ..contracts.outputs import Output
 from ..errors import CapabilityError, DataError
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .batches import GlobalBatches
-from .class_scores import ClassScores
+from .class_scores import ClassScores, PixelScores
 from .fields import field_of_column
 from .samples import Samples, collate, length_field
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by, text_tokens
 from .uncertainty import Uncertainty
+from .views import normalised
 
 CAPABILITY = {
     "image_hidden": "hidden",
@@ -61,7 +62,7 @@ class Outputs(nn.Module):
         teacher: the towers that `teacher.*` come from, or None.
         text_prompt: changes word embeddings before the text tower: (embeddings, mask, batch) -> (embeddings, mask).
         class_scores: where "logits" or "class_features" is wanted; for "logits" alone any module that makes them of
-            unit image features.
+            unit image features, or of the pixels themselves (`PixelScores`).
         teacher_classes: (C, D) unit rows, where "teacher.class_features" is wanted.
         class_priors: (C,) log shares of the classes, or None.
         losses: those that bring outputs of their own.
@@ -93,6 +94,8 @@ class Outputs(nn.Module):
         self.class_scores = class_scores
         self.register_buffer("teacher_classes", teacher_classes, persistent=False)
         self.register_buffer("class_priors", class_priors, persistent=False)
+        for name, values in (("pixel_mean", backbone.image_mean), ("pixel_std", backbone.image_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         self.uncertainty = Uncertainty(backbone) if self.wanted & VARIANCES else None
         self.masked_words = MaskedWords(backbone) if "masked_tokens" in self.wanted else None
 
@@ -114,7 +117,7 @@ class Outputs(nn.Module):
         Args:
             classes: what `classes()` gives, where that is known already.
         """
-        out: dict[str, Tensor] = {}
+        batch, out = self.normalised(batch), {}
         out.update(self._of_image(batch))
         out.update(self._of_text(batch))
         out.update(self._of_further_views(batch))
@@ -125,14 +128,24 @@ class Outputs(nn.Module):
         if self.masked_words is not None:
             out.update(self.masked_words(batch["tokens"], batch["draws"]))
         if "logits" in self.wanted:
-            unit, scores = out["image_features"], self.class_scores
-            out["logits"] = scores(unit) if classes is None else scores(unit, classes)
+            out["logits"] = self._logits(out, batch, classes)
         for name in ("labels", "index", "image_ids"):
             if name in self.wanted:
                 out[name] = batch[name]
         for loss in self.losses:
             out.update(self._brought_by(loss, batch))
         return out
+
+    def normalised(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with its pixels as the towers take them; those of 8 bits came to the device as they are."""
+        pixels = {name: value for name, value in batch.items() if name.startswith("pixels")}
+        return {**batch, **{name: normalised(value, self.pixel_mean, self.pixel_std) for name, value in pixels.items()}}
+
+    def _logits(self, out: Mapping[str, Tensor], batch: Mapping[str, Any], classes: Tensor | None) -> Tensor:
+        scores = self.class_scores
+        if isinstance(scores, PixelScores):
+            return scores(self.backbone, batch["pixels"])
+        return scores(out["image_features"]) if classes is None else scores(out["image_features"], classes)
 
     def compile_per_sample(self, **options: Any) -> None:
         """Compile the towers' passes by torch.compile. How long texts are the host tells first, as a number: reading an
@@ -159,7 +172,7 @@ class Outputs(nn.Module):
 
     def _of_image(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         names = self.wanted & {"image_features", "image_embedding", "image_hidden", "image_tokens"}
-        if "logits" in self.wanted:
+        if "logits" in self.wanted and not isinstance(self.class_scores, PixelScores):
             names = names | {"image_features"}
         return image_outputs(self.backbone, batch["pixels"], names) if names else {}
 

@@ -15,13 +15,14 @@ WHOLE = frozenset({"image_features", "image_embedding"})
 
 
 def image_features(backbone: Backbone, pixels: Tensor) -> Tensor:
-    """(B, 3, S, S) -> (B, D) unit. Of clips (B, T, 3, S, S) the frames' features are averaged, as the store does."""
+    """(B, 3, S, S) -> (B, D) unit. Of clips (B, T, 3, S, S) the frames' features are averaged, as the store does, where
+    the tower does not see them together (`Backbone.joint`)."""
     return backbone.encode_image(pixels) if pixels.ndim == 4 else F.normalize(_embedding(backbone, pixels), dim=-1)
 
 
 def _embedding(backbone: Backbone, pixels: Tensor) -> Tensor:
     """The same, not brought to length 1."""
-    if pixels.ndim == 4:
+    if pixels.ndim == 4 or backbone.joint is not None:
         return backbone.encode_image(pixels, normalize=False)
     frames = backbone.encode_image(pixels.flatten(0, 1), normalize=False)  # (B * T, D)
     return frames.unflatten(0, pixels.shape[:2]).mean(dim=1)

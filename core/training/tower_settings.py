@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..contracts.adapter import FitReport
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Item
 from ..contracts.images import TrainingImages
@@ -18,12 +19,14 @@ from ..contracts.options import chosen
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..features.extract import AMP, cores
 from ..metrics.selection import val_score
+from ..prompts.classifier import build_classifier
 from ..registry.build import loss_class
 from ..runtime.distributed import all_gather_rows, rank, world_size
-from .class_scores import ClassScores
+from .class_scores import PixelScores
 from .objective import parse_losses
 from .settings import TrainingSettings
 from .tower_outputs import image_features
+from .train import Trained
 
 SETTINGS = (
     "batch_size",
@@ -44,7 +47,7 @@ SETTINGS = (
 """Options that are settings of the training under the same name."""
 FURTHER = (
     *("optimizer", "betas", "eps", "decayed", "schedule", "warmup_lr", "end_lr"),
-    *("milestones", "step_factor", "head_rate", "bias_rate", "drop_last", "steps"),
+    *("milestones", "step_factor", "head_rate", "joint_rate", "bias_rate", "drop_last", "steps"),
 )
 """Settings that the option `training` takes."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
@@ -121,16 +124,31 @@ def identity_of(method) -> dict[str, Any]:
     return json.loads(json.dumps(identity))
 
 
-def score_on_val(
-    backbone: Backbone, images: TrainingImages, prompts, negative, size: int, amp: str | None, balanced: bool = False
-) -> float:
-    """`score_by` of the class prompts, as the text tower now reads them.
+def report_of(name: str, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
+    """What an adapter of this name says of its training."""
+    notes = [*notes, *done.notes]
+    notes += [f"Not read while training: {sample} ({reason})" for sample, reason in done.broken]
+    chosen = {"epochs": settings.epochs, "steps": done.steps, "lr": settings.lr}
+    chosen["trained parameters"] = done.trained_parameters
+    best = None
+    if done.best_epoch is not None:
+        best = max(row["val"] for row in done.history if "val" in row)
+        chosen["epoch"] = done.best_epoch
+    return FitReport(
+        adapter=name,
+        chosen=chosen,
+        chosen_on="options and published settings" if best is None else "val",
+        val_score=best,
+        history=done.history,
+        notes=notes,
+        trained_parameters=done.trained_parameters,
+    )
 
-    Args:
-        prompts, negative: as in `ClassScores`.
-    """
-    scores = ClassScores(backbone, prompts, negative).to(backbone.device)
-    return score_by(scores, backbone, images, size, amp, balanced)
+
+def encoded_classes(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """(C, D) unit rows of C lists of texts."""
+    named = {str(number): texts for number, texts in enumerate(prompts)}
+    return build_classifier(towers, list(named), [], descriptions=named).weights
 
 
 @torch.no_grad()
@@ -145,7 +163,7 @@ def score_by(
     """Accuracy on the val images, or macro AUROC where they have several labels; the same on all ranks.
 
     Args:
-        scores: (B, D) unit image features -> (B, C).
+        scores: (B, D) unit image features -> (B, C), or `PixelScores`.
         backbone: in eval mode.
         size: images at once.
         balanced: take the balanced accuracy.
@@ -154,14 +172,15 @@ def score_by(
         DataError: an image cannot be read, or no label has images with and without it.
     """
     items = list(images.val)[rank() :: world_size()]
-    parts = [torch.zeros(0, len(images.prompts))]
+    parts, of_pixels = [torch.zeros(0, len(images.prompts))], isinstance(scores, PixelScores)
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(items), size):
             some = items[start : start + size]
             pixels = torch.stack(list(threads.map(lambda item: images.eval_transform(images.load(item)), some)))
             with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
-                unit = image_features(backbone, pixels.to(backbone.device))
-            parts.append(scores(unit).cpu())
+                pixels = pixels.to(backbone.device)
+                seen = scores(backbone, pixels) if of_pixels else image_features(backbone, pixels)
+            parts.append((seen if of_pixels else scores(seen)).float().cpu())
     logits = all_gather_rows(torch.cat(parts))
     in_order = [item for start in range(world_size()) for item in list(images.val)[start :: world_size()]]
     score = val_score(logits, labels_of(in_order), balanced)

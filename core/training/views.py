@@ -81,6 +81,26 @@ def _augmented(backbone: Backbone, size: ImageSize, scale: tuple[float, float], 
     return view
 
 
+def are_8_bits(decoded: Any) -> bool:
+    """Whether an image, or each frame of a clip, was decoded to 8 bits per channel."""
+    return getattr(decoded, "dtype", None) == np.uint8
+
+
+def in_8_bits(pixels: Tensor, backbone: Backbone) -> Tensor:
+    """Pixels of images of 8 bits, normalised for a backbone -> uint8, a quarter of the bytes; see `normalised`."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (backbone.image_mean, backbone.image_std))
+    return (pixels * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels (..., 3, S, S) as a tower takes them: those of 8 bits are normalised, all others are already.
+
+    Args:
+        mean, std: (3, 1, 1), on the device of the pixels.
+    """
+    return (pixels.float().div(255) - mean) / std if pixels.dtype == torch.uint8 else pixels
+
+
 def as_tensor(decoded: Any) -> Tensor:
     """(H, W, 3) uint8 or float in 0..1 -> (3, H, W) float32 in 0..1."""
     array = np.asarray(decoded)

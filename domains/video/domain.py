@@ -139,11 +139,12 @@ class Video(Domain):
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """Each frame by the backbone's own preprocessing; for training one crop, flip and change of colour per clip,
-        without the flip where class names hold a direction."""
-        from .transforms import ClipAugment, EachFrame
+        without the flip where class names hold a direction. Whole clips, for a tower that sees frames together."""
+        from .transforms import ClipAugment, EachFrame, WholeClip
 
         if not train:
-            return EachFrame(backbone.preprocess(False), self.crops)
+            frames = EachFrame(backbone.preprocess(False), self.crops)
+            return frames if backbone.joint is None else WholeClip(frames, backbone.joint.parts)
         flip = {} if self.mirrored else {"flip": 0.0}
         return EachFrame(
             ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)

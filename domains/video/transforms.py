@@ -1,5 +1,5 @@
 """From decoded frames to pixels: every frame by the tower's own preprocessing, or one crop, flip and change of colour
-drawn for the whole clip."""
+drawn for the whole clip; frame by frame, or clip by clip for a tower that sees frames together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.backbones.joint_parts import chosen_parts
 from ...core.contracts.domain import Decoded
 from ...core.contracts.images import CropTransform
 from ...core.data.augmentation import SeededAugment
@@ -55,6 +56,40 @@ class EachFrame(CropTransform):
 
     def with_crop(self, scale: tuple[float, float]) -> EachFrame:
         return replace(self, transform=self.transform.with_crop(scale))
+
+
+@dataclass(frozen=True)
+class WholeClip:
+    """A picklable callable: what `EachFrame` makes of a clip, for a tower that sees its frames together.
+
+    Args:
+        transform: of the frames.
+        frames: how many the tower sees; a clip of another number gives those of `chosen_parts`.
+    """
+
+    transform: EachFrame
+    frames: int
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"together": self.frames, "of": self.transform.spec}
+
+    def __call__(self, clip: Decoded, seed: int | None = None) -> Tensor:
+        """(crops, frames, 3, S, S) of a clip, each crop a part of it; (3, S, S) of an image."""
+        pixels = self.transform(clip, seed=seed)
+        return pixels if pixels.ndim == 3 else chosen_parts(by_crop(pixels, self.transform), self.frames, dim=1)
+
+
+def by_crop(pixels: Tensor, transform: Callable) -> Tensor:
+    """(crops * T, 3, S, S) of a clip by a transform, (3, S, S) of an image -> (crops, T, 3, S, S)."""
+    if pixels.ndim == 3:
+        return pixels[None, None]
+    return pixels.unflatten(0, (transform.crops if isinstance(transform, EachFrame) else 1, -1))
+
+
+def as_frames(pixels: Tensor, frames: int) -> Tensor:
+    """(T, 3, S, S) of a clip, (3, S, S) of an image -> (frames, 3, S, S), those of `chosen_parts`."""
+    return chosen_parts(pixels if pixels.ndim == 4 else pixels[None], frames)
 
 
 def cropped(frames: np.ndarray, crops: int) -> list[np.ndarray]:

@@ -55,13 +55,13 @@ def legendre(time: Tensor, degree: int) -> Tensor:
     return torch.stack(values[1:], dim=-1)
 
 
-def check_length(frames: Tensor, places: int, who: str) -> None:
-    """Refuse clips that are longer than the learned positions.
+def check_length(frames: int, places: int, who: str) -> None:
+    """Refuse clips of more frames than there are learned positions.
 
     Raises:
         CapabilityError: more frames than `places`.
     """
-    if frames.shape[1] > places:
+    if frames > places:
         raise CapabilityError(
-            f"{who} has positions for {places} frames, and a clip has {frames.shape[1]}; read fewer frames of each clip"
+            f"{who} has positions for {places} frames, and a clip has {frames}; read fewer frames of each clip"
         )

@@ -194,7 +194,7 @@ class TextHead(ClassWeighted):
 
     def _check(self, clips: FeatureSet | Batch) -> None:
         if self.places is not None:
-            check_length(clips.parts, self.places, f"adapter '{self.name}'")
+            check_length(clips.parts.shape[1], self.places, f"adapter '{self.name}'")
 
     def to(self, device) -> TextHead:
         super().to(device)

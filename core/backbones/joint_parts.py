@@ -1,0 +1,70 @@
+"""What lets an image tower see all parts of a sample at once: the frames of a clip, the slices of a volume.
+
+It hangs on the model of a backbone, so that its weights are trained, checkpointed, moved and copied with the tower's.
+Every pass over a sample with parts then goes through it, and an image is a sample of one part.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts.backbone import Backbone
+from ..errors import CapabilityError
+from .positions import JOINT
+from .two_tower import TwoTower
+
+
+class JointParts(nn.Module, ABC):
+    """Base of passes over samples with parts. It runs the blocks of the tower that it hangs on, and has beside them
+    what passes between parts.
+
+    Args:
+        parts: how many of each sample it sees.
+    """
+
+    def __init__(self, parts: int):
+        super().__init__()
+        self.parts = parts
+
+    @abstractmethod
+    def embed(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """(B, T, 3, H, W), T = `parts` -> (B, D), not normalised."""
+
+    def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        """(B, T, 3, H, W) -> (B, D), not normalised, of any T: see `chosen_parts`."""
+        return self.embed(backbone, chosen_parts(pixels, self.parts, dim=1))
+
+
+def chosen_parts(parts: Tensor, count: int, dim: int = 0) -> Tensor:
+    """As many as wanted along an axis of T, in their order: those at round(linspace(0, T - 1, count)), so that all stay
+    where T = count, some come twice where there are fewer, and some are left out where there are more."""
+    have = parts.shape[dim]
+    if have == count:
+        return parts
+    places = torch.linspace(0, have - 1, count, dtype=torch.float64).round().long()
+    return parts.index_select(dim, places.to(parts.device))
+
+
+def attach_joint(backbone: Backbone, joint: JointParts) -> JointParts:
+    """Let a backbone see the parts of a sample through it, in place: `backbone.joint`, and a child of `backbone.model`.
+
+    Raises:
+        CapabilityError: the image tower has no blocks, or sees parts together already.
+    """
+    backbone.need("image_blocks")
+    if not isinstance(backbone, TwoTower):
+        raise CapabilityError(
+            f"backbone '{backbone.spec}' cannot see several frames or slices at once; use a vision transformer "
+            "(`vladapt list backbones --can image_blocks`)"
+        )
+    if backbone.joint is not None:
+        raise CapabilityError(
+            f"backbone '{backbone.spec}' sees the parts of a sample together already; start from the one it came from"
+        )
+    model = backbone.model
+    backbone.joint = joint.to(backbone.device).train(model.training)
+    setattr(model, JOINT, backbone.joint)
+    return backbone.joint

@@ -1,0 +1,117 @@
+"""Base of the methods that train towers on clips: batches of B clips of T frames, by the training of all towers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ....core.backbones.joint_parts import JointParts, attach_joint
+from ....core.contracts.adapter import FitReport
+from ....core.contracts.backbone import Backbone
+from ....core.errors import CapabilityError, DataError
+from ....core.training.class_scores import SCALES
+from ....core.training.layers import freeze_towers, set_trainable
+from ....core.training.sources import Source
+from ....core.training.tower_adapter import ClassTowerAdapter
+from ....core.training.train import Task
+from ..transforms import EachFrame, as_frames
+
+TRIES = 20
+"""Clips that are tried for one that can be read."""
+
+
+@dataclass(eq=False, kw_only=True)
+class ClipTowerAdapter(ClassTowerAdapter):
+    """A method says how its image tower sees the frames of a clip together (`_joint`). The rest is `full`: both towers,
+    or the image tower alone, are trained in a copy by cross-entropy on scaled cosines of clips and class prompts,
+    frames travel in 8 bits, and what was learned goes into another copy by `adapted`, whose features are of clips.
+
+    A clip gives as many frames as the first one of the training does: one that has another number gives those at
+    round(linspace(0, T - 1, frames)), so that a shorter one repeats some. An image is a clip of one frame.
+
+    Attributes:
+        frames: of a clip.
+
+    Class attributes:
+        trains_text: whether the text tower is trained.
+        trains_scale: whether the logit scale (and bias) is.
+        joint_rate: factor on the rate of what stands beside the tower.
+    """
+
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
+    state: ClassVar[tuple[str, ...]] = (*ClassTowerAdapter.state, "frames")
+    trains_text: ClassVar[bool] = True
+    trains_scale: ClassVar[bool] = True
+    joint_rate: ClassVar[float] = 10.0
+
+    @abstractmethod
+    def _joint(self, backbone: Backbone) -> JointParts | None:
+        """What hangs on the image tower to see `frames` of them together, its weights at their start; None: each frame
+        is encoded by itself and the features are averaged."""
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        return {**super()._settings_of_method(epochs), "joint_rate": self.joint_rate}
+
+    def _choose(self, backbone: Backbone) -> list[str]:
+        if (joint := self._joint(backbone)) is not None:
+            attach_joint(backbone, joint)
+        set_trainable(backbone)
+        if not self.trains_text:
+            freeze_towers(backbone, {"text"})
+        if not self.trains_scale:
+            for name, parameter in backbone.model.named_parameters(recurse=False):
+                parameter.requires_grad_(parameter.requires_grad and name not in SCALES)
+        return []
+
+    def _put(self, backbone: Backbone) -> None:
+        if (joint := self._joint(backbone)) is not None:
+            attach_joint(backbone, joint).requires_grad_(False)
+        super()._put(backbone)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        images = resources["images"]
+        transform = images.eval_transform
+        middle = replace(transform, crops=1) if isinstance(transform, EachFrame) else transform
+
+        def whole(decoded: Any) -> Tensor:
+            return as_frames(middle(decoded), self.frames)
+
+        given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
+        resources = {**resources, "images": replace(images, eval_transform=whole)}
+        return super()._fit(support, classifier, resources=resources, **given)
+
+    def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
+        view = task.view
+        self.frames = frames_of(task.source, view)
+        task = replace(task, view=lambda decoded, drawn: as_frames(view(decoded, drawn), self.frames))
+        return super()._train(task, epochs, backbone, on_val, place, seed)
+
+
+def frames_of(source: Source, view: Callable[[Any, int], Tensor]) -> int:
+    """How many frames the first readable clip of a training has; 1 of an image.
+
+    Raises:
+        DataError: none of the first can be read.
+    """
+    for row in range(min(TRIES, len(source))):
+        try:
+            pixels = view(source.image(row), 0)
+        except DataError as error:
+            unread = error
+        else:
+            return len(pixels) if pixels.ndim == 4 else 1
+    raise unread
+
+
+def need_class_token(backbone: Backbone, who: str) -> None:
+    """Raise the CapabilityError of a method that reads the class token, where the image tower has not just that one
+    before its patches."""
+    if backbone.image_prefix != 1:
+        raise CapabilityError(
+            f"adapter '{who}' reads the class token of each frame, and backbone '{backbone.spec}' has "
+            f"{backbone.image_prefix} such tokens in its image tower; use a CLIP"
+        )

@@ -1,0 +1,85 @@
+"""Clips of a batch mixed with each other, pixels and labels alike, as X-CLIP and ViFi-CLIP publish it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....core.contracts.backbone import Backbone
+from ....core.contracts.images import TrainingImages
+from ....core.contracts.options import option
+from ....core.training.train import Task
+from ._clip_towers import ClipTowerAdapter
+
+WARMUP_SHARE = 5 / 50
+"""Of the epochs, as X-CLIP and ViFi-CLIP have it for few shots."""
+END_SHARE = 0.01
+"""Of the peak rate, where the cosine ends."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Mixed(ClipTowerAdapter):
+    """Base of those that are trained as X-CLIP is: mixup (Zhang et al., 2017, arXiv 1710.09412) or CutMix (Yun et al.,
+    2019, arXiv 1905.04899) on each batch, one of both by chance, smoothed labels, and AdamW down a cosine to a
+    hundredth of the rate.
+
+    Mixing and smoothing belong to the method's own loss: with `loss` given, or several labels per clip, there is none.
+    """
+
+    warmup: float = WARMUP_SHARE
+    mixup: float = option(0.8, "alpha of the Beta that shares of mixup are drawn from; 0: no mixup", low=0, high=1000)
+    cutmix: float = option(1.0, "alpha of the Beta that areas of CutMix are drawn from; 0: no CutMix", low=0, high=1000)
+    cutmix_share: float = option(0.5, "of the batches, how many get CutMix where both are on", low=0, high=1)
+    label_smoothing: float = option(0.1, "share of the target spread over all classes", low=0, below=1)
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        settings = {"betas": (0.9, 0.98), "eps": 1e-8, "end_lr": END_SHARE * self.lr}
+        return {**super()._settings_of_method(epochs), **settings}
+
+    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+        task = super()._completed(task, base, images)
+        if images is None or self.loss is not None or self.multilabel_:
+            return task
+        options = {self.default_loss: {"label_smoothing": self.label_smoothing}, **task.loss_options}
+        mix = partial(mixed, classes=len(images.prompts), alphas=(self.mixup, self.cutmix), share=self.cutmix_share)
+        return replace(task, loss_options=options, mix=mix if self.mixup or self.cutmix else None)
+
+
+def mixed(
+    batch: Mapping[str, Any], rng: np.random.Generator, *, classes: int, alphas: tuple[float, float], share: float
+) -> dict[str, Any]:
+    """A batch with each clip mixed with another one, and for labels (B,) the share of each class (B, C).
+
+    Args:
+        batch: "pixels" (B, T, 3, H, W) float, "labels" (B,).
+        alphas: of mixup and of CutMix; 0 where there is none.
+        share: of batches that get CutMix where both are on.
+    """
+    pixels, index = batch["pixels"], batch["labels"][:, None]
+    labels = pixels.new_zeros(len(pixels), classes).scatter_(1, index, 1)
+    cuts = alphas[1] > 0 and (not alphas[0] or rng.random() < share)
+    alpha = alphas[1] if cuts else alphas[0]
+    kept, partners = rng.beta(alpha, alpha), torch.from_numpy(rng.permutation(len(pixels))).to(pixels.device)
+    if cuts:
+        top, left, bottom, right = box_of(*pixels.shape[-2:], kept, rng)
+        kept = 1 - (bottom - top) * (right - left) / (pixels.shape[-2] * pixels.shape[-1])
+        pixels = pixels.clone()
+        pixels[..., top:bottom, left:right] = batch["pixels"][partners, ..., top:bottom, left:right]
+    else:
+        pixels = torch.lerp(pixels[partners], pixels, kept)
+    return {**batch, "pixels": pixels, "labels": torch.lerp(labels[partners], labels, kept)}
+
+
+def box_of(height: int, width: int, kept: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of a box anywhere in an image that covers 1 - kept of it, as far as it lies inside."""
+    rows, columns = (int(side * math.sqrt(1 - kept)) for side in (height, width))
+    x, y = rng.integers(width), rng.integers(height)
+    top, bottom = (int(np.clip(y + half, 0, height)) for half in (-(rows // 2), rows // 2))
+    left, right = (int(np.clip(x + half, 0, width)) for half in (-(columns // 2), columns // 2))
+    return top, left, bottom, right
