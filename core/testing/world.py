@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from math import isnan
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,7 +162,7 @@ class World:
         """What the engine gives to `adapter.fit`: what it declared, and nothing more.
 
         Args:
-            also: which of `REPLACING` it is given too.
+            also: which of `REPLACING` it is given too; "parts" gives methods that train towers samples of three parts.
         """
         given = self._inputs(adapter, use_val=use_val, also=also)
         return {**copy.deepcopy({name: given[name] for name in given if name != "backbone"}), "backbone": self.backbone}
@@ -179,6 +180,8 @@ class World:
             "unlabeled": sets["test"].without_labels() if self._looks_at_test_images(adapter) else None,
             "resources": {name: make() for name, make in self.resources.items() if name in kinds},
         }
+        if "parts" in also and "images" in given["resources"]:
+            given["resources"]["images"] = self._clips()
         if "views" in wanted and "pre_projection" in given["resources"]:
             hidden = given["resources"]["pre_projection"]
             given["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
@@ -271,6 +274,16 @@ class World:
             [fill(AGAINST, name) for name in self.names] if self.several else None,
             list(TEMPLATES),
             self.items["val"],
+        )
+
+    def _clips(self) -> TrainingImages:
+        """The same samples with three parts each, for towers that see them together."""
+        train, plain = self.backbone.preprocess(True), self.backbone.preprocess(False)
+        return replace(
+            self._images(),
+            load=lambda item: np.stack([draw(item, part) for part in range(3)]),
+            train_transform=lambda clip, seed=None: torch.stack([train(each, seed=seed) for each in clip]),
+            eval_transform=lambda clip: torch.stack([plain(each) for each in clip]),
         )
 
     def _hidden(self) -> PreProjection:
