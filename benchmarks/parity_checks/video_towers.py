@@ -6,12 +6,18 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from vladapt import Backbone, load_backbone
 from vladapt.core.backbones.joint_parts import attach_joint
+from vladapt.core.training.between import BetweenWeights
+from vladapt.core.training.hooks import EpochAverageHook
+from vladapt.domains.video.adapters.open_vclip import PLAIN_MEAN, patched
 from vladapt.domains.video.adapters.stan import Branch
 from vladapt.domains.video.adapters.x_clip import CommunicatingFrames
 
@@ -74,6 +80,34 @@ def stan(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(backbone.encode_image(clips, normalize=False), "output")
 
 
+@compares("open-vclip", "open_vclip")
+def open_vclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """The average of epochs, what is kept of it, and the gradient of a step."""
+    first, last = ref.setting("wa_start"), ref.setting("wa_end")
+    names = [key.removeprefix("clip.") for key in ref.tensors if key.startswith("clip.")]
+    clip, towers = _under(ref, "clip."), nn.ParameterDict({name: ref[f"epoch1.{name}"].clone() for name in names})
+    average = {name: value.clone() for name, value in clip.items()}
+    hook = EpochAverageHook(average, PLAIN_MEAN, first)
+    for epoch in range(1, last + 1):
+        towers.load_state_dict(_under(ref, f"epoch{epoch}."))
+        hook.after_train_epoch(SimpleNamespace(epoch=epoch - 1, model=SimpleNamespace(towers=towers)))
+    for name in names:
+        yield ref.check(average[name], f"swa.{name}")
+    for key, percent, name in ref.keys(r"patched(\d+)\.(.+)"):
+        yield ref.check(patched(clip, _under(ref, "swa."), int(percent) / 100)[name], key)
+    towers.load_state_dict(_under(ref, "epoch1."))
+    between = BetweenWeights(clip, ref.setting("loss_ratio"), float(ref["alpha"]), float(ref["alpha"]))
+
+    def loss() -> Tensor:
+        return F.cross_entropy(ref["x"] @ towers["a"].T + towers["b"], ref["y"])
+
+    loss().backward()
+    with between.moved(towers, np.random.default_rng(0)):
+        (between.ratio * loss()).backward()
+    for name in ("a", "b"):
+        yield ref.check(towers[name].grad, f"iwo_grad_{name}")
+
+
 def _clip(vision: Mapping, width: int) -> Backbone:
     """A CLIP of open_clip with QuickGELU, its weights random."""
     config = {"embed_dim": width, "quick_gelu": True, "vision_cfg": dict(vision), "text_cfg": TEXT}
@@ -134,11 +168,11 @@ def _count(ref: Reference, prefix: str) -> int:
     return len({name.partition(".")[0] for name in _under(ref, prefix)})
 
 
-def _load(module: torch.nn.Module, state: Mapping[str, Tensor], free: tuple[str, ...] = ()) -> None:
+def _load(module: nn.Module, state: Mapping[str, Tensor], free: tuple[str, ...] = ()) -> None:
     """All weights of a module but some that the comparison does not reach."""
     missing, unexpected = module.load_state_dict(state, strict=False)
     if set(missing) != set(free) or unexpected:
         raise KeyError(f"weights of {type(module).__name__}: missing {missing[:3]}, not known {unexpected[:3]}")
 
 
-GROUPS = (x_clip, stan)
+GROUPS = (x_clip, stan, open_vclip)

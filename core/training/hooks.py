@@ -221,18 +221,20 @@ class EpochAverageHook(Hook):
     g_e = N(e; mean, deviation) and sum_e g_e = 1, e from 1.
 
     Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting (PromptSRC), 2023,
-    arXiv 2307.06948, section 3.2.2. In between, the average holds that of the epochs so far.
+    arXiv 2307.06948, section 3.2.2. In between, the average holds that of the epochs so far. With a deviation
+    beyond all epochs it is their plain mean.
 
     Args:
         average: weights by name, a copy of the towers'.
         gaussian: mean and deviation, in epochs.
+        first: the epoch from which it counts, from 1; until then the average is the weights of now.
     """
 
-    def __init__(self, average: Mapping[str, torch.Tensor], gaussian: tuple[float, float]):
-        self.average, self.gaussian = average, gaussian
+    def __init__(self, average: Mapping[str, torch.Tensor], gaussian: tuple[float, float], first: int = 1):
+        self.average, self.gaussian, self.first = average, gaussian, first
 
     def after_train_epoch(self, runner) -> None:
-        share = newest_share(runner.epoch + 1, *self.gaussian)
+        share = newest_share(max(1, runner.epoch + 2 - self.first), *self.gaussian)
         follow(self.average, weights_of(model_of(runner).towers), 1 - share)
 
 

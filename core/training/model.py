@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.backbone import Backbone, Block, blank_image
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
+from .between import BetweenWeights
 from .grad_cache import cached_backward, surrogate
 from .kernels import not_deterministic
 from .objective import Objective
@@ -41,7 +42,7 @@ class PairModel(BaseModel):
         objective: what is minimised; its heads are trained too.
         outputs: makes what the objective needs.
         settings: micro-batch and precision.
-        mix: as `Task.mix`.
+        mix, between: as of `Task`.
 
     Attributes:
         progress: share of the training that is done.
@@ -55,9 +56,10 @@ class PairModel(BaseModel):
         outputs: Outputs,
         settings: TrainingSettings,
         mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None,
+        between: BetweenWeights | None = None,
     ):
         super().__init__()
-        self.mix = mix
+        self.mix, self.between = mix, between
         self.towers = backbone.model
         self.objective, self.outputs, self.settings = objective, outputs, settings
         self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
@@ -113,11 +115,14 @@ class PairModel(BaseModel):
         return global_step(self, self, data, optim_wrapper)
 
     def mixed(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch of a step, as `mix` changes it: what is drawn depends on the seed and the step alone."""
+        """The batch of a step, as `mix` changes it."""
         if self.mix is None:
             return batch
-        rng = np.random.default_rng(seed_of(self.settings.seed, self.progress, "mix"))
-        return self.mix(self.outputs.normalised(batch), rng)
+        return self.mix(self.outputs.normalised(batch), self.drawn("mix"))
+
+    def drawn(self, name: str) -> np.random.Generator:
+        """A generator of this step, the same on all processes."""
+        return np.random.default_rng(seed_of(self.settings.seed, self.progress, name))
 
     def after_step(self) -> None:
         """What moves once per step: the logit scale's bounds, queues and means of the losses, the teacher."""
@@ -191,17 +196,10 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     batch = {name: value.to(device, non_blocking=True) for name, value in data.items() if isinstance(value, Tensor)}
     batch |= {name: value for name, value in data.items() if isinstance(value, np.ndarray)}  # stays with the host
     parts = micro_batches(model.mixed(batch), model.settings.micro_batch_size)
-    if len(parts) == 1:
-        values = wrapped(batch, mode="loss")
-        optim_wrapper.backward(values["loss"])
-    else:
-        values = cached_backward(
-            parts,
-            encode=lambda part: model(part, mode="encode"),
-            loss_of=lambda out: model(out, mode="objective"),
-            backward=optim_wrapper.backward,
-            replay=lambda part, gradients, last: _replay(wrapped, part, gradients, last),
-        )
+    values = _backward(wrapped, model, parts, optim_wrapper.backward)
+    if (between := model.between) is not None:
+        with between.moved(model.towers, model.drawn("between")):
+            _backward(wrapped, model, parts, lambda loss: optim_wrapper.backward(between.ratio * loss))
     if is_sharded(model):
         average_replicated([p for p in model.parameters() if p.requires_grad])
     norm = optim_wrapper.gradient_norm()
@@ -210,6 +208,21 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     with torch.no_grad():
         model.after_step()
     return {**{name: value.detach() for name, value in values.items()}, "grad_norm": norm}
+
+
+def _backward(wrapped: nn.Module, model: PairModel, parts: list[dict[str, Any]], backward) -> dict[str, Tensor]:
+    """Gradients of the batch, of which `parts` go through the towers one by one, added to those that there are."""
+    if len(parts) == 1:
+        values = wrapped(parts[0], mode="loss")
+        backward(values["loss"])
+        return values
+    return cached_backward(
+        parts,
+        encode=lambda part: model(part, mode="encode"),
+        loss_of=lambda out: model(out, mode="objective"),
+        backward=backward,
+        replay=lambda part, gradients, last: _replay(wrapped, part, gradients, last),
+    )
 
 
 def micro_batches(batch: dict[str, Any], size: int | None) -> list[dict[str, Any]]:

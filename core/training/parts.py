@@ -16,6 +16,7 @@ from ..contracts.image_size import height_and_width
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
+from .between import BetweenWeights
 from .class_scores import ClassScores
 from .fields import fields_of
 from .layers import freeze_batch_norm, freeze_towers, set_trainable
@@ -55,6 +56,7 @@ class Task:
         validate: () -> score on val, the higher the better; or None.
         mix: changes a batch before the towers see it, on its device: (batch, generator, the same on all processes) ->
             batch. Each process mixes its own samples, whole, however they are then split.
+        between: a second pass in each step, at weights between those of the start and of now; None: there is none.
         identity: facts that a checkpoint must share to be resumed, besides the settings.
     """
 
@@ -73,6 +75,7 @@ class Task:
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
     mix: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
+    between: BetweenWeights | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +113,7 @@ class Parts:
             checkpoint_blocks(self.backbone)
         if self.settings.compile:
             self.outputs.compile_per_sample()
-        return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix)
+        return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone

@@ -83,6 +83,7 @@ class TrainingSettings:
     epoch_average: tuple[float, float] | None = option(
         None, "mean and deviation, in epochs, of a Gaussian average of weights, which is kept", low=-(10**9), high=10**9
     )
+    average_from: int = option(1, "epoch from which `epoch_average` counts", low=1, high=1_000_000)
     checkpointing: bool = option(False, "recompute activations in the backward pass instead of holding them")
     compile: bool = option(False, "compile the towers with torch.compile")
     lock: tuple[str, ...] = option((), "towers that stay as they are (LiT locks the image tower)", choices=TOWERS)

@@ -188,7 +188,7 @@ def _rates_and_averages(settings: TrainingSettings, average) -> list[Hook]:
     if settings.ema is not None:
         hooks.append(AverageHook(average, settings.ema))
     if settings.epoch_average is not None:
-        hooks.append(EpochAverageHook(average, settings.epoch_average))
+        hooks.append(EpochAverageHook(average, settings.epoch_average, settings.average_from))
     return hooks
 
 
@@ -251,6 +251,7 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
     cost_options += ("log_every", "log_to")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
-    later |= {"head_rate": 1.0, "joint_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
+    later |= {"head_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
+    later |= {"joint_rate": 1.0, "average_from": 1}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ....core.backbones.joint_parts import JointParts, attach_joint
@@ -14,7 +15,7 @@ from ....core.contracts.adapter import FitReport
 from ....core.contracts.backbone import Backbone
 from ....core.contracts.images import TrainingImages
 from ....core.errors import CapabilityError, DataError
-from ....core.training.class_scores import SCALES
+from ....core.training.class_scores import SCALES, PixelScores
 from ....core.training.layers import freeze_towers, set_trainable
 from ....core.training.sources import Source
 from ....core.training.tower_adapter import ClassTowerAdapter
@@ -89,6 +90,32 @@ class ClipTowerAdapter(ClassTowerAdapter):
         self.frames = frames_of(task.source, view)
         task = replace(task, view=lambda decoded, drawn: as_frames(view(decoded, drawn), self.frames))
         return super()._train(task, epochs, backbone, on_val, place, seed)
+
+
+class FixedTexts(PixelScores):
+    """Base of logits of clips by class texts that no step changes.
+
+    Args:
+        text: (C, D), as a method makes them of prompts.
+        negative: (C, D) of texts that say the class is absent, or None.
+    """
+
+    def __init__(self, text: Tensor, negative: Tensor | None):
+        super().__init__()
+        self.register_buffer("text", text, persistent=False)
+        self.register_buffer("negative", negative, persistent=False)
+
+    @abstractmethod
+    def cosines(self, backbone: Backbone, clips: Tensor, text: Tensor) -> Tensor:
+        """(B, T, 3, H, W) clips and (C, D) texts -> (B, C)."""
+
+    def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        clips = pixels if pixels.ndim == 5 else pixels[:, None]
+        rows = self.text if self.negative is None else torch.cat([self.text, self.negative])
+        scores = backbone.logit_scale.float() * self.cosines(backbone, clips, rows)
+        if self.negative is not None:
+            return scores[:, : len(self.text)] - scores[:, len(self.text) :]
+        return scores if backbone.logit_bias is None else scores + backbone.logit_bias
 
 
 def frames_of(source: Source, view: Callable[[Any, int], Tensor]) -> int:

@@ -17,10 +17,9 @@ from ....core.contracts.features import Batch
 from ....core.contracts.images import TrainingImages
 from ....core.contracts.options import option
 from ....core.errors import CapabilityError
-from ....core.training.class_scores import PixelScores
 from ....core.training.train import Task
 from ..transforms import EachFrame, by_crop
-from ._clip_towers import need_class_token
+from ._clip_towers import FixedTexts, need_class_token
 from ._mixing import Mixed
 from ._transformer import QuickGELU, ResidualBlock, heads_of
 
@@ -172,26 +171,11 @@ def as_x_clip_starts(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class TextsOfVideos(PixelScores):
-    """Logits of clips by towers with `CommunicatingFrames`.
+class TextsOfVideos(FixedTexts):
+    """Logits by towers with `CommunicatingFrames`, of texts as the text tower gives them, not made unit."""
 
-    Args:
-        text: (C, D) as the text tower gives them, not made unit.
-        negative: (C, D) of texts that say the class is absent, or None.
-    """
-
-    def __init__(self, text: Tensor, negative: Tensor | None):
-        super().__init__()
-        self.register_buffer("text", text, persistent=False)
-        self.register_buffer("negative", negative, persistent=False)
-
-    def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        clips = pixels if pixels.ndim == 5 else pixels[:, None]
-        rows = self.text if self.negative is None else torch.cat([self.text, self.negative])
-        scores = backbone.logit_scale.float() * backbone.joint.cosines(backbone, clips, rows)
-        if self.negative is not None:
-            return scores[:, : len(self.text)] - scores[:, len(self.text) :]
-        return scores if backbone.logit_bias is None else scores + backbone.logit_bias
+    def cosines(self, backbone: Backbone, clips: Tensor, text: Tensor) -> Tensor:
+        return backbone.joint.cosines(backbone, clips, text)
 
 
 @dataclass(eq=False, kw_only=True)
