@@ -35,6 +35,7 @@ from parity_checks import (
     transductive,
     video,
     video_losses,
+    video_patches,
     video_towers,
 )
 from parity_checks.comparison import NotCompared
@@ -42,7 +43,10 @@ from parity_checks.fixtures import Check, Fixtures
 
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
-METHODS = (head, cache, prompt, towers, transductive, testtime, crops, confidence, video, video_towers)
+METHODS = (
+    *(head, cache, prompt, towers, transductive, testtime, crops, confidence),
+    *(video, video_patches, video_towers),
+)
 OBJECTIVES = (losses, caption_losses, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,

@@ -190,14 +190,16 @@ def pre_norm_block(
     """A block that normalises what goes into attention and MLP (ViT, GPT). `scale_1`, `scale_2` are layer scales, `mix`
     is attention over stacked queries, keys and values, where it is more than `attend`."""
 
+    def attended(stacked, mask=None, causal=False):
+        return scale_1(out(mix(stacked, num_heads, mask, causal)))
+
     def forward(x, *, mask=None, causal=False, attention=None):
         normal = ln_1(x)
-        mixed = out(mix(qkv(normal), num_heads, mask, causal)) if attention is None else attention(normal)
-        x = x + scale_1(mixed)
+        x = x + (attended(qkv(normal), mask, causal) if attention is None else scale_1(attention(normal)))
         return x + scale_2(mlp(ln_2(x)))
 
     parts = {"ln_1": ln_1, "qkv": qkv, "out": out, "ln_2": ln_2, "mlp": mlp}
-    return Block(**parts, num_heads=num_heads, forward=forward, module=module, of=of)
+    return Block(**parts, num_heads=num_heads, forward=forward, module=module, of=of, attended=attended)
 
 
 def post_norm_block(

@@ -40,6 +40,9 @@ def embed(
     parts: Annotated[
         bool, typer.Option("--parts", help="Write the features of each frame, slice or window of a sample too.")
     ] = False,
+    patch_tokens: Annotated[
+        bool, typer.Option("--patch-tokens", help="Store the features of all patches too, for methods that use them.")
+    ] = False,
     sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -52,7 +55,8 @@ def embed(
 
     flags = data_flags(domain, task, data, None, backbone, device, amp, batch_size, workers, None)
     recipe = recipe_of(None, None, sets, flags)
-    written = engine_embed(recipe, out, images=images or (), parts=parts, reporter=reporter())
+    how = {"images": images or (), "parts": parts, "patch_tokens": patch_tokens}
+    written = engine_embed(recipe, out, **how, reporter=reporter())
     if as_json:
         print_json({**vars(written), "skipped": [list(pair) for pair in written.skipped]})
         return
@@ -61,6 +65,8 @@ def embed(
         f"{written.images} images, {written.dim} wide: {written.file} "
         f"({written.encoded} encoded, {written.from_store} from the store)"
     )
+    if patch_tokens:
+        echo(f"Patch tokens of all images are in the feature store ({written.patches_stored} encoded)")
 
 
 COMMANDS = {"embed": embed}

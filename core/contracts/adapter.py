@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NEEDS = frozenset({
     "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
     "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base", "keys",
+    "patch_tokens",
 })  # fmt: skip
 OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
 """Needs that take the towers themselves."""

@@ -38,7 +38,7 @@ class Block:
 
     `qkv(x)` gives the stacked (.., 3 * W) projections whether the tower keeps them in one matrix or three. `module` is
     the child of the model that holds all of its weights, and `of(module)` the block of a copy of it; None where a block
-    is more than its module.
+    is more than its module. `attended(qkv(ln_1(x)))` is what attention adds to x; None of a block that normalises sums.
     """
 
     ln_1: nn.Module
@@ -50,6 +50,7 @@ class Block:
     forward: Callable[..., Tensor]
     module: nn.Module | None = None
     of: Callable[[nn.Module], Block] | None = None
+    attended: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor, **kwargs) -> Tensor:
         return self.forward(x, **kwargs)

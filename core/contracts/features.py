@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 PROJECTED = "projected"
 PRE_PROJECTION = "pre_projection"
+PATCH_TOKENS = "patch_tokens"
+TAPS = {PROJECTED: None, PRE_PROJECTION: "hidden", PATCH_TOKENS: "image_tokens"}
+"""Where in the image tower features are taken -> what the tower must be capable of."""
 MEAN_TOLERANCE = 1e-3
 """How far features may lie from the mean of their parts, in units of the largest number among the parts."""
 
@@ -31,7 +34,8 @@ class FeatureSet:
         labels: (N,) int64 class indices, or (N, C) float 0/1 with NaN where a label is unknown; None if unlabelled.
         class_names: the C names that labels index.
         views: (N, V, D) float32 features of V augmented views of each image, or None.
-        tap: where in the tower they were taken, "projected" (shared space) or "pre_projection".
+        tap: where in the tower they were taken, one of `TAPS`: "projected" (shared space), "pre_projection", or
+            "patch_tokens", of all patches in one row.
         groups: N group keys (patient, identity, video) or None.
         ids: N identifiers or None.
         backbone: fingerprint of the backbone that made them, or "".
@@ -39,6 +43,7 @@ class FeatureSet:
         parts: (N, T, D) float32 features of the parts of each sample, in their order (frames of a clip, slices of a
             volume, windows of a raster, crops of an image), or None. `features` is then their mean; see `of_parts`.
         parts_mask: (N, T) bool, True where there is a part; by default all are there. Parts that are not are zero.
+        parts_order: (N, T) int64, which part of the sample as it was read stands where; by default each in its place.
 
     Raises:
         DataError: sizes disagree, a feature is not finite, a sample has no part, or the features are not the mean of
@@ -56,6 +61,7 @@ class FeatureSet:
     raw_norms: bool = field(default=True, compare=False)
     parts: Tensor | None = None
     parts_mask: Tensor | None = None
+    parts_order: Tensor | None = None
 
     def __post_init__(self):
         if self.features.ndim != 2:
@@ -143,6 +149,7 @@ class FeatureSet:
             ids=None if self.ids is None else tuple(self.ids[i] for i in picked),
             parts=None if self.parts is None else self.parts[rows],
             parts_mask=None if self.parts is None else self.parts_mask[rows],
+            parts_order=None if self.parts_order is None else self.parts_order[rows],
         )
 
     def to(self, device) -> FeatureSet:
@@ -151,7 +158,7 @@ class FeatureSet:
         def moved(t):
             return None if t is None else t.to(device)
 
-        names = ("features", "labels", "views", "parts", "parts_mask")
+        names = ("features", "labels", "views", "parts", "parts_mask", "parts_order")
         return replace(self, **{name: moved(getattr(self, name)) for name in names})
 
     def without_labels(self) -> FeatureSet:
@@ -160,7 +167,7 @@ class FeatureSet:
 
     def without_parts(self) -> FeatureSet:
         """The same samples, each as the mean of its parts and nothing more."""
-        return self if self.parts is None else replace(self, parts=None, parts_mask=None)
+        return self if self.parts is None else replace(self, parts=None, parts_mask=None, parts_order=None)
 
     def with_parts(self) -> FeatureSet:
         """The same samples with parts: where there are none, each image is the only part of its sample."""
@@ -232,6 +239,8 @@ class Batch:
         parts: (B, T, D) float32, not normalised: features of the parts of each sample, in their order, zero where there
             is none. `features` is their mean.
         parts_mask: (B, T) bool, True where there is a part; by default all are there.
+        patch_tokens: (B, T, h, w, D) float32, not normalised: features of the h x w patches of each part, in the order
+            of `parts`, zero where there is none.
     """
 
     features: Tensor | None = None
@@ -246,6 +255,7 @@ class Batch:
     transform: Callable[[Any], Tensor] | None = None
     parts: Tensor | None = None
     parts_mask: Tensor | None = None
+    patch_tokens: Tensor | None = None
 
     def __post_init__(self):
         if self.parts is not None and self.parts_mask is None:

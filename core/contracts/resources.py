@@ -5,6 +5,7 @@
 | `images` | `TrainingImages` | "pixels", "images" |
 | `place` | `TrainingPlace` | "pixels" |
 | `pre_projection` | `PreProjection` | "pre_projection" |
+| `patch_tokens` | `PatchTokens` of the support | "patch_tokens" |
 | `descriptions` | C tuples of sentences, in the order of the classes | "descriptions" |
 | `templates` | texts with `{}` for a class name | any with "text_encoder" |
 | `captions` | `TextPool` | "captions" |
@@ -22,6 +23,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ from .features import FeatureSet, TextClassifier
 
 REQUIRED = {
     "pre_projection": "image features before the projection",
+    "patch_tokens": "features of the patches of each image or part",
     "descriptions": "sentences about each class",
     "captions": "a pool of captions",
     "synonyms": "synonyms of the class names",
@@ -57,6 +60,49 @@ class PreProjection:
 
     support: FeatureSet
     val: FeatureSet | None = None
+
+
+class PatchTokens(ABC):
+    """Features of the h x w patches of each image, or of each part of a sample, of N samples of T parts at most. They
+    are many, and are read some samples at a time.
+
+    Attributes:
+        grid: (h, w).
+        dim: D.
+    """
+
+    grid: tuple[int, int]
+    dim: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> Tensor:
+        """Samples (n,) int64 -> their tokens (n, T, h, w, D) float32, not normalised, in the order of the features'
+        `parts`, zero where there is no part."""
+
+
+@dataclass(frozen=True)
+class HeldPatchTokens(PatchTokens):
+    """Those of a tensor (N, T, h, w, D)."""
+
+    tokens: Tensor
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return tuple(self.tokens.shape[2:4])
+
+    @property
+    def dim(self) -> int:
+        return self.tokens.shape[4]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self.tokens[index]
 
 
 @dataclass(frozen=True)

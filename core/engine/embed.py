@@ -34,7 +34,8 @@ OF_SETS = OF_IMAGES | {"split_seed", "classes", "templates", "descriptions"}
 
 @dataclass
 class Embedded:
-    """What was written: the file, how many images, how wide, what was left out."""
+    """What was written: the file, how many images, how wide, what was left out; how many images' patch tokens are
+    stored now that were not."""
 
     file: Path
     images: int
@@ -42,6 +43,7 @@ class Embedded:
     skipped: list[tuple[str, str]]
     encoded: int
     from_store: int
+    patches_stored: int = 0
 
 
 def embed(
@@ -50,6 +52,7 @@ def embed(
     *,
     images: Sequence[str | Path] = (),
     parts: bool = False,
+    patch_tokens: bool = False,
     reporter: Reporter | None = None,
 ) -> Embedded:
     """Write features of the recipe's data set (with labels, splits and text features), or of loose images.
@@ -59,9 +62,12 @@ def embed(
         out: a .safetensors or .npz file.
         images: files or folders without labels; then the recipe's data is not read.
         parts: whether the features of each sample's parts (frames, slices, windows) are written too.
+        patch_tokens: whether features of the patches of each image or part are encoded too. They stay in the feature
+            store, where methods that look at them find them.
 
     Raises:
-        ConfigError: another file ending. DataError: nothing readable. CapabilityError: no sample has parts.
+        ConfigError: another file ending. DataError: nothing readable, or no room for patch tokens.
+        CapabilityError: no sample has parts, or the tower gives no patch tokens.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
@@ -69,11 +75,17 @@ def embed(
     place_of(out, "--out")
     refuse_unused(recipe, OF_IMAGES if images else OF_SETS, lambda key: "embed does not use it; omit it")
     task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
-    return together(lambda: _embed(recipe, task, out, images, parts, reporter))
+    return together(lambda: _embed(recipe, task, out, images, parts, patch_tokens, reporter))
 
 
 def _embed(
-    recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], parts: bool, reporter: Reporter
+    recipe: Recipe,
+    task: Task,
+    out: Path,
+    images: Sequence[str | Path],
+    parts: bool,
+    patch_tokens: bool,
+    reporter: Reporter,
 ) -> Embedded:
     domain = task.domain
     if images:
@@ -81,17 +93,20 @@ def _embed(
     else:
         prepared = prepare(recipe, reporter, domain, task.name)
     prepared.backbone.check_channels("`vladapt embed`")
+    if patch_tokens:
+        prepared.backbone.need("image_tokens")
     features = prepared.features(prepared.data.items, "images", parts=parts)
     if parts and features.parts is None:
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
     by_id = {item.id: item for item in prepared.data.items}
+    stored = prepared.patch_tokens.fill([by_id[i] for i in features.ids], reporter) if patch_tokens else 0
     splits = [by_id[i].split for i in features.ids]
     groups = [by_id[i].group or "" for i in features.ids]
     classifier = None if images else prepared.classifier
     if is_main():
         _write(out, features, classifier, splits, groups)
     skipped = [*prepared.data.skipped, *prepared.skipped]
-    return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached)
+    return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached, stored)
 
 
 def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Reporter) -> Prepared:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Item
-from ..contracts.features import PRE_PROJECTION, PROJECTED
+from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
 from ..errors import CacheError, CapabilityError, ConfigError, DataError
 from .batch_size import BatchSizeTuner
 
@@ -180,24 +180,26 @@ def renderer(
 
 
 def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor], Tensor]:
-    """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised.
+    """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised; the P patch
+    tokens of an image are one row (P * D,).
 
     Of samples with parts, (B, T, 3, S, S), the parts' features are averaged, where the tower does not see them
     together. The backbone's model is built at the first call.
 
     Raises:
         ConfigError: an unknown tap or amp.
-        CapabilityError: the backbone has no such tap, or sees parts together and so has no features before the
-            projection.
+        CapabilityError: the backbone has no such tap, or sees parts together and so has projected features alone.
     """
-    if tap not in (PROJECTED, PRE_PROJECTION):
-        raise ConfigError(f"tap '{tap}': there are {PROJECTED} and {PRE_PROJECTION}")
+    check_tap(backbone, tap)
     if amp not in AMP:
         raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
-    if tap == PRE_PROJECTION:
-        backbone.need("hidden")
-        if backbone.joint is not None:
-            raise CapabilityError(f"backbone '{backbone.spec}' sees parts together: use its projected features")
+    if tap != PROJECTED and backbone.joint is not None:
+        raise CapabilityError(f"backbone '{backbone.spec}' sees parts together: use its projected features")
+
+    def taken(pixels: Tensor) -> Tensor:
+        if tap == PATCH_TOKENS:
+            return backbone.image_tokens(pixels)[0].flatten(1)  # (B, P * D)
+        return backbone.hidden(pixels) if tap == PRE_PROJECTION else backbone.encode_image(pixels, False)
 
     def encode(pixels: Tensor) -> Tensor:
         _ = backbone.model  # built here, outside of inference mode, or its weights could never be trained
@@ -206,10 +208,18 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
             pixels = pixels.to(backbone.device, non_blocking=True)
             clips = pixels.shape[:2] if pixels.ndim == 5 and backbone.joint is None else None
             pixels = pixels.flatten(0, 1) if clips else pixels  # (B * T, 3, S, S)
-            features = backbone.hidden(pixels) if tap == PRE_PROJECTION else backbone.encode_image(pixels, False)
+            features = taken(pixels)
             return (features.unflatten(0, clips).mean(dim=1) if clips else features).float()
 
     return encode
+
+
+def check_tap(backbone: Backbone, tap: str) -> None:
+    """Raise the ConfigError of an unknown tap, or the CapabilityError of a backbone that has no such tap."""
+    if tap not in TAPS:
+        raise ConfigError(f"tap '{tap}': there are {', '.join(TAPS)}")
+    if TAPS[tap] is not None:
+        backbone.need(TAPS[tap])
 
 
 def cores() -> int:

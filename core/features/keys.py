@@ -12,9 +12,8 @@ from typing import Any
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import DomainData
-from ..contracts.features import PRE_PROJECTION, PROJECTED
 from ..errors import ConfigError
-from .extract import AMP
+from .extract import AMP, check_tap
 
 FORMAT = 1
 PART_COUNTS = "numbers of parts"
@@ -114,10 +113,7 @@ class Request:
     parts: bool = False
 
     def __post_init__(self):
-        if self.tap not in (PROJECTED, PRE_PROJECTION):
-            raise ConfigError(f"tap '{self.tap}': there are {PROJECTED} and {PRE_PROJECTION}")
-        if self.tap == PRE_PROJECTION:
-            self.backbone.need("hidden")
+        check_tap(self.backbone, self.tap)
         if self.amp not in AMP:
             raise ConfigError(f"--amp {self.amp}: there are bf16 and fp16 (none: full precision)")
         if self.workers is not None and self.workers < 0:

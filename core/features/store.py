@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, blank_image
 from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
 from ..data.verify import FileHashes
-from ..runtime.distributed import rank, run_on_all, world_size
+from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
 from .batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
@@ -113,7 +114,7 @@ class FeatureStore:
             backbone: its model is built only if something is to be computed.
             transform: decoded image -> pixels (3, S, S), or (T, 3, S, S) of a sample of T parts, whose features are
                 averaged; with a JSON-able `spec`.
-            tap: "projected" or "pre_projection".
+            tap: one of `TAPS`.
             views: V augmented views of each image besides; the result's `views` is then (N, V, D).
             view_transform: called as view_transform(decoded, seed=int), with a JSON-able `spec`.
             seed: of the views.
@@ -139,6 +140,28 @@ class FeatureStore:
 
         whole = gathered(run_on_all(on_this_rank))
         return _extraction(whole, request, items)
+
+    def lacking(
+        self,
+        data: DomainData,
+        items: Sequence[Item],
+        backbone: Backbone,
+        transform: Callable,
+        *,
+        tap: str = PROJECTED,
+        workers: int | None = None,
+        amp: str | None = None,
+    ) -> dict[int, int]:
+        """Which of some items `get_or_compute` would have to encode, with their parts; no feature is read.
+
+        Returns:
+            Position in `items` -> number of images or parts; a sample never met before counts as one.
+        """
+        request = Request(data, backbone, transform, None, tap, 0, 0, amp, workers, True)
+        table = Table(request, items, self._hashes)
+        _look_up_counts(table, self._folder(PART_COUNTS))
+        found = all_gather_json(table.lacking(self._folder(request.space).known(table.missing())))[0]
+        return {int(position): pieces for position, pieces in found.items()}  # one answer for all ranks
 
     def text_features(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:
         """(N, D) float32 on the CPU, not normalised. The model is built only for texts not met before.
@@ -170,15 +193,39 @@ class FeatureStore:
         Raises:
             DataError: the store cannot be written.
         """
-        path = self.root / "facts" / f"{folder_name(backbone.fingerprint)}.json"
-        facts = _read_facts(path) if self.keep else None
-        if facts is None:
+
+
+        def asked() -> dict[str, float | None]:
+            scale, bias = backbone.logit_scale, backbone.logit_bias
+            return {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
+
+        return self._fact(f"{folder_name(backbone.fingerprint)}.json", _valid_facts, asked)
+
+    def patch_grid(self, backbone: Backbone) -> tuple[int, int]:
+        """(h, w) of the patch tokens of an image, stored, so that a second run builds no model.
+
+        Raises:
+            CapabilityError: the tower gives none. DataError: the store cannot be written.
+        """
+        backbone.need("image_tokens")
+
+        def asked() -> dict[str, int]:
+            height, width = backbone.image_tokens(blank_image(backbone).to(backbone.device))[1]
+            return {"height": height, "width": width}
+
+        fact = self._fact(f"{folder_name(backbone.fingerprint)}-patches.json", _valid_grid, asked)
+        return fact["height"], fact["width"]
+
+    def _fact(self, name: str, valid: Callable[[Any], dict], asked: Callable[[], dict]) -> dict:
+        """What an earlier run stored of a tower, or what it says now."""
+        path = self.root / "facts" / name
+        fact = _read_fact(path, valid) if self.keep else None
+        if fact is None:
             with torch.no_grad():
-                scale, bias = backbone.logit_scale, backbone.logit_bias
-                facts = {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
+                fact = asked()
             if self.keep:
-                write_cached(path, canonical_json(facts).encode())
-        return facts
+                write_cached(path, canonical_json(fact).encode())
+        return fact
 
     def _fill(self, table: Table, tuner: BatchSizeTuner, progress: Progress | None) -> int:
         """Find or compute all cells; returns how many were computed. What is computed is stored, come what may."""
@@ -233,12 +280,16 @@ class FeatureStore:
 
 def _look_up(table: Table, folder: ShardFolder | NoShards, counts: ShardFolder | NoShards) -> None:
     """Find what is stored: how many parts each sample has, then features of images and of parts."""
+    _look_up_counts(table, counts)
+    for keys, rows in folder.find(table.missing()):
+        table.put(keys, rows)
+
+
+def _look_up_counts(table: Table, counts: ShardFolder | NoShards) -> None:
     cells = table.count_keys()
     for keys, rows in counts.find(cells):
         for key, row in zip(keys, rows):
             table.know(cells[key], int(row[0]))
-    for keys, rows in folder.find(table.missing()):
-        table.put(keys, rows)
 
 
 def _stored_key(piece: Piece) -> bytes:
@@ -284,11 +335,18 @@ def _encoded_texts(backbone: Backbone, todo: dict[bytes, str]):
         yield [key for key, _ in some], rows.float().cpu().numpy()
 
 
-def _read_facts(path: Path) -> dict[str, float | None] | None:
+def _read_fact(path: Path, valid: Callable[[Any], dict]) -> dict | None:
     """What an earlier run stored; None if there is nothing, or nothing valid."""
     try:
-        facts = json.loads(path.read_bytes())
-        bias = facts["logit_bias"]
-        return {"logit_scale": float(facts["logit_scale"]), "logit_bias": None if bias is None else float(bias)}
+        return valid(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _valid_facts(facts: Any) -> dict[str, float | None]:
+    bias = facts["logit_bias"]
+    return {"logit_scale": float(facts["logit_scale"]), "logit_bias": None if bias is None else float(bias)}
+
+
+def _valid_grid(fact: Any) -> dict[str, int]:
+    return {name: int(fact[name]) for name in ("height", "width")}

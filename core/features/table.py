@@ -90,6 +90,20 @@ class Table:
         rows = np.array([of[key] for key in new], dtype=np.float32)[:, None]
         return [self._count_key(key) for key in new], rows
 
+    def lacking(self, stored: set[bytes]) -> dict[int, int]:
+        """Row -> how many pieces of the image itself are not among some stored keys, at least 1; rows that lack none,
+        or cannot be read, are left out. A sample whose number of parts is unknown counts as one."""
+        pieces = {}
+        for row, content in enumerate(self._contents):
+            if content is None:
+                continue
+            key = self.request.key(content, 0)
+            parts = self._counts.get(key)
+            wanted = [part_key(key, part) for part in range(parts)] if parts else [key]
+            if missing := sum(each not in stored for each in wanted) or (parts is None and self.request.parts):
+                pieces[row] = int(missing)
+        return pieces
+
     def missing(self) -> list[bytes]:
         """Stored keys without a feature, each once: of images in their order, then of parts."""
         whole = [key for key, cells in self._cells.items() if not self._counts.get(key) and not self._filled[cells[0]]]

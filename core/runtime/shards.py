@@ -26,6 +26,10 @@ KEY_BYTES = 32
 MERGE_ABOVE = 32
 """Small shards that may gather before they are merged."""
 SMALL_ROWS = 4096
+SHARD_BYTES = 64_000_000
+"""Rows that are held before they are written, and that are merged, are no more than this, or few more."""
+WIDE_ROW = 65_536
+"""Numbers of a row from which on a checked shard is read row by row: 256 KB."""
 RELISTINGS = 3
 
 
@@ -45,6 +49,7 @@ class ShardFolder:
         self.path = Path(path)
         self.space = space
         self._index: dict[str, np.ndarray] = {}  # shard name -> its keys (n, 32)
+        self._checked: set[str] = set()  # shards of wide rows whose rows were those that were written
 
     def find(self, wanted: Collection[bytes]) -> Iterator[tuple[list[bytes], np.ndarray]]:
         """Yield, shard by shard, keys found and their rows (k, D) float32; each key once at most.
@@ -62,12 +67,12 @@ class ShardFolder:
                 row_of = self._matches(name, missing, prefixes)
                 if not row_of:
                     continue
-                rows = self._rows(name)
+                rows = self._rows(name, list(row_of.values()))
                 if rows is None:
                     vanished = True
                     continue
                 missing.difference_update(row_of)
-                yield list(row_of), rows[list(row_of.values())]
+                yield list(row_of), rows
             if not vanished or not missing:
                 return
 
@@ -98,7 +103,7 @@ class ShardFolder:
     def merge(self) -> None:
         """Put many small shards into few larger ones. Rows are never missing meanwhile: the new file comes first."""
         self._refresh()
-        small = [name for name, keys in self._index.items() if len(keys) < SMALL_ROWS]
+        small = [name for name, keys in self._index.items() if len(keys) < SMALL_ROWS and self._is_light(name)]
         if len(small) <= MERGE_ABOVE:
             return
         remove_stale_partials(self.path)
@@ -108,11 +113,19 @@ class ShardFolder:
             if rows is None:
                 continue
             batch[name] = rows
-            if sum(map(len, batch.values())) >= SMALL_ROWS:
+            size = sum(each.nbytes for each in batch.values())
+            if sum(map(len, batch.values())) >= SMALL_ROWS or size >= SHARD_BYTES:
                 self._replace(batch)
                 batch = {}
         if len(batch) > 1:
             self._replace(batch)
+
+    def _is_light(self, name: str) -> bool:
+        """Whether a shard is far from `SHARD_BYTES`; a vanished one is not."""
+        try:
+            return (self.path / name).stat().st_size < SHARD_BYTES // 2
+        except OSError:
+            return False
 
     def _replace(self, batch: dict[str, np.ndarray]) -> None:
         merged = {key.tobytes(): row for name, rows in batch.items() for key, row in zip(self._index[name], rows)}
@@ -149,22 +162,27 @@ class ShardFolder:
         row_of = {keys[i].tobytes(): int(i) for i in candidates}
         return {key: i for key, i in row_of.items() if key in missing}
 
-    def _rows(self, name: str) -> np.ndarray | None:
-        """(n, D) of a shard; None, and the shard forgotten, if it is gone or damaged."""
+    def _rows(self, name: str, wanted: Sequence[int] | None = None) -> np.ndarray | None:
+        """(n, D) of a shard, or the wanted rows of it; None, and the shard forgotten, if it is gone or damaged."""
         try:
+            if wanted is not None and name in self._checked:
+                return _read_some(self.path / name, wanted)
             keys, rows = _read(self.path / name)
             if not np.array_equal(keys, self._index[name]):
                 raise _Damaged(name)
+            if rows.shape[1] >= WIDE_ROW:
+                self._checked.add(name)
         except FileNotFoundError:
             self._index.pop(name, None)
             return None
         except _Damaged:
             self._drop(name)
             return None
-        return rows
+        return rows if wanted is None else rows[wanted]
 
     def _drop(self, name: str) -> None:
         self._index.pop(name, None)
+        self._checked.discard(name)
         try:
             (self.path / name).unlink(missing_ok=True)
         except OSError as error:
@@ -178,6 +196,9 @@ class NoShards:
 
     def find(self, wanted: Collection[bytes]) -> Iterator[tuple[list[bytes], np.ndarray]]:
         return iter(())
+
+    def known(self, wanted: Collection[bytes]) -> set[bytes]:
+        return set()
 
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
         """The rows are let go."""
@@ -208,7 +229,8 @@ class ShardWriter:
     def add(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
         self._keys.extend(keys)
         self._rows.append(rows)
-        if len(self._keys) >= self.flush_rows or time.monotonic() - self._last >= self.flush_seconds:
+        full = len(self._keys) >= self.flush_rows or sum(each.nbytes for each in self._rows) >= SHARD_BYTES
+        if full or time.monotonic() - self._last >= self.flush_seconds:
             self.flush()
 
     def flush(self) -> None:
@@ -245,6 +267,18 @@ def _read(path: Path, with_features: bool = True) -> tuple[np.ndarray, np.ndarra
     if not valid:
         raise _Damaged(str(path))
     return keys, rows
+
+
+def _read_some(path: Path, wanted: Sequence[int]) -> np.ndarray:
+    """(k, D), some rows of a shard that was checked before. Raises FileNotFoundError or _Damaged."""
+    try:
+        with safe_open(str(path), framework="np") as file:
+            rows = file.get_slice("features")
+            return np.concatenate([rows[i : i + 1] for i in wanted])
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _Damaged(str(path)) from error
 
 
 def _packed(keys: Sequence[bytes]) -> np.ndarray:

@@ -66,7 +66,7 @@ class Method:
     def needs_towers(self) -> bool:
         """Whether features and plain matrices will not do."""
         needs = self.claims.needs | self.claims.at_predict
-        return bool(needs & (OF_TOWERS | {"pre_projection"}) or self.claims.backbone_needs)
+        return bool(needs & (OF_TOWERS | {"pre_projection", "patch_tokens"}) or self.claims.backbone_needs)
 
     @property
     def world(self) -> World:

@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from math import isnan
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from ..contracts.choices import Augmented
 from ..contracts.domain import Item
 from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
-from ..contracts.resources import BasePredictions, Detection, FurtherBackbone, PreProjection, TextPool
+from ..contracts.resources import BasePredictions, Detection, FurtherBackbone, HeldPatchTokens, PreProjection, TextPool
 from ..prompts.classifier import build_classifier, fill
 from ..tasks.classification.batches import Extras, batches, logits_of
 from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item
@@ -125,6 +126,18 @@ class World:
         parts = self._parts_of[key].masked_fill(~mask[..., None], 0)
         return FeatureSet.of_parts(parts, mask, **self._known_of(items, backbone))
 
+    @torch.no_grad()
+    def patch_tokens(self, items: Sequence[Item], backbone: Backbone | None = None) -> Tensor:
+        """(N, 3, h, w, D) of the parts of samples, those of `encode_parts`."""
+        backbone = backbone or self.backbone
+        key = ("patches", backbone.fingerprint, *(item.id for item in items))
+        if key not in self._parts_of:
+            pixels = torch.stack([self.transform(draw(item, part)) for item in items for part in range(3)])
+            tokens, grid = backbone.image_tokens(pixels)
+            self._parts_of[key] = tokens.unflatten(1, grid).unflatten(0, (-1, 3))
+        there = self.encode_parts(items, backbone).parts_mask
+        return self._parts_of[key].masked_fill(~there[..., None, None, None], 0)
+
     def fit(self, adapter: Adapter, **given: Any) -> Fitted:
         """The adapter, fitted; `given` as for `inputs`.
 
@@ -149,7 +162,7 @@ class World:
         """What the engine gives to `adapter.fit`: what it declared, and nothing more.
 
         Args:
-            also: which of `REPLACING` it is given too.
+            also: which of `REPLACING` it is given too; "parts" gives methods that train towers samples of three parts.
         """
         given = self._inputs(adapter, use_val=use_val, also=also)
         return {**copy.deepcopy({name: given[name] for name in given if name != "backbone"}), "backbone": self.backbone}
@@ -167,6 +180,8 @@ class World:
             "unlabeled": sets["test"].without_labels() if self._looks_at_test_images(adapter) else None,
             "resources": {name: make() for name, make in self.resources.items() if name in kinds},
         }
+        if "parts" in also and "images" in given["resources"]:
+            given["resources"]["images"] = self._clips()
         if "views" in wanted and "pre_projection" in given["resources"]:
             hidden = given["resources"]["pre_projection"]
             given["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
@@ -196,6 +211,7 @@ class World:
             keys=lambda some, tap: _through(self.encode(some), mirrored),
             boxes=self._boxes,
             base=lambda features, names: self._of_other(items),
+            patches=lambda some: self.patch_tokens(some, towers),
         )
         encode = self.encode_parts if "parts" in adapter.at_predict else self.encode
         return encode(items, backbone=towers), extras
@@ -218,6 +234,8 @@ class World:
         }
         if "hidden" in self.backbone.capabilities:
             names["pre_projection"] = self._hidden
+        if "image_tokens" in self.backbone.capabilities:
+            names["patch_tokens"] = lambda: HeldPatchTokens(self.patch_tokens(self.items["support"]))
         if "prompt" in self.backbone.capabilities:
             names["ctx"] = self._context
         return {name: cache(make) for name, make in names.items()}
@@ -256,6 +274,16 @@ class World:
             [fill(AGAINST, name) for name in self.names] if self.several else None,
             list(TEMPLATES),
             self.items["val"],
+        )
+
+    def _clips(self) -> TrainingImages:
+        """The same samples with three parts each, for towers that see them together."""
+        train, plain = self.backbone.preprocess(True), self.backbone.preprocess(False)
+        return replace(
+            self._images(),
+            load=lambda item: np.stack([draw(item, part) for part in range(3)]),
+            train_transform=lambda clip, seed=None: torch.stack([train(each, seed=seed) for each in clip]),
+            eval_transform=lambda clip: torch.stack([plain(each) for each in clip]),
         )
 
     def _hidden(self) -> PreProjection:

@@ -134,6 +134,11 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "degree": between("degree", 1, 3, use="order"),
         "hidden": between("hidden", 8, 16, use="order"),
     },
+    "testa": {
+        **of_training("cross-entropy", "clip", lr=0.01, epochs=8),
+        "inflection": between("inflection", -1.0, 1.0, merge_patches=1),
+        "merge_frames": between("merge_frames", 0, 1, also=("parts",), lr=0.01),
+    },
     "tip-adapter": OF_SEARCH,
     "tip-adapter-f": {
         **OF_SEARCH,

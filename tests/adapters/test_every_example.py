@@ -11,6 +11,7 @@ from world import World, draw
 
 from vladapt import Batch, build_adapter
 from vladapt.core.contracts.features import PRE_PROJECTION
+from vladapt.core.contracts.resources import HeldPatchTokens
 from vladapt.core.registry import adapter_class, catalogue
 
 ALL = sorted(catalogue.adapters())
@@ -41,6 +42,8 @@ def names(small_clip):
         "further": given["further_backbones"],
         "further_features": (test.features @ mirrored,),
         "hidden": given["pre_projection"],
+        "patches": HeldPatchTokens(world.patches(world.items["support"])),
+        "test_patches": world.patches(world.items["test"]),
         "test_hidden": world.encode(world.items["test"], PRE_PROJECTION).features,
     }
 

@@ -86,6 +86,12 @@ class World:
         ids, labels = tuple(item.id for item in items), torch.tensor([item.target.index for item in items])
         return FeatureSet(made, labels, self.names, ids=ids, backbone=backbone.fingerprint, tap=tap)
 
+    @torch.no_grad()
+    def patches(self, items) -> torch.Tensor:
+        """(N, 1, h, w, D): those of images that are their only part."""
+        tokens, grid = self.backbone.image_tokens(torch.stack([self.transform(draw(item)) for item in items]))
+        return tokens.unflatten(1, grid)[:, None]
+
     def support(self, tap: str = PROJECTED) -> FeatureSet:
         """With views that differ a little."""
         plain = self.encode(self.items["support"], tap)

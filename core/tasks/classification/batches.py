@@ -17,9 +17,11 @@ from ...contracts.features import PRE_PROJECTION, PROJECTED, Batch, FeatureSet
 from ...contracts.resources import Detection
 from ...errors import CapabilityError, DataError
 from ...features.extract import cores
+from ...features.patch_tokens import padded
 
 ROWS_AT_ONCE = 4096
 WITH_PARTS_AT_ONCE = 256
+WITH_PATCHES_AT_ONCE = 16
 IMAGES_AT_ONCE = 16
 OF_IMAGES = frozenset({"images", "pixels"})
 PLAIN = frozenset({"features", "text_encoder"})
@@ -42,6 +44,7 @@ class Extras:
         boxes: image id -> what a detector found, or None.
         base: (features, class names) -> logits of the run that the method started from, or None.
         parts: items -> their features with parts, for features that came without.
+        patches: items -> (n, T, h, w, D) tokens of their patches.
     """
 
     items: Sequence[Item]
@@ -53,10 +56,11 @@ class Extras:
     boxes: Mapping[str, Sequence[Detection]] | None = None
     base: Callable[[FeatureSet, Sequence[str]], Tensor] | None = None
     parts: Callable[[Sequence[Item]], FeatureSet] | None = None
+    patches: Callable[[Sequence[Item]], Tensor] | None = None
 
     def columns(self, adapter: Adapter, features: FeatureSet) -> dict[str, Any]:
         """What has one row per image and is made for all of them at once."""
-        wanted = adapter.at_predict - PLAIN - OF_IMAGES - {"parts"}
+        wanted = adapter.at_predict - PLAIN - OF_IMAGES - {"parts", "patch_tokens"}
         items = self._behind(features.ids) if wanted else []
         made: dict[str, Any] = {}
         if "pre_projection" in wanted:
@@ -95,6 +99,21 @@ class Extras:
         some = some.with_parts()
         return {"parts": some.parts, "parts_mask": some.parts_mask}
 
+    def of_patches(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
+        """The patch tokens of some rows, fetched now, so that no more are held; of parts in the order that the features
+        have them in."""
+        if "patch_tokens" not in adapter.at_predict:
+            return {}
+        if self.patches is None:
+            raise CapabilityError(f"adapter '{adapter.name}' looks at patches of the images, which are not there")
+        some = features.select(list(rows))
+        tokens = self.patches(self._behind(some.ids)).to(features.features.device)  # (n, T, h, w, D)
+        if some.parts is not None:
+            tokens = padded(tokens, some.parts.shape[1])
+        if some.parts_order is not None:
+            tokens = tokens.gather(1, some.parts_order[..., None, None, None].expand_as(tokens))
+        return {"patch_tokens": tokens}
+
     def of_images(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
         """The decoded images of some rows, and what is made of them."""
         if not adapter.at_predict & OF_IMAGES:
@@ -127,6 +146,7 @@ def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[
     """
     columns = extras.columns(adapter, features)
     size = WITH_PARTS_AT_ONCE if "parts" in adapter.at_predict else ROWS_AT_ONCE
+    size = WITH_PATCHES_AT_ONCE if "patch_tokens" in adapter.at_predict else size
     size = IMAGES_AT_ONCE if adapter.at_predict & OF_IMAGES else size
     for start in range(0, len(features), size):
         rows = range(start, min(start + size, len(features)))
@@ -135,6 +155,7 @@ def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[
             ids=None if features.ids is None else features.ids[rows.start : rows.stop],
             **{name: _part(value, rows) for name, value in columns.items()},
             **extras.of_parts(adapter, features, rows),
+            **extras.of_patches(adapter, features, rows),
             **extras.of_images(adapter, features, rows),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
 from ...errors import DataError
+from ...features.patch_tokens import PatchTokenReader
 from ...features.store import FeatureStore
 from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
@@ -254,7 +255,14 @@ class Prepared:
             boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
             base=partial(self.base.logits, self) if self.base is not None else None,
             parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
+            patches=self.patch_tokens.read if "patch_tokens" in adapter.at_predict else None,
         )
+
+    @property
+    def patch_tokens(self) -> PatchTokenReader:
+        """Features of the patches, stored as well."""
+        transform, how = self.domain.transforms(self.backbone, False, self.task), asdict(self.encoding)
+        return PatchTokenReader(self.data, self.backbone, transform, self.store, **how)
 
     def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
         """Features of some items by this backbone."""

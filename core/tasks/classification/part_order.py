@@ -87,9 +87,10 @@ def _rearranged(samples: FeatureSet, keys: torch.Tensor) -> FeatureSet:
     mask = samples.parts_mask
     wanted = keys.masked_fill(~mask, 2).argsort(dim=1)  # those that are there first
     places = (~mask).long().argsort(dim=1, stable=True)
-    wide = (-1, -1, samples.dim)
-    moved = samples.parts.gather(1, wanted[..., None].expand(*wide))
-    return replace(samples, parts=torch.zeros_like(moved).scatter(1, places[..., None].expand(*wide), moved))
+    order = torch.zeros_like(wanted).scatter(1, places, wanted)  # (N, T)
+    moved = samples.parts.gather(1, order[..., None].expand(-1, -1, samples.dim))
+    before = samples.parts_order
+    return replace(samples, parts=moved, parts_order=order if before is None else before.gather(1, order))
 
 
 def order_section(metrics: Mapping[str, Any]) -> TableSection | None:

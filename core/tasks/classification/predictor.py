@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, DataError
 from ...features.extract import encoder, one_line
+from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...runs.folder import Run
 from ...runtime.progress import Reporter
@@ -223,7 +224,13 @@ class _Source:
             keys=None if keys is None else self._encoder(self._further(keys)),
             boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
             base=None if self.base is None else self._of_base,
+            patches=self._patch_tokens(towers).read if "patch_tokens" in adapter.at_predict else None,
         )
+
+    def _patch_tokens(self, towers: Backbone) -> PatchTokenReader:
+        """Of new images they are not stored: they are large, and looked at once."""
+        transform, how = self.domain.transforms(towers, False, self.task), asdict(self.encoding)
+        return PatchTokenReader(self.data, towers, transform, FeatureStore(keep=False), **how)
 
     def _further(self, spec: str) -> Backbone:
         return load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)

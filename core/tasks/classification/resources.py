@@ -16,7 +16,7 @@ from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
 from ...contracts.choices import FreshViews
 from ...contracts.features import PRE_PROJECTION, FeatureSet
-from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
+from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PatchTokens, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ...prompts.classifier import spoken
@@ -28,7 +28,7 @@ GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_back
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
 TOWER_NEEDS = frozenset(
     {"text_encoder", "images", "pixels", "pre_projection", "captions", "support_folder", "boxes", "synonyms", "ctx"}
-)
+) | {"patch_tokens"}
 """What a features file cannot give, or has no towers for."""
 
 
@@ -139,6 +139,8 @@ class Resources:
             collected["keys"] = self._beside(self._given("keys"), self.keyed, shots)
         if "pre_projection" in wanted:
             collected["pre_projection"] = self._pre_projection(adapter, shots)
+        if "patch_tokens" in wanted:
+            collected["patch_tokens"] = self._patch_tokens(shots)
         if wanted & {"pixels", "images"}:
             collected["images"] = self.prepared.training_images(shots)
         return collected
@@ -236,6 +238,13 @@ class Resources:
         support = encode(shots.items, "support images", views=views, **how)
         val = encode(shots.val_items, "validation images", tap=PRE_PROJECTION) if shots.val_items else None
         return PreProjection(support, val)
+
+    def _patch_tokens(self, shots) -> PatchTokens:
+        """Of the support; those of val and test are stored with them, for later."""
+        tokens = self.prepared.patch_tokens
+        items = [*shots.items, *shots.val_items, *self.prepared.test_items]
+        self.prepared.counts.computed += tokens.fill(items, self.prepared.reporter)
+        return tokens.of(shots.items, 1 if shots.support.parts is None else shots.support.parts.shape[1])
 
     def _pool(self, texts: tuple[str, ...]) -> TextPool:
         features = self.prepared.store.text_features(self.prepared.backbone, texts)

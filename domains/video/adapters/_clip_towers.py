@@ -13,6 +13,7 @@ from torch import Tensor
 from ....core.backbones.joint_parts import JointParts, attach_joint
 from ....core.contracts.adapter import FitReport
 from ....core.contracts.backbone import Backbone
+from ....core.contracts.images import TrainingImages
 from ....core.errors import CapabilityError, DataError
 from ....core.training.class_scores import SCALES, PixelScores
 from ....core.training.layers import freeze_towers, set_trainable
@@ -74,16 +75,15 @@ class ClipTowerAdapter(ClassTowerAdapter):
         super()._put(backbone)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        images = resources["images"]
+        given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
+        resources = {**resources, "images": self._in_whole_clips(resources["images"])}
+        return super()._fit(support, classifier, resources=resources, **given)
+
+    def _in_whole_clips(self, images: TrainingImages) -> TrainingImages:
+        """The images whose pixels, but for training, are clips of `frames` in one crop."""
         transform = images.eval_transform
         middle = replace(transform, crops=1) if isinstance(transform, EachFrame) else transform
-
-        def whole(decoded: Any) -> Tensor:
-            return as_frames(middle(decoded), self.frames)
-
-        given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
-        resources = {**resources, "images": replace(images, eval_transform=whole)}
-        return super()._fit(support, classifier, resources=resources, **given)
+        return replace(images, eval_transform=lambda decoded: as_frames(middle(decoded), self.frames))
 
     def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
         view = task.view

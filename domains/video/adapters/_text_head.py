@@ -29,6 +29,8 @@ CLIP_GRAD = 1.0
 """Largest norm of a step's gradient."""
 ROWS_AT_ONCE = 256
 
+Clips = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -75,6 +77,8 @@ class TextHead(ClassWeighted):
     weights: ClassVar[dict[str, Tensor]] = {}
     places: ClassVar[int | None] = None
     """How many frames the network has learned positions for; None where it has no positions."""
+    rows_at_once: ClassVar[int] = ROWS_AT_ONCE
+    """Clips whose scores are computed at once where no gradient is wanted."""
 
     lr: float = option(1e-3, "peak learning rate", above=0)
     epochs: int = option(60, "epochs", low=1, high=100_000)
@@ -105,8 +109,9 @@ class TextHead(ClassWeighted):
             network = self._network(support.dim)
             notes = self._prepare(network, backbone, classifier, resources)
         self._built = network.to(support.features.device).train()
-        self._level(support, classifier)
-        history = [epoch.row() for epoch in self._train(support, len(classifier), seed)]
+        clips = self._clips(support, resources)
+        self._level(clips, len(support), classifier)
+        history = [epoch.row() for epoch in self._train(support, clips, len(classifier), seed)]
         return self._report(history, notes)
 
     def _prepare(self, network: nn.Module, backbone, classifier: TextClassifier, resources) -> list[str]:
@@ -128,24 +133,27 @@ class TextHead(ClassWeighted):
         self.negative = classifier.negative if self.multilabel_ else None
         self.offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)
 
+    def _clips(self, support: FeatureSet, resources) -> Clips:
+        """Rows of the support (B,) -> what the network sees of these clips, and which frames are there."""
+        frames, mask = valid_first(support.parts, support.parts_mask)
+        return lambda index: (frames[index], mask[index])
+
     @torch.no_grad()
-    def _level(self, support: FeatureSet, classifier: TextClassifier) -> None:
+    def _level(self, clips: Clips, count: int, classifier: TextClassifier) -> None:
         """With several labels and nothing to compare with, logits start around 0."""
         if self.multilabel_ and self.negative is None and classifier.logit_bias is None:
-            rows = valid_first(support.parts, support.parts_mask)
-            scores = [self._scores(*some) for some in zip(*(each.split(ROWS_AT_ONCE) for each in rows))]
-            self.offset = -torch.cat(scores).mean(dim=0)
+            rows = torch.arange(count, device=self.text.device).split(self.rows_at_once)
+            self.offset = -torch.cat([self._scores(*clips(some)) for some in rows]).mean(dim=0)
 
     def _trained(self) -> list[Tensor]:
         """What gradient steps change."""
         return list(self._net.parameters())
 
-    def _train(self, support: FeatureSet, classes: int, seed: int) -> list[Epoch]:
+    def _train(self, support: FeatureSet, clips: Clips, classes: int, seed: int) -> list[Epoch]:
         """Train the network in place."""
-        frames, mask = valid_first(support.parts, support.parts_mask)
         priors, generator = self.priors_of(support.labels, classes), torch.Generator().manual_seed(seed)
         criterion = label_loss(support.multilabel, priors)
-        batches = epoch_batches(len(support), self.batch_size, seed, device=frames.device)
+        batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
         total = steps * self.epochs
         rates = by_epoch(cosine_rates(self.lr, total, max(1, round(WARMUP * total))), steps)
@@ -154,8 +162,7 @@ class TextHead(ClassWeighted):
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            rows = frames[index], mask[index], support.labels[index]
-            return self._step_loss(Step(*rows, criterion, priors, generator))
+            return self._step_loss(Step(*clips(index), support.labels[index], criterion, priors, generator))
 
         return list(train_epochs(optimizer, rates, batches, loss_of, clip_grad=CLIP_GRAD))
 

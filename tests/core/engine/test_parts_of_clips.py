@@ -221,6 +221,19 @@ def test_parts_of_images_are_not_written(small_clip_spec, tmp_path):
     assert not list(tmp_path.glob("*.npz"))
 
 
+def test_patches_are_stored_by_an_option_and_a_method_that_needs_them_encodes_nothing(
+    stored, small_clip_spec, tmp_path
+):
+    recipe = resolve(flags={"domain": "toy-motion", "backbone": small_clip_spec})
+    first, again = (embed(recipe, tmp_path / "a.safetensors", patch_tokens=True) for _ in range(2))
+    assert first.patches_stored == first.images == 80 and again.patches_stored == 0
+    result = fit(small_clip_spec, {"name": "pllava-pool", "epochs": 2}, out=str(tmp_path / "runs"))
+    info = json.loads((Path(result.run) / "run.json").read_text())
+    assert info["encoded_images"] == 0 and result.metrics["part_order"]["orders"] == 5
+    assert vladapt.evaluate(result.run)["adapted"] == result.metrics["adapted"]
+    assert len(vladapt.predict(result.run, ["left-100", "right-100"]).rows()) == 2
+
+
 def test_towers_whose_features_are_not_kept_give_parts_too(small_clip_spec, stored):
     from vladapt.core.features.store import FeatureStore
 
