@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Video(Domain):
     """Clips. Each frame is encoded and stored by itself, as a part of its clip: methods see them, or their mean."""
 
     name = "video"
-    tasks = ("classification", "retrieval")
+    tasks = ("classification", "retrieval", "moments")
     reading = Reading
 
     def __init__(self):
@@ -96,7 +96,7 @@ class Video(Domain):
 
         Args:
             path: file or folder: class folders of videos or of folders of frames; lists and tables (`finding.py`).
-            task: "classification", or "retrieval" of captioned clips.
+            task: "classification", "retrieval" of captioned clips, or "moments": captions with their times.
             options: fields of `Reading`.
 
         Raises:
@@ -106,8 +106,9 @@ class Video(Domain):
         """
         from .finding import read_clips
 
-        captions, reading = self.check_task(task) == "retrieval", self.reading_of(options)
-        data, self.crops = self._named(read_clips(Path(path), reading, captions)), reading.crops
+        task, reading = self.check_task(task), self.reading_of(options)
+        asked = replace(reading, moments=True) if task == "moments" else reading
+        data, self.crops = self._named(read_clips(Path(path), asked, task != "classification")), reading.crops
         data.notes = [*data.notes, *reading.notes_on_unused(data)]
         if not reading.mirror_labels:
             return data
@@ -130,8 +131,11 @@ class Video(Domain):
         """240 clips of 8 motions, drawn on demand; no download."""
         from .drawn_clips import drawn_clips, drawn_pairs
 
+        from .drawn_moments import drawn_moments
+
         self.crops = 1
-        return self._named(drawn_pairs() if self.check_task(task) == "retrieval" else drawn_clips())
+        made = {"retrieval": drawn_pairs, "moments": drawn_moments}.get(self.check_task(task), drawn_clips)
+        return self._named(made())
 
     def templates(self, task: str | None = None) -> list[str]:
         """Of clips; their features are averaged."""
