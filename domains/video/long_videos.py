@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts.domain import MAX_PIXELS, Item
+from ...core.contracts.domain import MAX_PIXELS, DomainData, Item
 from ...core.contracts.targets import Target
+from ...core.errors import DataError
 from .clips import INSTANTS, Sampling
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ AT_ONCE = 64
 """Frames of a stretch: more hold more memory, fewer decode more frames between a key frame and the first one wanted."""
 OF_A_CLIP = (*Sampling.__dataclass_fields__, "start", "end", INSTANTS)
 """What `Item.decode` says of which frames; the rest tells the video."""
+AT = "#t="
+"""Between the name of a video and the seconds of a part of it, as in addresses of media fragments (W3C)."""
 LENGTH = "length"
 """In `Item.decode` of a video that is no file: its seconds."""
 
@@ -95,7 +98,7 @@ def stretches_of(video: Item, duration: float, fps: float, at_once: int = AT_ONC
         frames = min(at_once, count - first)
         start, end = first / fps, min((first + frames) / fps, duration)
         decode = {**video.decode, "start": start, "fps": fps, INSTANTS: frames}
-        made.append(video.with_(id=f"{video.id}#t={start:g},{end:g}", decode=decode))
+        made.append(video.with_(id=f"{video.id}{AT}{start:g},{end:g}", decode=decode))
     return made
 
 
@@ -108,9 +111,30 @@ def frame_of(stretch: Item, place: int) -> Item:
     """One frame of a stretch, as a sample of its own that says where it lies."""
     fps = float(stretch.decode["fps"])
     start = float(stretch.decode["start"]) + place / fps
-    moment = Moment(stretch.id.rpartition("#t=")[0], start, start + 1 / fps)
-    id_ = f"{moment.video}#t={moment.start:g},{moment.end:g}"
+    moment = Moment(stretch.id.rpartition(AT)[0], start, start + 1 / fps)
+    id_ = f"{moment.video}{AT}{moment.start:g},{moment.end:g}"
     return stretch.with_(id=id_, decode={**stretch.decode, "start": start, INSTANTS: 1}, target=moment)
+
+
+def divided(data: DomainData, fps: float) -> DomainData:
+    """The videos of some clips, each once, in stretches of frames at `fps`; those that cannot be read are listed in
+    `skipped`. Clips that are drawn stay as they are.
+
+    Raises:
+        DataError: none can be read.
+    """
+    videos = {repr((str(v.source), sorted(v.decode.items()))): v for v in map(whole_video, data.items)}
+    items, skipped = [], list(data.skipped)
+    if all("digest" in item.decode and not item.decode.keys() & {LENGTH, "rate"} for item in data.items):
+        return data
+    for video in videos.values():
+        try:
+            items += stretches_of(video, duration_of(video), fps)
+        except DataError as error:
+            skipped.append((video.id, str(error)))
+    if not items:
+        raise DataError(f"no video can be read; the first is {skipped[0][0]}: {skipped[0][1]}")
+    return replace(data, items=items, skipped=skipped)
 
 
 def frame_features(
@@ -125,8 +149,6 @@ def frame_features(
     """
     import torch
     import torch.nn.functional as F
-
-    from ...core.errors import DataError
 
     for video in videos:
         try:

@@ -14,6 +14,7 @@ from ....core.contracts.domain import Decoded, Item
 from ....core.errors import DataError
 from ....core.metrics.significance import SIGNIFICANT, p_words
 from ....core.runs import run_sections as shared
+from ....core.runs.plots import MOST_IN_STRIP, strip
 from ....core.runs.run_sections import Report
 from ....core.runs.sections import (
     Cell,
@@ -44,8 +45,8 @@ MEASURES = {
     },
     MEAN: Measure("mIoU", "mean overlap of the first window with the moment"),
 }
-SHOWN, STRIP = 6, 6
-"""Sentences that are shown, half of them the surest mistakes, and frames of a strip."""
+SHOWN = 6
+"""Sentences that are shown, half of them the surest mistakes."""
 
 
 def moments_table(metrics: Mapping[str, Any]) -> Table:
@@ -185,9 +186,10 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
     """Frames of the window that was found and of the moment; none where they can no longer be read."""
     strips = []
     for what, (start, end) in (("found", found.spans[0].tolist()), ("moment", found.query.spans[0])):
-        decode = {**video.decode, "start": start, "fps": STRIP / max(end - start, 1e-3), INSTANTS: STRIP}
+        times = {"start": start, "fps": MOST_IN_STRIP / max(end - start, 1e-3), INSTANTS: MOST_IN_STRIP}
         try:
-            strips.append((load(video.with_(decode=decode)), f"{what}, {clock(start)} to {clock(end)}"))
+            picture = strip(load(video.with_(decode={**video.decode, **times})))
+            strips.append((picture, f"{what}, {clock(start)} to {clock(end)}"))
         except DataError:
             return []
     (first, words), *rest = strips
@@ -293,9 +295,10 @@ def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
     place = shlex.quote(folder)
     backbone = f" --backbone {shlex.quote(str(info['model']))}" if info.get("model") else ""
     find = f'vladapt predict {place} long.mp4 --classes "what happens there" --out found.csv'
-    index = f'vladapt index VIDEOS --domain video --out videos.index{backbone}\nvladapt search videos.index "what happens"'
+    index = f"vladapt index VIDEOS --domain video --out videos.index{backbone}"
+    search = 'vladapt search videos.index "what happens"'
     return [
         ("Find the times of a sentence in a new video:", find),
-        ("Search many hours of video, second by second:", index),
+        ("Search many hours of video, second by second:", f"{index}\n{search}"),
         ("Score it again, on its own test videos or on others (--data):", f"vladapt eval {place}"),
     ]

@@ -69,7 +69,7 @@ class Moments(Retrieval):
     learns from pairs trains the towers on the moments that train, each as a clip with its sentence, as retrieval does.
     """
 
-    takes: ClassVar = frozenset({"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "resume"})
+    takes: ClassVar = Retrieval.takes - {"generic", "redact"}
     options: ClassVar = MomentOptions
     needs_domain: ClassVar = True
     deciding: ClassVar = DECIDING
@@ -294,7 +294,7 @@ class PredictedMoments:
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:
         """One dict per window: id of the video, sentence, rank, start and end in seconds, score."""
         return [
-            {"id": id_, "sentence": found.query.text, "rank": rank, "start": start, "end": end, "score": round(score, 6)}
+            {"id": id_, "sentence": found.query.text, "rank": rank, "start": start, "end": end, "score": score}
             for id_, found in self.found
             for rank, ((start, end), score) in enumerate(zip(found.spans.tolist(), found.scores.tolist()), start=1)
             if top is None or rank <= top
