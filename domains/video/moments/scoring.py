@@ -119,7 +119,7 @@ def evaluate_moments(
     check_skipped(skipped, len(queries))
     if not found:
         raise DataError(f"{data.name}: no sentence is left to search for; {skipped[0][0]}: {skipped[0][1]}")
-    values = _stacked([_judged(each.spans, each.query) for each in found])
+    values = _stacked([_judged(_reached(each.spans, each.query)[None]) for each in found])
     draws = max(1, min(GUESSES, MOST_GUESSES // len(found)))
     generator = torch.Generator().manual_seed(0)
     guessed = _stacked([_guessed(each, windows, fps, draws, generator) for each in found])
@@ -204,27 +204,34 @@ def _search(
     ]
 
 
-def _judged(spans: Tensor, query: Query) -> dict[str, float]:
-    """Recalls of one query, and the overlap of its first window; of several moments the best counts."""
-    best = overlaps(spans, torch.tensor(query.spans)).amax(dim=1)  # (K,)
+def _reached(spans: Tensor, query: Query) -> Tensor:
+    """(K,) overlap of each window with the moment; of several moments the best counts."""
+    return overlaps(spans, torch.tensor(query.spans)).amax(dim=1)
+
+
+def _judged(reached: Tensor) -> dict[str, Tensor]:
+    """Recalls of lists of windows, and the overlap of the first of each, (N,) by metric.
+
+    Args:
+        reached: (N, K) overlaps, the best window first.
+    """
     recalls = {
-        f"recall{first}_iou_{least:g}": float((best[:first] >= least).any()) for first in FIRST for least in OVERLAPS
+        f"recall{first}_iou_{least:g}": (reached[:, :first] >= least).any(dim=1).double()
+        for first in FIRST
+        for least in OVERLAPS
     }
-    return {**recalls, MEAN: float(best[0])}
+    return {**recalls, MEAN: reached[:, 0]}
 
 
-def _guessed(
-    found: Found, windows: Windows, fps: float, draws: int, generator: torch.Generator
-) -> dict[str, float]:
+def _guessed(found: Found, windows: Windows, fps: float, draws: int, generator: torch.Generator) -> dict[str, float]:
     """What the same windows reach on average in random order, thinned out in the same way."""
-    places = windows.places(len(found.similarity), fps)
-    spans = in_seconds(places, fps, found.seconds)
-    of_draws = [
-        _judged(spans[windows.best(torch.rand(len(spans), generator=generator), spans, max(FIRST))], found.query)
-        for _ in range(draws)
-    ]
-    return {name: sum(of[name] for of in of_draws) / draws for name in of_draws[0]}
+    spans = in_seconds(windows.places(len(found.similarity), fps), fps, found.seconds)
+    reached, of_draws = _reached(spans, found.query), torch.zeros(draws, max(FIRST), dtype=torch.float64)
+    for row, order in zip(of_draws, torch.rand(draws, len(spans), generator=generator)):
+        best = windows.best(order, spans, max(FIRST))
+        row[: len(best)] = reached[best]
+    return {name: float(of.mean()) for name, of in _judged(of_draws).items()}
 
 
-def _stacked(rows: Sequence[Mapping[str, float]]) -> dict[str, Tensor]:
-    return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+def _stacked(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    return {name: torch.tensor([float(row[name]) for row in rows], dtype=torch.float64) for name in rows[0]}

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from ....core.backbones.load import announced, save_fine_tuned
 from ....core.contracts.adapter import Adapter
 from ....core.contracts.backbone import Backbone
-from ....core.contracts.options import option
+from ....core.contracts.options import option, settle
 from ....core.contracts.recipe import Recipe
 from ....core.contracts.task import Axes, Contest, FitResult, Use
 from ....core.data.unlabelled import images_of, readable
@@ -60,6 +60,9 @@ class MomentOptions:
     stride: float = option(0.25, "from one window to the next, as a share of its length", above=0, high=1)
     background: float = option(1.0, "what the frames around a window count against it", low=0, high=10)
     overlap: float = option(0.5, "IoU with a better window above which a window is left out", low=0, high=1)
+
+    def __post_init__(self):
+        settle(self, "task 'moments'")
 
 
 class Moments(Retrieval):
