@@ -15,6 +15,7 @@ import os
 import resource
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,9 +55,13 @@ def main() -> None:
 
     def encoding() -> None:
         with ThreadPoolExecutor(given.threads) as threads:
-            starts = range(0, frames, size)
-            for some in threads.map(lambda at: transform(sample[: min(size, frames - at)]), starts):
-                encode(some)
+            waiting = deque()
+            for start in range(0, frames, size):
+                waiting.append(threads.submit(transform, sample[: min(size, frames - start)]))
+                if len(waiting) > 2 * given.threads:
+                    encode(waiting.popleft().result())
+            for left in waiting:
+                encode(left.result())
 
     def indexing() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -64,7 +64,7 @@ class Reading(domain.Reading):
         frames = frame_folders(self.how, self.frame_rate, self.frame_pattern, self.max_pixels)
         return video_format(self.how, self.max_pixels, self.keep_frames), frames
 
-    def notes_on_unused(self, data: DomainData) -> list[str]:
+    def notes_on_unused(self, data: DomainData, task: str) -> list[str]:
         """One sentence for each option that was given and changed nothing."""
         folders = any("rate" in item.decode for item in data.items)
         videos = any("rate" not in item.decode for item in data.items)
@@ -73,7 +73,8 @@ class Reading(domain.Reading):
         kinds = {
             "min_side": "boxes",
             **({} if "interval" in used else {"interval": "the sampling stretches and slowfast"}),
-            **({} if self.sampling == "fps" else {"fps": "the sampling fps"}),
+            "entries": "vladapt index",
+            **({} if self.sampling == "fps" or task == "moments" else {"fps": "the sampling fps, moments and index"}),
             **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
             **({} if videos else {"keep_frames": "videos"}),
             **({} if data.published in ("ucf101", "hmdb51") else {"fold": "UCF101 and HMDB51"}),
@@ -113,7 +114,9 @@ class Video(Domain):
         task, reading = self.check_task(task), self.reading_of(options)
         asked = replace(reading, moments=True) if task == "moments" else reading
         data, self.crops = self._named(read_clips(Path(path), asked, task != "classification")), reading.crops
-        data.notes = [*data.notes, *reading.notes_on_unused(data)]
+        data.notes = [*data.notes, *reading.notes_on_unused(data, task)]
+        if task == "moments" and reading.crops > 1:
+            raise ConfigError(f"--crops {reading.crops}: moments looks at whole frames; omit it")
         if not reading.mirror_labels:
             return data
         self.mirrored = False

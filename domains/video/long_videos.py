@@ -83,16 +83,16 @@ def whole_video(item: Item) -> Item:
     return Item(item.id.rpartition("#")[0] or item.id, item.source, decode, group=item.group, split=item.split)
 
 
-def stretches_of(video: Item, duration: float, fps: float, at_once: int = AT_ONCE) -> list[Item]:
+def stretches_of(video: Item, duration: float, fps: float, at_once: int | None = None) -> list[Item]:
     """A whole video as stretches of frames at even instants from 0 on.
 
     Args:
         video: of `whole_video`.
         duration: its seconds.
         fps: frames per second.
-        at_once: frames of a stretch at most.
+        at_once: frames of a stretch at most; by default `AT_ONCE`.
     """
-    count = frames_in(duration, fps)
+    count, at_once = frames_in(duration, fps), at_once or AT_ONCE
     made = []
     for first in range(0, count, at_once):
         frames = min(at_once, count - first)

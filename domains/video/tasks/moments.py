@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.table import Table
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from ....core.backbones.load import announced, save_fine_tuned
 from ....core.contracts.adapter import Adapter
@@ -22,25 +20,26 @@ from ....core.contracts.options import option, settle
 from ....core.contracts.recipe import Recipe
 from ....core.contracts.task import Axes, Contest, FitResult, Use
 from ....core.data.unlabelled import images_of, readable
-from ....core.errors import CapabilityError, ConfigError, DataError
+from ....core.errors import DataError
 from ....core.features.store import FeatureStore
-from ....core.registry import load_adapter
+from ....core.registry import catalogue, load_adapter
+from ....core.registry.catalogue import find
 from ....core.runs.evaluations import in_the_fit, kept_digests, make_folder
 from ....core.runs.folder import RUNS, Run, now, versions
 from ....core.runs.run_sections import write_report
 from ....core.runtime.distributed import is_main
-from ....core.runtime.files import kept_checkpoints, write_whole
+from ....core.runtime.files import kept_checkpoints
 from ....core.runtime.progress import Reporter
-from ....core.runtime.reading import read_text
 from ....core.tasks.classification.stored_run import recipe_again
 from ....core.tasks.methods import adapter_of, backbone_of, check_named, encoding_batch_size, place_of_data
 from ....core.tasks.retrieval.fitting import ZERO_SHOT, RetrievalData, train_on_pairs
 from ....core.tasks.retrieval.scoring import digests_of_images
-from ....core.tasks.retrieval.task import Retrieval, RetrievalContest
+from ....core.tasks.retrieval.task import SEEDS, Retrieval, RetrievalContest
 from ....core.training.checkpoints import newest_step
 from ....core.training.log import FILE, keep_logs, read_log
 from ....core.training.objective import parse_losses
-from ..long_videos import clock, whole_video
+from ..long_videos import whole_video
+from ..moments.predictions import PredictedMoments, found_table, sentences_of
 from ..moments.reading import Query, read_moments
 from ..moments.report import examples, moments_report, moments_table, moments_verdict
 from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_scores, search_videos
@@ -49,7 +48,8 @@ from ..moments.windows import Windows, lengths_of
 LENGTHS = (4.0, 8.0, 16.0, 32.0, 64.0)
 """Seconds of windows where no moment trains."""
 TOP = 5
-NO_SENTENCE = 'no sentence to look for; give --classes "what happens there", or a text file with one per line'
+NOTHING = "nothing"
+"""In the file of weights of a run that trained none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class Moments(Retrieval):
 
     def predict(self, use: Use, reporter: Reporter) -> PredictedMoments:
         """The times of sentences in new videos: each sentence in each video."""
-        sentences = _sentences(use)
+        sentences = sentences_of(use)
         recipe = recipe_again(use)
         data = readable(images_of(self.domain, use.images, recipe.reading))
         videos = [whole_video(item) for item in data.items]
@@ -174,9 +174,16 @@ class Moments(Retrieval):
             raise DataError(f"no readable video among what was given; {unread[0][0]}: {unread[0][1]}")
         return PredictedMoments([(videos[each.query.video].id, each) for each in found], unread)
 
+    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
+        """Every method at every seed; zero-shot comes first."""
+        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+        return [{"adapter": name, "shots": None, "seed": seed} for name in _names(axes) for seed in seeds]
+
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        made = super().contest(recipe, axes, reporter)
-        return MomentsContest(self, made.recipe, made.pairs, made.backbone)
+        names = _names(axes)
+        check_named(recipe, names)
+        data = read_moments(recipe, self.domain, whole=names == [ZERO_SHOT])
+        return MomentsContest(self, recipe, data, backbone_of(recipe, self.domain))
 
     def table(self, metrics: Mapping[str, Any]):
         return moments_table(metrics)
@@ -185,25 +192,10 @@ class Moments(Retrieval):
         return moments_verdict(metrics)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        """A row per window that was found."""
-        table = Table()
-        for name in ("video", "sentence", "rank", "start", "end", "score"):
-            table.add_column(name, justify="left" if name in ("video", "sentence") else "right", overflow="fold")
-        for row in rows:
-            times = clock(row["start"]), clock(row["end"])
-            table.add_row(row["id"], row["sentence"], str(row["rank"]), *times, f"{row['score']:.4f}")
-        return table
+        return found_table(rows)
 
     def write_rows(self, predicted: PredictedMoments, path: Path) -> None:
-        if path.suffix.lower() != ".csv":
-            super().write_rows(predicted, path)
-            return
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, ("id", "sentence", "rank", "start", "end", "score"), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(predicted.rows())
-        write_whole(path, text.getvalue())
-        predicted.files.append(path)
+        predicted.write(path)
 
     def _scored(
         self,
@@ -278,32 +270,6 @@ class Moments(Retrieval):
         return FitResult(run.path, adapter, report, metrics, summary, info["notes"], skipped)
 
 
-@dataclass
-class PredictedMoments:
-    """What sentences find in new videos.
-
-    Attributes:
-        found: (id of the video, `Found`).
-        skipped: (id, reason) of videos that could not be read.
-        files: written on demand.
-        notes: sentences for the user.
-    """
-
-    found: list[tuple[str, Any]]
-    skipped: list[tuple[str, str]]
-    files: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def rows(self, top: int | None = None) -> list[dict[str, Any]]:
-        """One dict per window: id of the video, sentence, rank, start and end in seconds, score."""
-        return [
-            {"id": id_, "sentence": found.query.text, "rank": rank, "start": start, "end": end, "score": score}
-            for id_, found in self.found
-            for rank, ((start, end), score) in enumerate(zip(found.spans.tolist(), found.scores.tolist()), start=1)
-            if top is None or rank <= top
-        ]
-
-
 class MomentsContest(RetrievalContest):
     """Trainings on the same sentences."""
 
@@ -321,6 +287,14 @@ class MomentsContest(RetrievalContest):
         scores = self.task._scored(towers, self.pairs, "test", recipe, self.windows, trained=trains)
         shots = len(self.pairs.pairs.split("train"))
         return {"shots": shots, "accuracy": None, **scores.metrics(), "seconds": seconds}
+
+
+def _names(axes: Axes) -> list[str]:
+    """Zero-shot, and the methods that are given."""
+    names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
+    for name in names:
+        find(name, catalogue.adapters(), "adapter")
+    return names
 
 
 def _windows(recipe: Recipe, data: RetrievalData) -> Windows:
@@ -349,33 +323,35 @@ def _fps(domain: Any, recipe: Recipe) -> float:
     return float(domain.reading_of(recipe.reading).fps)
 
 
-def _sentences(use: Use) -> list[str]:
-    """Those that `--classes` gives: a list, a text, or a text file with one per line."""
-    given = use.classes
-    if isinstance(given, str):
-        given = read_text(Path(given)).splitlines() if given.endswith(".txt") else [given]
-    sentences = list(dict.fromkeys(text.strip() for text in map(str, given or ()) if text.strip()))
-    if not sentences:
-        raise CapabilityError(f"{use.run.path}: {NO_SENTENCE}")
-    if use.top is not None and use.top < 1:
-        raise ConfigError(f"--top {use.top}: give a number of windows, 1 or more")
-    return sentences
-
-
 def _save(adapter: Adapter | None, towers: Backbone, run: Run) -> Path | str:
     """The adapter and the towers as a backbone; of zero-shot a file that says so."""
     if adapter is None:
-        save_file({"nothing": torch.zeros(1)}, run.adapter_path, metadata={"adapter": ZERO_SHOT})
+        save_file({NOTHING: torch.zeros(1)}, run.adapter_path, metadata={"adapter": ZERO_SHOT})
         return ""
     adapter.save(run.adapter_path)
     return save_fine_tuned(towers, run.path)
 
 
 def _towers_of(run: Run, backbone: Backbone) -> Backbone:
-    """The backbone as the run trained it."""
+    """The backbone as the run trained it.
+
+    Raises:
+        DataError: the weights of the run are damaged.
+    """
     if run.info["adapter"] == ZERO_SHOT:
+        _check_untrained(run.adapter_path)
         return backbone
     return load_adapter(run.adapter_path, backbone).adapted(backbone)
+
+
+def _check_untrained(path: Path) -> None:
+    """Raise the DataError of a file that is not what a run without a training keeps."""
+    try:
+        whole = load_file(path).keys() == {NOTHING}
+    except (OSError, SafetensorError):
+        whole = False
+    if not whole:
+        raise DataError(f"{path}: damaged, or of another run; copy the run again")
 
 
 def _key(recipe: Recipe, data: RetrievalData) -> str:
