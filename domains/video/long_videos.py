@@ -80,7 +80,8 @@ def whole_video(item: Item) -> Item:
     """The video that a clip is a stretch of; those of one video are equal but for what is said of them."""
     decode = {key: value for key, value in item.decode.items() if key not in OF_A_CLIP}
     decode |= {key: item.decode[key] for key in ("short_side",) if key in item.decode}
-    return Item(item.id.rpartition("#")[0] or item.id, item.source, decode, group=item.group, split=item.split)
+    name = item.id.rpartition("#")[0] if item.decode.keys() & {"start", "end"} else ""
+    return Item(name or item.id, item.source, decode, group=item.group, split=item.split)
 
 
 def stretches_of(video: Item, duration: float, fps: float, at_once: int | None = None) -> list[Item]:
@@ -138,9 +139,9 @@ def divided(data: DomainData, fps: float) -> DomainData:
 
 
 def frame_features(
-    store: Any, data: Any, backbone: Any, transform: Any, videos: Sequence[Item], fps: float, **how: Any
-) -> Iterator[tuple[Item, float, Tensor | str]]:
-    """(video, its seconds, unit features (T, D) of its frames at `fps`, or why it cannot be used), one by one.
+    store: Any, data: DomainData, backbone: Any, transform: Any, videos: Sequence[Item], fps: float, **how: Any
+) -> Iterator[tuple[float, Tensor | str]]:
+    """Of each video its seconds, and unit features (T, D) of its frames at `fps`, or why it cannot be used.
 
     Args:
         store: a `FeatureStore`.
@@ -150,19 +151,35 @@ def frame_features(
     import torch
     import torch.nn.functional as F
 
+    for some in _a_few(videos, fps):
+        stretches = [stretch for _, of in some for stretch in of]
+        made = store.get_or_compute(data, stretches, backbone, transform, parts=True, **how)
+        rows = {}
+        for place, item in enumerate(made.items):
+            rows[item.id] = made.features.parts[place, made.features.parts_mask[place]]  # (T, D)
+        reasons = dict(made.skipped)
+        for duration, of in some:
+            failed = next((reasons[stretch.id] for stretch in of if stretch.id in reasons), None)
+            if isinstance(duration, str) or failed:
+                yield 0.0, failed or duration
+            else:
+                yield duration, F.normalize(torch.cat([rows[stretch.id] for stretch in of]), dim=-1)  # (T, D)
+
+
+def _a_few(videos: Sequence[Item], fps: float) -> Iterator[list[tuple[float | str, list[Item]]]]:
+    """(seconds, stretches) of some videos at a time, or why one cannot be read and no stretch."""
+    some: list[tuple[float | str, list[Item]]] = []
     for video in videos:
         try:
             duration = duration_of(video)
+            some.append((duration, stretches_of(video, duration, fps)))
         except DataError as error:
-            yield video, 0.0, str(error)
-            continue
-        stretches = stretches_of(video, duration, fps)
-        made = store.get_or_compute(data, stretches, backbone, transform, parts=True, **how)
-        if made.skipped:
-            yield video, duration, made.skipped[0][1]
-            continue
-        rows = [parts[mask] for parts, mask in zip(made.features.parts, made.features.parts_mask)]
-        yield video, duration, F.normalize(torch.cat(rows), dim=-1)  # (T, D)
+            some.append((str(error), []))
+        if sum(len(of) for _, of in some) >= AT_ONCE:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def clock(seconds: float) -> str:

@@ -151,10 +151,10 @@ def search_videos(
     skipped: list[tuple[str, str]] = []
     with reporter.task("Searching videos", unit="videos") as progress:
         features = frame_features(store, data, tower, transform, videos, fps, **how)
-        for place, (video, seconds, rows) in enumerate(features):
+        for place, (seconds, rows) in enumerate(features):
             asked = of_video[place]
             if isinstance(rows, str):
-                skipped += [(query.id or video.id, rows) for query in asked]
+                skipped += [(query.id, rows) for query in asked]
             else:
                 unit = texts[[distinct[query.text] for query in asked]]
                 found += _search(unit @ rows.T, asked, seconds, fps, windows, top)
