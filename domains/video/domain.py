@@ -112,11 +112,11 @@ class Video(Domain):
         from .finding import read_clips
 
         task, reading = self.check_task(task), self.reading_of(options)
+        if task == "moments" and reading.crops > 1:
+            raise ConfigError(f"--crops {reading.crops}: moments looks at whole frames; omit it")
         asked = replace(reading, moments=True) if task == "moments" else reading
         data, self.crops = self._named(read_clips(Path(path), asked, task != "classification")), reading.crops
         data.notes = [*data.notes, *reading.notes_on_unused(data, task)]
-        if task == "moments" and reading.crops > 1:
-            raise ConfigError(f"--crops {reading.crops}: moments looks at whole frames; omit it")
         if not reading.mirror_labels:
             return data
         self.mirrored = False

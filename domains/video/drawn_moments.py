@@ -101,9 +101,7 @@ def _moments(video: int, split: str) -> list[Item]:
         times = {"start": float(begin), "end": float(begin + clip.seconds)}
         name = f"video-{video:03d}"
         id_ = f"{name}#{begin}-{begin + clip.seconds}"
-        items.append(
-            Item(id_, Path(__file__), {**whole, **times}, Captions((clip.sentence,)), group=name, split=split)
-        )
+        items.append(Item(id_, Path(__file__), {**whole, **times}, Captions((clip.sentence,)), group=name, split=split))
         begin += clip.seconds
     return items
 

@@ -44,8 +44,8 @@ class Moment(Target):
     end: float
 
     def about(self) -> Mapping[str, str]:
-        """"time" is the start in seconds, by which a search takes what comes after one."""
-        times = {"start": clock(self.start), "end": clock(self.end), "time": f"{self.start:g}"}
+        """ "time" is the start in seconds, by which a search takes what comes after one."""
+        times = {"start": clock(self.start), "end": clock(self.end), "time": plain_seconds(self.start)}
         return {"video": self.video, **times}
 
 
@@ -99,7 +99,7 @@ def stretches_of(video: Item, duration: float, fps: float, at_once: int | None =
         frames = min(at_once, count - first)
         start, end = first / fps, min((first + frames) / fps, duration)
         decode = {**video.decode, "start": start, "fps": fps, INSTANTS: frames}
-        made.append(video.with_(id=f"{video.id}{AT}{start:g},{end:g}", decode=decode))
+        made.append(video.with_(id=f"{video.id}{AT}{plain_seconds(start)},{plain_seconds(end)}", decode=decode))
     return made
 
 
@@ -113,7 +113,7 @@ def frame_of(stretch: Item, place: int) -> Item:
     fps = float(stretch.decode["fps"])
     start = float(stretch.decode["start"]) + place / fps
     moment = Moment(stretch.id.rpartition(AT)[0], start, start + 1 / fps)
-    id_ = f"{moment.video}{AT}{moment.start:g},{moment.end:g}"
+    id_ = f"{moment.video}{AT}{plain_seconds(moment.start)},{plain_seconds(moment.end)}"
     return stretch.with_(id=id_, decode={**stretch.decode, "start": start, INSTANTS: 1}, target=moment)
 
 
@@ -182,8 +182,13 @@ def _a_few(videos: Sequence[Item], fps: float) -> Iterator[list[tuple[float | st
         yield some
 
 
+def plain_seconds(seconds: float) -> str:
+    """ "65" or "65.25", without digits that say nothing."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
 def clock(seconds: float) -> str:
-    """"1:05:09" of 3909 seconds; parts of a second where there are some."""
+    """ "1:05:09" of 3909 seconds; parts of a second where there are some."""
     whole, rest = divmod(round(seconds, 2), 1)
     minutes, second = divmod(int(whole), 60)
     hours, minutes = divmod(minutes, 60)

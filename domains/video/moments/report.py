@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -161,8 +162,6 @@ def examples(scores: MomentScores, load: Callable[[Item], Decoded]) -> list[Any]
 
 
 def _overlap(found: Found) -> float:
-    import torch
-
     return float(overlaps(found.spans[:1], torch.tensor(found.query.spans)).max())
 
 

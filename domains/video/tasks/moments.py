@@ -83,7 +83,6 @@ class Moments(Retrieval):
         "shots": "counts images per class; moments trains on all training sentences, omit it",
         "generic": "moments does not ask what the towers forgot; omit it",
         "redact": "the report shows frames and names of videos; omit it",
-        "features": "a features file holds no times; give --data",
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "moments has no classes; omit it"),
     }
 

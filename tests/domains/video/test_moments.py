@@ -19,7 +19,7 @@ from vladapt.core.runs.folder import Run
 from vladapt.domains.video import Video
 from vladapt.domains.video.drawn_clips import draw_clip
 from vladapt.domains.video.drawn_moments import RATE, drawn_moments, load_drawn, shown_in
-from vladapt.domains.video.long_videos import INSTANTS, clock, stretches_of, whole_video
+from vladapt.domains.video.long_videos import INSTANTS, clock, plain_seconds, stretches_of, whole_video
 from vladapt.domains.video.moments.reading import Query, queries_of
 from vladapt.domains.video.moments.scoring import Found, MomentScores, _guessed, _judged, _reached
 from vladapt.domains.video.moments.windows import Windows, in_seconds, lengths_of, overlaps
@@ -68,6 +68,7 @@ def test_lengths_follow_the_moments_that_train_and_times_end_with_the_video():
     assert lengths_of([float(n) for n in range(1, 12)]) == (2.0, 4.0, 6.0, 8.0, 10.0)
     assert lengths_of([3.0, 3.0]) == (3.0,)
     assert in_seconds(torch.tensor([[2, 4], [5, 6]]), 2.0, 2.6).tolist() == [[1.0, 2.0], [2.5, pytest.approx(2.6)]]
+    assert [plain_seconds(each) for each in (0.0, 65.25, 123456.5, 1 / 3)] == ["0", "65.25", "123456.5", "0.333"]
     assert [clock(each) for each in (0, 65, 3909.25, 59.999)] == ["0:00:00", "0:01:05", "1:05:09.25", "0:01:00"]
 
 
@@ -151,6 +152,8 @@ def test_sentences_without_times_or_outside_the_video_are_refused(clips, write, 
 
     with pytest.raises(DataError, match="v1.mp4 and all other sentences are without start and end"):
         fit("clip,sentence\nv1.mp4,a dog\n")
+    with pytest.raises(ConfigError, match="--crops 3: moments looks at whole frames"):
+        Video().read(write("m.csv", "clip,start,end,sentence\nv1.mp4,0,0.2,a cat\n"), "moments", crops=3)
     with pytest.raises(DataError, match="3 to 9 seconds lie outside its 0.48 seconds; correct the times"):
         fit("clip,start,end,sentence\nv1.mp4,3,9,a dog\nv1.mp4,0,0.2,a cat\n")
 
