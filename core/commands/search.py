@@ -64,7 +64,8 @@ def index(
         return
     echo_skipped(made.skipped)
     if made.encoded or made.from_store:
-        echo(f"Features: {made.encoded} images encoded, {made.from_store} from the store.")
+        what = "images" if made.encoded + made.from_store >= made.entries else "samples of several parts"
+        echo(f"Features: {made.encoded} {what} encoded, {made.from_store} from the store.")
     echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide)")
     echo(f'Search: vladapt search {made.index} "what you look for"')
 

@@ -234,6 +234,29 @@ class Domain(ABC):
         files, which need no reader of the domain's own (`core/data/unlabelled.py` reads them)."""
         return None
 
+    def read_query(self, path: str | Path, **options) -> DomainData | None:
+        """What `search --image` looks for, a single item; None: it is read as new images are."""
+        return None
+
+    def to_index(self, data: DomainData, **options) -> DomainData:
+        """What `index` goes through, of new images as they are read. A domain of long samples divides them here, into
+        items of which each part is found by itself (`part_item`)."""
+        return data
+
+    def part_item(self, item: Item, part: int) -> Item | None:
+        """One part of a sample as an item of its own, where `index` is to find parts by themselves (the seconds of a
+        video): `load` then shows it, and its target's `about` says where it is. None: the sample is found as a
+        whole."""
+        return None
+
+    def placed(self, item: Item) -> dict[str, Any]:
+        """What rows of predictions say of where an item lies in its file, by column: seconds of a clip, say.
+
+        Raises:
+            DataError: its file cannot be read.
+        """
+        return {}
+
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded:
         """What an item with `READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. By default an
         image file.

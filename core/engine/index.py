@@ -12,17 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Domain
+from ..contracts.domain import Domain, Item
 from ..contracts.recipe import Recipe
 from ..contracts.task import refuse_unused
 from ..data.verify import check_skipped
 from ..errors import ConfigError, DataError
-from ..features.store import FeatureStore
+from ..features.store import Extraction, FeatureStore
 from ..retrieval.build import IndexBuilder
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
@@ -31,7 +33,8 @@ from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines
 
-AT_ONCE = 4096
+AT_ONCE, PARTED_AT_ONCE = 4096, 64
+"""Images that are encoded before their rows are written, and samples of many parts."""
 IMAGES, TEXTS = "images", "texts"
 TAKEN = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
 """Recipe keys that are used."""
@@ -139,28 +142,47 @@ def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any
 
 
 def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe, made: Indexed, reporter) -> None:
-    data = reader.read(images)
+    data = reader.to_index(images)
     made.skipped += [(str(name), reason) for name, reason in data.skipped]
     check_skipped(made.skipped, data.total)
     store, transform, total = FeatureStore(), reader.transform(backbone), len(data.items)
+    parts = bool(data.items) and reader.part_item(data.items[0], 0) is not None
+    at_once = PARTED_AT_ONCE if parts else AT_ONCE
     with reporter.task("Encoding images") as progress:
-        for start in range(0, total, AT_ONCE):
+        for start in range(0, total, at_once):
             extraction = store.get_or_compute(
                 data,
-                data.items[start : start + AT_ONCE],
+                data.items[start : start + at_once],
                 backbone,
                 transform,
                 batch_size=recipe.batch_size,
                 workers=recipe.workers,
                 amp=recipe.amp,
                 progress=lambda done, _, before=start: progress(before + done, total),
+                parts=parts,
             )
             made.skipped += extraction.skipped
             check_skipped(made.skipped, data.total)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
-            made.entries += len(extraction.items)
-            if builder is not None and extraction.items:
-                builder.add(extraction.features.unit.numpy(), [Entry.of(item) for item in extraction.items])
+            rows, found = _found(extraction, reader)
+            made.entries += len(found)
+            if builder is not None and found:
+                builder.add(rows.numpy(), [Entry.of(item) for item in found])
+
+
+def _found(extraction: Extraction, reader: ImageReader) -> tuple[Tensor, list[Item]]:
+    """(M, D) unit rows, and what each is of: a sample, or one of its parts where these are found by themselves."""
+    features = extraction.features
+    if features.parts is None:
+        return features.unit, extraction.items
+    rows, found = [], []
+    for place, item in enumerate(extraction.items):
+        of_parts = features.parts[place, features.parts_mask[place]]  # (T, D)
+        items = [reader.part_item(item, part) for part in range(len(of_parts))]
+        whole = None in items
+        rows.append(features.unit[place : place + 1] if whole else F.normalize(of_parts, dim=-1))
+        found += [item] if whole else items
+    return torch.cat(rows), found
 
 
 def _add_texts(builder, file: Path, backbone: Backbone, made: Indexed, reporter: Reporter) -> None:

@@ -95,6 +95,19 @@ class ImageReader:
             return self.domain.sample(self.task)
         return images_of(self.domain, paths, self.options)
 
+    def to_index(self, paths: Sequence[str | Path]) -> DomainData:
+        """What an index of these is made of: the images, or what the domain divides them into.
+
+        Raises:
+            DataError: as `read`, or nothing of it can be read.
+        """
+        data = self.read(paths)
+        return data if self.domain is None else self.domain.to_index(data, **self.options)
+
+    def part_item(self, item: Item, part: int) -> Item | None:
+        """As `Domain.part_item`."""
+        return None if self.domain is None else self.domain.part_item(item, part)
+
     def transform(self, backbone: Backbone) -> Callable[[Decoded], Any]:
         """Decoded image -> pixels, nothing random."""
         return backbone.preprocess(False) if self.domain is None else self.domain.transforms(backbone, False, self.task)
@@ -105,7 +118,8 @@ class ImageReader:
         Raises:
             DataError: no such file, several images in it, or it cannot be decoded.
         """
-        data = self.read([path])
+        data = None if self.domain is None else self.domain.read_query(path, **self.options)
+        data = data or self.read([path])
         if len(data.items) != 1:
             raise DataError(f"--image {path}: holds {len(data.items)} images; give one")
         return data.items[0], data.load(data.items[0])

@@ -33,6 +33,8 @@ SPREAD = 0.035
 LINE_HEIGHT = 0.055
 MOST_MARKED = 40
 """Points up to which each has a dot."""
+MOST_IN_STRIP = 6
+"""Parts of a sample that are shown next to each other."""
 MOST_NAMED = 12
 """Curves up to which each has a name in the plot."""
 
@@ -60,6 +62,19 @@ def data_uri(image: np.ndarray, side: int = 168) -> str:
     return _address("jpeg", buffer)
 
 
+def strip(parts: np.ndarray, most: int = MOST_IN_STRIP) -> np.ndarray:
+    """Parts of a sample (frames of a clip, slices of a volume) next to each other, as one picture (H, W, C).
+
+    Args:
+        parts: (T, H, W, C); of more than `most` so many are shown, from the first to the last.
+    """
+    shown = np.linspace(0, len(parts) - 1, min(len(parts), most)).round().astype(int)
+    white = 255 if parts.dtype == np.uint8 else 1
+    gap = np.full((parts.shape[1], max(1, parts.shape[2] // 40), parts.shape[3]), white, parts.dtype)
+    pieces = [piece for place in shown for piece in (np.asarray(parts[place]), gap)]
+    return np.concatenate(pieces[:-1], axis=1)
+
+
 def curve_picture(section: CurveSection, small: bool = False) -> str:
     """The plot of a section as a PNG in a data: address; a small one has no name at its y axis."""
     import matplotlib
@@ -72,7 +87,9 @@ def curve_picture(section: CurveSection, small: bool = False) -> str:
             colour = COLOURS[place % len(COLOURS)]
             axes.plot(xs, ys, style, color=colour, linewidth=1.7, marker=dots, markersize=4, label=name, zorder=3)
         if 1 < len(section.curves) <= MOST_NAMED:
-            axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncol": 3, "columnspacing": 1.0}
+            place = place if small else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+            axes.legend(fontsize=9, frameon=False, handlelength=1.2, **place)
         _mark(axes, section)
         _scale(axes, section)
         axes.set_xlabel(section.x)

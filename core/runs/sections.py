@@ -255,11 +255,12 @@ class CalibrationSection:
 @dataclass(frozen=True)
 class MistakeSection:
     """(image, name, true class, what it was called, confidence in 0..1); an image is a data: address, None where it
-    cannot be read; `pictured`: there are images at all."""
+    cannot be read; `pictured`: there are images at all; `strips`: each is a row of several pictures."""
 
     title: str
     mistakes: Sequence[tuple[str | None, str, str, str, float]]
     pictured: bool
+    strips: bool = False
     kind: ClassVar = "mistakes"
 
 

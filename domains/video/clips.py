@@ -26,6 +26,8 @@ MIRROR = "mirror"
 """In `Item.decode` of a mirror image."""
 CUT_FROM = re.compile(r"^(v_.+_g\d+)_c\d+")
 """Names of files that are cut from one video."""
+INSTANTS = "instants"
+"""In `Item.decode` of a stretch whose frames are taken at a fixed rate: how many (`long_videos.py`)."""
 SHORT_SIDE = 384
 """Pixels of the shorter side that larger frames are reduced to: enough for every usual tower."""
 
@@ -201,14 +203,26 @@ def chosen_frames(
         path: for messages.
         times: (n,) seconds at which the frames of the video are shown.
         duration: of the video, in seconds.
-        decode: as of `load_clip`.
+        decode: as of `load_clip`; with "instants", how many, the frames shown at "start" and each 1 / "fps" after it.
         seed: of frames that are drawn by chance; None for those that are always the same.
 
     Raises:
         DataError: the times of the clip lie outside the video.
     """
+    if INSTANTS in decode:
+        return shown_at(times, float(decode["start"]) + np.arange(int(decode[INSTANTS])) / float(decode["fps"]))
     first, after = stretch_of(path, times, duration, decode.get("start"), decode.get("end"))
     return first + Sampling.of(decode).positions(times[first:after], seed)
+
+
+def shown_at(times: np.ndarray, instants: np.ndarray) -> np.ndarray:
+    """Positions of the frames that are shown at some instants, the last one for all after it.
+
+    Args:
+        times: (n,) rising seconds at which frames are shown.
+        instants: (T,) seconds.
+    """
+    return np.maximum(np.searchsorted(times, instants + 1e-6, side="right") - 1, 0)
 
 
 def stretch_of(
@@ -220,14 +234,19 @@ def stretch_of(
         DataError: the times lie outside the video.
     """
     start, end = start or 0.0, duration if end is None else end
+    check_times(path, duration, start, end)
+    first = max(0, int(np.searchsorted(times, start + 1e-6, side="right")) - 1)
+    after = int(np.searchsorted(times, end - 1e-6, side="left"))
+    return first, max(after, first + 1)
+
+
+def check_times(path: Path, duration: float, start: float, end: float) -> None:
+    """Raise the DataError of times that lie outside a video of so many seconds."""
     slack = max(1.0, 0.02 * duration)  # annotations are rounded, and made on other copies
     if not 0 <= start < end or start >= duration or end > duration + slack:
         raise DataError(
             f"{path}: {start:g} to {end:g} seconds lie outside its {duration:.2f} seconds; correct the times"
         )
-    first = max(0, int(np.searchsorted(times, start + 1e-6, side="right")) - 1)
-    after = int(np.searchsorted(times, end - 1e-6, side="left"))
-    return first, max(after, first + 1)
 
 
 def video_format(sampling: Sampling, max_pixels: int = MAX_PIXELS, keep: bool = False) -> Format:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts import domain
-from ...core.contracts.domain import Decoded, Domain, DomainData
+from ...core.contracts.domain import Decoded, Domain, DomainData, Item
 from ...core.contracts.options import option
 from ...core.data.files import Format
+from ...core.errors import ConfigError
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
 from .clips import CROPS, RULES, SHORT_SIDE, Sampling, video_format
@@ -21,6 +22,8 @@ TEMPLATES = (
     *("a video of {}.", "a video of a person {}.", "a clip of {}.", "a person {}."),
     *("footage of someone {}.", "a video that shows {}.", "an example of {}.", "{}."),
 )
+FRAMES = "frames"
+ENTRIES = (FRAMES, "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class Reading(domain.Reading):
     frames: int = option(8, "frames of a clip that are decoded, of each where there are several", low=1, high=4096)
     sampling: str = option("uniform", "which frames, by the rule of that name", choices=RULES)
     interval: int = option(8, "sampling stretches and slowfast: frames from one to the next", low=1, high=10_000)
-    fps: float = option(1.0, "sampling fps: frames per second", above=0, high=1000)
+    fps: float = option(1.0, "sampling fps, moments and index: frames per second", above=0, high=1000)
     clips: int = option(1, "sampling uniform, stretches, dense, slowfast: clips of a video", low=1, high=1000)
     crops: int = option(
         1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
@@ -44,6 +47,7 @@ class Reading(domain.Reading):
     partition: str = option("full", "MSR-VTT: which videos are for training, and which for test", choices=PARTITIONS)
     target: str = option("action", "tables with verbs and nouns by number: what is the class", choices=TARGETS)
     moments: bool = option(False, "DiDeMo, ActivityNet: each sentence with its times, not one paragraph per video")
+    entries: str = option(FRAMES, "index: what is found, frames at --fps by themselves or whole clips", choices=ENTRIES)
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,7 +64,7 @@ class Reading(domain.Reading):
         frames = frame_folders(self.how, self.frame_rate, self.frame_pattern, self.max_pixels)
         return video_format(self.how, self.max_pixels, self.keep_frames), frames
 
-    def notes_on_unused(self, data: DomainData) -> list[str]:
+    def notes_on_unused(self, data: DomainData, task: str) -> list[str]:
         """One sentence for each option that was given and changed nothing."""
         folders = any("rate" in item.decode for item in data.items)
         videos = any("rate" not in item.decode for item in data.items)
@@ -69,7 +73,8 @@ class Reading(domain.Reading):
         kinds = {
             "min_side": "boxes",
             **({} if "interval" in used else {"interval": "the sampling stretches and slowfast"}),
-            **({} if self.sampling == "fps" else {"fps": "the sampling fps"}),
+            "entries": "vladapt index",
+            **({} if self.sampling == "fps" or task == "moments" else {"fps": "the sampling fps, moments and index"}),
             **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
             **({} if videos else {"keep_frames": "videos"}),
             **({} if data.published in ("ucf101", "hmdb51") else {"fold": "UCF101 and HMDB51"}),
@@ -85,7 +90,7 @@ class Video(Domain):
     """Clips. Each frame is encoded and stored by itself, as a part of its clip: methods see them, or their mean."""
 
     name = "video"
-    tasks = ("classification", "retrieval")
+    tasks = ("classification", "retrieval", "moments")
     reading = Reading
 
     def __init__(self):
@@ -96,7 +101,7 @@ class Video(Domain):
 
         Args:
             path: file or folder: class folders of videos or of folders of frames; lists and tables (`finding.py`).
-            task: "classification", or "retrieval" of captioned clips.
+            task: "classification", "retrieval" of captioned clips, or "moments": captions with their times.
             options: fields of `Reading`.
 
         Raises:
@@ -106,9 +111,12 @@ class Video(Domain):
         """
         from .finding import read_clips
 
-        captions, reading = self.check_task(task) == "retrieval", self.reading_of(options)
-        data, self.crops = self._named(read_clips(Path(path), reading, captions)), reading.crops
-        data.notes = [*data.notes, *reading.notes_on_unused(data)]
+        task, reading = self.check_task(task), self.reading_of(options)
+        if task == "moments" and reading.crops > 1:
+            raise ConfigError(f"--crops {reading.crops}: moments looks at whole frames; omit it")
+        asked = replace(reading, moments=True) if task == "moments" else reading
+        data, self.crops = self._named(read_clips(Path(path), asked, task != "classification")), reading.crops
+        data.notes = [*data.notes, *reading.notes_on_unused(data, task)]
         if not reading.mirror_labels:
             return data
         self.mirrored = False
@@ -126,12 +134,46 @@ class Video(Domain):
         self.crops = reading.crops
         return read_new_clips(paths, reading)
 
+    def read_query(self, path: str | Path, **options: Any) -> DomainData | None:
+        """A picture, a clip, or a frame as `search` names it ("film.mp4#t=65,66").
+
+        Raises:
+            DataError: there is no such file, or it cannot be read.
+        """
+        from .queries import read_query
+
+        return read_query(path, self.reading_of(options))
+
+    def to_index(self, data: DomainData, **options: Any) -> DomainData:
+        """Videos in stretches of frames at `fps`, each frame to be found by itself; or clips as they are."""
+        from .long_videos import divided
+
+        reading = self.reading_of(options)
+        if reading.crops > 1:
+            raise ConfigError(f"--crops {reading.crops}: an index holds whole frames; omit it")
+        return divided(data, reading.fps) if reading.entries == FRAMES else data
+
+    def part_item(self, item: Item, part: int) -> Item | None:
+        """A frame with its time."""
+        from .long_videos import INSTANTS, frame_of
+
+        return frame_of(item, part) if INSTANTS in item.decode else None
+
+    def placed(self, item: Item) -> dict[str, float]:
+        """Seconds at which the clip that was looked at begins and ends."""
+        from .long_videos import looked_at
+
+        start, end = looked_at(item)
+        return {"start": round(start, 3), "end": round(end, 3)}
+
     def sample(self, task: str | None = None) -> DomainData:
         """240 clips of 8 motions, drawn on demand; no download."""
         from .drawn_clips import drawn_clips, drawn_pairs
+        from .drawn_moments import drawn_moments
 
         self.crops = 1
-        return self._named(drawn_pairs() if self.check_task(task) == "retrieval" else drawn_clips())
+        made = {"retrieval": drawn_pairs, "moments": drawn_moments}.get(self.check_task(task), drawn_clips)
+        return self._named(made())
 
     def templates(self, task: str | None = None) -> list[str]:
         """Of clips; their features are averaged."""

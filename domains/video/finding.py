@@ -17,7 +17,7 @@ from ...core.data.tables import read_table
 from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import DataError, printable, shortened
 from ...core.runtime.reading import read_json, read_text
-from . import action_sets, caption_sets
+from . import action_sets, caption_sets, moment_sets
 from .annotations import Annotation, as_words, data_of, split_in
 from .clip_files import ClipFiles
 from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
@@ -234,6 +234,8 @@ def _of_table(path: Path, reading: Reading) -> Listed:
             return Listed(action_sets.kinetics_rows(table, split_in(path.stem)), published="kinetics")
         if all(table.column_of([name]) for name in ("video_id", "start", "end", "worker_id", "description")):
             return Listed(caption_sets.msvd_rows(table), published="msvd")
+        if all(table.column_of([name]) for name in moment_sets.QVHIGHLIGHTS):
+            return Listed(moment_sets.qvhighlights_rows(table), published="qvhighlights")
     annotations, notes = table_annotations(
         path, label_column=reading.label_column, group_column=reading.group_column, target=reading.target
     )
@@ -248,6 +250,8 @@ def _of_text(path: Path, reading: Reading) -> Listed:
         return Listed(action_sets.hmdb_annotations(folder, reading.fold), published="hmdb51")
     if path.name == MSVD_CAPTIONS:
         return Listed(caption_sets.msvd_annotations(folder, path), published="msvd")
+    if moment_sets.is_charades(path):
+        return Listed(moment_sets.charades_annotations(path), published="charades-sta")
     return Listed(action_sets.listed_annotations(path, reading.class_names))
 
 

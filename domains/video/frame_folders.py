@@ -53,6 +53,16 @@ def frame_folders(sampling: Sampling, rate: float, pattern: str | None = None, m
     )
 
 
+def duration_of_folder(first: Path, decode: Mapping[str, Any]) -> float:
+    """Seconds of the clip that a folder of frames is.
+
+    Args:
+        first: the frame that stands for it.
+        decode: with "rate" and "pattern".
+    """
+    return len(_frames(first.parent, decode.get("pattern"), _changed(first.parent))) / float(decode["rate"])
+
+
 def _load(first: Path, decode: Mapping[str, Any]) -> Decoded:
     """As `load_clip`, of the folder that `first` lies in."""
     first, decode = Path(first), dict(decode)

@@ -41,6 +41,7 @@ class Predictions:
         sets: (N, C) bool, the classes or labels of each image's set; None where no coverage is asked for.
         left_open: (N,), or (N, C) per label, bool: answers that are not given; None where no error is asked for.
         unlike: (N,) bool, images unlike those of the fit; None where the run cannot tell.
+        places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
     """
 
@@ -55,18 +56,20 @@ class Predictions:
     sets: Tensor | None = None
     left_open: Tensor | None = None
     unlike: Tensor | None = None
+    places: list[dict[str, Any]] | None = None
     top: int = TOP
 
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:
-        """One dict per image: id, label and confidence (or labels and confidences), the `top` classes, and where it is
-        known `set`, `open` (with several labels, names of those that are) and `unlike`."""
+        """One dict per image: id, where it lies in its file where that is known (start and end of a clip), label and
+        confidence (or labels and confidences), the `top` classes, and where it is known `set`, `open` (with several
+        labels, names of those that are) and `unlike`."""
         return [self._row(n, top or self.top) for n in range(len(self.ids))]
 
     def _row(self, n: int, top: int) -> dict[str, Any]:
         probs = self.probabilities[n]
         best = probs.topk(min(top, len(probs)))
         ranked = [{"class": self.class_names[c], "probability": float(v)} for v, c in zip(best.values, best.indices)]
-        row: dict[str, Any] = {"id": self.ids[n]}
+        row: dict[str, Any] = {"id": self.ids[n], **({} if self.places is None else self.places[n])}
         if self.multilabel:
             least = HALF if self.thresholds is None else self.thresholds
             over = probs >= least
@@ -105,18 +108,21 @@ class Predictions:
         """A column per class with its probability; lists are joined by semicolons."""
         rows = self.rows()
         columns = [key for key in rows[0] if key != "top"] if rows else ["id"]
+        placed = self.places[0] if self.places else ()
         classes = [f"{name} (probability)" if name in columns else name for name in self.class_names]
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*columns, *classes])
         for row, probs in zip(rows, self.probabilities.tolist()):
-            writer.writerow([*(_in_cell(row[key]) for key in columns), *(f"{p:.6f}" for p in probs)])
+            cells = (_in_cell(row[key], "{:g}" if key in placed else "{:.6f}") for key in columns)
+            writer.writerow([*cells, *(f"{p:.6f}" for p in probs)])
         return text.getvalue()
 
     def _html(self) -> str:
         rows = self.rows()
         header = [key for key in rows[0] if key != "top"] if rows else ["id"]
-        cells = [[_in_cell(row[key], "{:.1%}", ", ") for key in header] for row in rows]
+        placed = self.places[0] if self.places else ()
+        cells = [[_in_cell(row[key], "{:g}" if key in placed else "{:.1%}", ", ") for key in header] for row in rows]
         names = [f"{key[0].upper()}{key[1:]}" for key in header]
         sections = [TableSection("Image by image", names, cells, " ".join(f"{n}." for n in self.notes), text_columns=9)]
         if self.skipped:

@@ -117,9 +117,13 @@ class Predictor:
         logits, features, skipped = source.logits(self.adapter, stream=bool(use.stream))
         several, names = self.adapter.multilabel_, self.adapter.class_names_
         skipped = [*data.skipped, *skipped]
-        return predictions_of(
+        made = predictions_of(
             use, self.calibration, names, list(features.ids), logits, features.features, several, skipped
         )
+        item_of = {item.id: item for item in data.items}
+        places = [self.domain.placed(item_of[id_]) for id_ in made.ids]
+        made.places = places if any(places) else None
+        return made
 
 
 class RunScorer(Scorer):

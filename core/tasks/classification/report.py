@@ -13,11 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
-from ...errors import DataError
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.significance import CalibrationBin, calibration_curve
 from ...runs import run_sections as shared
-from ...runs.plots import data_uri
 from ...runs.run_sections import Report
 from ...runs.sections import (
     CalibrationSection,
@@ -34,6 +32,7 @@ from ...runs.sections import (
 )
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from .part_order import order_section
+from .sample_pictures import SamplePictures
 from .trust import calibrated_words, trust_section
 from .verdict import (
     MEASURES,
@@ -95,6 +94,10 @@ class ClassificationResults:
     def multilabel(self) -> bool:
         return self.labels.ndim == 2
 
+    @property
+    def pictures(self) -> SamplePictures:
+        return SamplePictures(self.thumbnails, self.ids)
+
 
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
     """The report of a run in `folder`."""
@@ -123,6 +126,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             _calibration(results),
             trust_section(results.calibration, results.adapted_logits, results.labels, results.groups),
             _mistakes(results),
+            None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
             _facts(info, names),
             _counts(info, names, "Label" if results.multilabel else "Class"),
             shared.skipped(results.skipped),
@@ -326,17 +330,10 @@ def _mistakes(results: ClassificationResults) -> MistakeSection:
         ]
     else:
         wrong = [(m, names[m.true], names[m.predicted]) for m in top_mistakes(*scores, MISTAKES)]
-    shown = [(*_picture(results, m.index), true, called, m.confidence) for m, true, called in wrong]
-    return MistakeSection("The mistakes it is surest of", shown, results.thumbnails is not None)
-
-
-def _picture(results: ClassificationResults, row: int) -> tuple[str | None, str]:
-    """A test image and its name; None where it can no longer be read."""
-    name = results.ids[row] if row < len(results.ids) else f"test image {row + 1}"
-    try:
-        return None if results.thumbnails is None else data_uri(results.thumbnails(row)), name
-    except DataError:
-        return None, name
+    pictures = results.pictures
+    shown = [(*pictures.of(m.index), true, called, m.confidence) for m, true, called in wrong]
+    strips = bool(shown) and pictures.in_parts
+    return MistakeSection("The mistakes it is surest of", shown, results.thumbnails is not None, strips)
 
 
 def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | None:

@@ -233,7 +233,7 @@ def _names(axes: Axes) -> list[str]:
 
 def _check_learns_pairs(name: str) -> None:
     if "pairs" not in adapter_class(name).can:
-        raise CapabilityError(f"adapter '{name}' cannot learn from pairs; for --task retrieval give full, lora or lit")
+        raise CapabilityError(f"adapter '{name}' cannot learn from pairs; give full, lora or lit")
 
 
 def _info(recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> dict[str, Any]:

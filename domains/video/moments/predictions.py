@@ -1,0 +1,93 @@
+"""What sentences find in new videos: rows with times, and files of rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ....core.contracts.task import Use
+from ....core.errors import CapabilityError, ConfigError
+from ....core.runtime.files import write_whole
+from ....core.runtime.reading import read_text
+from ..long_videos import clock
+from .scoring import Found
+
+COLUMNS = ("id", "sentence", "rank", "start", "end", "score")
+NO_SENTENCE = 'no sentence to look for; give --classes "what happens there", or a text file with one per line'
+
+
+@dataclass
+class PredictedMoments:
+    """What sentences find in new videos.
+
+    Attributes:
+        found: (id of the video, `Found`).
+        skipped: (id, reason) of videos that could not be read.
+        files: written on demand.
+        notes: sentences for the user.
+    """
+
+    found: list[tuple[str, Found]]
+    skipped: list[tuple[str, str]]
+    files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write a file of rows: .csv or .jsonl.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        text = io.StringIO(newline="")
+        if path.suffix.lower() == ".csv":
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows())
+        else:
+            text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+        write_whole(path, text.getvalue())
+        self.files.append(path)
+
+    def rows(self, top: int | None = None) -> list[dict[str, Any]]:
+        """One dict per window: id of the video, sentence, rank, start and end in seconds, score."""
+        return [
+            {"id": id_, "sentence": found.query.text, "rank": rank, "start": start, "end": end, "score": score}
+            for id_, found in self.found
+            for rank, ((start, end), score) in enumerate(zip(found.spans.tolist(), found.scores.tolist()), start=1)
+            if top is None or rank <= top
+        ]
+
+
+def found_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per window that was found, for a terminal."""
+    table = Table()
+    for name in ("video", *COLUMNS[1:]):
+        table.add_column(name, justify="left" if name in ("video", "sentence") else "right", overflow="fold")
+    for row in rows:
+        times = clock(row["start"]), clock(row["end"])
+        table.add_row(row["id"], row["sentence"], str(row["rank"]), *times, f"{row['score']:.4f}")
+    return table
+
+
+def sentences_of(use: Use) -> list[str]:
+    """What `--classes` asks for: a list, a text, or a text file with one per line.
+
+    Raises:
+        CapabilityError: no sentence is given. ConfigError: less than one window is asked for.
+    """
+    given = use.classes
+    if isinstance(given, str):
+        given = read_text(Path(given)).splitlines() if given.endswith(".txt") else [given]
+    sentences = list(dict.fromkeys(text.strip() for text in map(str, given or ()) if text.strip()))
+    if not sentences:
+        raise CapabilityError(f"{use.run.path}: {NO_SENTENCE}")
+    if use.top is not None and use.top < 1:
+        raise ConfigError(f"--top {use.top}: give a number of windows, 1 or more")
+    return sentences
