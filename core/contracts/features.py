@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import CapabilityError, DataError
 
 if TYPE_CHECKING:
+    from .part_views import PartViews
     from .resources import Detection
 
 
@@ -39,6 +40,7 @@ class FeatureSet:
         parts: (N, T, D) float32 features of the parts of each sample, in their order (frames of a clip, slices of a
             volume, windows of a raster, crops of an image), or None. `features` is then their mean; see `of_parts`.
         parts_mask: (N, T) bool, True where there is a part; by default all are there. Parts that are not are zero.
+        part_views: how the parts divide into views whose predictions are averaged; None where they are all of one.
 
     Raises:
         DataError: sizes disagree, a feature is not finite, a sample has no part, or the features are not the mean of
@@ -56,6 +58,7 @@ class FeatureSet:
     raw_norms: bool = field(default=True, compare=False)
     parts: Tensor | None = None
     parts_mask: Tensor | None = None
+    part_views: PartViews | None = None
 
     def __post_init__(self):
         if self.features.ndim != 2:
@@ -162,6 +165,14 @@ class FeatureSet:
         """The same samples, each as the mean of its parts and nothing more."""
         return self if self.parts is None else replace(self, parts=None, parts_mask=None)
 
+    def one_view(self) -> FeatureSet:
+        """The same samples, each by the view that methods are fitted on; without parts by the mean of all."""
+        if self.part_views is None or self.parts is None:
+            return self if self.part_views is None else replace(self, part_views=None)
+        parts, mask = (each[:, self.part_views.middle] for each in self.part_views.divided(self.parts, self.parts_mask))
+        features = mean_of_parts(parts, mask)
+        return replace(self, features=features, parts=parts, parts_mask=mask, part_views=None)
+
     def with_parts(self) -> FeatureSet:
         """The same samples with parts: where there are none, each image is the only part of its sample."""
         if self.parts is not None:
@@ -232,6 +243,7 @@ class Batch:
         parts: (B, T, D) float32, not normalised: features of the parts of each sample, in their order, zero where there
             is none. `features` is their mean.
         parts_mask: (B, T) bool, True where there is a part; by default all are there.
+        part_views: as of a FeatureSet.
     """
 
     features: Tensor | None = None
@@ -246,6 +258,7 @@ class Batch:
     transform: Callable[[Any], Tensor] | None = None
     parts: Tensor | None = None
     parts_mask: Tensor | None = None
+    part_views: PartViews | None = None
 
     def __post_init__(self):
         if self.parts is not None and self.parts_mask is None:
@@ -271,7 +284,8 @@ class Batch:
         if isinstance(value, Batch):
             return value
         if isinstance(value, FeatureSet):
-            return cls(features=value.features, ids=value.ids, parts=value.parts, parts_mask=value.parts_mask)
+            names = ("features", "ids", "parts", "parts_mask", "part_views")
+            return cls(**{name: getattr(value, name) for name in names})
         return cls(features=value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -38,7 +39,8 @@ LIST_FOLDERS = (
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 PLAIN = ("clips", "captions", "manifest", "metadata", "annotations", "labels", "videos")
 """Stems of a table that says all of the set it lies in."""
-SPLIT_LISTS = ("train_list.txt", "val_list.txt", "test_list.txt")
+SHOT_LIST = re.compile(r"few_?shot|^fs_", re.IGNORECASE)
+"""Names of lists that choose clips to learn from (`shot_lists.py`), and do not say what the set is."""
 MSVD_CAPTIONS = "AllVideoDescriptions.txt"
 WHAT_IS_READ = (
     "class folders of videos or of folders of frames, a list (path label), a table (csv, tsv, jsonl, json) with the "
@@ -121,7 +123,7 @@ def _has_videos(path: Path, videos: Format) -> bool:
 
 
 def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: bool) -> DomainData:
-    listed = [_read_list(file, reading, captions) for file in lists]
+    listed = [read_list(file, reading, captions) for file in lists]
     if captions and reading.label_column is not None:
         raise DataError(f"{path}: --label-column is for classes; omit it, or omit --task retrieval")
     folder = path if path.is_dir() else path.parent
@@ -159,7 +161,7 @@ def _lists_in(folder: Path, in_folders: bool) -> list[Path]:
         if not inner.is_dir():
             continue
         files = sorted(Path(entry.path) for entry in visible(inner) if entry.is_file())
-        files = [file for file in files if file.suffix.lower() in TABLES]
+        files = [file for file in files if file.suffix.lower() in TABLES and not SHOT_LIST.search(file.name)]
         for pattern in (action_sets.UCF_LIST, action_sets.HMDB_LIST):
             if any(pattern.match(file.name) for file in files):
                 return [next(file for file in files if pattern.match(file.name))]
@@ -199,7 +201,12 @@ def _is_class_list(file: Path) -> bool:
     return stem.endswith(("labels", "classes")) or "_classes" in stem or stem == "label_map"
 
 
-def _read_list(path: Path, reading: Reading, captions: bool) -> Listed:
+def read_list(path: Path, reading: Reading, captions: bool) -> Listed:
+    """A list or table of any form.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     suffix = path.suffix.lower()
     if suffix == ".txt":
         return _of_text(path, reading)
