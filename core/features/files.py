@@ -190,7 +190,7 @@ class _Arrays:
         except ConfigError as error:
             raise self._error(str(error)) from None
         if len(odd := (mask.sum(dim=1) % views.count).nonzero().flatten()):
-            raise self._error(f"part_views says {views.count} views, into which the parts of row {int(odd[0])} do not go")
+            raise self._error(f"part_views says {views.count} views; row {int(odd[0])} has parts that do not divide so")
         return views
 
     def split(self, count: int) -> tuple[str, ...] | None:

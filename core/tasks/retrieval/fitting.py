@@ -31,6 +31,7 @@ from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
+from .sentences import DUAL
 
 TASK = "retrieval"
 ZERO_SHOT = "zero-shot"
@@ -131,7 +132,7 @@ def train_on_pairs(
     has_val = bool(len(data.pairs.split("val")))
 
     def on_val(towers: Backbone) -> float:
-        metrics = scored(towers, data, "val", recipe).metrics
+        metrics = scored(towers, data, "val", recipe, once=False).metrics
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
@@ -150,8 +151,19 @@ def train_on_pairs(
     return adapter, report, adapter.adapted(backbone)
 
 
-def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter | None = None):
-    """Retrieval on the pairs of a split."""
+def scored(
+    backbone: Backbone,
+    data: RetrievalData,
+    split: str,
+    recipe: Recipe,
+    reporter: Reporter | None = None,
+    once: bool = True,
+) -> RetrievalScores:
+    """Retrieval on the pairs of a split.
+
+    Args:
+        once: whether it is for a report, which says more than what chooses an epoch.
+    """
     return evaluate_retrieval(
         backbone,
         data.part(split),
@@ -161,6 +173,8 @@ def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, 
         reporter=reporter,
         transform=data.transform(backbone, False),
         by_label=data.by_label,
+        sentences=once,
+        dual_softmax=once and recipe.task_options.get(DUAL, False),
     )
 
 
