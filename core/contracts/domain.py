@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .metric import Metric
     from .own_files import OwnFiles, Scorer
     from .part_views import PartViews
+    from .questions import Questions
     from .task import Task, Use
 
 SPLITS = ("train", "val", "test")
@@ -153,6 +154,7 @@ class DomainData:
         whole_train: whether all of a given train split is learned from, as of published selections: where there is no
             val, none is taken from it.
         part_views: how the parts of each sample divide into views whose predictions are averaged, or None.
+        questions: with samples to choose from, of sets of captions that are tested whole; or None.
         blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
             shows what a random split would have scored; "" for other groups, or none.
     """
@@ -172,6 +174,7 @@ class DomainData:
     reading: dict[str, Any] = field(default_factory=dict)
     whole_train: bool = False
     part_views: PartViews | None = None
+    questions: Questions | None = None
     blocks: str = ""
 
     @property

@@ -18,12 +18,13 @@ from ...core.data.tables import read_table
 from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import DataError, printable, shortened
 from ...core.runtime.reading import read_json, read_text
-from . import action_sets, caption_sets
+from . import action_sets, caption_sets, ego_mcq
 from .annotations import Annotation, as_words, data_of, split_in
 from .clip_files import ClipFiles
 from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
 
 if TYPE_CHECKING:
+    from ...core.contracts.questions import Questions
     from .domain import Reading
 
 LIST_FOLDERS = (
@@ -57,12 +58,14 @@ class Listed:
         names: of classes, in order, where it says so.
         published: the set's usual name, whose videos nobody has all.
         notes: sentences for the user.
+        questions: that it asks, or None.
     """
 
     annotations: Sequence[Annotation]
     names: Sequence[str] | None = None
     published: str | None = None
     notes: tuple[str, ...] = ()
+    questions: Questions | None = None
 
 
 def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
@@ -142,6 +145,7 @@ def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: boo
         lacking_is_usual=any(one.published for one in listed),
         published=next((one.published for one in listed if one.published), None),
     )
+    data.questions = next((one.questions for one in listed if one.questions is not None), None)
     return data if captions else check_items(data, path)
 
 
@@ -303,6 +307,11 @@ def _vatex(path: Path, content: Any, reading: Reading) -> Listed:
     return Listed(caption_sets.vatex_annotations(path, content), published="vatex")
 
 
+def _ego_mcq(path: Path, content: Any, reading: Reading) -> Listed:
+    annotations, questions = ego_mcq.ego_mcq_annotations(path, content)
+    return Listed(annotations, published="egomcq", questions=questions)
+
+
 def _something(path: Path, content: Any, reading: Reading) -> Listed:
     names = action_sets.something_names(path.parent)
     return Listed(action_sets.something_annotations(path, content), names, "something-something-v2")
@@ -315,6 +324,7 @@ def _kinetics(path: Path, content: Any, reading: Reading) -> Listed:
 _JSON_FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any, Any], Listed]], ...] = (
     (lambda content: isinstance(content, dict) and {"videos", "sentences"} <= content.keys(), _msrvtt),
     (lambda content: _values_have(content, "timestamps", "sentences"), _activitynet),
+    (lambda content: _values_have(content, "query", "choices", "answer"), _ego_mcq),
     (lambda content: _values_have(content, "annotations") or _values_have(content, "subset"), _kinetics),
     (lambda content: isinstance(content, dict) and _values_have(content.get("database"), "annotations"), _kinetics),
     (lambda content: _begins_with(content, "videoID", "enCap"), _vatex),

@@ -16,6 +16,7 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
+from ...contracts.questions import Questions
 from ...contracts.recipe import Recipe
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
@@ -54,6 +55,7 @@ class RetrievalData:
             anew in each epoch.
         chosen_by: directions whose mean R@1 on val chooses an epoch.
         captions: seed -> which of an image's texts a step of the training sees.
+        questions: that are asked of the test images; None: none.
         strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
     """
 
@@ -69,6 +71,7 @@ class RetrievalData:
     plan: Callable[[Any, int, int], BatchPlan] | None = None
     chosen_by: tuple[str, ...] = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
     captions: Callable[[int], CaptionSampler] = lambda seed: CaptionSampler(seed=seed)
+    questions: Questions | None = None
     strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
 
     def part(self, split: str) -> Any:
@@ -100,14 +103,17 @@ def read_retrieval(recipe: Recipe, domain: Domain | None, task: str = TASK) -> R
         pairs = without_divided_copies(pairs, hashes)
         return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
     domain.check_task(task)
-    data = assign_splits(read_data(recipe, domain, task), seed=recipe.split_seed, hashes=FileHashes())
+    data = read_data(recipe, domain, task)
+    if data.questions is None:  # those need all of their samples, which are then for testing
+        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
     check_skipped(data.skipped, data.total)
 
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.transforms(backbone, train, task)
 
     said = list(data.skipped), list(data.notes)
-    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, dict(data.reading))
+    how = {"reading": dict(data.reading), "questions": data.questions}
+    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, **how)
 
 
 def _columns_of(recipe: Recipe) -> dict[str, str]:
@@ -175,6 +181,7 @@ def scored(
         by_label=data.by_label,
         sentences=once,
         dual_softmax=once and recipe.task_options.get(DUAL, False),
+        questions=data.questions if once else None,
     )
 
 

@@ -28,6 +28,7 @@ from ...runs.sections import (
     VerdictSection,
     plural,
 )
+from .multiple_choice import choice_section
 from .sentences import sentence_section
 
 WORDS = {TEXT_TO_IMAGE: "text to image", IMAGE_TO_TEXT: "image to text"}
@@ -97,6 +98,7 @@ def training_report(
             shared.notes(info),
             _scores(metrics),
             sentence_section(metrics),
+            choice_section(metrics),
             *shared.forgetting(metrics.get("generic")),
             CurveGridSection("How the training went", main) if main else None,
             CurveGridSection(f"Parts of the losses, {others}", minor, minor=True, sub=True) if minor else None,

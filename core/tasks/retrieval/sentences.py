@@ -18,8 +18,8 @@ KEY, DUAL = "sentences", "dual_softmax"
 TITLE = "Several sentences per image"
 WAYS = {
     TEXT_TO_IMAGE: "text to image",
-    f"{IMAGE_TO_TEXT}/{BEST_SENTENCE}": "image to text, best sentence of each image",
-    f"{IMAGE_TO_TEXT}/{OWN_SENTENCES}": "image to text, best of its own among all",
+    f"{IMAGE_TO_TEXT}/{BEST_SENTENCE}": "image to text, by best sentence",
+    f"{IMAGE_TO_TEXT}/{OWN_SENTENCES}": "image to text, by own sentences",
 }
 SIDES = {"zero_shot": "zero-shot", "adapted": "adapted"}
 MEASURES = {
@@ -30,6 +30,10 @@ MEASURES = {
     "mean_rank": Measure("Mean rank", kind="rank", falls=True),
 }
 MEDIAN = "the median is the lower one of the two in the middle"
+RULES = (
+    "By best sentence: an image ranks images, each by the best of its sentences (CLIP4Clip). By own sentences: it ranks "
+    "all sentences, and its best own one counts (collaborative-experts)."
+)
 READS_ALL = "the dual softmax reads all queries before it answers one, so no single search has these figures"
 
 
@@ -64,7 +68,7 @@ def sentence_section(metrics: Mapping[str, Any]) -> TableSection | None:
         return None
     rows = [(f"{way[0].upper()}{way[1:]}", *cells) for way, cells in _rows(told)]
     header = ("Direction", *(measure.name for measure in MEASURES.values()))
-    return TableSection(TITLE, header, rows, f"As text-video work counts: {_words(told)}.", sub=True)
+    return TableSection(TITLE, header, rows, f"As text-video work counts. {RULES} {_words(told)}.", sub=True)
 
 
 def sentence_table(metrics: Mapping[str, Any]) -> Table | None:
@@ -92,4 +96,5 @@ def _rows(told: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 def _words(told: Mapping[str, Any]) -> str:
     dual = any(way.startswith(DUAL) for way in told["adapted"])
-    return "; ".join((TIES, MEDIAN, *((READS_ALL,) if dual else ())))
+    words = "; ".join((TIES, MEDIAN, *((READS_ALL,) if dual else ())))
+    return f"{words[0].upper()}{words[1:]}"

@@ -40,6 +40,7 @@ from .fitting import (
     scored,
     train_on_pairs,
 )
+from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
 from .sentences import sentence_table
@@ -157,8 +158,8 @@ class Retrieval(Task):
         return RetrievalContest(recipe, self.read(recipe), backbone_of(recipe, self.domain))
 
     def table(self, metrics: Mapping[str, Any]):
-        several = sentence_table(metrics)
-        return retrieval_table(metrics) if several is None else Group(retrieval_table(metrics), several)
+        further = [table for make in (sentence_table, choice_table) if (table := make(metrics)) is not None]
+        return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         return retrieval_verdict(metrics)
