@@ -338,8 +338,16 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
     """Class folders of videos, or of folders of frames."""
     videos, frames = reading.formats
     of_videos, of_frames = find_layout(path, [videos]), find_layout(path, [frames])
-    if of_videos is not None and of_frames is not None and _holds_clips(path, of_frames, frames):
-        raise DataError(f"{path}: holds videos and folders of frames; keep one kind, or list the clips in a table")
+    layout = of_videos or of_frames
+    both = (
+        _first_clip(layout, lambda clip: clip.is_file() and videos.matches(clip)),
+        _first_clip(layout, lambda clip: clip.is_dir() and frames.of_folder(clip) is not None),
+    )
+    if all(both):
+        first, second = (shown(each, path) for each in both)
+        raise DataError(
+            f"{path}: holds videos and folders of frames ({first}, {second}); keep one kind, or list clips in a table"
+        )
     if of_videos is None and of_frames is not None:
         return _of_frame_folders(path, of_frames, reading, frames)
     shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
@@ -347,13 +355,11 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
     return replace(data, kind="clips", class_names=tuple(map(as_words, data.class_names)))
 
 
-def _holds_clips(path: Path, layout: Any, frames: Format) -> bool:
-    return any(
-        frames.of_folder(clip) is not None
-        for _, folder in layout.parts
-        for category in folders(folder)
-        for clip in folders(category)
-    )
+def _first_clip(layout: Any, is_clip: Callable[[Path], bool]) -> Path | None:
+    """The first clip of a kind in the class folders of a layout."""
+    parts = () if layout is None else layout.parts
+    inner = (Path(entry.path) for _, folder in parts for each in folders(folder) for entry in visible(each))
+    return next((path for path in inner if is_clip(path)), None)
 
 
 def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format) -> DomainData:

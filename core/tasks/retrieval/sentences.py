@@ -31,8 +31,8 @@ MEASURES = {
 }
 MEDIAN = "the median is the lower one of the two in the middle"
 RULES = (
-    "By best sentence: an image ranks images, each by the best of its sentences (CLIP4Clip). By own sentences: it ranks "
-    "all sentences, and its best own one counts (collaborative-experts)."
+    "By best sentence: an image ranks images, each by the best of its sentences (CLIP4Clip). By own sentences: it "
+    "ranks all sentences, and its best own one counts (collaborative-experts)."
 )
 READS_ALL = "the dual softmax reads all queries before it answers one, so no single search has these figures"
 
