@@ -40,10 +40,10 @@ from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, SHAPES, draw_clip,
 
 TESTS, FIRST_TEST = 25, 100_000
 SHOTS = (1, 2, 4, None)
-UNSEEN_CLIPS = {"train": 24, "test": 16}
+UNSEEN_CLIPS = {"train": 12, "test": 8}
 UNSEEN_TABLE = (
-    "mean-pool:tune_text=false", "mean-pool", "temporal-adapter:use=order,tune_text=false", "clip4clip:epochs=20",
-    "action-clip:epochs=20", "efficient-prompt:epochs=30,prefix=4,postfix=4,lr=3e-3",
+    "mean-pool", "temporal-adapter:use=order,tune_text=false", "temporal-adapter:use=order", "clip4clip:epochs=40",
+    "action-clip:epochs=40", "efficient-prompt:epochs=60,prefix=4,postfix=4,lr=3e-3",
 )  # fmt: skip
 TABLE = (
     "mean-pool", "temporal-adapter", "clip4clip:epochs=20", "action-clip:epochs=20", "clip2video:epochs=20",

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, ConfigError, DataError, shortened
 from .features import Batch, mean_of_parts
 
 PROBABILITIES, SCORES = "probabilities", "scores"
+IMAGES = "looks at whole images while it predicts, not at views of them; average no views, or choose another method"
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class PartViews:
         Raises:
             ConfigError: something else.
         """
-        count, middle, average = (*text.split(","), "", "")[:3]
-        if not (count.strip().isdigit() and middle.strip().isdigit()):
-            raise ConfigError(f"part views '{text}': give three values, for instance 12,8,{PROBABILITIES}")
-        return cls(int(count), int(middle), average.strip())
+        try:
+            count, middle, average = text.split(",")
+            return cls(int(count), int(middle), average.strip())
+        except ValueError:
+            cure = f"give three values, for instance 12,8,{PROBABILITIES}"
+            raise ConfigError(f"part views '{shortened(text)}': {cure}") from None
 
     def divided(self, parts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Each view by itself.
@@ -114,7 +117,7 @@ class PartViews:
         if batch.parts is None:
             return ask(replace(batch, part_views=None))
         if batch.images is not None or batch.pixels is not None:
-            raise CapabilityError("a method that looks at the images themselves has no views of them; do not average")
+            raise CapabilityError(f"the method {IMAGES}")
         parts, there = self.divided(batch.parts, batch.parts_mask)
         of_views = []
         for view in range(self.count):

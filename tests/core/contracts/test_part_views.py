@@ -104,10 +104,11 @@ def test_what_has_no_views_is_said(classifier):
         with pytest.raises(ConfigError, match="two views or more"):
             PartViews(count, middle, average)
     assert PartViews.of_text(VIEWS.as_text) == VIEWS
-    with pytest.raises(ConfigError, match="give three values"):
-        PartViews.of_text("many")
+    for text in ("many", "2,x,scores", "2,1", "9" * 5000 + ",0,scores"):
+        with pytest.raises(ConfigError, match="give three values"):
+            PartViews.of_text(text)
     adapter = build_adapter("zero-shot")
     adapter.fit(None, classifier)
     seen = {"features": torch.ones(1, 4), "parts": torch.ones(1, 2, 4), "part_views": VIEWS}
-    with pytest.raises(CapabilityError, match="has no views of them"):
+    with pytest.raises(CapabilityError, match="looks at whole images while it predicts"):
         adapter.logits(Batch(**seen, images=[None]))
