@@ -21,6 +21,8 @@ from .frame_folders import frame_folders
 if TYPE_CHECKING:
     from ...core.contracts.part_views import PartViews
 
+OF_CLASSES = ("action-recognition", "classification")
+"""Tasks that are told by classes; the others by captions."""
 IN_A_ROW = "none"
 AVERAGES = (IN_A_ROW, "probabilities", "scores")
 TEMPLATES = (
@@ -102,6 +104,7 @@ class Reading(domain.Reading):
             **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
             **({} if videos else {"keep_frames": "videos"}),
             **({} if data.published in ("ucf101", "hmdb51") else {"fold": "UCF101 and HMDB51"}),
+            **({} if data.kind != "captions" else {"average_views": "clips with classes"}),
             **({} if data.published == "msr-vtt" else {"partition": "MSR-VTT"}),
             **({} if data.published in ("didemo", "activitynet-captions") else {"moments": "DiDeMo and ActivityNet"}),
             **({} if narrated and data.kind == "clips" else {"target": "tables with verbs and nouns by number"}),
@@ -114,7 +117,7 @@ class Video(Domain):
     """Clips. Each frame is encoded and stored by itself, as a part of its clip: methods see them, or their mean."""
 
     name = "video"
-    tasks = ("action-recognition", "classification", "retrieval")
+    tasks = (*OF_CLASSES, "retrieval")
     reading = Reading
     metrics = ("top-five",)
 
@@ -138,7 +141,7 @@ class Video(Domain):
         from .finding import read_clips
         from .shot_lists import with_shot_lists
 
-        captions, reading = self.check_task(task) == "retrieval", self.reading_of(options)
+        captions, reading = self.check_task(task) not in OF_CLASSES, self.reading_of(options)
         data = self._named(read_clips(Path(path), reading, captions))
         data = self._with_views(with_shot_lists(data, Path(path), reading), reading)
         data.notes = [*data.notes, *reading.notes_on_unused(data)]
@@ -182,7 +185,7 @@ class Video(Domain):
 
     def _with_views(self, data: DomainData, reading: Reading) -> DomainData:
         """Takes in how the clips are looked at, and says so of the data."""
-        self.crops, views = reading.crops, reading.part_views
+        self.crops, views = reading.crops, None if data.kind == "captions" else reading.part_views
         self.clips = 1 if views is None else reading.clips
         if views is None:
             return data

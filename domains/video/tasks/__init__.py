@@ -1,1 +1,1 @@
-"""What is done with clips."""
+"""Tasks of this domain, one file each."""

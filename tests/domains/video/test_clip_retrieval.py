@@ -101,6 +101,12 @@ def test_a_run_is_asked_the_questions_of_egomcq(fitted, folder, small_clip):
     assert "EgoMCQ" in printed(Retrieval(Video()), asked) and "4 questions" in printed(Retrieval(Video()), asked)
 
 
+def test_views_are_of_classes(folder):
+    data = Video().read(folder / "captions.csv", "retrieval", frames=2, clips=2, average_views="scores")
+    assert data.part_views is None
+    assert "Option average_views has no effect here: it is for clips with classes." in data.notes
+
+
 def test_questions_with_a_clip_that_is_missing_are_left_out(folder, tmp_path):
     content = {"0": question(0, 0), "1": question(1, 1)}
     content["1"]["choices"]["0"]["video_uid"] = "gone"
