@@ -5,9 +5,13 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+
+from vladapt.core.backbones.preprocessing import Preprocess
 
 pytest.importorskip("av", reason="extra video is not installed")
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,3 +68,24 @@ def test_ours_stands_below_what_is_published(video, hmdb51, small_clip_spec, tmp
     (row,) = [line for line in lines if line.startswith("| ours: zero-shot")]
     assert len(infos) == 3 and row.count("–") == 2 and " ± 0.00 " in row, "the mean over splits"
     assert "msrvtt, didemo, lsmdc, activitynet, msvd: none of them is in" in lines[-1]
+
+
+def test_unseen_pairs_are_learned_from_in_other_company(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    heads = importlib.import_module("video_heads")
+    monkeypatch.setattr(heads, "UNSEEN_CLIPS", {"train": 1, "test": 1})
+    monkeypatch.setattr(heads, "encode", lambda backbone, pixels: pixels.mean(dim=(2, 3)))
+    backbone = SimpleNamespace(
+        fingerprint="colours", preprocess=lambda train: Preprocess(8, (0.0,) * 3, (1.0,) * 3), joint=None
+    )
+    given = SimpleNamespace(store=tmp_path / "colours.safetensors")
+    seen, new = (heads.of_pairs(given, backbone, split) for split in ("train", "test"))
+    assert (len(seen.class_names), len(new.class_names), seen.parts.shape) == (24, 8, (24, 8, 3))
+    assert not set(seen.class_names) & set(new.class_names)
+    for place in (1, 2):  # shapes, then motions
+        parts = [{name.split(" ", 2)[place] for name in some.class_names} for some in (seen, new)]
+        assert parts[0] == parts[1], "both are known from other pairs"
+    assert torch.equal(new.parts[0], new.parts[1].flip(0)) and new.class_names[:2] == (
+        "a disc moving left",
+        "a disc moving right",
+    )
