@@ -1,12 +1,17 @@
 """Heads of the video domain on clips and the same clips played backwards, from stored features of one backbone.
 
     python benchmarks/video_heads.py pairs --store FILE [NAME[:option=value,...] ...]
+    python benchmarks/video_heads.py unseen --store FILE [NAME[:option=value,...] ...]
     python benchmarks/video_heads.py actions --store FILE [FOLDER OF video/weizmann_actions]
 
 "pairs": the sample's four pairs of motions (left and right, up and down, grows and shrinks, clockwise and
 anticlockwise), drawn anew with other numbers: `--clips` of each motion to learn from, 25 to test. The second clip of a
 pair has the frames of the first in reverse. "within" asks of each test clip which of the two motions of its pair it
 is; a head that averages frames scores a clip and its reverse alike, so that it is right exactly half of the time.
+
+"unseen": pairs of an object and a motion that are known by text alone. Of four shapes and the eight motions, each shape
+is learned with six motions and tested with the other two, which it was never seen to make: "disc moving left" is one
+of 24 pairs to learn from, or of 8 to test, told among these 8 and among all 32.
 
 "actions": the people of Weizmann's films are left out one by one; 1, 2, 4 or all clips of each action by the others
 are learned from.
@@ -21,6 +26,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -30,10 +36,15 @@ from safetensors.torch import load_file, save_file
 from vladapt import FeatureSet, build_adapter, build_classifier, load_backbone
 from vladapt.core.tasks.classification.part_order import ORDERS, reversed_parts, shuffled_parts
 from vladapt.domains.video.domain import Video
-from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip
+from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, SHAPES, draw_clip, object_of
 
 TESTS, FIRST_TEST = 25, 100_000
 SHOTS = (1, 2, 4, None)
+UNSEEN_CLIPS = {"train": 12, "test": 8}
+UNSEEN_TABLE = (
+    "mean-pool", "temporal-adapter:use=order,tune_text=false", "temporal-adapter:use=order", "clip4clip:epochs=40",
+    "action-clip:epochs=40", "efficient-prompt:epochs=60,prefix=4,postfix=4,lr=3e-3",
+)  # fmt: skip
 TABLE = (
     "mean-pool", "temporal-adapter", "clip4clip:epochs=20", "action-clip:epochs=20", "clip2video:epochs=20",
     "efficient-prompt:epochs=30,prefix=4,postfix=4,lr=3e-3",
@@ -43,7 +54,7 @@ TABLE = (
 def main() -> None:
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("pairs", "actions"))
+    parser.add_argument("what", choices=("pairs", "unseen", "actions"))
     parser.add_argument("names", nargs="*", help="heads, or for actions the folder")
     parser.add_argument("--store", type=Path, required=True, help="safetensors file that keeps the features")
     parser.add_argument("--backbone", default="embedded")
@@ -52,7 +63,7 @@ def main() -> None:
     parser.add_argument("--axes", type=int, default=256, help="principal axes of the features; 0: as they are")
     given = parser.parse_intermixed_args()
     backbone = load_backbone(given.backbone, device="cpu")
-    (pairs if given.what == "pairs" else actions)(given, backbone)
+    {"pairs": pairs, "unseen": unseen, "actions": actions}[given.what](given, backbone)
 
 
 # pairs ----------------------------------------------------------------------------------------------------------------
@@ -139,6 +150,68 @@ def clips_of(given, backbone, split: str) -> FeatureSet:
     return FeatureSet.of_parts(
         torch.cat([frames, frames.flip(1)]), labels=torch.cat([labels, labels + 1]), class_names=MOTIONS,
         groups=tuple(f"path {i}" for i in range(len(labels))) * 2, backbone=backbone.fingerprint,
+    )  # fmt: skip
+
+
+# unseen pairs ---------------------------------------------------------------------------------------------------------
+
+
+def unseen(given, backbone) -> None:
+    support, test = (of_pairs(given, backbone, split) for split in ("train", "test"))
+    if given.axes:
+        backbone = Narrowed(
+            backbone, torch.linalg.svd(support.parts.flatten(0, 1), full_matrices=False)[2][: given.axes]
+        )
+        support, test = (backbone.of(clips) for clips in (support, test))
+    seen, new = support.class_names, test.class_names
+    classifiers = [build_classifier(backbone, names, Video().templates()) for names in (seen, new, (*new, *seen))]
+    print(f"{len(support)} clips of {len(seen)} pairs to learn from, {len(test)} of {len(new)} others to test\n")
+    header = ("head", f"right of {len(new)}", f"right of {len(new) + len(seen)}", "its shape", "its motion")
+    print(f"| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}")
+    every = len(new) + len(seen)
+    print(f"| chance | {1 / len(new):.1%} | {1 / every:.1%} | {1 / 4:.1%} | {1 / len(MOTIONS):.1%} |")
+    for told in ("zero-shot", *(given.names or UNSEEN_TABLE)):
+        rows = []
+        for seed in range(1, given.seeds + 1):
+            adapter = head(told)
+            adapter.fit(support, classifiers[0], backbone=backbone, seed=seed)
+            if told == "zero-shot":
+                others = [head(told) for _ in range(2)]
+                for other, classifier in zip(others, classifiers[1:]):
+                    other.fit(None, classifier)
+            else:
+                others = [adapter.for_classes(backbone, each.class_names, each) for each in classifiers[1:]]
+            among_new, among_all = (other.logits(test).argmax(dim=1) for other in others)
+            words = [(*new, *seen)[place].split(" ", 2) for place in among_all.tolist()]
+            wanted = [new[label].split(" ", 2) for label in test.labels.tolist()]
+            parts = [sum(a[k] == b[k] for a, b in zip(words, wanted)) / len(wanted) for k in (1, 2)]
+            rows.append([float((found == test.labels).double().mean()) for found in (among_new, among_all)] + parts)
+        cells = torch.tensor(rows, dtype=torch.float64).mean(dim=0)
+        print(f"| {told} | {' | '.join(f'{value:.1%}' for value in cells.tolist())} |", flush=True)
+
+
+def of_pairs(given, backbone, split: str) -> FeatureSet:
+    """Clips of pairs of shape and motion; a clip and its reverse are two motions."""
+    transform, count, rows, names = Video().transforms(backbone, train=False), UNSEEN_CLIPS[split], [], []
+    for place, shape in enumerate(SHAPES[:4]):
+        for pair, motions in enumerate(PAIRS):
+            if (place == pair) != (split == "test"):
+                continue
+            start = 0 if split == "train" else FIRST_TEST
+            shown = (number for number in range(start, start + 1000) if object_of(pair, number)[1] == shape)
+            numbers = tuple(islice(shown, count))
+
+            def encoded(pair=pair, numbers=numbers) -> torch.Tensor:
+                clips = (draw_clip(2 * pair, number) for number in numbers)
+                return torch.stack([encode(backbone, transform(clip)) for clip in clips])
+
+            forward = stored(given.store, f"{backbone.fingerprint}/unseen/{split}/{shape}/{pair}", count, encoded)
+            rows += [forward, forward.flip(1)]
+            names += [f"a {shape} {motion}" for motion in motions]
+    labels = torch.arange(len(names)).repeat_interleave(count)
+    return FeatureSet.of_parts(
+        torch.cat(rows), labels=labels, class_names=names, backbone=backbone.fingerprint,
+        groups=tuple(f"path {row // (2 * count)} {row % count}" for row in range(len(labels))),
     )  # fmt: skip
 
 

@@ -176,7 +176,9 @@ class Adapter(ABC):
         Raises:
             CapabilityError: not fitted, or features of another width than those of the fit.
         """
-        return self._logits(self._checked(batch))
+        batch = self._checked(batch)
+        views, several = batch.part_views, getattr(self, "multilabel_", False)
+        return self._logits(batch) if views is None else views.logits(self._logits, batch, several)
 
     def predict(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
         """(B,) class indices, or (B, C) probabilities of each label where an image may have several."""
@@ -334,9 +336,8 @@ class Adapter(ABC):
                 widths = f"was fitted on features of width {self.dim_}, these have {given.shape[-1]}"
                 raise CapabilityError(f"adapter '{self.name}' {widths}; use the backbone of the fit")
         if "parts" in self.at_predict and batch.parts is None:
-            needed = "needs the parts of each sample (frames, slices, windows) to predict"
-            cure = "pass Batch(parts=..., parts_mask=...) or a FeatureSet with parts"
-            raise CapabilityError(f"adapter '{self.name}' {needed}; {cure}")
+            needed = f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows) to predict"
+            raise CapabilityError(f"{needed}; pass Batch(parts=..., parts_mask=...) or a FeatureSet with parts")
         return batch
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
@@ -359,7 +360,7 @@ class Adapter(ABC):
         """What the method may see of a set: its parts only where it asks for them."""
         if features is None:
             return None
-        self.check_parts(features)
+        self.check_parts(features := features.one_view())
         return features if "parts" in self.needs | self.optional else features.without_parts()
 
     def _check_images(self, support: FeatureSet, resources: dict[str, Any]) -> None:

@@ -16,12 +16,14 @@ from .options import option, options_from, settle, whole_number
 from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
-    from torch import Tensor
 
     from ..data.thumbnails import Thumbnails
     from ..runtime.progress import Reporter
     from .channels import InputChannels
+    from .metric import Metric
     from .own_files import OwnFiles, Scorer
+    from .part_views import PartViews
+    from .questions import Questions
     from .task import Task, Use
 
 SPLITS = ("train", "val", "test")
@@ -149,6 +151,10 @@ class DomainData:
         published: name of the set in the literature ("oxford_pets"), by which methods know the settings they publish.
         reading: options of the reader that were computed on these data and hold for new images too (the range that
             pixels are stretched from): a run keeps them as if they had been given.
+        whole_train: whether all of a given train split is learned from, as of published selections: where there is no
+            val, none is taken from it.
+        part_views: how the parts of each sample divide into views whose predictions are averaged, or None.
+        questions: with samples to choose from, of sets of captions that are tested whole; or None.
         blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
             shows what a random split would have scored; "" for other groups, or none.
     """
@@ -166,6 +172,9 @@ class DomainData:
     thumbnails: Thumbnails | None = field(default=None, repr=False)
     published: str | None = None
     reading: dict[str, Any] = field(default_factory=dict)
+    whole_train: bool = False
+    part_views: PartViews | None = None
+    questions: Questions | None = None
     blocks: str = ""
 
     @property
@@ -388,35 +397,3 @@ class Finding:
     ok: bool
     found: str
     cure: str = ""
-
-
-class Metric(ABC):
-    """Base of metrics of a domain's own; `Domain.metrics` names those that are reported.
-
-    Class attributes:
-        name: its name, and its key in metrics.json.
-        multilabel: whether it takes several labels per image too.
-    """
-
-    name: ClassVar[str] = ""
-    multilabel: ClassVar[bool] = False
-
-    @abstractmethod
-    def compute(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> float | dict[str, float]:
-        """The metric on a test set.
-
-        Args:
-            logits: (N, C) float32, on the CPU.
-            labels: (N,) int64, or (N, C) of 0, 1 and NaN (unknown).
-            class_names: C names.
-
-        Returns:
-            A value, or several by what they are of: {"left": 0.5} becomes "NAME/left". Shares lie in 0..1.
-        """
-
-    def values(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-        """`compute`, by the keys of metrics.json."""
-        computed = self.compute(logits, labels, class_names)
-        if isinstance(computed, dict):
-            return {f"{self.name}/{part}": float(value) for part, value in computed.items()}
-        return {self.name: float(computed)}

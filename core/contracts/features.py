@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import CapabilityError, DataError
 
 if TYPE_CHECKING:
+    from .part_views import PartViews
     from .resources import Detection
 
 
@@ -44,6 +45,7 @@ class FeatureSet:
             volume, windows of a raster, crops of an image), or None. `features` is then their mean; see `of_parts`.
         parts_mask: (N, T) bool, True where there is a part; by default all are there. Parts that are not are zero.
         parts_order: (N, T) int64, which part of the sample as it was read stands where; by default each in its place.
+        part_views: how the parts divide into views whose predictions are averaged; None where they are all of one.
 
     Raises:
         DataError: sizes disagree, a feature is not finite, a sample has no part, or the features are not the mean of
@@ -62,6 +64,7 @@ class FeatureSet:
     parts: Tensor | None = None
     parts_mask: Tensor | None = None
     parts_order: Tensor | None = None
+    part_views: PartViews | None = None
 
     def __post_init__(self):
         if self.features.ndim != 2:
@@ -169,6 +172,15 @@ class FeatureSet:
         """The same samples, each as the mean of its parts and nothing more."""
         return self if self.parts is None else replace(self, parts=None, parts_mask=None, parts_order=None)
 
+    def one_view(self) -> FeatureSet:
+        """The same samples, each by the view that methods are fitted on; without parts by the mean of all."""
+        if self.part_views is None or self.parts is None:
+            return self if self.part_views is None else replace(self, part_views=None)
+        parts, mask = (each[:, self.part_views.middle] for each in self.part_views.divided(self.parts, self.parts_mask))
+        features = mean_of_parts(parts, mask)
+        known = {"features": features, "parts": parts, "parts_mask": mask, "parts_order": None}
+        return replace(self, **known, part_views=None)
+
     def with_parts(self) -> FeatureSet:
         """The same samples with parts: where there are none, each image is the only part of its sample."""
         if self.parts is not None:
@@ -241,6 +253,7 @@ class Batch:
         parts_mask: (B, T) bool, True where there is a part; by default all are there.
         patch_tokens: (B, T, h, w, D) float32, not normalised: features of the h x w patches of each part, in the order
             of `parts`, zero where there is none.
+        part_views: as of a FeatureSet.
     """
 
     features: Tensor | None = None
@@ -256,6 +269,7 @@ class Batch:
     parts: Tensor | None = None
     parts_mask: Tensor | None = None
     patch_tokens: Tensor | None = None
+    part_views: PartViews | None = None
 
     def __post_init__(self):
         if self.parts is not None and self.parts_mask is None:
@@ -281,7 +295,8 @@ class Batch:
         if isinstance(value, Batch):
             return value
         if isinstance(value, FeatureSet):
-            return cls(features=value.features, ids=value.ids, parts=value.parts, parts_mask=value.parts_mask)
+            names = ("features", "ids", "parts", "parts_mask", "part_views")
+            return cls(**{name: getattr(value, name) for name in names})
         return cls(features=value)
 
 

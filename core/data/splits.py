@@ -38,7 +38,7 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
     * No split given, or only one: every class that lies in two groups gets a test image first, then a train image;
       the rest is shared out by class, whole groups at a time. A class that cannot be divided trains and is not tested.
     * Two or three splits given: kept. Items without one train. Without test, val is the test set; without train, val
-      trains; where val is then missing, it is taken from train.
+      trains; where val is then missing, it is taken from train, unless all of that is to be learned from.
     * A copy of a test image, or an image of a test group, leaves the given train and val; the test set never changes.
       What is in train and val alike trains.
     * Near copies (the same image resized or re-encoded) stay together where splits are made; where given ones divide
@@ -114,7 +114,7 @@ def _repair(data: DomainData, links: Links, seed: int, notes: list[str]) -> list
     if moved:
         notes.append(f"Moved from val to train, their group or a copy being in the given train split: {moved}.")
     notes += _notes_on_divided(splits, links)
-    if "val" not in splits:
+    if "val" not in splits and not data.whole_train:
         training = [[n for n in part if splits[n] == "train"] for part in links.near_parts]
         training = [part for part in training if part]
         for position, split in enumerate(share_out(data, training, CARVED_SHARES, seed)):

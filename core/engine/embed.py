@@ -124,6 +124,8 @@ def _write(
     if features.parts is not None:
         tensors["image_parts"] = features.parts.cpu().contiguous()
         tensors["parts_mask"] = features.parts_mask.cpu().contiguous()
+    if features.part_views is not None and features.parts is not None:
+        words["part_views"] = features.part_views.as_text
     if features.labels is not None:
         tensors["labels"] = features.labels.cpu().contiguous()
     if classifier is not None:

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from ..contracts.domain import SPLITS
 from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_parts
+from ..contracts.part_views import PartViews
 from ..data.array_files import load_arrays
 from ..data.group_columns import group_of, kind_of_column, preferred_column
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..runtime.reading import check_regular, parse_json
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
-WORDS = ("class_names", "classnames", "split", "ids", "groups", "logit_scale", "backbone")
+WORDS = ("class_names", "classnames", "split", "ids", "groups", "logit_scale", "backbone", "part_views")
 """What a .safetensors file keeps in its header, as JSON or plain text: safetensors has no strings."""
 UNIT_TOLERANCE = 1e-3
 HALF_UNIT_TOLERANCE = 1e-2
@@ -56,7 +57,8 @@ def load_features(path: str | Path) -> FeatureFile:
     subject, study, ...), which says what is never divided between splits. In .safetensors, lists of texts are JSON in
     the metadata.
     The parts of each sample (frames, slices, windows) are `image_parts` (N, T, D), with `parts_mask` (N, T), true where
-    there is one, by default everywhere; `image_features` is then their mean and may be omitted.
+    there is one, by default everywhere; `image_features` is then their mean and may be omitted. `part_views` says how
+    they divide into views ("12,8,probabilities": twelve, fitted on number 8, what is averaged).
     Half-precision features are cast to float32 and normalised again. Pickled arrays are refused, never run.
 
     Raises:
@@ -77,6 +79,7 @@ def load_features(path: str | Path) -> FeatureFile:
         raw_norms=raw_norms,
         parts=parts,
         parts_mask=mask,
+        part_views=arrays.part_views(mask),
     )
     text = arrays.text_features(len(names), width)
     classifier = TextClassifier(
@@ -175,6 +178,20 @@ class _Arrays:
     def text(self, name: str) -> str:
         value = self._arrays.get(name, "")
         return value if isinstance(value, str) else str(np.asarray(value)[()])
+
+    def part_views(self, mask: Tensor | None) -> PartViews | None:
+        """How the parts (N, T) divide into views, where the file says so."""
+        if not (text := self.text("part_views")):
+            return None
+        if mask is None:
+            raise self._error("has part_views without image_parts; add image_parts (N, T, D)")
+        try:
+            views = PartViews.of_text(text)
+        except ConfigError as error:
+            raise self._error(str(error)) from None
+        if len(odd := (mask.sum(dim=1) % views.count).nonzero().flatten()):
+            raise self._error(f"part_views says {views.count} views; row {int(odd[0])} has parts that do not divide so")
+        return views
 
     def split(self, count: int) -> tuple[str, ...] | None:
         split = self.words("split", count)

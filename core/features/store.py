@@ -310,6 +310,7 @@ def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extrac
         backbone=request.backbone.fingerprint,
         parts=whole.parts,
         parts_mask=None if whole.parts is None else whole.parts_mask,
+        part_views=request.data.part_views,
     )
     skipped = [(items[position].id, reason) for position, reason in whole.reasons]
     return Extraction(features, kept, skipped, whole.computed, whole.cached)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
-from ..contracts.domain import Domain, Metric
+from ..contracts.domain import Domain
+from ..contracts.metric import Metric
 from ..contracts.options import chosen
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError

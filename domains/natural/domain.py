@@ -60,7 +60,7 @@ class Natural(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
             CapabilityError: files that need a package that is not installed.
         """
-        from .image_lists import with_lists
+        from ...core.data.listed_splits import with_lists
 
         self.check_task(task)
         reading, path = self.reading_of(options), Path(path)

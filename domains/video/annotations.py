@@ -107,7 +107,7 @@ def data_of(
         if file is None:
             lacking[first.name] += 1
             continue
-        id_ = _id(first)
+        id_ = item_id(first)
         if id_ in seen:
             continue
         seen.add(id_)
@@ -201,18 +201,19 @@ def _file_of(annotation: Annotation, files: ClipFiles) -> tuple[Path | None, dic
     return next((file for file in cut if file is not None), None), {}
 
 
-def _id(annotation: Annotation) -> str:
+def item_id(annotation: Annotation) -> str:
+    """What the clip of a line is called."""
     if annotation.start is None and annotation.end is None:
         return annotation.name
-    end = "" if annotation.end is None else f"{annotation.end:g}"
-    return f"{annotation.name}#{annotation.start or 0:g}-{end}"
+    start, end = (None if each is None else f"{round(each, 3):.10g}" for each in (annotation.start, annotation.end))
+    return f"{annotation.name}#{start or 0}-{end or ''}"
 
 
 def _stretches(annotations: Sequence[Annotation]) -> list[list[Annotation]]:
     """Lines of one stretch of one video together, in the order of first mention."""
-    together: dict[tuple, list[Annotation]] = {}
+    together: dict[str, list[Annotation]] = {}
     for each in annotations:
-        together.setdefault((each.name, each.start, each.end), []).append(each)
+        together.setdefault(item_id(each), []).append(each)
     return list(together.values())
 
 

@@ -22,6 +22,8 @@ VIDEO_SUFFIXES = (
     *(".3gp", ".ogv", ".gif"),
 )
 CROPS = (1, 3, 10)
+MIDDLE_CROP = {1: 0, 3: 2, 10: 8}
+"""Which of so many crops is the one in the middle, as it is."""
 MIRROR = "mirror"
 """In `Item.decode` of a mirror image."""
 CUT_FROM = re.compile(r"^(v_.+_g\d+)_c\d+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.contracts import domain
 from ...core.contracts.domain import Decoded, Domain, DomainData, Item
@@ -14,10 +14,17 @@ from ...core.data.files import Format
 from ...core.errors import ConfigError
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
-from .clips import CROPS, RULES, SHORT_SIDE, Sampling, video_format
+from .clips import CROPS, MIDDLE_CROP, RULES, SHORT_SIDE, Sampling, video_format
 from .directions import hold_a_direction, with_mirrored
 from .frame_folders import frame_folders
 
+if TYPE_CHECKING:
+    from ...core.contracts.part_views import PartViews
+
+OF_CLASSES = ("action-recognition", "classification")
+"""Tasks that are told by classes; the others by captions."""
+IN_A_ROW = "none"
+AVERAGES = (IN_A_ROW, "probabilities", "scores")
 TEMPLATES = (
     *("a video of {}.", "a video of a person {}.", "a clip of {}.", "a person {}."),
     *("footage of someone {}.", "a video that shows {}.", "an example of {}.", "{}."),
@@ -38,6 +45,9 @@ class Reading(domain.Reading):
     crops: int = option(
         1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
     )
+    average_views: str = option(
+        "none", "average what is predicted of several clips and crops; none: frames in a row", choices=AVERAGES
+    )
     short_side: int = option(SHORT_SIDE, "larger frames are reduced to this shorter side", low=16, high=8192)
     mirror_labels: bool = option(False, "training clips mirrored too, left and right of their classes exchanged")
     keep_frames: bool = option(False, "decoded frames are kept in the cache: for training, which reads them many times")
@@ -46,17 +56,37 @@ class Reading(domain.Reading):
     fold: int = option(1, "UCF101, HMDB51: which of the published splits", low=1, high=99)
     partition: str = option("full", "MSR-VTT: which videos are for training, and which for test", choices=PARTITIONS)
     target: str = option("action", "tables with verbs and nouns by number: what is the class", choices=TARGETS)
+    train_list: str | None = option(None, "list of the clips to learn from, as published (train1_few_shot_2.txt)")
+    val_list: str | None = option(None, "list of the clips that settings are chosen on")
     moments: bool = option(False, "DiDeMo, ActivityNet: each sentence with its times, not one paragraph per video")
     entries: str = option(FRAMES, "index: what is found, frames at --fps by themselves or whole clips", choices=ENTRIES)
 
     def __post_init__(self):
         super().__post_init__()
-        _ = self.how
+        _ = self.how, self.part_views
 
     @property
     def how(self) -> Sampling:
         """Which frames are decoded."""
         return Sampling(self.sampling, self.frames, self.interval, self.fps, self.clips, self.short_side)
+
+    @property
+    def part_views(self) -> PartViews | None:
+        """How predictions are averaged over clips and crops; None where their frames follow one another.
+
+        Raises:
+            ConfigError: there is one view only.
+        """
+        if self.average_views == IN_A_ROW:
+            return None
+        from ...core.contracts.part_views import PartViews
+
+        if (count := self.clips * self.crops) < 2:
+            raise ConfigError(
+                f"--average-views {self.average_views}: there is one view of each clip; give --clips or --crops too"
+            )
+        middle = MIDDLE_CROP[self.crops] * self.clips + (self.clips - 1) // 2
+        return PartViews(count, middle, self.average_views)
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -78,6 +108,7 @@ class Reading(domain.Reading):
             **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
             **({} if videos else {"keep_frames": "videos"}),
             **({} if data.published in ("ucf101", "hmdb51") else {"fold": "UCF101 and HMDB51"}),
+            **({} if data.kind != "captions" else {"average_views": "clips with classes"}),
             **({} if data.published == "msr-vtt" else {"partition": "MSR-VTT"}),
             **({} if data.published in ("didemo", "activitynet-captions") else {"moments": "DiDeMo and ActivityNet"}),
             **({} if narrated and data.kind == "clips" else {"target": "tables with verbs and nouns by number"}),
@@ -90,18 +121,20 @@ class Video(Domain):
     """Clips. Each frame is encoded and stored by itself, as a part of its clip: methods see them, or their mean."""
 
     name = "video"
-    tasks = ("classification", "retrieval", "moments")
+    tasks = (*OF_CLASSES, "retrieval", "moments")
     reading = Reading
+    metrics = ("top-five",)
 
     def __init__(self):
-        self.mirrored, self.crops = True, 1
+        self.mirrored, self.crops, self.clips = True, 1, 1
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
 
         Args:
             path: file or folder: class folders of videos or of folders of frames; lists and tables (`finding.py`).
-            task: "classification", "retrieval" of captioned clips, or "moments": captions with their times.
+            task: "action-recognition" or "classification", which differ in what a report shows, "retrieval" of
+                captioned clips, or "moments": captions with their times.
             options: fields of `Reading`.
 
         Raises:
@@ -110,12 +143,14 @@ class Video(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
         """
         from .finding import read_clips
+        from .shot_lists import with_shot_lists
 
         task, reading = self.check_task(task), self.reading_of(options)
         if task == "moments" and reading.crops > 1:
             raise ConfigError(f"--crops {reading.crops}: moments looks at whole frames; omit it")
         asked = replace(reading, moments=True) if task == "moments" else reading
-        data, self.crops = self._named(read_clips(Path(path), asked, task != "classification")), reading.crops
+        data = self._named(read_clips(Path(path), asked, task not in OF_CLASSES))
+        data = self._with_views(with_shot_lists(data, Path(path), reading), reading)
         data.notes = [*data.notes, *reading.notes_on_unused(data, task)]
         if not reading.mirror_labels:
             return data
@@ -131,8 +166,7 @@ class Video(Domain):
         from .finding import read_new_clips
 
         reading = self.reading_of(options)
-        self.crops = reading.crops
-        return read_new_clips(paths, reading)
+        return self._with_views(read_new_clips(paths, reading), reading)
 
     def read_query(self, path: str | Path, **options: Any) -> DomainData | None:
         """A picture, a clip, or a frame as `search` names it ("film.mp4#t=65,66").
@@ -171,7 +205,7 @@ class Video(Domain):
         from .drawn_clips import drawn_clips, drawn_pairs
         from .drawn_moments import drawn_moments
 
-        self.crops = 1
+        self.crops = self.clips = 1
         made = {"retrieval": drawn_pairs, "moments": drawn_moments}.get(self.check_task(task), drawn_clips)
         return self._named(made())
 
@@ -188,9 +222,20 @@ class Video(Domain):
             frames = EachFrame(backbone.preprocess(False), self.crops)
             return frames if backbone.joint is None else WholeClip(frames, backbone.joint.parts)
         flip = {} if self.mirrored else {"flip": 0.0}
-        return EachFrame(
-            ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)
+        augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)
+        return EachFrame(augment, clips=self.clips)
+
+    def _with_views(self, data: DomainData, reading: Reading) -> DomainData:
+        """Takes in how the clips are looked at, and says so of the data."""
+        self.crops, views = reading.crops, None if data.kind == "captions" else reading.part_views
+        self.clips = 1 if views is None else reading.clips
+        if views is None:
+            return data
+        note = (
+            f"Predictions are averaged over {reading.clips} x {reading.crops} views of each clip ({views.average}); "
+            "methods learn from the middle one."
         )
+        return replace(data, part_views=views, notes=[*data.notes, note])
 
     def _named(self, data: DomainData) -> DomainData:
         """Takes in whether a mirror makes the names wrong."""

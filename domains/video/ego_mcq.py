@@ -1,16 +1,58 @@
-"""EgoMCQ: which of five clips is the one that a sentence tells of (EgoVLP; Lin et al., 2022, arXiv 2206.01670)."""
+"""EgoMCQ: which of five clips is the one that a sentence tells of (EgoVLP; Lin et al., 2022, arXiv 2206.01670).
+
+Its JSON has a question by number: "query" and "choices" with video_uid, clip_start, clip_end and clip_text, "answer",
+and "types": 1 for clips of other videos, 2 for clips of the same one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from ...core.contracts.questions import Question, Questions
 from ...core.errors import DataError
+from .annotations import Annotation, item_id, seconds
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INTER, INTRA = "inter", "intra"
 """Options from other videos, or from the same one."""
+KINDS = {1: INTER, 2: INTRA}
+
+
+def ego_mcq_annotations(path: Path, content: Mapping[str, Any]) -> tuple[list[Annotation], Questions]:
+    """The clips of all questions, captioned, and the questions.
+
+    Args:
+        path: for messages.
+        content: of the JSON.
+
+    Raises:
+        DataError: a question without its answer among the choices, of an unknown type, or with another number of
+            choices than the first.
+    """
+    annotations, asked = [], []
+    for number, entry in content.items():
+        place, choices = f"{path} question {number}", list(entry["choices"].values())
+        answer, kind, text = int(entry["answer"]), KINDS.get(int(entry["types"])), str(entry["query"]["clip_text"])
+        if kind is None or not 0 <= answer < len(choices):
+            raise DataError(f"{place}: answer {answer} of {len(choices)}, types {entry['types']}; types are 1 and 2")
+        if asked and len(choices) != len(asked[0].options):
+            raise DataError(f"{place}: has {len(choices)} choices, the first {len(asked[0].options)}; correct it")
+        clips = [_clip(each, place, (text,) if at == answer else ()) for at, each in enumerate(choices)]
+        annotations += clips
+        asked.append(Question(text, tuple(item_id(clip) for clip in clips), answer, kind))
+    return annotations, Questions("EgoMCQ", asked, ego_mcq)
+
+
+def _clip(choice: Mapping[str, Any], place: str, captions: tuple[str, ...]) -> Annotation:
+    start, end = (max(0.0, float(choice[key])) for key in ("clip_start", "clip_end"))
+    video, captions = str(choice["video_uid"]), tuple(dict.fromkeys((*captions, str(choice["clip_text"]))))
+    cut = (f"{video}_{int(start):06d}_{int(end):06d}",)
+    start, end = seconds(start, place), seconds(end, place)
+    return Annotation(video, place, (), captions, start, end, split="test", group=video, cut_names=cut)
 
 
 def ego_mcq(scores: Tensor, answers: Tensor, kinds: Sequence[str]) -> dict[str, float]:
@@ -27,6 +69,8 @@ def ego_mcq(scores: Tensor, answers: Tensor, kinds: Sequence[str]) -> dict[str, 
     Raises:
         DataError: sizes disagree, an answer is no option, a score is not finite, or a kind is unknown.
     """
+    import torch
+
     if scores.ndim != 2 or len(scores) != len(answers) or len(kinds) != len(answers):
         raise DataError(
             f"{tuple(scores.shape)} scores, {len(answers)} answers, {len(kinds)} kinds; give (Q, O), Q and Q"

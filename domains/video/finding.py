@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from ...core.data.tables import read_table
 from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import DataError, printable, shortened
 from ...core.runtime.reading import read_json, read_text
-from . import action_sets, caption_sets, moment_sets
+from . import action_sets, caption_sets, ego_mcq, moment_sets
 from .annotations import Annotation, as_words, data_of, split_in
 from .clip_files import ClipFiles
 from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
 
 if TYPE_CHECKING:
+    from ...core.contracts.questions import Questions
     from .domain import Reading
 
 LIST_FOLDERS = (
@@ -38,7 +40,8 @@ LIST_FOLDERS = (
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 PLAIN = ("clips", "captions", "manifest", "metadata", "annotations", "labels", "videos")
 """Stems of a table that says all of the set it lies in."""
-SPLIT_LISTS = ("train_list.txt", "val_list.txt", "test_list.txt")
+SHOT_LIST = re.compile(r"few_?shot|^fs_", re.IGNORECASE)
+"""Names of lists that choose clips to learn from (`shot_lists.py`), and do not say what the set is."""
 MSVD_CAPTIONS = "AllVideoDescriptions.txt"
 WHAT_IS_READ = (
     "class folders of videos or of folders of frames, a list (path label), a table (csv, tsv, jsonl, json) with the "
@@ -55,12 +58,14 @@ class Listed:
         names: of classes, in order, where it says so.
         published: the set's usual name, whose videos nobody has all.
         notes: sentences for the user.
+        questions: that it asks, or None.
     """
 
     annotations: Sequence[Annotation]
     names: Sequence[str] | None = None
     published: str | None = None
     notes: tuple[str, ...] = ()
+    questions: Questions | None = None
 
 
 def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
@@ -121,7 +126,7 @@ def _has_videos(path: Path, videos: Format) -> bool:
 
 
 def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: bool) -> DomainData:
-    listed = [_read_list(file, reading, captions) for file in lists]
+    listed = [read_list(file, reading, captions) for file in lists]
     if captions and reading.label_column is not None:
         raise DataError(f"{path}: --label-column is for classes; omit it, or omit --task retrieval")
     folder = path if path.is_dir() else path.parent
@@ -140,6 +145,7 @@ def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: boo
         lacking_is_usual=any(one.published for one in listed),
         published=next((one.published for one in listed if one.published), None),
     )
+    data.questions = next((one.questions for one in listed if one.questions is not None), None)
     return data if captions else check_items(data, path)
 
 
@@ -159,7 +165,7 @@ def _lists_in(folder: Path, in_folders: bool) -> list[Path]:
         if not inner.is_dir():
             continue
         files = sorted(Path(entry.path) for entry in visible(inner) if entry.is_file())
-        files = [file for file in files if file.suffix.lower() in TABLES]
+        files = [file for file in files if file.suffix.lower() in TABLES and not SHOT_LIST.search(file.name)]
         for pattern in (action_sets.UCF_LIST, action_sets.HMDB_LIST):
             if any(pattern.match(file.name) for file in files):
                 return [next(file for file in files if pattern.match(file.name))]
@@ -199,7 +205,12 @@ def _is_class_list(file: Path) -> bool:
     return stem.endswith(("labels", "classes")) or "_classes" in stem or stem == "label_map"
 
 
-def _read_list(path: Path, reading: Reading, captions: bool) -> Listed:
+def read_list(path: Path, reading: Reading, captions: bool) -> Listed:
+    """A list or table of any form.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     suffix = path.suffix.lower()
     if suffix == ".txt":
         return _of_text(path, reading)
@@ -300,6 +311,11 @@ def _vatex(path: Path, content: Any, reading: Reading) -> Listed:
     return Listed(caption_sets.vatex_annotations(path, content), published="vatex")
 
 
+def _ego_mcq(path: Path, content: Any, reading: Reading) -> Listed:
+    annotations, questions = ego_mcq.ego_mcq_annotations(path, content)
+    return Listed(annotations, published="egomcq", questions=questions)
+
+
 def _something(path: Path, content: Any, reading: Reading) -> Listed:
     names = action_sets.something_names(path.parent)
     return Listed(action_sets.something_annotations(path, content), names, "something-something-v2")
@@ -312,6 +328,7 @@ def _kinetics(path: Path, content: Any, reading: Reading) -> Listed:
 _JSON_FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any, Any], Listed]], ...] = (
     (lambda content: isinstance(content, dict) and {"videos", "sentences"} <= content.keys(), _msrvtt),
     (lambda content: _values_have(content, "timestamps", "sentences"), _activitynet),
+    (lambda content: _values_have(content, "query", "choices", "answer"), _ego_mcq),
     (lambda content: _values_have(content, "annotations") or _values_have(content, "subset"), _kinetics),
     (lambda content: isinstance(content, dict) and _values_have(content.get("database"), "annotations"), _kinetics),
     (lambda content: _begins_with(content, "videoID", "enCap"), _vatex),
@@ -325,8 +342,16 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
     """Class folders of videos, or of folders of frames."""
     videos, frames = reading.formats
     of_videos, of_frames = find_layout(path, [videos]), find_layout(path, [frames])
-    if of_videos is not None and of_frames is not None and _holds_clips(path, of_frames, frames):
-        raise DataError(f"{path}: holds videos and folders of frames; keep one kind, or list the clips in a table")
+    layout = of_videos or of_frames
+    both = (
+        _first_clip(layout, lambda clip: clip.is_file() and videos.matches(clip)),
+        _first_clip(layout, lambda clip: clip.is_dir() and frames.of_folder(clip) is not None),
+    )
+    if all(both):
+        first, second = (shown(each, path) for each in both)
+        raise DataError(
+            f"{path}: holds videos and folders of frames ({first}, {second}); keep one kind, or list clips in a table"
+        )
     if of_videos is None and of_frames is not None:
         return _of_frame_folders(path, of_frames, reading, frames)
     shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
@@ -334,13 +359,11 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
     return replace(data, kind="clips", class_names=tuple(map(as_words, data.class_names)))
 
 
-def _holds_clips(path: Path, layout: Any, frames: Format) -> bool:
-    return any(
-        frames.of_folder(clip) is not None
-        for _, folder in layout.parts
-        for category in folders(folder)
-        for clip in folders(category)
-    )
+def _first_clip(layout: Any, is_clip: Callable[[Path], bool]) -> Path | None:
+    """The first clip of a kind in the class folders of a layout."""
+    parts = () if layout is None else layout.parts
+    inner = (Path(entry.path) for _, folder in parts for each in folders(folder) for entry in visible(each))
+    return next((path for path in inner if is_clip(path)), None)
 
 
 def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format) -> DomainData:

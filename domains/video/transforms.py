@@ -32,14 +32,17 @@ class EachFrame(CropTransform):
         transform: of one image.
         crops: of all frames, one crop after the other: 1 for what `transform` takes of them; 3 squares along the longer
             side, 10 at the corners and in the middle with their mirror images, as MMAction2's ThreeCrop and TenCrop.
+        clips: how many clips follow one another in what is decoded, of which the middle one is taken; 1 for all frames.
     """
 
     transform: Callable[..., Tensor]
     crops: int = 1
+    clips: int = 1
 
     @property
     def spec(self) -> dict[str, Any]:
-        return self.transform.spec if self.crops == 1 else {"crops": self.crops, "of": self.transform.spec}
+        several = {key: getattr(self, key) for key in ("crops", "clips") if getattr(self, key) > 1}
+        return {**several, "of": self.transform.spec} if several else self.transform.spec
 
     @property
     def safe_crop(self) -> tuple[float, float] | None:
@@ -51,6 +54,9 @@ class EachFrame(CropTransform):
             return self.transform(clip, seed=seed)
         redrawn = getattr(clip, "redrawn", None)
         frames = redrawn(seed) if redrawn is not None and seed is not None else np.asarray(clip)
+        if self.clips > 1:
+            length = len(frames) // self.clips
+            frames = frames[(self.clips - 1) // 2 * length :][:length]
         crops = [frames] if self.crops == 1 else cropped(frames, self.crops)
         return torch.stack([self.transform(np.ascontiguousarray(one), seed=seed) for some in crops for one in some])
 

@@ -89,7 +89,7 @@ class Extras:
 
     def of_parts(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
         """The parts of some rows: those that the features have, or else fetched now, so that no more are held."""
-        if "parts" not in adapter.at_predict:
+        if "parts" not in adapter.at_predict and features.part_views is None:
             return {}
         some = features.select(list(rows))
         if some.parts is None and self.parts is not None:
@@ -97,7 +97,7 @@ class Extras:
         elif some.parts is None:
             adapter.check_parts(some)
         some = some.with_parts()
-        return {"parts": some.parts, "parts_mask": some.parts_mask}
+        return {"parts": some.parts, "parts_mask": some.parts_mask, "part_views": features.part_views}
 
     def of_patches(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
         """The patch tokens of some rows, fetched now, so that no more are held; of parts in the order that the features
@@ -145,7 +145,8 @@ def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[
         CapabilityError, DataError: that cannot be obtained.
     """
     columns = extras.columns(adapter, features)
-    size = WITH_PARTS_AT_ONCE if "parts" in adapter.at_predict else ROWS_AT_ONCE
+    with_parts = "parts" in adapter.at_predict or features.part_views is not None
+    size = WITH_PARTS_AT_ONCE if with_parts else ROWS_AT_ONCE
     size = WITH_PATCHES_AT_ONCE if "patch_tokens" in adapter.at_predict else size
     size = IMAGES_AT_ONCE if adapter.at_predict & OF_IMAGES else size
     for start in range(0, len(features), size):

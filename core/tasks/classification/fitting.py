@@ -15,6 +15,7 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Domain, Item
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
+from ...contracts.part_views import IMAGES
 from ...contracts.recipe import Recipe
 from ...data.sampling import class_counts, short_classes
 from ...errors import CapabilityError, ConfigError
@@ -26,6 +27,7 @@ from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
+from .batches import OF_IMAGES
 from .draws import Shots
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared
@@ -152,6 +154,8 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
     """Raise what can be told before anything is encoded or fitted."""
     check_needs(recipe.resources, adapter, prepared.backbone)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
+    if prepared.data.part_views is not None and adapter.at_predict & (OF_IMAGES | {"patch_tokens"}):
+        raise CapabilityError(f"adapter '{adapter.name}' {IMAGES}")
     if (transfer := transfer_of(recipe)) is not None:
         transfer.check(adapter)
     if recipe.novel and "new_classes" not in adapter.can:

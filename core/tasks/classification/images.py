@@ -12,9 +12,10 @@ import torch
 from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, DomainData, Item, Metric
+from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
+from ...contracts.metric import Metric
 from ...contracts.recipe import AUTO, Recipe
 from ...data.sampling import sample_shots
 from ...data.scenarios import draw_shots
@@ -162,6 +163,7 @@ class Prepared:
             searches: whether settings may be chosen at all.
         """
         classes = len(self.class_names)
+        wanted, parts = parts, parts or self.data.part_views is not None
         chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
         pool = self.data.split("val")
         val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
@@ -174,7 +176,7 @@ class Prepared:
         parts = support.parts is not None
         held = self.features(val, "validation images", parts=parts) if val else None
         held = held.with_parts() if parts and val else held
-        test = self.test_set(parts) if parts else self.test
+        test = self.test_set(parts) if parts and wanted else self.test
         behind = _behind(support, chosen), _behind(held, val) if val else ()
         return Shots(support, held, test, *behind, seed, searches, augment)
 

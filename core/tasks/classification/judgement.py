@@ -134,7 +134,8 @@ def fitted_probe(
         return None
     probe = build_adapter(PROBE, **(options or {}))
     try:
-        probe.fit(support.without_parts(), classifier, val=None if val is None else val.without_parts(), seed=seed)
+        support, val = (None if each is None else each.one_view().without_parts() for each in (support, val))
+        probe.fit(support, classifier, val=val, seed=seed)
     except CapabilityError:  # one class only
         return None
     return probe

@@ -71,9 +71,9 @@ def reliance(
 
 
 def shuffled_parts(samples: FeatureSet, generator: torch.Generator) -> FeatureSet:
-    """Each sample with its parts in another order, drawn for it alone; what is not there stays where it is."""
-    draws = torch.rand(samples.parts_mask.shape, generator=generator).to(samples.parts.device)
-    return _rearranged(samples, draws)
+    """Each sample with its parts in another order, drawn for it alone, those of each view among themselves; what is not
+    there stays where it is."""
+    return _rearranged(samples, torch.rand(samples.parts_mask.shape, generator=generator).to(samples.parts.device))
 
 
 def reversed_parts(samples: FeatureSet) -> FeatureSet:
@@ -83,8 +83,9 @@ def reversed_parts(samples: FeatureSet) -> FeatureSet:
 
 
 def _rearranged(samples: FeatureSet, keys: torch.Tensor) -> FeatureSet:
-    """The parts that are there in the order of their keys (N, T) in 0..1, in the places that have parts."""
-    mask = samples.parts_mask
+    """The parts of each view that are there in the order of their keys (N, T) in 0..1, in places that have parts."""
+    mask, views = samples.parts_mask, samples.part_views
+    keys = keys if views is None else views.keys(keys, mask)
     wanted = keys.masked_fill(~mask, 2).argsort(dim=1)  # those that are there first
     places = (~mask).long().argsort(dim=1, stable=True)
     order = torch.zeros_like(wanted).scatter(1, places, wanted)  # (N, T)

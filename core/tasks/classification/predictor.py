@@ -201,7 +201,8 @@ class _Source:
         """
         towers = adapter.adapted(self.backbone)
         with self.reporter.task("Encoding images") as progress:
-            kept, parts = towers is self.backbone, "parts" in adapter.at_predict
+            kept = towers is self.backbone
+            parts = "parts" in adapter.at_predict or self.data.part_views is not None
             extraction = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
         if not len(extraction.features):
             raise NoneReadable(extraction.skipped)

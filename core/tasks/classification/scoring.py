@@ -11,8 +11,8 @@ from rich.table import Table
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Metric
 from ...contracts.features import Batch, FeatureSet, TextClassifier
+from ...contracts.metric import Metric
 from ...errors import DataError
 from ...metrics.classification import classification_metrics, multilabel_metrics
 from ...metrics.resampling import units_of
@@ -53,6 +53,7 @@ def score(
     seen: FeatureSet | None = None,
     *,
     batched: Callable[[Adapter, FeatureSet], Iterable[Batch]] | None = None,
+    unmoved: Callable[[Adapter, FeatureSet], Iterable[Batch]] | None = None,
     further: Sequence[Metric] = (),
     probe: Adapter | None = None,
     judged: bool = True,
@@ -66,6 +67,7 @@ def score(
         test: features of the backbone.
         seen: of the same images, by the towers that the adapter changed; by default `test`.
         batched: (adapter, features) -> batches with all that the adapter needs to predict; by default features alone.
+        unmoved: the same of `test`, for what stands beside the adapter.
         further: metrics of a domain's own.
         probe: a logistic regression on the features of `test`, another baseline.
         judged: whether intervals and tests are wanted.
@@ -86,7 +88,8 @@ def score(
     rows = plain_batches(seen) if batched is None else batched(adapter, seen)
     columns = columns or (lambda logits: logits)
     adapted = columns(logits_of(adapter, rows, len(seen), progress))
-    before = None if zero_shot is None else batched_logits(zero_shot, test)
+    unmoved = unmoved or (lambda beside, rows: plain_batches(rows))
+    before = None if zero_shot is None else logits_of(zero_shot, unmoved(zero_shot, test), len(test))
     metrics: dict[str, Any] = {
         "zero_shot": None if before is None else metrics_of(before, test, class_names, further),
         "adapted": metrics_of(adapted, test, class_names, further),
@@ -97,7 +100,7 @@ def score(
         return scores
     scores.labels, scores.groups = test.labels.cpu(), _groups(test)
     if judged:
-        by_probe = None if probe is None else _on_cpu(columns(batched_logits(probe, test.without_parts())))
+        by_probe = None if probe is None else _on_cpu(columns(logits_of(probe, unmoved(probe, test), len(test))))
         sides = (_on_cpu(adapted), scores.labels, class_names, scores.groups, _on_cpu(before), by_probe)
         metrics.update(judgement(Judged(*sides, deciding=deciding)))
     return scores
@@ -130,17 +133,12 @@ def score_on(
     """
     moved = on_adapted(prepared, adapter)
     seen = None if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
-    options = {"batched": moved.batches, "further": prepared.metrics, "probe": probe, "judged": judged}
-    options |= {"deciding": deciding, "columns": columns}
+    options = {"batched": moved.batches, "unmoved": prepared.batches, "further": prepared.metrics, "probe": probe}
+    options |= {"judged": judged, "deciding": deciding, "columns": columns}
     if adapter.at_predict <= PLAIN:
         return score(adapter, zero_shot, test, class_names, seen, **options)
     with reporter.task(f"Predicting with {adapter.name}") as progress:
         return score(adapter, zero_shot, test, class_names, seen, progress=progress, **options)
-
-
-def batched_logits(adapter: Adapter, features: FeatureSet) -> Tensor:
-    """(N, C) logits of features, rows at a time."""
-    return logits_of(adapter, plain_batches(features), len(features))
 
 
 def on_adapted(prepared, adapter: Adapter):

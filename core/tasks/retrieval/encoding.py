@@ -49,6 +49,7 @@ class PairFeatures:
         ids: N.
         labels: (N,) int64 where every image has a class, else None.
         groups: N keys of images that belong together, None where an image belongs to none.
+        captions: M, the texts.
         skipped: (id, reason) of images left out, with their captions.
     """
 
@@ -59,6 +60,7 @@ class PairFeatures:
     labels: Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     groups: tuple[str | None, ...] = ()
+    captions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
         labels=_labels([listed[place][1] for place in kept]),
         skipped=reasons,
         groups=tuple(getattr(listed[place][1], "group", None) for place in kept),
+        captions=tuple(text for _, text in captions),
     )
 
 

@@ -16,6 +16,7 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
+from ...contracts.questions import Questions
 from ...contracts.recipe import Recipe
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
@@ -31,6 +32,7 @@ from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
+from .sentences import DUAL
 
 TASK = "retrieval"
 ZERO_SHOT = "zero-shot"
@@ -53,6 +55,7 @@ class RetrievalData:
             anew in each epoch.
         chosen_by: directions whose mean R@1 on val chooses an epoch.
         captions: seed -> which of an image's texts a step of the training sees.
+        questions: that are asked of the test images; None: none.
         strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
     """
 
@@ -68,6 +71,7 @@ class RetrievalData:
     plan: Callable[[Any, int, int], BatchPlan] | None = None
     chosen_by: tuple[str, ...] = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
     captions: Callable[[int], CaptionSampler] = lambda seed: CaptionSampler(seed=seed)
+    questions: Questions | None = None
     strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
 
     def part(self, split: str) -> Any:
@@ -99,14 +103,17 @@ def read_retrieval(recipe: Recipe, domain: Domain | None, task: str = TASK) -> R
         pairs = without_divided_copies(pairs, hashes)
         return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
     domain.check_task(task)
-    data = assign_splits(read_data(recipe, domain, task), seed=recipe.split_seed, hashes=FileHashes())
+    data = read_data(recipe, domain, task)
+    if data.questions is None:  # those need all of their samples, which are then for testing
+        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
     check_skipped(data.skipped, data.total)
 
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.transforms(backbone, train, task)
 
     said = list(data.skipped), list(data.notes)
-    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, dict(data.reading))
+    how = {"reading": dict(data.reading), "questions": data.questions}
+    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, **how)
 
 
 def _columns_of(recipe: Recipe) -> dict[str, str]:
@@ -131,7 +138,7 @@ def train_on_pairs(
     has_val = bool(len(data.pairs.split("val")))
 
     def on_val(towers: Backbone) -> float:
-        metrics = scored(towers, data, "val", recipe).metrics
+        metrics = scored(towers, data, "val", recipe, once=False).metrics
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
@@ -150,8 +157,19 @@ def train_on_pairs(
     return adapter, report, adapter.adapted(backbone)
 
 
-def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter | None = None):
-    """Retrieval on the pairs of a split."""
+def scored(
+    backbone: Backbone,
+    data: RetrievalData,
+    split: str,
+    recipe: Recipe,
+    reporter: Reporter | None = None,
+    once: bool = True,
+) -> RetrievalScores:
+    """Retrieval on the pairs of a split.
+
+    Args:
+        once: whether it is for a report, which says more than what chooses an epoch.
+    """
     return evaluate_retrieval(
         backbone,
         data.part(split),
@@ -161,6 +179,9 @@ def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, 
         reporter=reporter,
         transform=data.transform(backbone, False),
         by_label=data.by_label,
+        sentences=once,
+        dual_softmax=once and recipe.task_options.get(DUAL, False),
+        questions=data.questions if once else None,
     )
 
 

@@ -28,6 +28,8 @@ from ...runs.sections import (
     VerdictSection,
     plural,
 )
+from .multiple_choice import choice_section
+from .sentences import sentence_section
 
 WORDS = {TEXT_TO_IMAGE: "text to image", IMAGE_TO_TEXT: "image to text"}
 DIRECTIONS = {IMAGE_TO_TEXT: "An image finds its own text", TEXT_TO_IMAGE: "A text finds its image"}
@@ -95,6 +97,8 @@ def training_report(
             shared.warnings(warnings_of_training(metrics, history, info.get("notes") or ())),
             shared.notes(info),
             _scores(metrics),
+            sentence_section(metrics),
+            choice_section(metrics),
             *shared.forgetting(metrics.get("generic")),
             CurveGridSection("How the training went", main) if main else None,
             CurveGridSection(f"Parts of the losses, {others}", minor, minor=True, sub=True) if minor else None,

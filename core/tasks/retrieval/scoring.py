@@ -14,6 +14,7 @@ import torch
 from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
+from ...contracts.questions import Questions
 from ...data.pairs.pair_set import Pair
 from ...data.verify import FileHashes
 from ...errors import DataError
@@ -24,6 +25,10 @@ from ...metrics.significance import mcnemar, share_interval
 from ...runs.evaluations import DIGITS, image_digest
 from ...runtime.progress import Reporter
 from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
+from .multiple_choice import KEY as CHOICES
+from .multiple_choice import choice_scores
+from .sentences import KEY as SENTENCES
+from .sentences import sentence_scores
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 
@@ -44,6 +49,8 @@ class RetrievalScores:
         right: (N,) bool, whether an image's class is named correctly by the captions; None without classes.
         skipped: (id, reason) of images left out, with their captions.
         groups: N keys of images that belong together; None where each stands alone.
+        sentences: of `sentence_scores`; None where they were not asked for, or no image has several texts.
+        choices: of `choice_scores`, where the set asks questions.
     """
 
     metrics: dict[str, Any]
@@ -53,6 +60,8 @@ class RetrievalScores:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     units: dict[str, torch.Tensor] = field(default_factory=dict)
     groups: tuple[str | None, ...] | None = None
+    sentences: dict[str, dict[str, float]] | None = None
+    choices: dict[str, Any] | None = None
 
 
 def evaluate_retrieval(
@@ -67,6 +76,9 @@ def evaluate_retrieval(
     store: FeatureStore | None = None,
     transform: Callable[[Decoded], torch.Tensor] | None = None,
     by_label: bool = False,
+    sentences: bool = False,
+    dual_softmax: bool = False,
+    questions: Questions | None = None,
 ) -> RetrievalScores:
     """Rank all captions for each image and all images for each caption.
 
@@ -87,6 +99,9 @@ def evaluate_retrieval(
         transform: decoded image -> pixels; by default the backbone's own.
         by_label: what has the label of a query is relevant to it, as all pictures and sentences of one person are; the
             metrics then have "minp" too.
+        sentences: whether images with several texts are also scored as text-video work does; not by label.
+        dual_softmax: whether that is done with a dual softmax besides, however many texts an image has.
+        questions: that are asked too.
 
     Raises:
         DataError: no pairs in the split, no captions, no labels where they count, or over 5 % of the images cannot be
@@ -122,7 +137,13 @@ def evaluate_retrieval(
     if right is not None:
         metrics["accuracy"] = float(right.float().mean())
         metrics["intervals"]["accuracy"] = share_interval(right, groups)
-    return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups)
+    several = None
+    if not by_label and (dual_softmax or (sentences and len(features.texts) > len(features.image_of_text.unique()))):
+        sides = features.images.to(device), features.texts.to(device), features.image_of_text
+        several = sentence_scores(*sides, backbone.logit_scale, dual_softmax)
+    choices = None if questions is None else choice_scores(questions, features)
+    further = {"sentences": several, "choices": choices}
+    return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups, **further)
 
 
 def _labels(features: PairFeatures) -> torch.Tensor:
@@ -141,7 +162,8 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
         high], ...}, ...}}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar"; where images
         belong to groups "test_groups", their number. McNemar's test pairs the queries whose first result is right;
         where several are captions of one image, or of images of one group, a permutation test exchanges them together,
-        and "exchanged" is "images" or "groups".
+        and "exchanged" is "images" or "groups". Where images have several texts "sentences": {"adapted": of
+        `sentence_scores`, "zero_shot": the same or None}; where the set asks questions "multiple_choice" likewise.
 
     Raises:
         DataError: the two are of different images or texts.
@@ -156,6 +178,9 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
         "mcnemar": None,
         **({"test_groups": after.metrics["groups"]} if "groups" in after.metrics else {}),
     }
+    for key, name in ((SENTENCES, "sentences"), (CHOICES, "choices")):
+        if (told := getattr(after, name)) is not None:
+            metrics[key] = {"adapted": told, "zero_shot": None if before is None else getattr(before, name)}
     if before is not None:
         metrics["intervals"]["zero_shot"] = before.metrics["intervals"]
         metrics["metric_intervals"]["zero_shot"] = _flat_intervals(before)

@@ -129,7 +129,7 @@ def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], group
     table = Table(
         title=f"{images:,} images{of_groups}, {texts:,} texts",
         title_justify="left",
-        caption="rank 1 is the best; in brackets 95 % intervals",
+        caption="rank 1 is the best, of equal scores the wrong ones come first; in brackets 95 % intervals",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.console import Group
+
 from ...backbones.load import save_fine_tuned
 from ...contracts.backbone import Backbone
+from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...errors import CapabilityError, ConfigError
@@ -39,16 +42,32 @@ from .fitting import (
     scored,
     train_on_pairs,
 )
+from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
+from .sentences import sentence_table
 from .tables import retrieval_table, retrieval_verdict
 
 SEEDS = (1, 2, 3)
 NO_CLASSES = "retrieval has no classes; omit it"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions:
+    """Options of retrieval."""
+
+    dual_softmax: bool = option(
+        False, "score with a dual softmax besides: it reads all queries before it answers one of them"
+    )
+
+    def __post_init__(self):
+        settle(self)
+
+
 class Retrieval(Task):
     """Images found by texts and texts by images."""
+
+    options: ClassVar = RetrievalOptions
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
@@ -144,7 +163,8 @@ class Retrieval(Task):
         return RetrievalContest(recipe, self.read(recipe), backbone_of(recipe, self.domain))
 
     def table(self, metrics: Mapping[str, Any]):
-        return retrieval_table(metrics)
+        further = [table for make in (sentence_table, choice_table) if (table := make(metrics)) is not None]
+        return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         return retrieval_verdict(metrics)
@@ -218,7 +238,7 @@ class RetrievalContest(Contest):
         started = time.perf_counter()
         _, _, towers = train_on_pairs(recipe, self.pairs, self.backbone, entry["seed"], Reporter(quiet=True), None)
         seconds = round(time.perf_counter() - started, 3)
-        metrics = before_and_after(None, scored(towers, self.pairs, "test", recipe))["adapted"]
+        metrics = before_and_after(None, scored(towers, self.pairs, "test", recipe, once=False))["adapted"]
         return {"shots": len(self.pairs.part("train")), "accuracy": None, **metrics, "seconds": seconds}
 
 

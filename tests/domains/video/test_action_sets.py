@@ -109,8 +109,11 @@ def test_a_pattern_chooses_among_the_images_of_a_folder(frames, tmp_path):
 
 def test_videos_beside_folders_of_frames_are_refused(frames, clips, tmp_path):
     frames("set/run/a"), frames("set/sit/b"), clips("set/run/c.mp4", "set/sit/d.mp4")
-    with pytest.raises(DataError, match="holds videos and folders of frames; keep one kind"):
-        read(tmp_path / "set")
+    frames("few/sit/b"), clips("few/run/c.mp4", "few/sit/d.mp4")
+    frames("apart/run/a"), frames("apart/hop/a"), clips("apart/sit/d.mp4")
+    for name in ("set", "few", "apart"):
+        with pytest.raises(DataError, match=r"holds videos and folders of frames \(.+\); keep one kind"):
+            read(tmp_path / name)
 
 
 def test_links_that_lead_out_are_not_followed(frames, tmp_path):

@@ -1,42 +1,52 @@
-"""Published selections of images: JSON lines of a path and a label, one image a line, met image for image."""
+"""Published selections of samples, met one by one: by default JSON lines of a path and a label."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.data.tables import read_table
-from ...core.errors import DataError, shortened
-from ...core.runtime.reading import parse_json, text_lines
+from ..contracts.domain import DomainData
+from ..errors import DataError, shortened
+from ..runtime.reading import parse_json, text_lines
+from .tables import read_table
 
 PATHS = ("impath", "path", "image", "image_path", "file", "filename", "file_name")
 SHOWN = 3
 TEST = "test"
 
 
-def with_lists(data: DomainData, lists: dict[str, str | None]) -> DomainData:
-    """The set whose train or val split are the images of a list and no others.
+def with_lists(
+    data: DomainData,
+    lists: dict[str, str | None],
+    read: Callable[[Path], Iterable[str]] | None = None,
+    spelled: Callable[[str], str] = str,
+) -> DomainData:
+    """The set whose train or val split are the samples of a list and no others.
 
-    An image is found by its path, or by as much of its end as tells it from all others: lists hold paths of the
-    machine that they were made on. An image that stands in a list and in another split of the set is taken from there,
-    but never from test. Of a set without splits all other images are for testing.
+    A sample is found by its path, or by as much of its end as tells it from all others: lists hold paths of the
+    machine that they were made on. A sample that stands in a list and in another split of the set is taken from there,
+    but never from test. Of a set without splits all other samples are for testing. What is listed for training is
+    learned from whole: no val is taken from it.
 
     Args:
         data: with the splits of the set.
         lists: "train" or "val" -> file, or None for the set's own split.
+        read: file -> the paths in it; by default of JSON lines.
+        spelled: how ids of the set and paths of a list are written where they are compared.
 
     Raises:
-        DataError: a list cannot be read, is empty, names images that the set lacks or that are for testing, or two
+        DataError: a list cannot be read, is empty, names samples that the set lacks or that are for testing, or two
             lists share one.
     """
     chosen: dict[int, str] = {}
+    known = [PurePosixPath(spelled(item.id)).parts for item in data.items]
     for split, file in lists.items():
         if file is None:
             continue
-        for place in _places(data.items, Path(file)):
+        paths = [spelled(path) for path in (read or _paths)(Path(file))]
+        for place in _places(known, list(dict.fromkeys(paths)), file):
             if data.items[place].split == TEST:
                 raise DataError(f"{file}: '{data.items[place].id}' is a test image of the set; take it from the list")
             if chosen.setdefault(place, split) != split:
@@ -47,38 +57,40 @@ def with_lists(data: DomainData, lists: dict[str, str | None]) -> DomainData:
         for place, item in enumerate(data.items)
         if place in chosen or item.split not in listed
     ]
-    return data.with_items(kept)
+    return replace(data.with_items(kept), whole_train=data.whole_train or "train" in listed)
 
 
-def _places(items: Sequence[Item], file: Path) -> Iterator[int]:
-    """Where the images of a list stand in the set, each once."""
+def _places(known: Sequence[tuple[str, ...]], paths: Sequence[str], file: str) -> Iterator[int]:
+    """Where the samples of a list stand in the set, each once.
+
+    Args:
+        known: the parts of each sample's path in the set.
+    """
     by_tail: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
-        by_tail[PurePosixPath(item.id).parts[-1:]].append(place)
-    paths = list(dict.fromkeys(_paths(file)))
+    for place, parts in enumerate(known):
+        by_tail[parts[-1:]].append(place)
     if not paths:
-        raise DataError(f"{file}: names no image; give JSON lines of path and label")
-    found = {path: _place(items, by_tail, path) for path in paths}
+        raise DataError(f"{file}: names no sample; give a path and a label per line")
+    found = {path: _place(known, by_tail, path) for path in paths}
     lacking = [path for path, place in found.items() if place is None]
     if lacking:
         listed = ", ".join(shortened(path) for path in lacking[:SHOWN])
         raise DataError(
-            f"{file}: {len(lacking)} of its {len(paths)} images are not in the set, or not told apart there "
+            f"{file}: {len(lacking)} of its {len(paths)} samples are not in the set, or not told apart there "
             f"({listed}); is it a list of another set?"
         )
     yield from dict.fromkeys(place for place in found.values() if place is not None)
 
 
-def _place(items: Sequence[Item], by_tail: dict[tuple[str, ...], list[int]], path: str) -> int | None:
+def _place(known: Sequence[tuple[str, ...]], by_tail: dict[tuple[str, ...], list[int]], path: str) -> int | None:
     parts = PurePosixPath(path.replace("\\", "/")).parts
-    places = by_tail.get(parts[-1:], [])
-    length = 2
-    places = [place for place in places if _same_end(PurePosixPath(items[place].id).parts, parts, length)]
+    places, length = by_tail.get(parts[-1:], []), 2
+    places = [place for place in places if _same_end(known[place], parts, length)]
     while len(places) > 1 and length < len(parts):
         length += 1
-        longer = [place for place in places if PurePosixPath(items[place].id).parts[-length:] == parts[-length:]]
+        longer = [place for place in places if known[place][-length:] == parts[-length:]]
         if not longer:
-            exact = [place for place in places if len(PurePosixPath(items[place].id).parts) < length]
+            exact = [place for place in places if len(known[place]) < length]
             return exact[0] if len(exact) == 1 else None
         places = longer
     return places[0] if len(places) == 1 else None

@@ -1,0 +1,100 @@
+"""Images, clips above all, that have several sentences each, scored as text-video work scores them; for each direction
+and rule of `core/metrics/sentence_ranks.py`, with a dual softmax where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
+from ...metrics.sentence_ranks import BEST_SENTENCE, OWN_SENTENCES, TIES, Similarity, sentence_video_metrics
+from ...runs.sections import Measure, TableSection
+
+KEY, DUAL = "sentences", "dual_softmax"
+TITLE = "Several sentences per image"
+WAYS = {
+    TEXT_TO_IMAGE: "text to image",
+    f"{IMAGE_TO_TEXT}/{BEST_SENTENCE}": "image to text, by best sentence",
+    f"{IMAGE_TO_TEXT}/{OWN_SENTENCES}": "image to text, by own sentences",
+}
+SIDES = {"zero_shot": "zero-shot", "adapted": "adapted"}
+MEASURES = {
+    "r1": Measure("R@1"),
+    "r5": Measure("R@5"),
+    "r10": Measure("R@10"),
+    "median_rank": Measure("Median rank", kind="rank", falls=True),
+    "mean_rank": Measure("Mean rank", kind="rank", falls=True),
+}
+MEDIAN = "the median is the lower one of the two in the middle"
+RULES = (
+    "By best sentence: an image ranks images, each by the best of its sentences (CLIP4Clip). By own sentences: it "
+    "ranks all sentences, and its best own one counts (collaborative-experts)."
+)
+READS_ALL = "the dual softmax reads all queries before it answers one, so no single search has these figures"
+
+
+def sentence_scores(
+    images: Tensor, texts: Tensor, image_of_text: Tensor, scale: float, dual_softmax: bool
+) -> dict[str, dict[str, float]]:
+    """{way: {"r1", "r5", "r10", "median_rank", "mean_rank"}}, ways as in `WAYS`, and "dual_softmax/" and the way.
+
+    Args:
+        images: (N, D) unit. texts: (M, D) unit.
+        image_of_text: (M,) int64.
+        scale: what cosines are multiplied by before a softmax.
+    """
+    plain = Similarity.of_features(texts, images, image_of_text)
+    found = _of_ways({TEXT_TO_IMAGE: plain, IMAGE_TO_TEXT: plain})
+    if dual_softmax:
+        dual = {side: plain.dual_softmax(scale, side) for side in (TEXT_TO_IMAGE, IMAGE_TO_TEXT)}
+        found |= {f"{DUAL}/{way}": scores for way, scores in _of_ways(dual).items()}
+    return found
+
+
+def _of_ways(similarity: Mapping[str, Similarity]) -> dict[str, dict[str, float]]:
+    found = {}
+    for rule in (BEST_SENTENCE, OWN_SENTENCES):
+        found[f"{IMAGE_TO_TEXT}/{rule}"] = sentence_video_metrics(similarity[IMAGE_TO_TEXT], rule=rule)[IMAGE_TO_TEXT]
+    return {TEXT_TO_IMAGE: sentence_video_metrics(similarity[TEXT_TO_IMAGE])[TEXT_TO_IMAGE], **found}
+
+
+def sentence_section(metrics: Mapping[str, Any]) -> TableSection | None:
+    """For the report; None where no image has several texts, and no dual softmax was asked for."""
+    if not (told := metrics.get(KEY)):
+        return None
+    rows = [(f"{way[0].upper()}{way[1:]}", *cells) for way, cells in _rows(told)]
+    header = ("Direction", *(measure.name for measure in MEASURES.values()))
+    return TableSection(TITLE, header, rows, f"As text-video work counts. {RULES} {_words(told)}.", sub=True)
+
+
+def sentence_table(metrics: Mapping[str, Any]) -> Table | None:
+    """For a terminal; None as of `sentence_section`."""
+    if not (told := metrics.get(KEY)):
+        return None
+    table = Table(title=TITLE, caption=_words(told), box=SIMPLE_HEAD, pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    for place, name in enumerate(("", *(f"{each.name} {each.arrow}" for each in MEASURES.values()))):
+        table.add_column(name, justify="right" if place else "left")
+    for way, cells in _rows(told):
+        table.add_row(way, *cells)
+    return table
+
+
+def _rows(told: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    sides = [side for side in SIDES if told.get(side)]
+    for prefix, words in (("", ""), (f"{DUAL}/", ", dual softmax")):
+        for way, name in WAYS.items():
+            for side in sides:
+                if (scores := told[side].get(f"{prefix}{way}")) is not None:
+                    side_words = f", {SIDES[side]}" if len(sides) > 1 else ""
+                    yield f"{name}{words}{side_words}", [each.text(scores[key]) for key, each in MEASURES.items()]
+
+
+def _words(told: Mapping[str, Any]) -> str:
+    dual = any(way.startswith(DUAL) for way in told["adapted"])
+    words = "; ".join((TIES, MEDIAN, *((READS_ALL,) if dual else ())))
+    return f"{words[0].upper()}{words[1:]}"

@@ -1,0 +1,47 @@
+"""Actions told clip by clip: a classification whose report counts as papers on actions do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....core.runs.sections import Measure, TableSection
+from ....core.tasks.classification.scoring import Scores
+from ....core.tasks.classification.task import Classification
+from ..metrics.top_five import KEY
+
+OF_ONE_LABEL = {
+    "accuracy": Measure("Top-1"),
+    KEY: Measure("Top-5"),
+    "balanced_accuracy": Measure("Mean class accuracy"),
+}
+OF_SEVERAL = {"mean_average_precision": Measure("mAP")}
+WORDS_OF_ONE = (
+    "Elsewhere on this page top-1 is called accuracy, and mean class accuracy balanced accuracy. Top-5 of five classes "
+    "or fewer says nothing and is left out."
+)
+WORDS_OF_SEVERAL = (
+    "The mean over actions of average precision, as Charades is scored; actions that all or none of the test clips "
+    "have are left out."
+)
+
+
+class ActionRecognition(Classification):
+    """Actions of clips, one or several per clip, by all methods of classification."""
+
+    name = "action-recognition"
+
+    def further_sections(self, prepared, scores: Scores) -> list[Any]:
+        """Top-1, top-5 and the mean over classes; mAP where clips have several labels."""
+        if scores.labels is None:
+            return []
+        several = scores.labels.ndim == 2
+        before, after = scores.metrics["zero_shot"], scores.metrics["adapted"]
+        rows = []
+        for key, measure in (OF_SEVERAL if several else OF_ONE_LABEL).items():
+            if after.get(key) is None:
+                continue
+            compared = () if before is None else (measure.text(before[key]), measure.change(before[key], after[key]))
+            rows.append((measure.name, measure.text(after[key]), *compared))
+        header = ("Score", "Adapted", *(() if before is None else ("Zero-shot", "Change")))
+        note = WORDS_OF_SEVERAL if several else WORDS_OF_ONE
+        return [TableSection("As papers on actions count", header, rows, note)] if rows else []
