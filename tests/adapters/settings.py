@@ -115,6 +115,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "use_shots": between("use_shots", False, True, **OF_FOLDER),
         "per_class": between("per_class", None, 1, **OF_FOLDER),
     },
+    "reclip": {
+        "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.1),
+        "amp": between("amp", None, "bf16", lr=0.1),
+    },
     "ss-text": {
         "fixed_lambda": between("fixed_lambda", 0.1, 10.0, variant="fixed"),
         "least_lambda": between("least_lambda", 0.0, 100.0),
