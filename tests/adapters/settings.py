@@ -89,6 +89,13 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "efficient-prompt": {"contrast": between("contrast", 1, 3, batch_size=2, lr=0.01)},
     "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
+    "gta-clip": {
+        "amp": between("amp", None, "bf16", lr=0.01),
+        "compared": between("compared", 0.0, 1.0, margin=1.0),
+        "inner_iterations": between("inner_iterations", 1, 3, iterations=1),
+        "margin": between("margin", 0.0001, 1.0, compared=1.0),
+        "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.01),
+    },
     "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
     "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
     "lora": {
