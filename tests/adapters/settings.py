@@ -131,6 +131,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "amp": between("amp", None, "bf16", lr=0.1),
         "image_loss": between("image_loss", "mean", "released", lr=0.1),
     },
+    "s3a": {
+        "amp": between("amp", None, "bf16", lr=10.0),
+        "clusters": between("clusters", 2, 6, lr=10.0, structure=5.0),
+    },
     "ss-text": {
         "fixed_lambda": between("fixed_lambda", 0.1, 10.0, variant="fixed"),
         "least_lambda": between("least_lambda", 0.0, 100.0),
