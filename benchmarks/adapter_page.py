@@ -17,6 +17,7 @@ GROUPS = {
     "prompt": "words or tokens that are learned",
     "weights": "weights of the towers",
     "transductive": "the test images together",
+    "selftraining": "labels that it makes itself",
     "testtime": "the test images one by one, or in views of each",
     "crops": "parts of the image",
 }
@@ -37,6 +38,10 @@ IN_WORDS = {
     "ctx": "a learned context",
     "keys": "another backbone's images",
     "base": "a fitted run to start from",
+    "attributes": "sentences about classes",
+    "pair_attributes": "sentences that tell two classes apart",
+    "vocabulary": "a list of words",
+    "realign_prompts": "sentences that tell words apart",
 }
 
 
@@ -90,6 +95,8 @@ def _summary(name: str) -> str:
 def _needs(name: str) -> str:
     cls = adapter_class(name)
     needed = [IN_WORDS[need] for need in IN_WORDS if need in cls.needs | (cls.at_predict - {"text_encoder"})]
+    if not cls.transductive:
+        needed = ["images without labels" if words == IN_WORDS["unlabeled"] else words for words in needed]
     needed += [f"({IN_WORDS[need]})" for need in IN_WORDS if need in cls.optional]
     return ", ".join(needed) or "–"
 

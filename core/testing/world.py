@@ -146,6 +146,7 @@ class World:
         """
         seed, change = given.pop("seed", 1), given.pop("change", {})
         inputs = {**self._inputs(adapter, **given), **change}
+        inputs["resources"] = self._with_images_of(change, inputs["resources"])
         before = {name: value for name, value in inputs.items() if name != "backbone"}
         inputs |= copy.deepcopy(before)
         inputs["resources"] = watched = Watched(inputs["resources"])
@@ -172,6 +173,7 @@ class World:
         wanted = (adapter.needs | adapter.optional) - (REPLACING - adapter.needs - set(also))
         kinds = {"templates"} | wanted | ({"images"} if "pixels" in wanted else set())
         kinds |= {"support_captions"} if "support_folder" in wanted else set()
+        kinds |= {"unlabeled_images"} if wanted >= {"pixels", "unlabeled"} else set()
         sets = self._sets_with_parts if "parts" in wanted else self._sets
         given = {
             "support": _with_views(sets["support"], adapter) if "views" in wanted else sets["support"],
@@ -186,6 +188,16 @@ class World:
             hidden = given["resources"]["pre_projection"]
             given["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
         return {**given, "backbone": self.backbone}
+
+    def _with_images_of(self, change: Mapping[str, Any], resources: dict[str, Any]) -> dict[str, Any]:
+        """The resources with the images of those rows that a check changed, if it leaves the resources as they are."""
+        by_id = {item.id: item for items in self.items.values() for item in items}
+        made = dict(resources)
+        for rows, images in (("support", "images"), ("unlabeled", "unlabeled_images")):
+            if rows in change and images in resources and "resources" not in change:
+                ids = () if change[rows] is None else change[rows].ids
+                made[images] = replace(resources[images], items=[by_id[i] for i in ids])
+        return made
 
     def logits(self, adapter: Adapter, items: Sequence[Item] | None = None) -> Tensor:
         """(N, C) of the test images, or of some, as the engine asks for them."""
@@ -222,12 +234,20 @@ class World:
         names = {
             "templates": lambda: list(TEMPLATES),
             "descriptions": lambda: tuple((f"{name} is drawn", f"it shows {name}") for name in self.names),
+            "attributes": lambda: tuple((f"{name}, bright", f"{name}, dark") for name in self.names),
+            "pair_attributes": lambda: {
+                one: {other: (f"{one} and not {other}",) for other in self.names[:20] if other != one}
+                for one in self.names[:20]
+            },
+            "vocabulary": lambda: tuple(f"colour {i}" for i in range(6)) + ("a wall", "the sky", "a leaf"),
+            "realign_prompts": lambda: {f"colour {i}": (f"the very colour {i}",) for i in range(6)},
             "synonyms": lambda: tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in self.names),
             "captions": lambda: self._pool([f"drawing {i} of {name}" for name in self.names[:20] for i in range(3)]),
             "boxes": lambda: self._boxes,
             "further_backbones": lambda: (self._further(),),
             "keys": self._further,
             "images": self._images,
+            "unlabeled_images": lambda: replace(self._images(), items=self.items["test"], val=()),
             "support_folder": lambda: self.encode(self.items["folder"]),
             "support_captions": lambda: self._pool([f"{item.id} shown" for item in self.items["folder"]]),
             "base": lambda: BasePredictions("other", self._of_other(self.items["test"])),

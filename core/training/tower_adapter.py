@@ -199,7 +199,7 @@ class TowerAdapter(Augmented):
             view=self._view(view or backbone.preprocess(True), backbone),
             plan=plan,
             strong_view=strong_view,
-            identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
+            identity={"pairs": digest([source.name(row) for row in range(len(source))])},
         )
         task = self._completed(task, backbone, None)
         report = self._train(task, self.epochs or self.default_epochs, backbone, validate, place, seed)
@@ -254,7 +254,7 @@ class TowerAdapter(Augmented):
             negative_prompts=negative,
             class_priors=self._class_priors(support.labels, len(prompts)),
             view=self._view(images.train_transform, backbone),
-            identity={"classes": list(self.class_names_), "images": _digest([item.id for item in images.items])},
+            identity={"classes": list(self.class_names_), "images": digest([item.id for item in images.items])},
         )
 
         def on_val(towers: Backbone) -> float:
@@ -396,5 +396,5 @@ class ClassTowerAdapter(ClassWeighted, TowerAdapter):
         return self.priors_of(labels, num_classes)
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

@@ -117,7 +117,7 @@ def train(
     wrapped = parallel(model, settings)
     average = copied_weights(backbone.model) if averaged else None
     extra = _further_states(best, average, batches)
-    identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
+    identity = {**_identity(settings), "losses": task.weights, "samples": len(task.source), **task.identity}
     steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
     read_every = read_interval(backbone.device, settings.log_every, steps)
     step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
@@ -251,7 +251,7 @@ def _identity(settings: TrainingSettings) -> dict[str, Any]:
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
     cost_options += ("log_every", "log_to")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
-    later |= {"head_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
+    later |= {"head_rate": 1.0, "projection_rate": 1.0, "bias_rate": None, "milestones": [40, 70], "step_factor": 0.1}
     later |= {"joint_rate": 1.0, "average_from": 1}
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

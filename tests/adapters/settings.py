@@ -83,8 +83,19 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
         "clip_grad": between("clip_grad", None, 1e-4),
     },
+    "dpa": {
+        "amp": between("amp", None, "bf16", lr=0.1),
+        "clip_grad": between("clip_grad", None, 1e-9, lr=0.1, epochs=3),
+    },
     "efficient-prompt": {"contrast": between("contrast", 1, 3, batch_size=2, lr=0.01)},
     "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
+    "gta-clip": {
+        "amp": between("amp", None, "bf16", lr=0.01),
+        "compared": between("compared", 0.0, 1.0, margin=1.0),
+        "inner_iterations": between("inner_iterations", 1, 3, iterations=1),
+        "margin": between("margin", 0.0001, 1.0, compared=1.0),
+        "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.01),
+    },
     "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
     "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
     "lora": {
@@ -114,6 +125,15 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "real-linear": {
         "use_shots": between("use_shots", False, True, **OF_FOLDER),
         "per_class": between("per_class", None, 1, **OF_FOLDER),
+    },
+    "reclip": {
+        "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.1),
+        "amp": between("amp", None, "bf16", lr=0.1),
+        "image_loss": between("image_loss", "mean", "released", lr=0.1),
+    },
+    "s3a": {
+        "amp": between("amp", None, "bf16", lr=10.0),
+        "clusters": between("clusters", 2, 6, lr=10.0, structure=5.0),
     },
     "ss-text": {
         "fixed_lambda": between("fixed_lambda", 0.1, 10.0, variant="fixed"),

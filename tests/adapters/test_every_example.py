@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def names(small_clip):
         "images": images,
         "pixels": torch.stack([world.transform(image) for image in images]),
         "training": given["images"],
+        "unlabelled": {
+            "images": replace(given["images"], items=()),
+            "unlabeled_images": replace(given["images"], items=world.items["test"]),
+        },
         "captions": given["captions"],
         "sentences": given["descriptions"],
         "found": given["boxes"],
@@ -53,7 +58,7 @@ def test_the_example_runs(name, names):
     cls, said = adapter_class(name), []
     parts = {each: names[each].with_parts() for each in ("support", "val", "test")} if "parts" in cls.needs else {}
     example = doctest.DocTestParser().get_doctest(cls.__doc__, {**names, **parts}, name, None, None)
-    assert len(example.examples) == 3, "build_adapter, fit and logits"
+    assert len(example.examples) == 3 + (name == "s3a"), "build_adapter, fit and logits; words of its own"
     runner = doctest.DocTestRunner(verbose=False)
     runner.run(example, out=said.append, clear_globs=False)
     assert not runner.failures, "".join(said)
