@@ -156,5 +156,6 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "selection": between("selection", 0.3, 1.0, temperature=0.01),
     },
     "wise-ft": {"clip_grad": between("clip_grad", None, 1e-4)},
+    "zero-shot": {"debias_mean": between("debias_mean", "geometric", "arithmetic", debias="content-free")},
 }
 """Of options that change no result by themselves: two settings that differ in one alone."""
