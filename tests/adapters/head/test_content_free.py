@@ -83,7 +83,7 @@ def test_the_mean_scores_of_images_that_show_nothing_are_uniform(towers, text):
 
 
 def test_a_constant_added_to_one_class_is_removed(towers, text, unit):
-    """The texts of two classifiers differ in how they take the number that is the same for all images, for one class."""
+    """Two classifiers differ in what one class makes of the number that is the same for all images."""
     wider, seen = Beside(towers, 0.6), beside(unit, 0.6)
     even = replace(text, weights=beside(text.weights, -0.3), raw=None, prototypes=None)
     raised = even.weights.clone()
