@@ -41,6 +41,10 @@ class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""
 
 
+class NoClassesError(DataError):
+    """There are images, and nothing that says which class each of them shows."""
+
+
 class LimitError(DataError):
     """The data is larger, or takes longer, than is allowed here: another limit, or another machine, may read it."""
 
@@ -104,10 +108,15 @@ def _escaped(character: str) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A half sentence with the nearest right names, or all of them."""
     known = sorted(set(known))
-    near = difflib.get_close_matches(name[:LONGEST_VALUE], known, n=3, cutoff=0.5)
+    near = near_names(name, known, 0.5)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"there are: {', '.join(known)}" if known else "there are none"
+
+
+def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[str]:
+    """Up to three known names that one may be a slip for, the nearest first; likeness 1 is the same name."""
+    return difflib.get_close_matches(name[:LONGEST_VALUE], known, n=3, cutoff=likeness)
 
 
 def usage(error: Any, arguments: list[str]) -> str:

@@ -73,7 +73,8 @@ class Adapter(ABC):
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
         text_free: whether `TextClassifier.without_texts` will do, which a backbone with an image tower alone gives.
-        transductive: whether the engine passes the whole unlabelled test set once; a note then warns of absent classes.
+        transductive: whether the engine passes the whole unlabelled test set once. A note of each fit on unlabelled
+            images warns of absent classes.
         stands_absent_classes: whether such a method is made for sets that lack many of the classes.
         state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
         later_state: those that older files lack -> what they are then.
@@ -133,7 +134,8 @@ class Adapter(ABC):
                 sets have parts where "parts" is in `needs`.
             classifier: the zero-shot text classifier of the same classes.
             val: labelled features for choosing hyper-parameters; never the test set.
-            unlabeled: features without labels, for methods that need them.
+            unlabeled: features without labels, for methods that need them: all test images of a transductive one; else
+                the train images beyond the support, or the test images where there are none.
             backbone: the backbone, for methods with "text_encoder" or "pixels" in `needs`.
             resources: whatever else the method's docstring asks for, as in the table of `core/contracts/resources.py`.
             seed: fixes every random choice.
@@ -162,7 +164,7 @@ class Adapter(ABC):
             report = self._fit(support, classifier.to(device), val=val, unlabeled=unlabeled, **how)
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or sum(getattr(self, n).numel() for n in self.trained)
-        if self.transductive and unlabeled is not None and len(unlabeled) and not self.multilabel_:
+        if unlabeled is not None and len(unlabeled) and not self.multilabel_:
             base = (resources or {}).get("base") if "base" in self.needs | self.optional else None
             report.notes += self._absent_classes(classifier, unlabeled, base)
         if self.experimental:
@@ -369,6 +371,9 @@ class Adapter(ABC):
             raise CapabilityError(f"adapter '{self.name}' trains on the images themselves; {cure}")
         if len(images.items) != len(support):
             raise CapabilityError(f"{len(images.items)} training images for {len(support)} rows of the support")
+        if "unlabeled" in self.needs and resources.get("unlabeled_images") is None:
+            cure = "pass resources={'unlabeled_images': TrainingImages(...)}"
+            raise CapabilityError(f"adapter '{self.name}' trains on unlabelled images themselves; {cure}")
 
     def _check_resources(self, resources: dict[str, Any]) -> None:
         for name in sorted(REQUIRED.keys() & self.needs):

@@ -3,6 +3,7 @@
 | name | type | whose `needs` or `optional` |
 |---|---|---|
 | `images` | `TrainingImages` | "pixels", "images" |
+| `unlabeled_images` | `TrainingImages` of the unlabelled images, row by row | "pixels" with "unlabeled" |
 | `place` | `TrainingPlace` | "pixels" |
 | `pre_projection` | `PreProjection` | "pre_projection" |
 | `descriptions` | C tuples of sentences, in the order of the classes | "descriptions" |

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
-from ..errors import DataError, printable
+from ..errors import DataError, NoClassesError, printable
 from .files import (
     Format,
     ItemCollector,
@@ -51,12 +51,14 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
         group_column: the column of that table; "auto" to find it by the usual names, "none" for no groups.
 
     Raises:
-        DataError: no such folder, no class folders in it, fewer than two classes with images, or no such column.
+        NoClassesError: images, and no class folders, or one alone.
+        DataError: no such folder, no image in it, fewer than two classes with images, or no such column.
     """
     root = Path(path)
     layout = find_layout(root, formats)
     if layout is None:
-        raise DataError(f"{root}: {_what_lacks(root, formats)}; put the images of each class into a folder of its name")
+        kind = NoClassesError if _holds(root, formats) else DataError
+        raise kind(f"{root}: {_what_lacks(root, formats)}; put the images of each class into a folder of its name")
     collector, notes = ItemCollector(), list(layout.notes)
     label_of = {name: i for i, name in enumerate(layout.class_names)}
     collector.skipped += [(shown(folder, root), why) for folder, why in layout.unlisted]

@@ -179,22 +179,34 @@ def class_indices(class_names: Sequence[str], classes: Any) -> list[int] | None:
     Raises:
         ConfigError: a name that the data does not have.
     """
-    if classes in (None, "all"):
-        return None
     if classes in ("base", "new"):
         base, new = base_new(class_names)
         return list(base if classes == "base" else new)
+    wanted = listed_classes(classes)
+    if wanted is None:
+        return None
+    for name in wanted:
+        if name not in class_names:
+            raise ConfigError(f"--classes: the data has no class '{name}'; {did_you_mean(name, class_names)}")
+    return [class_names.index(name) for name in wanted]
+
+
+def listed_classes(classes: Any) -> list[str] | None:
+    """The names in `--classes`, each once; None where it names none ("all", "base", "new").
+
+    Raises:
+        ConfigError: fewer than two names.
+    """
+    if classes in (None, "all", "base", "new"):
+        return None
     if isinstance(classes, str):
         listed = read_text(Path(classes)).splitlines() if Path(classes).is_file() else classes.split(",")
     else:
         listed = classes
-    wanted = [name.strip() for name in listed if name.strip()]
-    for name in wanted:
-        if name not in class_names:
-            raise ConfigError(f"--classes: the data has no class '{name}'; {did_you_mean(name, class_names)}")
-    if len(set(wanted)) < 2:
+    names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    if len(names) < 2:
         raise ConfigError("--classes: give at least two classes")
-    return [class_names.index(name) for name in dict.fromkeys(wanted)]
+    return names
 
 
 def split_counts(data: DomainData) -> dict[str, dict[str, int]]:

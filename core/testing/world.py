@@ -159,6 +159,7 @@ class World:
         wanted = (adapter.needs | adapter.optional) - (REPLACING - adapter.needs - set(also))
         kinds = {"templates"} | wanted | ({"images"} if "pixels" in wanted else set())
         kinds |= {"support_captions"} if "support_folder" in wanted else set()
+        kinds |= {"unlabeled_images"} if wanted >= {"pixels", "unlabeled"} else set()
         sets = self._sets_with_parts if "parts" in wanted else self._sets
         given = {
             "support": _with_views(sets["support"], adapter) if "views" in wanted else sets["support"],
@@ -212,6 +213,7 @@ class World:
             "further_backbones": lambda: (self._further(),),
             "keys": self._further,
             "images": self._images,
+            "unlabeled_images": lambda: replace(self._images(), items=self.items["test"], val=()),
             "support_folder": lambda: self.encode(self.items["folder"]),
             "support_captions": lambda: self._pool([f"{item.id} shown" for item in self.items["folder"]]),
             "base": lambda: BasePredictions("other", self._of_other(self.items["test"])),

@@ -35,6 +35,7 @@ from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
+from .unlabelled import Unlabelled
 
 PREDICTIONS = "predictions.csv"
 """Of a run whose test rows have no labels."""
@@ -80,13 +81,16 @@ def fit_adapter(
             f"adapter '{adapter.name}' learns from class texts, and these features have none, being of an image tower "
             "alone; choose linear-probe or tip-adapter"
         )
-    reporter.info(f"Fitting {adapter.name} on {len(shots.support)} images")
-    with _resources(adapter, prepared, shots, reporter, folder, resume) as resources:
+    unlabelled = Unlabelled.of(adapter, prepared, shots)
+    counts = [f"{len(shots.support)} images"] if len(shots.support) or not unlabelled.items else []
+    counts += [f"{len(unlabelled.items)} images without labels"] if unlabelled.items else []
+    reporter.info(f"Fitting {adapter.name} on {' and '.join(counts)}")
+    with _resources(adapter, prepared, shots, unlabelled, reporter, folder, resume) as resources:
         return adapter.fit(
             shots.support,
             prepared.classifier,
             val=shots.val_of_fit,
-            unlabeled=shots.test.without_labels() if adapter.transductive else None,
+            unlabeled=unlabelled.features,
             backbone=prepared.backbone,
             resources=resources,
             seed=seed,
@@ -171,7 +175,13 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
 
 @contextmanager
 def _resources(
-    adapter: Adapter, prepared, shots: Shots, reporter: Reporter, folder: Path | None, resume: bool
+    adapter: Adapter,
+    prepared,
+    shots: Shots,
+    unlabelled: Unlabelled,
+    reporter: Reporter,
+    folder: Path | None,
+    resume: bool,
 ) -> Iterator[dict[str, Any]]:
     """What an adapter needs besides features, and a place to train."""
     collected = prepared.resources.collect(adapter, shots)
@@ -180,6 +190,8 @@ def _resources(
     if "pixels" not in adapter.needs:
         yield collected
         return
+    if unlabelled.features is not None:
+        collected["unlabeled_images"] = unlabelled.images(collected["images"])
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
         yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), on_step, reporter.info)}

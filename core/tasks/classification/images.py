@@ -26,12 +26,13 @@ from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
 from ...registry import build_metric
 from ...runtime.progress import Reporter
-from ..methods import backbone_of, encoding_batch_size, read_data, restrict_classes
+from ..methods import backbone_of, encoding_batch_size
 from .base_run import BaseRun
 from .batches import Extras, batches
 from .draws import Shots, val_images
 from .protocols import templates_of
 from .resources import Resources
+from .unlabelled import classes_of_data, has_labels
 
 
 @dataclass
@@ -360,13 +361,14 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
     Raises:
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
-    data = restrict_classes(read_data(recipe, domain, task), recipe.classes)
+    data = classes_of_data(recipe, domain, task)
     data = _with_preset(data, domain, recipe.preset)
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
-    data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
+    if has_labels(data):
+        data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = backbone_of(recipe, domain)
     announced(backbone, reporter.info)
     templates, said = templates_of(recipe, domain, task)

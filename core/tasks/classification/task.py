@@ -67,6 +67,7 @@ from .scoring import Scores, metrics_table, predictions_table
 from .stored_run import recipe_again
 from .transfer import on_target
 from .trust import calibrate_scores
+from .unlabelled import Unlabelled, has_labels, without_shots
 from .use import evaluate_run, predict_with_run
 from .verdict import verdict
 
@@ -132,6 +133,7 @@ class Classification(Task):
         check_resources(recipe.resources, [adapter])
         _check_shots(recipe, adapter)
         prepared = self.prepared(recipe, reporter)
+        recipe = without_shots(recipe, prepared.data, adapter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
         refuse_early(recipe, adapter, prepared, self.name)
@@ -209,6 +211,8 @@ class Classification(Task):
         counts = _shots(recipe, axes)
         recipe = recipe.with_(shots=None if None in counts else max(counts))
         prepared = self.prepared(recipe, reporter)
+        if not has_labels(prepared.data):
+            raise CapabilityError(f"{prepared.data.name}: no image has a label, so methods cannot be compared; use fit")
         recipe, said = with_published(recipe, prepared.data.published, names)
         adapters = planned(recipe, names) if said else adapters
         if prepared.base is not None:
@@ -367,7 +371,9 @@ def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
     parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots, recipe.refit]
     parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
     hashes = FileHashes()
-    parts += [[_content(item, hashes) for item in items] for items in (shots.items, shots.val_items)]
+    unlabelled = Unlabelled.of(adapter, prepared, shots).items
+    read = [shots.items, shots.val_items, *([unlabelled] if unlabelled else [])]
+    parts += [[_content(item, hashes) for item in items] for items in read]
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,126 @@
+"""Images without labels: a folder whose classes --classes names, and what a method reads of a set without its labels."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vladapt
+from vladapt.core.contracts.adapter import Adapter, FitReport
+from vladapt.core.engine.compare import compare
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.recipes.resolve import resolve, task_of
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.feature_rows import prepared_of
+from vladapt.core.tasks.classification.unlabelled import Unlabelled
+
+NAMES = "crimson,leaf,sea"
+
+
+@dataclass(eq=False, kw_only=True)
+class Reads(Adapter):
+    """Whatever is given without labels."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "unlabeled", "pixels"})
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed):
+        return FitReport("reads")
+
+    def _logits(self, batch):
+        return batch.unit[:, :2]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Factory: pictures in folders of these names, or in none."""
+
+    def draw(*folders: str, images: int = 4):
+        rng = np.random.default_rng(0)
+        for number, folder in enumerate(folders or ("",)):
+            place = tmp_path / "photos" / folder
+            place.mkdir(parents=True)
+            for i in range(images):
+                Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(place / f"{number}-{i}.png")
+        return tmp_path / "photos"
+
+    return draw
+
+
+def fit(spec, data, classes=NAMES, adapter="stat-a", **flags):
+    return vladapt.fit(domain="natural", backbone=spec, data=str(data), classes=classes, adapter=adapter, **flags)
+
+
+@pytest.mark.parametrize("folders", [(), ("one",), ("2020", "2021")], ids=["flat", "one folder", "years"])
+def test_every_image_of_a_folder_without_labels_is_classified(small_clip_spec, pictures, folders):
+    data = pictures(*folders)
+    result = fit(small_clip_spec, data)
+    rows = list(csv.DictReader((result.run / "predictions.csv").open()))
+    assert len(rows) == 4 * max(1, len(folders)) == result.metrics["test_images"]
+    assert {row["label"] for row in rows} <= set(NAMES.split(",")) and not result.metrics["adapted"]
+    assert any("no labels here" in note for note in result.notes) == (len(folders) > 1)
+    again = {row["id"].split("/")[-1]: row["label"] for row in vladapt.predict(result.run, [data]).rows()}
+    assert again == {row["id"].split("/")[-1]: row["label"] for row in rows}
+
+
+def test_what_needs_labels_says_that_there_are_none(small_clip_spec, pictures):
+    data = pictures("2020", "2021")
+    with pytest.raises(CapabilityError, match="'ape' learns from labelled images, and no image of photos has a label"):
+        fit(small_clip_spec, data, adapter="ape")
+    recipe = resolve(flags={"data.path": str(data), "classes": NAMES, "backbone": small_clip_spec})
+    with pytest.raises(CapabilityError, match="no image has a label, so methods cannot be compared"):
+        compare(recipe, ["zlap"])
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "flags", "words"),
+    [
+        (("cats", "dogs"), "cat,dog,bird", {}, "did you mean cats"),  # a slip
+        (("cat", "dog"), "cat,bird", {"shots": 0}, "no class 'bird'"),  # some are classes of the data
+        (("2020", "2021"), NAMES, {"shots": 4}, "no class 'crimson'"),  # labels are asked for
+        ((), None, {}, "or name the classes by --classes"),
+        ((), "cat", {}, "at least two classes"),
+    ],
+)
+def test_what_may_be_a_slip_is_one_line(small_clip_spec, pictures, folders, classes, flags, words):
+    with pytest.raises((ConfigError, DataError), match=words):
+        fit(small_clip_spec, pictures(*folders), classes, **flags)
+
+
+def test_with_no_shots_asked_for_names_like_those_of_folders_are_no_slip(small_clip_spec, pictures):
+    result = fit(small_clip_spec, pictures("cats", "dogs"), "cat,dog,bird", shots=0)
+    assert result.metrics["test_images"] == 8
+
+
+@pytest.mark.parametrize(("shots", "left"), [(0, 10), (2, 6)])
+def test_a_method_reads_the_training_images_beyond_the_shots(small_clip_spec, pictures, shots, left):
+    data = pictures("cat", "dog", images=10)
+    recipe = resolve(flags={"data.path": str(data), "shots": shots, "backbone": small_clip_spec})
+    prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
+    drawn, reads = prepared.draw(shots, 1), Reads()
+    read = Unlabelled.of(reads, prepared, drawn)
+    train = {item.id for item in prepared.data.split("train")}
+    assert len(train) == 10 and set(read.features.ids) == train - set(drawn.support.ids) and len(read.items) == left
+    assert read.features.labels is None and tuple(item.id for item in read.items) == read.features.ids
+    reads.transductive = True
+    assert Unlabelled.of(reads, prepared, drawn).features.ids == prepared.test.ids
+    images = read.images(prepared.training_images(drawn))
+    assert images.items == read.items and not images.val
+    reads.transductive, reads.needs = False, frozenset({"features"})
+    assert Unlabelled.of(reads, prepared, drawn) == Unlabelled()
+
+
+def test_without_labels_it_reads_the_images_that_it_is_asked_about(small_clip_spec, pictures):
+    recipe = resolve(flags={"data.path": str(pictures()), "classes": NAMES, "backbone": small_clip_spec})
+    prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
+    read = Unlabelled.of(Reads(), prepared, prepared.draw(0, 1))
+    assert read.features.ids == prepared.test.ids and len(read.items) == 4
