@@ -12,6 +12,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "dmn": {"lr": 0.05, "epochs": 1},
     "efficient-prompt": {"layers": 1, "prefix": 2, "postfix": 2},
+    "gist": {"lr": 1e-2, "batch_size": 4, "texts_per_image": 2, "probe_epochs": 3, "probe_batch_size": 4},
     "lp-plus-plus": {"views": 1},
     "tpt": {"steps": 2},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
