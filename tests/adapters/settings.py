@@ -12,6 +12,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "dmn": {"lr": 0.05, "epochs": 1},
     "efficient-prompt": {"layers": 1, "prefix": 2, "postfix": 2},
+    "fpl": {"epochs": 3, "warmup": 1, "n_ctx": 2, "pseudo_shots": 2, "batch_size": 4},
+    "grip": {"epochs": 3, "warmup": 1, "n_ctx": 2, "rounds": 2, "batch_size": 4},
+    "ifpl": {"epochs": 3, "warmup": 1, "n_ctx": 2, "rounds": 2, "pseudo_shots": 2, "batch_size": 4},
     "gist": {"lr": 1e-2, "batch_size": 4, "texts_per_image": 2, "probe_epochs": 3, "probe_batch_size": 4},
     "lp-plus-plus": {"views": 1},
     "tpt": {"steps": 2},
@@ -43,6 +46,14 @@ def of_training(own: str, other: str, **patience: Any) -> dict[str, tuple[dict[s
         "training": between("training", None, {"optimizer": "adam", "eps": 1e-2}),
         "loss_options": between("loss_options", None, {own: {"label_smoothing": 0.5}}, loss=own),
         "patience": between("patience", None, 1, select="best_val", **patience),
+    }
+
+
+def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Of self-training on pseudo-labels; `many` gives ten and more per class."""
+    return {
+        "seen": between("seen", ("colour 0",), ("colour 1",), learning="transductive-zero-shot"),
+        "hold_out": between("hold_out", 0.0, 0.5, **many),
     }
 
 
@@ -85,7 +96,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "clip_grad": between("clip_grad", None, 1e-4),
     },
     "efficient-prompt": {"contrast": between("contrast", 1, 3, batch_size=2, lr=0.01)},
+    "fpl": of_pseudo_labels(pseudo_shots=10),
     "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
+    "grip": of_pseudo_labels(learning="unsupervised", rounds=1),
+    "ifpl": of_pseudo_labels(pseudo_shots=10),
     "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
     "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
     "lora": {

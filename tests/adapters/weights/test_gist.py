@@ -19,10 +19,8 @@ TEXTS = (
     ("soft", "nothing but colour", "a flat tile"),
     ("one more kind",),
 )
-PUBLISHED = {
-    **{"batch_size": 20, "lr": 1e-6, "weight_decay": 1e-3, "texts_per_image": 4, "epochs": None},
-    **{"probe_epochs": 1000, "probe_lr": 0.5, "probe_batch_size": 64},
-}
+PUBLISHED = {"batch_size": 20, "lr": 1e-6, "weight_decay": 1e-3, "texts_per_image": 4, "epochs": None}
+OF_PROBE = {"probe_epochs": 1000, "probe_lr": 0.5, "probe_batch_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,7 @@ def fitted(problem):
 
 def test_the_published_settings_are_the_defaults():
     adapter = build_adapter("gist")
-    assert adapter.options.items() >= PUBLISHED.items()
+    assert adapter.options.items() >= {**PUBLISHED, **OF_PROBE}.items()
     assert adapter.default_epochs == 40 and adapter.published_crop == (0.08, 1.0)
 
 
