@@ -17,6 +17,7 @@ GROUPS = {
     "prompt": "words or tokens that are learned",
     "weights": "weights of the towers",
     "transductive": "the test images together",
+    "selftraining": "labels that it makes itself",
     "testtime": "the test images one by one, or in views of each",
     "crops": "parts of the image",
 }

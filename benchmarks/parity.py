@@ -30,6 +30,7 @@ from parity_checks import (
     prompt,
     re_identification,
     segmentors,
+    selftraining,
     testtime,
     towers,
     transductive,
@@ -41,7 +42,7 @@ from parity_checks.fixtures import Check, Fixtures
 
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
-METHODS = (head, cache, prompt, towers, transductive, testtime, crops, confidence, video)
+METHODS = (head, cache, prompt, towers, transductive, selftraining, testtime, crops, confidence, video)
 OBJECTIVES = (losses, caption_losses, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,

@@ -187,7 +187,7 @@ class TowerAdapter(Augmented):
             view=self._view(view or backbone.preprocess(True)),
             plan=plan,
             strong_view=strong_view,
-            identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
+            identity={"pairs": digest([source.name(row) for row in range(len(source))])},
         )
         task = self._completed(task, backbone, None)
         report = self._train(task, self.epochs or self.default_epochs, backbone, validate, place, seed)
@@ -242,7 +242,7 @@ class TowerAdapter(Augmented):
             negative_prompts=negative,
             class_priors=self._class_priors(support.labels, len(prompts)),
             view=self._view(images.train_transform),
-            identity={"classes": list(self.class_names_), "images": _digest([item.id for item in images.items])},
+            identity={"classes": list(self.class_names_), "images": digest([item.id for item in images.items])},
         )
 
         def on_val(towers: Backbone) -> float:
@@ -330,8 +330,8 @@ class TowerAdapter(Augmented):
 
     def _name_classes(self, towers: Backbone, prompts: Sequence[Sequence[str]], negative) -> None:
         """The text side, as the adapted text tower reads it."""
-        self.weights = _encoded(towers, prompts)
-        self.negative = None if negative is None else _encoded(towers, negative)
+        self.weights = encoded_prompts(towers, prompts)
+        self.negative = None if negative is None else encoded_prompts(towers, negative)
         self._note_scale(towers)
 
     def _note_scale(self, towers: Backbone) -> None:
@@ -390,11 +390,11 @@ class ClassTowerAdapter(ClassWeighted, TowerAdapter):
         return self.priors_of(labels, num_classes)
 
 
-def _encoded(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
+def encoded_prompts(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
     """(C, D) unit rows."""
     named = {str(number): texts for number, texts in enumerate(prompts)}
     return build_classifier(towers, list(named), [], descriptions=named).weights
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

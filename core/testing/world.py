@@ -133,6 +133,7 @@ class World:
         """
         seed, change = given.pop("seed", 1), given.pop("change", {})
         inputs = {**self._inputs(adapter, **given), **change}
+        inputs["resources"] = self._with_images_of(change, inputs["resources"])
         before = {name: value for name, value in inputs.items() if name != "backbone"}
         inputs |= copy.deepcopy(before)
         inputs["resources"] = watched = Watched(inputs["resources"])
@@ -172,6 +173,16 @@ class World:
             hidden = given["resources"]["pre_projection"]
             given["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
         return {**given, "backbone": self.backbone}
+
+    def _with_images_of(self, change: Mapping[str, Any], resources: dict[str, Any]) -> dict[str, Any]:
+        """The resources with the images of those rows that a check changed, if it leaves the resources as they are."""
+        by_id = {item.id: item for items in self.items.values() for item in items}
+        made = dict(resources)
+        for rows, images in (("support", "images"), ("unlabeled", "unlabeled_images")):
+            if rows in change and images in resources and "resources" not in change:
+                ids = () if change[rows] is None else change[rows].ids
+                made[images] = replace(resources[images], items=[by_id[i] for i in ids])
+        return made
 
     def logits(self, adapter: Adapter, items: Sequence[Item] | None = None) -> Tensor:
         """(N, C) of the test images, or of some, as the engine asks for them."""

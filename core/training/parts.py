@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.image_size import height_and_width
-from ..contracts.loss import in_words
+from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
@@ -20,7 +20,7 @@ from .fields import fields_of
 from .layers import freeze_batch_norm, freeze_towers, set_trainable
 from .lora import add_lora
 from .model import PairModel, checkpoint_blocks, dims_of
-from .objective import build_objective
+from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
 from .sources import Source, num_labels_of
@@ -38,6 +38,7 @@ class Task:
     Args:
         source: the training set.
         losses: name -> weight.
+        own: name -> a loss that the method made itself, each with weight 1, in place of `losses`.
         loss_options: name -> keyword arguments of the loss.
         class_prompts: C lists of prompts, where a loss needs "logits" or "class_features".
         negative_prompts: C lists of prompts that say the class is absent, for samples of several labels.
@@ -70,6 +71,12 @@ class Task:
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Loss] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of all losses, by name."""
+        return dict.fromkeys(self.own, 1.0) if self.own else dict(self.losses)
 
 
 class Parts:
@@ -83,7 +90,8 @@ class Parts:
         self.backbone, self.task, self.settings = backbone, task, settings
         self.notes: list[str] = []
         dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher, num_labels_of(task.source))
-        self.objective = build_objective(task.losses, dims, task.loss_options).to(backbone.device)
+        built = Objective(task.own) if task.own else build_objective(task.losses, dims, task.loss_options)
+        self.objective = built.to(backbone.device)
         self._say_what_is_experimental()
         self.objective.call("prepare", backbone)
         # A view of what is learned, so that what is measured in between has it too.

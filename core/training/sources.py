@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..contracts.domain import Decoded, Item
 from ..errors import DataError
@@ -194,6 +194,32 @@ class LabelledSource:
         """How many numbers each column has, by the first item that has it."""
         facts = [(name, len(_numbers(value))) for item in self.items for name, value in _facts(item).items()]
         return {name: width for name, width in reversed(facts) if width}
+
+
+@dataclass
+class ImageSource:
+    """Images alone, without labels and texts.
+
+    Args:
+        items: the samples.
+        load: item -> decoded image.
+    """
+
+    items: Sequence[Item]
+    load: Callable[[Item], Decoded]
+
+    labelled = False
+    texts = frozenset()
+    columns: ClassVar[Mapping[str, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, row: int) -> str:
+        return self.items[row].id
+
+    def image(self, row: int) -> Decoded:
+        return self.load(self.items[row])
 
 
 def num_labels_of(source: Source) -> int:

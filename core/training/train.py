@@ -117,7 +117,7 @@ def train(
     wrapped = parallel(model, settings)
     average = copied_weights(backbone.model) if averaged else None
     extra = _further_states(best, average, batches)
-    identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
+    identity = {**_identity(settings), "losses": task.weights, "samples": len(task.source), **task.identity}
     steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
     read_every = read_interval(backbone.device, settings.log_every, steps)
     step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)

@@ -95,6 +95,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
         "clip_grad": between("clip_grad", None, 1e-4),
     },
+    "dpa": {
+        "amp": between("amp", None, "bf16", lr=0.1),
+        "clip_grad": between("clip_grad", None, 1e-9, lr=0.1, epochs=3),
+    },
     "efficient-prompt": {"contrast": between("contrast", 1, 3, batch_size=2, lr=0.01)},
     "fpl": of_pseudo_labels(pseudo_shots=10),
     "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
@@ -129,6 +133,11 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "real-linear": {
         "use_shots": between("use_shots", False, True, **OF_FOLDER),
         "per_class": between("per_class", None, 1, **OF_FOLDER),
+    },
+    "reclip": {
+        "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.1),
+        "amp": between("amp", None, "bf16", lr=0.1),
+        "image_loss": between("image_loss", "mean", "released", lr=0.1),
     },
     "ss-text": {
         "fixed_lambda": between("fixed_lambda", 0.1, 10.0, variant="fixed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,6 +35,10 @@ def names(small_clip):
         "images": images,
         "pixels": torch.stack([world.transform(image) for image in images]),
         "training": given["images"],
+        "unlabelled": {
+            "images": replace(given["images"], items=()),
+            "unlabeled_images": replace(given["images"], items=world.items["test"]),
+        },
         "captions": given["captions"],
         "sentences": given["descriptions"],
         "found": given["boxes"],

@@ -1,4 +1,4 @@
-"""Images without labels: a folder whose classes --classes names, and what a method reads of a set without its labels."""
+"""Images without labels: a folder whose classes --classes names, and what a method reads without labels."""
 
 from __future__ import annotations
 

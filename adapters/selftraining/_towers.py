@@ -1,0 +1,139 @@
+"""What methods that train the towers on images without labels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ...core.backbones.positions import tower_of
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.features import Batch
+from ...core.contracts.images import TrainingImages, TrainingPlace
+from ...core.contracts.loss import Loss
+from ...core.errors import CapabilityError
+from ...core.training.sources import ImageSource, Remembered, Source
+from ...core.training.train import Task
+from ..weights._towers import TowerAdapter, digest
+
+View = Callable[[Any, int], Tensor]
+
+
+@dataclass(eq=False, kw_only=True)
+class SelfTrained(TowerAdapter):
+    """Base of the methods that train towers on images whose labels they make themselves.
+
+    They find the images in `resources["unlabeled_images"]` and their features in `unlabeled`, and train by one loss of
+    their own. No labelled image is looked at, nothing is chosen on val, and the last weights are kept. A method
+    implements `_fit` by `_self_train` and sets what names the classes afterwards.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "pixels", "text_encoder", "unlabeled"})
+    can: ClassVar[frozenset[str]] = frozenset()
+    multilabel: ClassVar[bool] = False
+    label_free: ClassVar[bool] = True
+    # no options: the method has its own loss, and its own schedule
+    loss: ClassVar[None] = None
+    loss_options: ClassVar[None] = None
+    training: ClassVar[None] = None
+    select: ClassVar[str] = "last"
+    patience: ClassVar[None] = None
+    ema: ClassVar[None] = None
+    warmup: ClassVar[float] = 0.0
+    prompts_a_class: ClassVar[None] = None
+    layer_decay: ClassVar[float] = 1.0
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        return {**super()._settings_of_method(epochs), "drop_last": False}
+
+    def settled(self, report: FitReport) -> dict[str, Any]:
+        return Adapter.settled(self, report)
+
+    def _self_train(
+        self,
+        loss: Loss,
+        images: TrainingImages,
+        backbone: Backbone,
+        *,
+        epochs: int,
+        place: TrainingPlace | None,
+        seed: int,
+        view: View,
+        strong_view: View | None = None,
+        prompts: Sequence[Sequence[str]] | None = None,
+        source: Source | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> FitReport:
+        """Train a copy of the towers by the loss, and keep what changed.
+
+        Args:
+            images: without labels.
+            backbone: the towers to start from.
+            prompts: C lists of texts, where the loss needs "class_features".
+            source: by default the images alone.
+            identity: facts that a checkpoint must share, besides the images and the classes.
+        """
+        self.backbone_, self.templates = backbone.fingerprint, []
+        task = Task(
+            source=source or ImageSource(images.items, Remembered(images.load)),
+            losses={},
+            own={self.name: loss},
+            class_prompts=prompts,
+            view=view,
+            strong_view=strong_view,
+            identity={
+                "classes": list(self.class_names_),
+                "images": digest([item.id for item in images.items]),
+                **(identity or {}),
+            },
+        )
+        report = self._train(task, epochs, backbone, None, place, seed)
+        self.negative, self.weights = None, None
+        self._note_scale(backbone)
+        return report
+
+    def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
+        raise CapabilityError(f"adapter '{self.name}' learns from images of classes, which pairs do not have; use full")
+
+    def _rows(self, batch: Batch, rows: Tensor) -> Tensor:
+        """(B, C) scaled cosines of a batch by the trained image tower with (C, D) unit rows."""
+        unit = self._unit(batch)
+        return self.logit_scale * unit @ rows.to(unit.device).T
+
+
+def as_tested(images: TrainingImages) -> View:
+    """The view of an image that is not augmented."""
+    return lambda decoded, seed: images.eval_transform(decoded)
+
+
+def train_norms(backbone: Backbone, towers: Sequence[str]) -> list[str]:
+    """Let the norms (layer and batch norms) of these towers train, "image" or "text", and nothing else.
+
+    Returns:
+        Sentences on towers that have none.
+
+    Raises:
+        CapabilityError: none of them has any.
+    """
+    found = {tower: norms_of(backbone, tower) for tower in towers}
+    for parameter in [parameter for norms in found.values() for parameter in norms]:
+        parameter.requires_grad_(True)
+    lacking = [tower for tower, norms in found.items() if not norms]
+    if len(lacking) == len(towers):
+        raise CapabilityError(f"backbone '{backbone.spec}' has no norms in its {' or '.join(towers)} tower to train")
+    return [f"Backbone '{backbone.spec}': its {tower} tower has no norms to train" for tower in lacking]
+
+
+def norms_of(backbone: Backbone, tower: str) -> list[nn.Parameter]:
+    """Weights and biases of the layer and batch norms of "image" or "text"."""
+    kinds = (nn.LayerNorm, nn.BatchNorm2d)
+    named = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, kinds)]
+    return [
+        parameter
+        for name, module in named
+        for key, parameter in module.named_parameters()
+        if tower_of(backbone, f"{name}.{key}") == tower
+    ]

@@ -1,0 +1,71 @@
+"""Methods that make labels for images themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+
+from vladapt.adapters.selftraining._projected import Propagation, projection_of
+from vladapt.adapters.selftraining.dpa import confidence, loss_terms, mixture, prototypes, pseudo_labels
+
+from .comparison import compares
+from .fixtures import Check, Fixtures, Reference
+
+
+@compares("reclip", "reclip")
+def reclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    text, images = f.common["text_features"], f.test_set
+    spread = ref.setting("cg")["maxiter"]
+    for stated in ref.setting("settings"):
+        name, k, cut = _settings(stated)
+        projection = projection_of(text, cut or text.shape[1])
+        yield ref.check(projection, f"projection_{name}", f"{stated}, projection")
+        done = Propagation(k, ref.setting("alpha"), spread)(text, images.features, projection)
+        yield ref.check(done.labels, f"pseudo_labels_{name}", f"{stated}, pseudo-labels")
+        yield ref.check(done.scores, f"scores_{name}", f"{stated}, scores")
+        yield ref.check(done.centroids, f"centroids_{name}", f"{stated}, centroids")
+        right = 100 * (done.labels == images.labels).float().mean()
+        yield ref.check(right.reshape(1), f"accuracy_{name}", f"{stated}, accuracy")
+        shares = done.scores[len(text) :] / done.scores[len(text) :].sum(dim=1, keepdim=True)
+        entropy = -(shares * shares.log()).sum(dim=1) / torch.tensor(len(text)).log()
+        yield ref.check(1 - entropy, f"confidence_{name}", f"{stated}, confidence of the scores' shares")
+
+
+def _settings(stated: str) -> tuple[str, int, int | None]:
+    """ "k=20, cut=7" -> ("k20_cut7", 20, 7); 768 of fewer stands as "cutall"."""
+    said = dict(re.findall(r"(k|cut)=(\d+)", stated))
+    k, cut = int(said["k"]), None if "(all)" in stated else int(said["cut"])
+    return f"k{k}_cut{'all' if cut is None else cut}", k, cut
+
+
+@compares("dpa", "dpa")
+def dpa(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    memory, text = f.test_set.features, f.common["text_features"]
+    scale = float(ref.setting("temperature"))
+    labels = (memory @ text.T).argmax(dim=1)
+    yield ref.check(labels, "init_pseudo_labels", "labels of the texts")
+    centres = prototypes(memory, labels, text)
+    yield ref.check(centres, "image_prototypes", "image prototypes")
+    weak, strong = ref["weak_features"], ref["strong_features"].requires_grad_()
+    by_text, by_images = ((scale * weak @ rows.T).softmax(dim=1) for rows in (text, centres))
+    yield ref.check(by_images, "centre_probs", "predictions by image prototypes")
+    mean = torch.stack([ref["previous_batch_mean"], by_text.mean(dim=0)]).mean(dim=0)
+    mixed, aligned = mixture(by_text, by_images, mean, ref.setting("a"))
+    yield ref.check(aligned, "text_probs_aligned", "predictions by text prototypes, aligned")
+    yield ref.check(mixed, "refined_probs", "their mixture")
+    labels = pseudo_labels(by_text, by_images, mean, ref.setting("a"))
+    yield ref.check(labels, "pseudo_labels", "pseudo-labels")
+    weights = confidence(by_text, labels) * confidence(by_images, labels)
+    yield ref.check(weights, "weights", "weights")
+    rows = text.clone().requires_grad_()
+    terms = {"fairness": ref.setting("reg"), "alignment": ref.setting("align"), "sharpness": ref.setting("w")}
+    loss = sum(loss_terms(scale * strong @ rows.T, labels, weights, centres, rows, terms).values())
+    loss.backward()
+    yield ref.check(loss.detach(), "loss", "loss")
+    yield ref.check(strong.grad, "grad_strong", "gradient of the strong views")
+    yield ref.check(rows.grad, "grad_classifier", "gradient of the text prototypes")
+
+
+GROUPS = (reclip, dpa)
