@@ -86,8 +86,9 @@ class Gist(TowerAdapter):
 
     Example:
         >>> adapter = build_adapter("gist", epochs=1, probe_epochs=5)
-        >>> given = {"images": training, "descriptions": descriptions}
-        >>> report = adapter.fit(support, classifier, backbone=backbone, resources=given)
+        >>> report = adapter.fit(
+        ...     support, classifier, backbone=backbone, resources={"images": training, "descriptions": sentences}
+        ... )
         >>> adapter.logits(Batch(pixels=pixels)).shape
         torch.Size([12, 3])
     """
