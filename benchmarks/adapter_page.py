@@ -38,6 +38,10 @@ IN_WORDS = {
     "ctx": "a learned context",
     "keys": "another backbone's images",
     "base": "a fitted run to start from",
+    "attributes": "sentences about classes",
+    "pair_attributes": "sentences that tell two classes apart",
+    "vocabulary": "a list of words",
+    "realign_prompts": "sentences that tell words apart",
 }
 
 
@@ -91,6 +95,8 @@ def _summary(name: str) -> str:
 def _needs(name: str) -> str:
     cls = adapter_class(name)
     needed = [IN_WORDS[need] for need in IN_WORDS if need in cls.needs | (cls.at_predict - {"text_encoder"})]
+    if not cls.transductive:
+        needed = ["images without labels" if words == IN_WORDS["unlabeled"] else words for words in needed]
     needed += [f"({IN_WORDS[need]})" for need in IN_WORDS if need in cls.optional]
     return ", ".join(needed) or "–"
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import torch
 
+from vladapt import build_adapter
 from vladapt.adapters.selftraining._projected import Propagation, projection_of
 from vladapt.adapters.selftraining.dpa import confidence, loss_terms, mixture, prototypes, pseudo_labels
+from vladapt.adapters.transductive.gta_clip import confused_pairs, count_threshold, multi_positive
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -68,4 +70,30 @@ def dpa(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(rows.grad, "grad_classifier", "gradient of the text prototypes")
 
 
-GROUPS = (reclip, dpa)
+@compares("gta-clip", "gta_clip")
+def gta_clip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    images, rows = f.test_set, ref["attribute_features"].split(ref["attributes_per_class"].tolist())
+    logits = f.text.logit_scale * images.features @ torch.stack([some.mean(dim=0) for some in rows]).T
+    right = 100 * (logits.argmax(dim=1) == images.labels).float().mean()
+    yield ref.check(right.reshape(1), "clip_accuracy", "accuracy of the attributes")
+    z = build_adapter("gta-clip")._solved(images.features, logits).assignments
+    yield ref.check(z, "z", "z")
+    pairs, counts = confused_pairs(z, ref.setting("confusion_margin"))
+    yield ref.check(pairs, "all_confused_pairs", "confused pairs")
+    yield ref.check(counts, "all_confused_counts", "images of each")
+    threshold = count_threshold(counts, ref.setting("target_fraction"))
+    yield ref.check(torch.tensor([threshold]), "count_threshold", "threshold")
+    yield ref.check(pairs[counts > threshold], "confused_pairs", "pairs that are compared")
+    ours, theirs = z.T.topk(ref.setting("k"), dim=1).indices, ref["top8_indices"]
+    tied = z.T.gather(1, ours) == z.T.gather(1, theirs)  # of images alike in z either may come first
+    yield ref.check(torch.where(tied, theirs, ours), "top8_indices", "pseudo-labels of each class, ties in any order")
+    images_of, texts_of = ref["mp_image_ids"], ref["mp_text_ids"]
+    same = (images_of[:, None] == images_of).float() @ (texts_of[:, None] == texts_of).float()  # paths over a pair
+    given = ref["mp_logits_per_image"].clone().requires_grad_()
+    loss = multi_positive(given, same > 0)
+    loss.backward()
+    yield ref.check(loss.detach(), "mp_loss", "contrastive loss")
+    yield ref.check(given.grad, "mp_grad", "its gradient")
+
+
+GROUPS = (reclip, dpa, gta_clip)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NEEDS = frozenset({
     "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
     "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base", "keys",
+    "attributes", "pair_attributes", "vocabulary", "realign_prompts",
 })  # fmt: skip
 OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
 """Needs that take the towers themselves."""
@@ -164,7 +165,8 @@ class Adapter(ABC):
             report = self._fit(support, classifier.to(device), val=val, unlabeled=unlabeled, **how)
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or sum(getattr(self, n).numel() for n in self.trained)
-        if unlabeled is not None and len(unlabeled) and not self.multilabel_:
+        looks = self.transductive or "unlabeled" in self.needs
+        if looks and unlabeled is not None and len(unlabeled) and not self.multilabel_:
             base = (resources or {}).get("base") if "base" in self.needs | self.optional else None
             report.notes += self._absent_classes(classifier, unlabeled, base)
         if self.experimental:

@@ -13,6 +13,10 @@
 | `support_captions` | `TextPool`, one text per row of `support_folder`, or absent | "support_folder" |
 | `synonyms` | C tuples of (name, how often it was met), the class's own name among them | "synonyms" |
 | `boxes` | `Detections` | "boxes" |
+| `attributes` | C tuples of sentences that describe each class | "attributes" |
+| `pair_attributes` | class -> other class -> sentences that tell the first from the other | "pair_attributes" |
+| `vocabulary` | words that images may be named by | "vocabulary" |
+| `realign_prompts` | word -> sentences that tell it from words like it | "realign_prompts" |
 | `ctx` | (M, W) or (C, M, W) context vectors that another fit learned | "ctx" |
 | `further_backbones` | tuple of `FurtherBackbone` | "further_backbones" |
 | `keys` | `FurtherBackbone`, whose image features are the keys of a cache | "keys" |

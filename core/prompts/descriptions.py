@@ -76,6 +76,41 @@ def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
     return content
 
 
+PAIRS = "write {class: {other class: [sentences about the first]}}"
+
+
+def read_pair_attributes(path: str | Path, class_names: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Class -> other class -> sentences that tell the first from the other, all as in `class_names`.
+
+    Pairs of classes that the data does not have are passed over. Names are matched as in `read_descriptions`.
+
+    Raises:
+        DataError: the file cannot be read, is not JSON or of another shape, or has no pair of the data's classes.
+    """
+    path = Path(path)
+    name_of, found = {_key(name): name for name in class_names}, {}
+    for name, others in read_class_json(path, PAIRS).items():
+        if not isinstance(others, dict):
+            raise DataError(f"{path}: class '{name}' has no other classes; {PAIRS}")
+        for other, (_, sentences) in _by_key(others, path).items():
+            if _key(name) in name_of and other in name_of and _key(name) != other:
+                found.setdefault(name_of[_key(name)], {})[name_of[other]] = tuple(sentences)
+    if not found:
+        raise DataError(f"{path}: no two classes of the data are compared; {PAIRS}")
+    return found
+
+
+def read_word_sentences(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Word, as in the file -> its sentences.
+
+    Raises:
+        DataError: the file cannot be read, is not JSON or of another shape.
+    """
+    path = Path(path)
+    by_key = _by_key(read_class_json(path, "write {word: [sentences]}"), path)
+    return {name: tuple(sentences) for name, sentences in by_key.values()}
+
+
 # As counted by Parashar et al., The Neglected Tails in Vision-Language Models, 2024, arXiv 2401.12425 (REAL).
 
 SHAPE = "write {class: {synonym: count}}, or {class: [synonyms, the most frequent first]}"

@@ -218,6 +218,13 @@ class World:
         names = {
             "templates": lambda: list(TEMPLATES),
             "descriptions": lambda: tuple((f"{name} is drawn", f"it shows {name}") for name in self.names),
+            "attributes": lambda: tuple((f"{name}, bright", f"{name}, dark") for name in self.names),
+            "pair_attributes": lambda: {
+                one: {other: (f"{one} and not {other}",) for other in self.names[:20] if other != one}
+                for one in self.names[:20]
+            },
+            "vocabulary": lambda: tuple(f"colour {i}" for i in range(6)) + ("a wall", "the sky", "a leaf"),
+            "realign_prompts": lambda: {f"colour {i}": (f"the very colour {i}",) for i in range(6)},
             "synonyms": lambda: tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in self.names),
             "captions": lambda: self._pool([f"drawing {i} of {name}" for name in self.names[:20] for i in range(3)]),
             "boxes": lambda: self._boxes,

@@ -19,12 +19,17 @@ from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError, ConfigError
 
-__all__ = ["depth_of", "depths", "freeze_batch_norm", "freeze_towers", "parameter_groups", "set_trainable", "tower_of"]
+__all__ = ["depth_of", "depths", "freeze_batch_norm", "freeze_towers", "is_projection", "parameter_groups"]
+__all__ += ["set_trainable", "tower_of"]
 
 # What the libraries call the neighbours of the stack of blocks that come before it.
 _BEFORE = re.compile(
     r"\w*embed\w*|conv\d|bn\d|stem|cls_\w+|reg_token|ln_pre|norm_pre|pre_layrnorm|words|positions|token_type|ln"
 )
+
+
+_PROJECTION = re.compile(r"(.*\.)?(proj|(text|visual)_projection(\.weight)?|head\.proj\.weight)")
+"""The last matrix of a tower, into the shared space, as the libraries call it."""
 
 
 def depths(backbone: Backbone, tower: str) -> int:
@@ -104,6 +109,7 @@ def parameter_groups(
     decay_all: bool = False,
     decay_vectors: bool = False,
     bias_rate: float | None = None,
+    projection_rate: float = 1.0,
 ) -> list[dict]:
     """Groups for a torch optimiser, of the parameters that train.
 
@@ -117,6 +123,7 @@ def parameter_groups(
         decay_all: decay whatever trains.
         decay_vectors: decay whatever trains but biases.
         bias_rate: factor on the rate of biases; None: none.
+        projection_rate: factor on the rate of the projections into the shared space.
 
     Raises:
         ConfigError: a factor out of range.
@@ -136,10 +143,17 @@ def parameter_groups(
         is_bias = "bias" in name
         if is_bias and bias_rate is not None:
             rate = rate * bias_rate
+        if is_projection(name):
+            rate = rate * projection_rate
         spared = not decay_all and (is_bias or (parameter.ndim < 2 and not decay_vectors))
         decay = 0.0 if spared else weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
+
+
+def is_projection(name: str) -> bool:
+    """Whether a parameter of this name is a projection of a tower into the shared space."""
+    return _PROJECTION.fullmatch(name) is not None
 
 
 def freeze_batch_norm(backbone: Backbone) -> list[str]:

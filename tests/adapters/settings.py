@@ -104,6 +104,13 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "fpl": of_pseudo_labels(pseudo_shots=10),
     "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
     "grip": of_pseudo_labels(learning="transductive-zero-shot", seen=("colour 0", "colour 1"), rounds=1),
+    "gta-clip": {
+        "amp": between("amp", None, "bf16", lr=0.01),
+        "compared": between("compared", 0.0, 1.0, margin=1.0),
+        "inner_iterations": between("inner_iterations", 1, 3, iterations=1),
+        "margin": between("margin", 0.0001, 1.0, compared=1.0),
+        "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.01),
+    },
     "ifpl": of_pseudo_labels(pseudo_shots=10),
     "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
     "lafter": {

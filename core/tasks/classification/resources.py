@@ -20,14 +20,16 @@ from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PrePro
 from ...data.caption_pool import lines_of, read_caption_pool
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ...prompts.classifier import spoken
-from ...prompts.descriptions import read_synonyms
+from ...prompts.descriptions import read_descriptions, read_pair_attributes, read_synonyms, read_word_sentences
 from ...registry import adapter_class, catalogue
 from ...runs.folder import Run
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones", "keys", "base")
+GIVEN += ("attributes", "pair_attributes", "vocabulary", "realign_prompts")
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
 TOWER_NEEDS = frozenset(
     {"text_encoder", "images", "pixels", "pre_projection", "captions", "support_folder", "boxes", "synonyms", "ctx"}
+    | {"attributes", "pair_attributes", "vocabulary", "realign_prompts"}
 )
 """What a features file cannot give, or has no towers for."""
 
@@ -126,7 +128,8 @@ class Resources:
         """What `adapter.fit(resources=)` gets of those, and what the data itself gives."""
         wanted = adapter.needs | adapter.optional
         collected: dict[str, Any] = {"templates": list(self.prepared.templates)}
-        for name in ("captions", "support_folder", "synonyms", "boxes", "ctx"):
+        texts = ("attributes", "pair_attributes", "vocabulary", "realign_prompts")
+        for name in ("captions", "support_folder", "synonyms", "boxes", "ctx", *texts):
             if name in wanted and self._given(name) is not None:
                 collected[name] = getattr(self, name)
         if "support_folder" in collected and self.support_captions is not None:
@@ -153,11 +156,31 @@ class Resources:
 
     @cached_property
     def descriptions(self) -> tuple[tuple[str, ...], ...]:
-        from ...prompts.descriptions import read_descriptions
-
         names = list(self.prepared.class_names)
         sentences = read_descriptions(self.prepared.descriptions, names, others=True)
         return tuple(tuple(sentences[name]) for name in names)
+
+    @cached_property
+    def attributes(self) -> tuple[tuple[str, ...], ...]:
+        names = list(self.prepared.class_names)
+        sentences = read_descriptions(self._given("attributes"), names, others=True)
+        return tuple(tuple(sentences[name]) for name in names)
+
+    @cached_property
+    def pair_attributes(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        return read_pair_attributes(self._given("pair_attributes"), self.prepared.class_names)
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        path = Path(self._given("vocabulary"))
+        words = tuple(dict.fromkeys(word for line in lines_of(path) if (word := " ".join(line.split()))))
+        if len(words) < 2:
+            raise DataError(f"{path}: {len(words)} words; give a text file of two or more, one word per line")
+        return words
+
+    @cached_property
+    def realign_prompts(self) -> dict[str, tuple[str, ...]]:
+        return read_word_sentences(self._given("realign_prompts"))
 
     @cached_property
     def boxes(self) -> Detections | None:

@@ -98,7 +98,7 @@ class Unlabelled:
         """
         if adapter.transductive:
             return cls.of_rows(prepared, shots.test)
-        if "unlabeled" not in adapter.needs | adapter.optional:
+        if "unlabeled" not in adapter.needs:
             return cls()
         taught = {item.id for item in shots.items}
         items = [item for item in prepared.data.split("train") if item.id not in taught]

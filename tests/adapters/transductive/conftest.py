@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from unlabelled_images import make_problem, make_unlabelled  # noqa: F401
 
 from vladapt.core.features.files import load_features
 
