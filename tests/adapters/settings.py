@@ -12,9 +12,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "dmn": {"lr": 0.05, "epochs": 1},
     "efficient-prompt": {"layers": 1, "prefix": 2, "postfix": 2},
-    "fpl": {"warmup": 1, "n_ctx": 2, "pseudo_shots": 2},
-    "grip": {"warmup": 1, "n_ctx": 2, "rounds": 2},
-    "ifpl": {"warmup": 1, "n_ctx": 2, "rounds": 2, "pseudo_shots": 2},
+    "fpl": {"warmup": 1, "n_ctx": 2, "pseudo_shots": 2, "batch_size": 1000},
+    "grip": {"warmup": 1, "n_ctx": 2, "rounds": 2, "batch_size": 1000},
+    "ifpl": {"warmup": 1, "n_ctx": 2, "rounds": 2, "pseudo_shots": 2, "batch_size": 1000},
     "gist": {"lr": 1e-2, "batch_size": 4, "texts_per_image": 2, "probe_epochs": 3, "probe_batch_size": 4},
     "lafter": {"lr": 0.02, "batch_size": 4, "n_ctx": 2, "text_steps": 5},
     "lp-plus-plus": {"views": 1},
@@ -55,6 +55,7 @@ def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, A
     return {
         "seen": between("seen", ("colour 0",), ("colour 1",), learning="transductive-zero-shot"),
         "hold_out": between("hold_out", 0.0, 0.5, **many),
+        "batch_size": between("batch_size", 2, 1000),
     }
 
 
