@@ -28,6 +28,7 @@ from parity_checks import (
     person,
     person_search,
     prompt,
+    pseudo_labels,
     re_identification,
     segmentors,
     selftraining,
@@ -45,7 +46,7 @@ from parity_checks.fixtures import Check, Fixtures
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
 METHODS = (
-    *(head, cache, prompt, towers, transductive, selftraining, testtime, crops, confidence),
+    *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
 OBJECTIVES = (losses, caption_losses, person, person_search, video_losses)

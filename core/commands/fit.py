@@ -193,6 +193,13 @@ def evaluate(
     coverage: Coverage = None,
     set_method: SetMethod = None,
     max_error: MaxError = None,
+    vocabulary_steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Also score a vocabulary that grows to all classes in N steps: extensibility and stability.",
+        ),
+    ] = None,
     redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -229,6 +236,7 @@ def evaluate(
         coverage=coverage,
         set_method=set_method,
         max_error=max_error,
+        vocabulary_steps=vocabulary_steps,
         reporter=reporter(),
     )
     if as_json:

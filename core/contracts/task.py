@@ -24,7 +24,7 @@ ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "wo
 """Recipe keys that every task takes."""
 TRUST = frozenset({"coverage", "set_method", "max_error"})
 USED = ("data", "features", "batch_size", "workers", "resources", "classes", "out", "top", "threshold", "stream")
-USED += tuple(sorted(TRUST))
+USED += ("vocabulary_steps", *sorted(TRUST))
 """Fields of `Use` that only some tasks take."""
 FILE_KINDS = (".csv", ".jsonl", ".html")
 """Suffixes of files of rows; any other place is a folder."""
@@ -83,6 +83,7 @@ class Use:
         reading: options of the domain's reader, in place of the run's own.
         redact: leave names of files, and pictures, out of what is written.
         stream: whether the images come one after the other, and the run learns from each; see `Adapter.stream`.
+        vocabulary_steps: in how many steps the classes come to the vocabulary, for scores of its growth.
     """
 
     run: Run
@@ -105,6 +106,7 @@ class Use:
     reading: Mapping[str, Any] | None = None
     redact: bool = False
     stream: bool | None = None
+    vocabulary_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def evaluate(
     coverage: float | None = None,
     set_method: str | None = None,
     max_error: float | None = None,
+    vocabulary_steps: int | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -85,6 +86,8 @@ def evaluate(
         coverage: share of images whose set of classes is to hold the right one, for classification.
         set_method: how sets are made, "lac", "aps" or "raps".
         max_error: share of the answers given that may be wrong; the others are left open.
+        vocabulary_steps: in how many steps the classes come to the vocabulary: "vocabulary" then says how the run
+            stands its growth (extensibility, stability), for classification.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -113,6 +116,7 @@ def evaluate(
         coverage=coverage,
         set_method=set_method,
         max_error=max_error,
+        vocabulary_steps=vocabulary_steps,
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")

@@ -33,8 +33,13 @@ def light_view(backbone: Backbone, scale: tuple[float, float]) -> View:
     return lambda decoded, seed: transform(decoded, seed=seed)
 
 
-def strong_view(backbone: Backbone) -> View:
-    """SimCLR's: a small crop, a flip, jittered colours, grey at times, blur at times."""
+def strong_view(backbone: Backbone, scale: tuple[float, float] = STRONG_SCALE, blur: float = 0.5) -> View:
+    """SimCLR's: a small crop, a flip, jittered colours, grey at times, blur at times.
+
+    Args:
+        scale: shares of the area that a crop keeps.
+        blur: how often it is blurred.
+    """
     if backbone.channels is not None:
         raise CapabilityError(
             f"strong views jitter the colours of pictures, and these have {len(backbone.channels)} channels; choose "
@@ -42,8 +47,8 @@ def strong_view(backbone: Backbone) -> View:
         )
     size = min(height_and_width(backbone.image_size))
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-    blur = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=0.5)
-    return _augmented(backbone, backbone.image_size, STRONG_SCALE, [jitter, v2.RandomGrayscale(p=0.2), blur])
+    blur = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=blur)
+    return _augmented(backbone, backbone.image_size, scale, [jitter, v2.RandomGrayscale(p=0.2), blur])
 
 
 def local_view(backbone: Backbone) -> View:

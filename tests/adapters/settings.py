@@ -12,6 +12,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "dmn": {"lr": 0.05, "epochs": 1},
     "efficient-prompt": {"layers": 1, "prefix": 2, "postfix": 2},
+    "fpl": {"warmup": 1, "n_ctx": 2, "pseudo_shots": 2, "batch_size": 1000},
+    "grip": {"warmup": 1, "n_ctx": 2, "rounds": 2, "batch_size": 1000},
+    "ifpl": {"warmup": 1, "n_ctx": 2, "rounds": 2, "pseudo_shots": 2, "batch_size": 1000},
+    "gist": {"lr": 1e-2, "batch_size": 4, "texts_per_image": 2, "probe_epochs": 3, "probe_batch_size": 4},
+    "lafter": {"lr": 0.02, "batch_size": 4, "n_ctx": 2, "text_steps": 5},
     "lp-plus-plus": {"views": 1},
     "tpt": {"steps": 2},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
@@ -42,6 +47,15 @@ def of_training(own: str, other: str, **patience: Any) -> dict[str, tuple[dict[s
         "training": between("training", None, {"optimizer": "adam", "eps": 1e-2}),
         "loss_options": between("loss_options", None, {own: {"label_smoothing": 0.5}}, loss=own),
         "patience": between("patience", None, 1, select="best_val", **patience),
+    }
+
+
+def of_pseudo_labels(**many: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Of self-training on pseudo-labels; `many` gives ten and more per class."""
+    return {
+        "seen": between("seen", ("colour 0",), ("colour 1",), learning="transductive-zero-shot"),
+        "hold_out": between("hold_out", 0.0, 0.5, **many),
+        "batch_size": between("batch_size", 2, 1000),
     }
 
 
@@ -88,7 +102,9 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "clip_grad": between("clip_grad", None, 1e-9, lr=0.1, epochs=3),
     },
     "efficient-prompt": {"contrast": between("contrast", 1, 3, batch_size=2, lr=0.01)},
+    "fpl": of_pseudo_labels(pseudo_shots=10),
     "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
+    "grip": of_pseudo_labels(learning="transductive-zero-shot", seen=("colour 0", "colour 1"), rounds=1),
     "gta-clip": {
         "amp": between("amp", None, "bf16", lr=0.01),
         "compared": between("compared", 0.0, 1.0, margin=1.0),
@@ -96,7 +112,12 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "margin": between("margin", 0.0001, 1.0, compared=1.0),
         "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.01),
     },
+    "ifpl": of_pseudo_labels(pseudo_shots=10),
     "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
+    "lafter": {
+        "preset": between("preset", None, "oxford_flowers", text_steps=None, epochs=1),
+        "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),
+    },
     "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
     "lora": {
         **of_training("cross-entropy", "clip", lr=0.03, epochs=6),
@@ -203,5 +224,6 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "selection": between("selection", 0.3, 1.0, temperature=0.01),
     },
     "wise-ft": {"clip_grad": between("clip_grad", None, 1e-4)},
+    "zero-shot": {"debias_mean": between("debias_mean", "geometric", "arithmetic", debias="content-free")},
 }
 """Of options that change no result by themselves: two settings that differ in one alone."""

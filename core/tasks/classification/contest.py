@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
+from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
 from ...metrics.resampled import holm
@@ -46,7 +47,7 @@ from .protocols import drawing_of, notes_on_protocol, protocol_of
 from .published_results import setting_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
-from .scoring import Scores, fitted_zero_shot, score_on
+from .scoring import Scores, score_on
 from .trust import AT_HALF
 
 ZERO_SHOT = "zero-shot"
@@ -119,7 +120,7 @@ class ClassificationContest(Contest):
             return None
         started = time.perf_counter()
         if name == ZERO_SHOT:
-            adapter = fitted_zero_shot(shots.support, prepared.classifier)
+            adapter = zero_shot_of(self.recipe, prepared, shots.support)
             if adapter is None:
                 return None
         else:
@@ -182,6 +183,15 @@ class ClassificationContest(Contest):
             most = max(each.views for each in self._augmented.values() if each.spec == spec)
             drawn[spec] = prepared.augmented(drawn[""], most, augmentation.transform)
         return fewer_views(drawn[spec], augmentation.views)
+
+
+def zero_shot_of(recipe: Recipe, prepared: Prepared | PreparedFeatures, support: FeatureSet) -> Adapter | None:
+    """Zero-shot with the options that the recipe has for it; None where there are no texts."""
+    if not prepared.classifier.has_texts:
+        return None
+    adapter = adapter_of(recipe.with_adapter(ZERO_SHOT))
+    adapter.fit(support, prepared.classifier, backbone=prepared.backbone, seed=recipe.seed)
+    return adapter
 
 
 class Tested:

@@ -19,6 +19,7 @@ from ...runs.run_sections import write_report
 from ...runtime.files import write_whole
 from ..methods import place_of_data
 from .fitting import PREDICTIONS
+from .growing_vocabulary import growth_section
 from .report import ClassificationResults, classification_report
 from .scoring import Scores
 
@@ -75,6 +76,7 @@ def write_evaluation(
         thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
         skipped=[tuple(pair) for pair in skipped],
         groups=scores.groups,
+        further=[growth_section(result["vocabulary"])] if "vocabulary" in result else [],
     )
     report = classification_report(results, run.path)
     place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."

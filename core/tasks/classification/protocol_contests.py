@@ -24,7 +24,7 @@ from ...registry import adapter_class, load_adapter
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .batches import logits_of
-from .contest import ZERO_SHOT, ClassificationContest, Tested, as_uncalibrated
+from .contest import ZERO_SHOT, ClassificationContest, Tested, as_uncalibrated, zero_shot_of
 from .draws import Shots
 from .feature_rows import PreparedFeatures, rows_of_split
 from .fitting import fit_adapter, planned
@@ -33,7 +33,7 @@ from .judgement import LARGEST_CLASS
 from .protocols import Protocol, protocol_of
 from .published_results import setting_of
 from .resources import check_needs
-from .scoring import fitted_zero_shot, score_on
+from .scoring import score_on
 from .transfer import Transfer
 
 QUIET = Reporter(quiet=True)
@@ -159,7 +159,7 @@ class TargetContest(Contest):
     def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         prepared, columns, seconds = self.prepared, None, 0.0
         if entry["adapter"] == ZERO_SHOT:
-            adapter = fitted_zero_shot(self.test, prepared.classifier)
+            adapter = zero_shot_of(self.made.recipe, prepared, self.test)
             if adapter is None:
                 return None
         else:
@@ -246,7 +246,7 @@ class TasksContest(ClassificationContest):
     def _fitted_on(self, name: str, rows: np.ndarray, seed: int) -> np.ndarray:
         prepared, test = self.prepared, self.test.select(torch.from_numpy(rows))
         if name == ZERO_SHOT:
-            adapter = fitted_zero_shot(test, prepared.classifier)
+            adapter = zero_shot_of(self.recipe, prepared, test)
             if adapter is None:
                 raise CapabilityError("zero-shot: these features have no class texts")
         else:

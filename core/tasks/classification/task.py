@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.console import Group
+
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
@@ -53,6 +55,7 @@ from .fitting import (
     summary_of,
     write_predictions,
 )
+from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
@@ -83,7 +86,7 @@ class Classification(Task):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "vocabulary_steps"}) | TRUST
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream"}) | TRUST
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
@@ -259,7 +262,8 @@ class Classification(Task):
         return "auroc" if any(key.startswith("auroc/") for key in rows[0]) else self.deciding
 
     def table(self, metrics: Mapping[str, Any]):
-        return metrics_table(metrics)
+        table = metrics_table(metrics)
+        return Group(table, growth_table(metrics["vocabulary"])) if "vocabulary" in metrics else table
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         return verdict(metrics)

@@ -25,6 +25,7 @@ from ...runtime.files import claimed
 from ...runtime.progress import Reporter
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
+from .growing_vocabulary import check_steps, growth_of
 from .judgement import PROBE_FILE
 from .part_order import order_reliance
 from .predictions import Predictions, check_wishes
@@ -53,6 +54,8 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
+    if use.vocabulary_steps is not None:
+        check_steps(use.vocabulary_steps, len(prepared.class_names), adapter.multilabel_)
     if "base" in adapter.at_predict:
         prepared.base.check_is(use.run.info.get("base") or {})
     _check_same_backbone(adapter, prepared, source)
@@ -67,6 +70,8 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
     how = {"probe": probe, "deciding": deciding_by_protocol(recipe), "columns": columns}
     scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, **how)
+    if use.vocabulary_steps is not None:
+        scores.metrics["vocabulary"] = growth_of(scores, len(names), use.vocabulary_steps, recipe.seed)
     if columns is None:
         scores.metrics.update(order_reliance(prepared, scored, chosen, names, scores.metrics, recipe.seed))
     calibration = Calibration.load(use.run.path) if names is adapter.class_names_ else None

@@ -1,0 +1,195 @@
+"""LaFTer: a classifier learned on texts alone labels images, and the image tower learns from views of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.backbones.prompted import PromptTokens, attach_prompts, width_of
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.features import Batch, TextClassifier
+from ...core.contracts.images import CropTransform
+from ...core.contracts.loss import Loss
+from ...core.contracts.options import option
+from ...core.contracts.outputs import Output
+from ...core.training.views import strong_view
+from ..published_sets import WithPreset
+from ..weights._changes import put_tensors
+from ._towers import SelfTrained, as_tested, train_norms
+
+SMOOTHING = 0.1
+NOISE = 0.1
+"""Standard deviation of what is added to each number of a text feature."""
+STEPS = 400
+PUBLISHED_STEPS = {"caltech101": 500, "fgvc_aircraft": 500, "imagenet": 500, "sun397": 500, "oxford_flowers": 600}
+"""Of the text classifier, where they are not 400."""
+PATCH = 16
+"""By which the tokens' start is drawn, whatever the tower's patches are."""
+TOKENS = "prompts.image.tokens"
+
+
+@dataclass(eq=False, kw_only=True)
+class Lafter(WithPreset, SelfTrained):
+    """LaFTer: Label-Free Tuning of Zero-shot Classifier using Language and Unlabeled Image Collections (Mirza et al.,
+    2023, arXiv 2305.18287).
+
+    (1) A linear classifier without bias is trained on the unit features of all texts of the classes (prompts, and
+    sentences where `--descriptions` gives some) as if they were images: Gaussian noise of 0.1 is added to them anew in
+    each of 400 steps on all of them, the loss is cross-entropy with labels smoothed by 0.1. A copy of it, which stays,
+    labels every unlabelled image as it is tested, by the frozen tower.
+    (2) The classifier, 50 tokens in the image tower and its norms are trained on strongly augmented views of the images
+    with these labels, by the same loss. The student's features are not made unit.
+
+    Both by AdamW at 5e-4, decay 0.01 on all but biases, a constant rate; 50 epochs in batches of 50. `preset` takes the
+    published steps of the text classifier of a set (400 to 600). Views: a crop of 20 to 100 % of the area, a flip,
+    colours jittered, grey at times, blurred; a crop that a domain knows to be safe goes before the published one.
+
+    Assumed of the classes: that the texts tell them apart. Each image is labelled by itself, so that nothing is assumed
+    of how many of the classes occur, and nothing holds the labels even.
+
+    Where it differs from the released code: the last weights are kept (released: the epoch that is best on the test
+    labels is reported); float32; the domain's prompts.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: no unlabelled images, an image tower that takes no tokens or has no norms, several labels per
+            image, or images of other than three channels.
+
+    Example:
+        >>> adapter = build_adapter("lafter", epochs=1, batch_size=4)
+        >>> report = adapter.fit(None, classifier, unlabeled=test, backbone=backbone, resources=unlabelled)
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = (
+        "no fixture: the text classifier and the training are checked against loops written out. The last weights are "
+        "kept (released: the epoch that is best on test labels)"
+    )
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
+    default_epochs: ClassVar[int] = 50
+    published_crop: ClassVar[tuple[float, float]] = (0.2, 1.0)
+    clip_grad: ClassVar[None] = None
+
+    batch_size: int = 50
+    lr: float = 5e-4
+    weight_decay: float = option(0.01, "weight decay on all that trains but biases", low=0)
+    n_ctx: int = option(50, "tokens in the image tower", low=1, high=1024)
+    text_steps: int | None = option(
+        None, "steps of the text classifier; none: 400, or the preset's", low=1, high=1_000_000
+    )
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        return {**super()._settings_of_method(epochs), "schedule": "constant", "decayed": "weights"}
+
+    def _choose(self, backbone: Backbone) -> list[str]:
+        notes = train_norms(backbone, ("image",))
+        width = width_of(backbone, "image")
+        bound = (6 / (3 * PATCH**2 + width)) ** 0.5
+        attach_prompts(backbone, image=PromptTokens(torch.empty(1, self.n_ctx, width).uniform_(-bound, bound)))
+        return notes
+
+    def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
+        before = base.model.state_dict()
+        return {
+            name: value.detach().cpu().clone()
+            for name, value in trained.model.state_dict().items()
+            if name not in before or not torch.equal(value, before[name])
+        }
+
+    def _put(self, backbone: Backbone) -> None:
+        attach_prompts(backbone, image=PromptTokens(self.changed[TOKENS])).requires_grad_(False)
+        put_tensors(backbone, self.changed)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        images = resources["unlabeled_images"]
+        steps = self.text_steps or PUBLISHED_STEPS.get(self.preset, STEPS)
+        head, reached = text_classifier(classifier, steps, self.lr, self.weight_decay, seed)
+        labels = (unlabeled.unit.to(head.device) @ head.T).argmax(dim=1)
+        loss = OfTextLabels(head, labels)
+        safe = images.train_transform.safe_crop if isinstance(images.train_transform, CropTransform) else None
+        crop = self.crop_scale or safe or self.published_crop
+        how = {"view": as_tested(images), "strong_view": strong_view(backbone, crop, blur=1.0)}
+        how |= {"place": resources.get("place"), "seed": seed, "epochs": self.epochs or self.default_epochs}
+        report = self._self_train(loss, images, backbone, **how)
+        self.weights = loss.rows.detach()
+        report.trained_parameters += loss.rows.numel()
+        report.chosen |= {"trained parameters": report.trained_parameters, "text steps": steps}
+        held = int((labels.bincount(minlength=len(classifier)) > 0).sum())
+        report.notes.append(
+            f"a classifier learned on texts alone ({reached:.0%} of them right) gave {len(unlabeled)} unlabelled "
+            f"images {held} of {len(classifier)} classes"
+        )
+        return report
+
+    def _logits(self, batch: Batch) -> Tensor:
+        features = batch.features
+        if features is None:
+            with torch.no_grad():
+                features = self._encoder.encode_image(batch.pixels.to(self._encoder.device), normalize=False)
+        return F.linear(features.float(), self.weights.to(features.device))
+
+    @property
+    def _encoder(self) -> Backbone:
+        return self.adapted(self.towers) if self._made is None else self._made
+
+    def _absent_classes(self, classifier: TextClassifier, unlabeled, base) -> list[str]:
+        """How many classes seem to occur; nothing is assumed of that."""
+        told = super()._absent_classes(classifier, unlabeled, base)
+        each = f"'{self.name}' labels each image by itself and assumes nothing of how many classes occur"
+        return [f"{note.split(';')[0]}; {each}" for note in told]
+
+
+def text_classifier(
+    classifier: TextClassifier, steps: int, lr: float, weight_decay: float, seed: int
+) -> tuple[Tensor, float]:
+    """(C, D) weights that tell the classes' texts apart, and the share of the texts that they do."""
+    texts = torch.cat(list(classifier.prototypes)).float()  # (T, D)
+    counts = torch.tensor([len(of) for of in classifier.prototypes])
+    labels = torch.arange(len(counts)).repeat_interleave(counts).to(texts.device)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(texts.shape[1], len(counts), bias=False).to(texts.device)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
+    for _ in range(steps):
+        noisy = texts + NOISE * torch.randn(texts.shape, generator=generator).to(texts.device)
+        loss = F.cross_entropy(head(noisy), labels, label_smoothing=SMOOTHING)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = float((head(texts).argmax(dim=1) == labels).double().mean())
+    return head.weight.detach(), right
+
+
+class OfTextLabels(Loss):
+    """Smoothed cross-entropy of strong views under labels that stay. Owns the student's classifier.
+
+    Args:
+        rows: (C, D) to start from.
+        labels: (N,) of the images.
+    """
+
+    needs: ClassVar = frozenset({"strong", "index"})
+    outputs: ClassVar[Mapping[str, Output]] = {
+        "strong": Output("features of a strongly augmented view", kind="raw", fields=("pixels_strong1",)),
+    }
+
+    def __init__(self, rows: Tensor, labels: Tensor):
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+        self.register_buffer("labels", labels)
+
+    def further_outputs(self, batch, backbone) -> dict[str, Tensor]:
+        return {"strong": backbone.encode_image(batch["pixels_strong1"], normalize=False)}
+
+    def compute(self, out, progress: float) -> dict[str, Tensor]:
+        logits = F.linear(out["strong"], self.rows)
+        return {"loss": F.cross_entropy(logits, self.labels[out["index"]], label_smoothing=SMOOTHING)}

@@ -1,0 +1,268 @@
+"""GIST: towers tuned on each image with the texts of its class that fit it best, then a linear probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.domain import Item
+from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.images import TrainingImages
+from ...core.contracts.options import option
+from ...core.errors import CapabilityError, ConfigError
+from ...core.prompts.classifier import build_classifier, spoken
+from ...core.training.batches import epoch_batches
+from ...core.training.layers import set_trainable
+from ...core.training.schedules import held
+from ...core.training.small_heads import train_epochs
+from ...core.training.sources import LabelledSource, Remembered
+from ...core.training.train import Task
+from ._towers import TowerAdapter
+from ._training import labels_of, losses_of
+
+AT_ONCE = 64
+"""Images encoded at once for the probe."""
+
+
+@dataclass
+class MatchedSource(LabelledSource):
+    """Pairs of an image and one text of its class.
+
+    Args:
+        captions: the text of each row.
+        images: which image each row is of.
+    """
+
+    captions: Sequence[str] = ()
+    images: Sequence[int] = ()
+
+    @property
+    def texts(self) -> frozenset[str]:
+        return frozenset({"caption"})
+
+    def text(self, kind: str, row: int, epoch: int) -> str:
+        return self.captions[row]
+
+    def image_id(self, row: int) -> int:
+        return self.images[row]
+
+
+@dataclass(eq=False, kw_only=True)
+class Gist(TowerAdapter):
+    """Lewis, Mu, Dalca and Guttag, GIST: Generating Image-Specific Text for Fine-grained Object Classification, 2023,
+    arXiv 2307.11315.
+
+    For fine classes with few labels and texts about each class, which a language model may have written. Each labelled
+    image is matched to the texts of its own class whose features are nearest to its own: its k nearest make k pairs of
+    the image and "CLASS: TEXT". On all pairs both towers and the logit scale are trained by the contrastive loss of
+    CLIP, among the pairs of a batch. Then the towers stay, and a linear probe is trained on the image features as the
+    tower gives them, their norms kept; it alone classifies. Assumed of the classes: each to be learned has an image.
+
+    Published: k = 4, Adam at 1e-6, betas 0.9 and 0.98, eps 1e-6, weight decay 1e-3 in the gradient of all weights, a
+    constant rate, batches of 20 pairs (the last one of an epoch is what is left), crops of 8 to 100 % of the area. The
+    released script trains 200 epochs; its example for few shots takes the weights after 40, as here. The probe: plain
+    SGD at 0.5 in batches of 64, 1,000 epochs, and the weights of the last of the epochs that are best on val; without
+    val those of the last epoch.
+
+    Where it differs from the released code: float32 in place of float16; texts are matched by the backbone that is
+    tuned (released: another one, of LAION-2B); the logit scale is held at 100 at most; a class with fewer texts than k
+    makes pairs of all it has.
+
+    Resources:
+        images: `TrainingImages`.
+        descriptions: texts about each class.
+        place: `TrainingPlace`; without it no checkpoints are kept.
+
+    Raises:
+        ConfigError: an option out of range, or classes without names.
+        CapabilityError: several labels per image; pairs, or classes that it never saw.
+
+    Example:
+        >>> adapter = build_adapter("gist", epochs=1, probe_epochs=5)
+        >>> report = adapter.fit(
+        ...     support, classifier, backbone=backbone, resources={"images": training, "descriptions": sentences}
+        ... )
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = (
+        "no fixture: matching, a training step and the probe are checked against loops written out. Float32 (released: "
+        "float16); texts are matched by the backbone that is tuned; the logit scale stays at 100 at most"
+    )
+    needs: ClassVar[frozenset[str]] = TowerAdapter.needs | {"descriptions"}
+    can: ClassVar[frozenset[str]] = frozenset({"channels"})
+    multilabel: ClassVar[bool] = False
+    state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
+    default_epochs: ClassVar[int] = 40
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    # no options: trained by one loss at one rate, and the last weights are the towers of the probe
+    loss: ClassVar[None] = None
+    loss_options: ClassVar[None] = None
+    training: ClassVar[None] = None
+    prompts_a_class: ClassVar[None] = None
+    warmup: ClassVar[float] = 0.0
+    layer_decay: ClassVar[float] = 1.0
+    clip_grad: ClassVar[None] = None
+    ema: ClassVar[None] = None
+    select: ClassVar[str] = "last"
+    patience: ClassVar[None] = None
+
+    batch_size: int = option(20, "pairs per step, of all processes together", low=2, high=1_048_576)
+    lr: float = 1e-6
+    weight_decay: float = option(1e-3, "weight decay on all that trains", low=0)
+    texts_per_image: int = option(4, "texts that each image is paired with, the nearest of its class", low=1, high=1000)
+    probe_epochs: int = option(1000, "epochs of the linear probe", low=1, high=1_000_000)
+    probe_lr: float = option(0.5, "learning rate of the linear probe", above=0)
+    probe_batch_size: int = option(64, "images per step of the linear probe", low=1, high=1_048_576)
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        adam = {"optimizer": "adam", "betas": (0.9, 0.98), "eps": 1e-6, "decayed": "all"}
+        return {**adam, "schedule": "constant", "drop_last": False}
+
+    def _choose(self, backbone: Backbone) -> list[str]:
+        set_trainable(backbone)
+        return []
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        images: TrainingImages = resources["images"]
+        if not self.class_names_:
+            raise ConfigError(f"{self.name} writes texts behind class names, and none are given; name the classes")
+        matched = matched_texts(support, resources["descriptions"], self.class_names_, backbone, self.texts_per_image)
+        names = [spoken(self.class_names_[label]) for label in support.labels.tolist()]
+        rows = [row for row, texts in enumerate(matched) for _ in texts]
+        captions = [f"{name}: {text}" for name, texts in zip(names, matched) for text in texts]
+        items = [images.items[row] for row in rows]
+        task = Task(
+            source=MatchedSource(items, Remembered(images.load), (), captions, rows),
+            losses=losses_of(None, "clip"),
+            view=self._view(images.train_transform),
+            identity={"pairs": [[item.id, text] for item, text in zip(items, captions)]},
+        )
+        self.backbone_ = backbone.fingerprint
+        epochs = self.epochs or self.default_epochs
+        report = self._train(task, epochs, backbone, None, resources.get("place"), seed)
+        return self._with_probe(report, images, captions, seed)
+
+    def _with_probe(self, report: FitReport, images: TrainingImages, captions: Sequence[str], seed: int) -> FitReport:
+        """Train the linear probe on the towers as they are now; the report of both."""
+        seen = encoded(self._made, images, images.items)
+        val = encoded(self._made, images, images.val) if images.val else None
+        self.head, self.head_bias, epoch, score = trained_probe(
+            seen,
+            val,
+            len(self.class_names_),
+            epochs=self.probe_epochs,
+            lr=self.probe_lr,
+            batch_size=self.probe_batch_size,
+            seed=seed,
+        )
+        count = report.trained_parameters + self.head.numel() + self.head_bias.numel()
+        chosen = {**report.chosen, "trained parameters": count, "probe epoch": epoch}
+        words = report.chosen_on if score is None else f"val ({len(images.val)} images)"
+        notes = [*report.notes, f"{len(images.items)} images make {len(captions)} pairs with the texts nearest to them"]
+        decided = {"chosen": chosen, "chosen_on": words, "val_score": score, "notes": notes}
+        return replace(report, **decided, trained_parameters=count)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        features = batch.features
+        if features is None:
+            with torch.no_grad():
+                features = self._tuned.encode_image(batch.pixels.to(self._tuned.device), normalize=False)
+        return F.linear(features.float(), self.head.to(features.device), self.head_bias.to(features.device))
+
+    @property
+    def _tuned(self) -> Backbone:
+        if self._made is None:
+            raise CapabilityError(f"adapter '{self.name}' has no towers to encode pixels; call adapted(backbone) first")
+        return self._made
+
+    def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
+        raise CapabilityError(f"adapter '{self.name}' learned a probe of its classes, which cannot name others")
+
+    def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
+        raise CapabilityError(f"adapter '{self.name}' matches texts to labelled images, pairs have theirs; use full")
+
+
+def matched_texts(
+    support: FeatureSet,
+    descriptions: Sequence[Sequence[str]],
+    class_names: Sequence[str],
+    backbone: Backbone,
+    count: int,
+) -> list[list[str]]:
+    """For each image the texts of its own class nearest to it, the best first.
+
+    Args:
+        support: N labelled images.
+        descriptions: C sequences of texts; those of classes without an image are not encoded.
+        count: of an image; fewer where its class has fewer.
+    """
+    labels = support.labels.tolist()
+    texts = {str(label): list(dict.fromkeys(descriptions[label])) for label in sorted(set(labels))}
+    prototypes = build_classifier(backbone, list(texts), [], descriptions=texts).prototypes
+    features = dict(zip(texts, prototypes))  # of each class (T, D)
+    matched = []
+    for label, unit in zip(map(str, labels), support.unit.to(backbone.device)):
+        nearest = (features[label] @ unit).topk(min(count, len(texts[label]))).indices
+        matched.append([texts[label][place] for place in nearest.tolist()])
+    return matched
+
+
+@torch.no_grad()
+def encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> FeatureSet:
+    """Labelled features of images as they are, not normalised."""
+    blocks = [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
+    features = [
+        towers.encode_image(
+            torch.stack([images.eval_transform(images.load(item)) for item in block]).to(towers.device), normalize=False
+        )
+        for block in blocks
+    ]
+    return FeatureSet(torch.cat(features), labels_of(items).to(towers.device))
+
+
+def trained_probe(
+    seen: FeatureSet,
+    val: FeatureSet | None,
+    classes: int,
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    seed: int,
+) -> tuple[Tensor, Tensor, int, float | None]:
+    """(C, D) weights and (C,) bias of a linear probe, the epoch they are of (from 1), and its accuracy on val.
+
+    Args:
+        seen, val: labelled features, taken as they are; without val the last epoch counts.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        probe = nn.Linear(seen.dim, classes)
+    probe = probe.to(seen.features.device)
+    batches = epoch_batches(len(seen), batch_size, seed, device=seen.features.device)
+    optimizer, rates = torch.optim.SGD(probe.parameters(), lr=lr), held([lr] * epochs, len(batches(0)))
+
+    def loss_of(epoch: int, index: Tensor) -> Tensor:
+        return F.cross_entropy(probe(seen.features[index]), seen.labels[index])
+
+    kept, best = (epochs, None), -1.0
+    for epoch in train_epochs(optimizer, rates, batches, loss_of):
+        if val is None:
+            continue
+        with torch.no_grad():
+            score = float((probe(val.features).argmax(dim=1) == val.labels).double().mean())
+        if score >= best:
+            best, kept = score, (epoch.number + 1, score)
+            weights = [parameter.detach().clone() for parameter in probe.parameters()]
+    if val is None:
+        weights = [parameter.detach() for parameter in probe.parameters()]
+    return (*weights, *kept)
