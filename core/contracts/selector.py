@@ -59,7 +59,7 @@ class Selector(ABC):
             seed: fixes all that is random.
 
         Raises:
-            ConfigError: more rows than there are candidates. CapabilityError: it goes by predictions and there are none.
+            ConfigError: more rows than there are candidates. CapabilityError: it needs predictions, and there are none.
         """
         if not 0 <= count <= len(pool.candidates):
             raise ConfigError(f"selector '{self.name}': {count} of {len(pool.candidates)} candidates are asked for")

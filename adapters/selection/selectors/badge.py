@@ -15,10 +15,10 @@ from ....core.contracts.selector import Pool, Selector
 class Badge(Selector):
     """Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds (Ash et al., 2020, arXiv 1906.03671).
 
-    The gradient of a linear head, if the predicted class were the true one, is the outer product of (prediction as one-hot
-    minus probabilities) and features. The first image has the longest gradient; each further one is drawn with a
-    probability that grows as the squared distance of its gradient to the nearest one chosen, as k-means++ seeds
-    its centres. Distances are computed from the two factors, so that no (M, C x D) matrix is made.
+    The gradient of a linear head, if the predicted class were the true one, is the outer product of (prediction as
+    one-hot minus probabilities) and features. The first image has the longest gradient; each further one is drawn with
+    a probability proportional to the squared distance of its gradient to the nearest one chosen, as k-means++ seeds its
+    centres. Distances are computed from the two factors, so that no (M, C x D) matrix is made.
 
     Example:
         >>> build_selector("badge").select(pool, 3, seed=1)

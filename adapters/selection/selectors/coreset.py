@@ -16,8 +16,8 @@ CENTRES_AT_ONCE = 256
 
 @dataclass(eq=False, kw_only=True)
 class Coreset(Selector):
-    """The greedy k-centre algorithm of Active Learning for Convolutional Neural Networks: A Core-Set Approach (Sener and
-    Savarese, 2018, arXiv 1708.00489), by Euclidean distances of features.
+    """The greedy k-centre algorithm of Active Learning for Convolutional Neural Networks: A Core-Set Approach (Sener
+    and Savarese, 2018, arXiv 1708.00489), by Euclidean distances of features.
 
     Where nothing is labelled the first centre is drawn at random.
 

@@ -12,8 +12,8 @@ from ....core.contracts.selector import Pool, Selector
 
 @dataclass(eq=False, kw_only=True)
 class Entropy(Selector):
-    """Uncertainty sampling by entropy (Active Learning Literature Survey, Settles, 2009, University of Wisconsin-Madison
-    Computer Sciences Technical Report 1648).
+    """Uncertainty sampling by entropy (Active Learning Literature Survey, Settles, 2009, Computer Sciences Technical
+    Report 1648 of the University of Wisconsin-Madison).
 
     `epsilon` inside the logarithm is that of PCB's released code.
 

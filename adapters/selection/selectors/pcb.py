@@ -20,7 +20,7 @@ RANDOM, PREDICTED = "random", "predicted"
 class Pcb(Selector):
     """Active Prompt Learning in Vision Language Models (Bang, Ahn and Lee, 2024, arXiv 2311.11178).
 
-    `base` chooses `share` of the whole pool as candidates, or as many as are to be labelled where that is more. Of these
+    `base` chooses `share` of the whole pool as candidates, or as many as are to be labelled where that is more. Of them
     one is drawn at a time: at random among those predicted as the class that has the fewest images so far, labelled
     ones by their labels and drawn ones by their predictions; at random among all where none is predicted as that class.
 
