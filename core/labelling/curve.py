@@ -63,8 +63,8 @@ class Payoff:
 def payoff(points: Sequence[Point]) -> Payoff | None:
     """Whether further labels pay, by the last model and the one with half as many labels or fewer.
 
-    They pay where the gain is above 0 beyond chance. They do not where its interval ends below `WORTH`. Else nobody can
-    tell from so few images.
+    They do not where the interval of the gain ends below `WORTH`. They do where the gain is above 0 beyond chance. Else
+    nobody can tell from so few images.
 
     Args:
         points: by rising numbers of labels; on the same images.
@@ -80,7 +80,7 @@ def payoff(points: Sequence[Point]) -> Payoff | None:
         return None
     first = earlier[-1]
     low, high = paired_interval(first.right, last.right)
-    verdict = PAYS if low > 0 else PAYS_NOT if high < WORTH else UNKNOWN
+    verdict = PAYS_NOT if high < WORTH else PAYS if low > 0 else UNKNOWN
     return Payoff(verdict, first.labels, last.labels, last.accuracy - first.accuracy, (low, high))
 
 

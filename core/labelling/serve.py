@@ -314,6 +314,7 @@ def _listening(port: int) -> socket.socket:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # a browser that comes before the server is ready waits
     except OSError as error:
         listening.close()
         raise ConfigError(f"--port {port}: cannot be used ({error.strerror}); omit it for one that is free") from error
