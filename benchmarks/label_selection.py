@@ -2,7 +2,7 @@
 
     python benchmarks/label_selection.py                           # measures all sets and prints the table
     python benchmarks/label_selection.py "WHU-RS19 features" wbc   # some of them
-    python benchmarks/label_selection.py --seeds 2                 # fewer seeds
+    python benchmarks/label_selection.py --methods default         # random and what `vladapt select` takes alone
 
 For each seed the pool has up to so many images per class (`SETS`), and all other images test. In each round as many
 images are selected as there are classes; then linear-probe is fitted on all that are labelled. Its predictions select
@@ -42,7 +42,7 @@ DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
 SEEDS = 5
 FURTHEST = 0.6
 """Share of the pool up to which labels are followed."""
-RANDOM, DEFAULT = "random", f"{METHOD}, as select has it"
+RANDOM, DEFAULT = "random", "default"
 METHODS = {
     RANDOM: (RANDOM, {}),
     "entropy": ("entropy", {}),
@@ -61,17 +61,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"sets, of {', '.join(SETS)}; all by default")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public data")
+    parser.add_argument("--methods", default=",".join(METHODS), help=f"of {', '.join(METHODS)}; random always")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how often each set is divided")
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in SETS]:
         parser.error(f"there is no set {unknown[0]}; there are {', '.join(SETS)}")
+    methods = list(dict.fromkeys([RANDOM, *given.methods.split(",")]))
+    if unknown := [name for name in methods if name not in METHODS]:
+        parser.error(f"there is no method {unknown[0]}; there are {', '.join(METHODS)}")
     found = {}
     for name in given.names or SETS:
         if (read := features_of(name, given.data)) is None:
             print(f"skipped: {name} is not in {given.data}", file=sys.stderr)
             continue
         started = time.process_time()
-        found[name] = curves(*read, SETS[name], given.seeds)
+        found[name] = curves(*read, SETS[name], given.seeds, methods)
         print(f"{name}: {time.process_time() - started:.0f} s of CPU time", file=sys.stderr)
     if not found:
         raise SystemExit(f"{given.data} has none of these sets; name the folder of the public data in VLADAPT_DATA")
@@ -92,13 +96,16 @@ def features_of(name: str, data: Path) -> tuple[FeatureSet, TextClassifier] | No
     return prepared.features(prepared.data.items, "images"), prepared.classifier
 
 
-def curves(features: FeatureSet, classifier: TextClassifier, most: int, seeds: int) -> dict[str, np.ndarray]:
+def curves(
+    features: FeatureSet, classifier: TextClassifier, most: int, seeds: int, methods: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Method -> (seeds, rounds) balanced accuracy; "labels" -> (rounds,) numbers of labels, "pool" its size."""
-    every: dict[str, list[list[float]]] = {name: [] for name in METHODS}
+    every: dict[str, list[list[float]]] = {name: [] for name in methods}
     numbers: list[list[int]] = []
     for seed in range(1, seeds + 1):
         pool, test = divided(features.labels, most, seed)
-        for name, (selector, options) in METHODS.items():
+        for name in methods:
+            selector, options = METHODS[name]
             parts = features.select(pool), features.select(test)
             made = list(run(build_selector(selector, **options), *parts, classifier, seed))
             every[name].append([score for _, score in made])
@@ -167,7 +174,7 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> Iterator[str]:
     yield f"| selection | {' | '.join(found)} |"
     yield f"| --- |{' ---: |' * len(found)}"
     goals = {name: goal_of(made) for name, made in found.items()}
-    for method in METHODS:
+    for method in (name for name in METHODS if name in next(iter(found.values()))):
         cells = []
         for name, made in found.items():
             half, goal = goals[name]
@@ -175,7 +182,8 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> Iterator[str]:
             last = made["labels"][-1]
             cells.append(f"{count:.0f} ({100 * count / half:.0f} %)" if np.isfinite(count) else f"over {last}")
         yield f"| {method} | {' | '.join(cells)} |"
-    yield ""
+    options = "".join(f" with {name} {value}" for name, value in METHOD_OPTIONS.items())
+    yield f"\nThe default is {METHOD}{options}.\n"
     for name, (half, goal) in goals.items():
         made = found[name]
         spread = made[RANDOM][:, list(made["labels"]).index(half)].std()

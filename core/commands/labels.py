@@ -52,7 +52,7 @@ def select(
     task: Task = None,
     adapter: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Method that predicts once there are labels; by default the domain's, auto."),
+        typer.Option(metavar="NAME", help="Method that predicts once there are labels; by default auto."),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Fixes all that is random; 1 by default.")] = None,
     backbone: Backbone = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain, DomainData
 from ..contracts.features import Batch, FeatureSet, TextClassifier
-from ..contracts.recipe import SAMPLE, Recipe
+from ..contracts.recipe import AUTO, SAMPLE, Recipe
 from ..contracts.task import Task, refuse_unused
 from ..data.label_files import (
     RANDOM,
@@ -121,7 +121,7 @@ def select(
     selector, task = build_selector(method, **(options or {})), task_of(recipe, domain)
     answers, source = read_answers(labelled) if labelled is not None else ([], None)
     classes = _classes(recipe, task, source)
-    adapter = _adapter(recipe, recipe.adapter_name or task.domain.default_adapter)
+    adapter = _adapter(recipe, recipe.adapter_name or AUTO)
     _check_labels(answers, source, classes, labelled, task)
     if budget < 1:
         raise ConfigError(f"--budget {budget}: give a number from 1 on")
@@ -240,6 +240,7 @@ class _Rows:
 
     def __init__(self, prepared: Prepared, answers: Sequence[Answer], adapter: Callable[[], Adapter], seed: int):
         self.adapter, self.seed, self.classifier = adapter, seed, prepared.classifier
+        self._models: dict[tuple[int, ...], Callable[[FeatureSet], Tensor]] = {}
         self.features = prepared.features(prepared.data.items, "the pool")
         by_id = {item.id: item for item in prepared.data.items}
         self.items = [by_id[id_] for id_ in self.features.ids]
@@ -279,15 +280,16 @@ class _Rows:
 
     def _model(self, rows: Sequence[int]) -> Callable[[FeatureSet], Tensor] | None:
         """Rows -> logits, of the adapter fitted on some labelled rows; zero-shot's where that cannot be."""
-        if rows:
+        key = tuple(rows)
+        if rows and key not in self._models:
             labels = torch.tensor([self.labels[row][0] for row in rows], device=self.features.features.device)
             support = replace(self.features.select(list(rows)), labels=labels, class_names=self.class_names)
             try:
-                return _fitted(self.adapter(), support, self.classifier, self.seed)
+                self._models[key] = _fitted(self.adapter(), support, self.classifier, self.seed)
             except CapabilityError as error:
                 self.notes.append(f"Zero-shot predicts, {len(rows)} labels being too few: {error}")
-        if not self.classifier.has_texts:
-            return None
+        if key in self._models or not self.classifier.has_texts:
+            return self._models.get(key)
         return lambda features: self.classifier.logits(features.unit)
 
 

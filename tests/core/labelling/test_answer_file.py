@@ -102,7 +102,7 @@ def test_other_files_are_refused_and_kept(opened, todo, pool):
         with pytest.raises(DataError, match=words):
             opened(name=name)
         assert (pool.parent / name).read_text() == text
-    with pytest.raises(ConfigError, match="written as .csv"):
+    with pytest.raises(ConfigError, match=r"written as \.csv"):
         opened(name="labels.txt")
     with pytest.raises(ConfigError, match="is the list of images itself"):
         opened(todo(), name="todo.csv")
