@@ -61,6 +61,7 @@ ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
     "metrics_retrieval_multi": "in the tests of `core/metrics`",
     "video_sampling": "in the tests of `domains/video`",
+    "pcb": "in the tests of `adapters/selection`",
     "metrics_reid": "in the tests of `core/metrics` and `domains/person`",
     "denseclip": "in the tests of `domains/open_vocab`",
     "mmcv_ops": "in the tests of `domains/open_vocab`",

@@ -12,7 +12,9 @@ from .tables import backbone_lines, echo, print_json, show_table
 
 
 def list_names(
-    what: Annotated[str, typer.Argument(help="domains, adapters, tasks, backbones, losses, metrics or recipes.")],
+    what: Annotated[
+        str, typer.Argument(help="domains, adapters, selectors, tasks, backbones, losses, metrics or recipes.")
+    ],
     domain: Annotated[str | None, typer.Option(help="Of backbones: those made for a domain.")] = None,
     can: Annotated[str | None, typer.Option(help="Of backbones: those with a capability, such as prompt.")] = None,
     as_json: Json = False,
@@ -55,10 +57,10 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show an adapter, loss, metric, domain, task or backbone with its options; or a recipe as it would run.
+    """Show an adapter, selector, loss, metric, domain, task or backbone with its options; or a recipe as it would run.
 
-    KIND is adapter, loss, metric, domain, task, recipe or backbone. Of a recipe every default is filled in; a config
-    for mmdet or mmsegmentation is shown as it is, to copy.
+    KIND is adapter, selector, loss, metric, domain, task, recipe or backbone. Of a recipe every default is filled in; a
+    config for mmdet or mmsegmentation is shown as it is, to copy.
 
     Example: vladapt show tip-adapter
     """

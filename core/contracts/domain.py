@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ConfigError, DataError, UnknownNameError
 from .options import option, options_from, settle, whole_number
+from .pictures import Pictured
 from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class DomainData:
         return replace(self, items=list(items))
 
 
-class Domain(ABC):
+class Domain(Pictured, ABC):
     """Base of all domains. Subclasses set `name`, `tasks` and implement `read`, `sample` and `templates`.
 
     Class attributes:

@@ -20,7 +20,7 @@ from ..contracts.options import options_from, options_of
 from ..registry.catalogue import PACKAGE_ROOT
 
 EXTRAS = (
-    *("embedded", "open-clip", "hf", "fine-tune", "retrieval"),
+    *("embedded", "open-clip", "hf", "fine-tune", "retrieval", "labels"),
     *("medical", "remote-sensing", "person", "video", "open-vocab", "dev"),
 )
 DISPLAY_FREE = "opencv-contrib-python-headless"

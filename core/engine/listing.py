@@ -15,8 +15,8 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 
-KINDS = ("domains", "adapters", "tasks", "backbones", "losses", "metrics", "recipes")
-SINGULAR = ("adapter", "loss", "metric", "domain", "task", "recipe", "backbone")
+KINDS = ("domains", "adapters", "selectors", "tasks", "backbones", "losses", "metrics", "recipes")
+SINGULAR = ("adapter", "selector", "loss", "metric", "domain", "task", "recipe", "backbone")
 
 
 @dataclass
@@ -44,8 +44,8 @@ class Shown:
 
 
 def listing(what: str) -> list[dict[str, str]]:
-    """Rows {"name", "what"} of domains, adapters, tasks, backbones, losses, metrics or recipes; of those that a domain
-    brings also "domain", of methods whose formula is partly ours "experimental". Nothing is imported.
+    """Rows {"name", "what"} of one of `KINDS`; of those that a domain brings also "domain", of methods whose formula is
+    partly ours "experimental". Nothing is imported.
 
     Raises:
         UnknownNameError: something else is asked for.
@@ -102,7 +102,7 @@ def kinds_of(name: str) -> list[str]:
 
 
 def shown(kind: str, name: str) -> Shown:
-    """The description, options and facts of an adapter, loss, metric, domain, task or backbone.
+    """The description, options and facts of an adapter, selector, loss, metric, domain, task or backbone.
 
     Raises:
         UnknownNameError: nothing of that kind has that name.
@@ -113,14 +113,17 @@ def shown(kind: str, name: str) -> Shown:
         return _domain(name)
     if kind == "metric":
         return _metric(name)
-    from ..registry import adapter_class, loss_class, task_class
+    from ..registry import adapter_class, loss_class, selector_class, task_class
 
-    cls = {"adapter": adapter_class, "loss": loss_class, "task": task_class}[kind](name)
+    classes = {"adapter": adapter_class, "selector": selector_class, "loss": loss_class, "task": task_class}
+    cls = classes[kind](name)
     text = inspect.cleandoc(cls.__doc__ or "")
     if kind == "task":
         options = [] if cls.options is None else list(options_of(cls.options))
         facts = [("takes", ", ".join(sorted(cls.takes))), ("compares", ", ".join(sorted(cls.compares)) or "nothing")]
         return Shown(kind, name, text, options, "--set NAME=value", facts)
+    if kind == "selector":
+        return Shown(kind, name, text, list(options_of(cls)), "--set method.NAME=value")
     how = "--set adapter.NAME=value" if kind == "adapter" else f"--set loss.{name}.NAME=value"
     facts = [("experimental", cls.experimental)] if cls.experimental else []
     if kind == "adapter":
@@ -146,13 +149,15 @@ def only_kind(name: str) -> str:
 
 
 def _plurals() -> dict[str, str]:
-    return {"adapter": "adapters", "loss": "losses", "metric": "metrics", "domain": "domains", "task": "tasks"}
+    kinds = ("adapter", "selector", "metric", "domain", "task")
+    return {"loss": "losses", **{kind: f"{kind}s" for kind in kinds}}
 
 
 def _entries(plural: str) -> dict[str, Entry]:
     kinds = {
         "domains": catalogue.domains,
         "adapters": catalogue.adapters,
+        "selectors": catalogue.selectors,
         "tasks": catalogue.tasks,
         "losses": catalogue.losses,
         "metrics": catalogue.metrics,

@@ -20,6 +20,7 @@ from .catalogue import PACKAGE, Entry, find
 
 if TYPE_CHECKING:
     from ..contracts.loss import Loss
+    from ..contracts.selector import Selector
 
 
 def adapter_class(name: str) -> type[Adapter]:
@@ -149,6 +150,30 @@ def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any)
     """
     cls = loss_class(name)
     return cls(dims, **chosen(cls, options, f"loss '{name}'"))
+
+
+def selector_class(name: str) -> type[Selector]:
+    """The class of a selector.
+
+    Raises:
+        UnknownNameError: no selector has that name.
+    """
+    from ..contracts.selector import Selector
+
+    cls = _load(find(name, catalogue.selectors(), "selector"), Selector)
+    cls.name = name
+    return cls
+
+
+def build_selector(name: str, **options: Any) -> Selector:
+    """A selector of images to label, by name.
+
+    Raises:
+        UnknownNameError: no selector, or no option, has that name.
+        ConfigError: an option's value is not usable.
+    """
+    cls = selector_class(name)
+    return cls(**chosen(cls, options, f"selector '{name}'"))
 
 
 def _load(entry: Entry, base: type):

@@ -1,10 +1,11 @@
 """Which adapters, domains, tasks, losses and recipes there are, by file names and entry points; nothing is imported.
 
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
-`core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`. A domain brings more of each in
-folders of its own: `domains/<d>/{adapters,losses,metrics,tasks,commands,recipes}/*.py`. Packages outside add names
-through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics` and `.commands`. Names are
-unique per kind.
+`core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `coreset` is
+`adapters/selection/selectors/coreset.py`. A domain brings more of each in folders of its own:
+`domains/<d>/{adapters,losses,metrics,tasks,commands,recipes}/*.py`. Packages outside add names through the entry points
+`vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.commands` and `.selectors`. Names are unique per
+kind.
 """
 
 from __future__ import annotations
@@ -83,6 +84,11 @@ def metrics() -> dict[str, Entry]:
 def commands() -> dict[str, Entry]:
     """Command name -> entry, of those that domains bring."""
     return _named("command", "domains/*/commands/*.py")
+
+
+def selectors() -> dict[str, Entry]:
+    """Selector name -> entry, of those that choose images to label."""
+    return _named("selector", "adapters/selection/selectors/*.py")
 
 
 def recipes() -> dict[str, Path]:

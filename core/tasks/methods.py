@@ -13,6 +13,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import SPLITS, Domain, DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import SAMPLE, Recipe
+from ..data.label_files import is_label_file, read_label_file
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, drop_unreadable
@@ -123,7 +124,7 @@ def check_packages(adapter: Adapter) -> None:
 
 
 def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
-    """The recipe's data set, or the domain's own sample.
+    """The recipe's data set, the domain's own sample, or the images of a table that `vladapt label` wrote.
 
     Raises:
         DataError: there is no such file or folder, or nothing usable in it.
@@ -133,6 +134,8 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
         return domain.sample(task)
     if not Path(path).exists():
         raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or 'sample'")
+    if is_label_file(path):
+        return read_label_file(path, domain, task, recipe.reading)
     return domain.read(path, task, **recipe.reading)
 
 

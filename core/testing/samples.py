@@ -110,6 +110,18 @@ def images_decode(trial: DomainTrial) -> Iterator[str]:
                 )
 
 
+def items_can_be_looked_at(trial: DomainTrial) -> Iterator[str]:
+    """`picture` gives stills by name, by which a person can label."""
+    for each in _of_whole_items(trial):
+        for item in _some(each.data.items):
+            stills = trial.domain.picture(item, each.data.load)
+            for name, still in stills.items():
+                if still.dtype != np.uint8 or still.ndim != 3 or still.shape[-1] != 3 or 0 in still.shape:
+                    yield f"{each.words}: picture() of '{item.id}' shows {still.dtype} {still.shape} as '{name}'"
+            if not stills:
+                yield f"{each.words}: picture() of '{item.id}' shows nothing"
+
+
 def masks_decode(trial: DomainTrial) -> Iterator[str]:
     """As large as the image, one class per pixel, or 255."""
     for each in _of_whole_items(trial):
@@ -179,6 +191,7 @@ SAMPLE_RULES = (
     targets_fit_the_classes,
     fewer_classes_are_renumbered,
     images_decode,
+    items_can_be_looked_at,
     masks_decode,
     pixels_are_inputs,
     reading_again_gives_the_same,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...core.contracts import domain
 from ...core.contracts.domain import Decoded, Domain, DomainData, Item
 from ...core.contracts.options import option
+from ...core.contracts.pictures import STILL, as_still
 from ...core.data.files import Format, format_of
 from ...core.data.images import IMAGE
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .formats import PLANES, dicom_format, nifti_format
-from .intensity import check_window
+from .intensity import MINMAX, check_window
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
@@ -33,6 +37,9 @@ USED_BY = {
     "label_tag": ("DICOM",),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
+AS_READ = "as read"
+SHOWN_WINDOWS = {"DICOM": (MINMAX, "soft-tissue", "lung", "bone", "brain"), "NIfTI": (MINMAX,)}
+"""Kind of file -> windows that it is labelled in, besides its own."""
 
 
 def check_modality(modality: str | None) -> str:
@@ -184,6 +191,18 @@ class Medical(Domain):
 
         flips = {"flip": 0.0} if self.modality in SIDED else {}
         return MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
+
+    def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
+        """As read; a scan in its full range too, and one of computed tomography in the usual windows."""
+        stills = super().picture(item, load)
+        fmt = None if "array" in item.decode else format_of(item.source, self.reading().formats)
+        windows = () if fmt is None else SHOWN_WINDOWS.get(fmt.name, ())
+        if windows:
+            stills = {AS_READ: stills[STILL]}
+        for window in windows:
+            with suppress(DataError):  # no Hounsfield units: not a CT
+                stills[window] = as_still(load(item.with_(decode={**item.decode, "window": window})))
+        return stills
 
     def _read(self, path: Path, reading: Reading) -> DomainData:
         from ...core.data.detect import read_any

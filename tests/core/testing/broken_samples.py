@@ -356,6 +356,12 @@ class NoDigest(Changed):
         return item.with_(decode={"index": index})
 
 
+@breaks("its sample: picture() of 'patch-0' shows nothing")
+class NoPicture(Whole):
+    def picture(self, item, load):
+        return {}
+
+
 class FrameByFrame(Pixels):
     def __call__(self, image, seed=None):
         each = super().__call__

@@ -1,0 +1,216 @@
+"""Labels where they are worth most: `select` lists images, `label` opens the page on which they are labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ConfigError
+from .options import (
+    Amp,
+    Backbone,
+    BatchSize,
+    Data,
+    Debug,
+    Device,
+    Domain,
+    Json,
+    Sets,
+    Task,
+    Workers,
+    data_flags,
+    recipe_of,
+)
+from .tables import echo, echo_skipped, print_json, reporter
+
+if TYPE_CHECKING:
+    from ..engine.select import Selected
+
+OF_METHOD = "method."
+"""How an option of a selector begins behind `--set`."""
+
+
+def select(
+    out: Annotated[str, typer.Option(help="File to write, .csv: the images to label.")],
+    data: Data = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="The classes: a,b,c or a text file with one per line.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(metavar="N", help="How many images to label; 50 by default.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How they are chosen (`vladapt list selectors`); by default pcb.")
+    ] = None,
+    labelled: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What `vladapt label` wrote so far: these are not asked again.")
+    ] = None,
+    wrong_labels: Annotated[
+        bool, typer.Option("--wrong-labels", help="List the images of a labelled set whose labels look wrong instead.")
+    ] = False,
+    domain: Domain = None,
+    task: Task = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Method that predicts once there are labels; by default auto."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Fixes all that is random; 1 by default.")] = None,
+    backbone: Backbone = None,
+    device: Device = None,
+    amp: Amp = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
+) -> None:
+    """List the images that are worth labelling next, one in five of them drawn at random to tell accuracy by.
+
+    Example: vladapt select --data ./photos --classes "cat, dog" --budget 50 --out todo.csv
+    """
+    from ..engine.select import select as engine_select
+    from ..engine.select import select_wrong_labels
+
+    flags = data_flags(domain, task, data, None, backbone, device, amp, batch_size, workers, classes)
+    flags.update({"adapter.name": adapter, "seed": seed, **(of_domain or {})})
+    options, others = _options_of_method(sets)
+    recipe = recipe_of(None, None, others, flags)
+    if wrong_labels:
+        given = {"--method": method, "--labelled": labelled, f"--set {OF_METHOD}": options}
+        if unused := next((flag for flag, value in given.items() if value), None):
+            raise ConfigError(f"{unused}: not for --wrong-labels; omit it")
+        selected = select_wrong_labels(recipe, out, budget=budget, reporter=reporter())
+    else:
+        budget = 50 if budget is None else budget
+        selected = engine_select(
+            recipe, out, budget=budget, method=method, options=options, labelled=labelled, reporter=reporter()
+        )
+    if as_json:
+        print_json(_as_json(selected))
+        return
+    echo_skipped(selected.skipped)
+    for line in [*selected.notes, *(_of_doubts(selected) if wrong_labels else _of_round(selected))]:
+        echo(line)
+    if selected.file is not None:
+        echo(f"Label:  vladapt label {selected.file} --out {'corrections' if wrong_labels else 'labels'}.csv")
+
+
+def label(
+    todo: Annotated[str | None, typer.Argument(help="A table that `vladapt select` wrote.")] = None,
+    out: Annotated[str | None, typer.Option(help="File of labels, .csv; one that is there is gone on with.")] = None,
+    several: Annotated[bool, typer.Option("--several", help="An image may have several labels, or none.")] = False,
+    labeller: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who labels; by default the user's name on this machine.")
+    ] = None,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; by default any that is free.")] = 0,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    merge: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="List where two files of labels disagree, and end.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where the images are, if outside the folder of the table.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Open a page on this machine where images are labelled by keys; each answer is written at once.
+
+    Example: vladapt label todo.csv --out labels.csv
+    """
+    if merge is not None:
+        if todo is not None or out is not None:
+            raise ConfigError("--merge: compares two files of labels; omit the table and --out")
+        _merge(*merge, as_json)
+        return
+    if todo is None or out is None:
+        raise ConfigError("give the table of images and --out labels.csv, or --merge A B")
+    from ..labelling.serve import serve
+
+    def opened(address: str, images: int, done: int) -> None:
+        if as_json:
+            print_json({"address": address, "images": images, "labelled": done, "out": out})
+            return
+        echo(f"Label {images} images ({done} done): {address}")
+        echo(f"Answers are written to {out} at once. End with Ctrl-C; the same command goes on.")
+
+    serve(todo, out, several=several, labeller=labeller, port=port, root=root, browser=show, opened=opened)
+
+
+def _options_of_method(sets: list[str] | None) -> tuple[dict[str, object], list[str]]:
+    """Options of the selector, and the other texts of `--set`."""
+    from ..recipes.resolve import parse_set
+
+    options, others = {}, []
+    for text in sets or ():
+        if text.strip().startswith(OF_METHOD):
+            key, value = parse_set(text, f"{OF_METHOD}base=entropy")
+            options[key.removeprefix(OF_METHOD)] = value
+        else:
+            others.append(text)
+    return options, others
+
+
+def _as_json(selected: Selected) -> dict[str, object]:
+    return {
+        **vars(selected),
+        "curve": [point.to_dict() for point in selected.curve],
+        "payoff": None if selected.payoff is None else vars(selected.payoff),
+        "skipped": [list(pair) for pair in selected.skipped],
+    }
+
+
+def _of_round(selected: Selected) -> list[str]:
+    others = selected.images - selected.random
+    lines = [
+        f"Round {selected.round}: {selected.images} of {selected.pool} images to label, {others} by {selected.method} "
+        f"and {selected.random} at random: {selected.file}"
+    ]
+    if selected.curve:
+        images = len(selected.curve[0].right)
+        lines.append(f"Accuracy on the {images} image{'s' * (images > 1)} drawn at random so far:")
+        lines += [
+            f"  {point.labels:>5} labels: {point.accuracy:.1%} ({point.interval[0]:.1%} to {point.interval[1]:.1%})"
+            for point in selected.curve
+        ]
+    return lines + _of_payoff(selected)
+
+
+def _of_payoff(selected: Selected) -> list[str]:
+    from ..labelling.curve import PAYS, PAYS_NOT, WORTH
+
+    made = selected.payoff
+    if made is None:
+        return []
+    low, high = made.interval
+    gain = f"from {made.before} to {made.after} labels it gained {100 * made.gain:+.1f} points"
+    gain += f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    words = {
+        PAYS: f"More labels still pay: {gain}.",
+        PAYS_NOT: f"More labels no longer pay: {gain}, which is less than {100 * WORTH:.0f} beyond chance.",
+    }
+    return [words.get(made.verdict, f"Too few images drawn at random to say whether more labels pay: {gain}.")]
+
+
+def _of_doubts(selected: Selected) -> list[str]:
+    if selected.file is None:
+        return [f"None of the {selected.pool} labels looks wrong."]
+    return [f"{selected.images} of {selected.pool} labels look wrong to {selected.method}: {selected.file}"]
+
+
+def _merge(first: str, second: str, as_json: bool) -> None:
+    from ..labelling.agreement import compare_labels
+
+    found = compare_labels(first, second)
+    rows = [{"id": id_, "first": one, "second": other} for id_, one, other in found.disagreements]
+    if as_json:
+        print_json({"both": found.both, "agreed": found.agreed, "kappa": found.kappa, "disagreements": rows})
+        return
+    kappa = "" if found.kappa is None else f", Cohen's kappa {found.kappa:.2f}"
+    echo(f"{found.both} images in both files, {found.agreed} labelled alike{kappa}")
+    width = max((len(row["id"]) for row in rows), default=0)
+    for row in rows:
+        echo(f"  {row['id']:<{width}}  {row['first']}  |  {row['second']}")
+
+
+COMMANDS = {"select": select, "label": label}

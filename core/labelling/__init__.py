@@ -1,0 +1,1 @@
+"""Which images to label, the page on which they are labelled, and which labels look wrong."""

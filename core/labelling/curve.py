@@ -1,0 +1,107 @@
+"""Accuracy by the number of labels, told by images drawn at random alone, and whether further labels pay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..metrics.significance import wilson_interval
+
+WORTH = 0.05
+"""Gain in accuracy of a doubling of the labels below which further labels are said not to pay."""
+PAYS, PAYS_NOT, UNKNOWN = "pays", "pays not", "unknown"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model on the images drawn at random.
+
+    Args:
+        labels: images it learned from.
+        right: (R,) bool, which it has right.
+    """
+
+    labels: int
+    right: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.double().mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's, 95 %."""
+        return wilson_interval(int(self.right.sum()), len(self.right))
+
+    def to_dict(self) -> dict[str, object]:
+        return {"labels": self.labels, "accuracy": self.accuracy, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Payoff:
+    """What the last doubling of the labels brought.
+
+    Args:
+        verdict: "pays", "pays not" or "unknown".
+        before, after: labels of the two models.
+        gain: in accuracy.
+        interval: its 95 % interval.
+    """
+
+    verdict: str
+    before: int
+    after: int
+    gain: float
+    interval: tuple[float, float]
+
+
+def payoff(points: Sequence[Point]) -> Payoff | None:
+    """Whether further labels pay, by the last model and the one with half as many labels or fewer.
+
+    They do not where the interval of the gain ends below `WORTH`. They do where the gain is above 0 beyond chance. Else
+    nobody can tell from so few images.
+
+    Args:
+        points: by rising numbers of labels; on the same images.
+
+    Returns:
+        None where there are no two such models.
+    """
+    if not points:
+        return None
+    last = points[-1]
+    earlier = [point for point in points if 2 * point.labels <= last.labels and point.labels]
+    if not earlier:
+        return None
+    first = earlier[-1]
+    low, high = paired_interval(first.right, last.right)
+    verdict = PAYS_NOT if high < WORTH else PAYS if low > 0 else UNKNOWN
+    return Payoff(verdict, first.labels, last.labels, last.accuracy - first.accuracy, (low, high))
+
+
+def paired_interval(first: Tensor, second: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """The interval of the gain of the second model over the first on the same images ("Simple improved confidence
+    intervals for comparing matched proportions", Agresti and Min, 2005, doi 10.1002/sim.1781): Wald's, half an image
+    added to each of the four cells, so that it is not empty where both are right on the same images.
+
+    Args:
+        first, second: (R,) bool, which images each has right.
+        level: how often such intervals hold the true gain.
+
+    Raises:
+        DataError: sizes disagree, or no images.
+    """
+    first, second = torch.as_tensor(first).bool(), torch.as_tensor(second).bool()
+    if first.shape != second.shape or not len(first):
+        raise DataError(f"a paired interval needs the same images: {tuple(first.shape)} and {tuple(second.shape)}")
+    gained, lost = float((second & ~first).sum()) + 0.5, float((first & ~second).sum()) + 0.5
+    images = len(first) + 2
+    gain = (gained - lost) / images
+    deviation = max(0.0, gained + lost - (gained - lost) ** 2 / images) ** 0.5 / images
+    reach = NormalDist().inv_cdf(0.5 + level / 2) * deviation
+    return max(-1.0, gain - reach), min(1.0, gain + reach)
