@@ -18,9 +18,9 @@ from ...core.contracts.images import CropTransform
 from ...core.contracts.loss import Loss
 from ...core.contracts.options import option
 from ...core.contracts.outputs import Output
+from ...core.training.changed_weights import put_tensors
 from ...core.training.views import strong_view
 from ..published_sets import WithPreset
-from ..weights._changes import put_tensors
 from ._towers import SelfTrained, as_tested, train_norms
 
 SMOOTHING = 0.1

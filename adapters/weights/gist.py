@@ -23,9 +23,9 @@ from ...core.training.layers import set_trainable
 from ...core.training.schedules import held
 from ...core.training.small_heads import train_epochs
 from ...core.training.sources import LabelledSource, Remembered
+from ...core.training.tower_adapter import TowerAdapter
+from ...core.training.tower_settings import labels_of, losses_of
 from ...core.training.train import Task
-from ._towers import TowerAdapter
-from ._training import labels_of, losses_of
 
 AT_ONCE = 64
 """Images encoded at once for the probe."""
@@ -143,7 +143,7 @@ class Gist(TowerAdapter):
         task = Task(
             source=MatchedSource(items, Remembered(images.load), (), captions, rows),
             losses=losses_of(None, "clip"),
-            view=self._view(images.train_transform),
+            view=self._view(images.train_transform, backbone),
             identity={"pairs": [[item.id, text] for item, text in zip(items, captions)]},
         )
         self.backbone_ = backbone.fingerprint
