@@ -66,7 +66,7 @@ def compared(backbone: Backbone, people: PeoplePairs) -> dict[str, tuple[list[fl
         whole[name] = gradients(backbone, batch, build_loss("irra", dims, **NARROW, **left_out))
     lengths = {name: [float(each.norm()) for each in both] for name, both in whole.items()}
     cosines = {
-        name: [float(F.cosine_similarity(*pair, dim=0)) for pair in zip(both, whole["clip"])]
+        name: [float(F.cosine_similarity(own.double(), clip.double(), dim=0)) for own, clip in zip(both, whole["clip"])]
         for name, both in whole.items()
     }
     return {name: (lengths[name], cosines[name]) for name in whole}
