@@ -4,7 +4,8 @@
 
 On one batch, for the towers of `embedded` as they are, joined in the space of their texts, and after some steps of
 CLIP's loss (`person_proof.py`): the length of the gradient in the weights of each tower, and its cosine with that of
-CLIP's loss. Adam does not see how long a gradient is, but where parts are summed the longest decides where to.
+CLIP's loss. SDM has its published scale. Adam does not see how long a gradient is, but of a sum the longest part
+decides where to.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ from vladapt.domains.person.tasks.person_search import PeoplePairs
 
 PARTS = {"sdm": ("sdm",), "identity": ("identity",), "hidden words": ("words",), "irra": ("sdm", "identity", "words")}
 TOWERS = ("image", "text")
+PUBLISHED = 50.0
+"""Scale of SDM."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--warm", type=int, default=60, help="steps of CLIP's loss for the last table")
+    parser.add_argument("--warm", type=int, default=60, help="steps of CLIP's loss for the last table; 0: none")
     parser.add_argument("--train", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-4)
     arguments = parser.parse_args()
     others, people = drawn(arguments.train, 0, OTHERS), drawn(arguments.batch_size, 0, OTHERS + 1)
-    as_it_is, bridged = load_backbone("embedded", image_size=SIZE), Joined(image_size=SIZE)
-    warm = warmed(others, bridged, arguments)
-    for title, backbone in (("as it is", as_it_is), ("joined", bridged), (f"after {arguments.warm} steps", warm)):
+    bridged = Joined(image_size=SIZE)
+    towers = {"as it is": load_backbone("embedded", image_size=SIZE), "joined": bridged}
+    if arguments.warm:
+        towers[f"after {arguments.warm} steps"] = warmed(others, bridged, arguments)
+    for title, backbone in towers.items():
         print(f"\n{title}: logit scale {float(backbone.logit_scale.detach()):.0f}\n")
         print("| | image tower | text tower | cosine, image | cosine, text |\n| --- |" + " ---: |" * 4)
         for name, (lengths, cosines) in compared(backbone, people).items():
@@ -63,10 +68,11 @@ def compared(backbone: Backbone, people: PeoplePairs) -> dict[str, tuple[list[fl
     for name, kept in PARTS.items():
         torch.manual_seed(0)
         left_out = {part: 0.0 for part in ("sdm", "identity", "words") if part not in kept}
-        whole[name] = gradients(backbone, batch, build_loss("irra", dims, **NARROW, **left_out))
+        options = {**NARROW, "logit_scale": PUBLISHED, **left_out}
+        whole[name] = gradients(backbone, batch, build_loss("irra", dims, **options))
     lengths = {name: [float(each.norm()) for each in both] for name, both in whole.items()}
     cosines = {
-        name: [float(F.cosine_similarity(*pair, dim=0)) for pair in zip(both, whole["clip"])]
+        name: [float(F.cosine_similarity(own.double(), clip.double(), dim=0)) for own, clip in zip(both, whole["clip"])]
         for name, both in whole.items()
     }
     return {name: (lengths[name], cosines[name]) for name in whole}

@@ -31,11 +31,11 @@ from ...training.batches import BatchPlan
 from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
+from ..tower_training import ZERO_SHOT, FittedTowers
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 from .sentences import DUAL
 
 TASK = "retrieval"
-ZERO_SHOT = "zero-shot"
 
 
 @dataclass(frozen=True)
@@ -185,35 +185,13 @@ def scored(
     )
 
 
-@dataclass
-class FittedRetrieval:
-    """A training on pairs and its scores.
-
-    Attributes:
-        towers: the backbone as it is after the fit.
-        before, after: on the test pairs.
-        metrics: of `before_and_after`, with "generic".
-        notes: sentences for the user.
-    """
-
-    adapter: Adapter
-    report: FitReport
-    backbone: Backbone
-    towers: Backbone
-    before: RetrievalScores
-    after: RetrievalScores
-    metrics: dict[str, Any]
-    notes: list[str]
-    seconds: float
-
-
 def fitted_retrieval(
     recipe: Recipe,
     data: RetrievalData,
     reporter: Reporter,
     folder: Path | None = None,
     domain: Domain | None = None,
-) -> FittedRetrieval:
+) -> FittedTowers:
     """Score, train, score again."""
     started = time.monotonic()
     backbone = backbone_of(recipe, domain)
@@ -226,7 +204,7 @@ def fitted_retrieval(
     metrics = {**before_and_after(before, after), **numbers}
     notes = [*data.notes, *backbone.notes_on_channels(), *report.notes, sentence]
     seconds = time.monotonic() - started
-    return FittedRetrieval(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
+    return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
 
 
 def _plain(backbone: Backbone, train: bool) -> Callable:

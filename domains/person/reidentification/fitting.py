@@ -20,16 +20,16 @@ from ....core.data.verify import FileHashes, check_skipped
 from ....core.errors import DataError
 from ....core.runtime.progress import Reporter, training_lines
 from ....core.tasks.methods import adapter_of, backbone_of, read_data
+from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers
 from ....core.training.sources import Remembered
 from ..pedestrian import cameras_of, identity_numbers
 from ..random_erasing import RandomErasing
 from ..samplers import IdentityBatches
 from ..transforms import PedestrianTransform
 from .protocol import Protocol
-from .scoring import ReidScores, Reranking, evaluate_reid
+from .scoring import ReidScores, Reranking, evaluate_reid, flat_scores
 
 TASK = "re-identification"
-ZERO_SHOT = "zero-shot"
 BATCH_SIZE = 64
 
 
@@ -231,29 +231,16 @@ def scored(
     return evaluate_reid(backbone, people.data, protocol, people.transform(backbone, False), **how)
 
 
-@dataclass
-class FittedReid:
-    """A training and its scores.
-
-    Attributes:
-        towers: the backbone as it is after the fit.
-        before, after: on the test pictures; before is None of a fit that trains nothing.
-        notes: sentences for the user.
-    """
-
-    adapter: Adapter | None
-    report: FitReport
-    backbone: Backbone
-    towers: Backbone
-    before: ReidScores | None
-    after: ReidScores
-    notes: list[str]
-    seconds: float
+def reid_metrics(before: ReidScores | None, after: ReidScores, people: ReidData) -> dict[str, Any]:
+    """As metrics.json has them: `flat_scores`, and how was re-ranked."""
+    reranking = people.reranking
+    scores = flat_scores(before, after, people.data.class_names)
+    return {**scores, **({"reranking": reranking.in_words()} if reranking else {})}
 
 
 def fitted_people(
     recipe: Recipe, people: ReidData, reporter: Reporter, folder: Path | None, domain: Domain
-) -> FittedReid:
+) -> FittedTowers:
     """Score, train, score again; re-ranking, where it is asked for, of the last score."""
     started = time.monotonic()
     protocol = people.protocol("test")  # what cannot be retrieved is told before anything is computed
@@ -263,5 +250,5 @@ def fitted_people(
     before = scored(backbone, people, protocol, recipe, reporter) if trains else None
     adapter, report, towers = train_on_people(recipe, people, backbone, recipe.seed, reporter, folder)
     after = scored(towers, people, protocol, recipe, reporter, reranking=people.reranking)
-    notes = [*people.data.notes, *report.notes]
-    return FittedReid(adapter, report, backbone, towers, before, after, notes, time.monotonic() - started)
+    metrics, notes = reid_metrics(before, after, people), [*people.data.notes, *report.notes]
+    return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, time.monotonic() - started)

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from ....core.backbones.load import announced, save_fine_tuned
-from ....core.contracts.adapter import Adapter
+from ....core.backbones.load import announced
 from ....core.contracts.backbone import Backbone
 from ....core.contracts.options import option, settle
 from ....core.contracts.recipe import Recipe
-from ....core.contracts.task import Axes, Contest, FitResult, Use
+from ....core.contracts.task import Axes, Contest, Use
 from ....core.data.unlabelled import images_of, readable
 from ....core.errors import DataError
 from ....core.features.store import FeatureStore
-from ....core.registry import catalogue, load_adapter
-from ....core.registry.catalogue import find
-from ....core.runs.evaluations import in_the_fit, kept_digests, make_folder
-from ....core.runs.folder import RUNS, Run, now, versions
-from ....core.runs.run_sections import write_report
-from ....core.runtime.distributed import is_main
-from ....core.runtime.files import kept_checkpoints
+from ....core.runs.folder import Run
+from ....core.runs.run_sections import Report
 from ....core.runtime.progress import Reporter
 from ....core.tasks.classification.stored_run import recipe_again
-from ....core.tasks.methods import adapter_of, backbone_of, check_named, encoding_batch_size, place_of_data
-from ....core.tasks.retrieval.fitting import ZERO_SHOT, RetrievalData, train_on_pairs
-from ....core.tasks.retrieval.scoring import digests_of_images
-from ....core.tasks.retrieval.task import SEEDS, Retrieval, RetrievalContest
-from ....core.training.checkpoints import newest_step
-from ....core.training.log import FILE, keep_logs, read_log
-from ....core.training.objective import parse_losses
+from ....core.tasks.methods import adapter_of, backbone_of, check_named, encoding_batch_size
+from ....core.tasks.retrieval.fitting import RetrievalData, train_on_pairs
+from ....core.tasks.retrieval.task import Retrieval
+from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers, TowerContest, towers_of
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
 from ..moments.reading import Query, read_moments
@@ -48,8 +34,6 @@ from ..moments.windows import Windows, lengths_of
 LENGTHS = (4.0, 8.0, 16.0, 32.0, 64.0)
 """Seconds of windows where no moment trains."""
 TOP = 5
-NOTHING = "nothing"
-"""In the file of weights of a run that trained none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +47,18 @@ class MomentOptions:
 
     def __post_init__(self):
         settle(self, "task 'moments'")
+
+
+@dataclass(frozen=True)
+class MomentData(RetrievalData):
+    """Moments with their sentences, and the windows that are ranked.
+
+    Args:
+        fps: frames per second that are looked at.
+    """
+
+    windows: Windows = Windows(LENGTHS)
+    fps: float = 1.0
 
 
 class Moments(Retrieval):
@@ -86,63 +82,58 @@ class Moments(Retrieval):
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "moments has no classes; omit it"),
     }
 
-    def filled(self, recipe: Recipe) -> Recipe:
-        """Nothing is trained where nobody says otherwise."""
-        adapter = {**recipe.adapter, "name": recipe.adapter_name or ZERO_SHOT}
-        return super().filled(recipe.with_(adapter=adapter))
+    default_adapter: ClassVar = ZERO_SHOT
 
-    def read(self, recipe: Recipe) -> RetrievalData:
-        """The sentences that a recipe names; errors as of `read_moments`."""
-        return read_moments(recipe, self.domain, whole=recipe.adapter_name == ZERO_SHOT)
-
-    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
-        started = time.monotonic()
-        check_named(recipe, [recipe.adapter_name])
+    def prepared(self, recipe: Recipe) -> Recipe:
         if recipe.adapter_name != ZERO_SHOT:
             adapter_of(recipe)  # what is wrong with its options is found out before videos are read
-        data = self.read(recipe)
-        backbone, windows = backbone_of(recipe, self.domain), _windows(recipe, data)
-        announced(backbone, reporter.info)
-        with kept_checkpoints(
-            Path(recipe.out or RUNS), _key(recipe, data), recipe.resume, reporter, newest_step
-        ) as folder:
-            trains = recipe.adapter_name != ZERO_SHOT
-            before = self._scored(backbone, data, "test", recipe, windows, reporter) if trains else None
-            adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
-            after = self._scored(towers, data, "test", recipe, windows, reporter, trained=trains)
-            if not is_main():
-                return None
-            metrics = flat_scores(before, after)
-            info = self._info(recipe, data, backbone, adapter, windows, metrics, after, time.monotonic() - started)
-            info |= {"fit": report.to_dict()}
-            return self._written_run(recipe, data, (adapter, report, towers), after, metrics, info, folder)
+        return recipe
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
-        """A run's towers and its backbone, on a split of its own videos or on others."""
-        recipe = recipe_again(use)
+    def read(self, recipe: Recipe) -> MomentData:
+        """The sentences that a recipe names, and windows as it says; errors as of `read_moments`."""
+        return self._read(recipe, whole=recipe.adapter_name == ZERO_SHOT)
+
+    def read_again(self, recipe: Recipe, use: Use) -> MomentData:
         whole = bool(use.data) or recipe.adapter_name == ZERO_SHOT
-        data, backbone = read_moments(recipe, self.domain, whole=whole), backbone_of(recipe, self.domain)
-        windows, towers = _windows_of(use.run), _towers_of(use.run, backbone)
-        trained = towers is not backbone
-        before = self._scored(backbone, data, use.split, recipe, windows, reporter) if trained else None
-        after = self._scored(towers, data, use.split, recipe, windows, reporter, trained=trained)
-        skipped = list(dict.fromkeys(map(tuple, [*data.skipped, *after.skipped])))
-        result = {
-            "run": str(use.run.path),
-            "data": data.name,
-            "split": use.split,
-            **in_the_fit(use.run.info, lambda: digests_of_images(data.part(use.split))),
-            **flat_scores(before, after),
-            "skipped": [list(pair) for pair in skipped],
-        }
-        if use.out is not None and is_main():
-            make_folder(Path(use.out))
-            facts = {**use.run.info["data"], "name": data.name, "licence": data.licence, "splits": {}}
-            info = {**use.run.info, "created": now(), "data": facts, "notes": list(data.notes)}
-            info["skipped"] = result["skipped"]
-            shown = [] if use.redact else examples(after, data.pairs.data.load)
-            write_report(Path(use.out), moments_report(use.run.path, info, result, shown=shown))
-        return result
+        return replace(self._read(recipe, whole), windows=_windows_of(use.run))
+
+    def fitted(self, recipe: Recipe, data: MomentData, reporter: Reporter, folder: Path) -> FittedTowers:
+        started, backbone = time.monotonic(), self.backbone(recipe)
+        announced(backbone, reporter.info)
+        trains = recipe.adapter_name != ZERO_SHOT
+        before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
+        adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
+        after = self._scored(towers, data, "test", recipe, reporter, trained=trains)
+        scores, notes = (before, after, flat_scores(before, after)), [*data.notes, *report.notes]
+        return FittedTowers(adapter, report, backbone, towers, *scores, notes, time.monotonic() - started)
+
+    def compared(self, towers: Backbone, data: MomentData, recipe: Recipe) -> dict[str, Any]:
+        trained = recipe.adapter_name != ZERO_SHOT
+        return self._scored(towers, data, "test", recipe, trained=trained).metrics()
+
+    def scores(self, data: MomentData, split: str, recipe: Recipe, reporter: Reporter, *towers: Backbone) -> tuple:
+        backbone, after = towers
+        trained = after is not backbone
+        before = self._scored(backbone, data, split, recipe, reporter) if trained else None
+        return before, self._scored(after, data, split, recipe, reporter, trained=trained)
+
+    def metrics(self, before: MomentScores | None, after: MomentScores, data: MomentData) -> dict[str, Any]:
+        return flat_scores(before, after)
+
+    def keyed(self, data: MomentData) -> Any:
+        return data.pairs
+
+    def facts(self, data: MomentData, done: FittedTowers) -> dict[str, Any]:
+        windows = {**asdict(data.windows), "fps": data.fps}
+        return {"data": {"kind": "captions", "images": len(data.pairs)}, "windows": windows}
+
+    def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done, data, hidden: Any) -> Report:
+        return moments_report(folder, info, *shown, examples(done.after, data.pairs.data.load))
+
+    def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
+        info = {**info, "data": {**info["data"], "splits": {}}, "notes": list(data.notes)}
+        shown = [] if hidden is not None else examples(after, data.pairs.data.load)
+        return moments_report(folder, info, result, shown=shown)
 
     def predict(self, use: Use, reporter: Reporter) -> PredictedMoments:
         """The times of sentences in new videos: each sentence in each video."""
@@ -151,7 +142,7 @@ class Moments(Retrieval):
         data = readable(images_of(self.domain, use.images, recipe.reading))
         videos = [whole_video(item) for item in data.items]
         backbone = backbone_of(recipe, self.domain)
-        towers = _towers_of(use.run, backbone)
+        towers = towers_of(use.run, backbone)
         queries = [Query(place, text, (), video.id) for place, video in enumerate(videos) for text in sentences]
         found, skipped = search_videos(
             towers,
@@ -173,16 +164,10 @@ class Moments(Retrieval):
             raise DataError(f"no readable video among what was given; {unread[0][0]}: {unread[0][1]}")
         return PredictedMoments([(videos[each.query.video].id, each) for each in found], unread)
 
-    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
-        """Every method at every seed; zero-shot comes first."""
-        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
-        return [{"adapter": name, "shots": None, "seed": seed} for name in _names(axes) for seed in seeds]
-
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        names = _names(axes)
+        names = self.names(axes)
         check_named(recipe, names)
-        data = read_moments(recipe, self.domain, whole=names == [ZERO_SHOT])
-        return MomentsContest(self, recipe, data, backbone_of(recipe, self.domain))
+        return TowerContest(self, recipe, self._read(recipe, whole=names == [ZERO_SHOT]), self.backbone(recipe))
 
     def table(self, metrics: Mapping[str, Any]):
         return moments_table(metrics)
@@ -196,13 +181,17 @@ class Moments(Retrieval):
     def write_rows(self, predicted: PredictedMoments, path: Path) -> None:
         predicted.write(path)
 
+    def _read(self, recipe: Recipe, whole: bool) -> MomentData:
+        data = read_moments(recipe, self.domain, whole=whole)
+        known = {each.name: getattr(data, each.name) for each in fields(data)}
+        return MomentData(**known, windows=_windows(recipe, data), fps=_fps(self.domain, recipe))
+
     def _scored(
         self,
         backbone: Backbone,
-        data: RetrievalData,
+        data: MomentData,
         split: str,
         recipe: Recipe,
-        windows: Windows,
         reporter: Reporter | None = None,
         trained: bool = False,
     ) -> MomentScores:
@@ -211,89 +200,14 @@ class Moments(Retrieval):
             data.pairs.data,
             data.part(split).items,
             data.transform(backbone, False),
-            _fps(self.domain, recipe),
-            windows,
+            data.fps,
+            data.windows,
             store=FeatureStore(keep=not trained),
             reporter=reporter,
             batch_size=encoding_batch_size(recipe),
             workers=recipe.workers,
             amp=recipe.amp,
         )
-
-    def _info(self, recipe, data, backbone, adapter, windows, metrics, after, seconds) -> dict[str, Any]:
-        parts = {split: len(data.pairs.split(split)) for split in ("train", "val", "test")}
-        facts = {name: getattr(backbone, name) for name in ("spec", "fingerprint", "licence", "image_size")}
-        options = {} if adapter is None else adapter.options
-        return {
-            "created": now(),
-            "domain": recipe.domain,
-            "task": self.name,
-            "adapter": recipe.adapter_name,
-            "adapter_options": options,
-            "backbone": facts,
-            "data": {
-                "name": data.name,
-                "path": place_of_data(recipe),
-                "kind": "captions",
-                "licence": data.licence,
-                "images": len(data.pairs),
-                "splits": parts,
-            },
-            "class_names": [],
-            "losses": parse_losses((options.get("loss") or "clip").split(",")) if options else {},
-            "settings": options,
-            "windows": {**asdict(windows), "fps": _fps(self.domain, recipe)},
-            "seed": recipe.seed,
-            "verdict": moments_verdict(metrics),
-            "notes": list(data.notes),
-            "skipped": [list(pair) for pair in dict.fromkeys(map(tuple, [*data.skipped, *after.skipped]))],
-            "digests": kept_digests({name: data.pairs.split(name) for name in ("train", "val")}, digests_of_images),
-            "seconds": round(seconds, 3),
-            "versions": versions(),
-            "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
-        }
-
-    def _written_run(self, recipe, data, fitted, after, metrics, info, folder: Path) -> FitResult:
-        adapter, report, towers = fitted
-        info["notes"] += [note[0].upper() + note[1:] for note in report.notes if note]
-        with Run.create(recipe.out, recipe.domain, recipe.adapter_name) as run:
-            model = _save(adapter, towers, run)
-            run.write(info, metrics)
-            run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {metrics['adapted']}"]))
-            keep_logs(folder, run.path)
-            shown = (metrics, report.history, read_log(run.path / FILE), examples(after, data.pairs.data.load))
-            write_report(run.path, moments_report(run.path, {**info, "model": str(model)}, *shown))
-        facts = {key: info[key] for key in ("domain", "task", "adapter", "seed", "seconds")}
-        summary = {"run": str(run.path), **facts, "backbone": info["backbone"]["spec"], **metrics}
-        skipped = [tuple(pair) for pair in info["skipped"]]
-        return FitResult(run.path, adapter, report, metrics, summary, info["notes"], skipped)
-
-
-class MomentsContest(RetrievalContest):
-    """Trainings on the same sentences."""
-
-    def __init__(self, task: Moments, recipe: Recipe, pairs: RetrievalData, backbone: Backbone):
-        super().__init__(recipe, pairs, backbone)
-        self.task, self.windows = task, _windows(recipe, pairs)
-
-    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Metrics of one training; `shots` is the number of sentences that train."""
-        recipe, trains = self.recipe.with_adapter(entry["adapter"]), entry["adapter"] != ZERO_SHOT
-        self.task.check(recipe)
-        started = time.perf_counter()
-        _, _, towers = train_on_pairs(recipe, self.pairs, self.backbone, entry["seed"], Reporter(quiet=True), None)
-        seconds = round(time.perf_counter() - started, 3)
-        scores = self.task._scored(towers, self.pairs, "test", recipe, self.windows, trained=trains)
-        shots = len(self.pairs.pairs.split("train"))
-        return {"shots": shots, "accuracy": None, **scores.metrics(), "seconds": seconds}
-
-
-def _names(axes: Axes) -> list[str]:
-    """Zero-shot, and the methods that are given."""
-    names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
-    for name in names:
-        find(name, catalogue.adapters(), "adapter")
-    return names
 
 
 def _windows(recipe: Recipe, data: RetrievalData) -> Windows:
@@ -320,42 +234,3 @@ def _windows_of(run: Run) -> Windows:
 
 def _fps(domain: Any, recipe: Recipe) -> float:
     return float(domain.reading_of(recipe.reading).fps)
-
-
-def _save(adapter: Adapter | None, towers: Backbone, run: Run) -> Path | str:
-    """The adapter and the towers as a backbone; of zero-shot a file that says so."""
-    if adapter is None:
-        save_file({NOTHING: torch.zeros(1)}, run.adapter_path, metadata={"adapter": ZERO_SHOT})
-        return ""
-    adapter.save(run.adapter_path)
-    return save_fine_tuned(towers, run.path)
-
-
-def _towers_of(run: Run, backbone: Backbone) -> Backbone:
-    """The backbone as the run trained it.
-
-    Raises:
-        DataError: the weights of the run are damaged.
-    """
-    if run.info["adapter"] == ZERO_SHOT:
-        _check_untrained(run.adapter_path)
-        return backbone
-    return load_adapter(run.adapter_path, backbone).adapted(backbone)
-
-
-def _check_untrained(path: Path) -> None:
-    """Raise the DataError of a file that is not what a run without a training keeps."""
-    try:
-        whole = load_file(path).keys() == {NOTHING}
-    except (OSError, SafetensorError):
-        whole = False
-    if not whole:
-        raise DataError(f"{path}: damaged, or of another run; copy the run again")
-
-
-def _key(recipe: Recipe, data: RetrievalData) -> str:
-    """16 hex digits that say what is trained on what."""
-    stated = {k: v for k, v in recipe.to_dict().items() if k not in ("resume", "out", "workers", "given")}
-    items = data.pairs.items
-    parts = [sorted(map(str, stated.items())), len(items), items[0].id, items[-1].id]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,313 @@
+"""What tasks share that train towers and score them before and after: how they fit, evaluate, write a run and compare.
+
+A task says how its data are read, trained on and scored, and what its reports show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..backbones.load import save_fine_tuned
+from ..contracts.adapter import Adapter, FitReport
+from ..contracts.backbone import Backbone
+from ..contracts.recipe import Recipe
+from ..contracts.task import Axes, Contest, FitResult, Task, Use
+from ..errors import CapabilityError, ConfigError, DataError
+from ..registry import adapter_class, catalogue, load_adapter
+from ..registry.catalogue import find
+from ..runs.evaluations import in_the_fit, kept_digests, make_folder
+from ..runs.folder import RUNS, Run, now, versions
+from ..runs.run_sections import write_report
+from ..runtime.distributed import is_main
+from ..runtime.files import kept_checkpoints
+from ..runtime.progress import Reporter
+from ..training.checkpoints import newest_step
+from ..training.log import FILE, keep_logs, read_log
+from ..training.objective import parse_losses
+from .classification.stored_run import recipe_again
+from .methods import check_named, place_of_data
+
+ZERO_SHOT = "zero-shot"
+SEEDS = (1, 2, 3)
+NOTHING = "nothing"
+"""In the file of weights of a run that trained none."""
+BACKBONE_FACTS = ("spec", "fingerprint", "licence", "image_size")
+
+
+@dataclass
+class FittedTowers:
+    """A training and its scores.
+
+    Attributes:
+        adapter: None of a fit that trains nothing.
+        towers: the backbone as it is after the fit.
+        before, after: scores on the test part; before is None of a fit that trains nothing.
+        metrics: of both.
+        notes: sentences for the user.
+    """
+
+    adapter: Adapter | None
+    report: FitReport
+    backbone: Backbone
+    towers: Backbone
+    before: Any
+    after: Any
+    metrics: dict[str, Any]
+    notes: list[str]
+    seconds: float
+
+
+class TowerTraining(Task):
+    """Base of these tasks.
+
+    A task reads its data by `read(recipe)`; what these call `name`, `licence`, `skipped`, `notes` and `reading`, as
+    `DomainData` does, has `source(data)`. Further it says
+
+        prepared(recipe): the recipe as it is fitted; what is wrong with its method is raised before data are read.
+        backbone(recipe): what a fit starts from.
+        fitted(recipe, data, reporter, folder): `FittedTowers`.
+        trained(recipe, data, backbone, seed), compared(towers, data, recipe): one training of a comparison, and its
+            metrics on test.
+        scores(data, split, recipe, reporter, backbone, towers): of the backbone, or None, and of what was made of it.
+        metrics(before, after, data): both, as metrics.json has them.
+        samples(data, split), digests(samples): what a split holds, and digests of its images; `keyed(data)`: samples
+            whose number, first and last name tell one set from another.
+        facts(data, done): what run.json says of the data, besides name, place and licence, under "data"; and more.
+        redaction(recipe, data, skipped, redact): what is left out of all that is written; None for nothing.
+        report(folder, info, shown, done, data, hidden), report_again(folder, info, result, after, data, hidden): of a
+            fit, with metrics, history and log as `shown`, and of an evaluation.
+
+    Class attributes a task sets:
+        default_adapter: where none is given.
+        default_loss: of methods that name none; "" for none.
+        cannot_learn: of another method than those that train towers, "{}": what it cannot do, and what to give instead.
+        names_nothing: why its model predicts nothing, and how `vladapt index` makes use of the run "{}".
+    """
+
+    compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
+    at_evaluation: ClassVar = frozenset({"data", "workers", "out"})
+    default_adapter: ClassVar[str]
+    default_loss: ClassVar[str] = ""
+    cannot_learn: ClassVar[str]
+    names_nothing: ClassVar[str]
+
+    def read_again(self, recipe: Recipe, use: Use) -> Any:
+        """The data of an evaluation."""
+        return self.read(recipe)
+
+    def source(self, data: Any) -> Any:
+        """What names the data; see above."""
+        return data
+
+    def summary(self, data: Any) -> dict[str, Any]:
+        """Further facts of a fit's summary."""
+        return {}
+
+    def finish(self, run: Run, info: Mapping[str, Any], data: Any, metrics: Mapping[str, Any]) -> None:
+        """Add what the task further keeps in a run folder."""
+
+    # the commands ----------------------------------------------------------------------------------------------------
+
+    def filled(self, recipe: Recipe) -> Recipe:
+        recipe = super().filled(recipe)
+        return recipe.with_(adapter={**recipe.adapter, "name": recipe.adapter_name or self.default_adapter})
+
+    def check(self, recipe: Recipe) -> None:
+        self.check_learns(recipe.adapter_name)
+
+    def check_learns(self, name: str) -> None:
+        """Raise CapabilityError where a method trains no towers; zero-shot needs not."""
+        if name != ZERO_SHOT and "pairs" not in adapter_class(name).can:
+            raise CapabilityError(self.cannot_learn.format(name))
+
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        check_named(recipe, [recipe.adapter_name])
+        recipe = self.prepared(recipe)
+        data = self.read(recipe)
+        key = self._key(recipe, data)
+        with kept_checkpoints(Path(recipe.out or RUNS), key, recipe.resume, reporter, newest_step) as folder:
+            done = self.fitted(recipe, data, reporter, folder)
+            return self._written(recipe, data, done, folder) if is_main() else None
+
+    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+        """A run's towers and its backbone, on a split of its own data or of others."""
+        recipe = recipe_again(use)
+        data = self.read_again(recipe, use)
+        source = self.source(data)
+        backbone = self.backbone(recipe)
+        towers = towers_of(use.run, backbone)
+        before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
+        result = {
+            "run": str(use.run.path),
+            "data": source.name,
+            "split": use.split,
+            **in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
+            **self.metrics(before, after, data),
+            "skipped": _listed(source.skipped, after.skipped),
+        }
+        hidden = self.redaction(recipe, data, result["skipped"], use.redact)
+        if hidden is not None:
+            result["skipped"] = hidden.pairs(result["skipped"])
+        if use.out is not None and is_main():
+            make_folder(Path(use.out))
+            facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
+            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
+            report = self.report_again(use.run.path, info, result, after, data, hidden)
+            write_report(Path(use.out), report)
+        return result
+
+    def predict(self, use: Use, reporter: Reporter) -> Any:
+        raise CapabilityError(f"{use.run.path}: {self.names_nothing.format(use.run.path)}")
+
+    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
+        """Every method at every seed; zero-shot comes first."""
+        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+        return [{"adapter": name, "shots": None, "seed": seed} for name in self.names(axes) for seed in seeds]
+
+    def names(self, axes: Axes) -> list[str]:
+        """Methods of a comparison, zero-shot first.
+
+        Raises:
+            ConfigError: none is given, and zero-shot is no fit of its own. UnknownNameError: there is no such method.
+        """
+        names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
+        if names == [ZERO_SHOT] != [self.default_adapter]:
+            raise ConfigError("--adapters: none given; give methods, comma-separated, for instance full,lora")
+        for name in names:
+            find(name, catalogue.adapters(), "adapter")
+        return names
+
+    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
+        check_named(recipe, self.names(axes))
+        data = self.read(recipe)
+        return TowerContest(self, recipe, data, self.backbone(recipe))
+
+    # a run -----------------------------------------------------------------------------------------------------------
+
+    def _written(self, recipe: Recipe, data: Any, done: FittedTowers, folder: Path) -> FitResult:
+        info = self._info(recipe, data, done)
+        hidden = self.redaction(recipe, data, info["skipped"], recipe.redact)
+        info = info if hidden is None else hidden.info(info)
+        with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
+            model = _saved(done, run)
+            run.write(info, done.metrics)
+            run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
+            keep_logs(folder, run.path)
+            shown = (done.metrics, done.report.history, read_log(run.path / FILE))
+            write_report(run.path, self.report(run.path, {**info, "model": str(model)}, shown, done, data, hidden))
+            self.finish(run, info, data, done.metrics)
+        summary = {
+            "run": str(run.path),
+            **{key: info[key] for key in ("domain", "task", "adapter", "seed")},
+            "backbone": info["backbone"]["spec"],
+            **self.summary(data),
+            **done.metrics,
+            "seconds": info["seconds"],
+        }
+        skipped = [tuple(pair) for pair in info["skipped"]]
+        return FitResult(run.path, done.adapter, done.report, done.metrics, summary, info["notes"], skipped)
+
+    def _info(self, recipe: Recipe, data: Any, done: FittedTowers) -> dict[str, Any]:
+        options = {} if done.adapter is None else done.adapter.options
+        facts = self.facts(data, done)
+        loss = options.get("loss") or (self.default_loss if done.adapter is not None else "")
+        source = self.source(data)
+        return {
+            "created": now(),
+            "domain": recipe.domain,
+            "task": self.name,
+            "adapter": recipe.adapter_name,
+            "adapter_options": options,
+            "backbone": {name: getattr(done.backbone, name) for name in BACKBONE_FACTS},
+            "data": {
+                "name": source.name,
+                "path": place_of_data(recipe),
+                "licence": source.licence,
+                "splits": {split: len(self.samples(data, split)) for split in ("train", "val", "test")},
+                **facts.pop("data"),
+            },
+            "class_names": [],
+            "losses": parse_losses(loss.split(",")) if loss else {},
+            "settings": options,
+            "seed": recipe.seed,
+            "fit": done.report.to_dict(),
+            "verdict": self.verdict(done.metrics),
+            "notes": [note[0].upper() + note[1:] for note in done.notes if note],
+            "skipped": _listed(source.skipped, done.after.skipped),
+            "digests": kept_digests({split: self.samples(data, split) for split in ("train", "val")}, self.digests),
+            "seconds": round(done.seconds, 3),
+            "versions": versions(),
+            "recipe": recipe.with_(data={**recipe.data, **source.reading}).to_dict(),
+            **facts,
+        }
+
+    def _key(self, recipe: Recipe, data: Any) -> str:
+        """16 hex digits that say what is trained on what."""
+        stated = {k: v for k, v in recipe.to_dict().items() if k not in ("resume", "out", "workers", "given")}
+        rows = self.keyed(data)
+        parts = [sorted(map(str, stated.items())), len(rows), rows[0].id, rows[len(rows) - 1].id]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+class TowerContest(Contest):
+    """Trainings on the same data."""
+
+    def __init__(self, task: TowerTraining, recipe: Recipe, data: Any, backbone: Backbone):
+        super().__init__(task.source(data).name, list(task.source(data).notes))
+        self.task, self.recipe, self.read_data, self.backbone = task, recipe, data, backbone
+
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics of one training; `shots` is the number of its training samples."""
+        self.task.check_learns(entry["adapter"])
+        recipe = self.recipe.with_adapter(entry["adapter"])
+        started = time.perf_counter()
+        towers = self.task.trained(recipe, self.read_data, self.backbone, entry["seed"])
+        seconds = round(time.perf_counter() - started, 3)
+        metrics = self.task.compared(towers, self.read_data, recipe)
+        shots = len(self.task.samples(self.read_data, "train"))
+        return {"shots": shots, "accuracy": None, **metrics, "seconds": seconds}
+
+
+def towers_of(run: Run, backbone: Backbone) -> Backbone:
+    """The backbone as the run trained it.
+
+    Raises:
+        DataError: the weights of the run are damaged.
+    """
+    if run.info["adapter"] == ZERO_SHOT:
+        _check_untrained(run.adapter_path)
+        return backbone
+    return load_adapter(run.adapter_path, backbone).adapted(backbone)
+
+
+def _check_untrained(path: Path) -> None:
+    """Raise the DataError of a file that is not what a run without a training keeps."""
+    try:
+        whole = load_file(path).keys() == {NOTHING}
+    except (OSError, SafetensorError):
+        whole = False
+    if not whole:
+        raise DataError(f"{path}: damaged, or of another run; copy the run again")
+
+
+def _saved(done: FittedTowers, run: Run) -> Path | str:
+    """The adapter, and the towers as a backbone, whose path is returned; of zero-shot a file that says so."""
+    if done.adapter is None:
+        save_file({NOTHING: torch.zeros(1)}, run.adapter_path, metadata={"adapter": ZERO_SHOT})
+        return ""
+    done.adapter.save(run.adapter_path)
+    return save_fine_tuned(done.towers, run.path)
+
+
+def _listed(*skipped: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Each (name, reason) once."""
+    return [list(pair) for pair in dict.fromkeys(tuple(pair) for some in skipped for pair in some)]
