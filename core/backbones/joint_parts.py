@@ -7,6 +7,7 @@ Every pass over a sample with parts then goes through it, and an image is a samp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,12 @@ class JointParts(nn.Module, ABC):
 
     Args:
         parts: how many of each sample it sees.
+
+    Class attributes:
+        rate: factor on the learning rate of its own weights.
     """
+
+    rate: ClassVar[float] = 1.0
 
     def __init__(self, parts: int):
         super().__init__()

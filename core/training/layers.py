@@ -109,14 +109,14 @@ def parameter_groups(
     decay_all: bool = False,
     decay_vectors: bool = False,
     bias_rate: float | None = None,
-    joint_rate: float = 1.0,
     projection_rate: float = 1.0,
 ) -> list[dict]:
     """Groups for a torch optimiser, of the parameters that train.
 
     A layer at depth d of n blocks learns at lr * layer_decay ** (n + 1 - d) ("BEiT: BERT Pre-Training of Image
-    Transformers", 2021, arXiv 2106.08254); what the towers share learns at lr. As in open_clip, biases and whatever
-    has fewer than two axes (norms, logit scale, class embedding) are not decayed; tables of positions are.
+    Transformers", 2021, arXiv 2106.08254); what the towers share learns at lr, and what sees the parts of a sample
+    together at lr * `JointParts.rate`. As in open_clip, biases and whatever has fewer than two axes (norms, logit
+    scale, class embedding) are not decayed; tables of positions are.
 
     Args:
         layer_decay: factor from a layer to the one before it, above 0 to 1.
@@ -124,7 +124,6 @@ def parameter_groups(
         decay_all: decay whatever trains.
         decay_vectors: decay whatever trains but biases.
         bias_rate: factor on the rate of biases; None: none.
-        joint_rate: factor on the rate of `Backbone.joint`, which is no layer of the tower.
         projection_rate: factor on the rate of the projections into the shared space.
 
     Raises:
@@ -140,7 +139,7 @@ def parameter_groups(
             continue
         tower, rate = tower_of(backbone, name), lr
         if name.startswith(f"{JOINT}."):
-            rate = lr * joint_rate
+            rate = lr * backbone.joint.rate
         elif tower != "shared" and factors[tower] != 1:
             layout = layouts.setdefault(tower, _layout(backbone, tower))
             rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))

@@ -145,7 +145,6 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
         decay_all=settings.decayed == "all",
         decay_vectors=settings.decayed == "weights",
         bias_rate=settings.bias_rate,
-        joint_rate=settings.joint_rate,
         projection_rate=settings.projection_rate,
     )
     groups += _groups_of_heads(heads, settings)

@@ -52,7 +52,6 @@ class TrainingSettings:
     )
     lr: float = option(1e-5, "peak learning rate", above=0)
     head_rate: float = option(1.0, "factor on the rate of what losses and outputs add to the towers", above=0, high=1e6)
-    joint_rate: float = option(1.0, "factor on the rate of what sees the parts of a sample together", above=0, high=1e6)
     bias_rate: float | None = option(None, "factor on the rate of biases; none: as all else", above=0, high=1e6)
     projection_rate: float = option(
         1.0, "factor on the rate of the towers' projections into the shared space", above=0, high=1e6

@@ -47,7 +47,7 @@ SETTINGS = (
 """Options that are settings of the training under the same name."""
 FURTHER = (
     *("optimizer", "betas", "eps", "decayed", "schedule", "warmup_lr", "end_lr"),
-    *("milestones", "step_factor", "head_rate", "joint_rate", "bias_rate", "drop_last", "steps"),
+    *("milestones", "step_factor", "head_rate", "bias_rate", "drop_last", "steps"),
 )
 """Settings that the option `training` takes."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}

@@ -41,22 +41,17 @@ class ClipTowerAdapter(ClassTowerAdapter):
     Class attributes:
         trains_text: whether the text tower is trained.
         trains_scale: whether the logit scale (and bias) is.
-        joint_rate: factor on the rate of what stands beside the tower.
     """
 
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     state: ClassVar[tuple[str, ...]] = (*ClassTowerAdapter.state, "frames")
     trains_text: ClassVar[bool] = True
     trains_scale: ClassVar[bool] = True
-    joint_rate: ClassVar[float] = 10.0
 
     @abstractmethod
     def _joint(self, backbone: Backbone) -> JointParts | None:
         """What hangs on the image tower to see `frames` of them together, its weights at their start; None: each frame
         is encoded by itself and the features are averaged."""
-
-    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        return {**super()._settings_of_method(epochs), "joint_rate": self.joint_rate}
 
     def _choose(self, backbone: Backbone) -> list[str]:
         if (joint := self._joint(backbone)) is not None:

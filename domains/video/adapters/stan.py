@@ -92,6 +92,8 @@ class Branch(JointParts):
         CapabilityError: blocks that cannot be copied, more frames than there are places, or no class token.
     """
 
+    rate: ClassVar[float] = 10.0
+
     def __init__(self, backbone: Backbone, frames: int, depth: int, drop_path: float):
         super().__init__(frames)
         need_class_token(backbone, "stan")

@@ -124,6 +124,8 @@ class CommunicatingFrames(JointParts):
         prompt_layers: of the video-specific prompt; alpha: what its factors start from.
     """
 
+    rate: ClassVar[float] = 10.0
+
     def __init__(self, backbone: Backbone, frames: int, mit_layers: int, prompt_layers: int, alpha: float):
         super().__init__(frames)
         need_class_token(backbone, "x-clip")
