@@ -110,7 +110,8 @@ def _facts(backbone: Backbone, store) -> dict[str, float | None]:
     if store is not None:
         return store.backbone_facts(backbone)
     bias = backbone.logit_bias
-    return {"logit_scale": float(backbone.logit_scale), "logit_bias": None if bias is None else float(bias)}
+    scale = float(backbone.logit_scale.detach())
+    return {"logit_scale": scale, "logit_bias": None if bias is None else float(bias.detach())}
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,9 @@ class WholeClip:
 
 
 def by_crop(pixels: Tensor, transform: Callable) -> Tensor:
-    """(crops * T, 3, S, S) of a clip by a transform, (3, S, S) of an image -> (crops, T, 3, S, S)."""
-    if pixels.ndim == 3:
-        return pixels[None, None]
+    """What a transform made, (crops * T, 3, S, S) of a clip or (3, S, S) of an image, -> (crops, T, 3, S, S)."""
+    if pixels.ndim != 4:
+        return pixels if pixels.ndim == 5 else pixels[None, None]
     return pixels.unflatten(0, (transform.crops if isinstance(transform, EachFrame) else 1, -1))
 
 

@@ -154,6 +154,28 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "two-stage": {"r": between("r", 1, 2, tune="lora")},
     "vpt": of_training("cross-entropy", "clip", lr=0.01, epochs=6),
+    "open-vclip": {
+        **of_training("cross-entropy", "clip", lr=0.005, epochs=8),
+        "clip_grad": between("clip_grad", None, 1e-4),
+        "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.01),
+        "average_from": between("average_from", 1, 3, lr=0.05, epochs=4, patching_ratio=0.0),
+        "sample_range": between("sample_range", (0.0, 0.1), (0.9, 1.0), lr=0.05, epochs=4, patching_ratio=0.0),
+        "loss_ratio": between("loss_ratio", 0.0, 5.0, lr=0.05, epochs=4, patching_ratio=0.0),
+    },
+    "stan": {
+        **of_training("cross-entropy", "clip", lr=0.005, epochs=5),
+        "clip_grad": between("clip_grad", None, 1e-4, lr=0.05),
+    },
+    "vifi-clip": {
+        **of_training("cross-entropy", "clip", lr=0.002, epochs=8),
+        "clip_grad": between("clip_grad", None, 1e-4),
+        "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.01),
+    },
+    "x-clip": {
+        **of_training("cross-entropy", "clip", lr=0.01, epochs=5),
+        "clip_grad": between("clip_grad", None, 1e-4),
+        "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.01),
+    },
     "wca": {"templates": between("templates", ("a photo of a {}.",), ("a {} here.",))},
     "zero": {
         "augmix": between("augmix", False, True, temperature=0.01, selection=1.0),

@@ -25,7 +25,7 @@ UNIT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 class Towers:
     """What `transforms` asks of a backbone."""
 
-    image_size, image_mean, image_std = 16, *UNIT
+    image_size, image_mean, image_std, joint = 16, *UNIT, None
 
     def preprocess(self, train):
         return Preprocess(16, *UNIT, train=train)

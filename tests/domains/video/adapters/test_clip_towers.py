@@ -12,9 +12,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from parity_checks import video_towers
+from PIL import Image
 from torch import nn
 
-from vladapt import Batch, FeatureSet, Item, Label, build_adapter, build_classifier, load_adapter, load_backbone
+from vladapt import (
+    Batch,
+    FeatureSet,
+    Item,
+    Label,
+    build_adapter,
+    build_classifier,
+    fit,
+    load_adapter,
+    load_backbone,
+    predict,
+)
 from vladapt.core.backbones.joint_parts import attach_joint, chosen_parts
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.domain import DomainData
@@ -416,3 +428,25 @@ def test_a_tower_sees_parts_by_one_thing_at_most(problem):
     with pytest.raises(CapabilityError, match="positions for 64 frames, and a clip has 65"):
         Branch(problem.backbone, 65, depth=1, drop_path=0.0)
     assert isinstance(towers.joint, nn.Module) and problem.backbone.joint is None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight clips of each class as folders of frames."""
+    root = tmp_path_factory.mktemp("bars")
+    for index in range(16):
+        clip = root / ("down", "up")[index % 2] / str(index)
+        clip.mkdir(parents=True)
+        for number, frame in enumerate(draw(clip_item(index))):
+            Image.fromarray(frame).save(clip / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("name", ["x-clip", "full", "lora"])
+def test_clips_are_fitted_and_named_by_the_engine(folder, spec, tmp_path, name):
+    how = {"epochs": 1, "batch_size": 4, "lr": 1e-3}
+    data = {"frames": FRAMES, "path": str(folder)}
+    result = fit(domain="video", data=data, adapter={"name": name, **how}, backbone=spec, shots=3, seed=1, out=tmp_path)
+    assert 0 <= result.metrics["adapted"]["accuracy"] <= 1 and result.metrics["zero_shot"]["accuracy"] <= 1
+    rows = predict(result.run, [folder / "up" / "1"]).rows()
+    assert len(rows) == 1 and rows[0]["id"].endswith("up/1") and rows[0]["label"] in ("down", "up")
