@@ -1,114 +1,27 @@
-"""Towers that are trained on clips: the public code's numbers, steps and attention written out, files, frames."""
+"""Towers that are trained on clips: the public code's numbers, steps and attention written out, what is mixed."""
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_bars import FRAMES, IN_TOWER, SIDE, clip_item, draw, drawn, logits_of, seeing, seen_of_frames
 from parity_checks import video_towers
-from PIL import Image
-from torch import nn
 
-from vladapt import (
-    Batch,
-    FeatureSet,
-    Item,
-    Label,
-    build_adapter,
-    build_classifier,
-    fit,
-    load_adapter,
-    load_backbone,
-    predict,
-)
-from vladapt.core.backbones.joint_parts import attach_joint, chosen_parts
-from vladapt.core.contracts import TrainingImages
-from vladapt.core.contracts.domain import DomainData
-from vladapt.core.errors import CapabilityError
-from vladapt.core.features.store import FeatureStore
+from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.registry import adapter_class
 from vladapt.core.training import tower_outputs
 from vladapt.core.training.samples import seed_of
 from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_passes import image_features
 from vladapt.core.training.views import in_8_bits, normalised
-from vladapt.domains.video import Video
 from vladapt.domains.video.adapters._mixing import box_of, mixed
 from vladapt.domains.video.adapters.open_vclip import NeighbouringFrames, chosen_share, windowed
 from vladapt.domains.video.adapters.stan import Branch
 from vladapt.domains.video.adapters.x_clip import CommunicatingFrames, raw_classes
-from vladapt.domains.video.transforms import EachFrame, WholeClip, as_frames
-
-FRAMES, SIDE = 3, 32
-SMALL = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 16, "patch_size": 16, "head_width": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-IN_TOWER = ("x-clip", "stan", "vifi-clip", "open-vclip")
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def draw(item):
-    """A bar that moves down (class 0) or up (class 1), on noise; (T, H, W, 3)."""
-    index, label = item.decode["index"], item.decode["of"]
-    frames = np.random.default_rng(index).integers(0, 60, (item.decode["frames"], 40, 40, 3)).astype(np.uint8)
-    for number, frame in enumerate(frames):
-        top = 12 * (number if label == 0 else len(frames) - 1 - number)
-        frame[top : top + 8] = 220
-    return frames
-
-
-def clip_item(index, frames=FRAMES):
-    return Item(f"clip-{index}", Path(__file__), {"index": index, "of": index % 2, "frames": frames}, Label(index % 2))
-
-
-@dataclass(frozen=True)
-class Problem:
-    backbone: object
-    classifier: object
-    images: TrainingImages
-
-    def fit(self, name, **options):
-        images = self.images
-        adapter = build_adapter(name, **{"epochs": 1, "batch_size": 4, "lr": 1e-3, **options})
-        features = torch.stack([image_features(self.backbone, clip[None])[0] for clip in self.clips(images.items)])
-        labels = torch.tensor([item.class_label() for item in images.items])
-        support = FeatureSet(features, labels, self.classifier.class_names, backbone=self.backbone.fingerprint)
-        given = {"backbone": self.backbone, "resources": {"images": images}, "seed": 1}
-        adapter.report = adapter.fit(support, self.classifier, **given)
-        return adapter
-
-    def clips(self, items):
-        return torch.stack([as_frames(self.images.eval_transform(self.images.load(item)), FRAMES) for item in items])
-
-
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    path = tmp_path_factory.mktemp("small-vit") / "vit.json"
-    path.write_text(json.dumps(SMALL))
-    return f"open_clip:{path}@random:0"
-
-
-@pytest.fixture(scope="module")
-def problem(spec):
-    """Four clips of two classes that differ by the order of their frames, two more to choose on."""
-    backbone = load_backbone(spec, device="cpu")
-    backbone.model.token_embedding.weight.data.mul_(10)
-    classifier = build_classifier(backbone, ("down", "up"), ["a clip of {}.", "{}"])
-    transforms = EachFrame(backbone.preprocess(True)), EachFrame(backbone.preprocess(False))
-    items, val = [clip_item(i) for i in range(4)], [clip_item(i) for i in range(4, 6)]
-    images = TrainingImages(items, draw, *transforms, classifier.texts, None, ["a clip of {}.", "{}"], val)
-    return Problem(backbone, classifier, images)
 
 
 @pytest.fixture
@@ -133,17 +46,6 @@ def joints(problem):
         "open-vclip": NeighbouringFrames(FRAMES),
     }
     return {name: moved(joint).eval() for name, joint in made.items()} | {"vifi-clip": None}
-
-
-def seeing(backbone, joint):
-    """A copy of the backbone with a copy of what sees frames together."""
-    towers = copy_of(backbone)
-    if joint is not None:
-        attach_joint(towers, deepcopy(joint).requires_grad_(False)).eval()
-    return towers
-
-
-# What is seen ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("comparison", video_towers.GROUPS, ids=lambda each: each.run.__name__)
@@ -172,16 +74,6 @@ def test_frames_see_each_other(problem, joints, pixels, name):
     other[:, -1] = drawn(*other[:, -1].shape)
     first, again = (tokens(clips).unflatten(0, (-1, FRAMES))[:, 0] for clips in (pixels, other))
     assert not torch.allclose(first, again, atol=1e-3)
-
-
-def seen_of_frames(towers, clips):
-    """Unit features of the frames, before they are averaged."""
-
-    def attention(index, block, x):
-        return block.out(windowed(block.qkv(x), block.num_heads, FRAMES))
-
-    x = towers.run_blocks("image", towers.embed_image(clips.flatten(0, 1)), attention=attention)
-    return towers.pool_image(x)
 
 
 def test_frame_averaging_is_what_nothing_added_gives(problem, pixels, joints):
@@ -224,22 +116,6 @@ def test_class_texts_look_at_the_clip(problem, joints, pixels):
     plain = towers.encode_image(pixels) @ F.normalize(texts, dim=-1).T
     torch.testing.assert_close(towers.joint.cosines(towers, pixels, texts), plain)
     assert not torch.allclose(scores, plain, atol=1e-3)
-
-
-# Training -------------------------------------------------------------------------------------------------------------
-
-
-def logits_of(name, towers, clips, problem):
-    """Written out for each method."""
-    texts, scale = problem.classifier.texts, towers.model.logit_scale.exp()
-    if name == "x-clip":
-        raw = torch.stack([towers.encode_text(some, normalize=False).mean(dim=0) for some in texts])
-        return scale * towers.joint.cosines(towers, clips, raw.detach())
-    if name == "open-vclip":
-        unit = F.normalize(torch.stack([towers.encode_text(some).mean(dim=0) for some in texts]), dim=-1).detach()
-        return scale * seen_of_frames(towers, clips).unflatten(0, (-1, FRAMES)).mean(dim=1) @ unit.T
-    unit = F.normalize(torch.stack([towers.encode_text(some).mean(dim=0) for some in texts]), dim=-1)
-    return scale * image_features(towers, clips) @ unit.T
 
 
 PLAIN = {
@@ -348,105 +224,3 @@ def test_the_share_of_clip_is_chosen_on_val():
     scores = {0.3: 0.9, 0.4: 0.9, 0.6: 0.9, 0.7: 0.9}
     assert chosen_share(None, lambda share: scores.get(share, 0.1)) == 0.4
     assert chosen_share(None, None) == 0.5 and chosen_share(0.0, lambda share: share) == 0.0
-
-
-# Files and frames -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def fitted(problem):
-    return {name: problem.fit(name) for name in IN_TOWER}
-
-
-@pytest.mark.parametrize("name", IN_TOWER)
-def test_a_file_gives_the_same_towers_and_scores_of_decoded_clips(problem, fitted, spec, tmp_path, name):
-    adapter, items = fitted[name], problem.images.val
-    fresh = copy_of(problem.backbone)
-    again = load_adapter(adapter.save(tmp_path / "a.safetensors"), fresh)
-    assert again.frames == FRAMES
-    towers = again.adapted(fresh)
-    clips = problem.clips(items)
-    assert torch.equal(image_features(towers, clips), image_features(adapter._made, clips))
-    transform = Video().transforms(towers, False)
-    data = DomainData(list(items), problem.classifier.class_names, draw)
-    features = FeatureStore(keep=False).get_or_compute(data, items, towers, transform, batch_size=2).features
-    torch.testing.assert_close(features.features, unnormalised(towers, clips), rtol=1e-4, atol=1e-5)
-    base = Video().transforms(fresh, False)
-    batch = Batch(features=features.features, images=[draw(item) for item in items], transform=base)
-    expected = logits_of(name, towers, clips, problem) if name in ("open-vclip", "stan") else None
-    logits = again.logits(batch)
-    torch.testing.assert_close(logits, adapter.logits(batch), rtol=1e-5, atol=1e-5)
-    if expected is not None:
-        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
-
-
-def unnormalised(towers, clips):
-    if towers.joint is not None:
-        return towers.encode_image(clips, normalize=False)
-    return towers.encode_image(clips.flatten(0, 1), normalize=False).unflatten(0, (-1, FRAMES)).mean(dim=1)
-
-
-def test_whole_clips_of_several_crops_are_averaged(problem, fitted):
-    adapter, clip = fitted["x-clip"], draw(clip_item(5))[:, :, :36]
-    crops = EachFrame(problem.backbone.preprocess(False), crops=3)
-    whole = WholeClip(crops, FRAMES)(clip)
-    assert whole.shape == (3, FRAMES, 3, SIDE, SIDE) and crops.spec != WholeClip(crops, FRAMES).spec
-    one_by_one = [adapter.logits(Batch(images=[clip], transform=lambda _, each=each: each)) for each in whole]
-    mean = torch.cat(one_by_one).mean(dim=0, keepdim=True)
-    torch.testing.assert_close(adapter.logits(Batch(images=[clip], transform=crops)), mean, rtol=1e-4, atol=1e-4)
-
-
-def test_clips_of_other_lengths(problem, fitted):
-    """Frames at even steps, the first and the last among them: repeated where there are fewer."""
-    numbers = torch.arange(5)
-    assert chosen_parts(numbers, 3).tolist() == [0, 2, 4] and chosen_parts(numbers[:2], 5).tolist() == [0, 0, 0, 1, 1]
-    assert chosen_parts(numbers, 5) is numbers
-    items = [clip_item(i, frames) for i, frames in enumerate((3, 2, 5, 1))]
-    images = TrainingImages(items, draw, *transforms_of(problem), problem.classifier.texts)
-    assert Problem(problem.backbone, problem.classifier, images).fit("stan").frames == 3
-    long, short = draw(clip_item(0, 5)), draw(clip_item(0, 5))[[0, 2, 4]]
-    batches = [Batch(images=[clip], transform=problem.images.eval_transform) for clip in (long, short)]
-    assert torch.equal(*(fitted["x-clip"].logits(batch) for batch in batches))
-
-
-def transforms_of(problem):
-    return problem.images.train_transform, problem.images.eval_transform
-
-
-@pytest.mark.parametrize("name", IN_TOWER)
-def test_towers_without_blocks_are_refused_in_one_line(name):
-    says = "no transformer blocks of the image tower; towers that have it"
-    with pytest.raises(CapabilityError, match=says) as raised:
-        build_adapter(name).check_towers(load_backbone("embedded", device="cpu"))
-    assert "\n" not in str(raised.value)
-
-
-def test_a_tower_sees_parts_by_one_thing_at_most(problem):
-    towers = seeing(problem.backbone, NeighbouringFrames(FRAMES))
-    with pytest.raises(CapabilityError, match="sees the parts of a sample together already"):
-        attach_joint(towers, NeighbouringFrames(FRAMES))
-    with pytest.raises(CapabilityError, match="positions for 64 frames, and a clip has 65"):
-        Branch(problem.backbone, 65, depth=1, drop_path=0.0)
-    assert isinstance(towers.joint, nn.Module) and problem.backbone.joint is None
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Eight clips of each class as folders of frames."""
-    root = tmp_path_factory.mktemp("bars")
-    for index in range(16):
-        clip = root / ("down", "up")[index % 2] / str(index)
-        clip.mkdir(parents=True)
-        for number, frame in enumerate(draw(clip_item(index))):
-            Image.fromarray(frame).save(clip / f"{number}.png")
-    return root
-
-
-@pytest.mark.parametrize("name", ["x-clip", "full", "lora"])
-def test_clips_are_fitted_and_named_by_the_engine(folder, spec, tmp_path, name):
-    how = {"epochs": 1, "batch_size": 4, "lr": 1e-3}
-    data = {"frames": FRAMES, "path": str(folder)}
-    result = fit(domain="video", data=data, adapter={"name": name, **how}, backbone=spec, shots=3, seed=1, out=tmp_path)
-    assert 0 <= result.metrics["adapted"]["accuracy"] <= 1 and result.metrics["zero_shot"]["accuracy"] <= 1
-    rows = predict(result.run, [folder / "up" / "1"]).rows()
-    assert len(rows) == 1 and rows[0]["id"].endswith("up/1") and rows[0]["label"] in ("down", "up")
