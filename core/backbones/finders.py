@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TAKEN_OVER = (
     *("spec", "image_size", "image_mean", "image_std", "context_length", "licence", "has_text", "notes", "channels"),
-    "device",
+    *("device", "joint"),
 )
 
 
