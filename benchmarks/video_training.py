@@ -2,12 +2,15 @@
 
     python benchmarks/video_training.py
     python benchmarks/video_training.py --device cuda --backbone open_clip:ViT-B-16/openai --data FOLDER --shots 16
+    python benchmarks/video_training.py --merging --architecture ViT-B-16
 
 By default clips of the sample, and a CLIP of random weights (`--architecture`), since time does not depend on them.
 Frames are decoded and encoded once, into a store that is removed at the end; then each head is fitted from the store,
 with the settings it has, and one epoch of `vifi-clip` decodes, augments and trains both towers. Seconds are those of
 the CPU's cores together, or on a GPU those that pass. The most memory of the process is told after each row, which has
 at least that of the rows above it.
+
+`--merging` counts instead, and computes nothing: the tokens and operations of an image tower with `testa`'s merging.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vladapt import build_adapter
+from vladapt import build_adapter, load_backbone
+from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.fitting import fit_adapter
+from vladapt.domains.video.adapters.testa import AggregatingFrames, cost_of
 
 HEADS = ("mean-pool", "temporal-adapter", "clip4clip", "action-clip", "pllava-pool")
 END_TO_END = "vifi-clip"
@@ -43,10 +48,24 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--merging", action="store_true", help="what testa leaves of tokens and operations")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VLADAPT_CACHE"] = folder
-        measure(given, given.backbone or random_clip(given.architecture, Path(folder)))
+        spec = given.backbone or random_clip(given.architecture, Path(folder))
+        merging(spec) if given.merging else measure(given, spec)
+
+
+def merging(spec: str) -> None:
+    """Of a clip, counted on torch's meta device, which holds no numbers."""
+    print("| frames | patch tokens | left | billions of multiply-adds | left |\n|---:|---:|---:|---:|---:|")
+    for frames in (8, 32):
+        backbone = load_backbone(spec, device="cpu")
+        attach_joint(backbone, AggregatingFrames(backbone, frames))
+        backbone.to("meta")
+        whole, less = (cost_of(backbone, aggregates) for aggregates in (False, True))
+        products = [cost.flops / 2e9 for cost in (whole, less)]
+        print(f"| {frames} | {whole.tokens:,} | {less.tokens:,} | {products[0]:.0f} | {products[1]:.0f} |", flush=True)
 
 
 def measure(given, spec: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -46,6 +47,11 @@ class PatchTokenReader:
     workers: int | None = None
     amp: str | None = None
 
+    @cached_property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.store.patch_grid(self.backbone)
+
     def fill(self, items: Sequence[Item], reporter: Reporter) -> int:
         """Encode what is not stored, a portion at a time; a line says before how large it will be. Returns how many
         samples that were.
@@ -53,7 +59,7 @@ class PatchTokenReader:
         Raises:
             CapabilityError: the tower gives no patch tokens. DataError: the disk has no room for them.
         """
-        (height, width), dim = self.store.patch_grid(self.backbone), self.backbone.embed_dim
+        (height, width), dim = self.grid, self.backbone.embed_dim
         how = {"tap": PATCH_TOKENS, "workers": self.workers, "amp": self.amp}
         lacking = self.store.lacking(self.data, items, self.backbone, self.transform, **how)
         if not lacking:
@@ -83,7 +89,7 @@ class PatchTokenReader:
         if made.skipped:
             raise DataError("{}: {}".format(*made.skipped[0]))
         rows = made.features.with_parts().parts.to(self.backbone.device)
-        return rows.unflatten(2, (*self.store.patch_grid(self.backbone), self.backbone.embed_dim))
+        return rows.unflatten(2, (*self.grid, self.backbone.embed_dim))
 
     def of(self, items: Sequence[Item], parts: int) -> PatchTokens:
         """Those of N items of T = `parts` parts at most."""
@@ -100,7 +106,7 @@ class _StoredPatchTokens(PatchTokens):
     """Read as they are asked for; a set of up to `HELD_BYTES` all at the first call."""
 
     def __init__(self, reader: PatchTokenReader, items: Sequence[Item], parts: int):
-        self.grid, self.dim = reader.store.patch_grid(reader.backbone), reader.backbone.embed_dim
+        self.grid, self.dim = reader.grid, reader.backbone.embed_dim
         self._reader, self._items, self._parts = reader, items, parts
         self._held: Tensor | None = None
 

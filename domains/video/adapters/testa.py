@@ -80,9 +80,12 @@ class AggregatingFrames(JointParts):
             first, patches, sizes = divided(block, temporal, first, patches, sizes, merges)
         return first, patches
 
-    def embed(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        first, patches = self.tokens(backbone, pixels)
+    def pooled(self, backbone: Backbone, first: Tensor, patches: Tensor) -> Tensor:
+        """What `tokens` gives -> (B, D)."""
         return backbone.pool_image(torch.cat([first[:, None], patches.flatten(1, 2)], dim=1), normalize=False)
+
+    def embed(self, backbone: Backbone, pixels: Tensor) -> Tensor:
+        return self.pooled(backbone, *self.tokens(backbone, pixels))
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ def cost_of(backbone: Backbone, aggregates: bool) -> Cost:
     clip = blank_image(backbone).to(backbone.device).expand(joint.parts, -1, -1, -1)[None]
     try:
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # whose products can be counted
-            joint.embed(backbone, clip)
-        _, patches = joint.tokens(backbone, clip)
+            first, patches = joint.tokens(backbone, clip)
+            joint.pooled(backbone, first, patches)
     finally:
         joint.aggregates = before
     return Cost(patches.shape[1] * patches.shape[2], counter.get_total_flops())
