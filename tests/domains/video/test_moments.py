@@ -47,20 +47,20 @@ def test_windows_cover_a_video_and_stay_in_it(frames, fps, stride):
 def test_a_window_is_scored_by_its_frames_less_those_around_it():
     similarity = torch.tensor([[0.0, 0.0, 3.0, 5.0, 1.0, 0.0]])
     places = torch.tensor([[2, 4], [2, 6], [0, 6], [3, 4]])
-    assert Windows((2.0,), background=0.0).scores(similarity, places)[0].tolist() == pytest.approx([4, 9 / 4, 1.5, 5])
+    assert Windows((2.0,), contrast=0.0).scores(similarity, places)[0].tolist() == pytest.approx([4, 9 / 4, 1.5, 5])
     around = [(0.0 + 1.0) / 2, 0.0, 1.5, (3.0 + 1.0) / 2]  # of the whole video its own mean
     expected = [4 - around[0], 9 / 4 - around[1], 0.0, 5 - around[3]]
     assert Windows((2.0,)).scores(similarity, places)[0].tolist() == pytest.approx(expected)
-    half = Windows((2.0,), background=0.5).scores(similarity, places)[0]
+    half = Windows((2.0,), contrast=0.5).scores(similarity, places)[0]
     assert half.tolist() == pytest.approx([4 - 0.25, 9 / 4, 0.75, 5 - 1.0])
 
 
 def test_windows_that_overlap_with_a_better_one_are_left_out():
     spans = torch.tensor([[0.0, 10], [1, 11], [5, 15], [20, 30]])
     scores = torch.tensor([1.0, 3, 2, 0])
-    assert Windows((10.0,), overlap=0.5).best(scores, spans, 5).tolist() == [1, 2, 3], "0-10 and 1-11 share 9 of 11"
-    assert Windows((10.0,), overlap=0.4).best(scores, spans, 5).tolist() == [1, 3], "5-15 and 1-11 share 6 of 14"
-    assert Windows((10.0,), overlap=0.9).best(scores, spans, 2).tolist() == [1, 2]
+    assert Windows((10.0,), nms=0.5).best(scores, spans, 5).tolist() == [1, 2, 3], "0-10 and 1-11 share 9 of 11"
+    assert Windows((10.0,), nms=0.4).best(scores, spans, 5).tolist() == [1, 3], "5-15 and 1-11 share 6 of 14"
+    assert Windows((10.0,), nms=0.9).best(scores, spans, 2).tolist() == [1, 2]
     assert overlaps(spans[:2], torch.tensor([[0.0, 5]]))[:, 0].tolist() == pytest.approx([0.5, 4 / 11])
 
 
@@ -238,7 +238,7 @@ def test_windows_are_those_of_the_options_and_of_the_moments_that_train(films, s
     how = {"domain": "video", "task": "moments", "backbone": small_clip_spec, "out": str(tmp_path)}
     data = {"path": str(films / "films.csv"), "fps": 4}
     plain = Run.open(vladapt.fit(**how, data=data).run).info["windows"]
-    assert plain == {"lengths": [1.0], "stride": 0.25, "background": 1.0, "overlap": 0.5, "fps": 4.0}
-    given = {"windows": (0.5, 2.0), "stride": 1.0, "background": 0.0, "overlap": 0.1}
+    assert plain == {"lengths": [1.0], "stride": 0.25, "contrast": 1.0, "nms": 0.5, "fps": 4.0}
+    given = {"windows": (0.5, 2.0), "stride": 1.0, "contrast": 0.0, "nms": 0.1}
     other = Run.open(vladapt.fit(**how, data=data, **given).run).info["windows"]
-    assert other == {"lengths": [0.5, 2.0], "stride": 1.0, "background": 0.0, "overlap": 0.1, "fps": 4.0}
+    assert other == {"lengths": [0.5, 2.0], "stride": 1.0, "contrast": 0.0, "nms": 0.1, "fps": 4.0}
