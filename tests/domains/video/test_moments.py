@@ -150,11 +150,11 @@ def test_sentences_without_times_or_outside_the_video_are_refused(clips, write, 
         data = write("m.csv", content)
         return vladapt.fit(domain="video", task="moments", data=str(data), backbone=small_clip_spec, out=str(tmp_path))
 
-    with pytest.raises(DataError, match="v1.mp4 and all other sentences are without start and end"):
+    with pytest.raises(DataError, match=r"v1\.mp4 and all other sentences are without start and end"):
         fit("clip,sentence\nv1.mp4,a dog\n")
-    with pytest.raises(ConfigError, match="--crops 3: moments looks at whole frames"):
+    with pytest.raises(ConfigError, match=r"--crops 3: moments looks at whole frames"):
         Video().read(write("m.csv", "clip,start,end,sentence\nv1.mp4,0,0.2,a cat\n"), "moments", crops=3)
-    with pytest.raises(DataError, match="3 to 9 seconds lie outside its 0.48 seconds; correct the times"):
+    with pytest.raises(DataError, match=r"3 to 9 seconds lie outside its 0\.48 seconds; correct the times"):
         fit("clip,start,end,sentence\nv1.mp4,3,9,a dog\nv1.mp4,0,0.2,a cat\n")
 
 
