@@ -284,7 +284,7 @@ def _facts(info: Mapping[str, Any]) -> TableSection | None:
         "Frames": [f"{windows.get('fps'):g} per second" if windows.get("fps") else None],
         "Windows": [
             f"{lengths} seconds" if lengths else None,
-            shared.options({key: windows[key] for key in ("stride", "background", "overlap") if key in windows}),
+            shared.options({key: windows[key] for key in ("stride", "contrast", "nms") if key in windows}),
         ],
     }
     return shared.facts("What was searched, and how", info, of_task)

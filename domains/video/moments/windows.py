@@ -23,14 +23,14 @@ class Windows:
     Args:
         lengths: seconds.
         stride: from one window to the next, as a share of its length.
-        background: what the frames around a window count against it.
-        overlap: IoU with a better window above which one is left out.
+        contrast: what the frames around a window count against it.
+        nms: IoU with a better window above which one is left out.
     """
 
     lengths: tuple[float, ...]
     stride: float = 0.25
-    background: float = 1.0
-    overlap: float = 0.5
+    contrast: float = 1.0
+    nms: float = 0.5
 
     def places(self, frames: int, fps: float) -> Tensor:
         """(W, 2) int64: the first frame of each window and the one after its last. Windows end where the video ends; a
@@ -44,7 +44,7 @@ class Windows:
         return torch.tensor(list(spans), dtype=torch.int64)
 
     def scores(self, similarity: Tensor, places: Tensor) -> Tensor:
-        """(Q, W): the mean similarity of a window's frames less `background` times that of half as many frames before
+        """(Q, W): the mean similarity of a window's frames less `contrast` times that of half as many frames before
         it and half as many after it; of a window that is the whole video its own mean.
 
         Args:
@@ -60,7 +60,7 @@ class Windows:
         beside = (high - low) - (after - first)
         around = sums[:, high] - sums[:, low] - (sums[:, after] - sums[:, first])
         around = torch.where(beside > 0, around / beside.clamp(min=1), inside)
-        return (inside - self.background * around).float()
+        return (inside - self.contrast * around).float()
 
     def best(self, scores: Tensor, spans: Tensor, top: int) -> Tensor:
         """Positions of the best windows, at most `top`, the best first, none that overlaps with a better one.
@@ -69,7 +69,7 @@ class Windows:
             scores: (W,).
             spans: (W, 2) seconds.
         """
-        return nms(_as_boxes(spans), scores.double(), self.overlap)[:top]
+        return nms(_as_boxes(spans), scores.double(), self.nms)[:top]
 
 
 def in_seconds(places: Tensor, fps: float, duration: float) -> Tensor:

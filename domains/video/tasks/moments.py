@@ -42,8 +42,8 @@ class MomentOptions:
 
     windows: tuple[float, ...] = option((), "lengths of windows in seconds; none: by the moments that train", above=0)
     stride: float = option(0.25, "from one window to the next, as a share of its length", above=0, high=1)
-    background: float = option(1.0, "what the frames around a window count against it", low=0, high=10)
-    overlap: float = option(0.5, "IoU with a better window above which a window is left out", low=0, high=1)
+    contrast: float = option(1.0, "what the frames around a window count against it", low=0, high=10)
+    nms: float = option(0.5, "IoU with a better window above which a window is left out", low=0, high=1)
 
     def __post_init__(self):
         settle(self, "task 'moments'")
@@ -215,7 +215,7 @@ def _windows(recipe: Recipe, data: RetrievalData) -> Windows:
     given = recipe.task_options
     taught = [float(i.decode["end"]) - float(i.decode["start"]) for i in data.pairs.split("train").items]
     lengths = tuple(given["windows"]) or (lengths_of(taught) if taught else LENGTHS)
-    return Windows(lengths, given["stride"], given["background"], given["overlap"])
+    return Windows(lengths, given["stride"], given["contrast"], given["nms"])
 
 
 def _windows_of(run: Run) -> Windows:
@@ -226,7 +226,7 @@ def _windows_of(run: Run) -> Windows:
     """
     known = run.info.get("windows")
     try:
-        numbers = {key: float(known[key]) for key in ("stride", "background", "overlap")}
+        numbers = {key: float(known[key]) for key in ("stride", "contrast", "nms")}
         return Windows(tuple(float(length) for length in known["lengths"]), **numbers)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{run.path / 'run.json'}: damaged, it does not say the windows; fit again") from error

@@ -47,20 +47,20 @@ def test_windows_cover_a_video_and_stay_in_it(frames, fps, stride):
 def test_a_window_is_scored_by_its_frames_less_those_around_it():
     similarity = torch.tensor([[0.0, 0.0, 3.0, 5.0, 1.0, 0.0]])
     places = torch.tensor([[2, 4], [2, 6], [0, 6], [3, 4]])
-    assert Windows((2.0,), background=0.0).scores(similarity, places)[0].tolist() == pytest.approx([4, 9 / 4, 1.5, 5])
+    assert Windows((2.0,), contrast=0.0).scores(similarity, places)[0].tolist() == pytest.approx([4, 9 / 4, 1.5, 5])
     around = [(0.0 + 1.0) / 2, 0.0, 1.5, (3.0 + 1.0) / 2]  # of the whole video its own mean
     expected = [4 - around[0], 9 / 4 - around[1], 0.0, 5 - around[3]]
     assert Windows((2.0,)).scores(similarity, places)[0].tolist() == pytest.approx(expected)
-    half = Windows((2.0,), background=0.5).scores(similarity, places)[0]
+    half = Windows((2.0,), contrast=0.5).scores(similarity, places)[0]
     assert half.tolist() == pytest.approx([4 - 0.25, 9 / 4, 0.75, 5 - 1.0])
 
 
 def test_windows_that_overlap_with_a_better_one_are_left_out():
     spans = torch.tensor([[0.0, 10], [1, 11], [5, 15], [20, 30]])
     scores = torch.tensor([1.0, 3, 2, 0])
-    assert Windows((10.0,), overlap=0.5).best(scores, spans, 5).tolist() == [1, 2, 3], "0-10 and 1-11 share 9 of 11"
-    assert Windows((10.0,), overlap=0.4).best(scores, spans, 5).tolist() == [1, 3], "5-15 and 1-11 share 6 of 14"
-    assert Windows((10.0,), overlap=0.9).best(scores, spans, 2).tolist() == [1, 2]
+    assert Windows((10.0,), nms=0.5).best(scores, spans, 5).tolist() == [1, 2, 3], "0-10 and 1-11 share 9 of 11"
+    assert Windows((10.0,), nms=0.4).best(scores, spans, 5).tolist() == [1, 3], "5-15 and 1-11 share 6 of 14"
+    assert Windows((10.0,), nms=0.9).best(scores, spans, 2).tolist() == [1, 2]
     assert overlaps(spans[:2], torch.tensor([[0.0, 5]]))[:, 0].tolist() == pytest.approx([0.5, 4 / 11])
 
 
@@ -150,11 +150,11 @@ def test_sentences_without_times_or_outside_the_video_are_refused(clips, write, 
         data = write("m.csv", content)
         return vladapt.fit(domain="video", task="moments", data=str(data), backbone=small_clip_spec, out=str(tmp_path))
 
-    with pytest.raises(DataError, match="v1.mp4 and all other sentences are without start and end"):
+    with pytest.raises(DataError, match=r"v1\.mp4 and all other sentences are without start and end"):
         fit("clip,sentence\nv1.mp4,a dog\n")
-    with pytest.raises(ConfigError, match="--crops 3: moments looks at whole frames"):
+    with pytest.raises(ConfigError, match=r"--crops 3: moments looks at whole frames"):
         Video().read(write("m.csv", "clip,start,end,sentence\nv1.mp4,0,0.2,a cat\n"), "moments", crops=3)
-    with pytest.raises(DataError, match="3 to 9 seconds lie outside its 0.48 seconds; correct the times"):
+    with pytest.raises(DataError, match=r"3 to 9 seconds lie outside its 0\.48 seconds; correct the times"):
         fit("clip,start,end,sentence\nv1.mp4,3,9,a dog\nv1.mp4,0,0.2,a cat\n")
 
 
@@ -238,7 +238,7 @@ def test_windows_are_those_of_the_options_and_of_the_moments_that_train(films, s
     how = {"domain": "video", "task": "moments", "backbone": small_clip_spec, "out": str(tmp_path)}
     data = {"path": str(films / "films.csv"), "fps": 4}
     plain = Run.open(vladapt.fit(**how, data=data).run).info["windows"]
-    assert plain == {"lengths": [1.0], "stride": 0.25, "background": 1.0, "overlap": 0.5, "fps": 4.0}
-    given = {"windows": (0.5, 2.0), "stride": 1.0, "background": 0.0, "overlap": 0.1}
+    assert plain == {"lengths": [1.0], "stride": 0.25, "contrast": 1.0, "nms": 0.5, "fps": 4.0}
+    given = {"windows": (0.5, 2.0), "stride": 1.0, "contrast": 0.0, "nms": 0.1}
     other = Run.open(vladapt.fit(**how, data=data, **given).run).info["windows"]
-    assert other == {"lengths": [0.5, 2.0], "stride": 1.0, "background": 0.0, "overlap": 0.1, "fps": 4.0}
+    assert other == {"lengths": [0.5, 2.0], "stride": 1.0, "contrast": 0.0, "nms": 0.1, "fps": 4.0}

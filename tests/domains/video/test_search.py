@@ -62,7 +62,7 @@ def test_words_pictures_clips_and_times_ask_for_frames(indexed, films, tmp_path)
     assert len(search(indexed.index, image=films / "film0.mp4", top=2).hits) == 2
     late = search(indexed.index, "white stripes", top=20, since="2", where={"video": f"{films}/film0.mp4"}).hits
     assert sorted(float(hit.entry.about["time"]) for hit in late) == [2.0, 2.5, 3.0]
-    with pytest.raises(DataError, match="9 to 9.001 seconds lie outside its 3.40 seconds"):
+    with pytest.raises(DataError, match=r"9 to 9\.001 seconds lie outside its 3\.40 seconds"):
         search(indexed.index, image=f"{films}/film0.mp4#t=9")
 
 
