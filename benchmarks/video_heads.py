@@ -43,7 +43,7 @@ SHOTS = (1, 2, 4, None)
 UNSEEN_CLIPS = {"train": 12, "test": 8}
 UNSEEN_TABLE = (
     "mean-pool", "temporal-adapter:use=order,tune_text=false", "temporal-adapter:use=order", "clip4clip:epochs=40",
-    "action-clip:epochs=40", "efficient-prompt:epochs=60,prefix=4,postfix=4,lr=3e-3",
+    "action-clip:epochs=40",
 )  # fmt: skip
 TABLE = (
     "mean-pool", "temporal-adapter", "clip4clip:epochs=20", "action-clip:epochs=20", "clip2video:epochs=20",

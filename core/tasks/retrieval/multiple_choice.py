@@ -63,6 +63,7 @@ def choice_table(metrics: Mapping[str, Any]) -> Table | None:
         return None
     header, rows = _cells(told)
     table = Table(title=told["adapted"]["name"], caption=_words(told["adapted"]), box=SIMPLE_HEAD, pad_edge=False)
+    table.min_width = 72  # for the words below
     table.title_justify = table.caption_justify = "left"
     for place, name in enumerate(header):
         table.add_column(name, justify="right" if place else "left")
@@ -79,5 +80,6 @@ def _cells(told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ..
 
 
 def _words(told: Mapping[str, Any]) -> str:
-    left_out = f"; {told['left_out']} left out, a clip of theirs being unreadable" if told["left_out"] else ""
+    why = "left out, some sample of theirs being missing or unreadable"
+    left_out = f"; {told['left_out']} {why}" if told["left_out"] else ""
     return f"The {SHARE.name}; {plural(told['questions'], 'question')}{left_out}."
