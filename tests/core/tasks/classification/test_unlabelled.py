@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -124,3 +125,30 @@ def test_without_labels_it_reads_the_images_that_it_is_asked_about(small_clip_sp
     prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
     read = Unlabelled.of(Reads(), prepared, prepared.draw(0, 1))
     assert read.features.ids == prepared.test.ids and len(read.items) == 4
+
+
+def test_texts_come_as_resources_and_what_cannot_be_used_is_one_line(small_clip_spec, pictures, tmp_path):
+    data, names = pictures(images=6), NAMES.split(",")
+    apart = {one: {other: [f"{one}, not {other}"] for other in names if other != one} for one in names}
+    texts = {"attributes": {name: [f"{name} paint"] for name in names}, "pair_attributes": apart}
+    texts["realign_prompts"] = {"wall": ["a flat wall"]}
+    for name, content in texts.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "words.txt").write_text("wall\nsky \n\nleaf\n")
+    given = {name: str(tmp_path / f"{name}.json") for name in texts} | {"vocabulary": str(tmp_path / "words.txt")}
+
+    def notes(adapter, *wanted):
+        options = {"name": adapter, "epochs": 1, "batch_size": 6}
+        return " ".join(
+            fit(small_clip_spec, data, adapter=options, resources={name: given[name] for name in wanted}).notes
+        )
+
+    said = notes("gta-clip", "attributes", "pair_attributes")
+    assert "pairs of classes compared" in said and "No --resource" not in said
+    said = notes("s3a", "vocabulary", "realign_prompts")
+    assert "words found among 5" in said and "No --resource" not in said  # two of the classes are no words of the file
+    with pytest.raises(ConfigError, match="--resource vocabulary: gta-clip has no use for it; omit it, or take s3a"):
+        notes("gta-clip", "vocabulary")
+    (tmp_path / "words.txt").write_text("wall\n")
+    with pytest.raises(DataError, match="1 words; give a text file of two or more"):
+        notes("s3a", "vocabulary")
