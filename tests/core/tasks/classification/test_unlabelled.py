@@ -112,12 +112,21 @@ def test_a_method_reads_the_training_images_beyond_the_shots(small_clip_spec, pi
     train = {item.id for item in prepared.data.split("train")}
     assert len(train) == 10 and set(read.features.ids) == train - set(drawn.support.ids) and len(read.items) == left
     assert read.features.labels is None and tuple(item.id for item in read.items) == read.features.ids
+    reads.label_free = True  # it looks at no shots, which are images like the others then
+    assert set(Unlabelled.of(reads, prepared, drawn).features.ids) == train
     reads.transductive = True
     assert Unlabelled.of(reads, prepared, drawn).features.ids == prepared.test.ids
     images = read.images(prepared.training_images(drawn))
     assert images.items == read.items and not images.val
     reads.transductive, reads.needs = False, frozenset({"features"})
     assert Unlabelled.of(reads, prepared, drawn) == Unlabelled()
+
+
+def test_where_all_train_images_are_shots_none_are_left(small_clip_spec, pictures):
+    recipe = resolve(flags={"data.path": str(pictures("cat", "dog")), "shots": 9, "backbone": small_clip_spec})
+    prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
+    with pytest.raises(CapabilityError, match="all 4 train images are shots; give fewer --shots"):
+        Unlabelled.of(Reads(), prepared, prepared.draw(9, 1))
 
 
 def test_without_labels_it_reads_the_images_that_it_is_asked_about(small_clip_spec, pictures):
