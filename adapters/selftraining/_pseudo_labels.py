@@ -22,6 +22,7 @@ from ...core.training.batches import epoch_batches
 from ...core.training.schedules import held
 from ...core.training.small_heads import keep_best, train_epochs
 from ...core.training.tower_outputs import image_features
+from ..prompt._contexts import half_where_asked
 from ._leaderboards import top_k_per_class
 from ._prompted_models import (
     MultimodalPrompts,
@@ -94,6 +95,7 @@ class PseudoLabelled(Adapter):
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     label_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text_features", "tokens", "logit_scale", "logit_bias")
+    cost_options: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     learning: str | None = option(
         None,
@@ -113,6 +115,8 @@ class PseudoLabelled(Adapter):
     hold_out: float = option(
         0.2, "share of the pseudo-labels that chooses the epoch, with 10 or more per class", low=0, below=1
     )
+    amp: str | None = option(None, "precision of the towers in training; none: float32", choices=("bf16",))
+    workers: int | None = option(None, "threads that decode images; none: one per core", low=0, high=1024)
 
     def __post_init__(self):
         super().__post_init__()
@@ -140,6 +144,7 @@ class PseudoLabelled(Adapter):
         logits, history = classifier.logits(rows.unit[found.to(rows.unit.device)]), []
         counts = [max(1, count) for count in self._counts(len(unlabeled), len(known.candidates))]
         for number, count in enumerate(counts):
+            model = None  # its copy of the towers goes before there is another
             pseudo = self._pseudo_labels(logits, known, count)
             model = self._model(rows, classifier, backbone, seed)
             epoch, told = self._round(model, known, found, pseudo, count, seed, resources.get("batch_order"))
@@ -187,7 +192,7 @@ class PseudoLabelled(Adapter):
             return Rows(unit)
         labelled = [resources["images"].items[row] for row in known.labelled.tolist()]
         others = resources["unlabeled_images"]
-        return Rows.of(unit, others, [*labelled, *others.items])
+        return Rows.of(unit, others, [*labelled, *others.items], self.workers)
 
     def _pseudo_labels(self, logits: Tensor, known: Learning, count: int) -> tuple[Tensor, Tensor]:
         """Places among the unlabelled images, and the class of each; a place may come more than once."""
@@ -235,7 +240,9 @@ class PseudoLabelled(Adapter):
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             at = index.to(device)
-            return weighted_loss(model.logits(rows[index]), targets[at], given[at], weights)
+            with half_where_asked(self, device):
+                logits = model.logits(rows[index]).float()
+            return weighted_loss(logits, targets[at], given[at], weights)
 
         def score() -> float:
             return float((model.all_logits(held_out[0]).argmax(dim=1).cpu() == held_out[1]).double().mean())
@@ -271,6 +278,10 @@ class PseudoLabelled(Adapter):
     def adapted(self, backbone: Backbone) -> Backbone:
         if getattr(self, "tokens", None) is None:
             return backbone
+        if backbone.fingerprint != self.backbone_:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
+            )
         if self._made is None or self._made.device != backbone.device:
             self._made = with_tokens(backbone, self.tokens)
             text = f"{backbone.fingerprint} {hashlib.sha256(self.tokens.contiguous().numpy().tobytes()).hexdigest()}"

@@ -37,6 +37,7 @@ from .features import FeatureSet, TextClassifier
 REQUIRED = {
     "pre_projection": "image features before the projection",
     "descriptions": "sentences about each class",
+    "attributes": "sentences that describe each class",
     "captions": "a pool of captions",
     "synonyms": "synonyms of the class names",
     "boxes": "boxes that a detector found",
