@@ -88,7 +88,6 @@ class PseudoLabelled(Adapter):
     Resources:
         images, unlabeled_images: `TrainingImages` of the labelled and of the unlabelled images, where the image tower
             is run ("visual", "multimodal").
-        batch_order: (epochs, N) int64, the order of the samples in each epoch instead of a seeded shuffle.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder", "unlabeled", "pixels"})
@@ -147,7 +146,7 @@ class PseudoLabelled(Adapter):
             model = None  # its copy of the towers goes before there is another
             pseudo = self._pseudo_labels(logits, known, count)
             model = self._model(rows, classifier, backbone, seed)
-            epoch, told = self._round(model, known, found, pseudo, count, seed, resources.get("batch_order"))
+            epoch, told = self._round(model, known, found, pseudo, count, seed)
             history += [{**row, "round": number + 1} for row in told]
             if number + 1 < len(counts):
                 logits = model.all_logits(found)
@@ -217,7 +216,6 @@ class PseudoLabelled(Adapter):
         pseudo: tuple[Tensor, Tensor],
         count: int,
         seed: int,
-        order: Tensor | None,
     ) -> tuple[int, list[dict[str, float]]]:
         """Train on labels and pseudo-labels; the epoch that is kept, from 1, and the history."""
         places, labels = found[pseudo[0]], pseudo[1]
@@ -235,7 +233,7 @@ class PseudoLabelled(Adapter):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         lr = self.lr or RATES[self.prompts]
         optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=self.weight_decay)
-        batches = epoch_batches(len(rows), self.batch_size, seed, order=order)
+        batches = epoch_batches(len(rows), self.batch_size, seed)
         rates = held(risen_cosine(lr, self.epochs, self.warmup), len(batches(0)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
