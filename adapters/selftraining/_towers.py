@@ -15,7 +15,7 @@ from ...core.contracts.features import Batch
 from ...core.contracts.images import TrainingImages, TrainingPlace
 from ...core.contracts.loss import Loss
 from ...core.errors import CapabilityError
-from ...core.training.sources import ImageSource, Remembered, Source
+from ...core.training.sources import ImageSource, Remembered
 from ...core.training.train import Task
 from ..weights._towers import TowerAdapter, digest
 
@@ -64,21 +64,21 @@ class SelfTrained(TowerAdapter):
         view: View,
         strong_view: View | None = None,
         prompts: Sequence[Sequence[str]] | None = None,
-        source: Source | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> FitReport:
         """Train a copy of the towers by the loss, and keep what changed.
 
         Args:
+            loss: the method's own.
             images: without labels.
             backbone: the towers to start from.
+            view, strong_view: of an image, where the loss needs "pixels" and "pixels_strong1".
             prompts: C lists of texts, where the loss needs "class_features".
-            source: by default the images alone.
             identity: facts that a checkpoint must share, besides the images and the classes.
         """
         self.backbone_, self.templates = backbone.fingerprint, []
         task = Task(
-            source=source or ImageSource(images.items, Remembered(images.load)),
+            source=ImageSource(images.items, Remembered(images.load)),
             losses={},
             own={self.name: loss},
             class_prompts=prompts,

@@ -127,7 +127,7 @@ class Reclip(AnsweredTogether, SelfTrained):
         self.centroids = loss.centroids.clone()
         self.queries = self.prints = self.log_assignments = None
         agreed = int((loss.of_text == loss.of_image).sum())
-        report.notes.append(f"both models gave {agreed} of {count} unlabelled images the same label before the end")
+        report.notes.append(f"both models gave {agreed} of {count} unlabelled images the same label in the last epoch")
         return report
 
     def _propagate(self, classifier, unlabeled, spread: Propagation, cut: int) -> FitReport:

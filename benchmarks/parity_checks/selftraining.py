@@ -9,6 +9,7 @@ import torch
 
 from vladapt import build_adapter
 from vladapt.adapters.selftraining._projected import Propagation, projection_of
+from vladapt.adapters.selftraining._words import assigned, moved, nearest_words, renumbered, votes_of
 from vladapt.adapters.selftraining.dpa import confidence, loss_terms, mixture, prototypes, pseudo_labels
 from vladapt.adapters.transductive.gta_clip import confused_pairs, count_threshold, multi_positive
 
@@ -96,4 +97,24 @@ def gta_clip(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(given.grad, "mp_grad", "its gradient")
 
 
-GROUPS = (reclip, dpa, gta_clip)
+@compares("s3a", "s3a")
+def s3a(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    features, text, clusters = f.test_set.features, ref["vocab_features"], ref["clusters"]
+    top = nearest_words(features, text, ref["topk"].shape[1])
+    yield ref.check(top, "topk", "nearest words")
+    for key, count in ref.keys(r"votes_top(\d+)"):
+        votes = votes_of(clusters, top[:, : int(count)], len(text))
+        yield ref.check(votes, key, f"votes for {count} words")
+        words = assigned(votes)
+        theirs = ref[f"assigned_word_per_cluster_top{count}"]
+        rows = torch.arange(len(votes))
+        alike = torch.isclose(votes[rows, words].sum(), votes[rows, theirs].sum())
+        words = theirs if alike else words  # of assignments with as many votes any will do
+        yield ref.check(words, f"assigned_word_per_cluster_top{count}", f"{count} words, assignment")
+        yield ref.check(words[clusters], f"image_label_top{count}", f"{count} words, word of each image")
+        after = moved(features, text, words)
+        yield ref.check(after, f"reassigned_word_top{count}", f"{count} words, word after the move")
+        yield ref.check(renumbered(after), f"reassigned_cluster_top{count}", f"{count} words, cluster after the move")
+
+
+GROUPS = (reclip, dpa, gta_clip, s3a)

@@ -136,7 +136,8 @@ class Adapter(ABC):
             classifier: the zero-shot text classifier of the same classes.
             val: labelled features for choosing hyper-parameters; never the test set.
             unlabeled: features without labels, for methods that need them: all test images of a transductive one; else
-                the train images beyond the support, or the test images where there are none.
+                the train images, those beyond the support of a method that is not `label_free`; the test images where
+                there is no train split.
             backbone: the backbone, for methods with "text_encoder" or "pixels" in `needs`.
             resources: whatever else the method's docstring asks for, as in the table of `core/contracts/resources.py`.
             seed: fixes every random choice.

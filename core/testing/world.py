@@ -25,6 +25,7 @@ from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item
 
 REPLACING = frozenset({"support_folder", "ctx", "base", "keys"})
 """Resources that take the place of what is learned from, or of where options say to start."""
+THINGS = ("wall", "sky", "leaf", "night", "dog", "tree")
 VIEWS = 2
 
 
@@ -223,8 +224,8 @@ class World:
                 one: {other: (f"{one} and not {other}",) for other in self.names[:20] if other != one}
                 for one in self.names[:20]
             },
-            "vocabulary": lambda: tuple(f"colour {i}" for i in range(6)) + ("a wall", "the sky", "a leaf"),
-            "realign_prompts": lambda: {f"colour {i}": (f"the very colour {i}",) for i in range(6)},
+            "vocabulary": lambda: tuple(f"{which} {what}" for which in ("a", "some", "no", "old") for what in THINGS),
+            "realign_prompts": lambda: {f"some {what}": (f"{what} in a picture", what) for what in THINGS},
             "synonyms": lambda: tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in self.names),
             "captions": lambda: self._pool([f"drawing {i} of {name}" for name in self.names[:20] for i in range(3)]),
             "boxes": lambda: self._boxes,

@@ -283,7 +283,8 @@ def extract_outputs(model, samples: Samples, batches: GlobalBatches, names: list
     """
     training = model.training
     model.eval()
-    outputs = Outputs(model.backbone, names, losses=model.outputs.losses).to(model.backbone.device)
+    made_by = {"teacher": model.outputs.teacher, "losses": model.outputs.losses}
+    outputs = Outputs(model.backbone, names, **made_by).to(model.backbone.device)
     mine = torch.arange(len(samples)).tensor_split(world_size())[rank()].tolist()
     size = model.settings.micro_batch_size or batches.batch_size
     rows_of: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -152,6 +152,12 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "amp": between("amp", None, "bf16", lr=0.1),
         "image_loss": between("image_loss", "mean", "released", lr=0.1),
     },
+    "s3a": {
+        "amp": between("amp", None, "bf16", lr=10.0),
+        "clusters": between("clusters", 2, 6, lr=10.0, structure=5.0),
+        "fixed_epochs": between("fixed_epochs", 0, 2, clusters=2, candidates=6, lr=10.0, structure=5.0, epochs=1),
+        "rounds": between("rounds", 1, 3, clusters=2, lr=10.0, structure=5.0, epochs=1),
+    },
     "ss-text": {
         "fixed_lambda": between("fixed_lambda", 0.1, 10.0, variant="fixed"),
         "least_lambda": between("least_lambda", 0.0, 100.0),

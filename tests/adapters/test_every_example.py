@@ -55,7 +55,7 @@ def test_the_example_runs(name, names):
     cls, said = adapter_class(name), []
     parts = {each: names[each].with_parts() for each in ("support", "val", "test")} if "parts" in cls.needs else {}
     example = doctest.DocTestParser().get_doctest(cls.__doc__, {**names, **parts}, name, None, None)
-    assert len(example.examples) == 3, "build_adapter, fit and logits"
+    assert len(example.examples) == 3 + (name == "s3a"), "build_adapter, fit and logits; words of its own"
     runner = doctest.DocTestRunner(verbose=False)
     runner.run(example, out=said.append, clear_globs=False)
     assert not runner.failures, "".join(said)

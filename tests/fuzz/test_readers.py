@@ -133,11 +133,13 @@ def _detections(file: Path) -> object:
 
 def _words(file: Path) -> None:
     from vladapt.core.data.pairs.augment_text import read_synonyms as read_alternatives
-    from vladapt.core.prompts.descriptions import read_descriptions, read_synonyms
+    from vladapt.core.prompts import descriptions
 
-    for read in (lambda: read_descriptions(file, ["cat", "dog"]), lambda: read_synonyms(file, ["cat", "dog"])):
+    for read in (descriptions.read_descriptions, descriptions.read_synonyms, descriptions.read_pair_attributes):
         with _ours():
-            read()
+            read(file, ["cat", "dog"])
+    with _ours():
+        descriptions.read_word_sentences(file)
     read_alternatives(file)
 
 

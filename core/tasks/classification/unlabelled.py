@@ -90,20 +90,27 @@ class Unlabelled:
 
     @classmethod
     def of(cls, adapter: Adapter, prepared, shots: Shots) -> Unlabelled:
-        """All test images of a transductive method; else the train images beyond the shots, or the test images where
-        there are none.
+        """All test images of a transductive method; else the train images, of a method that learns from labels too
+        those beyond the shots. Where the data has no train split, as without labels, the test images.
 
         Args:
             prepared: `Prepared` or `PreparedFeatures`.
+
+        Raises:
+            CapabilityError: all train images are shots.
         """
         if adapter.transductive:
             return cls.of_rows(prepared, shots.test)
         if "unlabeled" not in adapter.needs:
             return cls()
-        taught = {item.id for item in shots.items}
-        items = [item for item in prepared.data.split("train") if item.id not in taught]
-        if not items:
+        train = prepared.data.split("train")
+        if not train:
             return cls.of_rows(prepared, shots.test)
+        taught = set() if adapter.label_free else {item.id for item in shots.items}
+        items = [item for item in train if item.id not in taught]
+        if not items:
+            reads = f"adapter '{adapter.name}' learns from images without labels too"
+            raise CapabilityError(f"{reads}, and all {len(train)} train images are shots; give fewer --shots")
         return cls.of_rows(prepared, prepared.of_ids([item.id for item in items]))
 
     @classmethod

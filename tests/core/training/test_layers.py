@@ -12,6 +12,7 @@ from vladapt.core.training.layers import (
     depth_of,
     depths,
     freeze_batch_norm,
+    is_projection,
     parameter_groups,
     set_trainable,
     tower_of,
@@ -312,3 +313,23 @@ def test_frozen_batch_norm_is_the_copys_own(backbone):
 def test_a_tower_without_batch_norm_has_none_to_freeze(backbone):
     assert freeze_batch_norm(backbone("open_clip")) == []
     assert freeze_batch_norm(backbone("embedded")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "projections"),
+    [
+        ("open_clip", {"visual.proj", "text_projection"}),
+        ("open_clip-custom", {"visual.proj", "text.text_projection.weight"}),
+        ("open_clip-timm", {"visual.head.proj.weight", "text.text_projection"}),
+        ("clip", {"visual_projection.weight", "text_projection.weight"}),
+        ("siglip", set()),
+    ],
+)
+def test_projections_have_a_rate_of_their_own(built, name, projections):
+    backbone = built(name)
+    backbone.model.requires_grad_(True)
+    names = {parameter: name for name, parameter in backbone.model.named_parameters()}
+    groups = parameter_groups(backbone, lr=1.0, weight_decay=0.1, projection_rate=5.0)
+    assert {names[p] for group in groups if group["lr"] == 5.0 for p in group["params"]} == projections
+    assert {group["lr"] for group in groups} <= {1.0, 5.0}
+    assert {name for name in names.values() if is_projection(name)} == projections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -111,6 +112,8 @@ def test_a_method_reads_the_training_images_beyond_the_shots(small_clip_spec, pi
     train = {item.id for item in prepared.data.split("train")}
     assert len(train) == 10 and set(read.features.ids) == train - set(drawn.support.ids) and len(read.items) == left
     assert read.features.labels is None and tuple(item.id for item in read.items) == read.features.ids
+    reads.label_free = True  # it looks at no shots, which are images like the others then
+    assert set(Unlabelled.of(reads, prepared, drawn).features.ids) == train
     reads.transductive = True
     assert Unlabelled.of(reads, prepared, drawn).features.ids == prepared.test.ids
     images = read.images(prepared.training_images(drawn))
@@ -119,8 +122,42 @@ def test_a_method_reads_the_training_images_beyond_the_shots(small_clip_spec, pi
     assert Unlabelled.of(reads, prepared, drawn) == Unlabelled()
 
 
+def test_where_all_train_images_are_shots_none_are_left(small_clip_spec, pictures):
+    recipe = resolve(flags={"data.path": str(pictures("cat", "dog")), "shots": 9, "backbone": small_clip_spec})
+    prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
+    with pytest.raises(CapabilityError, match="all 4 train images are shots; give fewer --shots"):
+        Unlabelled.of(Reads(), prepared, prepared.draw(9, 1))
+
+
 def test_without_labels_it_reads_the_images_that_it_is_asked_about(small_clip_spec, pictures):
     recipe = resolve(flags={"data.path": str(pictures()), "classes": NAMES, "backbone": small_clip_spec})
     prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
     read = Unlabelled.of(Reads(), prepared, prepared.draw(0, 1))
     assert read.features.ids == prepared.test.ids and len(read.items) == 4
+
+
+def test_texts_come_as_resources_and_what_cannot_be_used_is_one_line(small_clip_spec, pictures, tmp_path):
+    data, names = pictures(images=6), NAMES.split(",")
+    apart = {one: {other: [f"{one}, not {other}"] for other in names if other != one} for one in names}
+    texts = {"attributes": {name: [f"{name} paint"] for name in names}, "pair_attributes": apart}
+    texts["realign_prompts"] = {"wall": ["a flat wall"]}
+    for name, content in texts.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "words.txt").write_text("wall\nsky \n\nleaf\n")
+    given = {name: str(tmp_path / f"{name}.json") for name in texts} | {"vocabulary": str(tmp_path / "words.txt")}
+
+    def notes(adapter, *wanted):
+        options = {"name": adapter, "epochs": 1, "batch_size": 6}
+        return " ".join(
+            fit(small_clip_spec, data, adapter=options, resources={name: given[name] for name in wanted}).notes
+        )
+
+    said = notes("gta-clip", "attributes", "pair_attributes")
+    assert "pairs of classes compared" in said and "No --resource" not in said
+    said = notes("s3a", "vocabulary", "realign_prompts")
+    assert "words found among 5" in said and "No --resource" not in said  # two of the classes are no words of the file
+    with pytest.raises(ConfigError, match="--resource vocabulary: gta-clip has no use for it; omit it, or take s3a"):
+        notes("gta-clip", "vocabulary")
+    (tmp_path / "words.txt").write_text("wall\n")
+    with pytest.raises(DataError, match="1 words; give a text file of two or more"):
+        notes("s3a", "vocabulary")
