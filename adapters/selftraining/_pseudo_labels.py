@@ -6,7 +6,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +137,9 @@ class PseudoLabelled(Adapter):
         if not len(unlabeled):
             raise CapabilityError(f"adapter '{self.name}' learns from unlabelled images, and there are none; give some")
         known = self._known(support)
-        rows = self._rows(support, unlabeled, known, backbone, resources)
+        others = self._others(support, unlabeled, known)
+        unlabeled = unlabeled.select(others)
+        rows = self._rows(support, unlabeled, known, backbone, resources, others)
         classifier = classifier.to(backbone.device)
         found = torch.arange(len(known.labelled), len(rows.unit))  # the unlabelled rows
         logits, history = classifier.logits(rows.unit[found.to(rows.unit.device)]), []
@@ -183,15 +185,30 @@ class PseudoLabelled(Adapter):
             raise ConfigError(f"option learning={setting}: {lacking}; name the seen classes in option seen")
         return Learning(setting, unseen, kept, labels[kept])
 
-    def _rows(self, support, unlabeled, known: Learning, backbone: Backbone, resources: dict[str, Any]) -> Rows:
-        """The labelled rows that train, then the unlabelled ones."""
+    def _others(self, support: FeatureSet, unlabeled: FeatureSet, known: Learning) -> list[int]:
+        """Places of the unlabelled images that are not among the labelled ones.
+
+        Raises:
+            CapabilityError: all are.
+        """
+        given = set((support.ids or ()) if len(known.labelled) else ())
+        places = [place for place, name in enumerate(unlabeled.ids or range(len(unlabeled))) if name not in given]
+        if not places:
+            raise CapabilityError(
+                f"adapter '{self.name}' learns from images without labels too, and all {len(unlabeled)} are shots; "
+                "give fewer --shots"
+            )
+        return places
+
+    def _rows(self, support, unlabeled, known: Learning, backbone: Backbone, resources, others: list[int]) -> Rows:
+        """The labelled rows that train, then the unlabelled ones, at these places of those given."""
         place = known.labelled.to(support.features.device)
         unit = torch.cat([support.unit[place], unlabeled.unit.to(support.features.device)]).to(backbone.device)
         if self.prompts == TEXTUAL:
             return Rows(unit)
         labelled = [resources["images"].items[row] for row in known.labelled.tolist()]
-        others = resources["unlabeled_images"]
-        return Rows.of(unit, others, [*labelled, *others.items], self.workers)
+        images = resources["unlabeled_images"]
+        return Rows.of(unit, images, [*labelled, *(images.items[place] for place in others)], self.workers)
 
     def _pseudo_labels(self, logits: Tensor, known: Learning, count: int) -> tuple[Tensor, Tensor]:
         """Places among the unlabelled images, and the class of each; a place may come more than once."""
