@@ -137,7 +137,7 @@ class Gist(TowerAdapter):
         images: TrainingImages = resources["images"]
         if not self.class_names_:
             raise ConfigError(f"{self.name} writes texts behind class names, and none are given; name the classes")
-        matched = matched_texts(support, resources["attributes"], self.class_names_, backbone, self.texts_per_image)
+        matched = matched_texts(support, resources["attributes"], backbone, self.texts_per_image)
         names = [spoken(self.class_names_[label]) for label in support.labels.tolist()]
         rows = [row for row, texts in enumerate(matched) for _ in texts]
         captions = [f"{name}: {text}" for name, texts in zip(names, matched) for text in texts]
@@ -196,7 +196,6 @@ class Gist(TowerAdapter):
 def matched_texts(
     support: FeatureSet,
     attributes: Sequence[Sequence[str]],
-    class_names: Sequence[str],
     backbone: Backbone,
     count: int,
 ) -> list[list[str]]:

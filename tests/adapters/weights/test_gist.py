@@ -46,7 +46,7 @@ def test_the_published_settings_are_the_defaults():
 
 
 def test_an_image_gets_the_nearest_texts_of_its_own_class(problem, small_clip):
-    found = matched_texts(problem.support, TEXTS, problem.support.class_names, small_clip, 2)
+    found = matched_texts(problem.support, TEXTS, small_clip, 2)
     for label, unit, texts in zip(problem.support.labels.tolist(), problem.support.unit, found):
         cosines = {text: float(small_clip.encode_text([text])[0] @ unit) for text in TEXTS[label]}
         assert texts == sorted(TEXTS[label], key=lambda text: -cosines[text])[:2]
@@ -58,7 +58,7 @@ def test_the_training_is_the_loop_written_out(problem, fitted, small_clip):
     pairs = [
         (row, f"colour {label}: {text}")
         for row, label in enumerate(problem.support.labels.tolist())
-        for text in matched_texts(problem.support, TEXTS, problem.support.class_names, small_clip, 2)[row]
+        for text in matched_texts(problem.support, TEXTS, small_clip, 2)[row]
     ]
     assert len(pairs) == 16
     towers, pixels = copy.deepcopy(small_clip), problem.pixels()
