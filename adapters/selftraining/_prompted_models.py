@@ -33,20 +33,22 @@ class Rows:
     Args:
         unit: (N, D) features of the frozen tower.
         items, images: of the same rows, and how they are looked at; none where no image tower is run.
+        threads: that decode them; None takes one per CPU core.
     """
 
     unit: Tensor
     items: Sequence[Item] = ()
     images: TrainingImages | None = None
+    threads: int | None = None
 
     @classmethod
-    def of(cls, unit: Tensor, images: TrainingImages, items: Sequence[Item]) -> Rows:
+    def of(cls, unit: Tensor, images: TrainingImages, items: Sequence[Item], threads: int | None = None) -> Rows:
         """Rows whose images are looked at as `images` are."""
-        return cls(unit, items, replace(images, load=Remembered(images.load)))
+        return cls(unit, items, replace(images, load=Remembered(images.load)), threads)
 
     def pixels(self, rows: Tensor) -> Tensor:
         """(B, 3, S, S) of some rows, without augmentation, as published."""
-        with ThreadPoolExecutor(cores()) as threads:
+        with ThreadPoolExecutor(self.threads or cores()) as threads:
             return torch.stack(list(threads.map(self._seen, rows.tolist())))
 
     def _seen(self, row: int) -> Tensor:

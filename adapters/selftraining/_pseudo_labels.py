@@ -6,7 +6,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from ...core.training.batches import epoch_batches
 from ...core.training.schedules import held
 from ...core.training.small_heads import keep_best, train_epochs
 from ...core.training.tower_outputs import image_features
+from ..prompt._contexts import half_where_asked
 from ._leaderboards import top_k_per_class
 from ._prompted_models import (
     MultimodalPrompts,
@@ -87,13 +88,13 @@ class PseudoLabelled(Adapter):
     Resources:
         images, unlabeled_images: `TrainingImages` of the labelled and of the unlabelled images, where the image tower
             is run ("visual", "multimodal").
-        batch_order: (epochs, N) int64, the order of the samples in each epoch instead of a seeded shuffle.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder", "unlabeled", "pixels"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     label_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text_features", "tokens", "logit_scale", "logit_bias")
+    cost_options: ClassVar[frozenset[str]] = frozenset({"workers"})
 
     learning: str | None = option(
         None,
@@ -113,6 +114,8 @@ class PseudoLabelled(Adapter):
     hold_out: float = option(
         0.2, "share of the pseudo-labels that chooses the epoch, with 10 or more per class", low=0, below=1
     )
+    amp: str | None = option(None, "precision of the towers in training; none: float32", choices=("bf16",))
+    workers: int | None = option(None, "threads that decode images; none: one per core", low=0, high=1024)
 
     def __post_init__(self):
         super().__post_init__()
@@ -134,15 +137,18 @@ class PseudoLabelled(Adapter):
         if not len(unlabeled):
             raise CapabilityError(f"adapter '{self.name}' learns from unlabelled images, and there are none; give some")
         known = self._known(support)
-        rows = self._rows(support, unlabeled, known, backbone, resources)
+        others = self._others(support, unlabeled, known)
+        unlabeled = unlabeled.select(others)
+        rows = self._rows(support, unlabeled, known, backbone, resources, others)
         classifier = classifier.to(backbone.device)
         found = torch.arange(len(known.labelled), len(rows.unit))  # the unlabelled rows
         logits, history = classifier.logits(rows.unit[found.to(rows.unit.device)]), []
         counts = [max(1, count) for count in self._counts(len(unlabeled), len(known.candidates))]
         for number, count in enumerate(counts):
+            model = None  # its copy of the towers goes before there is another
             pseudo = self._pseudo_labels(logits, known, count)
             model = self._model(rows, classifier, backbone, seed)
-            epoch, told = self._round(model, known, found, pseudo, count, seed, resources.get("batch_order"))
+            epoch, told = self._round(model, known, found, pseudo, count, seed)
             history += [{**row, "round": number + 1} for row in told]
             if number + 1 < len(counts):
                 logits = model.all_logits(found)
@@ -179,15 +185,30 @@ class PseudoLabelled(Adapter):
             raise ConfigError(f"option learning={setting}: {lacking}; name the seen classes in option seen")
         return Learning(setting, unseen, kept, labels[kept])
 
-    def _rows(self, support, unlabeled, known: Learning, backbone: Backbone, resources: dict[str, Any]) -> Rows:
-        """The labelled rows that train, then the unlabelled ones."""
+    def _others(self, support: FeatureSet, unlabeled: FeatureSet, known: Learning) -> list[int]:
+        """Places of the unlabelled images that are not among the labelled ones.
+
+        Raises:
+            CapabilityError: all are.
+        """
+        given = set((support.ids or ()) if len(known.labelled) else ())
+        places = [place for place, name in enumerate(unlabeled.ids or range(len(unlabeled))) if name not in given]
+        if not places:
+            raise CapabilityError(
+                f"adapter '{self.name}' learns from images without labels too, and all {len(unlabeled)} are shots; "
+                "give fewer --shots"
+            )
+        return places
+
+    def _rows(self, support, unlabeled, known: Learning, backbone: Backbone, resources, others: list[int]) -> Rows:
+        """The labelled rows that train, then the unlabelled ones, at these places of those given."""
         place = known.labelled.to(support.features.device)
         unit = torch.cat([support.unit[place], unlabeled.unit.to(support.features.device)]).to(backbone.device)
         if self.prompts == TEXTUAL:
             return Rows(unit)
         labelled = [resources["images"].items[row] for row in known.labelled.tolist()]
-        others = resources["unlabeled_images"]
-        return Rows.of(unit, others, [*labelled, *others.items])
+        images = resources["unlabeled_images"]
+        return Rows.of(unit, images, [*labelled, *(images.items[place] for place in others)], self.workers)
 
     def _pseudo_labels(self, logits: Tensor, known: Learning, count: int) -> tuple[Tensor, Tensor]:
         """Places among the unlabelled images, and the class of each; a place may come more than once."""
@@ -212,7 +233,6 @@ class PseudoLabelled(Adapter):
         pseudo: tuple[Tensor, Tensor],
         count: int,
         seed: int,
-        order: Tensor | None,
     ) -> tuple[int, list[dict[str, float]]]:
         """Train on labels and pseudo-labels; the epoch that is kept, from 1, and the history."""
         places, labels = found[pseudo[0]], pseudo[1]
@@ -230,12 +250,14 @@ class PseudoLabelled(Adapter):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         lr = self.lr or RATES[self.prompts]
         optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=self.weight_decay)
-        batches = epoch_batches(len(rows), self.batch_size, seed, order=order)
+        batches = epoch_batches(len(rows), self.batch_size, seed)
         rates = held(risen_cosine(lr, self.epochs, self.warmup), len(batches(0)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             at = index.to(device)
-            return weighted_loss(model.logits(rows[index]), targets[at], given[at], weights)
+            with half_where_asked(self, device):
+                logits = model.logits(rows[index]).float()
+            return weighted_loss(logits, targets[at], given[at], weights)
 
         def score() -> float:
             return float((model.all_logits(held_out[0]).argmax(dim=1).cpu() == held_out[1]).double().mean())
@@ -271,6 +293,10 @@ class PseudoLabelled(Adapter):
     def adapted(self, backbone: Backbone) -> Backbone:
         if getattr(self, "tokens", None) is None:
             return backbone
+        if backbone.fingerprint != self.backbone_:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
+            )
         if self._made is None or self._made.device != backbone.device:
             self._made = with_tokens(backbone, self.tokens)
             text = f"{backbone.fingerprint} {hashlib.sha256(self.tokens.contiguous().numpy().tobytes()).hexdigest()}"

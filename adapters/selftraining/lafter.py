@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from ...core.contracts.images import CropTransform
 from ...core.contracts.loss import Loss
 from ...core.contracts.options import option
 from ...core.contracts.outputs import Output
+from ...core.prompts.classifier import build_classifier
 from ...core.training.changed_weights import put_tensors
 from ...core.training.views import strong_view
 from ..published_sets import WithPreset
@@ -40,9 +41,9 @@ class Lafter(WithPreset, SelfTrained):
     2023, arXiv 2305.18287).
 
     (1) A linear classifier without bias is trained on the unit features of all texts of the classes (prompts, and
-    sentences where `--descriptions` gives some) as if they were images: Gaussian noise of 0.1 is added to them anew in
-    each of 400 steps on all of them, the loss is cross-entropy with labels smoothed by 0.1. A copy of it, which stays,
-    labels every unlabelled image as it is tested, by the frozen tower.
+    sentences that describe them, where there are some) as if they were images: Gaussian noise of 0.1 is added to them
+    anew in each of 400 steps on all of them, the loss is cross-entropy with labels smoothed by 0.1. A copy of it, which
+    stays, labels every unlabelled image as it is tested, by the frozen tower.
     (2) The classifier, 50 tokens in the image tower and its norms are trained on strongly augmented views of the images
     with these labels, by the same loss. The student's features are not made unit.
 
@@ -55,6 +56,10 @@ class Lafter(WithPreset, SelfTrained):
 
     Where it differs from the released code: the last weights are kept (released: the epoch that is best on the test
     labels is reported); float32; the domain's prompts.
+
+    Resources:
+        images, unlabeled_images, place: as for all that train on images without labels.
+        attributes: sentences that describe each class, as published from a language model.
 
     Raises:
         ConfigError: an option is out of range.
@@ -72,6 +77,7 @@ class Lafter(WithPreset, SelfTrained):
         "no fixture: the text classifier and the training are checked against loops written out. The last weights are "
         "kept (released: the epoch that is best on test labels)"
     )
+    optional: ClassVar[frozenset[str]] = frozenset({"attributes"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     default_epochs: ClassVar[int] = 50
     published_crop: ClassVar[tuple[float, float]] = (0.2, 1.0)
@@ -110,7 +116,8 @@ class Lafter(WithPreset, SelfTrained):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         images = resources["unlabeled_images"]
         steps = self.text_steps or PUBLISHED_STEPS.get(self.preset, STEPS)
-        head, reached = text_classifier(classifier, steps, self.lr, self.weight_decay, seed)
+        texts = _texts(classifier, resources.get("attributes"), backbone)
+        head, reached = text_classifier(texts, steps, self.lr, self.weight_decay, seed)
         labels = (unlabeled.unit.to(head.device) @ head.T).argmax(dim=1)
         loss = OfTextLabels(head, labels)
         safe = images.train_transform.safe_crop if isinstance(images.train_transform, CropTransform) else None
@@ -146,12 +153,25 @@ class Lafter(WithPreset, SelfTrained):
         return [f"{note.split(';')[0]}; {each}" for note in told]
 
 
+def _texts(classifier: TextClassifier, attributes: Sequence[Sequence[str]] | None, backbone: Backbone) -> list[Tensor]:
+    """Of each class (T_c, D) unit features of all its texts."""
+    if attributes is None:
+        return list(classifier.prototypes)
+    named = {str(number): texts for number, texts in enumerate(attributes)}
+    further = build_classifier(backbone, list(named), [], descriptions=named).prototypes
+    return [torch.cat([of, more.to(of.device)]) for of, more in zip(classifier.prototypes, further)]
+
+
 def text_classifier(
-    classifier: TextClassifier, steps: int, lr: float, weight_decay: float, seed: int
+    of_classes: Sequence[Tensor], steps: int, lr: float, weight_decay: float, seed: int
 ) -> tuple[Tensor, float]:
-    """(C, D) weights that tell the classes' texts apart, and the share of the texts that they do."""
-    texts = torch.cat(list(classifier.prototypes)).float()  # (T, D)
-    counts = torch.tensor([len(of) for of in classifier.prototypes])
+    """(C, D) weights that tell the classes' texts apart, and the share of the texts that they do.
+
+    Args:
+        of_classes: C tensors (T_c, D) of unit rows.
+    """
+    texts = torch.cat(list(of_classes)).float()  # (T, D)
+    counts = torch.tensor([len(of) for of in of_classes])
     labels = torch.arange(len(counts)).repeat_interleave(counts).to(texts.device)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,13 +18,14 @@ from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError, ConfigError
+from ...core.features.extract import cores
 from ...core.prompts.classifier import build_classifier, spoken
 from ...core.training.batches import epoch_batches
 from ...core.training.layers import set_trainable
 from ...core.training.schedules import held
 from ...core.training.small_heads import train_epochs
 from ...core.training.sources import LabelledSource, Remembered
-from ...core.training.tower_adapter import TowerAdapter
+from ...core.training.tower_adapter import TowerAdapter, digest
 from ...core.training.tower_settings import labels_of, losses_of
 from ...core.training.train import Task
 
@@ -77,7 +79,7 @@ class Gist(TowerAdapter):
 
     Resources:
         images: `TrainingImages`.
-        descriptions: texts about each class.
+        attributes: texts about each class.
         place: `TrainingPlace`; without it no checkpoints are kept.
 
     Raises:
@@ -87,7 +89,7 @@ class Gist(TowerAdapter):
     Example:
         >>> adapter = build_adapter("gist", epochs=1, probe_epochs=5)
         >>> report = adapter.fit(
-        ...     support, classifier, backbone=backbone, resources={"images": training, "descriptions": sentences}
+        ...     support, classifier, backbone=backbone, resources={"images": training, "attributes": sentences}
         ... )
         >>> adapter.logits(Batch(pixels=pixels)).shape
         torch.Size([12, 3])
@@ -97,7 +99,7 @@ class Gist(TowerAdapter):
         "no fixture: matching, a training step and the probe are checked against loops written out. Float32 (released: "
         "float16); texts are matched by the backbone that is tuned; the logit scale stays at 100 at most"
     )
-    needs: ClassVar[frozenset[str]] = TowerAdapter.needs | {"descriptions"}
+    needs: ClassVar[frozenset[str]] = TowerAdapter.needs | {"attributes"}
     can: ClassVar[frozenset[str]] = frozenset({"channels"})
     multilabel: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
@@ -135,7 +137,7 @@ class Gist(TowerAdapter):
         images: TrainingImages = resources["images"]
         if not self.class_names_:
             raise ConfigError(f"{self.name} writes texts behind class names, and none are given; name the classes")
-        matched = matched_texts(support, resources["descriptions"], self.class_names_, backbone, self.texts_per_image)
+        matched = matched_texts(support, resources["attributes"], backbone, self.texts_per_image)
         names = [spoken(self.class_names_[label]) for label in support.labels.tolist()]
         rows = [row for row, texts in enumerate(matched) for _ in texts]
         captions = [f"{name}: {text}" for name, texts in zip(names, matched) for text in texts]
@@ -144,7 +146,7 @@ class Gist(TowerAdapter):
             source=MatchedSource(items, Remembered(images.load), (), captions, rows),
             losses=losses_of(None, "clip"),
             view=self._view(images.train_transform, backbone),
-            identity={"pairs": [[item.id, text] for item, text in zip(items, captions)]},
+            identity={"pairs": digest([(item.id, text) for item, text in zip(items, captions)])},
         )
         self.backbone_ = backbone.fingerprint
         epochs = self.epochs or self.default_epochs
@@ -193,8 +195,7 @@ class Gist(TowerAdapter):
 
 def matched_texts(
     support: FeatureSet,
-    descriptions: Sequence[Sequence[str]],
-    class_names: Sequence[str],
+    attributes: Sequence[Sequence[str]],
     backbone: Backbone,
     count: int,
 ) -> list[list[str]]:
@@ -202,11 +203,11 @@ def matched_texts(
 
     Args:
         support: N labelled images.
-        descriptions: C sequences of texts; those of classes without an image are not encoded.
+        attributes: C sequences of texts; those of classes without an image are not encoded.
         count: of an image; fewer where its class has fewer.
     """
     labels = support.labels.tolist()
-    texts = {str(label): list(dict.fromkeys(descriptions[label])) for label in sorted(set(labels))}
+    texts = {str(label): list(dict.fromkeys(attributes[label])) for label in sorted(set(labels))}
     prototypes = build_classifier(backbone, list(texts), [], descriptions=texts).prototypes
     features = dict(zip(texts, prototypes))  # of each class (T, D)
     matched = []
@@ -219,13 +220,12 @@ def matched_texts(
 @torch.no_grad()
 def encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> FeatureSet:
     """Labelled features of images as they are, not normalised."""
-    blocks = [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
-    features = [
-        towers.encode_image(
-            torch.stack([images.eval_transform(images.load(item)) for item in block]).to(towers.device), normalize=False
-        )
-        for block in blocks
-    ]
+    features = []
+    with ThreadPoolExecutor(images.workers or cores()) as threads:
+        for start in range(0, len(items), AT_ONCE):
+            some = items[start : start + AT_ONCE]
+            pixels = torch.stack(list(threads.map(lambda item: images.eval_transform(images.load(item)), some)))
+            features.append(towers.encode_image(pixels.to(towers.device), normalize=False))
     return FeatureSet(torch.cat(features), labels_of(items).to(towers.device))
 
 

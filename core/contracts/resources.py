@@ -40,6 +40,7 @@ REQUIRED = {
     "pre_projection": "image features before the projection",
     "patch_tokens": "features of the patches of each image or part",
     "descriptions": "sentences about each class",
+    "attributes": "sentences that describe each class",
     "captions": "a pool of captions",
     "synonyms": "synonyms of the class names",
     "boxes": "boxes that a detector found",

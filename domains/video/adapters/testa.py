@@ -154,7 +154,6 @@ class Testa(ClipTowerAdapter):
         "script turns on, is not here; float32 unless `amp` says otherwise"
     )
     default_epochs: ClassVar[int] = 10
-    joint_rate: ClassVar[float] = 1.0
 
     weight_decay: float = 0.05
     merge_frames: int | None = option(

@@ -104,3 +104,12 @@ def test_tokens_start_uniform_within_the_published_bound(world, fitted):
 def test_the_report_says_what_labelled_the_images(fitted):
     assert any("a classifier learned on texts alone" in note for note in fitted.report.notes)
     assert fitted.report.chosen["text steps"] == 30
+
+
+def test_sentences_that_describe_the_classes_are_texts_too(world):
+    sentences = (("a red tile", "red"), ("green",), ("a blue tile",))
+    classifier = world.problem.classifier
+    texts = lafter._texts(classifier, sentences, world.backbone)
+    assert [len(of) for of in texts] == [5, 4, 4]
+    torch.testing.assert_close(texts[0][3:], world.backbone.encode_text(["a red tile", "red"]))
+    assert torch.equal(texts[1][:3], classifier.prototypes[1])

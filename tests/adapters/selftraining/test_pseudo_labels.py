@@ -33,7 +33,8 @@ def others(make_problem, problem):
     """The unlabelled images: features and items."""
     made = make_problem(shots=[4, 3, 2])
     items = [item.with_(id=f"other-{i}", target=None) for i, item in enumerate(made.images.items)]
-    return made.support.without_labels(), replace(made.images, items=items)
+    features = replace(made.support.without_labels(), ids=tuple(item.id for item in items))
+    return features, replace(made.images, items=items)
 
 
 def fitted(problem, others, name="fpl", support=True, **options):
@@ -206,6 +207,23 @@ def test_with_ten_labels_per_class_the_best_epoch_on_a_fifth_is_kept(problem, ot
     scores = [row["val_score"] for row in report.history]
     assert report.chosen["epoch"] == scores.index(max(scores)) + 1
     assert "val_score" not in fitted(problem, others, support=False).report.history[0]
+
+
+def test_labelled_images_are_not_among_the_unlabelled(problem, others):
+    """A train split as a whole, of which six images are the shots."""
+    both = replace(
+        others[0],
+        features=torch.cat([problem.support.features, others[0].features]),
+        ids=(*problem.support.ids, *others[0].ids),
+    )
+    images = replace(others[1], items=[*problem.images.items, *others[1].items])
+    for prompts in ("textual", "visual"):
+        made = fitted(problem, (both, images), prompts=prompts)
+        alone = fitted(problem, others, prompts=prompts)
+        assert torch.equal(made.text_features, alone.text_features)
+        assert prompts == "textual" or torch.equal(made.tokens, alone.tokens)
+    with pytest.raises(CapabilityError, match="all 6 are shots; give fewer --shots"):
+        fitted(problem, (problem.support.without_labels(), problem.images))
 
 
 def test_what_cannot_be_learned_is_refused_in_one_line(problem, others):

@@ -35,7 +35,7 @@ def problem(make_problem):
 def fitted(problem):
     """Nine images, two texts each where there are two: 16 pairs, in batches of 5 and a last one of 1."""
     adapter = build_adapter("gist", epochs=2, batch_size=5, lr=1e-3, texts_per_image=2, probe_epochs=7)
-    adapter.report = problem.fit(adapter, seed=5, descriptions=TEXTS)
+    adapter.report = problem.fit(adapter, seed=5, attributes=TEXTS)
     return adapter
 
 
@@ -46,7 +46,7 @@ def test_the_published_settings_are_the_defaults():
 
 
 def test_an_image_gets_the_nearest_texts_of_its_own_class(problem, small_clip):
-    found = matched_texts(problem.support, TEXTS, problem.support.class_names, small_clip, 2)
+    found = matched_texts(problem.support, TEXTS, small_clip, 2)
     for label, unit, texts in zip(problem.support.labels.tolist(), problem.support.unit, found):
         cosines = {text: float(small_clip.encode_text([text])[0] @ unit) for text in TEXTS[label]}
         assert texts == sorted(TEXTS[label], key=lambda text: -cosines[text])[:2]
@@ -58,7 +58,7 @@ def test_the_training_is_the_loop_written_out(problem, fitted, small_clip):
     pairs = [
         (row, f"colour {label}: {text}")
         for row, label in enumerate(problem.support.labels.tolist())
-        for text in matched_texts(problem.support, TEXTS, problem.support.class_names, small_clip, 2)[row]
+        for text in matched_texts(problem.support, TEXTS, small_clip, 2)[row]
     ]
     assert len(pairs) == 16
     towers, pixels = copy.deepcopy(small_clip), problem.pixels()
@@ -120,9 +120,9 @@ def test_what_it_cannot_learn_is_refused_in_one_line(problem, small_clip, toy_pa
     with pytest.raises(ConfigError, match="name the classes"):
         nameless = replace(problem.classifier, class_names=())
         support = replace(problem.support, class_names=())
-        given = {"images": problem.images, "descriptions": TEXTS}
+        given = {"images": problem.images, "attributes": TEXTS}
         build_adapter("gist").fit(support, nameless, backbone=small_clip, resources=given)
     with pytest.raises(CapabilityError, match="pairs have theirs; use full"):
         build_adapter("gist").fit_pairs(toy_pairs(), small_clip)
-    with pytest.raises(CapabilityError, match="sentences about each class"):
+    with pytest.raises(CapabilityError, match="sentences that describe each class"):
         problem.fit(build_adapter("gist"))
