@@ -310,6 +310,8 @@ def _check_out(out: Path) -> None:
     if out.suffix.lower() != ".csv":
         raise ConfigError(f"--out {out}: the images to label are written as .csv")
     place_of(out, "--out")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another file")
     if is_label_file(out):
         raise ConfigError(f"--out {out}: holds labels, which would be lost; give another file")
 

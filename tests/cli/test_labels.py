@@ -137,6 +137,7 @@ def test_labels_are_never_written_over_and_unknown_ones_are_told(select, photos,
     kept = (tmp_path / "labels.csv").read_bytes()
     assert "holds labels, which would be lost" in select(*given, "--out", "labels.csv").error
     assert (tmp_path / "labels.csv").read_bytes() == kept
+    assert "there is no folder none" in select(*given, "--out", "none/todo.csv").error
     other = ("--data", photos, "--classes", "rot,gruen", "--out", "todo.csv", "--labelled", "labels.csv")
     assert "is not among --classes" in select(*other).error
     assert "give a file that `vladapt label` wrote" in select(*given, "--out", "t.csv", "--labelled", "todo.csv").error

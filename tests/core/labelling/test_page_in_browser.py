@@ -85,9 +85,9 @@ def until(holds):
         time.sleep(0.05)
 
 
-@pytest.fixture
-def browser(tmp_path):
-    made = Browser(tmp_path / "profile")
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    made = Browser(tmp_path_factory.mktemp("profile"))
     yield made
     made.quit()
 
