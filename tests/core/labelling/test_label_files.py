@@ -173,6 +173,15 @@ def test_folders_that_are_no_classes_say_nothing(tmp_path, class_folders_of):
     assert len(data.items) == 5 and data.class_names == ("great dane", "pug")
 
 
+def test_a_table_beside_the_images_says_what_belongs_together(pool):
+    rows = [f"{number:02d}.png,patient {number // 3}" for number in range(30)]
+    (pool / "patients.csv").write_text("\n".join(["image,patient_id", *rows]))
+    items = read_pool(load_domain("natural"), "classification", str(pool), {}).items
+    assert len({item.group for item in items}) == 10 and items[0].group == items[2].group
+    ungrouped = read_pool(load_domain("natural"), "classification", str(pool), {"group_column": "none"})
+    assert {item.group for item in ungrouped.items} == {None}
+
+
 def test_classes_are_two_at_least(tmp_path):
     (tmp_path / "names.txt").write_text("cat\n\ndog\n")
     assert named_classes(str(tmp_path / "names.txt")) == named_classes(" cat, dog ") == ("cat", "dog")
