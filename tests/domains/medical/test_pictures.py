@@ -64,5 +64,5 @@ def test_a_slice_is_labelled_like_a_file(write_nifti, tmp_path):
     data = read_label_file(file, load_domain("medical"), "classification", {})
     assert {item.id: data.class_names[item.class_label()] for item in data.items} == said
     assert [item.decode["slice"] for item in data.items] == [1, 3, 0]
-    with pytest.raises(ConfigError, match="--set data.every=2"):
+    with pytest.raises(ConfigError, match=r"--set data\.every=2"):
         read_label_file(file, load_domain("medical"), "classification", {"every": 2})
