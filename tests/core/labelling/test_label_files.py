@@ -68,6 +68,16 @@ def test_images_that_are_gone_are_listed(written):
     assert ("gone.png", "no longer among the data") in data.skipped
 
 
+def test_images_in_folders_of_classes_are_labelled_too(pool, written):
+    (pool / "Owl").mkdir()
+    for name in ("20.png", "21.png"):
+        (pool / name).rename(pool / "Owl" / name)
+    data = read(written([*ROWS, Answer("Owl/21.png", ("cat",), drawn="random")]))
+    labels = {item.id: data.class_names[item.class_label()] for item in data.items}
+    assert len(labels) == 10 and (labels["Owl/20.png"], labels["Owl/21.png"]) == ("owl", "cat")
+    assert {item.split for item in data.items if item.id == "Owl/20.png"} == {"train"}
+
+
 def test_corrections_give_the_whole_set(tmp_path, class_folders_of):
     class_folders_of(tmp_path / "set", cat=4, dog=4)
     rows = [Answer("cat/0.png", ("dog",), drawn="suspect"), Answer("dog/1.png", (), "not sure", drawn="suspect")]
