@@ -22,7 +22,7 @@ from ..contracts.recipe import SAMPLE
 from ..errors import ConfigError, DataError, did_you_mean, shortened
 from ..runtime.reading import parse_json, read_start
 from .files import stays_inside
-from .pools import read_pool
+from .pools import pool_of_classes, read_pool
 from .row_labels import labels_of_cells
 from .tables import Row, Table, read_table
 
@@ -194,7 +194,8 @@ def read_answers(path: str | Path) -> tuple[list[Answer], Source]:
 def read_label_file(path: str | Path, domain: Domain, task: str, reading: Mapping[str, Any]) -> DomainData:
     """The images of a table of labels as a labelled set.
 
-    Images drawn at random are its test split, all others train; without any such image no split is given. "Not sure"
+    Images drawn at random are its test split, all others train; without any such image no split is given. Images in a
+    folder that is called as a class count as `select` counts them. "Not sure"
     and, of one label per image, "none of these" are left out. A table of corrections gives the whole set, corrected.
 
     Args:
@@ -208,6 +209,7 @@ def read_label_file(path: str | Path, domain: Domain, task: str, reading: Mappin
     path = Path(path)
     rows, source = read_answers(path)
     data = read_source(path, source, domain, task, reading)
+    rows += [] if source.labelled or source.data == SAMPLE else _by_folders(data, rows, source.classes)
     several = any(len(row.labels) > 1 for row in rows)
     if source.labelled and (several or tuple(data.class_names) != source.classes):
         fault = "gives several labels to an image" if several else "names other classes than the data that it corrects"
@@ -234,6 +236,13 @@ def read_label_file(path: str | Path, domain: Domain, task: str, reading: Mappin
     data.kind = "multilabel" if read.kind == "multilabel" else data.kind if source.labelled else "labels"
     data.notes = [*data.notes, *_notes(rows, said, source, classes)]
     return check_items(data, path)
+
+
+def _by_folders(data: DomainData, rows: Sequence[Answer], classes: Sequence[str]) -> list[Answer]:
+    """Answers that the folders of images give, where nobody gave another."""
+    answered = {row.id for row in rows}
+    items = [item for item in pool_of_classes(data, classes).items if item.id not in answered]
+    return [Answer(item.id, (classes[item.class_label()],)) for item in items if item.class_label() is not None]
 
 
 def read_source(table: Path, source: Source, domain: Domain, task: str, reading: Mapping[str, Any]) -> DomainData:

@@ -12,6 +12,7 @@ from ..contracts.recipe import SAMPLE
 from ..contracts.targets import Label
 from ..errors import ConfigError, DataError, printable
 from ..runtime.reading import read_text
+from .group_columns import AUTO, OPTION, group_by_tables_beside
 from .unlabelled import images_of
 
 EXAMPLE = 'for instance --classes "cat, dog", or a text file with one name per line'
@@ -36,14 +37,15 @@ def named_classes(given: Any) -> tuple[str, ...]:
 
 
 def read_pool(domain: Domain, task: str, path: str, reading: Mapping[str, Any]) -> DomainData:
-    """Every image that a domain finds at a path, without label or split; ids are relative to the path.
+    """Every image that a domain finds at a path, without label or split; ids are relative to the path. A table in the
+    folder may say which of them belong together (`group_columns.py`).
 
     Args:
         path: a folder or a file, or "sample" for the domain's own images, whose labels are forgotten.
         reading: options of the domain's reader.
 
     Raises:
-        DataError: no such path, or no image there.
+        DataError: no such path, or no image there. UnknownNameError: no table there has the column of groups.
     """
     if path == SAMPLE:
         data = domain.sample(task)
@@ -53,7 +55,10 @@ def read_pool(domain: Domain, task: str, path: str, reading: Mapping[str, Any]) 
         raise DataError(f"--data {path}: no such file or folder; give the folder of the images")
     above = printable(Path(path).as_posix()).rstrip("/") + "/"
     items = [item.with_(id=item.id.removeprefix(above), target=None, split="") for item in data.items]
-    return data.with_items(items)
+    data = data.with_items(items)
+    if not Path(path).is_dir():
+        return data
+    return group_by_tables_beside(data, Path(path), reading.get(OPTION) or AUTO)
 
 
 def pool_of_classes(data: DomainData, class_names: Sequence[str], by_folders: bool = True) -> DomainData:

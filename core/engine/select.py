@@ -162,7 +162,7 @@ def select(
         len(rows.labels),
         curve,
         payoff(curve),
-        rows.notes,
+        [*pool.notes, *rows.notes],
         [*prepared.data.skipped, *prepared.skipped],
     )
 
@@ -193,6 +193,8 @@ def select_wrong_labels(
     refuse_unused(recipe, USED, lambda key: "select --wrong-labels does not use it; omit it")
     if budget is not None and budget < 1:
         raise ConfigError(f"--budget {budget}: give a number from 1 on, or omit it for all")
+    if "root" in recipe.reading:
+        raise ConfigError("--root: is not kept in the list of suspects; put the table beside its images")
     require_cleanlab()
     task = task_of(recipe, domain)
     adapter = _adapter(recipe, recipe.adapter_name or PROBE)
@@ -310,6 +312,8 @@ def _check_out(out: Path) -> None:
     if out.suffix.lower() != ".csv":
         raise ConfigError(f"--out {out}: the images to label are written as .csv")
     place_of(out, "--out")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another file")
     if is_label_file(out):
         raise ConfigError(f"--out {out}: holds labels, which would be lost; give another file")
 

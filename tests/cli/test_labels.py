@@ -119,7 +119,7 @@ def test_wrong_labels_are_listed_and_corrected(select, vladapt, colours, tmp_pat
         (["--classes", "red"], 2, "--classes: 1 class; give at least two"),
         (["--classes", CLASSES, "--method", "bagde"], 2, "did you mean badge"),
         (["--classes", CLASSES, "--set", "method.bse=random"], 2, "no option 'bse'; did you mean base"),
-        (["--classes", CLASSES, "--adapter", "lora"], 2, "--adapter lora: needs"),
+        (["--classes", CLASSES, "--adapter", "transclip"], 2, "--adapter transclip: needs"),
         (["--classes", CLASSES, "--labelled", "none.csv"], 1, "none.csv: no such file"),
         (["--classes", CLASSES, "--set", "shots=3"], 2, "select does not use it"),
         (["--wrong-labels", "--method", "pcb"], 2, "--method: not for --wrong-labels"),
@@ -137,6 +137,7 @@ def test_labels_are_never_written_over_and_unknown_ones_are_told(select, photos,
     kept = (tmp_path / "labels.csv").read_bytes()
     assert "holds labels, which would be lost" in select(*given, "--out", "labels.csv").error
     assert (tmp_path / "labels.csv").read_bytes() == kept
+    assert "there is no folder none" in select(*given, "--out", "none/todo.csv").error
     other = ("--data", photos, "--classes", "rot,gruen", "--out", "todo.csv", "--labelled", "labels.csv")
     assert "is not among --classes" in select(*other).error
     assert "give a file that `vladapt label` wrote" in select(*given, "--out", "t.csv", "--labelled", "todo.csv").error

@@ -311,6 +311,7 @@ READERS = {
     "regions of sentences": Reader(valid_rasters.regions, _regions),
     "published split": Reader(valid_rasters.split_lists, _from_above),
     "published list": Reader(valid_photos.image_list, _listed),
+    "labels": Reader(valid_photos.labels, valid_photos.read_labels),
     "attributes of people": Reader(valid_people.attribute_table, _people),
     "celeba": Reader(valid_people.celeba, _people),
     "market attributes": Reader(valid_people.market_attributes, _people, examples=2),

@@ -62,3 +62,22 @@ def _png(seed: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(picture(seed)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def labels(folder: Path) -> list[Path]:
+    """A table that `vladapt label` writes, beside its images."""
+    from vladapt.core.data.label_files import NOT_SURE, Answer, Source, labels_text
+
+    source = Source("images", "natural", "classification", ("cat", "dog"), {"max_pixels": 10_000})
+    said = [("a.png", ("cat",), ""), ("b.png", ("dog",), ""), ("c.png", ("cat", "dog"), ""), ("d.png", (), NOT_SURE)]
+    for number, (name, _, _) in enumerate(said):
+        put_image(folder / "images" / name, number)
+    rows = [Answer(name, given, answer, "me", "2026-01-02T03:04:05Z", "random", 1) for name, given, answer in said]
+    return [put_text(folder / "labels.csv", *labels_text(rows, source).splitlines())]
+
+
+def read_labels(file: Path):
+    from vladapt.core.data.label_files import read_label_file
+    from vladapt.domains.natural import Natural
+
+    return read_label_file(file, Natural(), "classification", {})

@@ -26,7 +26,9 @@ async function ask(path, body) {
   try {
     response = await fetch(path, how);
   } catch {
-    throw new Error("Not saved: the server has ended. Start vladapt label again and reload; earlier answers are kept.");
+    throw new Error(
+      "The server has ended: nothing more is kept. Start vladapt label again and open its new address; it goes on here.",
+    );
   }
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);

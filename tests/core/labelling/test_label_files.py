@@ -68,6 +68,16 @@ def test_images_that_are_gone_are_listed(written):
     assert ("gone.png", "no longer among the data") in data.skipped
 
 
+def test_images_in_folders_of_classes_are_labelled_too(pool, written):
+    (pool / "Owl").mkdir()
+    for name in ("20.png", "21.png"):
+        (pool / name).rename(pool / "Owl" / name)
+    data = read(written([*ROWS, Answer("Owl/21.png", ("cat",), drawn="random")]))
+    labels = {item.id: data.class_names[item.class_label()] for item in data.items}
+    assert len(labels) == 10 and (labels["Owl/20.png"], labels["Owl/21.png"]) == ("owl", "cat")
+    assert {item.split for item in data.items if item.id == "Owl/20.png"} == {"train"}
+
+
 def test_corrections_give_the_whole_set(tmp_path, class_folders_of):
     class_folders_of(tmp_path / "set", cat=4, dog=4)
     rows = [Answer("cat/0.png", ("dog",), drawn="suspect"), Answer("dog/1.png", (), "not sure", drawn="suspect")]
@@ -171,6 +181,15 @@ def test_folders_that_are_no_classes_say_nothing(tmp_path, class_folders_of):
     labelled = sorted(item.id for item in data.items if item.class_label() == 0)
     assert labelled == ["Great_Dane/0.png", "Great_Dane/1.png", "unsorted/great-dane/9.png"]
     assert len(data.items) == 5 and data.class_names == ("great dane", "pug")
+
+
+def test_a_table_beside_the_images_says_what_belongs_together(pool):
+    rows = [f"{number:02d}.png,patient {number // 3}" for number in range(30)]
+    (pool / "patients.csv").write_text("\n".join(["image,patient_id", *rows]))
+    items = read_pool(load_domain("natural"), "classification", str(pool), {}).items
+    assert len({item.group for item in items}) == 10 and items[0].group == items[2].group
+    ungrouped = read_pool(load_domain("natural"), "classification", str(pool), {"group_column": "none"})
+    assert {item.group for item in ungrouped.items} == {None}
 
 
 def test_classes_are_two_at_least(tmp_path):

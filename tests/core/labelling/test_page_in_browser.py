@@ -85,9 +85,9 @@ def until(holds):
         time.sleep(0.05)
 
 
-@pytest.fixture
-def browser(tmp_path):
-    made = Browser(tmp_path / "profile")
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    made = Browser(tmp_path_factory.mktemp("profile"))
     yield made
     made.quit()
 
@@ -121,7 +121,7 @@ def test_thirty_images_by_keys_with_a_kill_between(browser, serve, todo):
     process.wait(PATIENCE)
     kept = labels.read_bytes()
     browser.type("3")
-    until(lambda: "the server has ended" in browser.text("message"))
+    until(lambda: "The server has ended" in browser.text("message"))
     assert labels.read_bytes() == kept and len(read_answers(labels)[0]) == 13
 
     _, again = serve(table)

@@ -9,6 +9,8 @@ pytest.importorskip("pydicom", reason="extra medical is not installed")
 
 from vladapt import load_domain
 from vladapt.core.contracts.domain import MAX_PIXELS
+from vladapt.core.data.label_files import Answer, Source, labels_text, read_label_file
+from vladapt.core.errors import ConfigError
 
 RAMP = np.tile(np.linspace(-1024, 1023, 16).astype(np.int16), (8, 1))  # (8, 16), Hounsfield units
 
@@ -49,3 +51,18 @@ def test_each_frame_and_each_slice_is_an_image(write_dicom, write_nifti, tmp_pat
     voxels = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
     shown = pictures(write_nifti(tmp_path / "volume.nii", voxels), central=1.0)
     assert len(shown) == 6 and all(list(stills) == ["as read", "minmax"] for stills in shown)
+
+
+def test_a_slice_is_labelled_like_a_file(write_nifti, tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("one", "two"):
+        write_nifti(tmp_path / "scans" / f"{name}.nii", draw.normal(size=(5, 6, 4)).astype(np.float32))
+    source = Source("scans", "medical", "classification", ("lesion", "none"), {"central": "1.0"})
+    said = {"one.nii#2": "lesion", "one.nii#4": "none", "two.nii#1": "lesion"}
+    file = tmp_path / "labels.csv"
+    file.write_text(labels_text([Answer(id_, (label,)) for id_, label in said.items()], source))
+    data = read_label_file(file, load_domain("medical"), "classification", {})
+    assert {item.id: data.class_names[item.class_label()] for item in data.items} == said
+    assert [item.decode["slice"] for item in data.items] == [1, 3, 0]
+    with pytest.raises(ConfigError, match=r"--set data\.every=2"):
+        read_label_file(file, load_domain("medical"), "classification", {"every": 2})
