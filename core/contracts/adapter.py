@@ -17,18 +17,11 @@ from ..errors import CapabilityError, ConfigError
 from ..runtime.threads import threads_for
 from .features import Batch, FeatureSet, TextClassifier
 from .options import settle
-from .resources import REQUIRED
+from .resources import OF_TOWERS, REQUIRED
 
 if TYPE_CHECKING:
     from .backbone import Backbone
 
-NEEDS = frozenset({
-    "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
-    "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base", "keys",
-    "patch_tokens", "attributes", "pair_attributes", "vocabulary", "realign_prompts",
-})  # fmt: skip
-OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
-"""Needs that take the towers themselves."""
 ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
 """Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels,
 learn from the images that it is asked about (`stream`)."""
@@ -67,7 +60,7 @@ class Adapter(ABC):
     """Base of all methods. A method is a `@dataclass(eq=False, kw_only=True)` whose fields are its options.
 
     Class attributes a method sets:
-        needs: what `fit` needs, a subset of `NEEDS`.
+        needs: what `fit` needs, a subset of `NEEDS` of `contracts/resources.py`.
         optional: what `fit` uses where it is given, a subset of `NEEDS`.
         at_predict: the part of it still needed by `logits`.
         backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
@@ -318,9 +311,8 @@ class Adapter(ABC):
             CapabilityError: they have none.
         """
         if "parts" in self.needs and features.parts is None and len(features):
-            lacking = "needs the parts of each sample (frames, slices, windows); these are single images"
-            cure = "give clips or volumes, or a features file with image_parts"
-            raise CapabilityError(f"adapter '{self.name}' {lacking}: {cure}")
+            lacking = f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows)"
+            raise CapabilityError(f"{lacking}; these are single images: give clips, volumes, or image_parts in a file")
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""

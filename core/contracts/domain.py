@@ -17,7 +17,6 @@ from .pictures import Pictured
 from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
-
     from ..data.thumbnails import Thumbnails
     from ..runtime.progress import Reporter
     from .channels import InputChannels

@@ -35,8 +35,7 @@ class FeatureSet:
         labels: (N,) int64 class indices, or (N, C) float 0/1 with NaN where a label is unknown; None if unlabelled.
         class_names: the C names that labels index.
         views: (N, V, D) float32 features of V augmented views of each image, or None.
-        tap: where in the tower they were taken, one of `TAPS`: "projected" (shared space), "pre_projection", or
-            "patch_tokens", of all patches in one row.
+        tap: one of `TAPS`: "projected" (shared space), "pre_projection", or "patch_tokens", of all patches in one row.
         groups: N group keys (patient, identity, video) or None.
         ids: N identifiers or None.
         backbone: fingerprint of the backbone that made them, or "".
@@ -178,8 +177,7 @@ class FeatureSet:
             return self if self.part_views is None else replace(self, part_views=None)
         parts, mask = (each[:, self.part_views.middle] for each in self.part_views.divided(self.parts, self.parts_mask))
         features = mean_of_parts(parts, mask)
-        known = {"features": features, "parts": parts, "parts_mask": mask, "parts_order": None}
-        return replace(self, **known, part_views=None)
+        return replace(self.without_parts(), features=features, parts=parts, parts_mask=mask, part_views=None)
 
     def with_parts(self) -> FeatureSet:
         """The same samples with parts: where there are none, each image is the only part of its sample."""

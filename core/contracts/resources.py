@@ -36,6 +36,13 @@ from torch import Tensor
 
 from .features import FeatureSet, TextClassifier
 
+NEEDS = frozenset({
+    "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
+    "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base", "keys",
+    "patch_tokens", "attributes", "pair_attributes", "vocabulary", "realign_prompts",
+})  # fmt: skip
+OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
+"""Needs that take the towers themselves."""
 REQUIRED = {
     "pre_projection": "image features before the projection",
     "patch_tokens": "features of the patches of each image or part",

@@ -83,7 +83,7 @@ class Use:
         reading: options of the domain's reader, in place of the run's own.
         redact: leave names of files, and pictures, out of what is written.
         stream: whether the images come one after the other, and the run learns from each; see `Adapter.stream`.
-        vocabulary_steps: in how many steps the classes come to the vocabulary, for scores of its growth.
+        vocabulary_steps: in how many steps the vocabulary grows, for scores of its growth.
     """
 
     run: Run
@@ -321,10 +321,7 @@ class Task(ABC):
         return ""
 
     def write_rows(self, predicted: Any, path: Path) -> None:
-        """Write what `predict` gave into a file with a suffix in `row_files`: one JSON object per line.
-
-        Raises DataError: nothing can be written there.
-        """
+        """Write what `predict` gave into a file with a suffix in `row_files`; DataError where nothing can be."""
         from ..runtime.files import write_whole
 
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predicted.rows()))

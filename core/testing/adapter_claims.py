@@ -14,17 +14,17 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from ..contracts.adapter import ABILITIES, NEEDS, Adapter
+from ..contracts.adapter import ABILITIES, Adapter
 from ..contracts.backbone import CAPABILITIES
 from ..contracts.features import TextClassifier
 from ..contracts.options import as_text, options_of
-from ..contracts.resources import IN_PLACE_OF_CHANCE, REQUIRED
+from ..contracts.resources import IN_PLACE_OF_CHANCE, NEEDS, REQUIRED
 from ..errors import CapabilityError, ConfigError
-from .contract import names_its_origin, refusal
+from .contract import differences, names_its_origin, refusal
 from .drawn_samples import DrawnPairs
 from .method import Method
 from .options import alternatives
-from .world import World, differences, world_of
+from .world import World, world_of
 
 EXTRAS = {
     "peft": "fine-tune",

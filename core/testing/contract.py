@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
+from math import isnan
 from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from ..data.verify import one_line
 from ..errors import CapabilityError
@@ -105,3 +110,31 @@ def names_its_origin(cls: type) -> bool:
     a baseline."""
     text = f"{cls.__doc__ or ''}\n{sys.modules[cls.__module__].__doc__ or ''}"
     return bool(PAPER.search(text) or BASELINE.search(text))
+
+
+def differences(before: Any, after: Any, place: str) -> list[str]:
+    """Places where two values differ, of datasets, dicts, sequences and tensors."""
+    if isinstance(before, Tensor):
+        same = isinstance(after, Tensor) and before.shape == after.shape and _equal(before, after)
+        return [] if same else [place]
+    if is_dataclass(before):
+        if type(before) is not type(after):
+            return [place]
+        names = [each.name for each in fields(before)]
+        return [p for n in names for p in differences(getattr(before, n), getattr(after, n), f"{place}.{n}")]
+    if isinstance(before, Mapping):
+        if not isinstance(after, Mapping) or list(before) != list(dict.keys(after)):
+            return [place]
+        return [p for n in before for p in differences(before[n], dict.__getitem__(after, n), f"{place}[{n!r}]")]
+    if isinstance(before, (list, tuple)):
+        if type(before) is not type(after) or len(before) != len(after):
+            return [place]
+        return [p for i, (a, b) in enumerate(zip(before, after)) for p in differences(a, b, f"{place}[{i}]")]
+    if isinstance(before, float) and isinstance(after, float) and isnan(before) and isnan(after):
+        return []
+    plain = isinstance(before, (str, int, float, bool, type(None)))
+    return [place] if plain and before is not after and before != after else []
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and one.dtype == other.dtype

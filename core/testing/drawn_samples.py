@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ..contracts.targets import Label, Labels
 
 TEMPLATES = ("a {} square.", "a picture of {}.")
 AGAINST = ("a picture without {}.",)
+THINGS = ("wall", "sky", "leaf", "night", "dog", "tree")
 
 
 def drawn_item(split: str, index: int, label: int, classes: int, several: bool) -> Item:
@@ -32,6 +34,20 @@ def draw(item: Item, part: int = 0) -> np.ndarray:
         colour = 0.45 * colour + 0.55 * _colour(classes[0] + 1)
     noise = np.random.default_rng([1000 + index, part]).integers(-40, 40, (22, 20, 3))
     return np.clip(colour + noise, 0, 255).astype(np.uint8)
+
+
+def texts_about(names: Sequence[str]) -> dict[str, Callable[[], Any]]:
+    """Further texts about classes, by the names of resources."""
+    some = names[:20]
+    return {
+        "attributes": lambda: tuple((f"{name}, bright", f"{name}, dark") for name in names),
+        "pair_attributes": lambda: {
+            one: {other: (f"{one} and not {other}",) for other in some if other != one} for one in some
+        },
+        "vocabulary": lambda: tuple(f"{which} {what}" for which in ("a", "some", "no", "old") for what in THINGS),
+        "realign_prompts": lambda: {f"some {what}": (f"{what} in a picture", what) for what in THINGS},
+        "synonyms": lambda: tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in names),
+    }
 
 
 def _colour(label: int) -> np.ndarray:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.adapter import OF_TOWERS, Adapter
+from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.backbone import Backbone
 from ..contracts.options import chosen, options_of
+from ..contracts.resources import OF_TOWERS
 from ..data.verify import one_line
 from ..errors import VladaptError
 from .contract import ContractError, Unchecked

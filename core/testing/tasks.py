@@ -22,12 +22,11 @@ from ..contracts.recipe import GROUPS, KEYS, as_flag
 from ..contracts.task import ALWAYS, Axes, Task, Use
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..runs.folder import Run
-from .contract import NAME, Check, checks_of, refusal, violations
+from .contract import NAME, Check, checks_of, differences, refusal, violations
 from .method import seed_everything
 from .options import OPTION_RULES, Options
 from .task_trial import TaskTrial
 from .task_use import USE_RULES
-from .world import differences
 
 COMMANDS = ("evaluate", "predict", "compare")
 FILES = ("run.json", "metrics.json", "log.txt", "report.html")

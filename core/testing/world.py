@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,11 @@ from ..contracts.images import TrainingImages
 from ..contracts.resources import BasePredictions, Detection, FurtherBackbone, HeldPatchTokens, PreProjection, TextPool
 from ..prompts.classifier import build_classifier, fill
 from ..tasks.classification.batches import Extras, batches, logits_of
-from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item
+from .contract import differences
+from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item, texts_about
 
 REPLACING = frozenset({"support_folder", "ctx", "base", "keys"})
 """Resources that take the place of what is learned from, or of where options say to start."""
-THINGS = ("wall", "sky", "leaf", "night", "dog", "tree")
 VIEWS = 2
 
 
@@ -235,14 +234,7 @@ class World:
         names = {
             "templates": lambda: list(TEMPLATES),
             "descriptions": lambda: tuple((f"{name} is drawn", f"it shows {name}") for name in self.names),
-            "attributes": lambda: tuple((f"{name}, bright", f"{name}, dark") for name in self.names),
-            "pair_attributes": lambda: {
-                one: {other: (f"{one} and not {other}",) for other in self.names[:20] if other != one}
-                for one in self.names[:20]
-            },
-            "vocabulary": lambda: tuple(f"{which} {what}" for which in ("a", "some", "no", "old") for what in THINGS),
-            "realign_prompts": lambda: {f"some {what}": (f"{what} in a picture", what) for what in THINGS},
-            "synonyms": lambda: tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in self.names),
+            **texts_about(self.names),
             "captions": lambda: self._pool([f"drawing {i} of {name}" for name in self.names[:20] for i in range(3)]),
             "boxes": lambda: self._boxes,
             "further_backbones": lambda: (self._further(),),
@@ -348,30 +340,6 @@ class World:
         return [f"the backbone's {name}" for name in changed] + [f"what trains of the backbone: {n}" for n in learning]
 
 
-def differences(before: Any, after: Any, place: str) -> list[str]:
-    """Places where two values differ, of datasets, dicts, sequences and tensors."""
-    if isinstance(before, Tensor):
-        same = isinstance(after, Tensor) and before.shape == after.shape and _equal(before, after)
-        return [] if same else [place]
-    if is_dataclass(before):
-        if type(before) is not type(after):
-            return [place]
-        names = [each.name for each in fields(before)]
-        return [p for n in names for p in differences(getattr(before, n), getattr(after, n), f"{place}.{n}")]
-    if isinstance(before, Mapping):
-        if not isinstance(after, Mapping) or list(before) != list(dict.keys(after)):
-            return [place]
-        return [p for n in before for p in differences(before[n], dict.__getitem__(after, n), f"{place}[{n!r}]")]
-    if isinstance(before, (list, tuple)):
-        if type(before) is not type(after) or len(before) != len(after):
-            return [place]
-        return [p for i, (a, b) in enumerate(zip(before, after)) for p in differences(a, b, f"{place}[{i}]")]
-    if isinstance(before, float) and isinstance(after, float) and isnan(before) and isnan(after):
-        return []
-    plain = isinstance(before, (str, int, float, bool, type(None)))
-    return [place] if plain and before is not after and before != after else []
-
-
 @cache
 def world_of(
     backbone: Backbone, classes: int = 3, shots: int | tuple[int, ...] = 3, tests: int = 12, several: bool = False
@@ -407,7 +375,3 @@ def _mirror(dim: int) -> Tensor:
 
 def _through(features: FeatureSet, matrix: Tensor) -> FeatureSet:
     return replace(features, features=features.features @ matrix, views=None)
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and one.dtype == other.dtype

@@ -220,7 +220,7 @@ class Video(Domain):
 
         if not train:
             frames = EachFrame(backbone.preprocess(False), self.crops)
-            return frames if backbone.joint is None else WholeClip(frames, backbone.joint.parts)
+            return frames if backbone.joint is None else WholeClip(frames, backbone.joint.parts, self.clips)
         flip = {} if self.mirrored else {"flip": 0.0}
         augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)
         return EachFrame(augment, clips=self.clips)

@@ -71,19 +71,25 @@ class WholeClip:
     Args:
         transform: of the frames.
         frames: how many the tower sees; a clip of another number gives those of `chosen_parts`.
+        clips: how many clips follow one another in what is decoded, each seen by itself; 1 for all frames at once.
     """
 
     transform: EachFrame
     frames: int
+    clips: int = 1
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"together": self.frames, "of": self.transform.spec}
+        several = {"clips": self.clips} if self.clips > 1 else {}
+        return {"together": self.frames, **several, "of": self.transform.spec}
 
     def __call__(self, clip: Decoded, seed: int | None = None) -> Tensor:
-        """(crops, frames, 3, S, S) of a clip, each crop a part of it; (3, S, S) of an image."""
+        """(crops * clips, frames, 3, S, S) of a clip, each crop of each a part of it; (3, S, S) of an image."""
         pixels = self.transform(clip, seed=seed)
-        return pixels if pixels.ndim == 3 else chosen_parts(by_crop(pixels, self.transform), self.frames, dim=1)
+        if pixels.ndim == 3:
+            return pixels
+        views = by_crop(pixels, self.transform).unflatten(1, (self.clips, -1)).flatten(0, 1)
+        return chosen_parts(views, self.frames, dim=1)
 
 
 def by_crop(pixels: Tensor, transform: Callable) -> Tensor:

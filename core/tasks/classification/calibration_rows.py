@@ -11,9 +11,10 @@ from torch import Tensor
 from ...confidence.calibration import Calibration, kept_support
 from ...confidence.label_sets import raked
 from ...confidence.unlike import Unlike
-from ...contracts.adapter import OF_TOWERS, Adapter, FitReport
+from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Item
 from ...contracts.features import FeatureSet
+from ...contracts.resources import OF_TOWERS
 from ...data.sampling import folds, rank
 from ...errors import VladaptError
 from ...registry import build_adapter

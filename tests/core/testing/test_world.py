@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from vladapt import FeatureSet, FitReport
+from vladapt.core.testing.contract import differences
 from vladapt.core.testing.towers import PlainTowers, plain
-from vladapt.core.testing.world import Watched, differences, world_of
+from vladapt.core.testing.world import Watched, world_of
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from drawn_bars import FRAMES, IN_TOWER, SIDE, Problem, clip_item, draw, logits_of, seeing
@@ -69,6 +70,10 @@ def test_whole_clips_of_several_crops_are_averaged(problem, fitted):
     crops = EachFrame(problem.backbone.preprocess(False), crops=3)
     whole = WholeClip(crops, FRAMES)(clip)
     assert whole.shape == (3, FRAMES, 3, SIDE, SIDE) and crops.spec != WholeClip(crops, FRAMES).spec
+    twice, several = np.concatenate([clip, clip[::-1]]), WholeClip(crops, FRAMES, clips=2)
+    views = several(twice)  # each clip is seen by itself
+    assert views.shape == (6, FRAMES, 3, SIDE, SIDE) and several.spec != WholeClip(crops, FRAMES).spec
+    assert torch.equal(views[0::2], whole) and torch.equal(views[1::2], WholeClip(crops, FRAMES)(clip[::-1]))
     one_by_one = [adapter.logits(Batch(images=[clip], transform=lambda _, each=each: each)) for each in whole]
     mean = torch.cat(one_by_one).mean(dim=0, keepdim=True)
     torch.testing.assert_close(adapter.logits(Batch(images=[clip], transform=crops)), mean, rtol=1e-4, atol=1e-4)
