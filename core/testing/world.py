@@ -196,7 +196,8 @@ class World:
         for rows, images in (("support", "images"), ("unlabeled", "unlabeled_images")):
             if rows in change and images in resources and "resources" not in change:
                 ids = () if change[rows] is None else change[rows].ids
-                made[images] = replace(resources[images], items=[by_id[i] for i in ids])
+                if ids is not None:
+                    made[images] = replace(resources[images], items=[by_id[i] for i in ids])
         return made
 
     def logits(self, adapter: Adapter, items: Sequence[Item] | None = None) -> Tensor:

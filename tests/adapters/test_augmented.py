@@ -22,11 +22,14 @@ PUBLISHED = {
         ["tip-adapter", "tip-adapter-f", "tip-x", "ape", "ape-t", "gda", "proker", "lp-plus-plus", "dmn"], TIP
     ),
     **dict.fromkeys(["coop", "cocoop", "kgcoop", "pomp", "maple", "vpt", "prompt-src"], DASSL),
-    **dict.fromkeys(["taskres", "clap", "clip-adapter", "clipfit", "lora", "two-stage"], DASSL),
+    **dict.fromkeys(["taskres", "clap", "clip-adapter", "clipfit", "lora", "two-stage", "gist", "gta-clip"], DASSL),
+    **dict.fromkeys(["dpa", "s3a"], (0.3, 1.0)),
+    "lafter": (0.2, 1.0),
     "projection": TIP,
     "nmtune": (0.8, 1.0),
     "wise-ft": (0.9, 1.0),
-    **dict.fromkeys(["cross-modal", "full", "lit"]),  # publish no random crop, or none that is known
+    **dict.fromkeys(["cross-modal", "full", "lit", "reclip"]),  # publish no random crop, or none that is known
+    **dict.fromkeys(["x-clip", "stan", "vifi-clip", "open-vclip", "testa"]),
 }
 FRESH = sorted(name for name in PUBLISHED if issubclass(adapter_class(name), FreshViews))
 QUICK = {"epochs": 2, "fresh_views": True}
