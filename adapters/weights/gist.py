@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.domain import Item
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError, ConfigError
 from ...core.features.extract import cores
+from ...core.metrics.selection import val_score
 from ...core.prompts.classifier import build_classifier, spoken
 from ...core.training.batches import epoch_batches
 from ...core.training.layers import set_trainable
@@ -57,7 +59,7 @@ class MatchedSource(LabelledSource):
 
 
 @dataclass(eq=False, kw_only=True)
-class Gist(TowerAdapter):
+class Gist(ClassWeighted, TowerAdapter):
     """Lewis, Mu, Dalca and Guttag, GIST: Generating Image-Specific Text for Fine-grained Object Classification, 2023,
     arXiv 2307.11315.
 
@@ -71,7 +73,8 @@ class Gist(TowerAdapter):
     constant rate, batches of 20 pairs (the last one of an epoch is what is left), crops of 8 to 100 % of the area. The
     released script trains 200 epochs; its example for few shots takes the weights after 40, as here. The probe: plain
     SGD at 0.5 in batches of 64, 1,000 epochs, and the weights of the last of the epochs that are best on val; without
-    val those of the last epoch.
+    val those of the last epoch. Where classes have unequal numbers of images the log shares of the classes are added to
+    the probe's logits in training, and val is scored by balanced accuracy (`class_weight`; published is "none").
 
     Where it differs from the released code: float32 in place of float16; texts are matched by the backbone that is
     tuned (released: another one, of LAION-2B); the logit scale is held at 100 at most; a class with fewer texts than k
@@ -165,6 +168,8 @@ class Gist(TowerAdapter):
             lr=self.probe_lr,
             batch_size=self.probe_batch_size,
             seed=seed,
+            priors=self.priors_of(seen.labels, len(self.class_names_)),
+            balanced=self.balanced,
         )
         count = report.trained_parameters + self.head.numel() + self.head_bias.numel()
         chosen = {**report.chosen, "trained parameters": count, "probe epoch": epoch}
@@ -238,11 +243,15 @@ def trained_probe(
     lr: float,
     batch_size: int,
     seed: int,
+    priors: Tensor | None = None,
+    balanced: bool = False,
 ) -> tuple[Tensor, Tensor, int, float | None]:
     """(C, D) weights and (C,) bias of a linear probe, the epoch they are of (from 1), and its accuracy on val.
 
     Args:
         seen, val: labelled features, taken as they are; without val the last epoch counts.
+        priors: (C,) what is added to the logits in training, or None.
+        balanced: whether the accuracy is the mean over classes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -252,14 +261,15 @@ def trained_probe(
     optimizer, rates = torch.optim.SGD(probe.parameters(), lr=lr), held([lr] * epochs, len(batches(0)))
 
     def loss_of(epoch: int, index: Tensor) -> Tensor:
-        return F.cross_entropy(probe(seen.features[index]), seen.labels[index])
+        logits = probe(seen.features[index])
+        return F.cross_entropy(logits if priors is None else logits + priors, seen.labels[index])
 
     kept, best = (epochs, None), -1.0
     for epoch in train_epochs(optimizer, rates, batches, loss_of):
         if val is None:
             continue
         with torch.no_grad():
-            score = float((probe(val.features).argmax(dim=1) == val.labels).double().mean())
+            score = val_score(probe(val.features), val.labels, balanced)
         if score >= best:
             best, kept = score, (epoch.number + 1, score)
             weights = [parameter.detach().clone() for parameter in probe.parameters()]

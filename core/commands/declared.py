@@ -71,8 +71,10 @@ def doctor_options() -> tuple[Declared, ...]:
 def declared_switches() -> frozenset[str]:
     """Flags of the options that are yes or no and are no where they are not given: they may stand alone for yes."""
     found = set()
-    for file in sorted((PACKAGE_ROOT / "domains").glob("*/*.py")) + sorted(
-        (PACKAGE_ROOT / "domains").glob("*/tasks/*.py")
+    for file in (
+        file
+        for pattern in ("domains/*/*.py", "domains/*/tasks/*.py", "core/tasks/*/*.py")
+        for file in sorted(PACKAGE_ROOT.glob(pattern))
     ):
         for cls in _classes([file]).values():
             found |= {f"--{node.target.id.replace('_', '-')}" for node in cls.body if _is_switch(node)}
@@ -100,18 +102,27 @@ def _of_this_package() -> tuple[tuple[str, str, str, str], ...]:
 
 def _read_options() -> Iterator[tuple[str, str, str, str]]:
     shared = _classes([PACKAGE_ROOT.joinpath(*SHARED)])
-    folders = [folder for folder in sorted((PACKAGE_ROOT / "domains").iterdir()) if folder.is_dir()]
+    folders = _folders("domains")
     found = {
         kebab(folder.name): {**shared, **_classes([*sorted(folder.glob("*.py")), *sorted(folder.glob("tasks/*.py"))])}
         for folder in folders
     }
+    shared_tasks = {kebab(each.name): _classes(sorted(each.glob("*.py"))) for each in _folders("core", "tasks")}
     for domain, own in found.items():
         tasks = {word for cls in own.values() for word in _words(cls, "tasks")}
+        for classes in (shared_tasks[task] for task in sorted(tasks & shared_tasks.keys())):
+            for kind, owner in _owners(classes, classes):
+                for name, text in _fields(owner, classes, shared).items():
+                    yield domain, kind, name, text
         for other, classes in found.items():
             of = own if other == domain else {name: cls for name, cls in classes.items() if tasks & _words(cls, "name")}
             for kind, owner in _owners(of, classes):
                 for name, text in _fields(owner, classes, shared).items():
                     yield domain, kind, name, text
+
+
+def _folders(*place: str) -> list[Path]:
+    return sorted(folder for folder in PACKAGE_ROOT.joinpath(*place).glob("*") if folder.is_dir())
 
 
 def _of_another(named: str | None) -> Iterator[tuple[str, str, str, str]]:

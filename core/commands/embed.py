@@ -58,7 +58,8 @@ def embed(
     how = {"images": images or (), "parts": parts, "patch_tokens": patch_tokens}
     written = engine_embed(recipe, out, **how, reporter=reporter())
     if as_json:
-        print_json({**vars(written), "skipped": [list(pair) for pair in written.skipped]})
+        told = {**vars(written), "skipped": [list(pair) for pair in written.skipped]}
+        print_json({name: value for name, value in told.items() if patch_tokens or name != "patches_stored"})
         return
     echo_skipped(written.skipped)
     echo(

@@ -191,7 +191,7 @@ class Task(ABC):
         compares: fields of `Axes` that a comparison may vary; empty where there is none.
         method: the column of a comparison that names what is compared.
         deciding: the metric a comparison is about.
-        refusals: command ("evaluate", "predict", "compare") -> why the task has none, one line.
+        refusals: command ("evaluate", "predict", "compare", "export") -> why there is none.
         unused: recipe key -> why it is not taken, or what to give instead; for the message.
         writes: suffixes of the files that `predict --out` writes into a folder; empty where it writes none.
         row_files: suffixes of files of rows that `predict --out` writes, of `FILE_KINDS`.

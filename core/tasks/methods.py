@@ -17,7 +17,7 @@ from ..data.label_files import is_label_file, read_label_file
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, drop_unreadable
-from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean, shortened
 from ..registry import adapter_class, build_adapter
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_text
@@ -208,7 +208,8 @@ def listed_classes(classes: Any) -> list[str] | None:
         listed = classes
     names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     if len(names) < 2:
-        raise ConfigError("--classes: give at least two classes")
+        given = classes if isinstance(classes, str) else ", ".join(names)
+        raise ConfigError(f"--classes {shortened(given)}: give two names at least, or a file with one per line")
     return names
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -54,7 +55,7 @@ def run_with_hooks(
     start = _StartStep()
     device = model.backbone.device
     repeatable = is_repeatable(settings, device)
-    with restored_determinism(), _quiet(folder):
+    with restored_determinism(), _quiet(folder), log_closed(name):
         runner = TowerRunner(
             model=wrapped,
             work_dir=str(folder),
@@ -102,6 +103,19 @@ class _StartStep(Hook):
 
     def before_train(self, runner) -> None:
         self.step = runner.iter
+
+
+@contextmanager
+def log_closed(name: str) -> Iterator[None]:
+    """mmengine keeps the logger of every Runner, with its file open, as long as the process lives; after the block the
+    file of experiments whose names begin so is closed."""
+    try:
+        yield
+    finally:
+        for logger in [each for key, each in MMLogger._instance_dict.items() if key.startswith(name)]:
+            for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
+                logger.removeHandler(handler)
+                handler.close()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
+from ...training.runner import log_closed
 from ...training.samples import seed_of, seed_torch
 from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 
@@ -95,7 +96,8 @@ def train_plan(
     if not plan.get("train_cfg"):
         return _built_as_named(plan, device).eval(), []
     settings = _settings(plan, folder, seed, resume)
-    with restored_determinism(), quiet(), training_lines(reporter, "Training") as on_step:
+    closed = log_closed(settings.experiment_name)
+    with restored_determinism(), quiet(), closed, training_lines(reporter, "Training") as on_step:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
         torch.use_deterministic_algorithms(True, warn_only=True)
         file = LogFile(folder / FILE if is_main() else None, reporter.info)

@@ -82,7 +82,14 @@ def test_the_training_is_the_loop_written_out(problem, fitted, small_clip):
     assert {"logit_scale", "visual.conv1.weight", "text_projection", "visual.ln_pre.bias"} <= moved(fitted, small_clip)
 
 
-def test_the_probe_is_of_the_tuned_features_as_they_are(problem, fitted, small_clip):
+@pytest.mark.parametrize("class_weight", ["balanced", "none"])
+def test_the_probe_is_of_the_tuned_features_as_they_are(problem, fitted, small_clip, class_weight):
+    """Classes have 4, 3 and 2 images: balanced, their log shares are added while it trains."""
+    counts = problem.support.labels.bincount()
+    shares = (counts / 9).log() if class_weight == "balanced" else torch.zeros(3)
+    if class_weight == "none":
+        fitted = build_adapter("gist", **{**fitted.options, "class_weight": class_weight})
+        fitted.report = problem.fit(fitted, seed=5, attributes=TEXTS)
     towers = fitted.adapted(small_clip)
     val = torch.stack([problem.images.eval_transform(problem.images.load(item)) for item in problem.images.val])
     with torch.no_grad():
@@ -94,7 +101,7 @@ def test_the_probe_is_of_the_tuned_features_as_they_are(problem, fitted, small_c
     optimizer, kept, best = torch.optim.SGD(probe.parameters(), lr=0.5), None, -1
     for _ in range(7):  # nine images are one batch of the probe
         optimizer.zero_grad()
-        F.cross_entropy(probe(seen), problem.support.labels).backward()
+        F.cross_entropy(probe(seen) + shares, problem.support.labels).backward()
         optimizer.step()
         score = float((probe(others).argmax(1) == of_val).double().mean())
         if score >= best:

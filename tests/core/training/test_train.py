@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from vladapt import CapabilityError, ConfigError, DataError, Item, Label
 from vladapt.core.training import hooks
@@ -39,6 +40,13 @@ def test_the_loss_falls_and_the_towers_end_frozen(fresh_clip, toy_pairs, tmp_pat
     assert distance(before, weights(fresh_clip)) > 0
     assert not fresh_clip.model.training
     assert not any(p.requires_grad for p in fresh_clip.model.parameters())
+
+
+def test_no_file_is_left_open(fresh_clip, toy_pairs, tmp_path):
+    """mmengine keeps the log of each Runner open as long as the process lives."""
+    run(fresh_clip, toy_pairs(), tmp_path, epochs=1)
+    handlers = [each for logger in MMLogger._instance_dict.values() for each in logger.handlers]
+    assert not [each for each in handlers if str(tmp_path) in getattr(each, "baseFilename", "")]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(small_clip_spec, toy_pairs, tmp_path):
