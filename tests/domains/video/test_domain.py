@@ -194,3 +194,17 @@ def test_the_command_line_asks_the_doctor_of_a_video(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--video", str(tmp_path / "none.mp4")])
     assert ended.value.code == 1 and f"{tmp_path / 'none.mp4'}: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "clips"), [("asl_words", "action-recognition", 12), ("captioned_clips", "retrieval", 14)]
+)
+def test_real_clips_with_words_and_with_sentences(data_dir, name, task, clips):
+    folder = data_dir / "video" / name
+    if not folder.is_dir():
+        pytest.skip(f"the real data {name} are not there")
+    data = Video().read(folder, task, frames=2)
+    assert len(data.items) == clips and not data.skipped
+    assert len(data.class_names) == (clips if task == "action-recognition" else 0)
+    assert all(item.captions() for item in data.items) == (task == "retrieval")
+    assert data.load(data.items[0]).shape[0] == 2
