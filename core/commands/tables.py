@@ -210,9 +210,10 @@ def _seconds(of_fits: Sequence[float]) -> str:
 
 
 def hits_table(hits: Sequence) -> Table:
-    """One row per result: rank, cosine, what it is, its captions where it has some."""
+    """One row per result: rank, cosine, what it is, what is known of it besides, its captions where it has some."""
     captioned, grouped = any(hit.entry.captions for hit in hits), any(hit.cluster is not None for hit in hits)
     known = list(dict.fromkeys(name for hit in hits for name in hit.entry.about))
+    known = [name for name in known if not all(hit.entry.id.startswith(hit.entry.about.get(name, "-")) for hit in hits)]
     table = Table()
     for name in (*(["group"] if grouped else []), "rank", "score"):
         table.add_column(name, justify="right")
