@@ -209,7 +209,7 @@ def listed_classes(classes: Any) -> list[str] | None:
     names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     if len(names) < 2:
         given = classes if isinstance(classes, str) else ", ".join(names)
-        raise ConfigError(f"--classes {shortened(given)}: give at least two classes by name, or a file with one per line")
+        raise ConfigError(f"--classes {shortened(given)}: give at least two classes, or a file of names")
     return names
 
 
