@@ -91,7 +91,7 @@ class NoSuchAdapter(Whole):
 
 
 @breaks(
-    "names the metric 'kappa', which is not installed; there are: attribute-recognition",
+    "names the metric 'kappa', which is not installed; there are: ...",
     "its metrics are numbers: UnknownNameError: ...",
 )
 class NoSuchMetric(Whole):
