@@ -35,5 +35,5 @@ class Digits(Domain):
         return ["a scan of the hand-written number {}."]
 
 
-result = vladapt.fit(domain=Digits(), adapter="linear-probe", shots=16)
+result = vladapt.fit(domain=Digits(), adapter="ridge", shots=16)
 print(f"zero-shot {result.metrics['zero_shot']['accuracy']:.1%}, adapted {result.metrics['adapted']['accuracy']:.1%}")

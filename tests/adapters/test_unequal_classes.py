@@ -77,8 +77,8 @@ class Drawn:
 @pytest.mark.parametrize("text_noise", [1.5, 20.0], ids=["texts that help", "texts that guess"])
 @pytest.mark.parametrize("name", ON_FEATURES)
 def test_more_labels_of_unequal_classes_do_no_harm(name, text_noise):
-    """Mean balanced accuracy of 3 seeds with 4, 16 and all labels: never more than 2 points below the one before."""
-    drawn = [Drawn(seed, text_noise) for seed in range(3)]
+    """Mean balanced accuracy of 2 seeds with 4, 16 and all labels: never more than 2 points below the one before."""
+    drawn = [Drawn(seed, text_noise) for seed in range(2)]
     few, more, every = (
         sum(one.balanced_accuracy(name, count, seed) for seed, one in enumerate(drawn)) / len(drawn)
         for count in (4, 16, None)

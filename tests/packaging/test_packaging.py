@@ -57,7 +57,7 @@ def package_files() -> set[str]:
     found = {
         str(f.relative_to(ROOT))
         for f in repository_files()
-        if f.relative_to(ROOT).parts[0] in ROOMS and f.suffix in (".py", ".json", ".txt", ".j2")
+        if f.relative_to(ROOT).parts[0] in ROOMS and f.suffix in (".py", ".json", ".txt", ".j2", ".html", ".css", ".js")
     }
     return found | {f.name for f in ROOT.glob("*.py") if f.name != "setup.py"}
 
