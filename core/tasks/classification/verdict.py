@@ -15,6 +15,7 @@ from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT, above_guessing
 
 MEASURES = {
     "accuracy": Measure("Accuracy", "share of test images classified correctly"),
+    "top_5_accuracy": Measure("Top-5 accuracy", "share whose class is among the five of the highest scores"),
     "balanced_accuracy": Measure("Balanced accuracy", "the same, every class counting alike"),
     "macro_f1": Measure("Macro F1", "balance of recall and precision, mean over classes; 1 is best", "number"),
     "auroc": Measure(
