@@ -87,7 +87,8 @@ def curve_picture(section: CurveSection, small: bool = False) -> str:
             colour = COLOURS[place % len(COLOURS)]
             axes.plot(xs, ys, style, color=colour, linewidth=1.7, marker=dots, markersize=4, label=name, zorder=3)
         if 1 < len(section.curves) <= MOST_NAMED:
-            place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncol": 3, "columnspacing": 1.0}
+            # beside the power of ten that all numbers at the axis may have in common
+            place = {"loc": "lower left", "bbox_to_anchor": (0.14, 1.0), "ncol": 3, "columnspacing": 1.0}
             place = place if small else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
             axes.legend(fontsize=9, frameon=False, handlelength=1.2, **place)
         _mark(axes, section)
