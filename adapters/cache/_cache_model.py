@@ -20,6 +20,7 @@ from ...core.contracts.features import FeatureSet, TextClassifier
 from ...core.data.sampling import Selection
 from ...core.metrics.class_balance import class_weights, row_weights, signed_shares
 from ...core.metrics.selection import ALIKE, best_setting, macro_auroc
+from ...core.runtime.threads import in_blocks
 from ._keyed import Rows, as_they_are
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB
@@ -91,7 +92,7 @@ def cache_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float) -> 
         (B, C).
     """
     rows = max(1, CHUNK_ELEMENTS // max(1, len(keys)))
-    return torch.cat([torch.exp(-beta * (1 - block @ keys.T)) @ values for block in queries.split(rows)])
+    return torch.cat([torch.exp(-beta * (1 - block @ keys.T)) @ values for block in in_blocks(queries, rows)])
 
 
 @dataclass(frozen=True)

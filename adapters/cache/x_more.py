@@ -17,6 +17,7 @@ from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError, DataError
 from ...core.retrieval.kinds import faiss_library
+from ...core.runtime.threads import in_blocks
 from ._cache_model import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 
 PUBLISHED = 16  # captions per image
@@ -103,7 +104,7 @@ class XMoRe(Adapter):
         image = zero_shot_logits(unit, self.text, self.logit_scale, 0.0).log_softmax(dim=-1)
         nearest = self._nearest_texts()
         rows = max(1, CHUNK_ELEMENTS // (self.top_k * max(self.text.shape)))
-        return image, torch.cat([self._of_captions(nearest(block, self.top_k)) for block in unit.split(rows)])
+        return image, torch.cat([self._of_captions(nearest(block, self.top_k)) for block in in_blocks(unit, rows)])
 
     def _nearest_texts(self) -> NearestTexts:
         """Kept as long as the pool is the same: to index a large one takes seconds."""
@@ -192,7 +193,7 @@ class NearestTexts:
         if self._index is not None:
             return torch.from_numpy(self._index.search(_rows(queries), top)[1]).to(queries.device)
         rows = max(1, CHUNK_ELEMENTS // len(self.pool))
-        return torch.cat([(block @ self.pool.T).topk(top, dim=-1).indices for block in queries.split(rows)])
+        return torch.cat([(block @ self.pool.T).topk(top, dim=-1).indices for block in in_blocks(queries, rows)])
 
 
 def _rows(features: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._sympy.numbers import int_oo
 
 from ..errors import CapabilityError, ConfigError
 from ..runtime.files import replacing
@@ -23,6 +24,8 @@ from ..runtime.files import replacing
 OPSET, OLDEST_OPSET = 18, 18
 """What is written by default, and the first that torch's exporter writes."""
 CONVOLUTION = "Conv"
+FEWEST_ROWS = 1 << 20
+"""Rows that a graph must take at once: one that was traced for fewer would leave the others out."""
 UNSAID = "ONNX cannot say what this model does"
 UNSAID = "ONNX cannot say what this model does"
 
@@ -64,13 +67,25 @@ class Graph:
                     dynamo=True,
                     verbose=False,
                 ).model_proto
+                most = _most_rows(traced)
             except Exception as error:  # tracing raises what the module's own code makes of symbols, and much else
                 reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
                 raise CapabilityError(f"{UNSAID} ({reason}); predict with the run") from error
+        if most < FEWEST_ROWS:
+            raise CapabilityError(f"{UNSAID} for more than {most} rows at once; predict with the run")
         for name, value in metadata.items():
             model.metadata_props.add(key=name, value=value)
         with replacing(path) as place:
             onnx.save_model(model, str(place))
+
+
+def _most_rows(traced: torch.export.ExportedProgram):
+    """Up to how many rows a traced program holds, a number of sympy's or torch's own infinity."""
+    given = set(traced.graph_signature.user_inputs)
+    inputs = [node for node in traced.graph.nodes if node.op == "placeholder" and node.name in given]
+    rows = [node.meta["val"].shape[0].node.expr for node in inputs]
+    ranges = traced.range_constraints
+    return min((ranges[symbol].upper for symbol in rows if symbol in ranges), default=int_oo)
 
 
 class Session:
@@ -113,6 +128,7 @@ def write_in_8_bits(whole: Path, path: Path, examples: Sequence[Mapping[str, np.
         quantization.quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
         if has_convolutions(prepared):
             words = f"weights of convolutions in 8 bits, what they are given in {activations}"
+            words += " (smaller, not faster)" if activations > 8 else ""
             quantization.quantize_static(
                 str(prepared),
                 str(place),

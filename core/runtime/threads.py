@@ -1,4 +1,4 @@
-"""How many threads a computation is worth."""
+"""How many threads a computation is worth, and in which blocks of rows it is done."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 FEW = 2**28
 """Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
@@ -32,3 +33,9 @@ def threads_for(multiplications: float) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Rows (N, ...) some at a time, so that what is made of them stays small; all at once while a graph is traced: it
+    would keep the first block alone."""
+    return (rows,) if torch.compiler.is_exporting() else rows.split(size)

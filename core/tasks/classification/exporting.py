@@ -158,6 +158,7 @@ class _Export:
         if int8 and self.pictures:
             facts["int8"], checks["int8"] = self._in_8_bits(folder, reporter)
             facts["graphs"][PIXELS] = INT8
+            notes.append(f"{INT8} has {facts['int8']}")
             if checks["int8"].same < SAME_ANSWERS:
                 notes.append(
                     f"in 8 bits {1 - checks['int8'].same:.1%} of the answers change, more than {1 - SAME_ANSWERS:.1%}; "

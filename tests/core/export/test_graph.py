@@ -11,6 +11,7 @@ from torch import nn
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.export.agreement import Agreement, words_of
 from vladapt.core.export.graph import Graph, Session, check_opset, write_in_8_bits
+from vladapt.core.runtime.threads import in_blocks
 
 onnx = pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
@@ -61,7 +62,8 @@ def test_8_bits_are_nearly_the_same_and_16_nearer(whole, tmp_path):
         wanted = module(pixels)[0]
     for bits in (8, 16):
         words = write_in_8_bits(path, tmp_path / "int8.onnx", examples, bits)
-        assert words == f"weights of convolutions in 8 bits, what they are given in {bits}"
+        slower = " (smaller, not faster)" if bits == 16 else ""
+        assert words == f"weights of convolutions in 8 bits, what they are given in {bits}{slower}"
         model = onnx.load(str(tmp_path / "int8.onnx"))
         assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
         assert [each.key for each in model.metadata_props] == ["vladapt"]
@@ -88,6 +90,27 @@ def test_what_onnx_cannot_say_is_one_line(tmp_path, capsys):
     with pytest.raises(CapabilityError, match=r"^ONNX cannot say what this model does.*; predict with the run$"):
         Graph(ByContent(), {"rows": torch.ones(2, 1)}, ["some"]).write(tmp_path / "m.onnx", 18, {})
     assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
+class FirstBlock(nn.Module):
+    def forward(self, rows):
+        return torch.cat([2 * block for block in rows.split(8)])
+
+
+def test_a_graph_of_the_first_block_alone_is_none(tmp_path):
+    with pytest.raises(CapabilityError, match="ONNX cannot say what this model does for more than 8 rows at once"):
+        Graph(FirstBlock(), {"rows": torch.ones(2, 1)}, ["some"]).write(tmp_path / "m.onnx", 18, {})
+
+
+def test_rows_in_blocks_are_whole_while_they_are_traced(tmp_path):
+    class Whole(nn.Module):
+        def forward(self, rows):
+            return torch.cat([2 * block for block in in_blocks(rows, 8)])
+
+    rows = torch.rand(20, 1)
+    Graph(Whole(), {"rows": rows[:2]}, ["some"]).write(tmp_path / "m.onnx", 18, {})
+    torch.testing.assert_close(torch.from_numpy(Session(tmp_path / "m.onnx")(rows=rows.numpy())["some"]), 2 * rows)
+    assert [len(block) for block in in_blocks(rows, 8)] == [8, 8, 4]
 
 
 @pytest.mark.parametrize("opset", [11, 17, 999])
