@@ -16,7 +16,6 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._sympy.numbers import int_oo
 
 from ..errors import CapabilityError, ConfigError
 from ..runtime.files import replacing
@@ -81,6 +80,8 @@ class Graph:
 
 def _most_rows(traced: torch.export.ExportedProgram):
     """Up to how many rows a traced program holds, a number of sympy's or torch's own infinity."""
+    from torch.utils._sympy.numbers import int_oo
+
     given = set(traced.graph_signature.user_inputs)
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder" and node.name in given]
     rows = [node.meta["val"].shape[0].node.expr for node in inputs]
