@@ -27,6 +27,8 @@ DATA = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] /
 VIDEOX = "VideoX README"
 RECOGNITION, RETRIEVAL = "action-recognition", "retrieval"
 SCORE = {RECOGNITION: "accuracy", RETRIEVAL: "text_to_image/r1"}
+OF_SHOTS = (RECOGNITION,)
+"""Tasks that learn from so many clips per class; the others take all."""
 LIST = "train1_few_shot_{}.txt"
 
 
@@ -166,8 +168,8 @@ def measured(task: str, column: Column, method: str, given: argparse.Namespace) 
             data |= {} if fold is None else {"fold": fold}
             flags = {"domain": "video", "task": task, "backbone": given.backbone, "device": given.device, "seed": seed}
             flags["adapter"] = {"name": method}
-            if task == RECOGNITION:
-                data, flags["shots"] = with_list(data, column.shots)
+            data, shots = with_list(data, column.shots)
+            flags |= {"shots": shots} if task in OF_SHOTS else {}
             done = vladapt.fit(resolve(sets=given.sets, flags={**flags, "data": data}))
             found.append(100 * done.metrics["adapted"][SCORE[task]])
     spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""

@@ -26,14 +26,19 @@ def named_classes(given: Any) -> tuple[str, ...]:
     """
     if given is None:
         raise ConfigError(f"--classes: say which classes there are, {EXAMPLE}")
-    if isinstance(given, str):
-        given = read_text(Path(given)).splitlines() if Path(given).is_file() else given.split(",")
-    names = [str(name).strip() for name in given if str(name).strip()]
+    names = listed_names(given)
     if len(set(names)) < 2:
         raise ConfigError(f"--classes: {len(set(names))} class; give at least two, {EXAMPLE}")
     if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
         raise ConfigError(f"--classes: '{twice}' is given twice; omit one")
     return tuple(names)
+
+
+def listed_names(given: Any) -> list[str]:
+    """As the user lists them: comma-separated, one per line of a text file, or a list."""
+    if isinstance(given, str):
+        given = read_text(Path(given)).splitlines() if Path(given).is_file() else given.split(",")
+    return [str(name).strip() for name in given if str(name).strip()]
 
 
 def read_pool(domain: Domain, task: str, path: str, reading: Mapping[str, Any]) -> DomainData:

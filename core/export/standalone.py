@@ -1,10 +1,11 @@
 """Classify images with the model beside this file: python predict.py IMAGE ... [--top 3] [--coverage 0.9]
 
-Needs onnxruntime, numpy and pillow. Prints one JSON object per image, as `vladapt predict --json` has it.
+Needs onnxruntime, numpy and pillow. Prints a JSON object per image, as `vladapt predict` does, and faults on stderr.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 HERE = Path(__file__).resolve().parent
-LONGEST_ASPECT = 100
 
 
 def decoded(path):
@@ -31,10 +31,8 @@ def decoded(path):
 
 def pixels(image, how):
     """(1, 3, H, W) float32 as the graph takes them; `how` is "preprocessing" of export.json."""
-    if isinstance(image, list):
-        planes = np.stack([np.asarray(_cut(band, how)) for band in image], axis=-1).clip(0, 1)  # (H, W, 3)
-    else:
-        planes = np.asarray(_cut(image, how), dtype=np.float32) / 255
+    planes = [np.asarray(_cut(each, how), np.float32) for each in (image if isinstance(image, list) else [image])]
+    planes = np.stack(planes, axis=-1).clip(0, 1) if len(planes) > 1 else planes[0] / 255  # (H, W, 3)
     planes = (planes - np.float32(how["mean"])) / np.float32(how["std"])
     return np.ascontiguousarray(planes.transpose(2, 0, 1)[None], dtype=np.float32)
 
@@ -44,9 +42,8 @@ def _cut(image, how):
     rows, columns = (size, size) if isinstance(size, int) else size
     if how["mode"] == "squash":
         return image.resize((columns, rows), filter)
-    most = LONGEST_ASPECT * min(image.size)
-    if max(image.size) > most:
-        image = _middle(image, min(image.width, most), min(image.height, most))
+    most = 100 * min(image.size)  # of a longer strip the ends are cut off first
+    image = _middle(image, min(image.width, most), min(image.height, most)) if max(image.size) > most else image
     short = how.get("resize") or min(rows, columns)
     if isinstance(size, int):
         least = min(image.size)
@@ -75,12 +72,11 @@ def row_of(name, logits, distance, facts, top=3, coverage=None):
         row |= {"label": ranked[0]["class"], "confidence": ranked[0]["probability"]}
     if coverage is not None:
         row["set"] = [n for n, share, least in zip(names, shares, facts["coverage"][str(coverage)]) if share >= least]
-    if distance is not None:
-        row["unlike"] = bool(distance > facts["unlike_beyond"])
+    row |= {} if distance is None else {"unlike": bool(distance > facts["unlike_beyond"])}
     return {**row, "top": ranked}
 
 
-def main():
+if __name__ == "__main__":
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
@@ -89,11 +85,15 @@ def main():
     given = parser.parse_args()
     graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["pixels"]), providers=["CPUExecutionProvider"])
     names = [each.name for each in graph.get_outputs()]
+    failed = False
     for path in given.images:
-        found = dict(zip(names, graph.run(None, {"pixels": pixels(decoded(path), facts["preprocessing"])})))
-        distance = found["distance"][0] if "distance" in found else None
+        try:
+            picture = pixels(decoded(path), facts["preprocessing"])
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
+            failed = True
+            continue
+        found = dict(zip(names, graph.run(None, {"pixels": picture})))
+        distance = found.get("distance", [None])[0]
         print(json.dumps(row_of(path, found["logits"][0], distance, facts, given.top, given.coverage)))
-
-
-if __name__ == "__main__":
-    main()
+    sys.exit(int(failed))

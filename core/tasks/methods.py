@@ -14,13 +14,13 @@ from ..contracts.domain import SPLITS, Domain, DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import SAMPLE, Recipe
 from ..data.label_files import is_label_file, read_label_file
+from ..data.pools import listed_names
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, drop_unreadable
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean, shortened
 from ..registry import adapter_class, build_adapter
 from ..runtime.progress import Reporter
-from ..runtime.reading import read_text
 
 SHARED = ("batch_size", "amp", "workers")
 """Keys that say how images are encoded and, for adapters that train towers, how these are trained."""
@@ -202,11 +202,7 @@ def listed_classes(classes: Any) -> list[str] | None:
     """
     if classes in (None, "all", "base", "new"):
         return None
-    if isinstance(classes, str):
-        listed = read_text(Path(classes)).splitlines() if Path(classes).is_file() else classes.split(",")
-    else:
-        listed = classes
-    names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    names = list(dict.fromkeys(listed_names(classes)))
     if len(names) < 2:
         given = classes if isinstance(classes, str) else ", ".join(names)
         raise ConfigError(f"--classes {shortened(given)}: give at least two classes, or a file of names")

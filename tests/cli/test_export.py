@@ -44,6 +44,12 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
     assert [(row["label"], row["set"]) for row in found] == [(row["label"], row["set"]) for row in wanted]
     assert [row["confidence"] for row in found] == pytest.approx([row["confidence"] for row in wanted], abs=1e-4)
 
+    (tmp_path / "torn.png").write_bytes(images[0].read_bytes()[:60])
+    command = [sys.executable, "-c", ALONE, tmp_path / "model" / "predict.py", tmp_path / "torn.png", images[0]]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, "the others are answered"
+    assert done.stderr.count("\n") == 1 and "torn.png: " in done.stderr and "Traceback" not in done.stderr
+
     again = vladapt("export", run, "--out", "model")
     assert again.code == 1 and again.error == "vladapt: --out model: exists; give the name of a new folder"
     for arguments, words in {
@@ -86,6 +92,8 @@ def test_a_features_file_gives_the_head(vladapt, tmp_path):
     assert exported.code == 0, exported.err
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["export.json", "head.onnx"]
     assert "No graph from pixels: the run was made from a features file" in " ".join(exported.out.split())
+    refused = vladapt("export", made.json["run"], "--out", "other", "--int8")
+    assert refused.code == 2 and "--int8: is for the graph from pixels" in refused.error
 
 
 def test_towers_of_a_retrieval_run(vladapt, small_clip_spec, colours):

@@ -30,7 +30,7 @@ from ...contracts.domain import Domain, Item
 from ...contracts.features import Batch, FeatureSet
 from ...contracts.task import Use
 from ...data.images import IMAGE_SUFFIXES
-from ...errors import CapabilityError
+from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
 from ...export.graph import Graph, Session, check_opset, has_convolutions, library, write_in_8_bits
 from ...export.package import FORMAT, Exported, Wishes, check_free, new_folder, write_facts
@@ -78,6 +78,8 @@ def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, repor
     opset = check_opset(wishes.opset)
     library("onnxruntime")
     recipe = recipe_again(use)
+    if wishes.int8 and recipe.features:
+        raise ConfigError("--int8: is for the graph from pixels, which a run of a features file does not have; omit it")
     prepared = prepared_of(recipe.with_(shots=0), reporter, None if recipe.features else domain, task)
     adapter = fitted_adapter(use.run, prepared.backbone)
     if prepared.backbone is not None:
@@ -98,9 +100,10 @@ class Head(nn.Module):
         super().__init__()
         self.adapter = adapter
         scaling, unlike = (None, None) if calibration is None else (calibration.scaling, calibration.unlike)
+        known = unlike is not None and unlike.known and unlike.support.shape[1] == adapter.dim_
         self.register_buffer("temperature", torch.ones(1) if scaling is None else scaling.temperature.float())
         self.register_buffer("offset", torch.zeros(1) if scaling is None else scaling.offset.float())
-        self.register_buffer("support", None if unlike is None or not unlike.known else unlike.support)
+        self.register_buffer("support", unlike.support if known else None)
 
     def forward(self, features: Tensor, pre_projection: Tensor | None = None):
         logits = self.adapter.logits(Batch(features=features, pre_projection=pre_projection))
@@ -155,7 +158,9 @@ class _Export:
                 raise CapabilityError(
                     f"{self.use.run.path}: the graph from {name} is not the model, {check.words}; predict with the run"
                 )
-        if int8 and self.pictures:
+        if int8 and not self.pictures:
+            notes.append("8 bits are for the graph from pixels, so there is none in 8 bits")
+        elif int8:
             facts["int8"], checks["int8"] = self._in_8_bits(folder, reporter)
             facts["graphs"][PIXELS] = INT8
             notes.append(f"{INT8} has {facts['int8']}")
@@ -192,13 +197,15 @@ class _Export:
 
     @property
     def head_graph(self) -> Graph:
-        return Graph(self.head, {name: rows[:2] for name, rows in self._inputs().items()}, self._outputs)
+        return Graph(self.head, {name: rows[:2] for name, rows in self._inputs.items()}, self._outputs)
 
     @property
     def whole_graph(self) -> Graph:
         example = torch.stack([self._pixels(item) for item in self.items[:2]]).to(self.towers.device)
         return Graph(Whole(self.towers, self.head), {PIXELS: example}, [*self._outputs, FEATURES])
 
+    @cached_property
+    @torch.no_grad()
     def _inputs(self) -> dict[str, Tensor]:
         """Of the head, (N, ...), of the images that are checked."""
         inputs = {FEATURES: self.tested.features}
@@ -281,7 +288,7 @@ class _Export:
 
     @torch.no_grad()
     def _checked_head(self, session: Session) -> Agreement:
-        inputs = self._inputs()
+        inputs = self._inputs
         given = self.head(*inputs.values())
         logits = given[0] if isinstance(given, tuple) else given
         found = session(**{name: rows.cpu().numpy() for name, rows in inputs.items()})
