@@ -20,7 +20,7 @@ from ...core.training.batches import epoch_batches
 from ...core.training.epoch_views import views_of_training
 from ...core.training.schedules import by_epoch, cosine_rates
 from ...core.training.small_heads import label_loss, train_epochs, training_features
-from ._memory import Memory, empty_memory, surest
+from ._memory import EMPTY, Memory, empty_memory, surest
 from ._stream import Streamed
 
 KEPT = 0.1
@@ -150,7 +150,8 @@ class Dmn(FreshViews, Searched, Streamed):
         entropy = -(mean * (mean + 1e-8).log()).sum()
         image = bag[:1]  # (1, D)
         Memory(self.features, self.entropy).offer(int(mean.argmax()), entropy, image[0])
-        dynamic = self._read(image, torch.cat([self.features, self.text[:, None], self.shots], dim=1))
+        held = int((self.entropy < EMPTY).sum(dim=1).max())  # slots beyond are empty in every class
+        dynamic = self._read(image, torch.cat([self.features[:, :held], self.text[:, None], self.shots], dim=1))
         static = self._read(image, self._static_entries)
         return torch.stack([by_text[0], dynamic.softmax(dim=1)[0], static.softmax(dim=1)[0]])
 
@@ -160,13 +161,16 @@ class Dmn(FreshViews, Searched, Streamed):
 
     def _read(self, images: Tensor, entries: Tensor) -> Tensor:
         """(B, C) logits of unit images (B, D) by a memory's entries (C, S, D), zero where there is none."""
-        of = self._residuals
-        filled = (entries != 0).any(dim=2, keepdim=True)
-        queries = F.normalize(images + of["query"].mean(dim=0), dim=1)
-        keys, values = (F.normalize(entries + of[name][:, None], dim=2) for name in ("key", "value"))
+        of, queries, keys, values = self._residuals, images, entries, entries
+        if learned := any(bool(residual.any()) for residual in of.values()):  # else entries are unit rows, or zero
+            filled = (entries != 0).any(dim=2, keepdim=True)
+            queries = F.normalize(images + of["query"].mean(dim=0), dim=1)
+            keys, values = (F.normalize(entries + of[name][:, None], dim=2) for name in ("key", "value"))
+            values = values * filled
         weights = (-self.beta * (1 - torch.einsum("csd,bd->bcs", keys, queries))).exp()
-        read = torch.einsum("bcs,csd->bcd", weights, values * filled)
-        read = F.normalize(F.normalize(read, dim=2) + of["output"], dim=2)
+        read = F.normalize(torch.einsum("bcs,csd->bcd", weights, values), dim=2)
+        if learned:
+            read = F.normalize(read + of["output"], dim=2)
         return self.logit_scale * torch.einsum("bcd,bd->bc", read, images)
 
     def _text_logits(self, images: Tensor) -> Tensor:
