@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..transductive._neighbours import nearest
 from ..transductive._propagation import normalised_graph, propagated
 
 TOLERANCE = 1e-6

@@ -15,7 +15,7 @@ from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.metrics.selection import best_setting
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
-from ._neighbours import Links, mutual_links, nearest, support_links
+from ._neighbours import Links, mutual_links, support_links
 from ._together import ClassifiedTogether
 
 DEFAULT_GAMMA = 0.02

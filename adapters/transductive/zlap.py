@@ -13,7 +13,6 @@ from torch import Tensor
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
-from ._neighbours import nearest
 from ._propagation import normalised_graph, propagated
 from ._together import SAME, ReadTogether
 
