@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.features.nearest import nearest
 from ..transductive._propagation import normalised_graph, propagated
 
 TOLERANCE = 1e-6

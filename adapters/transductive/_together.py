@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch
 from ...core.errors import CapabilityError
+from ...core.features.nearest import nearest
 from ._neighbours import Links, row_prints
 
 SAME = 1e-5  # largest difference of two unit features that are of one image

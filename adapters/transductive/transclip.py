@@ -13,6 +13,7 @@ from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.choices import ZERO_SHOT, FewOrZeroShot, Tied
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
+from ...core.features.nearest import nearest
 from ...core.metrics.selection import best_setting
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, support_links

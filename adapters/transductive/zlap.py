@@ -13,6 +13,7 @@ from torch import Tensor
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
+from ...core.features.nearest import nearest
 from ._propagation import normalised_graph, propagated
 from ._together import SAME, ReadTogether
 
