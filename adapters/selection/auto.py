@@ -19,6 +19,7 @@ from ...core.metrics.class_balance import row_weights
 from ...core.metrics.resampling import units_of
 from ...core.metrics.selection import macro_auroc
 from ...core.registry.build import adapter_class, build_adapter
+from . import _without_labels as without_labels
 
 CANDIDATES = (
     *("proker", "gda", "ridge", "zero-shot", "lp-plus-plus", "linear-probe", "ape", "nearest-mean", "tip-adapter"),
@@ -63,6 +64,10 @@ class Auto(Adapter):
     the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text),
     or that would take long (many images of many classes), is left out, which a note says.
 
+    Without labels, methods that need none are fitted on the images that are to be classified, and judged by what these
+    say (`core/confidence/without_labels.py`): of those that are better than zero-shot with a probability of 0.7 or more
+    the one with the greatest gain is taken, and zero-shot where there is none.
+
     Methods are judged on the support alone, so also under a protocol without validation images; what candidates choose
     on such images has its defaults there.
 
@@ -81,6 +86,8 @@ class Auto(Adapter):
         "ours: checked against a cross-validation written out, and by what it takes of methods that must lose"
     )
     multilabel: ClassVar[bool] = True
+    label_free: ClassVar[bool] = True
+    optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
     text_free: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {"as_papers": True}
     state: ClassVar[tuple[str, ...]] = ("method", "method_options", "numbers", "tensors")
@@ -89,6 +96,9 @@ class Auto(Adapter):
     candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, the one to prefer first")
     few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer than min_shots, the one to prefer first")
     min_shots: int = option(4, "images per class, typically, from which methods are judged", low=2, high=1000)
+    without_labels: tuple[str, ...] = option(
+        without_labels.CANDIDATES, "methods to choose from where no image has a label"
+    )
     settings: dict[str, Any] = option(help="options of candidates, each under its name", factory=dict)
     as_papers: bool = option(False, "candidates have the options of papers where ours differ, as under a protocol")
     parts: int = option(5, "into which the support is cut, each judged by a fit on the others", low=2, high=100)
@@ -101,6 +111,9 @@ class Auto(Adapter):
         known = dict.fromkeys([*self.candidates, *self.few_shots])
         for name in known:
             _check(adapter_class(name))
+        for name in self.without_labels:
+            without_labels.check(self._built(name))
+        known |= dict.fromkeys(self.without_labels)
         for name, options in self.settings.items():
             if name not in known:
                 raise ConfigError(
@@ -113,6 +126,8 @@ class Auto(Adapter):
             raise ConfigError("adapter 'auto': give one of candidates and one of few_shots at least")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        if support.labels is None or not len(support):
+            return self._fit_without_labels(classifier, unlabeled, seed)
         trial = _Trial(support, classifier, val, seed, self._built)
         enough = _typical_shots(support) >= self.min_shots
         parts = folds(support, self.parts, seed) if enough else []
@@ -134,9 +149,22 @@ class Auto(Adapter):
         self._take(taken.adapter)
         return self._report(taken, scores, words, trial)
 
+    def _fit_without_labels(self, classifier, unlabeled: FeatureSet | None, seed: int) -> FitReport:
+        if unlabeled is None or not len(unlabeled) or not classifier.has_texts:
+            lacking = "labelled images, or images without labels and the texts of their classes"
+            raise CapabilityError(f"adapter 'auto' needs {lacking}; pass a support, or unlabeled=")
+        trial = without_labels.UnlabelledTrial(unlabeled, classifier, seed, self._built)
+        judged = list(trial.judged(self.without_labels))
+        taken = trial.taken(judged)
+        adapter, report = trial.zero_shot() if taken is None else (taken.adapter, taken.report)
+        self._take(adapter)
+        self.transductive = adapter.transductive
+        return without_labels.report_of(self.name, report, judged, taken)
+
     def _built(self, name: str) -> Adapter:
         """A candidate, not fitted."""
         papers = published_options(adapter_class(name)) if self.as_papers else {}
+        papers = {**papers, **without_labels.SETTINGS.get(name, {})}
         return build_adapter(name, **{**papers, **self.settings.get(name, {})})
 
     def _take(self, adapter: Adapter) -> None:
@@ -199,8 +227,11 @@ class Auto(Adapter):
 
     def _restored(self) -> Adapter:
         cls = adapter_class(self.method)
-        _check(cls)
         method, values = build_adapter(self.method, **self.method_options), {**self.numbers, **self.tensors}
+        if "unlabeled" in method.needs:
+            without_labels.check(method)
+        else:
+            _check(cls)
         if missing := [name for name in cls.state if name not in {**cls.later_state, **values}]:
             raise DataError(f"an adapter file of auto lacks {', '.join(missing)} of {self.method}; fit again")
         for name in cls.state:

@@ -230,8 +230,11 @@ def judged_table(judged: Sequence[Mapping[str, Any]]) -> Table:
     """The methods among which one was taken."""
     from ..runs.run_sections import judged_texts
 
-    table = Table(title="Methods on parts of the support that they did not learn from")
-    for name, justify in (("method", "left"), (str(judged[0]["metric"]), "right"), ("standard error", "right")):
+    title, last = "Methods on parts of the support that they did not learn from", ("standard error", "right")
+    if "why" in judged[0]:
+        title, last = "Methods that need no labels, judged by the images", ("why", "left")
+    table = Table(title=title)
+    for name, justify in (("method", "left"), (str(judged[0]["metric"]), "right"), last):
         table.add_column(name, justify=justify)
     table.add_column("")
     for each in judged:

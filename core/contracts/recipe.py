@@ -54,6 +54,7 @@ class Recipe:
         None, "validation images per class that settings are chosen on; all, or 0 for none", low=0, parse=_val_shots
     )
     refit: bool = option(False, "after choosing settings on val, learn from its images too")
+    judge: bool = option(True, "without labels, keep zero-shot where the images do not show that a method helps")
     seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
     protocol: str | None = option(None, "published way to draw shots, choose settings and test (docs/protocols.md)")
     preset: str = option(AUTO, "published set whose prompts and settings are taken; auto: the one recognised; or none")

@@ -199,12 +199,17 @@ def methods_judged(info: Info) -> TableSection | None:
         return None
     metric = str(judged[0]["metric"])
     rows = [(each["method"], *judged_texts(each), "taken" if each["taken"] else "") for each in judged]
+    last = "Standard error"
     note = "On parts of the support, each judged by a fit on the others. The test images had no say."
-    return TableSection("Why this method?", ("Method", metric.capitalize(), "Standard error", ""), rows, note, sub=True)
+    if "why" in judged[0]:
+        last, note = "Why", "No label was looked at: the images themselves speak for and against each method."
+    return TableSection("Why this method?", ("Method", metric.capitalize(), last, ""), rows, note, sub=True)
 
 
 def judged_texts(each: Mapping[str, Any]) -> tuple[str, str]:
-    """Score and standard error of a method that was judged; shares in per cent."""
+    """Score of a method that was judged, and its standard error or the reason; shares in per cent."""
+    if "why" in each:
+        return f"{100 * each['score']:.0f} %", str(each["why"])
     share = is_share(str(each["metric"]).replace(" ", "_"))
     return tuple(f"{100 * each[key]:.1f} %" if share else f"{each[key]:.3f}" for key in ("score", "error"))
 

@@ -52,6 +52,7 @@ class Fitted:
         probe: the logistic regression on the same images, or None.
         calibration: what confidences are made with, or None.
         not_calibrated: why there is none; "" where there is one.
+        judge: what was found of a fit without labels, for run.json; None where labels were learned from.
     """
 
     adapter: Adapter
@@ -61,6 +62,7 @@ class Fitted:
     probe: Adapter | None = None
     calibration: Calibration | None = None
     not_calibrated: str = ""
+    judge: dict[str, Any] | None = None
 
 
 def fit_adapter(

@@ -57,6 +57,7 @@ from .fitting import (
 )
 from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
+from .kept_model import judged_without_labels, turned_down_words
 from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
@@ -84,7 +85,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    ) | {"redact", "preset", "protocol"}
+    ) | {"redact", "preset", "protocol", "judge"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "vocabulary_steps"}) | TRUST
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream"}) | TRUST
@@ -150,6 +151,8 @@ class Classification(Task):
             if recipe.refit:
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
+            done = judged_without_labels(recipe, prepared, done, shots, self.name, reporter)
+            adapter, report = done.adapter, done.report
             calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
             done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
             done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
@@ -277,7 +280,7 @@ class Classification(Task):
     @contextmanager
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter):
         """The folder of a fit's checkpoints; None for an adapter that keeps none."""
-        if trains_towers(adapter.name):
+        if "pixels" in adapter.needs:
             runs, key = Path(recipe.out or RUNS), fit_key(recipe, adapter, prepared, shots)
             with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
                 yield folder
@@ -295,10 +298,12 @@ class Classification(Task):
         setting = setting_of(recipe, prepared, tasks_of_fit(recipe))
         published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
         unscored = unscored if done.scores.labels is None else []
-        further = [*done.notes, *published, *done.report.notes, *unscored]
+        further = [*done.notes, *turned_down_words(done.scores.metrics), *published, *done.report.notes, *unscored]
         scenario = drawing_of(recipe, recipe.shots).get("scenario")
         notes = notes_of(prepared, recipe.shots, further, shots, scenario)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
+        if done.judge is not None:
+            info["judge"] = done.judge
         if done.calibration is not None:
             info["calibration"] = done.calibration.facts()
         else:

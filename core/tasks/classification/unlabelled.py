@@ -16,7 +16,7 @@ from ...errors import CapabilityError, NoClassesError, near_names
 from ..methods import listed_classes, read_data, restrict_classes
 from .draws import Shots
 
-CURE = "give a method that needs none (stat-a or reclip for all images at once, zero-shot)"
+CURE = "give a method that needs none (auto, stat-a for all images at once, zero-shot)"
 
 
 def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
@@ -90,8 +90,9 @@ class Unlabelled:
 
     @classmethod
     def of(cls, adapter: Adapter, prepared, shots: Shots) -> Unlabelled:
-        """All test images of a transductive method; else the train images, of a method that learns from labels too
-        those beyond the shots. Where the data has no train split, as without labels, the test images.
+        """All test images of a transductive method, and of one that without labels chooses among such; else the train
+        images, of a method that learns from labels too those beyond the shots. Where the data has no train split, as
+        without labels, the test images.
 
         Args:
             prepared: `Prepared` or `PreparedFeatures`.
@@ -99,7 +100,7 @@ class Unlabelled:
         Raises:
             CapabilityError: all train images are shots.
         """
-        if adapter.transductive:
+        if adapter.transductive or ("unlabeled" in adapter.optional and adapter.label_free and not len(shots.support)):
             return cls.of_rows(prepared, shots.test)
         if "unlabeled" not in adapter.needs:
             return cls()

@@ -1,0 +1,124 @@
+"""One table over the methods that need no labels, by how many classes occur and on streams, with `auto` beside them.
+
+    python benchmarks/without_labels.py                          # prints the tables; some hours with 1,000 batches
+    python benchmarks/without_labels.py --batches 100 --features CLIP_ViTB32 --streams 5
+
+As in the StatA paper (arXiv 2501.03729): batches of 64 images of 1 to 4, 2 to 10 and 5 to 25 classes; streams of 128
+images at a time whose classes come together the more, the smaller gamma is (-1: one class after the other); and all
+images at once. The features are those of WHU-RS19 below the folder that VLADAPT_DATA names: 1,005 scenes of 19 classes.
+Labels serve the scores alone.
+
+Columns: accuracy is the mean over batches in percent, "worse" the share of batches in which a method is worse than
+zero-shot by McNemar's test (p < .05). Of all images at once also the calibration error, the AUROC with which confidence
+tells images of five classes whose names are left out from the others, and the spread of accuracy over five orders.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from unlabelled_sets import CLIP_FEATURES, RANGES, UnlabelledSet, batch_rows, clip_sets, stream_rows
+
+from vladapt import FeatureSet, TextClassifier, build_adapter
+from vladapt.adapters.selection._without_labels import CANDIDATES, SETTINGS, UnlabelledTrial
+from vladapt.core.confidence.scaling import calibration_error
+from vladapt.core.metrics.selection import macro_auroc
+from vladapt.core.metrics.significance import mcnemar
+
+IMAGES, STREAMED = 64, 128
+GAMMAS = (0.1, 0.01, 0.001, -1)
+ORDERS, LEFT_OUT = 5, 5
+ROWS = ("zero-shot", *CANDIDATES, "auto")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--batches", type=int, default=1000, help="batches of each range of classes")
+    parser.add_argument("--streams", type=int, default=100, help="streams of each gamma")
+    parser.add_argument("--features", nargs="+", default=list(CLIP_FEATURES), choices=CLIP_FEATURES)
+    given = parser.parse_args()
+    for data in clip_sets():
+        if data.backbone.replace(" ", "_") in given.features:
+            print(f"\n**{data.backbone}**\n\n" + "\n".join(table(data, given.batches, given.streams)), flush=True)
+
+
+def table(data: UnlabelledSet, batches: int, streams: int) -> Iterator[str]:
+    """Markdown: a row per method."""
+    columns = {f"{words} classes": of_rows(data, ranged(data, bounds, batches)) for words, bounds in RANGES.items()}
+    columns |= {f"gamma {gamma}": of_rows(data, streamed(data, gamma, streams)) for gamma in GAMMAS}
+    columns["all images"] = of_rows(data, [torch.arange(len(data.features))])
+    further = {name: all_at_once(data, name) for name in ROWS}
+    yield "| method | " + " | ".join(columns) + " | calibration error | unknown classes, AUROC | spread over orders |"
+    yield "|---|" + "---:|" * (len(columns) + 3)
+    for name in ROWS:
+        cells = [cell(right, name) for right in columns.values()]
+        yield f"| `{name}` | " + " | ".join([*cells, *further[name]]) + " |"
+
+
+def ranged(data: UnlabelledSet, bounds: tuple[int, int], batches: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(batches):
+        yield batch_rows(data.features.labels, len(data.text), bounds, IMAGES, generator)
+
+
+def streamed(data: UnlabelledSet, gamma: float, streams: int) -> Iterator[Tensor]:
+    for seed in range(streams):
+        yield from stream_rows(data.features.labels, len(data.text), gamma, STREAMED, seed)
+
+
+def of_rows(data: UnlabelledSet, rows: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Method -> per batch which images are right."""
+    right: dict[str, list[Tensor]] = {name: [] for name in ROWS}
+    for each in rows:
+        batch = data.features.select(each)
+        for name, logits in answers(data.text, batch.without_labels()).items():
+            right[name].append(logits.argmax(dim=1) == batch.labels)
+    return right
+
+
+def answers(text: TextClassifier, images: FeatureSet, seed: int = 0) -> dict[str, Tensor]:
+    """(N, C) logits of each method; `auto` takes one of the others, as the adapter does."""
+    trial = UnlabelledTrial(images, text, seed, lambda name: build_adapter(name, **SETTINGS.get(name, {})))
+    judged = list(trial.judged(CANDIDATES))
+    found = {"zero-shot": text.logits(images.unit)}
+    found |= {each.adapter.name: each.adapter.logits(images) for each in judged}
+    taken = trial.taken(judged)
+    return {**found, "auto": found["zero-shot" if taken is None else taken.adapter.name]}
+
+
+def cell(right: dict[str, list[Tensor]], name: str) -> str:
+    """Mean accuracy, and the share of batches that are worse."""
+    accuracy = 100 * sum(float(each.double().mean()) for each in right[name]) / len(right[name])
+    if name == "zero-shot":
+        return f"{accuracy:.1f}"
+    tests = [mcnemar(before, after) for before, after in zip(right["zero-shot"], right[name])]
+    worse = sum(test.p_value < 0.05 and test.lost > test.gained for test in tests) / len(tests)
+    return f"{accuracy:.1f} ({100 * worse:.0f} % worse)"
+
+
+def all_at_once(data: UnlabelledSet, name: str) -> list[str]:
+    """Calibration error, AUROC of unknown classes, and spread over orders, of all images at once."""
+    images, labels = data.features.without_labels(), data.features.labels
+    orders = [torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)) for seed in range(ORDERS)]
+    runs = [(labels[rows], answers_of(data.text, images.select(rows), name, seed)) for seed, rows in enumerate(orders)]
+    accuracies = [100 * float((logits.argmax(dim=1) == told).double().mean()) for told, logits in runs]
+    known = len(data.text) - LEFT_OUT
+    sure = answers_of(data.text.select(torch.arange(known)), images, name, 0).softmax(dim=1).amax(dim=1)
+    auroc = float(macro_auroc(sure[None, None], (labels < known).double()[None]))
+    error = calibration_error(runs[0][1], runs[0][0])
+    return [f"{error:.3f}", f"{auroc:.3f}", f"{max(accuracies) - min(accuracies):.1f}"]
+
+
+def answers_of(text: TextClassifier, images: FeatureSet, name: str, seed: int) -> Tensor:
+    """(N, C) logits of one method."""
+    adapter = build_adapter(name, **SETTINGS.get(name, {}))
+    adapter.fit(None, text, unlabeled=images, seed=seed)
+    return adapter.logits(images)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,79 @@
+"""Without labels: whether a run keeps its adapted model, or zero-shot, by what the images say of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
+from ...contracts.adapter import FitReport
+from ...contracts.recipe import Recipe
+from ...runtime.progress import Reporter
+from .draws import Shots
+from .fitting import Fitted, scored
+from .scoring import fitted_zero_shot, score_on
+from .unlabelled import Unlabelled
+
+TURNED_DOWN = "turned_down"
+"""Of metrics.json: the scores of a method that a run does not use, where the test images have labels."""
+
+
+def judged_without_labels(
+    recipe: Recipe, prepared, done: Fitted, shots: Shots, task: str, reporter: Reporter
+) -> Fitted:
+    """The fit as it is where labels were learned from, or where the images show that it does better than zero-shot;
+    else zero-shot. `judge` says what was found.
+
+    Args:
+        done: the fit, scored on the test images.
+    """
+    before = done.scores.zero_shot_logits
+    if not recipe.judge or len(shots.support) or before is None or before.ndim != 2 or done.report.judged:
+        return done
+    if shots.test.multilabel or not len(shots.test):
+        return done
+    found = _evidence(recipe, prepared, done, shots)
+    if not found.changed:
+        return done
+    facts = {"method": done.adapter.name, "kept": done.adapter.name if found.better else "zero-shot", **found.facts()}
+    if found.better:
+        said = f"{done.adapter.name} is kept: better than zero-shot with a probability of {found.probability:.0%}"
+        return replace(done, notes=[*done.notes, f"{said}, without a label to tell: {found.words}"], judge=facts)
+    reporter.info(f"{done.adapter.name} is not shown to help; zero-shot is kept")
+    note = (
+        f"This run's model is zero-shot: {done.adapter.name} is not shown to be better, without a label to tell "
+        f"(probability {found.probability:.0%}): {found.words}; --set judge=no keeps it all the same"
+    )
+    adapter = fitted_zero_shot(shots.support, prepared.classifier)
+    report = FitReport(adapter.name, notes=[note, *done.report.notes])
+    kept = scored(recipe, prepared, adapter, report, shots, task, Reporter(quiet=True))
+    if done.scores.labels is not None:
+        kept.scores.metrics[TURNED_DOWN] = {"adapter": done.adapter.name, **done.scores.metrics["adapted"]}
+    return replace(kept, judge=facts)
+
+
+def turned_down_words(metrics: dict[str, Any]) -> list[str]:
+    """A sentence on the method that a run does not use, where its score is known."""
+    of = metrics.get(TURNED_DOWN) or {}
+    if "accuracy" not in of or "accuracy" not in (metrics.get("zero_shot") or {}):
+        return []
+    return [
+        f"The labels of the test images, which nothing was chosen by, say: {of['adapter']} {of['accuracy']:.1%}, "
+        f"zero-shot {metrics['zero_shot']['accuracy']:.1%}"
+    ]
+
+
+def _evidence(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> Evidence:
+    """By the test images, by halves of the prompts for a method that read these and nothing else, and by the labels of
+    the val images, if there are any."""
+    scores, classifier, val = done.scores, prepared.classifier, shots.val
+    read, halves = Unlabelled.of(done.adapter, prepared, shots).features, []
+    if read is not None and read.ids == shots.test.ids:
+        halves = answers_by_halves(done.adapter, classifier, read, recipe.seed)
+    halves = [(before.cpu(), after.cpu()) for before, after in halves]
+    found = evidence_of(shots.test.unit.cpu(), scores.zero_shot_logits, scores.adapted_logits, halves=halves)
+    if val is None or val.labels is None or val.multilabel:
+        return found
+    zero_shot, quiet = fitted_zero_shot(shots.support, classifier), Reporter(quiet=True)
+    told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet, judged=False)
+    return found.with_labels(told.zero_shot_logits, told.adapted_logits, told.labels)
