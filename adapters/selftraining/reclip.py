@@ -67,6 +67,7 @@ class Reclip(AnsweredTogether, SelfTrained):
         torch.Size([12, 3])
     """
 
+    assumes: ClassVar[str] = "every class occurs, with more images than an image has neighbours in the graph"
     differs: ClassVar[str] = (
         "the fixture is of the propagation; the training is checked against a loop written out. The image model's loss "
         "is a mean over the images that agree (released: divided by the batch size besides, `image_loss`); the last "

@@ -71,6 +71,7 @@ class Dmn(FreshViews, Searched, Streamed):
         torch.Size([12, 3])
     """
 
+    assumes: ClassVar[str] = "sure predictions are right more often than not, whichever classes occur"
     differs: ClassVar[str] = (
         "weights of the memories are chosen on val, or are 1 (released: on the accuracy of the test images, which the "
         "fixture therefore leaves out); classes may have unequal numbers of shots (released: equal ones); by default "

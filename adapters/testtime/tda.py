@@ -71,6 +71,7 @@ class Tda(WithPreset, Streamed):
         torch.Size([12, 3])
     """
 
+    assumes: ClassVar[str] = "sure predictions are right more often than not, whichever classes occur"
     differs: ClassVar[str] = (
         "caches in float32 (released: float16); one view at least is kept (released: none of fewer than 10)"
     )

@@ -79,6 +79,7 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         torch.Size([12, 3])
     """
 
+    assumes: ClassVar[str] = "every class occurs"
     differs: ClassVar[str] = (
         "sentences are read from files (released: asked of a language model); all of the towers trains (released: not "
         'what has "proj" in its name, `tune`); no jittered colours; the last round is kept (released: the best on test '

@@ -53,6 +53,7 @@ class StatA(ClassifiedTogether):
         torch.Size([12, 3])
     """
 
+    assumes: ClassVar[str] = "images of a class lie together and near its text, however many classes occur"
     differs: ClassVar[str] = (
         "the first variance is divided by the number of images once (released: once per chunk of 2500 images, so that "
         "of more than 2500 images only the last chunk counts; the published results for larger sets contain that); a "

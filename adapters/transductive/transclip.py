@@ -66,6 +66,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
         torch.Size([12, 3])
     """
 
+    assumes: ClassVar[str] = "every class occurs, and images of a class lie together"
     differs: ClassVar[str] = (
         "each gamma starts anew (released: from the end of the gamma before); a shot keeps its nearest image "
         "(released: drops it as if it were itself); z of shots and images is in the order of the links. The "

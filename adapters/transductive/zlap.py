@@ -60,6 +60,7 @@ class Zlap(ReadTogether):
         torch.Size([12, 3])
     """
 
+    assumes: ClassVar[str] = "every class occurs, about equally often"
     differs: ClassVar[str] = (
         "with `scale_similarities` no weight of an image outside the graph is below 0 (released: negative where its "
         "cosine is below the smallest of the graph); logits are the logarithms of the released scores"

@@ -70,6 +70,7 @@ class Adapter(ABC):
         transductive: whether the engine passes the whole unlabelled test set once. A note of each fit on unlabelled
             images warns of absent classes.
         stands_absent_classes: whether such a method is made for sets that lack many of the classes.
+        assumes: what it takes for granted of the unlabelled images, after "assumes that"; a note of each fit says it.
         state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
         later_state: those that older files lack -> what they are then.
         cost_options: names of options that change speed and memory but no result.
@@ -96,6 +97,7 @@ class Adapter(ABC):
     text_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     stands_absent_classes: ClassVar[bool] = False
+    assumes: ClassVar[str] = ""
     state: ClassVar[tuple[str, ...]] = ()
     later_state: ClassVar[Mapping[str, Any]] = {}
     cost_options: ClassVar[frozenset[str]] = frozenset()
@@ -337,20 +339,13 @@ class Adapter(ABC):
         return batch
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
-        """A warning, if the predictions to start from speak of few of the classes."""
+        """What the method assumes of the classes, and what the predictions to start from tell of these."""
         from ..metrics.presence import ENOUGH, presence
 
         some = slice(None, None, -(-len(unlabeled) // ENOUGH))
         unit = unlabeled.unit[some].to(classifier.weights.device)
         told = presence(classifier.logits(unit) if base is None else base.logits[some])
-        if not told.few:
-            return []
-        seen = f"only about {told.present} of the {told.classes} classes seem to be present among the "
-        seen += f"{len(unlabeled)} unlabelled images, or the others are rare"
-        if self.stands_absent_classes:
-            return [f"{seen}; '{self.name}' is made for that, and more images of each class help it most"]
-        cure = "use stat-a, or give more images of all classes at once"
-        return [f"{seen}; '{self.name}' spreads images over all classes and is often worse than zero-shot then: {cure}"]
+        return told.notes(self.name, len(unlabeled), self.assumes, self.stands_absent_classes)
 
     def _with_or_without_parts(self, features: FeatureSet | None) -> FeatureSet | None:
         """What the method may see of a set: its parts only where it asks for them."""

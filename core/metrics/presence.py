@@ -37,6 +37,24 @@ class Presence:
         """Whether many of the classes seem to be absent, or very rare."""
         return self.spread < FEW
 
+    def notes(self, method: str, images: int, assumes: str = "", stands_absent: bool = False) -> list[str]:
+        """What a fit says of the classes: a warning where few of them seem to occur, else what the method assumes.
+
+        Args:
+            method: its name. images: how many there are in all.
+            assumes: of the images, after "assumes that".
+            stands_absent: whether the method is made for sets that lack many of the classes.
+        """
+        if not self.few:
+            found = f"all {self.classes} classes seem to occur among the {images} images"
+            return [f"{method} assumes that {assumes}; {found}"] if assumes else []
+        seen = f"only about {self.present} of the {self.classes} classes seem to be present among the "
+        seen += f"{images} unlabelled images, or the others are rare"
+        if stands_absent:
+            return [f"{seen}; '{method}' is made for that, and more images of each class help it most"]
+        cure = "use stat-a, or give more images of all classes at once"
+        return [f"{seen}; '{method}' spreads images over all classes and is often worse than zero-shot then: {cure}"]
+
 
 def presence(logits: Tensor) -> Presence:
     """The spread of predictions of unlabelled images over the classes, against that of images of all classes.

@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
 from ...contracts.adapter import FitReport
+from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
+from ...data.sampling import rank
 from ...runtime.progress import Reporter
 from .draws import Shots
 from .fitting import Fitted, scored
 from .scoring import fitted_zero_shot, score_on
 from .unlabelled import Unlabelled
 
+MOST_LABELLED = 100
+"""Labelled images, at most, that have a say."""
 TURNED_DOWN = "turned_down"
 """Of metrics.json: the scores of a method that a run does not use, where the test images have labels."""
 
 
 def judged_without_labels(
     recipe: Recipe, prepared, done: Fitted, shots: Shots, task: str, reporter: Reporter
-) -> Fitted:
+) -> tuple[Fitted, Shots]:
     """The fit as it is where labels were learned from, or where the images show that it does better than zero-shot;
     else zero-shot. `judge` says what was found.
 
     Args:
         done: the fit, scored on the test images.
+
+    Returns:
+        what the run keeps, and the draw with the val images whose labels had a say.
     """
     before = done.scores.zero_shot_logits
     if not recipe.judge or len(shots.support) or before is None or before.ndim != 2 or done.report.judged:
-        return done
+        return done, shots
     if shots.test.multilabel or not len(shots.test):
-        return done
+        return done, shots
     found = _evidence(recipe, prepared, done, shots)
     if not found.changed:
-        return done
+        return done, shots
+    if (val := _labelled(recipe, prepared, done, shots)) is not None:
+        zero_shot, quiet = fitted_zero_shot(shots.support, prepared.classifier), Reporter(quiet=True)
+        told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet, judged=False)
+        found = found.with_labels(told.zero_shot_logits, told.adapted_logits, told.labels)
+        shots = replace(shots, val=val)
     facts = {"method": done.adapter.name, "kept": done.adapter.name if found.better else "zero-shot", **found.facts()}
     if found.better:
         said = f"{done.adapter.name} is kept: better than zero-shot with a probability of {found.probability:.0%}"
-        return replace(done, notes=[*done.notes, f"{said}, without a label to tell: {found.words}"], judge=facts)
+        return replace(done, notes=[*done.notes, f"{said}: {found.words}"], judge=facts), shots
     reporter.info(f"{done.adapter.name} is not shown to help; zero-shot is kept")
     note = (
-        f"This run's model is zero-shot: {done.adapter.name} is not shown to be better, without a label to tell "
+        f"This run's model is zero-shot: {done.adapter.name} is not shown to be better "
         f"(probability {found.probability:.0%}): {found.words}; --set judge=no keeps it all the same"
     )
     adapter = fitted_zero_shot(shots.support, prepared.classifier)
@@ -49,7 +62,7 @@ def judged_without_labels(
     kept = scored(recipe, prepared, adapter, report, shots, task, Reporter(quiet=True))
     if done.scores.labels is not None:
         kept.scores.metrics[TURNED_DOWN] = {"adapter": done.adapter.name, **done.scores.metrics["adapted"]}
-    return replace(kept, judge=facts)
+    return replace(kept, judge=facts), shots
 
 
 def turned_down_words(metrics: dict[str, Any]) -> list[str]:
@@ -64,16 +77,22 @@ def turned_down_words(metrics: dict[str, Any]) -> list[str]:
 
 
 def _evidence(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> Evidence:
-    """By the test images, by halves of the prompts for a method that read these and nothing else, and by the labels of
-    the val images, if there are any."""
-    scores, classifier, val = done.scores, prepared.classifier, shots.val
+    """By the test images, and by halves of the prompts for a method that read these and nothing else."""
     read, halves = Unlabelled.of(done.adapter, prepared, shots).features, []
     if read is not None and read.ids == shots.test.ids:
-        halves = answers_by_halves(done.adapter, classifier, read, recipe.seed)
+        halves = answers_by_halves(done.adapter, prepared.classifier, read, recipe.seed)
     halves = [(before.cpu(), after.cpu()) for before, after in halves]
-    found = evidence_of(shots.test.unit.cpu(), scores.zero_shot_logits, scores.adapted_logits, halves=halves)
-    if val is None or val.labels is None or val.multilabel:
-        return found
-    zero_shot, quiet = fitted_zero_shot(shots.support, classifier), Reporter(quiet=True)
-    told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet, judged=False)
-    return found.with_labels(told.zero_shot_logits, told.adapted_logits, told.labels)
+    return evidence_of(shots.test.unit.cpu(), done.scores.zero_shot_logits, done.scores.adapted_logits, halves=halves)
+
+
+def _labelled(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> FeatureSet | None:
+    """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on."""
+    if shots.val is not None:
+        return shots.val
+    ids = sorted((item.id for item in prepared.data.split("val") if item.target is not None), key=_ranked(recipe.seed))
+    some = ids[: min(MOST_LABELLED, len(ids) // 2)]
+    return prepared.of_ids(some, parts="parts" in done.adapter.at_predict) if some else None
+
+
+def _ranked(seed: int) -> Callable[[str], Any]:
+    return lambda name: rank(seed, name)

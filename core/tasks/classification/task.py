@@ -151,7 +151,7 @@ class Classification(Task):
             if recipe.refit:
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
-            done = judged_without_labels(recipe, prepared, done, shots, self.name, reporter)
+            done, shots = judged_without_labels(recipe, prepared, done, shots, self.name, reporter)
             adapter, report = done.adapter, done.report
             calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
             done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
