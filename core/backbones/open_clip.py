@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..contracts.image_size import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
-from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
+from .checkpoints import Undrawn, copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
 from .open_clip_source import Source, check_transformers_config, described_source, find_source
@@ -141,7 +141,7 @@ class OpenClipBackbone(TwoTower):
             torch.manual_seed(source.seed)  # the caller puts the state back that the run is in
             return _empty_model(source)
         state = read_checkpoint(source.weights)
-        with sized_like(source.weights, TIMES):
+        with sized_like(source.weights, TIMES), Undrawn():
             model = _empty_model(source)
         if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:
             state = models.convert_to_custom_text_state_dict(state)
