@@ -356,7 +356,8 @@ class _Results:
         return self._fits[place]
 
     def _all(self, options: Mapping[str, Any]) -> str:
-        return repr(sorted(self.method.build(**options).options.items()))
+        built = self.method.build(**options)
+        return repr([getattr(built, each.name) for each in options_of(self.method.cls)])
 
 
 def _of_new_classes(method: Method, adapter: Adapter) -> Tensor | None:
