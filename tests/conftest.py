@@ -29,6 +29,20 @@ TINY_CLIP = {
 }
 
 
+LONGEST = (
+    *("test_every_option.py", "test_every_adapter.py", "test_interrupted_and_together.py", "test_unequal_classes.py"),
+    *("test_sharding.py", "test_sharded_checkpoints.py", "test_compile.py", "test_examples.py", "test_resume.py"),
+    *("test_packaging.py", "test_export.py"),
+)
+"""Files that take 20 seconds of a processor and more, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """They come first, so that in the end no worker is left alone with one of them."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays: the collector of garbage need not look through it again and again."""
     gc.collect()

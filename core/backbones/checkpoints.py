@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import init
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from ..data.verify import FileHashes
 from ..errors import DataError
@@ -145,6 +147,22 @@ def sized_like(file: Path, times: int) -> Iterator[None]:
     finally:
         hook.remove()
         _innermost.reset(outer)
+
+
+class Undrawn(TorchFunctionMode):
+    """A context in which modules are built for weights that fill all of them: their parameters get no random numbers
+    first, which takes longer than reading the file."""
+
+    DRAWS = frozenset(
+        {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, init.normal_, init.uniform_, init.trunc_normal_}
+        | {init.kaiming_uniform_, init.kaiming_normal_, init.xavier_uniform_, init.xavier_normal_, init.orthogonal_}
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @contextmanager

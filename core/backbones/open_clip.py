@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..contracts.image_size import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
-from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
+from .checkpoints import Undrawn, copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
 from .open_clip_source import Source, check_transformers_config, described_source, find_source
@@ -60,6 +60,8 @@ LAST_STRIDE = "last_stride"
 """In `vision_cfg` of a ResNet whose last stage goes one cell at a time; open_clip itself knows no such key."""
 TIMES = 8
 """So much larger than its file a model may be: files of half precision, or of fewer bits."""
+MOST_TEXTS = 20_000
+"""Texts that a tokenizer remembers: some megabytes."""
 COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
 
 
@@ -139,7 +141,7 @@ class OpenClipBackbone(TwoTower):
             torch.manual_seed(source.seed)  # the caller puts the state back that the run is in
             return _empty_model(source)
         state = read_checkpoint(source.weights)
-        with sized_like(source.weights, TIMES):
+        with sized_like(source.weights, TIMES), Undrawn():
             model = _empty_model(source)
         if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:
             state = models.convert_to_custom_text_state_dict(state)
@@ -353,10 +355,26 @@ def _set_timm_size(visual: nn.Module, source: Source) -> None:
     visual.set_input_size(size)
 
 
+class _Tokenizer(tokenizers.SimpleTokenizer):
+    """open_clip's own, which reads no text twice: prompts and class texts come again in every fit and every pass."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._read: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._read.get(text)
+        if ids is None:
+            if len(self._read) >= MOST_TEXTS:
+                self._read.clear()
+            ids = self._read[text] = super().encode(text)
+        return list(ids)
+
+
 @lru_cache(maxsize=8)
 def _simple_tokenizer(context_length: int, options: str):
-    """open_clip's own tokenizer; one serves all models, since nothing changes it."""
-    return tokenizers.SimpleTokenizer(context_length=context_length, **json.loads(options))
+    """Its own tokenizer; one serves all models, since nothing else changes it."""
+    return _Tokenizer(context_length=context_length, **json.loads(options))
 
 
 def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):

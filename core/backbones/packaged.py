@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class PackagedFile:
         path = package_folder(self.package) / self.path
         if not path.is_file():
             raise DataError(f"{path}: missing from package {self.package}; install it again: {INSTALL}")
-        if sha256_of(path) != self.sha256:
+        if _checked(path) != self.sha256:
             raise DataError(f"{path}: not the known weights (sha256 differs); install them again: {INSTALL}")
         return path
 
@@ -54,6 +55,23 @@ def package_folder(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise CapabilityError(f"backbone 'embedded' needs package {package}, which is not installed: {INSTALL}")
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+_checks: dict[tuple[Path, int, int, int, int], str] = {}
+"""By path, size, inode and times of a file: what a process has read need not be read again while nobody touches it."""
+_SETTLED = 2_000_000_000
+"""Nanoseconds after which a change of a file is certain to show in its times."""
+
+
+def _checked(path: Path) -> str:
+    facts = path.stat()
+    key = (path, facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns)
+    if key in _checks:
+        return _checks[key]
+    digest = sha256_of(path)
+    if time.time_ns() - facts.st_ctime_ns > _SETTLED:
+        _checks[key] = digest
+    return digest
 
 
 def sha256_of(path: Path) -> str:

@@ -259,7 +259,7 @@ def cost_options_change_no_result(method: Method) -> Iterator[str]:
             continue
         for value in alternatives(option, method.options.get(option.name, option.default))[:2]:
             try:
-                adapter = _fitted(method, {option.name: value})
+                adapter = method.fit(options={option.name: value}).adapter
             except (ConfigError, CapabilityError):
                 continue
             logits = method.world.logits(adapter, method.world.items["test"][:FEW])
@@ -326,7 +326,7 @@ class _Results:
 
     def __init__(self, method: Method):
         self.method = method
-        self._fits: dict[tuple[World, str], tuple[Adapter, Tensor]] = {}
+        self._fits: dict[tuple[World, str, tuple[str, ...]], tuple[Adapter, Tensor]] = {}
 
     def change(self, options: Mapping[str, Any], world: World) -> bool:
         """Whether options change a result, as `differ`; those that are refused do not."""
@@ -346,18 +346,18 @@ class _Results:
         return any(logits is None for logits in moved) or not _alike(*moved)
 
     def _of(self, options: Mapping[str, Any], world: World) -> tuple[Adapter, Tensor]:
-        place = world, repr(sorted(options.items()))
+        own = dict(options)
+        also = tuple(own.pop("also", ()))
+        place = world, self._all(own), also  # what is given as it is anyway is no other fit
         if place not in self._fits:
-            adapter = _fitted(self.method, options, world)
+            shared = place == (self.method.world, self._all({}), ())
+            adapter = self.method.fitted.adapter if shared else self.method.fit(world, options=own, also=also).adapter
             self._fits[place] = adapter, world.logits(adapter, world.items["test"][:FEW])
         return self._fits[place]
 
-
-def _fitted(method: Method, options: Mapping[str, Any], world: World | None = None) -> Adapter:
-    own = dict(options)
-    also = own.pop("also", ())
-    shared = not own and not also and world in (None, method.world)
-    return method.fitted.adapter if shared else method.fit(world, options=own, also=also).adapter
+    def _all(self, options: Mapping[str, Any]) -> str:
+        built = self.method.build(**options)
+        return repr([getattr(built, each.name) for each in options_of(self.method.cls)])
 
 
 def _of_new_classes(method: Method, adapter: Adapter) -> Tensor | None:

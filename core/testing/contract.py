@@ -114,6 +114,8 @@ def names_its_origin(cls: type) -> bool:
 
 def differences(before: Any, after: Any, place: str) -> list[str]:
     """Places where two values differ, of datasets, dicts, sequences and tensors."""
+    if before is after:
+        return []
     if isinstance(before, Tensor):
         same = isinstance(after, Tensor) and before.shape == after.shape and _equal(before, after)
         return [] if same else [place]

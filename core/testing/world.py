@@ -148,7 +148,7 @@ class World:
         inputs = {**self._inputs(adapter, **given), **change}
         inputs["resources"] = self._with_images_of(change, inputs["resources"])
         before = {name: value for name, value in inputs.items() if name != "backbone"}
-        inputs |= copy.deepcopy(before)
+        inputs |= _copied(before)
         inputs["resources"] = watched = Watched(inputs["resources"])
         _forget_at_fit(adapter, watched)
         try:
@@ -166,7 +166,7 @@ class World:
             also: which of `REPLACING` it is given too; "parts" gives methods that train towers samples of three parts.
         """
         given = self._inputs(adapter, use_val=use_val, also=also)
-        return {**copy.deepcopy({name: given[name] for name in given if name != "backbone"}), "backbone": self.backbone}
+        return {**_copied({name: given[name] for name in given if name != "backbone"}), "backbone": self.backbone}
 
     def _inputs(self, adapter: Adapter, *, use_val: bool = True, also: Collection[str] = ()) -> dict[str, Any]:
         """The same, not copied."""
@@ -347,6 +347,15 @@ def world_of(
 ) -> World:
     """`World.of`, each made once."""
     return World.of(backbone, classes, shots, tests, several)
+
+
+def _copied(given: dict[str, Any]) -> dict[str, Any]:
+    """Deep; the texts of the classes, a tensor each of maybe a thousand, are copied together."""
+    known: dict[int, Any] = {}
+    if given.get("classifier") is not None:
+        each = given["classifier"].prototypes
+        known = dict(zip(map(id, each), torch.cat(each).split([len(one) for one in each])))
+    return copy.deepcopy(given, known)
 
 
 def _forget_at_fit(adapter: Adapter, watched: Watched) -> None:

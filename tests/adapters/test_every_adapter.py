@@ -10,7 +10,6 @@ from settings import OPTIONS
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, load_adapter
 from vladapt.core.testing.adapters import adapter_checks
-from vladapt.core.testing.method import Method
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 ALL = sorted(catalogue.adapters())
@@ -18,12 +17,15 @@ OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
 """In `test_every_option.py`, with the settings that they need."""
 
 
+CHECKS = {name: dict(adapter_checks(adapter_class(name), options=OPTIONS.get(name))) for name in ALL}
+
+
 @pytest.mark.parametrize(
     "check",
     [
         pytest.param(check, id=f"{name}-{rule}")
-        for name in ALL
-        for rule, check in adapter_checks(adapter_class(name), options=OPTIONS.get(name))
+        for name, checks in CHECKS.items()
+        for rule, check in checks.items()
         if rule not in OF_OPTIONS and not rule.startswith("options_")
     ],
 )
@@ -33,8 +35,8 @@ def test_the_contract(check):
 
 @pytest.fixture(scope="module")
 def methods():
-    """Each with a fit that the tests share."""
-    return {name: Method(adapter_class(name), OPTIONS.get(name)) for name in ALL}
+    """Each with the fit that its checks share."""
+    return {name: checks["fits_and_predicts"].args[1] for name, checks in CHECKS.items()}
 
 
 def test_who_trains_says_how_much(methods):

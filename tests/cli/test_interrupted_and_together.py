@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from forked import PATIENCE, run_ranks, start
+from forked import PATIENCE, run, run_ranks, start
 
 SLOW = """
 import sys, time
@@ -35,6 +33,9 @@ main(sys.argv[1:])
 """The command line with a slow backbone, so that there is time to interrupt it."""
 
 
+IN_A_SESSION = "import os, sys; from vladapt.cli import main; os.setsid(); main(sys.argv[1:])"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+"""It starts its ranks as Pythons of their own."""
 STOPPED = "vladapt: stopped; what was computed is kept, the same command goes on from it"
 
 
@@ -106,12 +107,11 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     rows = [f"{f},{f.parent.name} {f.stem},{splits.get(int(f.stem), 'train')}" for f in colours.rglob("*.png")]
     (tmp_path / "pairs.csv").write_text("\n".join(["image,caption,split", *rows]))
     base = ["pretrain", "--backbone", small_clip_spec, "--data", "pairs.csv", "--epochs", "500", "--batch-size", "8"]
-    command = [sys.executable, "-m", "vladapt", *base, "--workers", "2", "--out", "model", "--set", "save_every=2"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, **pipes)
+    command = ["-c", IN_A_SESSION, *base, "--workers", "2", "--out", "model", "--set", "save_every=2"]
+    process = start(command, env=environment, cwd=tmp_path)
     wait_for(lambda: list(tmp_path.rglob("step-*.pt")), process)
     os.killpg(process.pid, signal.SIGHUP)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate()
     assert process.returncode == 1 and out == "", err
     assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err
     assert "Traceback" not in err and "DataLoader" not in err
@@ -121,13 +121,11 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
 def test_torchrun_that_is_stopped_ends_its_ranks_with_one_line(many, small_clip_spec, tmp_path, environment):
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "4"]
     (tmp_path / "slow.py").write_text(SLOW)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(tmp_path / "slow.py"), *base, "--out", str(tmp_path / "f.npz")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
+    command = [*TORCHRUN, tmp_path / "slow.py", *base, "--out", tmp_path / "f.npz"]
+    process = start(command, env=environment, cwd=tmp_path)
     wait_for(lambda: batches(tmp_path) > 5, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate()
     assert process.returncode != 0
     assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err
     assert err.count("Traceback") <= 1  # torchrun's own
@@ -179,9 +177,7 @@ def test_two_ranks_make_one_of_everything_with_the_numbers_of_one_process(vladap
             "--json",
         ],
     ]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command, place = [*launch, str(tmp_path / "commands.py"), json.dumps(commands)], tmp_path / "ranks"
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place, timeout=PATIENCE)
+    done = run([*TORCHRUN, tmp_path / "commands.py", json.dumps(commands)], env=environment, cwd=tmp_path / "ranks")
     assert done.returncode == 0, done.stderr
     made, embedded, compared = map(json.loads, done.stdout.splitlines())
     assert [path.name for path in (tmp_path / "ranks" / "runs").iterdir()] == [Path(made["run"]).name]

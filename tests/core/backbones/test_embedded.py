@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import subprocess
 import sys
 
@@ -269,6 +270,17 @@ def test_weights_with_another_sha256_are_refused(tmp_path, monkeypatch):
     (package / "w.bin").unlink()
     with pytest.raises(DataError, match="missing from package some_weights"):
         good.locate()
+
+
+def test_a_file_that_nobody_touched_is_read_once(tmp_path, monkeypatch):
+    read, file = [], tmp_path / "w.bin"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(packaged, "sha256_of", lambda path: read.append(path) or str(len(read)))
+    assert [packaged._checked(file) for _ in range(2)] == ["1", "2"], "written just now: it may be written again"
+    monkeypatch.setattr(packaged, "_SETTLED", -(10**12))
+    assert [packaged._checked(file) for _ in range(2)] == ["3", "3"]
+    os.utime(file, ns=(1, 1))
+    assert packaged._checked(file) == "4"
 
 
 def test_each_loader_checks_its_weights(monkeypatch):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from parity_checks.towers import tiny_clip
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
+from vladapt.core.backbones import open_clip
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
@@ -53,6 +55,41 @@ def test_building_is_frozen_in_eval_mode_and_leaves_the_seed_alone(open_clip_vit
     (backbone.encode_image(pixels).sum() + backbone.encode_text(TEXTS).sum() + backbone.logit_scale).backward()
     without = [name for name, p in backbone.model.named_parameters() if p.grad is None]
     assert without == []
+
+
+class Drawing(TorchFunctionMode):
+    """Notes which random numbers modules are filled with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen |= {func.__name__} & {"normal_", "uniform_"}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("where", ["file", "random"])
+def test_weights_that_are_read_are_not_drawn_before(open_clip_vit, where):
+    backbone = load_backbone(open_clip_vit if where == "file" else f"{open_clip_vit.split('@')[0]}@random", "cpu")
+    with Drawing() as drawing:
+        weights = backbone.model.state_dict()
+    assert drawing.seen == (set() if where == "file" else {"normal_", "uniform_"})
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_text_is_split_once_and_read_alike_afterwards(open_clip_vit, monkeypatch):
+    from open_clip import SimpleTokenizer
+
+    read, encode = [], SimpleTokenizer.encode
+    monkeypatch.setattr(SimpleTokenizer, "encode", lambda self, text: read.append(text) or encode(self, text))
+    monkeypatch.setattr(open_clip, "MOST_TEXTS", 2)
+    open_clip._simple_tokenizer.cache_clear()
+    backbone = load_backbone(open_clip_vit, "cpu")
+    first = backbone.tokenize(["cat", "dog"])
+    assert torch.equal(backbone.tokenize(["cat", "dog"]), first) and read == ["cat", "dog"]
+    assert torch.equal(backbone.tokenize(["sea", "cat", "dog"])[1:], first) and read[2:] == ["sea", "cat", "dog"]
+    open_clip._simple_tokenizer.cache_clear()
 
 
 def test_features_are_the_librarys(open_clip_vit, pixels):
