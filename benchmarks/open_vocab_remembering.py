@@ -91,7 +91,7 @@ CASES = {
         str(DATA / "detection_seg/coco_val128"),
         ["person", "backpack", "car", "tie", "truck"],
         ["dining table", "cup", "bicycle", "handbag"],
-        (40, 10),
+        (40, 30),
         "open-vocab/faster-rcnn",
         ("train", "test"),
         NARROW,
