@@ -3,7 +3,10 @@
 Robust fine-tuning of zero-shot models (WiSE-FT), 2021, arXiv 2109.01903: every weight is (1 - alpha) before + alpha
 after, for alpha 0, 0.1, ... 1, and 0.5 where nothing tells which. Ours is what is asked for: the alpha with the largest
 
-    AP of the old names / theirs at alpha 0  +  AP of the new names / theirs at alpha 1.
+    AP of the old names / theirs at alpha 0  +  AP of the new names / theirs at alpha 1,
+
+and where val tells nothing of the new names, the largest that keeps what is `ENOUGH` of the old: the sum would be that
+of the old names alone, and best with what was learned thrown away.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from torch import Tensor, nn
 
 ALPHAS = tuple(step / 10 for step in range(11))
 DEFAULT_ALPHA = 0.5
+ENOUGH = 0.95
+"""Share of the old names' AP."""
 
 Scores = tuple[float | None, float | None]
 """AP of the old and of the new names; None where nothing tells it."""
@@ -45,6 +50,8 @@ def best_alpha(score: Callable[[float], Scores]) -> tuple[float, dict[float, Sco
 
     if not old and not new:
         return DEFAULT_ALPHA, scores
+    if not new:
+        return max(alpha for alpha in ALPHAS if _share(scores[alpha][0], old) >= ENOUGH), scores
     return max(ALPHAS, key=lambda alpha: (round(kept_and_learned(alpha), 9), alpha)), scores
 
 

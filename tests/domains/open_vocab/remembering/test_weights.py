@@ -60,3 +60,10 @@ def test_old_and_new_count_by_shares_of_their_own_best():
 )
 def test_where_nothing_tells_it_is_a_half_and_of_equal_ones_the_largest(score, expected):
     assert best_alpha(score)[0] == expected
+
+
+@pytest.mark.parametrize("new", [None, 0.0])
+def test_where_val_tells_nothing_of_the_new_names_no_more_is_given_up_than_the_old_need(new):
+    """Old names are best at 0.2; at 0.8 they still have 96 % of what they had, at 0.9 no longer."""
+    old = {0.2: 0.6, 0.8: 0.48, 0.9: 0.47, 1.0: 0.3}
+    assert best_alpha(lambda alpha: (old.get(alpha, 0.5), new))[0] == 0.8

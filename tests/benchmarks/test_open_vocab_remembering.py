@@ -1,0 +1,54 @@
+"""benchmarks/open_vocab_remembering.py: its sets, and the tower that sees an image once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import open_vocab_remembering
+
+    return open_vocab_remembering
+
+
+def test_no_name_is_old_and_new(bench):
+    for case in bench.CASES.values():
+        assert case.old and case.new and not set(case.old) & set(case.new)
+
+
+def test_images_get_another_size_and_the_plan_that_was_given_keeps_its_own(bench):
+    pipeline = [{"type": "vladapt.FitImage", "scale": (512, 320)}, {"type": "PackDetInputs"}]
+    plan = {name: {"dataset": {"pipeline": pipeline}} for name in ("train_dataloader", "test_dataloader")}
+    made = bench._scaled(plan, (64, 48))
+    assert [each["dataset"]["pipeline"][0]["scale"] for each in made.values()] == [(64, 48)] * 2
+    assert pipeline[0]["scale"] == (512, 320)
+
+
+@pytest.mark.parametrize(("frozen", "computed"), [(True, [2, 1]), (False, [2, 2])])
+def test_a_frozen_tower_sees_an_image_once(bench, monkeypatch, frozen, computed):
+    seen = []
+
+    class Tower(torch.nn.Linear):
+        def _maps(self, pixels):
+            seen.append(len(pixels))
+            return [pixels * 2, pixels.mean((2, 3), keepdim=True)]
+
+    monkeypatch.setattr(bench, "CLIPVisionBackbone", Tower)
+    bench._keep_maps()
+    tower = Tower(1, 1).requires_grad_(not frozen)
+    first, other = torch.rand(2, 3, 4, 4), torch.rand(1, 3, 4, 4)
+    tower._maps(first)
+    both = torch.cat([other, first[1:]])
+    for found, expected in zip(tower._maps(both), (both * 2, both.mean((2, 3), keepdim=True)), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert seen == computed
