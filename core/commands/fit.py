@@ -25,6 +25,7 @@ from .options import (
     MaxError,
     NewClasses,
     Out,
+    OwnBackbone,
     Preset,
     Protocol,
     RecipeName,
@@ -40,6 +41,7 @@ from .options import (
     resource_flags,
     resources_of,
 )
+from .options import Run as RunPlace
 from .tables import echo, echo_skipped, judged_table, print_json, reporter, show_table
 
 
@@ -178,9 +180,10 @@ def _show(result) -> None:
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: RunPlace,
     data: Data = None,
     features: Features = None,
+    backbone: OwnBackbone = None,
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     device: Device = None,
     workers: Workers = None,
@@ -220,11 +223,12 @@ def evaluate(
     opened = Run.open(run)
     task = task_of_run(opened)
     if out is None and "out" in task.at_evaluation:
-        out = str(evaluation_folder(opened.path, data or features or split))
+        out = str(evaluation_folder(opened.aside, data or features or split))
     result = engine_evaluate(
         run,
         data=data,
         features=features,
+        backbone=backbone,
         split=split,
         device=device or "auto",
         workers=workers,
@@ -253,8 +257,9 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: RunPlace,
     images: Annotated[list[str], typer.Argument(help="Image files or folders.")],
+    backbone: OwnBackbone = None,
     device: Device = None,
     batch_size: BatchSize = None,
     workers: Workers = None,
@@ -303,6 +308,7 @@ def predict(
     predicted = engine_predict(
         run,
         images,
+        backbone=backbone,
         device=device or "auto",
         batch_size=batch_size,
         workers=workers,

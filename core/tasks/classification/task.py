@@ -173,7 +173,7 @@ class Classification(Task):
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
-            raise CapabilityError(f"{use.run.path}: made from a features file; give --features")
+            raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
         return evaluate_run(use, self.domain, self.name, reporter)
 
     def predict(self, use: Use, reporter: Reporter):

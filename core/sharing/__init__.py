@@ -1,0 +1,1 @@
+"""Runs that are handed on: folders in the layout of the Hugging Face hub, and MLflow."""
