@@ -50,7 +50,7 @@ def push(
         echo(f"Uploaded: {pushed.address}")
         echo(f"Load it with: vladapt predict hf:{repo} IMAGES")
     else:
-        echo(f"Read {pushed.folder / 'README.md'} and mend what it says; then the same command with --upload uploads it.")
+        echo(f"Read {pushed.folder / 'README.md'} and mend it; the same command with --upload then uploads the folder.")
 
 
 COMMANDS = {"push": push}

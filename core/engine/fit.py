@@ -14,6 +14,7 @@ from ..contracts.task import FILE_KINDS, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
+from ..registry.catalogue import is_place
 from ..runs.evaluations import write_metrics
 from ..runs.folder import Run
 from ..runs.redaction import redacted_result
@@ -42,6 +43,8 @@ def fit(
         DataError, ConfigError, CapabilityError: one line each.
     """
     recipe, given_domain = recipe_and_domain(recipe, domain, flags)
+    if recipe.adapter_name is not None and is_place(recipe.adapter_name):
+        raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; evaluate it")
     task = task_of(recipe, given_domain)
     settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
     tell_default_domain(recipe, task, reporter)

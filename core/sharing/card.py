@@ -32,8 +32,8 @@ HUB_METRICS = {"macro_f1": "f1", "auroc": "roc_auc"}
 BASELINES = {"zero_shot": "zero-shot", "largest_class": "largest class", "linear_probe": "linear probe"}
 SPLIT_WORDS = {"support": "to learn from", "val": "to choose settings on", "test": "to test on"}
 REMEMBERS = (
-    "Weights remember what they were learned from, as those of any model do: with a method that keeps a cache, features of "
-    "the labelled images are in adapter.safetensors."
+    "Weights remember what they were learned from, as those of any model do: where a method keeps a cache, features "
+    "of the labelled images are in adapter.safetensors."
 )
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 MOST_CLASSES = 50

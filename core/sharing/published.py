@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +17,6 @@ FILES = (*NEEDED, "calibration.safetensors", "linear-probe.safetensors", CARD)
 """All that is ever pushed, and all that is ever taken from a repository."""
 REVISION = re.compile(r"[\w][\w./-]*")
 LOCAL_WAY = "give a folder that `vladapt push` wrote"
-
-
-def is_place(name: object) -> bool:
-    """Whether the name of an adapter is the place of a published run: of the hub, or a path."""
-    text = str(name)
-    return text.startswith(HUB) or "/" in text or os.sep in text
 
 
 def open_run(run: str | Path, backbone: str | None = None) -> Run:

@@ -110,8 +110,8 @@ def _check(run: Run, told: Told) -> None:
     licence = str(backbone.get("licence") or "")
     if NON_COMMERCIAL.search(licence) and holds_tower_weights(run):
         raise CapabilityError(
-            f"{run.path}: '{run.info['adapter']}' keeps weights of {backbone['spec']}, which are under {licence} and are "
-            "named, not copied; push a method that keeps none (lora, coop, tip-adapter), or one on another backbone"
+            f"{run.path}: '{run.info['adapter']}' keeps weights of {backbone['spec']}, which are under {licence} and "
+            "are named, not copied; push a method that keeps none (lora, coop, tip-adapter), or one on another backbone"
         )
     if run.info.get("base"):
         raise CapabilityError(f"{run.path}: answers with the run that it started from; push one that stands alone")
@@ -168,7 +168,7 @@ def _notes(card: Card) -> Iterator[str]:
         said = f"the card says \"unknown\" for the licence of {' and of '.join(card.unknown)}"
         yield f"{said}; {cure} says it" if cure else said
     if not card.dataset:
-        yield "the data set is not named in the card, since its name may be that of a folder of yours; --dataset says it"
+        yield "the data set is not named in the card, since its name may be that of a folder; --dataset says it"
     if card.own_backbone:
         yield f"the backbone '{card.spec}' is a file of yours and is not pushed; who loads this needs it (--backbone)"
 

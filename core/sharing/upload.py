@@ -76,8 +76,8 @@ def _check_ours(there, repo: str) -> None:
     if names <= OF_THE_HUB or ("run.json" in names and there.library_name == LIBRARY):
         return
     raise DataError(
-        f"--upload {repo}: exists on the hub and holds no run of vladapt ({sorted(names - OF_THE_HUB)[0]}); give another "
-        "name"
+        f"--upload {repo}: exists on the hub and holds no run of vladapt ({sorted(names - OF_THE_HUB)[0]}); give "
+        "another name"
     )
 
 

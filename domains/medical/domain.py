@@ -118,7 +118,7 @@ class Medical(Domain):
     tasks = ("classification",)
     reading = Reading
     not_for = (
-        "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated as one.",
+        "Diagnosis, triage or any other decision about a patient: it is no medical device and not validated as one.",
     )
     views = 0  # of blood cells and X-rays, on `embedded`: views cost ten times the encoding, and few methods gain
 

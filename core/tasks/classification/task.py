@@ -23,7 +23,7 @@ from ...errors import CapabilityError, ConfigError
 from ...export.package import Exported, Wishes
 from ...features.keys import canonical_json
 from ...registry import catalogue
-from ...registry.catalogue import find
+from ...registry.catalogue import find, is_place
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -337,7 +337,7 @@ def _names(recipe: Recipe, axes: Axes) -> list[str]:
     """The methods, after those that they are compared with."""
     if not [name for name in axes.adapters or () if name != ZERO_SHOT]:
         raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
-    for name in axes.adapters:
+    for name in [name for name in axes.adapters if not is_place(name)]:
         find(name, catalogue.adapters(), "adapter")
     return list(dict.fromkeys([ZERO_SHOT, *baselines_of(recipe), *axes.adapters]))
 
