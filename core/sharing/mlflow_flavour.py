@@ -9,11 +9,13 @@ A model is the run's own files and the name of this module, which reads them: no
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ def log_run(
         for file in LOGGED:
             if (opened.path / file).is_file():
                 mlflow.log_artifact(str(opened.path / file))
-        return log_model(run, name=name, backbone=backbone)
+        return _logged(opened, name, {})
 
 
 def log_model(run: str | Path, *, name: str = "model", backbone: str | None = None, **how: Any):
@@ -76,9 +78,12 @@ def log_model(run: str | Path, *, name: str = "model", backbone: str | None = No
     Args:
         how: what `mlflow.pyfunc.log_model` takes besides, `registered_model_name` for instance.
     """
-    opened = _predicting(run, backbone)
-    with tempfile.TemporaryDirectory() as place:
-        return _mlflow().pyfunc.log_model(name=name, **_as_pyfunc(opened, Path(place), how))
+    return _logged(_predicting(run, backbone), name, how)
+
+
+def _logged(opened: Run, name: str, how: Mapping[str, Any]):
+    with _written() as place:
+        return _mlflow().pyfunc.log_model(name=name, **_as_pyfunc(opened, place, how))
 
 
 def save_model(run: str | Path, path: str | Path, *, backbone: str | None = None, **how: Any) -> None:
@@ -93,8 +98,8 @@ def save_model(run: str | Path, path: str | Path, *, backbone: str | None = None
     opened = _predicting(run, backbone)
     if Path(path).exists():
         raise DataError(f"{path}: exists; give the name of a new folder")
-    with tempfile.TemporaryDirectory() as place:
-        _mlflow().pyfunc.save_model(path=str(path), **_as_pyfunc(opened, Path(place), how))
+    with _written() as place:
+        _mlflow().pyfunc.save_model(path=str(path), **_as_pyfunc(opened, place, how))
 
 
 def load_model(model_uri: str, *, device: str = "auto"):
@@ -214,11 +219,23 @@ def _tags(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _predicting(run: str | Path, backbone: str | None) -> Run:
-    """A run that can be asked about images."""
+    """A run that can be asked about images: its model is loaded once before anything is logged."""
+    from ..contracts.task import Use
+    from ..engine.fit import task_of_run
+
     opened = open_run(run, backbone)
     if opened.info["backbone"] is None:
         raise CapabilityError(f"{opened.shown}: made from a features file, so there is no model of images to log")
+    task_of_run(opened).predictor(Use(opened, images=("",)))
     return opened
+
+
+@contextmanager
+def _written() -> Iterator[Path]:
+    """A folder for a model's files; MLflow's advice to give an example, which would be an image, is not shown."""
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Ii]nput example.*")
+        yield Path(place)
 
 
 def _as_pyfunc(opened: Run, place: Path, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,6 +299,7 @@ def _name(text: str) -> str:
 def _mlflow():
     if find_spec("mlflow") is None:
         raise CapabilityError("vladapt.mlflow needs MLflow; install it with: pip install 'vladapt[mlflow]'")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent that nobody asked for
     import mlflow
 
     return mlflow

@@ -11,8 +11,9 @@ import pytest
 mlflow = pytest.importorskip("mlflow", reason="extra mlflow is not installed")
 
 import numpy as np  # noqa: E402
-import vladapt  # noqa: E402
 from PIL import Image  # noqa: E402
+
+import vladapt  # noqa: E402
 from vladapt.core.errors import ConfigError, DataError  # noqa: E402
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
