@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..backbones.published import NON_COMMERCIAL, alias_of, find_published
@@ -15,6 +15,7 @@ from ..runs.redaction import NO_NAME
 from ..runs.run_sections import CAUTION, KINDS, SMALL_TEST_SET
 from ..runs.sections import Measure, is_share
 from ..tasks.classification.verdict import MEASURES
+from ..tasks.retrieval.report import MEASURES as OF_RETRIEVAL
 from .shareable import UNPUBLISHED
 
 LIBRARY, UNKNOWN = "vladapt", "unknown"
@@ -103,7 +104,8 @@ class Card:
         from huggingface_hub import ModelCardData
 
         info, name = self.info, self.told.repo.rpartition("/")[2]
-        tags = [LIBRARY, info.get("domain"), info.get("task"), info.get("adapter"), "few-shot"]
+        few = "few-shot" if info.get("shots") else None
+        tags = [LIBRARY, info.get("domain"), info.get("task"), info.get("adapter"), few]
         base = base_model(self.spec)
         more = {"base_model_relation": "adapter"} if base else {}
         datasets = [self.dataset] if re.fullmatch(r"[\w.-]+/[\w.-]+", self.dataset) else None
@@ -173,11 +175,12 @@ class Card:
         what = KINDS.get(str(self.data.get("kind")), "images")
         shots = info.get("shots")
         shots = "all labelled images" if shots is None else f"up to {shots} labelled images per class"
+        domain = f"domain {info['domain']}, " if info.get("domain") else ""
         classes = ", ".join(names[:MOST_CLASSES])
         classes += f" and {len(names) - MOST_CLASSES} more" if names[MOST_CLASSES:] else ""
         lines = [
             f"`{info.get('adapter')}` on the backbone `{self.spec}`, fitted with vladapt {info.get('vladapt')} on "
-            f"{shots} (domain {info.get('domain') or 'none'}, task {info.get('task')}: {what}).",
+            f"{shots} ({domain}task {info.get('task')}: {what}).",
             f"{len(names)} classes: {classes}." if names else "",
         ]
         return "\n\n".join(filter(None, lines))
@@ -190,7 +193,8 @@ class Card:
         for key, value, interval in self._scores():
             measure = _measure(key)
             cells = [measure.text(of.get(key)) for of in others.values()]
-            rows.append([f"{measure.name} {measure.arrow}", *cells, measure.text(value), measure.between(interval)])
+            arrow = f" {measure.arrow}" if key in MEASURES or measure.meaning else ""
+            rows.append([f"{measure.name}{arrow}", *cells, measure.text(value), measure.between(interval)])
         few = images is not None and images < SMALL_TEST_SET
         size = f"On {images} test images that the fit did not see." if images else ""
         size += " With so few, read the intervals." if few else ""
@@ -233,15 +237,15 @@ class Card:
         if NON_COMMERCIAL.search(self.backbone_licence):
             lines.append("They are for non-commercial use only, and so is whatever is done with this adapter.")
         if self.unknown:
-            lines.append(f"The licence of {' and of '.join(self.unknown)} is not known: find out before you use this.")
+            lines.append(f"Not known is the licence of {' and of '.join(self.unknown)}: find out before you use this.")
         return lines
 
     def _intended(self) -> str:
-        names = "the classes above" if self.info.get("class_names") else "what it was trained for"
-        domain = self.info.get("domain") or "features"
+        what = "Telling apart the classes above" if self.info.get("class_names") else f"Task {self.info.get('task')}"
+        domain = f" (domain {self.info['domain']})" if self.info.get("domain") else ""
         return (
-            f"Telling apart {names} in images like those of the test set (domain {domain}), with a person who looks at "
-            "answers of low confidence. Score it on images from where it will be used first."
+            f"{what} in images like those of the test set{domain}, with a person who looks at uncertain answers."
+            " Score it on images from where it will be used first."
         )
 
     def _not_for(self) -> list[str]:
@@ -258,9 +262,11 @@ class Card:
         if self.info.get("backbone") is None:
             commands, python = f"vladapt eval {place} --features FILE", ""
         else:
-            commands = f"vladapt predict {place} image.png{own}\nvladapt eval    {place} --data ./my_images{own}"
-            given = ', backbone="YOUR_COPY"' if self.own_backbone else ""
-            python = f'```python\nimport vladapt\n\npredictor = vladapt.load_run("{place}"{given})\n```'
+            commands, python = f"vladapt eval {place} --data ./my_images{own}", ""
+            if self.info.get("class_names"):
+                commands = f"vladapt predict {place} image.png{own}\n{commands}"
+                given = ', backbone="YOUR_COPY"' if self.own_backbone else ""
+                python = f'```python\nimport vladapt\n\npredictor = vladapt.load_run("{place}"{given})\n```'
         file = f"The backbone `{self.spec}` is not published; who has it names it." if self.own_backbone else ""
         return [f"```\npip install vladapt\n{commands}\n```", python, file]
 
@@ -298,6 +304,12 @@ def _known(licence: Any) -> str:
 
 
 def _measure(key: str) -> Measure:
+    """How a metric is written; of one that nobody has words for, which way is better is not said."""
+    side, _, name = key.rpartition("/")
+    if name in OF_RETRIEVAL:
+        measure = OF_RETRIEVAL[name]
+        words = f"{side.replace('_', ' ').capitalize()}: {measure.name}" if side else measure.name
+        return replace(measure, name=words)
     name = key.replace("_", " ").replace("/", " ")
     return MEASURES.get(key) or Measure(name[:1].upper() + name[1:], kind="share" if is_share(key) else "number")
 

@@ -146,7 +146,7 @@ def _write(run: Run, task: Task, told: Told, folder: Path, digest: str) -> list[
     info["published"]["adapter"] = digest
     info["data"] |= {"licence": told.data_licence or info["data"].get("licence") or "unknown"}
     if told.dataset:
-        info["data"]["name"] = told.dataset
+        info["data"] |= {"name": told.dataset, "named": True}
     metrics = cleaned(run.metrics, privacy.text)
     verdict = privacy.text(task.verdict(run.metrics))
     card = Card(info, metrics, told, verdict, task.domain, holds_tower_weights(run))
@@ -164,9 +164,9 @@ def _write(run: Run, task: Task, told: Told, folder: Path, digest: str) -> list[
 def _notes(card: Card) -> Iterator[str]:
     if card.unknown:
         flags = {"the adapter": "--licence", "the data": "--data-licence"}
-        cure = " and ".join(flags[what] for what in card.unknown if what in flags)
+        cures = [flags[what] for what in card.unknown if what in flags]
         said = f"the card says \"unknown\" for the licence of {' and of '.join(card.unknown)}"
-        yield f"{said}; {cure} says it" if cure else said
+        yield f"{said}; {' and '.join(cures)} say{'s' * (len(cures) == 1)} it" if cures else said
     if not card.dataset:
         yield "the data set is not named in the card, since its name may be that of a folder; --dataset says it"
     if card.own_backbone:

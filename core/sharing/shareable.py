@@ -78,6 +78,7 @@ def shareable(info: Mapping[str, Any]) -> dict[str, Any]:
     kept["recipe"]["data"] = {**kept["recipe"]["data"], "path": place}
     kept["data"] |= {"path": place, "name": data.get("name") if of_sample or data.get("named") else NO_NAME}
     kept["skipped"] = []
+    kept.pop("splits")
     told = cleaned(kept, privacy.text)
     if info.get("backbone") is not None:
         spec = shared_spec(str(backbone.get("spec")))
@@ -128,6 +129,9 @@ def leaks(texts: Iterable[tuple[str, str]], info: Mapping[str, Any]) -> str | No
 
 def _is_local(spec: str) -> bool:
     rest = spec.removeprefix("open_clip:").removeprefix("hf:")
+    slashes = 0 if rest == spec else 2 if "hf-hub:" in rest else 1
+    if rest.partition("@")[0].count("/") > slashes:  # deeper than any name of a model
+        return True
     for part in rest.split("@"):
         if part.startswith(("/", ".", "~", "\\")) or re.match(r"[A-Za-z]:[/\\]", part) or Path(part).exists():
             return True

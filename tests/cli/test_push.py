@@ -65,7 +65,7 @@ def test_a_folder_as_the_hub_has_it(vladapt, run):
     for words in ("zero-shot | largest class | linear probe | this model | 95% interval", "Not to be used for"):
         assert words in card.text
     assert "no medical device" in card.text and "hf:me/colours" in card.text and "red, green" not in card.text
-    assert "The licence of the backbone and of the data is not known" in card.text
+    assert "Not known is the licence of the backbone and of the data" in card.text
 
 
 def test_nothing_is_told_of_images_places_and_people(vladapt, run, monkeypatch, tmp_path):
