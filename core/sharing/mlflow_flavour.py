@@ -16,11 +16,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ..backbones.published import find_published
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runs.folder import Run
 from ..runtime.files import write_whole
@@ -253,11 +255,24 @@ def _as_pyfunc(opened: Run, place: Path, how: Mapping[str, Any]) -> dict[str, An
     return {
         "loader_module": LOADER,
         "data_path": str(folder),
-        "pip_requirements": [f"vladapt=={__version__}"],
+        "pip_requirements": [_requirement(opened.info)],
         "signature": ModelSignature(params=params),
         "metadata": {FLAVOUR: {"version": __version__, "adapter": opened.info["adapter"], "task": opened.info["task"]}},
         **how,
     }
+
+
+def _requirement(info: Mapping[str, Any]) -> str:
+    """This version with what the backbone and the domain need: "vladapt[open-clip,medical]==0.1.0"."""
+    spec = str(info["backbone"]["spec"])
+    entry = find_published(spec)
+    family = (entry.spec if entry else spec).partition(":")[0].replace("_", "-")
+    try:
+        known = metadata("vladapt").get_all("Provides-Extra") or ()
+    except PackageNotFoundError:  # a checkout on Python's path
+        known = ()
+    extras = ",".join(name for name in (family, info["domain"]) if name in known)
+    return f"vladapt[{extras}]=={__version__}" if extras else f"vladapt=={__version__}"
 
 
 def _paths(given: Any, folder: Path) -> Iterator[str]:

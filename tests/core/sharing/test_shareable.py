@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vladapt.core.sharing.card import base_model
 from vladapt.core.sharing.shareable import Privacy, leaks, shareable, shared_spec
 
