@@ -9,7 +9,7 @@ from pathlib import Path
 from ..backbones.hub import REPOSITORY, cached_revision, hub_snapshot
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runs.folder import HUB, Run
-from .shareable import check_backbone
+from .shareable import check_backbone, cleaned
 
 CARD = "README.md"
 NEEDED = ("run.json", "metrics.json", "adapter.safetensors")
@@ -33,8 +33,10 @@ def open_run(run: str | Path, backbone: str | None = None) -> Run:
     if backbone and opened.info["backbone"] is None:
         raise ConfigError(f"--backbone {backbone}: {opened.shown} was made from a features file; omit it")
     if backbone:
-        opened.info["backbone"] = {**opened.info["backbone"], "spec": backbone}
-        opened.info["recipe"] = {**opened.info["recipe"], "backbone": backbone}
+        own = opened.info["backbone"].get("spec")  # a model's plan names it too
+        for part in ("backbone", "recipe", "plan"):
+            if part in opened.info:
+                opened.info[part] = cleaned(opened.info[part], lambda text: backbone if text == own else text)
     check_backbone(opened.info, opened.shown)
     return opened
 

@@ -79,10 +79,10 @@ def shareable(info: Mapping[str, Any]) -> dict[str, Any]:
     kept["data"] |= {"path": place, "name": data.get("name") if of_sample or data.get("named") else NO_NAME}
     kept["skipped"] = []
     kept.pop("splits")
-    told = cleaned(kept, privacy.text)
+    own = str(backbone.get("spec"))
+    told = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
     if info.get("backbone") is not None:
-        spec = shared_spec(str(backbone.get("spec")))
-        told["backbone"]["spec"] = told["recipe"]["backbone"] = spec
+        told["recipe"]["backbone"] = shared_spec(own)
     told["published"] = {"counts": counts}
     return told
 

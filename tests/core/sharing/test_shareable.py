@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vladapt.core.errors import CapabilityError
 from vladapt.core.sharing.card import base_model
 from vladapt.core.sharing.shareable import Privacy, leaks, shareable, shared_spec
 
@@ -65,3 +66,21 @@ def test_what_is_told_once_is_told_again_alike():
     assert once["recipe"]["resources"] == {"keys": "rad-dino"} and once["recipe"]["classes"] is None
     assert not once.keys() & {"splits", "digests", "origin"} and "/x" not in str(once)
     assert shareable(once) == once
+
+
+def test_a_backbone_that_a_models_plan_names_is_found_again_where_the_user_says(tmp_path):
+    import json
+
+    from vladapt.core.sharing.published import open_run
+
+    spec = f"hf:{tmp_path}/mine"
+    info = {"format": 1, "vladapt": "0.1.0", "domain": None, "task": "detection", "adapter": "own", "class_names": []}
+    info |= {"recipe": {"backbone": spec}, "backbone": {"spec": spec}, "plan": {"model": {"texts": {"spec": spec}}}}
+    told = shareable(info)
+    assert str(tmp_path) not in json.dumps(told)
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    (tmp_path / "adapter.safetensors").touch()
+    opened = open_run(tmp_path, "hf:here/mine")
+    assert opened.info["plan"]["model"]["texts"]["spec"] == opened.info["backbone"]["spec"] == "hf:here/mine"
+    with pytest.raises(CapabilityError, match="--backbone"):
+        open_run(tmp_path)
