@@ -17,6 +17,8 @@ __getattr__, __dir__ = lazy_exports(
         "core.features.store": "FeatureStore",
         "core.prompts.classifier": "build_classifier",
         "core.engine.export": "export",
+        "core.engine.push": "push",
+        "core.sharing": "mlflow",
         "core.engine.fit": "fit evaluate predict load_run",
         "core.engine.compare": "compare",
         "core.tasks.pretraining.pretrain": "pretrain PretrainPlan",

@@ -35,6 +35,7 @@ class TokenAdapter(ClassTowerAdapter):
     """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
     0.9, one rate per epoch down a cosine."""
 
+    tower_weights: ClassVar[bool] = False
     published_crop: ClassVar[tuple[float, float]] = CROP
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers

@@ -56,6 +56,7 @@ class Lora(ClassTowerAdapter):
         "depth. The comparison is of the layers; the training is checked against a loop written out"
     )
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
+    tower_weights: ClassVar[bool] = False
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6

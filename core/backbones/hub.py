@@ -102,11 +102,29 @@ def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:
     return _download(repo, list(names), local_way)
 
 
-def _download(repo: str, patterns: list[str], local_way: str) -> Path:
+def cached_revision(repo: str, names: Sequence[str], revision: str | None) -> Path | None:
+    """The folder of a revision in the hub's cache that holds all of the named files; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repo, name, revision=revision) for name in names]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+
+
+def hub_snapshot(repo: str, names: Sequence[str], revision: str | None, local_way: str) -> Path:
+    """A folder with those of the named files that a revision of a repository has, downloaded.
+
+    Raises:
+        DataError: offline, not reachable, or no such repository or revision.
+    """
+    require_hub(repo, local_way)
+    return _download(repo, list(names), local_way, revision)
+
+
+def _download(repo: str, patterns: list[str], local_way: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     with _one_line(repo, local_way):
-        return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
 
 def require_hub(what: str, local_way: str) -> None:
@@ -133,7 +151,7 @@ def require_hub(what: str, local_way: str) -> None:
 @contextmanager
 def _one_line(repo: str, local_way: str):
     """The hub client's warnings and long errors as one line of ours."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
@@ -145,6 +163,8 @@ def _one_line(repo: str, local_way: str):
             f"hub repository '{repo}' is gated: accept its terms at https://huggingface.co/{repo}, then give your "
             "token with `hf auth login` (or HF_TOKEN)"
         ) from error
+    except RevisionNotFoundError as error:
+        raise DataError(f"hub repository '{repo}' has no such revision; look it up on the hub") from error
     except RepositoryNotFoundError as error:
         raise DataError(f"the hub has no repository '{repo}', or it is private; check its id; {local_way}") from error
     except (HfHubHTTPError, OSError, ValueError) as error:

@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .options import Data, Debug, Device, Features, Json, Resource, Workers, reading_of, resources_of
+from .options import Data, Debug, Device, Features, Json, OwnBackbone, Resource, Run, Workers, reading_of, resources_of
 from .tables import echo, print_json, reporter
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: Run,
     out: Annotated[str, typer.Option(metavar="DIR", help="A new folder for the graphs.")],
     format: Annotated[str, typer.Option(metavar="onnx", help="Of the graphs.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="A graph in 8 bits too, which predict.py then asks.")] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", help="Of ONNX's operators; by default 18.")] = None,
     data: Data = None,
     features: Features = None,
+    backbone: OwnBackbone = None,
     device: Device = None,
     workers: Workers = None,
     resource: Resource = None,
@@ -40,6 +41,7 @@ def export(
         opset=opset,
         data=data,
         features=features,
+        backbone=backbone,
         device=device or "auto",
         workers=workers,
         resources=resources_of(resource),

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from ..contracts.recipe import as_flag
+from ..errors import ConfigError
+from ..registry.catalogue import is_place
 from .options import (
     AdapterName,
     Amp,
@@ -25,6 +28,7 @@ from .options import (
     MaxError,
     NewClasses,
     Out,
+    OwnBackbone,
     Preset,
     Protocol,
     RecipeName,
@@ -40,7 +44,11 @@ from .options import (
     resource_flags,
     resources_of,
 )
+from .options import Run as RunPlace
 from .tables import echo, echo_skipped, judged_table, print_json, reporter, show_table
+
+APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
+"""Keys of a fit that a run which is fitted already takes."""
 
 
 def fit(
@@ -148,13 +156,34 @@ def fit(
         "resume": resume,
         "redact": redact,
     }
-    result = engine_fit(recipe_of(recipe, config, sets, flags), reporter=reporter())
+    resolved = recipe_of(recipe, config, sets, flags)
+    if is_place(resolved.adapter_name):
+        _check_applied(resolved)
+        how = {"backbone": backbone, "device": device, "workers": workers, "out": out, "redact": redact}
+        how |= {"resource": resource, "of_domain": of_domain, "as_json": as_json}
+        evaluate(resolved.adapter_name, data, features, **how)
+        return
+    result = engine_fit(resolved, reporter=reporter())
     if result is None:
         return
     if as_json:
         print_json(result.summary)
     else:
         _show(result)
+
+
+def _check_applied(recipe) -> None:
+    """Raise the ConfigError of what a run that is fitted already does not take; it is evaluated."""
+    from ..runs.folder import Run
+
+    place = recipe.adapter_name
+    for key in sorted(recipe.given):
+        if key.partition(".")[0] not in APPLIED or (key.startswith("adapter.") and key != "adapter.name"):
+            raise ConfigError(f"{as_flag(key)}: {place} is fitted already and learns nothing here; omit it")
+    if not (recipe.gave("data.path") or recipe.features):
+        raise ConfigError(f"--adapter {place}: say on which images it is to be evaluated, with --data or --features")
+    if recipe.domain and recipe.domain != (theirs := Run.open(place).info["domain"]):
+        raise ConfigError(f"--domain {recipe.domain}: {place} is of domain {theirs}; omit --domain")
 
 
 def _show(result) -> None:
@@ -178,9 +207,10 @@ def _show(result) -> None:
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: RunPlace,
     data: Data = None,
     features: Features = None,
+    backbone: OwnBackbone = None,
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     device: Device = None,
     workers: Workers = None,
@@ -220,11 +250,12 @@ def evaluate(
     opened = Run.open(run)
     task = task_of_run(opened)
     if out is None and "out" in task.at_evaluation:
-        out = str(evaluation_folder(opened.path, data or features or split))
+        out = str(evaluation_folder(opened.aside, data or features or split))
     result = engine_evaluate(
         run,
         data=data,
         features=features,
+        backbone=backbone,
         split=split,
         device=device or "auto",
         workers=workers,
@@ -253,8 +284,9 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
+    run: RunPlace,
     images: Annotated[list[str], typer.Argument(help="Image files or folders.")],
+    backbone: OwnBackbone = None,
     device: Device = None,
     batch_size: BatchSize = None,
     workers: Workers = None,
@@ -303,6 +335,7 @@ def predict(
     predicted = engine_predict(
         run,
         images,
+        backbone=backbone,
         device=device or "auto",
         batch_size=batch_size,
         workers=workers,

@@ -36,6 +36,11 @@ Backbone = Annotated[
         "of a trained one.",
     ),
 ]
+OwnBackbone = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="SPEC", help="Where the run's backbone lies here, if not where the run says."),
+]
+Run = Annotated[str, typer.Argument(help="A run folder, or hf:OWNER/NAME[@REVISION] of the Hugging Face hub.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, ...")]
 Amp = Annotated[
     str | None, typer.Option(metavar="bf16|fp16", help="Mixed precision of the backbone; by default full precision.")

@@ -67,8 +67,8 @@ class Adapter(ABC):
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
         text_free: whether `TextClassifier.without_texts` will do, which a backbone with an image tower alone gives.
-        transductive: whether the engine passes the whole unlabelled test set once. A note of each fit on unlabelled
-            images warns of absent classes.
+        transductive: whether the engine passes the whole unlabelled test set once; a note warns of absent classes.
+        tower_weights: whether `save` writes weights of the backbone, changed ones too, and not only what was added.
         stands_absent_classes: whether such a method is made for sets that lack many of the classes.
         assumes: what it takes for granted of the unlabelled images, after "assumes that"; a note of each fit says it.
         state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
@@ -96,6 +96,7 @@ class Adapter(ABC):
     label_free: ClassVar[bool] = False
     text_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
+    tower_weights: ClassVar[bool] = False
     stands_absent_classes: ClassVar[bool] = False
     assumes: ClassVar[str] = ""
     state: ClassVar[tuple[str, ...]] = ()
@@ -249,8 +250,7 @@ class Adapter(ABC):
         raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; give full, lora or lit")
 
     def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
-        """(B, C) logits of images that come one after the other, where "streams" is among what it `can`: what each of
-        them changes, later ones find, and `save` keeps.
+        """(B, C) logits of images in turn, where "streams" is in `can`: what each changes, others find, `save` keeps.
 
         Raises:
             CapabilityError: it judges each image alone.

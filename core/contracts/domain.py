@@ -198,13 +198,14 @@ class Domain(Pictured, ABC):
         default_adapter: the method of a fit that names none.
         views: augmented views of each support image, for methods that average them or train on them, where neither the
             user nor a preset says how many: what was measured to help on such images. None for the method's number.
-        metrics: names of metrics of its own (`contracts/metric.py`) that a classification reports besides the usual
-            ones, or their classes.
+        metrics: names of metrics of its own, or their classes, that a classification reports besides the usual ones.
         own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
             that `--out` names is then its too.
+        not_for: sentences on what its models must not be used for, for the card of a published run.
     """
 
     name: ClassVar[str] = ""
+    not_for: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
     reading: ClassVar[type] = Reading
     default_adapter: ClassVar[str] = "auto"

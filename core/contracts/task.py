@@ -267,19 +267,19 @@ class Task(ABC):
         Returns:
             {"run", "data", "split", "test_images", "zero_shot", "adapted", ...}.
         """
-        raise CapabilityError(f"{use.run.path}: {self._refusal('evaluate')}")
+        raise CapabilityError(f"{use.run.shown}: {self._refusal('evaluate')}")
 
     def predict(self, use: Use, reporter: Reporter) -> Any:
         """What a run says of new images: an object with `rows()`, `skipped`, `files`."""
-        raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
+        raise CapabilityError(f"{use.run.shown}: {self._refusal('predict')}")
 
     def predictor(self, use: Use) -> Any:
         """The run's model, loaded once: an object with `predict(images)`."""
-        raise CapabilityError(f"{use.run.path}: {self.title} keeps no model between calls; call vladapt.predict")
+        raise CapabilityError(f"{use.run.shown}: {self.title} keeps no model between calls; call vladapt.predict")
 
     def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
         """The run as graphs that were compared with it."""
-        raise CapabilityError(f"{use.run.path}: {self._refusal('export')}")
+        raise CapabilityError(f"{use.run.shown}: {self._refusal('export')}")
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """The key columns of every fit of a comparison on one data set, in the order they are best run."""

@@ -10,8 +10,8 @@ from ..contracts.domain import Domain
 from ..contracts.task import Use
 from ..errors import ConfigError
 from ..export.package import Exported, Wishes
-from ..runs.folder import Run
 from ..runtime.progress import Reporter
+from ..sharing.published import open_run
 from .fit import task_of_run
 
 ONNX = "onnx"
@@ -26,6 +26,7 @@ def export(
     opset: int | None = None,
     data: str | None = None,
     features: str | None = None,
+    backbone: str | None = None,
     domain: Domain | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -36,12 +37,13 @@ def export(
     """A run as ONNX, checked against the run before the folder appears.
 
     Args:
-        run: a run folder.
+        run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         out: a new folder for the graphs, export.json, and predict.py where pictures are prepared as it does it.
         format: "onnx".
         int8: the graph that predict.py asks is in 8 bits; that in 32 bits lies beside it.
         opset: version of ONNX's operators; by default 18.
         data, features: what the check is made on; by default the test images of the run.
+        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
         domain: a domain of your own that is not installed as a plug-in.
         device: that of the model which the graphs are compared with.
         workers: decoding threads.
@@ -56,6 +58,6 @@ def export(
     if format != ONNX:
         raise ConfigError(f"--format {format}: there is {ONNX}")
     how = {"device": device, "workers": workers, "resources": resources, "reading": reading}
-    use = Use(Run.open(run), data=data and str(data), features=features and str(features), **how)
+    use = Use(open_run(run, backbone), data=data and str(data), features=features and str(features), **how)
     task = task_of_run(use.run, domain)
     return task.export(use, Wishes(Path(out), opset, int8), reporter or Reporter(quiet=True))

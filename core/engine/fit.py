@@ -14,11 +14,13 @@ from ..contracts.task import FILE_KINDS, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
+from ..registry.catalogue import is_place
 from ..runs.evaluations import write_metrics
 from ..runs.folder import Run
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
+from ..sharing.published import open_run
 
 SPLIT_NAMES = (*SPLITS, "all")
 
@@ -41,6 +43,8 @@ def fit(
         DataError, ConfigError, CapabilityError: one line each.
     """
     recipe, given_domain = recipe_and_domain(recipe, domain, flags)
+    if recipe.adapter_name is not None and is_place(recipe.adapter_name):
+        raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; evaluate it")
     task = task_of(recipe, given_domain)
     settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
     tell_default_domain(recipe, task, reporter)
@@ -65,13 +69,14 @@ def evaluate(
     set_method: str | None = None,
     max_error: float | None = None,
     vocabulary_steps: int | None = None,
+    backbone: str | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run again, on its own test split or on other data of the same classes.
 
     Args:
-        run: a run folder.
+        run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         data: another data set; its test split if it has one, else all of it.
         features: a features file instead, for runs made from one.
         split: "test", "val", "train" or "all".
@@ -88,6 +93,7 @@ def evaluate(
         max_error: share of the answers given that may be wrong; the others are left open.
         vocabulary_steps: in how many steps the classes come to the vocabulary: "vocabulary" then says how the run
             stands its growth (extensibility, stability), for classification.
+        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -102,7 +108,7 @@ def evaluate(
     if data and features:
         raise ConfigError("--data and --features: give one of them")
     use = Use(
-        Run.open(run),
+        open_run(run, backbone),
         data=data and str(data),
         features=features and str(features),
         split=split,
@@ -147,12 +153,13 @@ def predict(
     max_error: float | None = None,
     reading: Mapping[str, Any] | None = None,
     stream: bool = False,
+    backbone: str | None = None,
     reporter: Reporter | None = None,
 ):
     """What a run says of files, or of all files of folders.
 
     Args:
-        run: a run folder.
+        run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         images: files or folders, of any kind the run's domain reads.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
         device: "auto", "cpu", "cuda", ...
@@ -170,6 +177,7 @@ def predict(
         max_error: share of the answers given that may be wrong; the others are left open.
         reading: options of the domain's reader, in place of the run's own.
         stream: the images come one after the other, as files are sorted, and the run keeps what it learned from them.
+        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
@@ -178,7 +186,9 @@ def predict(
     Raises:
         DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
     """
-    opened = Run.open(run)
+    opened = open_run(run, backbone)
+    if stream and opened.place:
+        raise ConfigError(f"--stream: the run would learn, and {opened.place} is a published one; give a copy's folder")
     task = task_of_run(opened, domain)
     folder, files = places_of(out, task.own_files)
     use = Use(
@@ -206,12 +216,15 @@ def predict(
     return predicted
 
 
-def load_run(run: str | Path, *, device: str = "auto", domain: Domain | None = None) -> Any:
+def load_run(
+    run: str | Path, *, device: str = "auto", backbone: str | None = None, domain: Domain | None = None
+) -> Any:
     """A run of a classification that keeps its model between calls.
 
     Args:
-        run: a run folder.
+        run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         device: "auto", "cpu", "cuda", ...
+        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -220,7 +233,7 @@ def load_run(run: str | Path, *, device: str = "auto", domain: Domain | None = N
     Raises:
         DataError: the run is damaged. CapabilityError: it was made from a features file, or by another task.
     """
-    use = Use(Run.open(run), device=device, images=("",))
+    use = Use(open_run(run, backbone), device=device, images=("",))
     return task_of_run(use.run, domain).predictor(use)
 
 
@@ -273,7 +286,7 @@ def task_of_run(run: Run, domain: Domain | None = None) -> Task:
         return task_class(run.info["task"])(None) if domain is None else task_in(domain, run.info["task"])
     except UnknownNameError as error:
         what = f"domain '{name}'" if domain is None and name is not None else f"task '{run.info['task']}'"
-        message = f"{run.path}: made with {what}, which is not installed here; install its package"
+        message = f"{run.shown}: made with {what}, which is not installed here; install its package"
         raise CapabilityError(message) from error
 
 

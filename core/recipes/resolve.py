@@ -13,7 +13,7 @@ from ..contracts.recipe import GROUPS, KEYS, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
-from ..registry.catalogue import find
+from ..registry.catalogue import find, is_place
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
 
@@ -258,7 +258,7 @@ def _check_groups(values: Mapping[str, Any]) -> None:
     path, name = values["data"].get("path"), values["adapter"].get("name")
     if not isinstance(path, (str, Path)) or not str(path):
         raise ConfigError(f"--data {path}: give a path, or 'sample'")
-    for each in ([] if name is None else [name]) + list(values["adapters"]):
+    for each in ([] if name is None or is_place(name) else [name]) + list(values["adapters"]):
         find(str(each), catalogue.adapters(), "adapter")
     for each, options in values["adapters"].items():
         if not isinstance(options, Mapping):

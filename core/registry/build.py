@@ -16,7 +16,7 @@ from ..contracts.options import chosen
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError
 from . import catalogue
-from .catalogue import PACKAGE, Entry, find
+from .catalogue import PACKAGE, Entry, find, is_place
 
 if TYPE_CHECKING:
     from ..contracts.loss import Loss
@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 
 def adapter_class(name: str) -> type[Adapter]:
-    """The class of an adapter.
+    """The class of an adapter; of the place of a published run, a method that is this run.
 
     Raises:
-        UnknownNameError: no adapter has that name.
+        UnknownNameError: no adapter has that name. DataError: no run lies there.
     """
+    if is_place(name):
+        from ..sharing.published_adapter import published_class
+
+        cls = published_class(name)
+        cls.name = name
+        return cls
     cls = _load(find(name, catalogue.adapters(), "adapter"), Adapter)
     cls.name = name
     return cls

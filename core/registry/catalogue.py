@@ -10,6 +10,7 @@ kind.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -95,6 +96,13 @@ def recipes() -> dict[str, Path]:
     """ "domain/recipe" -> file, of this package's own domains."""
     files = sorted((PACKAGE_ROOT / "domains").glob("*/recipes/*.py"))
     return {f"{kebab(f.parents[1].name)}/{kebab(f.stem)}": f for f in files if not f.stem.startswith("_")}
+
+
+def is_place(name: object) -> bool:
+    """Whether what stands for an adapter's name is the place of a published run: of the hub, `hf:OWNER/NAME`, or a
+    path."""
+    text = str(name)
+    return text.startswith("hf:") or "/" in text or os.sep in text
 
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:

@@ -111,7 +111,9 @@ def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) ->
         evaluation begins with.
     """
     known = info.get("digests")
-    if not isinstance(known, Mapping):
+    if info.get("published"):
+        why = "it was published without a record of its images"
+    elif not isinstance(known, Mapping):
         why = "the run was made by an older version"
     elif "too_many" in known:
         why = f"it had {known['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"

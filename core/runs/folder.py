@@ -28,6 +28,8 @@ from .redaction import origin_of, without_place
 FORMAT = 1
 RUNS = Path("runs")
 UNFINISHED = ".unfinished"
+HUB = "hf:"
+"""Before the name of a run of the Hugging Face hub."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 KEYS = {
@@ -70,11 +72,13 @@ class Run:
         path: the folder.
         info: what run.json holds.
         metrics: what metrics.json holds.
+        place: how a run of the Hugging Face hub was named; "" for one in a folder.
     """
 
     path: Path
     info: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    place: str = ""
     _made: list[Path] = field(default_factory=list, repr=False)
     _claim: IO[bytes] | None = field(default=None, repr=False)
 
@@ -101,12 +105,16 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """The run in a folder; a folder that holds a single run stands for it.
+        """The run in a folder, or of the Hugging Face hub; a folder that holds a single run stands for it.
+
+        Args:
+            path: a folder, or `hf:OWNER/NAME[@REVISION]`, which is downloaded where the hub's cache does not have it.
 
         Raises:
             DataError: no such folder, no run, unfinished, of another version, or a missing or damaged file.
         """
-        path = _run_folder(Path(path))
+        place = str(path) if str(path).startswith(HUB) else ""
+        path = _run_folder(Path(path) if not place else _from_hub(place))
         info = _read_json(path / "run.json")
         _check_version(path, info)
         missing = [key for key in KEYS if key not in info]
@@ -124,7 +132,17 @@ class Run:
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
-        return cls(path, info, metrics)
+        return cls(path, _untold(info) if place else info, metrics, place)
+
+    @property
+    def shown(self) -> str:
+        """How the user names it."""
+        return self.place or str(self.path)
+
+    @property
+    def aside(self) -> Path:
+        """Where evaluations of it are written: into its folder, but not into the hub's cache."""
+        return RUNS / re.sub(r"[^A-Za-z0-9._-]+", "--", self.place.removeprefix(HUB)) if self.place else self.path
 
     @property
     def adapter_path(self) -> Path:
@@ -195,6 +213,19 @@ class Run:
         self.discard()
         if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
             raise refused(self.path.parent, error) from error
+
+
+def _from_hub(place: str) -> Path:
+    from ..sharing.published import folder_of
+
+    return folder_of(place)
+
+
+def _untold(info: dict[str, Any]) -> dict[str, Any]:
+    """What a stranger's run.json says, without paths: nothing of this machine is read because it names it."""
+    from ..sharing.shareable import shareable
+
+    return shareable(info)
 
 
 def _values(value: Any) -> list[Any]:

@@ -147,7 +147,7 @@ class TowerTraining(Task):
         towers = towers_of(use.run, backbone)
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
         result = {
-            "run": str(use.run.path),
+            "run": use.run.shown,
             "data": source.name,
             "split": use.split,
             **in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
@@ -161,12 +161,12 @@ class TowerTraining(Task):
             make_folder(Path(use.out))
             facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
             info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
-            report = self.report_again(use.run.path, info, result, after, data, hidden)
+            report = self.report_again(use.run.shown, info, result, after, data, hidden)
             write_report(Path(use.out), report)
         return result
 
     def predict(self, use: Use, reporter: Reporter) -> Any:
-        raise CapabilityError(f"{use.run.path}: {self.names_nothing.format(use.run.path)}")
+        raise CapabilityError(f"{use.run.shown}: {self.names_nothing.format(use.run.shown)}")
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Every method at every seed; zero-shot comes first."""

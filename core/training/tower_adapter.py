@@ -52,8 +52,7 @@ class TowerAdapter(Augmented):
 
     The backbone given to `fit` stays as it is: a copy of its towers is trained, so that memory holds both. After the
     fit, logits are scaled cosines between features of `adapted(backbone)` and the class prompts as its text tower
-    encodes them, plus its logit bias where it has one. Several labels per image: binary cross-entropy on the difference
-    to the negative prompts.
+    encodes them, plus its logit bias if any. Several labels: binary cross-entropy on the difference to negative ones.
 
     A last batch that is not full is left out. `micro_batch_size` costs a second forward pass. With `ema` it is the
     moving average that is kept. With `workers=None` no processes decode on a CPU or for epochs of a few steps, else up
@@ -71,6 +70,7 @@ class TowerAdapter(Augmented):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pixels", "text_encoder"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes", "pairs"})
     multilabel: ClassVar[bool] = True
+    tower_weights: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         *("changed", "prefix"),  # of the towers; a prefix of texts, where the loss learned one
         *("finder", "finder_weights"),  # what is searched by, where the loss made it

@@ -117,6 +117,9 @@ class Medical(Domain):
     name = "medical"
     tasks = ("classification",)
     reading = Reading
+    not_for = (
+        "Diagnosis, triage or any other decision about a patient: it is no medical device and not validated as one.",
+    )
     views = 0  # of blood cells and X-rays, on `embedded`: views cost ten times the encoding, and few methods gain
 
     def __init__(self, modality: str = GENERAL):

@@ -10,6 +10,7 @@ from typing import Any
 from ...core.contracts.domain import Decoded, Domain, DomainData
 from ...core.contracts.image_size import height_and_width
 from .attribute_words import sentences_of
+from .care import CONSENT
 from .gallery import read_gallery
 from .pedestrian import IDENTITIES
 from .readers import FORMATS
@@ -28,6 +29,7 @@ class Person(Domain):
     """Pictures of people, cut out, a person each."""
 
     name = "person"
+    not_for = CONSENT
     tasks = ("person-search", "re-identification", ATTRIBUTES)
     reading = Reading
     metrics = ("attribute-recognition",)

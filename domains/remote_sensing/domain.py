@@ -237,7 +237,7 @@ class RemoteSensing(Domain):
         options, given = self.reading_of(reading), use.reading or {}
         if not fitted_on_windows(use) and "window_size" not in given:
             raise ConfigError(
-                f"{use.run.path}: was fitted on whole pictures; give --window-size, the side in pixels of the windows "
+                f"{use.run.shown}: was fitted on whole pictures; give --window-size, the side in pixels of the windows "
                 "that a map is made of, as large as those pictures are"
             )
         self.corpus = options.corpus

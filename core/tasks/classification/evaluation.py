@@ -78,8 +78,8 @@ def write_evaluation(
         groups=scores.groups,
         further=[growth_section(result["vocabulary"])] if "vocabulary" in result else [],
     )
-    report = classification_report(results, run.path)
-    place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
+    report = classification_report(results, run.shown)
+    place = f"Evaluation of the run {run.shown}, which is as it was; numbers are in metrics.json beside this page."
     lead = f"{result['in_fit_words']} {report.lead.replace(' that it never saw', '')}"
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 

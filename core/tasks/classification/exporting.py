@@ -68,7 +68,7 @@ def check_exported(use: Use) -> None:
     elif "images" in cls.needs:
         why = "tunes itself on views of each image"
     if why:
-        raise CapabilityError(f"{use.run.path}: adapter '{cls.name}' {why}, which no graph does; predict with the run")
+        raise CapabilityError(f"{use.run.shown}: adapter '{cls.name}' {why}, which no graph does; predict with the run")
 
 
 def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
@@ -156,7 +156,7 @@ class _Export:
         for name, check in checks.items():
             if name in FILES and check.share > LARGEST_SHARE:
                 raise CapabilityError(
-                    f"{self.use.run.path}: the graph from {name} is not the model, {check.words}; predict with the run"
+                    f"{self.use.run.shown}: the graph from {name} is not the model, {check.words}; predict with the run"
                 )
         if int8 and not self.pictures:
             notes.append("8 bits are for the graph from pixels, so there is none in 8 bits")

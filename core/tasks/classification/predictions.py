@@ -213,7 +213,7 @@ def probabilities_of(
         raw = logits.detach().double().cpu()
         return raw.sigmoid() if multilabel else raw.softmax(dim=1)
     if calibration.class_names != tuple(class_names) or calibration.multilabel != multilabel:
-        raise DataError(f"{use.run.path}: its calibration is of other classes; copy the whole run folder again")
+        raise DataError(f"{use.run.shown}: its calibration is of other classes; copy the whole run folder again")
     return calibration.probabilities(logits)
 
 

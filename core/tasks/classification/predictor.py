@@ -73,7 +73,7 @@ class Predictor:
         info = use.run.info
         if info["backbone"] is None:
             raise CapabilityError(
-                f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
+                f"{use.run.shown}: made from a features file, so there is no backbone to encode images with"
             )
         recipe = recipe_again(use)
         backbone = backbone_of(recipe.with_(backbone=info["backbone"]["spec"]), domain, device=use.device)

@@ -23,7 +23,7 @@ from ...errors import CapabilityError, ConfigError
 from ...export.package import Exported, Wishes
 from ...features.keys import canonical_json
 from ...registry import catalogue
-from ...registry.catalogue import find
+from ...registry.catalogue import find, is_place
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -176,7 +176,7 @@ class Classification(Task):
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
-            raise CapabilityError(f"{use.run.path}: made from a features file; give --features")
+            raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
         return evaluate_run(use, self.domain, self.name, reporter)
 
     def predict(self, use: Use, reporter: Reporter):
@@ -342,7 +342,7 @@ def _names(recipe: Recipe, axes: Axes) -> list[str]:
     """The methods, after those that they are compared with."""
     if not [name for name in axes.adapters or () if name != ZERO_SHOT]:
         raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
-    for name in axes.adapters:
+    for name in [name for name in axes.adapters if not is_place(name)]:
         find(name, catalogue.adapters(), "adapter")
     return list(dict.fromkeys([ZERO_SHOT, *baselines_of(recipe), *axes.adapters]))
 

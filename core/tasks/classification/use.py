@@ -80,7 +80,7 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     items = [by_id[i] for i in chosen.ids]
     skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
     result = {
-        "run": str(use.run.path),
+        "run": use.run.shown,
         "data": prepared.data.name,
         "split": use.split,
         **in_the_fit(use.run.info, lambda: digests_of(items)),
@@ -114,7 +114,7 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
     info = use.run.info
     if info["backbone"] is None:
         raise CapabilityError(
-            f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
+            f"{use.run.shown}: made from a features file, so there is no backbone to encode images with"
         )
     if not use.stream:
         return Predictor.of_use(use, domain, task).predict_use(use, reporter)
@@ -139,7 +139,7 @@ def _alone(run: Run) -> Iterator[None]:
         raise DataError(f"{run.path}: another process streams images through this run; wait until it is done") from None
     except OSError as error:
         raise DataError(
-            f"{run.path}: cannot be written to ({error.strerror}); --stream keeps what the run learns"
+            f"{run.shown}: cannot be written to ({error.strerror}); --stream keeps what the run learns"
         ) from None
     try:
         yield

@@ -200,11 +200,11 @@ class ConfigTask(Task):
         if use.out is not None and is_main():
             write_evaluation(Path(use.out), use.run, chosen, metrics, scores, use.redact)
         told = {"notes": scores.notes, "skipped": [list(pair) for pair in chosen.skipped]}
-        return {"run": str(use.run.path), "data": data.name, "split": use.split, **metrics, **told}
+        return {"run": use.run.shown, "data": data.name, "split": use.split, **metrics, **told}
 
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:
-            raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
+            raise CapabilityError(f"{use.run.shown}: {self._refusal('predict')}")
         check_run(use.run)
         recipe = recipe_again(use)
         spec = use.run.info["backbone"]["spec"]
@@ -280,7 +280,7 @@ class ConfigTask(Task):
 
     def _rename(self, run: Run, model: nn.Module | None, classes: Any) -> tuple[str, ...]:
         if model is None and "rename" in self.can:
-            raise CapabilityError(f"{run.path}: nothing was trained in this run; omit --classes")
+            raise CapabilityError(f"{run.shown}: nothing was trained in this run; omit --classes")
         return self.rename(model, classes)
 
     def _folder(self, out: str | Path) -> Path:

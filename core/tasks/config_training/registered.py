@@ -265,4 +265,5 @@ def running(run: Run) -> Iterator[None]:
         raise
     except Exception as error:
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
-        raise DataError(f"{run.path}: its model cannot be run ({type(error).__name__}: {reason}); fit again") from error
+        why = f"{type(error).__name__}: {reason}"
+        raise DataError(f"{run.shown}: its model cannot be run ({why}); fit again") from error

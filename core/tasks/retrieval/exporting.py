@@ -77,12 +77,12 @@ def export_towers(
     pairs = read(recipe).part(use.split)
     rows = distinct_images(pairs)[:: -(-len(pairs) // MOST_CHECKED) or 1]
     if not rows:
-        raise DataError(f"{use.run.path}: no {use.split} image to compare the graphs on; give --data")
+        raise DataError(f"{use.run.shown}: no {use.split} image to compare the graphs on; give --data")
     transform = towers.preprocess(False) if domain is None else domain.transforms(towers, False, use.run.info["task"])
     pixels = [transform(pairs.load_image(row)) for row, _ in rows]
     if pixels[0].ndim != 3:
         raise CapabilityError(
-            f"{use.run.path}: a sample has several pictures, which no graph takes; index with the run"
+            f"{use.run.shown}: a sample has several pictures, which no graph takes; index with the run"
         )
     tokens = towers.tokenize([text for _, pair in rows for text in pair.captions])
     facts = _facts(use, towers, transform, opset)
@@ -96,7 +96,7 @@ def export_towers(
                 Graph(module, inputs, ["features"]).write(folder / FILES[name], opset, {"vladapt": json.dumps(facts)})
         check = _agreement(folder, towers, torch.stack(pixels), tokens)
         if check.share > LARGEST_SHARE:
-            raise CapabilityError(f"{use.run.path}: the graphs are not the towers, {check.words}; index with the run")
+            raise CapabilityError(f"{use.run.shown}: the graphs are not the towers, {check.words}; index with the run")
         facts["checks"] = {"towers": check.facts}
         write_facts(folder, facts, script=False)
     return Exported(wishes.out, facts)

@@ -115,7 +115,7 @@ def write_maps(
     model = scorer()
     if model.multilabel:
         raise ConfigError(
-            f"{use.run.path}: several labels may hold of one window, and a map has one per pixel; give a run that was "
+            f"{use.run.shown}: several labels may hold of one window, and a map has one per pixel; give a run that was "
             "fitted on one label per image"
         )
     metres = any(plan.ground.in_metres for plan in plans)

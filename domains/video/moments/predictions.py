@@ -87,7 +87,7 @@ def sentences_of(use: Use) -> list[str]:
         given = read_text(Path(given)).splitlines() if given.endswith(".txt") else [given]
     sentences = list(dict.fromkeys(text.strip() for text in map(str, given or ()) if text.strip()))
     if not sentences:
-        raise CapabilityError(f"{use.run.path}: {NO_SENTENCE}")
+        raise CapabilityError(f"{use.run.shown}: {NO_SENTENCE}")
     if use.top is not None and use.top < 1:
         raise ConfigError(f"--top {use.top}: give a number of windows, 1 or more")
     return sentences

@@ -1,0 +1,56 @@
+"""A run handed on: `push`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Debug, Json
+from .tables import echo, print_json
+
+
+def push(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository's name on the Hugging Face hub.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A new folder for the files; by default NAME, here.")
+    ] = None,
+    upload: Annotated[bool, typer.Option("--upload", help="Upload it; without this no network is used.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A new repository is public; by default private.")] = False,
+    licence: Annotated[
+        str | None, typer.Option(metavar="ID", help="Licence of the adapter, as the hub writes it: apache-2.0, ...")
+    ] = None,
+    data_licence: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Licence of the data; by default what the run found.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the data for the card, OWNER/NAME if on the hub.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run as a folder in the layout of the Hugging Face hub, with a card; upload it only with --upload.
+
+    Example: vladapt push runs/20260101-120000-medical-ape-1a2b me/blood-cells --licence apache-2.0
+    """
+    from ..engine.push import push as engine_push
+
+    how = {"licence": licence, "data_licence": data_licence, "dataset": dataset}
+    pushed = engine_push(run, repo, out=out, upload=upload, public=public, **how)
+    if as_json:
+        files = [file.name for file in pushed.files]
+        address = {"address": pushed.address} if pushed.address else {}
+        print_json({"folder": str(pushed.folder), "files": files, "notes": pushed.notes, **address})
+        return
+    for note in pushed.notes:
+        echo(f"Note: {note[0].upper()}{note[1:]}.")
+    echo(f"Written: {', '.join(str(file) for file in pushed.files)}")
+    if pushed.address:
+        echo(f"Uploaded: {pushed.address}")
+        echo(f"Load it with: vladapt predict hf:{repo} IMAGES")
+    else:
+        echo(f"Read {pushed.folder / 'README.md'} and mend it; the same command with --upload then uploads the folder.")
+
+
+COMMANDS = {"push": push}

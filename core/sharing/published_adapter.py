@@ -1,0 +1,81 @@
+"""A published run among the methods of a comparison: `compare --adapters tip-adapter,hf:OWNER/NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..contracts.adapter import Adapter, FitReport
+from ..contracts.backbone import Backbone
+from ..contracts.features import Batch
+from ..errors import CapabilityError, ConfigError
+from ..registry.build import adapter_class, load_adapter
+from ..runs.folder import Run
+from .published import open_run
+
+ANSWERED = frozenset({"features", "pre_projection", "text_encoder", "pixels", "parts", "patch_tokens"})
+"""What a comparison can give a method at prediction without more being said."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Published(Adapter):
+    """A run as its author fitted it: it learns nothing from the shots, and names the data's classes alone.
+
+    Its classes are matched by name, in whatever order; the data may have fewer of them, not others.
+
+    Raises:
+        CapabilityError: another backbone, or a class that the run does not have.
+    """
+
+    place: ClassVar[str] = ""
+    label_free: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        run = open_run(self.place, None if backbone is None else backbone.spec)
+        theirs = (run.info["backbone"] or {}).get("fingerprint")
+        if self.backbone_ and theirs and theirs != self.backbone_:
+            raise CapabilityError(
+                f"{self.place}: was fitted on backbone '{run.info['recipe']['backbone']}' ({theirs}), this is another "
+                f"one ({self.backbone_}); give that one with --backbone"
+            )
+        self._fitted = load_adapter(run.adapter_path, backbone).to(support.features.device)
+        self._columns = self._matched(self._fitted.class_names_)
+        self.multilabel_ = self._fitted.multilabel_
+        return FitReport(self.name, notes=[f"{self.place} was fitted by its author; nothing was learned here"])
+
+    def _matched(self, have: Sequence[str]) -> list[int]:
+        """Columns of the run's logits, in the order of the data's classes."""
+        for name in self.class_names_:
+            if name not in have:
+                raise CapabilityError(
+                    f"{self.place}: class '{name}' of the data is none of its classes ({', '.join(have[:8])}); rename "
+                    "the class, or take it out with --classes"
+                )
+        return [have.index(name) for name in self.class_names_]
+
+    def adapted(self, backbone: Backbone) -> Backbone:
+        return self._fitted.adapted(backbone)
+
+    def to(self, device) -> Published:
+        self._fitted.to(device)
+        return self
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._fitted.logits(batch)[:, self._columns]
+
+
+def published_class(place: str) -> type[Published]:
+    """The class of the method that a published run is.
+
+    Raises:
+        DataError: no run lies there. ConfigError: its method reads all images together, or more than the images.
+    """
+    cls = adapter_class(Run.open(place).info["adapter"])
+    if cls.transductive or "streams" in cls.can or not cls.at_predict <= ANSWERED:
+        raise ConfigError(f"{place}: adapter '{cls.name}' is not asked image by image; use `vladapt eval {place}`")
+    asks = {"at_predict": cls.at_predict, "multilabel": cls.multilabel, "needs": cls.at_predict & cls.needs}
+    return type("Published", (Published,), {**asks, "place": place})
