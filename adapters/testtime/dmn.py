@@ -163,7 +163,8 @@ class Dmn(FreshViews, Searched, Streamed):
     def _read(self, images: Tensor, entries: Tensor) -> Tensor:
         """(B, C) logits of unit images (B, D) by a memory's entries (C, S, D), zero where there is none."""
         of, queries, keys, values = self._residuals, images, entries, entries
-        if learned := any(bool(residual.any()) for residual in of.values()):  # else entries are unit rows, or zero
+        learned = any(residual.requires_grad or bool(residual.any()) for residual in of.values())
+        if learned:  # else entries are unit rows, or zero
             filled = (entries != 0).any(dim=2, keepdim=True)
             queries = F.normalize(images + of["query"].mean(dim=0), dim=1)
             keys, values = (F.normalize(entries + of[name][:, None], dim=2) for name in ("key", "value"))
