@@ -57,7 +57,7 @@ def adapter_checks(
         cls: the class of a method.
         options: that make it fast; by default fewer epochs, steps and views, where it has such options.
         counts: option -> two settings that differ in it and in their results, where no value of it alone shows that it
-            counts. "also" in both names resources that it counts with, of `world.REPLACING`.
+            counts. "also" in both names resources that it counts with, of `world.REPLACING`, or "no_labels".
         backbone: towers to run on, which `load_backbone` can load again by their `spec`; by default small ones.
     """
     method = Method(cls, options, counts, backbone)

@@ -26,6 +26,7 @@ from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item, texts_about
 
 REPLACING = frozenset({"support_folder", "ctx", "base", "keys"})
 """Resources that take the place of what is learned from, or of where options say to start."""
+NO_LABELS = "no_labels"
 VIEWS = 2
 
 
@@ -163,7 +164,8 @@ class World:
         """What the engine gives to `adapter.fit`: what it declared, and nothing more.
 
         Args:
-            also: which of `REPLACING` it is given too; "parts" gives methods that train towers samples of three parts.
+            also: which of `REPLACING` it is given too; "parts" gives methods that train towers samples of three parts,
+                "no_labels" gives the test images without labels, and no support.
         """
         given = self._inputs(adapter, use_val=use_val, also=also)
         return {**_copied({name: given[name] for name in given if name != "backbone"}), "backbone": self.backbone}
@@ -182,6 +184,8 @@ class World:
             "unlabeled": sets["test"].without_labels() if self._looks_at_test_images(adapter) else None,
             "resources": {name: make() for name, make in self.resources.items() if name in kinds},
         }
+        if NO_LABELS in also:
+            given |= {"support": None, "val": None, "unlabeled": sets["test"].without_labels()}
         if "parts" in also and "images" in given["resources"]:
             given["resources"]["images"] = self._clips()
         if "views" in wanted and "pre_projection" in given["resources"]:

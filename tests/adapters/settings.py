@@ -74,6 +74,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "parts": between("parts", 2, 3, min_shots=2, rule="best"),
         "rule": between("rule", "one-se", "best", min_shots=2),
         "settings": between("settings", {}, {"ridge": {"penalty": 100.0}}),
+        "without_labels": between("without_labels", ("stat-a",), ("zlap",), also=("no_labels",)),
     },
     "clap": {
         "constraint": between("constraint", "l2", "none", lr=1.0, epochs=5),
