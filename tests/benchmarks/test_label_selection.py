@@ -44,6 +44,14 @@ def test_random_needs_half_the_pool_and_others_a_share_of_it(bench):
     assert bench.interval(noisy, noisy) == pytest.approx((1, 1))  # seeds are drawn together
 
 
+def test_what_knows_the_labels_takes_classes_by_turns(bench):
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    counts = torch.tensor([2.0, 0, 0])
+    pool = bench.Pool(torch.eye(10), torch.arange(2, 10), torch.arange(2), counts)
+    rows = bench.ByTurns.of(labels).select(pool, 5, seed=1)
+    assert torch.bincount(labels[rows]).tolist() == [1, 3, 1] and len(set(rows)) == 5 and not {0, 1} & set(rows)
+
+
 def test_a_class_with_one_test_image_is_not_scored(bench):
     assert bench.score(np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 0, 1])) == pytest.approx(0.75)
 
@@ -52,7 +60,7 @@ def test_the_method_for_a_set_is_chosen_on_the_others(bench):
     shares = {
         "random": {"a": 1.0, "b": 1.0, "c": 1.0},
         "margin": {"a": 0.1, "b": 0.9, "c": 0.9},
-        "default": {"a": 0.8, "b": 0.6, "c": math.inf},
+        "default": {"a": 0.8, "b": 0.8, "c": math.inf},
     }
     rows = [line.split(" | ") for line in bench.chosen_elsewhere(shares, ["a", "b", "c"])][3:]
     assert [(row[0], row[1], row[2]) for row in rows[:3]] == [

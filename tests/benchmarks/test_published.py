@@ -148,8 +148,8 @@ def test_every_method_without_labels_is_registered(published):
 
 
 def test_what_cannot_be_is_one_line(published, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="no published number of openai-rn50 is known"):
-        published.main(["--sets", f"imagenet_v2={tmp_path}", "--backbone", "openai:RN50", "--out", "out"])
+    with pytest.raises(SystemExit, match="no published number of openai-rn101 is known"):
+        published.main(["--sets", f"imagenet_v2={tmp_path}", "--backbone", "openai:RN101", "--out", "out"])
     with pytest.raises(SystemExit):
         published.main(["--sets", "dtd=nowhere", "--backbone", "openai:RN50"])
     assert "--sets dtd: write NAME=DIR" in capsys.readouterr().err

@@ -178,27 +178,3 @@ def test_random_takes_all_alike():
     pool = pool_of(10)
     counts = np.bincount([row for seed in range(300) for row in build_selector("random").select(pool, 3, seed)])
     assert counts.min() > 60 and random.Random(1).sample(range(10), 3) == build_selector("random").select(pool, 3, 1)
-
-
-def on_a_line(places, labelled=()) -> Pool:
-    features = torch.tensor(places, dtype=torch.float32)[:, None]
-    rest = torch.tensor([row for row in range(len(places)) if row not in labelled])
-    return Pool(features, rest, torch.tensor(labelled, dtype=torch.int64), torch.zeros(2))
-
-
-def test_typiclust_takes_the_thick_of_the_largest_clusters():
-    """Eight images around 0, seven around 10, two around 20: three clusters, the last too small to count."""
-    places = [-4, -1, 0, 0.5, 1.1, 2, 3, 4, 9, 9.5, 9.8, 10, 11, 12, 13, 20, 20.1]
-    selector = build_selector("typiclust", neighbours=2)
-    assert selector.select(on_a_line(places), 3) == [3, 10, 5]  # around 0, around 10, and around 0 again
-    assert build_selector("typiclust", neighbours=2, smallest=1).select(on_a_line(places), 3)[:2] == [3, 10]
-    assert build_selector("typiclust", neighbours=2, smallest=1).select(on_a_line(places), 3)[2] in (15, 16)
-    assert build_selector("typiclust", neighbours=2, most=1).select(on_a_line(places), 1) == [10]
-    closeness = selector.typicality(torch.tensor([[0.0], [1.0], [3.0], [7.0]]))
-    assert closeness.tolist() == pytest.approx([1 / 2, 1 / 1.5, 1 / 2.5, 1 / 5], rel=1e-4)
-
-
-def test_typiclust_leaves_clusters_with_labels_for_later():
-    places = [*(0.1 * step for step in range(9)), *(10 + 0.1 * step for step in range(8))]
-    (row,) = build_selector("typiclust").select(on_a_line(places, labelled=(4,)), 1)
-    assert row > 8  # the larger cluster has a label
