@@ -88,7 +88,7 @@ def measured(name: str, method: str, given: argparse.Namespace) -> dict[str, Any
             "metric": metric,
             "zero_shot": of["zero_shot"][metric],
             "adapted": of["adapted"][metric],
-            "interval": of["baselines"][ZERO_SHOT]["interval"],
+            "interval": of["baselines"]["zero_shot"]["interval"],
             "notes": result.notes,
         }
     except VladaptError as error:
