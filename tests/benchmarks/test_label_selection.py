@@ -48,8 +48,9 @@ def test_what_knows_the_labels_takes_classes_by_turns(bench):
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
     counts = torch.tensor([2.0, 0, 0])
     pool = bench.Pool(torch.eye(10), torch.arange(2, 10), torch.arange(2), counts)
-    rows = bench.ByTurns.of(labels).select(pool, 5, seed=1)
-    assert torch.bincount(labels[rows]).tolist() == [1, 3, 1] and len(set(rows)) == 5 and not {0, 1} & set(rows)
+    for seed in range(6):
+        rows = bench.ByTurns.of(labels).select(pool, 5, seed)
+        assert torch.bincount(labels[rows]).tolist() == [1, 3, 1] and len(set(rows)) == 5 and not {0, 1} & set(rows)
 
 
 def test_a_class_with_one_test_image_is_not_scored(bench):
