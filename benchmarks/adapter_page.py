@@ -20,6 +20,7 @@ GROUPS = {
     "selftraining": "labels that it makes itself",
     "testtime": "the test images one by one, or in views of each",
     "crops": "parts of the image",
+    "video": "frames of a clip",
 }
 IN_WORDS = {
     "views": "augmented views",
@@ -67,7 +68,8 @@ def table(rows: Sequence[dict]) -> str:
     """Markdown, one row per adapter of this package that was measured."""
     measured = {row["adapter"] for row in rows}
     entries = {name: entry for name, entry in catalogue.adapters().items() if name in measured}
-    order = sorted(entries, key=lambda name: (list(GROUPS).index(entries[name].group), name))
+    groups = {name: list(GROUPS).index(entry.group or entry.domain) for name, entry in entries.items()}
+    order = sorted(entries, key=lambda name: (groups[name], name))
     return "\n".join([HEADER, RULER, *(_row(name, rows) for name in order)])
 
 
@@ -81,7 +83,9 @@ def _mark(measured: Sequence[dict]) -> str:
     if not measured:
         return ""
     options = f" ({measured[0]['options'].replace('=', ' ')})" if measured[0]["options"] else ""
-    return options + (" ²" if measured[0]["backbone"] != "embedded" else "")
+    marks = ["²"] * (measured[0]["backbone"] != "embedded")
+    marks += ["³"] * bool(catalogue.adapters()[measured[0]["adapter"]].domain)
+    return options + "".join(f" {mark}" for mark in marks)
 
 
 def _summary(name: str) -> str:

@@ -3,11 +3,18 @@
     python benchmarks/published.py --sets imagenet=DIR dtd=DIR --backbone openai:RN50
     python benchmarks/published.py --sets eurosat=DIR --backbone openai:ViT-B/16 --methods transclip --device cuda
     python benchmarks/published.py --sets dtd=DIR --backbone open_clip:RN50-quickgelu@RN50.pt --as openai-rn50
+    python benchmarks/published.py --sets dtd=DIR eurosat=DIR --backbone openai:ViT-B/32 --unlabelled all --device cuda
 
 Every method is compared under the protocol of its published number, at the shots that were published and no others;
 with all eleven sets of the few-shot protocol the published means over them are met too. A comparison is a folder in
 --out; one that was stopped goes on, one that is whole is read and not run again. There lie also published.csv and
 published.md.
+
+Of methods that learn without labels, most published means are over sets of which some are not known here. With
+--unlabelled these methods are fitted on the test images of each set, no image labelled (protocol "transductive"), and
+stand beside zero-shot in a second table, unlabelled.md: our mean gain over the sets given, and the published gain over
+the published sets, where one is known. The two means are not of the same sets. What a method gets by --resource in its
+paper (captions, sentences) it does not get here; one that needs it is passed over with a line that says so.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +31,23 @@ from typing import Any
 
 from vladapt.core.backbones.published import find_published
 from vladapt.core.engine.compare import STATE, TABLE, compare
+from vladapt.core.engine.fit import fit
 from vladapt.core.errors import VladaptError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.protocols import PROTOCOLS
-from vladapt.core.tasks.classification.published_results import ELEVEN, are_eleven, results_of
+from vladapt.core.tasks.classification.published_results import ELEVEN, are_eleven, means_of, results_of
 
 COLUMNS = ("protocol", "set", "method", "shots", "ours", "std", "published", "difference", "source")
 ANY = "any"
 ZERO_SHOT = "zero-shot"
+UNLABELLED = (
+    *("reclip", "dpa", "s3a", "gta-clip", "fpl", "ifpl", "grip", "lafter", "repe", "tda", "dmn", "zero", "mta", "tpt"),
+    *("onzeta", "zlap", "transclip", "stat-a"),
+)
+"""Methods that learn without labels, the means of which are asked for by "all"."""
+TRANSDUCTIVE = "transductive"
+KEPT = "accuracy.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,9 @@ class Rerun:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _parsed(arguments)
+    if given.unlabelled:
+        print(unlabelled_table(given))
+        return
     rows = published_rows(given.alias, given.sets, given.methods, given.shots)
     if not rows:
         raise SystemExit(f"no published number of {given.alias} is known for these sets, methods and shots")
@@ -158,13 +177,56 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
             *(str(line[key]) for key in header[:4]),
             f"{line['ours']:.2f}" + ("" if line["std"] is None else f" ± {line['std']:.2f}"),
             f"{line['published']:.2f}",
-            f"{line['difference']:+.2f}".replace("-", "−"),
+            _signed(line["difference"]),
             line["source"],
         )
         for line in lines
     ]
     ruler = ("---", "---", "---", "---:", "---:", "---:", "---:", "---")
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
+    return _rows_of((header, ruler, *rows))
+
+
+def unlabelled_table(given: argparse.Namespace) -> str:
+    """Each method's mean over the sets beside its published one; written after each method."""
+    header = ("method", "sets", "zero-shot", "ours", "gain", "published on", "zero-shot", "published", "gain", "source")
+    lines = [header, ("---", "---", *("---:",) * 3, "---", *("---:",) * 3, "---")]
+    known = {row["method"]: row for row in means_of(given.alias)}
+    for method in given.unlabelled:
+        try:
+            pairs = [unlabelled_accuracy(method, name, given) for name in given.sets]
+        except VladaptError as error:
+            print(f"{method}: {error}", flush=True)
+            continue
+        zero_shot, ours = (100 * statistics.fmean(of) for of in zip(*pairs, strict=True))
+        line = (method, ", ".join(given.sets), f"{zero_shot:.2f}", f"{ours:.2f}", _signed(ours - zero_shot))
+        if row := known.get(method):
+            gain = _signed(row["accuracy"] - row["zero_shot"])
+            numbers = (f"{row['zero_shot']:.2f}", f"{row['accuracy']:.2f}", gain)
+            lines.append((*line, row["sets"], *numbers, row["source"]))
+        else:
+            lines.append((*line, *("–",) * 5))
+        (given.out / "unlabelled.md").write_text(_rows_of(lines) + "\n", encoding="utf-8")
+    return _rows_of(lines)
+
+
+def unlabelled_accuracy(method: str, name: str, given: argparse.Namespace) -> tuple[float, float]:
+    """Zero-shot's and the method's accuracy on the test images of a set, which it learns from; run or read."""
+    folder = given.out / TRANSDUCTIVE / name / method
+    if not (folder / KEPT).is_file():
+        flags = {"data.path": given.sets[name], "backbone": given.backbone, "device": given.device, "out": str(folder)}
+        flags |= {"domain": "natural", "protocol": TRANSDUCTIVE, "preset": name, "adapter": {"name": method}}
+        found = fit(resolve(flags=flags), reporter=Reporter()).metrics
+        scores = [found[row]["accuracy"] for row in ("zero_shot", "adapted")]
+        (folder / KEPT).write_text(json.dumps(scores), encoding="utf-8")
+    return tuple(json.loads((folder / KEPT).read_text(encoding="utf-8")))
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", "−")
+
+
+def _rows_of(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def alias(backbone: str) -> str:
@@ -182,6 +244,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--as", dest="alias", metavar="ALIAS", help="the published model that the backbone is")
     parser.add_argument("--methods", help="comma-separated; by default all with a published number")
+    parser.add_argument("--unlabelled", help=f"methods without labels, comma-separated; all: {', '.join(UNLABELLED)}")
     parser.add_argument("--shots", help="comma-separated; by default all that were published")
     parser.add_argument("--seeds", help="comma-separated; by default those of the protocol")
     parser.add_argument("--device", default="auto")
@@ -196,6 +259,8 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     given.alias = given.alias or given.backbone
     given.methods = given.methods and given.methods.split(",")
+    given.unlabelled = UNLABELLED if given.unlabelled == "all" else (given.unlabelled or "").split(",")
+    given.unlabelled = [name for name in given.unlabelled if name]
     for key in ("shots", "seeds"):
         text = getattr(given, key)
         setattr(given, key, text and [int(each) for each in text.split(",")])

@@ -120,9 +120,36 @@ def test_zero_shot_is_met_whatever_the_shots(published):
     assert line["difference"] == pytest.approx(60.0 - 60.32)
 
 
+def test_methods_without_labels_stand_beside_published_means(published, eurosat, small_clip_spec, monkeypatch, capsys):
+    given = ["--sets", f"eurosat={eurosat}", "--backbone", small_clip_spec, "--as", "openai-vit-b-32",
+             "--unlabelled", "transclip,zlap,repe", "--out", "out"]  # fmt: skip
+    published.main(given)
+    printed = capsys.readouterr().out
+    assert "repe: " in printed and "captions" in printed  # needs a resource that is not given
+    table = Path("out", "unlabelled.md").read_text()
+    assert table in printed
+    transclip, zlap = (line.strip("| ").split(" | ") for line in table.splitlines()[2:])
+    zero_shot, ours = published.unlabelled_accuracy("transclip", "eurosat", published._parsed(given))
+    assert transclip[:4] == ["transclip", "eurosat", f"{100 * zero_shot:.2f}", f"{100 * ours:.2f}"]
+    assert transclip[5:] == [
+        "12 sets (the eleven and CUB)", "60.97", "65.59", "+4.62", "GTA-CLIP, image of results in its repository",
+    ]  # fmt: skip
+    assert zlap[0] == "zlap" and set(zlap[5:]) == {"–"}
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "fit", None)  # nothing is run again
+        published.main([text.replace(",repe", "") for text in given])
+    assert Path("out", "unlabelled.md").read_text() == table
+
+
+def test_every_method_without_labels_is_registered(published):
+    from vladapt.core.registry import catalogue
+
+    assert set(published.UNLABELLED) <= set(catalogue.adapters())
+
+
 def test_what_cannot_be_is_one_line(published, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="no published number of openai-rn50 is known"):
-        published.main(["--sets", f"imagenet_v2={tmp_path}", "--backbone", "openai:RN50", "--out", "out"])
+    with pytest.raises(SystemExit, match="no published number of openai-rn101 is known"):
+        published.main(["--sets", f"imagenet_v2={tmp_path}", "--backbone", "openai:RN101", "--out", "out"])
     with pytest.raises(SystemExit):
         published.main(["--sets", "dtd=nowhere", "--backbone", "openai:RN50"])
     assert "--sets dtd: write NAME=DIR" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 A row says the method, the backbone (its alias in `core/backbones/published.json`), the protocol, the set, the accuracy
 in percent per number of shots ("any" where no shot is looked at) and where the number was read. The set "eleven" is the
-mean over the sets of the few-shot protocol.
+mean over the sets of the few-shot protocol. Under "means" stand those of methods without labels over sets of which we
+know not all, with zero-shot's: there gains alone can be compared.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ def results_of(backbone: str) -> list[dict[str, Any]]:
     """All rows of a backbone, named by its alias or spec."""
     alias = alias_of(backbone)
     return [row for row in _table()["results"] if row["backbone"] == alias]
+
+
+def means_of(backbone: str) -> list[dict[str, Any]]:
+    """Means over sets of which we know not all, of a backbone named by its alias or spec."""
+    alias = alias_of(backbone)
+    return [row for row in _table()["means"] if row["backbone"] == alias]
 
 
 def setting_of(recipe: Recipe, prepared: Any, tasks: str = "") -> Setting | None:

@@ -18,6 +18,7 @@ from vladapt.core.tasks.classification.published_results import (
     TABLE,
     Setting,
     are_eleven,
+    means_of,
     note_on_published,
     setting_of,
 )
@@ -36,6 +37,11 @@ def test_every_row_names_what_there_is():
         assert row["method"] in catalogue.adapters() and row["backbone"] in aliases and row["source"]
         assert row["protocol"] in PROTOCOLS and row["set"] in (ELEVEN, *names())
         assert all(10 < value < 100 for value in row["accuracy"].values())
+    means = [(row["method"], row["backbone"]) for row in content["means"]]
+    assert len(set(means)) == len(means)
+    for row in content["means"]:
+        assert row["method"] in catalogue.adapters() and row["backbone"] in aliases and row["source"] and row["sets"]
+        assert 10 < row["zero_shot"] < row["accuracy"] < 100
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,7 @@ def test_every_row_names_what_there_is():
         (replace(TIP, set=ELEVEN), "ape", 1, 65.13),
         (replace(TIP, protocol="coop"), "coop", 16, 62.97),
         (Setting("openai-vit-b-16", "transductive", "eurosat", "all"), "transclip", 0, 65.42),
+        (Setting("openai-rn50", "transductive", "imagenet_a", "all"), "tpt", 0, 26.67),
     ],
 )
 def test_the_same_method_backbone_protocol_set_and_shots(setting, method, shots, percent):
@@ -71,6 +78,13 @@ def test_the_same_method_backbone_protocol_set_and_shots(setting, method, shots,
 )
 def test_nothing_where_something_is_otherwise(setting, method, shots):
     assert setting.result(method, shots) is None
+
+
+def test_means_over_other_sets_are_of_one_backbone():
+    (row,) = means_of("open_clip:ViT-L-14/openai")[-1:]
+    assert (row["method"], row["zero_shot"], row["accuracy"]) == ("reclip", 69.83, 74.94)
+    assert {row["method"] for row in means_of("openai-vit-b-32")} == {"gta-clip", "transclip"}
+    assert means_of("openai-rn50") == means_of("embedded") == []
 
 
 def test_what_a_recipe_changes_makes_its_numbers_others():
