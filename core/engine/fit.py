@@ -147,6 +147,7 @@ def predict(
     max_error: float | None = None,
     reading: Mapping[str, Any] | None = None,
     stream: bool = False,
+    explain: str | bool | None = None,
     reporter: Reporter | None = None,
 ):
     """What a run says of files, or of all files of folders.
@@ -170,6 +171,8 @@ def predict(
         max_error: share of the answers given that may be wrong; the others are left open.
         reading: options of the domain's reader, in place of the run's own.
         stream: the images come one after the other, as files are sorted, and the run keeps what it learned from them.
+        explain: write why each image is called what it is into the folder of `out`: a page, and heat maps by
+            "grad-cam", "occlusion" or "rollout"; True for the one that suits the backbone.
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
@@ -198,6 +201,7 @@ def predict(
         max_error=max_error,
         reading=reading,
         stream=stream or None,
+        explain="auto" if explain is True else explain or None,
     )
     task.check_use(use, "predict")
     predicted = task.predict(use, reporter or Reporter(quiet=True))

@@ -16,6 +16,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -220,3 +221,26 @@ def _rollout(seen: Seen, pixels: Tensor, target: int) -> Tensor:
 def _enlarged(cells: Tensor, pixels: Tensor) -> Tensor:
     """(h, w) -> (H, W)."""
     return F.interpolate(cells[None, None].float(), pixels.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+
+
+def as_seen(pixels: Tensor, towers: Backbone) -> np.ndarray:
+    """(H, W, 3) uint8: the picture as the tower takes it, cut and resized, of more channels the first three."""
+    mean, std = (torch.tensor(values[:3])[:, None, None] for values in (towers.image_mean, towers.image_std))
+    shown = (pixels[:3].float().cpu() * std + mean).clamp(0, 1)
+    return (shown * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def overlaid(picture: np.ndarray, heat: Tensor) -> np.ndarray:
+    """The map over the picture: where nothing counts the picture is grey and dim, where much counts red to yellow.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        heat: (H, W) in 0..1.
+    """
+    from matplotlib import colormaps
+
+    share = heat.numpy()[..., None]
+    dim = 0.25 * 255 + 0.6 * picture.mean(axis=2, keepdims=True)
+    colours = 255 * colormaps["inferno"](0.25 + 0.7 * heat.numpy())[..., :3]
+    opacity = 0.75 * share**0.8
+    return (dim * (1 - opacity) + colours * opacity).clip(0, 255).round().astype(np.uint8)

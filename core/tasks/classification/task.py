@@ -58,6 +58,7 @@ from .fitting import (
 from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .labelled_examples import labelled_of, placed
+from .mistakes import explained_mistakes
 from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
@@ -88,14 +89,14 @@ class Classification(Task):
     ) | {"redact", "preset", "protocol"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "vocabulary_steps"}) | TRUST
-    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream"}) | TRUST
+    at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
         "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
         "open-vocab",
         "classes": "for detection and segmentation; this run has its own classes",
-        "out": f"a classification writes no pictures; give a file of its predictions ({', '.join(FILE_KINDS)})",
+        "out": f"a classification writes pictures with --explain only; else give a file ({', '.join(FILE_KINDS)})",
     }
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -179,7 +180,8 @@ class Classification(Task):
         return evaluate_run(use, self.domain, self.name, reporter)
 
     def predict(self, use: Use, reporter: Reporter):
-        if self.own_files and self.domain.writes_own(use, self.name, reading := recipe_again(use).reading):
+        reading = recipe_again(use).reading if self.own_files and not use.explain else {}
+        if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain's own are not made of a stream; omit it, or --out")
             load = partial(RunScorer.of_use, use, self.domain, self.name)
@@ -305,7 +307,9 @@ class Classification(Task):
             info["calibration"] = done.calibration.facts()
         else:
             info["not_calibrated"] = done.not_calibrated
-        results = replace(results_of(prepared, info, done), further=self.further_sections(prepared, done.scores))
+        further = self.further_sections(prepared, done.scores)
+        explain = explained_mistakes(prepared, done.adapter, done.labelled)
+        results = replace(results_of(prepared, info, done), further=further, explain=explain)
         plain_info = info
         if (hidden := self.hidden(recipe, prepared, info)) is not None:
             info = hidden
