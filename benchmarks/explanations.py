@@ -71,7 +71,8 @@ def scene(label: int, number: int) -> Scene:
 
 def _put(canvas: Image.Image, shape: Image.Image, quarter: int, rng: np.random.Generator) -> tuple[int, int]:
     half, size = SIDE // 2, shape.size
-    left, top = (half * part + int(rng.integers(half - side + 1)) for part, side in zip((quarter % 2, quarter // 2), size))
+    corner = half * (quarter % 2), half * (quarter // 2)
+    left, top = (start + int(rng.integers(half - side + 1)) for start, side in zip(corner, size))
     canvas.paste(shape, (left, top), shape)
     return left, top
 
