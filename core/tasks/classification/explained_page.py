@@ -85,6 +85,7 @@ def write_explanations(
         made.notes.append(f"no heat maps: {explainer.no_maps}")
     write_whole(folder / PAGE, _page(predictor, explainer, made, reasons, targets))
     made.files.append(folder / PAGE)
+    made.notes.append(f"why each is called what it is: {folder / PAGE}")
 
 
 def _explainer(use: Use, predictor: Predictor) -> Explainer:

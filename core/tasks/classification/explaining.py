@@ -16,7 +16,16 @@ from ...contracts.by_example import ByExample
 from ...contracts.domain import Decoded
 from ...contracts.features import PROJECTED, Batch
 from ...errors import CapabilityError, DataError
-from ...explanation.heat_maps import OCCLUSION, Seen, as_seen, check_method, default_method, heat_map, overlaid
+from ...explanation.heat_maps import (
+    OCCLUSION,
+    ROLLOUT,
+    Seen,
+    as_seen,
+    check_method,
+    default_method,
+    heat_map,
+    overlaid,
+)
 from ...explanation.nearest import NEAREST, Example, LabelledImages
 from ...features.extract import encoder
 from ...runs.plots import data_uri
@@ -30,7 +39,7 @@ CAUTION = (
 MAP_WORDS = {
     "grad-cam": "Heat maps are by Grad-CAM, in cells of the tower’s last map",
     "occlusion": "Heat maps are by occlusion: how far the score falls where a grey square covers the picture",
-    "rollout": "Heat maps are by attention rollout: what the tower looked at, whatever the class",
+    "rollout": "Heat maps are by attention rollout: what the tower looked at, whatever it called it",
 }
 SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
@@ -103,7 +112,7 @@ class Reason:
 def _number(example: Example) -> str:
     if example.share is None:
         return f"similarity {example.similarity:.2f}"
-    return f"{'−' if example.part < 0 else ''}{example.share:.0%} of it"
+    return f"{'takes' if example.part < 0 else 'adds'} {example.share:.0%}"
 
 
 class Explainer:
@@ -165,13 +174,17 @@ class Explainer:
             examples = "This run keeps no labelled images."
         elif exact:
             examples = (
-                "Labelled images are those that add most to the score: the shares are of what all of them add, exactly."
+                "Labelled images are those that add most to the logit of the answer, or take most from it: this score is "
+                "a sum over them, and the shares are exact."
             )
         else:
             examples = "Labelled images are those with the most similar features (cosine)."
-        maps = f"No heat maps: {self.no_maps}." if self.no_maps else f"{MAP_WORDS[self.method]}."
-        what = "logit" if self.adapter.multilabel_ else "logit, above the mean of the other classes’"
-        return f"{examples} {maps} The score is the {what}. {CAUTION}"
+        if self.no_maps:
+            return f"{examples} No heat maps: {self.no_maps.rstrip('.')}. {CAUTION}"
+        if self.method == ROLLOUT:
+            return f"{examples} {MAP_WORDS[self.method]}. {CAUTION}"
+        score = "the logit of the label" if self.adapter.multilabel_ else "the logit above the mean of the other classes’"
+        return f"{examples} {MAP_WORDS[self.method]}; they follow {score}. {CAUTION}"
 
     def reasons(self, asked: Sequence[Asked], reporter: Reporter, count: int = NEAREST) -> list[Reason]:
         """Of each image why.
