@@ -69,7 +69,7 @@ class Reason:
         pictures: of each its decoded image, or None.
         logit: that is explained; None where the score could not be asked for on its own.
         examples_add: what all labelled images add to it together; None where it is no sum over them.
-        picture: (H, W, 3) uint8 as the tower takes it, or None.
+        picture: (H, W, 3) uint8 as the tower takes it, of several parts the middle one; or None.
         heat: (H, W) in 0..1, or None.
         no_map: why there is no heat map, or "".
     """
@@ -125,7 +125,8 @@ class Explainer:
         picture_of: a labelled image -> its decoded picture, or None.
         transform: decoded image -> pixels, as the features were made.
         method: of `heat_maps.METHODS`; None for the default of the towers.
-        quick: no method that asks the tower many times per image, unless it is named.
+        quick: no method that asks the tower many times per image, unless it is named; and of samples with several
+            parts (clips, volumes) no more is decoded than must be.
 
     Attributes:
         no_maps: why there are no heat maps, or "".
@@ -145,7 +146,7 @@ class Explainer:
         quick: bool = False,
     ):
         self.adapter, self.towers, self.labelled, self.picture_of = adapter, towers, labelled, picture_of
-        self.transform, self.method, self.no_maps = transform, method, ""
+        self.transform, self.method, self.no_maps, self.quick, self._several = transform, method, "", quick, False
         if towers is None:
             self.no_maps = "the run was made from a file of features, so there are no pictures"
             return
@@ -174,8 +175,8 @@ class Explainer:
             examples = "This run keeps no labelled images."
         elif exact:
             examples = (
-                "Labelled images are those that add most to the logit of the answer, or take most from it: this score is "
-                "a sum over them, and the shares are exact."
+                "Labelled images are those that add most to the logit of the answer, or take most from it: it is a sum "
+                "over them, and the shares are exact."
             )
         else:
             examples = "Labelled images are those with the most similar features (cosine)."
@@ -183,7 +184,7 @@ class Explainer:
             return f"{examples} No heat maps: {self.no_maps.rstrip('.')}. {CAUTION}"
         if self.method == ROLLOUT:
             return f"{examples} {MAP_WORDS[self.method]}. {CAUTION}"
-        score = "the logit of the label" if self.adapter.multilabel_ else "the logit above the mean of the other classes’"
+        score = "the label’s logit" if self.adapter.multilabel_ else "the logit above the mean of the other classes’"
         return f"{examples} {MAP_WORDS[self.method]}; they follow {score}. {CAUTION}"
 
     def reasons(self, asked: Sequence[Asked], reporter: Reporter, count: int = NEAREST) -> list[Reason]:
@@ -202,7 +203,9 @@ class Explainer:
     def _reason(self, asked: Asked, count: int) -> Reason:
         reason, pixels = Reason(), None
         try:
-            pixels = None if asked.load is None or self.transform is None else self.transform(asked.load())
+            if self._needs_pixels(asked):
+                pixels = self.transform(asked.load())
+                self._several = pixels.ndim != 3
         except DataError as error:
             reason.no_map = str(error)
         features = asked.features
@@ -210,9 +213,18 @@ class Explainer:
             features = encoder(self.towers, PROJECTED, None)(pixels[None])[0].clone()
         if features is not None:
             self._with_examples(reason, features, asked.target, count)
-        if pixels is not None and not self.no_maps:
+        if pixels is not None:
+            reason.picture = as_seen(pixels[len(pixels) // 2] if self._several else pixels, self.towers)
+        if self._several and not self.no_maps:
+            reason.no_map = "the sample has several parts"
+        elif pixels is not None and not self.no_maps:
             self._with_map(reason, pixels, asked.target)
         return reason
+
+    def _needs_pixels(self, asked: Asked) -> bool:
+        if asked.load is None or self.transform is None:
+            return False
+        return asked.features is None or not (self.quick and (self._several or self.no_maps))
 
     def _with_examples(self, reason: Reason, features: Tensor, target: int, count: int) -> None:
         if self.labelled is None:
@@ -222,7 +234,8 @@ class Explainer:
             reason.examples = self.labelled.nearest(features[None], count)[0]
         else:
             reason.examples = self.labelled.by_part(features[None], parts[None], count)[0]
-        reason.pictures = [self.picture_of(example) for example in reason.examples]
+        plain = self.quick and self._several
+        reason.pictures = [None if plain else self.picture_of(example) for example in reason.examples]
 
     @torch.no_grad()
     def _parts(self, reason: Reason, features: Tensor, target: int) -> Tensor | None:
@@ -237,10 +250,6 @@ class Explainer:
         return rows[0].view(self.labelled.total, -1).sum(dim=1)
 
     def _with_map(self, reason: Reason, pixels: Tensor, target: int) -> None:
-        if pixels.ndim != 3:
-            reason.no_map = "the sample has several parts"
-            return
-        reason.picture = as_seen(pixels, self.towers)
         try:
             reason.heat = heat_map(self.method, self.seen, pixels, target)
         except CapabilityError as error:

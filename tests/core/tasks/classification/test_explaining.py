@@ -38,7 +38,7 @@ def test_the_shares_of_a_cache_sum_to_its_part_of_the_logit():
     assert abs(sum(each.part for each in reason.examples) - reason.examples_add) < 1e-5
     of_text = float(made.adapter.logit_scale * made.adapter.text[1].sum() / 8**0.5)
     assert abs(reason.logit - reason.examples_add - of_text) < 1e-3
-    assert "is a sum over them" in made.note(True) and CAUTION in made.note(True)
+    assert "it is a sum over them" in made.note(True) and CAUTION in made.note(True)
     assert reason.words().startswith("The labelled images add ")
 
 
