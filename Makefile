@@ -21,7 +21,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-fit: pyproject.toml setup.py | $(BIN)/python
-	$(PIP) install --quiet -e '.[embedded,medical]'
+	$(PIP) install --quiet -e '.[embedded,medical,explain]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python

@@ -95,6 +95,11 @@ def cache_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float) -> 
     return torch.cat([torch.exp(-beta * (1 - block @ keys.T)) @ values for block in in_blocks(queries, rows)])
 
 
+def example_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float, classes: Tensor) -> Tensor:
+    """(B, N): what each key adds to `cache_logits` of one class of each query, (B,) int64."""
+    return torch.exp(-beta * (1 - queries @ keys.T)) * values[:, classes].T
+
+
 @dataclass(frozen=True)
 class Axis:
     """One hyper-parameter: the value the user gave, else a grid to search, else a default.

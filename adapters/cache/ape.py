@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.by_example import ByExample
 from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
@@ -22,6 +23,7 @@ from ._cache_model import (
     cache_logits,
     cache_values,
     choose,
+    example_logits,
     grid_axes,
     keys_note,
     one_hot_values,
@@ -36,7 +38,7 @@ SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
 
 
 @dataclass(eq=False, kw_only=True)
-class APE(WithPreset, Searched, PooledViews):
+class APE(WithPreset, Searched, PooledViews, ByExample):
     """Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (Zhu et al., 2023,
     arXiv 2304.01195).
 
@@ -141,9 +143,17 @@ class APE(WithPreset, Searched, PooledViews):
     def _logits(self, batch: Batch) -> Tensor:
         unit = batch.unit
         zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
-        values = self.values * torch.exp(self.gamma_ * self.exponent)[:, None]  # (N, C)
-        cache = cache_logits(self._refine(unit), self.keys, values, self.beta_)  # (B, C)
+        cache = cache_logits(self._refine(unit), self.keys, self._weighted_values(), self.beta_)  # (B, C)
         return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
+
+    def _weighted_values(self) -> Tensor:
+        """(N, C)."""
+        return self.values * torch.exp(self.gamma_ * self.exponent)[:, None]
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
+        queries = self._refine(batch.unit)
+        parts = example_logits(queries, self.keys, self._weighted_values(), self.beta_, classes)  # (B, N)
+        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts
 
 
 def select_channels(criterion: Tensor, top_q: int) -> Tensor:

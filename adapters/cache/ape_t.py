@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
+from ...core.contracts.by_example import ByExample
 from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
@@ -23,6 +24,7 @@ from ._cache_model import (
     cache_keys,
     cache_logits,
     cache_values,
+    example_logits,
     grid_axes,
     keys_note,
     one_hot_values,
@@ -38,7 +40,7 @@ CRITERIA = ("text", "image_text")
 
 
 @dataclass(eq=False, kw_only=True)
-class APET(WithPreset, Searched, FreshViews):
+class APET(WithPreset, Searched, FreshViews, ByExample):
     """APE-T, of Not All Features Matter (Zhu et al., 2023, arXiv 2304.01195): APE's prior refinement, trained.
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
@@ -180,3 +182,7 @@ class APET(WithPreset, Searched, FreshViews):
     def _logits(self, batch: Batch) -> Tensor:
         logits = self._unit_logits(batch.unit, self.text, self.keys, self.values)
         return logits if self.offset is None else logits + self.offset
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
+        parts = example_logits(batch.unit, self.keys, self.values, self.beta_, classes)  # (B, N)
+        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts

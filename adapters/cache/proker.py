@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.by_example import ByExample
 from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
@@ -19,7 +20,7 @@ from ...core.data.sampling import Selection, selection_split
 from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import best_setting, val_score
 from ..published_sets import WithPreset
-from ._cache_model import Axis, cache_logits, choose
+from ._cache_model import Axis, cache_logits, choose, example_logits
 from ._keyed import Keyed, Rows
 from ._presets import proker_setting
 
@@ -30,7 +31,7 @@ MOST_ROWS, MOST_SEARCHED, NO_LIMIT = 1024, 2048, 0
 
 
 @dataclass(eq=False, kw_only=True)
-class ProKeR(WithPreset, Keyed, Searched, PooledViews):
+class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
     """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
     Boukhayma, 2025, arXiv 2501.11175).
 
@@ -180,6 +181,10 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews):
         cache = cache_logits(self.queries(batch), self.rows, self.coefficients, self.beta_)  # (B, C)
         corrected = batch.unit @ self.text.T + cache
         return self.logit_scale * corrected + self.logit_bias
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
+        queries = self.queries(batch)
+        return self.logit_scale * example_logits(queries, self.rows, self.coefficients, self.beta_, classes)
 
 
 def rows_of(support: FeatureSet, taken: int) -> tuple[Tensor, Tensor]:

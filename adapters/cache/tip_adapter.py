@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
+from ...core.contracts.by_example import ByExample
 from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
@@ -19,6 +20,7 @@ from ._cache_model import (
     cache_logits,
     cache_values,
     choose,
+    example_logits,
     grid_axes,
     keys_note,
     search_as,
@@ -32,7 +34,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
+class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
     """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., 2022, arXiv 2207.09519).
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L, with s the logit scale (100 where alphas were published),
@@ -108,3 +110,7 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
         zero_shot = zero_shot_logits(batch.unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
         cache = cache_logits(self.queries(batch), self.keys, self.values, self.beta_)  # (B, C)
         return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
+        parts = example_logits(self.queries(batch), self.keys, self.values, self.beta_, classes)  # (B, N)
+        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts

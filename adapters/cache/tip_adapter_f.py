@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
+from ...core.contracts.by_example import ByExample
 from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
@@ -22,6 +23,7 @@ from ._cache_model import (
     cache_keys,
     cache_logits,
     cache_values,
+    example_logits,
     grid_axes,
     keys_note,
     zero_shot_logits,
@@ -35,7 +37,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
+class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -153,3 +155,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     def _logits(self, batch: Batch) -> Tensor:
         logits = self._unit_logits(batch.unit, self.queries(batch))
         return logits if self.offset is None else logits + self.offset
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
+        parts = example_logits(self.queries(batch), self.keys, self.values, self.beta_, classes)  # (B, N)
+        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.by_example import ByExample
 from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
@@ -23,6 +24,7 @@ from ._cache_model import (
     cache_keys,
     cache_logits,
     choose,
+    example_logits,
     grid,
     keys_note,
     one_hot_values,
@@ -36,7 +38,7 @@ STARTS = (1.0, 0.1, 0.1)  # where the published grids begin
 
 
 @dataclass(eq=False, kw_only=True)
-class TipX(Searched, PooledViews):
+class TipX(Searched, PooledViews, ByExample):
     """SuS-X: Training-Free Name-Only Transfer of Vision-Language Models (Udandarao, Gupta and Albanie, 2022,
     arXiv 2211.16198).
 
@@ -86,8 +88,9 @@ class TipX(Searched, PooledViews):
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "signatures", "mean_keys", "ranges",
-        "beta_", "alpha_", "gamma_",
+        "beta_", "alpha_", "gamma_", "of_shots",
     )  # fmt: skip
+    later_state: ClassVar[dict[str, bool]] = {"of_shots": False}
 
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
     beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
@@ -111,6 +114,7 @@ class TipX(Searched, PooledViews):
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
         folder = support_folder_images(resources, support, classifier)
+        self.of_shots = folder is None
         selection = self._selection(folder, support, val, seed)
         self._remember(folder, selection.train)
         self.ranges = self._ranges(None if selection.val is None else selection.val.unit)
@@ -202,6 +206,13 @@ class TipX(Searched, PooledViews):
         cache = cache_logits(unit, self.keys, self.values, self.beta_)  # (B, C)
         factor = self.logit_scale / REFERENCE_SCALE
         return zero_shot + factor * (self.gamma_ * self._likeness(unit) + self.alpha_ * cache)
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor | None:
+        """Of the cache of the shots; signatures speak for classes as wholes, and a support folder has other images."""
+        if not self.of_shots:
+            return None
+        parts = example_logits(batch.unit, self.keys, self.values, self.beta_, classes)  # (B, N)
+        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts
 
 
 def divergences(images: Tensor, keys: Tensor) -> Tensor:

@@ -38,12 +38,20 @@ class UnlabelledTrial:
     Args:
         unlabeled: the images that they are to classify.
         build: name -> the candidate, not fitted.
+
+    Raises:
+        CapabilityError: there are no images, or no texts.
     """
 
-    unlabeled: FeatureSet
+    unlabeled: FeatureSet | None
     classifier: TextClassifier
     seed: int
     build: Callable[[str], Adapter]
+
+    def __post_init__(self):
+        if self.unlabeled is None or not len(self.unlabeled) or not self.classifier.has_texts:
+            lacking = "labelled images, or images without labels and the texts of their classes"
+            raise CapabilityError(f"adapter 'auto' needs {lacking}; pass a support, or unlabeled=")
 
     def judged(self, names: Sequence[str]) -> Iterator[Judged]:
         """Each candidate that can be fitted, judged by all prompts."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.by_example import ByExample
 from ...core.contracts.choices import published_options
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import as_text, option
@@ -45,7 +46,7 @@ LARGEST = {
 
 
 @dataclass(eq=False, kw_only=True)
-class Auto(Adapter):
+class Auto(ByExample):
     """Cross-validation over methods (A survey of cross-validation procedures for model selection, Arlot and Celisse,
     2010, arXiv 0907.4728) with the one-standard-error rule of Classification and Regression Trees (Breiman, Friedman,
     Olshen and Stone, 1984). Which methods, and their order, are ours.
@@ -150,9 +151,6 @@ class Auto(Adapter):
         return self._report(taken, scores, words, trial)
 
     def _fit_without_labels(self, classifier, unlabeled: FeatureSet | None, seed: int) -> FitReport:
-        if unlabeled is None or not len(unlabeled) or not classifier.has_texts:
-            lacking = "labelled images, or images without labels and the texts of their classes"
-            raise CapabilityError(f"adapter 'auto' needs {lacking}; pass a support, or unlabeled=")
         trial = without_labels.UnlabelledTrial(unlabeled, classifier, seed, self._built)
         judged = list(trial.judged(self.without_labels))
         taken = trial.taken(judged)
@@ -242,6 +240,10 @@ class Auto(Adapter):
 
     def _logits(self, batch: Batch) -> Tensor:
         return self.taken.logits(batch)
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor | None:
+        """Where the method that was taken is such a sum."""
+        return self.taken.example_parts(batch, classes) if isinstance(self.taken, ByExample) else None
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,7 @@ class EmbeddedBackbone(TwoTower):
         order, parts = np.argsort(lengths, kind="stable"), []
         for start in range(0, len(order), TEXT_BATCH):
             rows = order[start : start + TEXT_BATCH]
-            some = tokens[torch.from_numpy(rows).to(self.device)]
-            parts.append(super().encode_text(some, normalize, lengths[rows]))
+            parts.append(super().encode_text(tokens[torch.from_numpy(rows).to(self.device)], normalize, lengths[rows]))
         return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(self.device)]
 
 
@@ -187,8 +186,7 @@ class _ImageTower(ImageTower):
     def __init__(self, model: _Towers):
         self.network, self.alignment = model.image, model.alignment
 
-    def hidden(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1280): the last map's mean."""
+    def hidden(self, pixels: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 1280): the last map's mean
         return self.network(pixels).float().mean(dim=(2, 3))
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -203,6 +201,9 @@ class _ImageTower(ImageTower):
 
     def maps(self, pixels: Tensor) -> list[Tensor]:
         return self.network.maps(pixels)
+
+    def pooled_map(self, pixels: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return self.network(pixels).float(), lambda last: self.project(last.mean(dim=(2, 3)))
 
     def pool_map(self, last: Tensor) -> Tensor:
         cells = self.network.head(last).float().flatten(2).transpose(1, 2)  # (B, P, 1280)

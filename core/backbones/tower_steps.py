@@ -91,6 +91,10 @@ class ImageTower:
         """(B, W, h, w), the last of `maps` of a tower without blocks -> (B, 1 + h * w, D): the whole and each cell."""
         raise AssertionError("a tower without blocks implements pool_map")
 
+    def pooled_map(self, pixels: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Of a tower without blocks (B, W, h, w), the map that is pooled, and what makes (B, D) features of it."""
+        return self.maps(pixels)[-1], lambda last: self.pool_map(last)[:, 0]
+
     def several(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         """What is named of "image_features", "image_hidden", "image_tokens", not normalised; one pass with blocks."""
         if not self.blocks:

@@ -317,6 +317,11 @@ class TwoTower(Backbone):
         self.need("feature_maps")
         return self._image.maps(pixels.to(self.device))
 
+    def pooled_map(self, pixels: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """As `ImageTower.pooled_map`, of (B, 3, S, S), for towers with "feature_maps" and without blocks."""
+        self.need("feature_maps")
+        return self._image.pooled_map(pixels.to(self.device))
+
     def pool_map(self, last: Tensor) -> Tensor:
         """(B, W, h, w), the last of `feature_maps` -> (B, 1 + h * w, D) in the shared space: the whole, then each cell.
 

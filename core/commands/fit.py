@@ -318,6 +318,13 @@ def predict(
         bool,
         typer.Option("--stream", help="The images come one after the other; the run keeps what it learns of each."),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say why: labelled examples and heat maps, as a page in --out DIR.")
+    ] = False,
+    explain_method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the heat maps: grad-cam, occlusion or rollout; default by backbone."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -349,6 +356,7 @@ def predict(
         set_method=set_method,
         max_error=max_error,
         stream=stream,
+        explain=explain_method or explain,
         reporter=reporter(),
     )
     files, notes = predicted.files, getattr(predicted, "notes", [])

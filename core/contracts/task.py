@@ -24,7 +24,7 @@ ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "wo
 """Recipe keys that every task takes."""
 TRUST = frozenset({"coverage", "set_method", "max_error"})
 USED = ("data", "features", "batch_size", "workers", "resources", "classes", "out", "top", "threshold", "stream")
-USED += ("vocabulary_steps", *sorted(TRUST))
+USED += ("explain", "vocabulary_steps", *sorted(TRUST))
 """Fields of `Use` that only some tasks take."""
 FILE_KINDS = (".csv", ".jsonl", ".html")
 """Suffixes of files of rows; any other place is a folder."""
@@ -83,6 +83,7 @@ class Use:
         reading: options of the domain's reader, in place of the run's own.
         redact: leave names of files, and pictures, out of what is written.
         stream: whether the images come one after the other, and the run learns from each; see `Adapter.stream`.
+        explain: how each answer is explained, of `core/explanation/heat_maps.py`, or "auto".
         vocabulary_steps: in how many steps the vocabulary grows, for scores of its growth.
     """
 
@@ -106,6 +107,7 @@ class Use:
     reading: Mapping[str, Any] | None = None
     redact: bool = False
     stream: bool | None = None
+    explain: str | None = None
     vocabulary_steps: int | None = None
 
 
@@ -341,7 +343,7 @@ class Task(ABC):
     def check_use(self, use: Use, command: str) -> None:
         """Raise the ConfigError of what is given to a command that this task does not take there."""
         taken = self.at_evaluation if command == "evaluate" else self.at_prediction
-        taken = taken | {"out"} if self.own_files else taken
+        taken = taken | {"out"} if self.own_files or (use.explain and "explain" in taken) else taken
         for key in USED:
             value = getattr(use, key)
             if value is not None and value != {} and key not in taken:
@@ -370,8 +372,7 @@ class Task(ABC):
         return {**vars(self.options()), **settled}
 
     def _why_unused(self, key: str) -> str:
-        reason = self.unused.get(key) or self.unused.get(key.partition(".")[0])
-        return reason or f"{self.title} does not use it; omit it"
+        return self.unused.get(key, self.unused.get(key.partition(".")[0])) or f"{self.title} does not use it; omit it"
 
     def _refusal(self, command: str) -> str:
         return self.refusals.get(command) or f"{self.title} has no {command}"

@@ -154,6 +154,7 @@ def predict(
     reading: Mapping[str, Any] | None = None,
     stream: bool = False,
     backbone: str | None = None,
+    explain: str | bool | None = None,
     reporter: Reporter | None = None,
 ):
     """What a run says of files, or of all files of folders.
@@ -178,6 +179,8 @@ def predict(
         reading: options of the domain's reader, in place of the run's own.
         stream: the images come one after the other, as files are sorted, and the run keeps what it learned from them.
         backbone: where the run's backbone lies here, where that is elsewhere than the run says.
+        explain: write why each image is called what it is into the folder of `out`: a page, and heat maps by
+            "grad-cam", "occlusion" or "rollout"; True for the one that suits the backbone.
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
@@ -208,6 +211,7 @@ def predict(
         max_error=max_error,
         reading=reading,
         stream=stream or None,
+        explain="auto" if explain is True else explain or None,
     )
     task.check_use(use, "predict")
     predicted = task.predict(use, reporter or Reporter(quiet=True))

@@ -252,16 +252,38 @@ class CalibrationSection:
     kind: ClassVar = "calibration"
 
 
+class Reasons(NamedTuple):
+    """Why an image was called what it was: the heat map over it as a data: address, or None; (data: address or None,
+    labels, number) of labelled images; and a sentence, or ""."""
+
+    overlay: str | None
+    examples: Sequence[tuple[str | None, str, str]]
+    words: str = ""
+
+
 @dataclass(frozen=True)
 class MistakeSection:
     """(image, name, true class, what it was called, confidence in 0..1); an image is a data: address, None where it
-    cannot be read; `pictured`: there are images at all; `strips`: each is a row of several pictures."""
+    cannot be read; `pictured`: there are images at all; `strips`: each is a row of several pictures; `reasons` of each,
+    or none, and what is to be said of them."""
 
     title: str
     mistakes: Sequence[tuple[str | None, str, str, str, float]]
     pictured: bool
     strips: bool = False
+    reasons: Sequence[Reasons] = ()
+    reasons_note: str = ""
     kind: ClassVar = "mistakes"
+
+
+@dataclass(frozen=True)
+class ExplanationSection:
+    """(image as a data: address or None, name, answer, its confidence in 0..1, why) of new images."""
+
+    title: str
+    answers: Sequence[tuple[str | None, str, str, float, Reasons]]
+    note: str = ""
+    kind: ClassVar = "explanations"
 
 
 class Search(NamedTuple):

@@ -19,6 +19,7 @@ from ...contracts.part_views import IMAGES
 from ...contracts.recipe import Recipe
 from ...data.sampling import class_counts, short_classes
 from ...errors import CapabilityError, ConfigError
+from ...explanation.nearest import LabelledImages
 from ...forgetting.probe import forgetting, probe_of
 from ...registry import build_adapter
 from ...runs.evaluations import digests_of, kept_digests
@@ -53,6 +54,7 @@ class Fitted:
         calibration: what confidences are made with, or None.
         not_calibrated: why there is none; "" where there is one.
         judge: what was found of a fit without labels, for run.json; None where labels were learned from.
+        labelled: the labelled images that it learned from, or None.
     """
 
     adapter: Adapter
@@ -63,6 +65,7 @@ class Fitted:
     calibration: Calibration | None = None
     not_calibrated: str = ""
     judge: dict[str, Any] | None = None
+    labelled: LabelledImages | None = None
 
 
 def fit_adapter(

@@ -20,9 +20,12 @@ from ...errors import ConfigError, DataError
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import TableSection, plural
 from ...runtime.files import write_whole
+from .explained_page import check_explained
 from .trust import abstention_notes, uncalibrated_words
 
 TOP = 3
+NESTED = ("top", "explanation")
+"""Keys of a row that are no cell of a table."""
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Predictions:
         unlike: (N,) bool, images unlike those of the fit; None where the run cannot tell.
         places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
+        explanations: of each image why, JSON-able; None where that is not asked for.
     """
 
     class_names: tuple[str, ...]
@@ -58,6 +62,7 @@ class Predictions:
     unlike: Tensor | None = None
     places: list[dict[str, Any]] | None = None
     top: int = TOP
+    explanations: list[dict[str, Any]] | None = None
 
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:
         """One dict per image: id, where it lies in its file where that is known (start and end of a clip), label and
@@ -86,6 +91,8 @@ class Predictions:
             row["set"] = self._names(self.sets[n])
         if self.unlike is not None:
             row["unlike"] = bool(self.unlike[n])
+        if self.explanations is not None:
+            row["explanation"] = self.explanations[n]
         return {**row, "top": ranked}
 
     def _names(self, chosen: Tensor) -> list[str]:
@@ -107,7 +114,7 @@ class Predictions:
     def _csv(self) -> str:
         """A column per class with its probability; lists are joined by semicolons."""
         rows = self.rows()
-        columns = [key for key in rows[0] if key != "top"] if rows else ["id"]
+        columns = [key for key in rows[0] if key not in NESTED] if rows else ["id"]
         placed = self.places[0] if self.places else ()
         classes = [f"{name} (probability)" if name in columns else name for name in self.class_names]
         text = io.StringIO(newline="")
@@ -120,7 +127,7 @@ class Predictions:
 
     def _html(self) -> str:
         rows = self.rows()
-        header = [key for key in rows[0] if key != "top"] if rows else ["id"]
+        header = [key for key in rows[0] if key not in NESTED] if rows else ["id"]
         placed = self.places[0] if self.places else ()
         cells = [[_in_cell(row[key], "{:g}" if key in placed else "{:.1%}", ", ") for key in header] for row in rows]
         names = [f"{key[0].upper()}{key[1:]}" for key in header]
@@ -151,6 +158,8 @@ def check_wishes(use: Use, multilabel: bool) -> None:
             raise ConfigError(f"--set-method {use.set_method}: images of this run may have several labels; omit it")
     elif use.set_method is not None:
         raise ConfigError(f"--set-method {use.set_method}: says how sets are made; give --coverage too, say 0.9")
+    if use.explain is not None:
+        check_explained(use)
     if use.max_error is not None:
         check_max_error(use.max_error)
     if use.top is not None and use.top < 1:

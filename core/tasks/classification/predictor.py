@@ -30,6 +30,7 @@ from ...runtime.progress import Reporter
 from ..methods import backbone_of
 from .base_run import BaseRun
 from .batches import PLAIN, Extras, batches, logits_of
+from .explained_page import write_explanations
 from .images import Encoding
 from .predictions import Predictions, check_wishes, predictions_of, probabilities_of
 from .resources import check_at_prediction, further_specs
@@ -123,6 +124,8 @@ class Predictor:
         item_of = {item.id: item for item in data.items}
         places = [self.domain.placed(item_of[id_]) for id_ in made.ids]
         made.places = places if any(places) else None
+        if use.explain is not None:
+            write_explanations(use, self, data, made, features.features, reporter)
         return made
 
 

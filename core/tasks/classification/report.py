@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
-from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
+from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
 from ...metrics.significance import CalibrationBin, calibration_curve
 from ...runs import run_sections as shared
 from ...runs.run_sections import Report
@@ -23,14 +23,15 @@ from ...runs.sections import (
     ConfusionSection,
     HeadlineSection,
     Measure,
-    MistakeSection,
     Number,
+    Reasons,
     TableSection,
     Track,
     VerdictSection,
     plural,
 )
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
+from .mistakes import mistakes_section
 from .part_order import order_section
 from .sample_pictures import SamplePictures
 from .trust import calibrated_words, trust_section
@@ -47,7 +48,7 @@ from .verdict import (
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
-PAIRS, MISTAKES, PROMPTS = 20, 12, 4
+PAIRS, PROMPTS = 20, 4
 MOST_THRESHOLDS = 12
 AUROC = MEASURES["auroc"]
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
@@ -70,6 +71,8 @@ class ClassificationResults:
         calibration: what confidences are made with, or None.
         groups: N keys of test images that belong together, or None.
         further: sections of a task of a domain's own.
+        explain: (test row, class index) pairs -> why each was called that, and what is to be said of it; None: not
+            explained.
     """
 
     info: dict[str, Any]
@@ -84,6 +87,7 @@ class ClassificationResults:
     calibration: Calibration | None = None
     groups: Sequence[str] | None = None
     further: Sequence[Any] = ()
+    explain: Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]] | None = None
 
     @property
     def confident_logits(self) -> Tensor:
@@ -125,7 +129,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *results.further,
             _calibration(results),
             trust_section(results.calibration, results.adapted_logits, results.labels, results.groups),
-            _mistakes(results),
+            mistakes_section(results),
             None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
             _facts(info, names),
             _counts(info, names, "Label" if results.multilabel else "Class"),
@@ -318,22 +322,6 @@ def _calibration_words(curve: list[CalibrationBin]) -> str:
         return "Taken together, the adapted model is about as sure as it is right."
     how = "surer than it is right (overconfident)" if gap > 0 else "less sure than it could be (underconfident)"
     return f"Taken together, the adapted model is {how}, by {100 * abs(gap):.0f} points."
-
-
-def _mistakes(results: ClassificationResults) -> MistakeSection:
-    names, scores = results.class_names, (results.confident_logits, results.labels)
-    if results.multilabel:
-        answers = None if results.calibration is None else results.calibration.answers(results.adapted_logits)
-        wrong = [
-            (m, f"{names[m.label]}: {'present' if m.present else 'absent'}", "absent" if m.present else "present")
-            for m in top_label_mistakes(*scores, MISTAKES, answers)
-        ]
-    else:
-        wrong = [(m, names[m.true], names[m.predicted]) for m in top_mistakes(*scores, MISTAKES)]
-    pictures = results.pictures
-    shown = [(*pictures.of(m.index), true, called, m.confidence) for m, true, called in wrong]
-    strips = bool(shown) and pictures.in_parts
-    return MistakeSection("The mistakes it is surest of", shown, results.thumbnails is not None, strips)
 
 
 def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | None:

@@ -58,6 +58,8 @@ from .fitting import (
 from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .kept_model import judged_without_labels, turned_down_words
+from .labelled_examples import labelled_of, placed
+from .mistakes import explained_mistakes
 from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
@@ -70,7 +72,7 @@ from .scoring import Scores, metrics_table, predictions_table
 from .stored_run import recipe_again
 from .transfer import on_target
 from .trust import calibrate_scores
-from .unlabelled import Unlabelled, has_labels, without_shots
+from .unlabelled import Unlabelled, check_shots, has_labels, without_shots
 from .use import evaluate_run, predict_with_run
 from .verdict import verdict
 
@@ -88,14 +90,14 @@ class Classification(Task):
     ) | {"redact", "preset", "protocol", "judge"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "vocabulary_steps"}) | TRUST
-    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream"}) | TRUST
+    at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
         "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
         "open-vocab",
         "classes": "for detection and segmentation; this run has its own classes",
-        "out": f"a classification writes no pictures; give a file of its predictions ({', '.join(FILE_KINDS)})",
+        "out": f"a classification writes pictures with --explain only; else give a file ({', '.join(FILE_KINDS)})",
     }
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -134,7 +136,7 @@ class Classification(Task):
         recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         check_resources(recipe.resources, [adapter])
-        _check_shots(recipe, adapter)
+        check_shots(recipe, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe = without_shots(recipe, prepared.data, adapter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
@@ -160,6 +162,7 @@ class Classification(Task):
             done.notes += add_random_split(
                 recipe, prepared, adapter, report, shots, of_draw, done.scores.metrics, reporter
             )
+            done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):
@@ -180,7 +183,8 @@ class Classification(Task):
         return evaluate_run(use, self.domain, self.name, reporter)
 
     def predict(self, use: Use, reporter: Reporter):
-        if self.own_files and self.domain.writes_own(use, self.name, reading := recipe_again(use).reading):
+        reading = recipe_again(use).reading if self.own_files and not use.explain else {}
+        if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain's own are not made of a stream; omit it, or --out")
             load = partial(RunScorer.of_use, use, self.domain, self.name)
@@ -308,7 +312,10 @@ class Classification(Task):
             info["calibration"] = done.calibration.facts()
         else:
             info["not_calibrated"] = done.not_calibrated
-        results = replace(results_of(prepared, info, done), further=self.further_sections(prepared, done.scores))
+        further = self.further_sections(prepared, done.scores)
+        explain = explained_mistakes(prepared, done.adapter, done.labelled)
+        results = replace(results_of(prepared, info, done), further=further, explain=explain)
+        plain_info = info
         if (hidden := self.hidden(recipe, prepared, info)) is not None:
             info = hidden
             results = replace(results_of(prepared, info, done), thumbnails=None, further=results.further)
@@ -318,6 +325,8 @@ class Classification(Task):
                 done.probe.save(run.path / PROBE_FILE)
             if done.calibration is not None:
                 done.calibration.save(run.path)
+            if done.labelled is not None:
+                placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
             keep_logs(folder, run.path)
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
@@ -361,18 +370,6 @@ def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
 def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
     protocol = protocol_of(recipe)
     return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS if protocol is None else protocol.seeds)
-
-
-def _check_shots(recipe: Recipe, adapter: Adapter) -> None:
-    if recipe.shots != 0 or adapter.label_free:
-        return
-    given, cure = "--shots 0", "give 1 or more, or a method that needs none"
-    if recipe.protocol is not None and not recipe.gave("shots"):
-        given, cure = f"--protocol {recipe.protocol}", "there are none, so give --adapter with one that needs none"
-    raise ConfigError(
-        f"{given}: adapter '{adapter.name}' learns from labelled images; {cure} (stat-a for all images at once, "
-        "zero-shot)"
-    )
 
 
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:

@@ -12,7 +12,7 @@ from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingImages
 from ...contracts.recipe import Recipe
 from ...data.unlabelled import images_of
-from ...errors import CapabilityError, NoClassesError, near_names
+from ...errors import CapabilityError, ConfigError, NoClassesError, near_names
 from ..methods import listed_classes, read_data, restrict_classes
 from .draws import Shots
 
@@ -60,6 +60,23 @@ def _named(data: DomainData, names: Sequence[str]) -> DomainData:
 def has_labels(data: DomainData) -> bool:
     """Whether some image of the set has a label."""
     return any(item.target is not None for item in data.items)
+
+
+def check_shots(recipe: Recipe, adapter: Adapter) -> None:
+    """Refuse a method that learns from labels where none are to be used.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if recipe.shots != 0 or adapter.label_free:
+        return
+    given, cure = "--shots 0", "give 1 or more, or a method that needs none"
+    if recipe.protocol is not None and not recipe.gave("shots"):
+        given, cure = f"--protocol {recipe.protocol}", "there are none, so give --adapter with one that needs none"
+    raise ConfigError(
+        f"{given}: adapter '{adapter.name}' learns from labelled images; {cure} (stat-a for all images at once, "
+        "zero-shot)"
+    )
 
 
 def without_shots(recipe: Recipe, data: DomainData, adapter: Adapter) -> Recipe:

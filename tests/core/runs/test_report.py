@@ -20,12 +20,14 @@ from vladapt.core.runs.sections import (
     ConfusionSection,
     CurveGridSection,
     CurveSection,
+    ExplanationSection,
     HeadlineSection,
     ListSection,
     Measure,
     MistakeSection,
     Number,
     PictureSection,
+    Reasons,
     Search,
     SearchSection,
     TableSection,
@@ -64,6 +66,8 @@ class Page(HTMLParser):
 def every_kind(text: str) -> list:
     """A section of each kind, with one text wherever there is one."""
     picture, curve = data_uri(IMAGE), CurveSection(text, {text: ([1, 2], [3.0, 4.0])}, text, text, text, unit=False)
+    why = Reasons(picture, [(picture, text, text), (None, text, text)], text)
+    mistakes = [(picture, text, text, text, 0.5), (None, text, text, text, 0.5)]
     return [
         HeadlineSection(
             [Number(text, text, text, True)],
@@ -85,7 +89,9 @@ def every_kind(text: str) -> list:
         CurveGridSection(text, [curve], minor=True, sub=True),
         ConfusionSection(text, [text, text], [[1, 2], [0, 0]]),
         CalibrationSection(text, (text, None, BINS), (text, 0.5, BINS), text, labels=True),
-        MistakeSection(text, [(picture, text, text, text, 0.5), (None, text, text, text, 0.5)], True),
+        MistakeSection(text, mistakes, True),
+        MistakeSection(text, mistakes, True, True, [why, Reasons(None, [])], text),
+        ExplanationSection(text, [(picture, text, text, 0.5, why), (None, text, text, 0.5, Reasons(None, []))], text),
         SearchSection(
             text, [(text, picture, [Search(text, 3, "up", [(None, 0.5, "right"), (picture, 0.5, "")])])], 8, 1
         ),

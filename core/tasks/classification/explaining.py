@@ -1,0 +1,256 @@
+"""Why a classification says what it says of an image: labelled images, and where in it the score comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...contracts.adapter import Adapter
+from ...contracts.backbone import Backbone
+from ...contracts.by_example import ByExample
+from ...contracts.domain import Decoded
+from ...contracts.features import PROJECTED, Batch
+from ...errors import CapabilityError, DataError
+from ...explanation.heat_maps import (
+    OCCLUSION,
+    ROLLOUT,
+    Seen,
+    as_seen,
+    check_method,
+    default_method,
+    heat_map,
+    overlaid,
+)
+from ...explanation.nearest import NEAREST, Example, LabelledImages
+from ...features.extract import encoder
+from ...runs.plots import data_uri
+from ...runs.sections import Reasons
+from ...runtime.progress import Reporter
+
+CAUTION = (
+    "An aid, not a proof: a heat map marks where the score reacts in this picture, not why the model learned that, and "
+    "images with similar features need not be the cause."
+)
+MAP_WORDS = {
+    "grad-cam": "Heat maps are by Grad-CAM, in cells of the tower’s last map",
+    "occlusion": "Heat maps are by occlusion: how far the score falls where a grey square covers the picture",
+    "rollout": "Heat maps are by attention rollout: what the tower looked at, whatever it called it",
+}
+SIDE, SMALL = 190, 96
+"""Pixels of a picture, and of one of a labelled image, on a page."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An image and the class whose score is explained.
+
+    Args:
+        load: gives the decoded image; None where there is no picture.
+        target: class index.
+        features: (D,) of the towers of the adapter; None: they are made from the picture.
+    """
+
+    load: Callable[[], Decoded] | None
+    target: int
+    features: Tensor | None = None
+
+
+@dataclass
+class Reason:
+    """Why one score is what it is.
+
+    Attributes:
+        examples: labelled images, those that count most first.
+        pictures: of each its decoded image, or None.
+        logit: that is explained; None where the score could not be asked for on its own.
+        examples_add: what all labelled images add to it together; None where it is no sum over them.
+        picture: (H, W, 3) uint8 as the tower takes it, of several parts the middle one; or None.
+        heat: (H, W) in 0..1, or None.
+        no_map: why there is no heat map, or "".
+    """
+
+    examples: list[Example] = field(default_factory=list)
+    pictures: list[Decoded | None] = field(default_factory=list)
+    logit: float | None = None
+    examples_add: float | None = None
+    picture: np.ndarray | None = None
+    heat: Tensor | None = None
+    no_map: str = ""
+
+    @property
+    def overlay(self) -> np.ndarray | None:
+        """(H, W, 3) uint8: the heat map over the picture."""
+        return None if self.heat is None else overlaid(self.picture, self.heat)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        facts: dict[str, Any] = {"examples": [each.to_dict() for each in self.examples]}
+        if self.examples_add is not None:
+            facts |= {"logit": self.logit, "examples_add": self.examples_add}
+        return {**facts, **({"no_heat_map": self.no_map} if self.no_map else {})}
+
+    def shown(self) -> Reasons:
+        """As a page shows it."""
+        overlay = self.overlay
+        small = [None if image is None else data_uri(image, SMALL) for image in self.pictures]
+        examples = [(image, ", ".join(each.labels), _number(each)) for image, each in zip(small, self.examples)]
+        return Reasons(None if overlay is None else data_uri(overlay, SIDE), examples, self.words())
+
+    def words(self) -> str:
+        """What the labelled images add, in a sentence; and why there is no map."""
+        said = [] if not self.no_map else [f"No heat map: {self.no_map}."]
+        if self.examples_add is not None:
+            said = [f"The labelled images add {self.examples_add:.2f} of the logit {self.logit:.2f}.", *said]
+        return " ".join(said)
+
+
+def _number(example: Example) -> str:
+    if example.share is None:
+        return f"similarity {example.similarity:.2f}"
+    return f"{'takes' if example.part < 0 else 'adds'} {example.share:.0%}"
+
+
+class Explainer:
+    """What explains the scores of one adapter.
+
+    Args:
+        adapter: fitted.
+        towers: whose features it takes; None of a run of features.
+        labelled: the labelled images of its fit, or None.
+        picture_of: a labelled image -> its decoded picture, or None.
+        transform: decoded image -> pixels, as the features were made.
+        method: of `heat_maps.METHODS`; None for the default of the towers.
+        quick: no method that asks the tower many times per image, unless it is named; and of samples with several
+            parts (clips, volumes) no more is decoded than must be.
+
+    Attributes:
+        no_maps: why there are no heat maps, or "".
+
+    Raises:
+        ConfigError, CapabilityError: a method that was named, and cannot be.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        towers: Backbone | None,
+        labelled: LabelledImages | None,
+        picture_of: Callable[[Example], Decoded | None],
+        transform: Callable[[Decoded], Tensor] | None,
+        method: str | None = None,
+        quick: bool = False,
+    ):
+        self.adapter, self.towers, self.labelled, self.picture_of = adapter, towers, labelled, picture_of
+        self.transform, self.method, self.no_maps, self.quick, self._several = transform, method, "", quick, False
+        if towers is None:
+            self.no_maps = "the run was made from a file of features, so there are no pictures"
+            return
+        self.seen, self.method = Seen(towers, adapter), method or default_method(towers)
+        try:
+            check_method(self.method, self.seen)
+        except CapabilityError as error:
+            if method is not None:
+                raise
+            self.no_maps = str(error)
+        if quick and method is None and self.method == OCCLUSION and not self.no_maps:
+            self.no_maps = f"for this backbone they are by {OCCLUSION}, which takes long; see vladapt predict --explain"
+
+    @property
+    def examples_count(self) -> bool:
+        """Whether the score is a sum over labelled images, with parts that can be told."""
+        return isinstance(self.adapter, ByExample)
+
+    def note(self, exact: bool) -> str:
+        """What a page says above explanations.
+
+        Args:
+            exact: whether any of them tells parts of a score.
+        """
+        if self.labelled is None:
+            examples = "This run keeps no labelled images."
+        elif exact:
+            examples = (
+                "Labelled images are those that add most to the logit of the answer, or take most from it: it is a sum "
+                "over them, and the shares are exact."
+            )
+        else:
+            examples = "Labelled images are those with the most similar features (cosine)."
+        if self.no_maps:
+            return f"{examples} No heat maps: {self.no_maps.rstrip('.')}. {CAUTION}"
+        if self.method == ROLLOUT:
+            return f"{examples} {MAP_WORDS[self.method]}. {CAUTION}"
+        score = "the label’s logit" if self.adapter.multilabel_ else "the logit above the mean of the other classes’"
+        return f"{examples} {MAP_WORDS[self.method]}; they follow {score}. {CAUTION}"
+
+    def reasons(self, asked: Sequence[Asked], reporter: Reporter, count: int = NEAREST) -> list[Reason]:
+        """Of each image why.
+
+        Args:
+            count: labelled images per image.
+        """
+        made = []
+        with reporter.task("Explaining") as progress:
+            for each in asked:
+                made.append(self._reason(each, count))
+                progress(len(made), len(asked))
+        return made
+
+    def _reason(self, asked: Asked, count: int) -> Reason:
+        reason, pixels = Reason(), None
+        try:
+            if self._needs_pixels(asked):
+                pixels = self.transform(asked.load())
+                self._several = pixels.ndim != 3
+        except DataError as error:
+            reason.no_map = str(error)
+        features = asked.features
+        if features is None and pixels is not None and self.towers is not None:
+            features = encoder(self.towers, PROJECTED, None)(pixels[None])[0].clone()
+        if features is not None:
+            self._with_examples(reason, features, asked.target, count)
+        if pixels is not None:
+            reason.picture = as_seen(pixels[len(pixels) // 2] if self._several else pixels, self.towers)
+        if self._several and not self.no_maps:
+            reason.no_map = "the sample has several parts"
+        elif pixels is not None and not self.no_maps:
+            self._with_map(reason, pixels, asked.target)
+        return reason
+
+    def _needs_pixels(self, asked: Asked) -> bool:
+        if asked.load is None or self.transform is None:
+            return False
+        return asked.features is None or not (self.quick and (self._several or self.no_maps))
+
+    def _with_examples(self, reason: Reason, features: Tensor, target: int, count: int) -> None:
+        if self.labelled is None:
+            return
+        parts = self._parts(reason, features, target)
+        if parts is None:
+            reason.examples = self.labelled.nearest(features[None], count)[0]
+        else:
+            reason.examples = self.labelled.by_part(features[None], parts[None], count)[0]
+        plain = self.quick and self._several
+        reason.pictures = [None if plain else self.picture_of(example) for example in reason.examples]
+
+    @torch.no_grad()
+    def _parts(self, reason: Reason, features: Tensor, target: int) -> Tensor | None:
+        """(N,) what each labelled image of the fit adds to the logit; None where it is no such sum."""
+        if not self.examples_count or not self.adapter.at_predict <= {"features", "text_encoder"}:
+            return None
+        batch = Batch(features=features[None])
+        rows = self.adapter.example_parts(batch, torch.tensor([target], device=features.device))
+        if rows is None or rows.shape[1] % self.labelled.total:
+            return None
+        reason.examples_add, reason.logit = float(rows.sum()), float(self.adapter.logits(batch)[0, target])
+        return rows[0].view(self.labelled.total, -1).sum(dim=1)
+
+    def _with_map(self, reason: Reason, pixels: Tensor, target: int) -> None:
+        try:
+            reason.heat = heat_map(self.method, self.seen, pixels, target)
+        except CapabilityError as error:
+            reason.no_map = str(error)

@@ -1,0 +1,78 @@
+"""Reasons beside the mistakes of a report, and where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from vladapt import build_adapter
+from vladapt.core.contracts.features import FeatureSet, TextClassifier
+from vladapt.core.explanation.nearest import LabelledImages
+from vladapt.core.runs.run_sections import Report, render_report
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.explaining import CAUTION, Asked, Explainer
+from vladapt.core.tasks.classification.mistakes import mistakes_section
+from vladapt.core.tasks.classification.report import ClassificationResults
+
+NAMES = ("cat", "dog", "owl")
+QUIET = Reporter(quiet=True)
+
+
+def explainer(name: str, rows: int = 6) -> Explainer:
+    """Of a method on features of a file, whose labelled images are drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(rows, 8, generator=generator), torch.arange(rows) % 3
+    support = FeatureSet(features, labels, NAMES, ids=tuple(f"row {n}" for n in range(rows)))
+    adapter = build_adapter(name)
+    adapter.fit(support, TextClassifier(torch.randn(3, 8, generator=generator), class_names=NAMES))
+    labelled = LabelledImages.of(support, range(rows), rows, NAMES)
+    return Explainer(adapter, None, labelled, lambda each: None, None)
+
+
+def test_the_shares_of_a_cache_sum_to_its_part_of_the_logit():
+    made = explainer("tip-adapter")
+    reason = made.reasons([Asked(None, 1, torch.ones(8))], QUIET)[0]
+    assert [each.labels for each in reason.examples] == [("dog",), ("dog",)], "the others add nothing"
+    assert abs(sum(each.part for each in reason.examples) - reason.examples_add) < 1e-5
+    of_text = float(made.adapter.logit_scale * made.adapter.text[1].sum() / 8**0.5)
+    assert abs(reason.logit - reason.examples_add - of_text) < 1e-3
+    assert "it is a sum over them" in made.note(True) and CAUTION in made.note(True)
+    assert reason.words().startswith("The labelled images add ")
+
+
+def test_other_methods_show_what_is_near_and_claim_no_more():
+    made = explainer("linear-probe")
+    reason = made.reasons([Asked(None, 1, torch.ones(8))], QUIET, 3)[0]
+    similarities = [each.similarity for each in reason.examples]
+    assert len(similarities) == 3 and similarities == sorted(similarities, reverse=True)
+    assert reason.examples_add is None and "most similar features" in made.note(False)
+
+
+def test_a_run_of_features_has_no_heat_maps_and_says_so():
+    made = explainer("linear-probe")
+    assert made.reasons([Asked(None, 0, torch.ones(8))], QUIET)[0].heat is None
+    assert "No heat maps: the run was made from a file of features" in made.note(False)
+
+
+def test_each_mistake_in_a_report_has_its_reasons():
+    made, asked = explainer("tip-adapter"), []
+
+    def explain(pairs):
+        asked.extend(pairs)
+        reasons = made.reasons([Asked(None, target, torch.ones(8)) for _, target in pairs], QUIET)
+        return [each.shown() for each in reasons], made.note(True)
+
+    logits = torch.tensor([[3.0, 0, 0], [0, 5, 0], [0, 0, 4]])
+    results = ClassificationResults(
+        info={}, class_names=NAMES, labels=torch.tensor([0, 2, 0]), zero_shot_logits=None, adapted_logits=logits,
+        metrics={}, ids=("a", "b", "c"), thumbnails=lambda row: np.zeros((4, 4, 3), np.uint8), explain=explain,
+    )  # fmt: skip
+    section = mistakes_section(results)
+    assert asked == [(1, 1), (2, 2)], "the class that it was called, the surest first"
+    page = render_report(Report(kind="", title="", lead="", sections=[section]))
+    assert page.count('class="why"') == 2 and "adds " in page and "An aid, not a proof" in page
+    without = mistakes_section(replace(results, explain=None))
+    page = render_report(Report(kind="", title="", lead="", sections=[without]))
+    assert without.reasons == [] and 'class="why"' not in page
