@@ -14,6 +14,7 @@ from ...core.contracts.choices import ClassWeighted, FreshViews
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.prompts.classifier import POSITIONS
+from ...core.runtime.threads import in_blocks
 from ...core.training.epoch_views import views_of_training
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss
@@ -141,7 +142,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
         with torch.no_grad():
             parts = [
                 self._scores(part, learner.encode_each(conditional_contexts(part, *trained)))
-                for part in unit.to(learner.ctx.device).split(images)
+                for part in in_blocks(unit.to(learner.ctx.device), images)
             ]
         return torch.cat(parts).to(unit.device)
 

@@ -26,7 +26,6 @@ CONVOLUTION = "Conv"
 FEWEST_ROWS = 1 << 20
 """Rows that a graph must take at once: one that was traced for fewer would leave the others out."""
 UNSAID = "ONNX cannot say what this model does"
-UNSAID = "ONNX cannot say what this model does"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class Graph:
         rows = [{0: torch.export.Dim.DYNAMIC} for _ in self.inputs]
         with _quiet(), torch.no_grad():
             try:
-                traced = torch.export.export(self.module.eval(), tuple(self.inputs.values()), dynamic_shapes=rows)
+                self.module.eval()(*self.inputs.values())  # what a first question makes is there before it is traced
+                traced = torch.export.export(self.module, tuple(self.inputs.values()), dynamic_shapes=rows)
                 model = torch.onnx.export(
                     traced,
                     input_names=list(self.inputs),

@@ -121,7 +121,7 @@ class PromptLearner(nn.Module):
 
     def encode_each(self, ctx: Tensor, normalize: bool = True) -> Tensor:
         """(G, C, D) text features of all classes in each of G contexts (G, M, W), differentiable in them."""
-        return self._encode(lambda part: ctx[:, None], self._all(), len(ctx), normalize)
+        return self._encode(lambda part: ctx[:, None], self._all(), ctx.shape[0], normalize)
 
     def at_once(self) -> int:
         """Prompts that go through the tower at once, where no activations are kept."""
@@ -136,29 +136,32 @@ class PromptLearner(nn.Module):
 
     def _encode(self, contexts: Callable[[Tensor], Tensor], rows: Tensor, groups: int, normalize: bool) -> Tensor:
         """(G, R, D). `contexts` gives those of some rows, (G, 1 or r, M, W)."""
-        keeps_all = torch.is_grad_enabled() and not self.checkpointing and self.class_chunk is None
-        chunk = len(rows) if keeps_all else max(1, self.at_once() // groups)
-        lengths = used_lengths(self.mask)[rows]
 
         def encode(part: Tensor) -> Tensor:
             return self._encode_part(contexts(part), part, normalize)
 
+        if torch.compiler.is_exporting():  # no chunks, whose number a graph would keep
+            return encode(rows)
+        keeps_all = torch.is_grad_enabled() and not self.checkpointing and self.class_chunk is None
+        chunk = len(rows) if keeps_all else max(1, self.at_once() // groups)
+        lengths = used_lengths(self.mask)[rows]
         return encode_in_chunks(encode, rows, lengths, chunk, recompute=self.checkpointing)
 
     def _encode_part(self, ctx: Tensor, rows: Tensor, normalize: bool) -> Tensor:
         mask = self.mask[rows]
-        mask = mask[:, : int(used_lengths(mask).max())] if self._trim else mask
+        if self._trim and not torch.compiler.is_exporting():
+            mask = mask[:, : int(used_lengths(mask).max())]
         prompts = self._prompts(ctx, rows, mask.shape[1])  # (G, R, L, W)
         if self._alike:
             return encode_sharing(self._backbone, prompts, mask, self._alike, normalize)
-        each = mask.repeat(len(prompts), 1)
+        each = mask.repeat(prompts.shape[0], 1)
         features = self._backbone.encode_prompt(prompts.flatten(0, 1), each, normalize=normalize)
         return features.unflatten(0, prompts.shape[:2])
 
     def _prompts(self, ctx: Tensor, rows: Tensor, length: int) -> Tensor:
         """Contexts (G, 1 or R, M, W) in the prompts of R rows -> (G, R, L, W)."""
         words = self._embed(self._arranged[rows, :length])  # (R, L, W)
-        groups, width = len(ctx), words.shape[-1]
+        groups, width = ctx.shape[0], words.shape[-1]
         places = self._slots[rows][None, :, :, None].expand(groups, -1, -1, width)
         ctx = ctx.expand(-1, len(rows), -1, -1).to(words.dtype)
         return words.expand(groups, -1, -1, -1).scatter(2, places, ctx)

@@ -149,6 +149,22 @@ def test_prediction_holds_no_more_prompts_than_it_was_told(small_clip_spec, supp
     assert prompts == runs
 
 
+@pytest.mark.parametrize("trim", [True, False])
+def test_a_graph_of_it_takes_any_number_of_images(small_clip, support, classifier, tmp_path, trim):
+    """With what prompts begin with computed once, and without."""
+    pytest.importorskip("onnx", reason="extra export is not installed")
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    from vladapt.core.export.graph import Graph, Session
+    from vladapt.core.tasks.classification.exporting import Head
+
+    adapter, path = fitted(support, classifier, small_clip, epochs=1, trim=trim, class_chunk=1), tmp_path / "head.onnx"
+    adapter.attach(small_clip)
+    Graph(Head(adapter, None), {"features": support.features[:2]}, ["logits"]).write(path, 18, {})
+    for rows in (1, 5):
+        found = torch.from_numpy(Session(path)(features=support.features[-rows:].numpy())["logits"])
+        torch.testing.assert_close(found, adapter.logits(support.features[-rows:]), atol=1e-3, rtol=1e-4)
+
+
 def test_the_seed_fixes_the_fit_and_leaves_other_seeds_alone(small_clip, support, classifier):
     torch.manual_seed(7)
     before = torch.get_rng_state()
