@@ -86,9 +86,10 @@ def _evidence(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> Evidence:
 
 
 def _labelled(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> FeatureSet | None:
-    """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on."""
-    if shots.val is not None:
-        return shots.val
+    """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on. None for
+    a method that answers those that it read together otherwise than any other image."""
+    if done.adapter.transductive or shots.val is not None:
+        return None if done.adapter.transductive else shots.val
     ids = sorted((item.id for item in prepared.data.split("val") if item.target is not None), key=_ranked(recipe.seed))
     some = ids[: min(MOST_LABELLED, len(ids) // 2)]
     return prepared.of_ids(some, parts="parts" in done.adapter.at_predict) if some else None

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import vladapt
+from vladapt.core.registry import adapter_class
 from vladapt.core.tasks.classification.kept_model import TURNED_DOWN
 
 CLASSES, DIM = 8, 32
@@ -74,13 +75,17 @@ def test_the_answers_of_such_a_run_are_those_of_zero_shot(features):
     assert rows[0] == rows[1]
 
 
-def test_a_few_labels_of_val_have_a_say(features):
-    """The same test images, of all classes: what is believed follows what 36 labelled images say."""
-    alone = fit(features(), adapter=NAME)
+def test_a_few_labels_of_val_have_a_say(features, monkeypatch):
+    """The same test images, of all classes: what is believed follows what 36 labelled images say. A method that answers
+    images which it read together otherwise than any other is not told by others."""
+    alone, together = fit(features(), adapter=NAME), fit(features(val=9), adapter=NAME)
+    monkeypatch.setattr(adapter_class(NAME), "transductive", False)
     told = fit(features(val=9), adapter=NAME)
-    before, after = (json.loads((each.run / "run.json").read_text())["judge"] for each in (alone, told))
-    assert before["won"] == before["lost"] == 0 and after["won"] + after["lost"] > 0
-    assert after["won"] + after["lost"] <= 36 and told.metrics["test_images"] == 60
+    before, same, after = (
+        json.loads((each.run / "run.json").read_text())["judge"] for each in (alone, together, told)
+    )
+    assert before["won"] == before["lost"] == same["won"] == same["lost"] == 0
+    assert 0 < after["won"] + after["lost"] <= 36 and told.metrics["test_images"] == 60
     assert (after["probability"] - before["probability"]) * (after["won"] - after["lost"]) > 0
 
 
