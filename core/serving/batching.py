@@ -15,8 +15,8 @@ LINGER_S = 0.003
 """How long a model waits for images that are being decoded, where it could take more."""
 HARDLY_WORSE = 1.05
 TRIALS = 3
-MEASURING_S = 2.0
-"""After which no larger batch is tried."""
+MEASURING_S, SURELY = 2.0, 8
+"""After which no larger batch is tried, and up to which each is."""
 
 
 @dataclass
@@ -114,7 +114,7 @@ def best_batch(model: Served) -> int:
     for size in model.sizes:
         samples = model.examples(size)
         times[size] = min(_seconds(model, samples) for _ in range(TRIALS)) / size
-        if time.monotonic() - began > MEASURING_S:
+        if size >= SURELY and time.monotonic() - began > MEASURING_S:
             break
     return max(size for size, each in times.items() if each <= HARDLY_WORSE * min(times.values()))
 
