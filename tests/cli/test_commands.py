@@ -73,7 +73,7 @@ def test_json_of_fit_has_the_promised_keys(fit, colours):
     assert made["seconds"] > 0
     files = {path.name for path in Path(made["run"]).iterdir()}
     assert files == {
-        *("run.json", "metrics.json", "adapter.safetensors", "calibration.safetensors"),
+        *("run.json", "metrics.json", "adapter.safetensors", "calibration.safetensors", "labelled.safetensors"),
         *("linear-probe.safetensors", "log.txt", "report.html"),
     }
 

@@ -19,6 +19,7 @@ from ...contracts.part_views import IMAGES
 from ...contracts.recipe import Recipe
 from ...data.sampling import class_counts, short_classes
 from ...errors import CapabilityError, ConfigError
+from ...explanation.nearest import LabelledImages
 from ...forgetting.probe import forgetting, probe_of
 from ...registry import build_adapter
 from ...runs.evaluations import digests_of, kept_digests
@@ -52,6 +53,7 @@ class Fitted:
         probe: the logistic regression on the same images, or None.
         calibration: what confidences are made with, or None.
         not_calibrated: why there is none; "" where there is one.
+        labelled: the labelled images that it learned from, or None.
     """
 
     adapter: Adapter
@@ -61,6 +63,7 @@ class Fitted:
     probe: Adapter | None = None
     calibration: Calibration | None = None
     not_calibrated: str = ""
+    labelled: LabelledImages | None = None
 
 
 def fit_adapter(

@@ -58,6 +58,7 @@ from .fitting import (
 )
 from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
+from .labelled_examples import labelled_of, placed
 from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
@@ -159,6 +160,7 @@ class Classification(Task):
             done.notes += add_random_split(
                 recipe, prepared, adapter, report, shots, of_draw, done.scores.metrics, reporter
             )
+            done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):
@@ -309,6 +311,7 @@ class Classification(Task):
         else:
             info["not_calibrated"] = done.not_calibrated
         results = replace(results_of(prepared, info, done), further=self.further_sections(prepared, done.scores))
+        plain_info = info
         if (hidden := self.hidden(recipe, prepared, info)) is not None:
             info = hidden
             results = replace(results_of(prepared, info, done), thumbnails=None, further=results.further)
@@ -318,6 +321,8 @@ class Classification(Task):
                 done.probe.save(run.path / PROBE_FILE)
             if done.calibration is not None:
                 done.calibration.save(run.path)
+            if done.labelled is not None:
+                placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
             keep_logs(folder, run.path)
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
