@@ -13,7 +13,7 @@ from ..errors import DataError, LimitError, one_line
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a request asks for besides labels; what is None was not given. The fields are those of `Use`.
+    """What a request asks for besides labels; what is None was not given. All but `nearest` are fields of `Use`.
 
     Args:
         top: classes per image.
@@ -21,6 +21,7 @@ class Wishes:
         coverage: of sets of classes.
         set_method: how sets are made.
         max_error: share of the answers given that may be wrong.
+        nearest: how many of the labelled images that the model learned from to name beside each image.
     """
 
     top: int | None = None
@@ -28,6 +29,12 @@ class Wishes:
     coverage: float | None = None
     set_method: str | None = None
     max_error: float | None = None
+    nearest: int | None = None
+
+    @property
+    def of_use(self) -> dict[str, Any]:
+        """The fields that `Use` has."""
+        return {name: value for name, value in vars(self).items() if name != "nearest"}
 
 
 @dataclass
@@ -91,8 +98,8 @@ class Served(ABC):
 
     Attributes:
         name: for messages.
-        facts: JSON-able, for the page: "adapter", "class_names", "multilabel", "coverages" to offer, and "unlike",
-            whether it can tell images unlike those of the fit.
+        facts: JSON-able, for the page: "adapter", "class_names", "multilabel", "coverages" to offer, "unlike", whether
+            it can tell images unlike those of the fit, and "labelled", how many labelled images it can name.
         sizes: numbers of samples to answer at once that are worth trying.
     """
 

@@ -16,8 +16,8 @@ from ..runtime.reading import read_bytes
 
 SIZES = (1, 4, 8, 16, 32)
 TOP = 3
-NOT_EXPORTED = ("threshold", "set_method", "max_error")
-"""Wishes that need the run's calibration rows."""
+NOT_EXPORTED = ("threshold", "set_method", "max_error", "nearest")
+"""Wishes that need what a run holds beside its model."""
 
 
 class ServedExport(Served):
@@ -44,6 +44,7 @@ class ServedExport(Served):
             "multilabel": self._facts["multilabel"],
             "coverages": sorted(self._coverages),
             "unlike": self._facts.get("unlike_beyond") is not None,
+            "labelled": 0,
         }
 
     def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:

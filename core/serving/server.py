@@ -11,6 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,7 @@ PACKAGES |= {"prometheus_client": "prometheus-client"}
 """Module -> the package that brings it."""
 DRAIN_S = 30
 """How long a server that ends waits for what it has, uploads under way among it."""
-STARTING_S = 120
+STARTING_S = 60
 """How long a worker may be deaf, as while it loads its model, before it is taken for hung."""
 BACKLOG = 2048
 CANNOT_START = 3
@@ -193,8 +194,10 @@ class Worker:
         try:
             app = worker.app(_print)
         except VladaptError as error:
-            print(f"vladapt: {as_message(str(error))}", file=sys.stderr, flush=True)
-            sys.exit(CANNOT_START)
+            with suppress(FileExistsError):  # one of the workers tells it
+                (self.place / "failed").touch(exist_ok=False)
+                _print(f"vladapt: {as_message(str(error))}")
+            os._exit(CANNOT_START)  # at once: the supervisor would wait for an answer of one that ends slowly
         return _ending_with(app, self.parent)
 
     def app(self, told: Callable[[str], None]) -> Any:
@@ -219,7 +222,8 @@ def _cores() -> int:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _ending_with(app: Any, parent: int) -> Any:

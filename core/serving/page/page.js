@@ -36,7 +36,8 @@ async function start() {
   document.title = model.run;
   const several = model.multilabel ? "several labels per image" : "one label per image";
   const calibrated = model.coverages.length ? "" : " Its confidences are not calibrated.";
-  at("about").textContent = `${model.adapter}, ${model.class_names.length} classes, ${several}.${calibrated}`;
+  const kept = model.labelled ? "" : " It holds none of the images that it learned from, so it names no nearest ones.";
+  at("about").textContent = `${model.adapter}, ${model.class_names.length} classes, ${several}.${calibrated}${kept}`;
   for (const share of model.coverages) at("coverage").append(new Option(`${Math.round(100 * share)} %`, share));
   at("sets").hidden = !model.coverages.length;
   if (model.coverages.includes(0.9)) at("coverage").value = "0.9";
@@ -75,6 +76,7 @@ function next() {
 
 async function ask(file) {
   const options = new URLSearchParams();
+  if (model.labelled) options.set("nearest", Math.min(3, model.labelled));
   if (at("coverage").value) options.set("coverage", at("coverage").value);
   const form = new FormData();
   form.append("files", file, file.name);
@@ -115,7 +117,19 @@ function fill(answer, rows) {
     }
     answer.append(table);
     if (row.set) answer.append(made("p", "set", `Set: ${row.set.length ? row.set.join(", ") : "empty"}`));
+    if (row.nearest) answer.append(nearest(row.nearest));
   }
+}
+
+function nearest(examples) {
+  const part = made("div", "nearest", "Nearest images that the model learned from:");
+  const list = made("ul");
+  for (const each of examples) {
+    const names = each.labels.length ? each.labels.join(", ") : "none of the labels";
+    list.append(made("li", "", `${names} (${each.id}, similarity ${each.similarity.toFixed(2)})`));
+  }
+  part.append(list);
+  return part;
 }
 
 at("files").addEventListener("change", () => {

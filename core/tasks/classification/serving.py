@@ -14,7 +14,8 @@ from ...contracts.domain import Decoded, Domain, DomainData, Item
 from ...contracts.serving import NoneReadable, Refused, Sample, Served, Serving, Wishes, only_answered
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, DataError
+from ...errors import CapabilityError, ConfigError, DataError
+from ...explanation.nearest import LabelledImages
 from ...features.batch_size import CPU_SIZES, GPU_SIZES
 from ...features.store import FeatureStore
 from ...runtime.progress import Reporter
@@ -69,6 +70,7 @@ class ServedRun(Served):
         self._store = FeatureStore(keep=False)
         self._of_pixels = adapter.at_predict <= OF_PIXELS
         self.sizes = CPU_SIZES if self.predictor.backbone.device.type == "cpu" else GPU_SIZES
+        self._labelled = LabelledImages.load(use.run.path)
         unlike = calibration is not None and calibration.unlike is not None and calibration.unlike.known
         self.facts = {
             "adapter": adapter.name,
@@ -76,6 +78,7 @@ class ServedRun(Served):
             "multilabel": bool(adapter.multilabel_),
             "coverages": [] if calibration is None else list(TABLE_COVERAGES),
             "unlike": unlike,
+            "labelled": 0 if self._labelled is None else len(self._labelled),
         }
 
     def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
@@ -122,20 +125,28 @@ class ServedRun(Served):
             by_id[id_].answer = errors.get(id_) or DataError(reason)
 
     def check(self, wishes: Wishes) -> None:
-        check_wishes(replace(self.use, **vars(wishes)), self.predictor.adapter.multilabel_)
+        check_wishes(replace(self.use, **wishes.of_use), self.predictor.adapter.multilabel_)
+        if wishes.nearest is not None and wishes.nearest < 1:
+            raise ConfigError(f"--nearest {wishes.nearest}: give a number of labelled images, 1 or more")
+        if wishes.nearest is not None and self._labelled is None:
+            raise ConfigError("--nearest: the run keeps none of the images that it learned from; fit again")
 
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
         samples, skipped = only_answered(samples, skipped)
         logits, features = (torch.stack(rows) for rows in zip(*(sample.answer for sample in samples)))
         made = self.predictor.predictions(
-            replace(self.use, **vars(wishes)),
+            replace(self.use, **wishes.of_use),
             [sample.id for sample in samples],
             logits,
             features,
             [],
             [sample.source.place for sample in samples],
         )
-        told = {"run": self.name, "predictions": made.rows(), "skipped": [[each.id, each.reason] for each in skipped]}
+        rows = made.rows()
+        if wishes.nearest is not None:
+            for row, examples in zip(rows, self._labelled.nearest(features, wishes.nearest)):
+                row["nearest"] = [example.to_dict() for example in examples]
+        told = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
         return {**told, "notes": made.notes} if made.notes else told
 
     def examples(self, count: int) -> list[Sample]:
