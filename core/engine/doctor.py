@@ -20,7 +20,7 @@ from ..contracts.options import options_from, options_of
 from ..registry.catalogue import PACKAGE_ROOT
 
 EXTRAS = (
-    *("embedded", "open-clip", "hf", "fine-tune", "retrieval", "labels"),
+    *("embedded", "open-clip", "hf", "fine-tune", "retrieval", "labels", "export", "serve"),
     *("medical", "remote-sensing", "person", "video", "open-vocab", "dev"),
 )
 DISPLAY_FREE = "opencv-contrib-python-headless"

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ DRAIN_S = 30
 STARTING_S = 60
 """How long a worker may be deaf, as while it loads its model, before it is taken for hung."""
 BACKLOG = 2048
+FAREWELL_S = 1.0
 CANNOT_START = 3
 """Exit code of a worker after which the supervisor does not start it again."""
 
@@ -197,7 +199,8 @@ class Worker:
             with suppress(FileExistsError):  # one of the workers tells it
                 (self.place / "failed").touch(exist_ok=False)
                 _print(f"vladapt: {as_message(str(error))}")
-            os._exit(CANNOT_START)  # at once: the supervisor would wait for an answer of one that ends slowly
+            time.sleep(FAREWELL_S)  # the supervisor's last question is answered, or it would wait for that
+            os._exit(CANNOT_START)
         return _ending_with(app, self.parent)
 
     def app(self, told: Callable[[str], None]) -> Any:
