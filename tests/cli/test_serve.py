@@ -80,7 +80,7 @@ def test_large_pictures_are_413(client, tmp_path):
 
 def test_the_nearest_labelled_images_are_named(client, colours):
     answer = client.post("/predict?nearest=2", files=sent(next(colours.glob("red/*.png")))).json()
-    examples = answer["predictions"][0]["nearest"]
+    examples = answer["predictions"][0]["explanation"]["examples"]
     assert len(examples) == 2 and examples[0]["similarity"] >= examples[1]["similarity"]
     assert set(examples[0]["labels"]) <= {"red", "green", "blue"}
     wrong = client.post("/predict?nearest=0", files=sent(next(colours.glob("red/*.png"))))

@@ -117,7 +117,7 @@ function fill(answer, rows) {
     }
     answer.append(table);
     if (row.set) answer.append(made("p", "set", `Set: ${row.set.length ? row.set.join(", ") : "empty"}`));
-    if (row.nearest) answer.append(nearest(row.nearest));
+    if (row.explanation) answer.append(nearest(row.explanation.examples));
   }
 }
 

@@ -145,7 +145,7 @@ class ServedRun(Served):
         rows = made.rows()
         if wishes.nearest is not None:
             for row, examples in zip(rows, self._labelled.nearest(features, wishes.nearest)):
-                row["nearest"] = [example.to_dict() for example in examples]
+                row["explanation"] = {"examples": [example.to_dict() for example in examples]}
         told = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
         return {**told, "notes": made.notes} if made.notes else told
 

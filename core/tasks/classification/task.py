@@ -122,10 +122,8 @@ class Classification(Task):
         if protocol is not None and (recipe.gave("val_shots") or recipe.refit):
             raise ConfigError(f"--protocol {recipe.protocol} says which images choose; omit --val-shots and --refit")
         if isinstance(recipe.novel, str):
-            raise ConfigError(
-                f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
-                "(--domain open-vocab)"
-            )
+            names = "names are for detection and segmentation (--domain open-vocab)"
+            raise ConfigError(f"--novel {recipe.novel}: give True or False; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
 

@@ -45,7 +45,7 @@ class WithExamples(ServedExport):
     def rows(self, samples, skipped, wishes):
         told = super().rows(samples, skipped, wishes)
         for row in told["predictions"]:
-            row["nearest"] = [{"id": "train/7.png", "labels": ["blue"], "similarity": 0.875}]
+            row["explanation"] = {"examples": [{"id": "train/7.png", "labels": ["blue"], "similarity": 0.875}]}
         return told
 
 
