@@ -364,11 +364,10 @@ class Task(ABC):
                 raise ConfigError(f"--{key}: a comparison of {self.title} varies {varied}; omit --{key}")
 
     def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        if self.options is None:
-            if given:
-                raise ConfigError(f"--set {next(iter(given))}: {self.title} has no options of its own; omit it")
-            return {}
-        return {**vars(self.options()), **chosen(self.options, given, f"task '{self.name}'")}
+        if self.options is None and given:
+            raise ConfigError(f"--set {next(iter(given))}: {self.title} has no options of its own; omit it")
+        options, what = self.options, f"task '{self.name}'"
+        return {} if options is None else {**vars(options()), **chosen(options, given, what)}
 
     def _why_unused(self, key: str) -> str:
         reason = self.unused.get(key) or self.unused.get(key.partition(".")[0])
