@@ -122,7 +122,7 @@ def served(model: Path, workers: int = 1):
     server = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
     try:
         address = json.loads(server.stdout.readline())["address"]
-        with urllib.request.urlopen(f"{address}health", timeout=300):
+        with urllib.request.urlopen(f"{address}health", timeout=900):
             pass
         yield address, server
     finally:
@@ -139,7 +139,8 @@ def part(given, *arguments: str):
         yield process
     finally:
         process.stdin.close()
-        process.wait(60)
+        process.kill()
+        process.wait()
 
 
 def loading(given, address: str):
