@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import compare, embed, export, fit, inspect, labels, pretrain, push, search
+from .core.commands import compare, embed, export, fit, inspect, labels, pretrain, push, search, serve
 from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
@@ -28,7 +28,7 @@ from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
 FAILED = 1
 FULL = (errno.ENOSPC, errno.EDQUOT)
-COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, push, inspect)
+COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
 
 GROUP = "GROUP"

@@ -17,6 +17,7 @@ from rich.console import Group
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
+from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
@@ -69,6 +70,7 @@ from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
 from .scoring import Scores, metrics_table, predictions_table
+from .serving import ServedRun
 from .stored_run import recipe_again
 from .transfer import on_target
 from .trust import calibrate_scores
@@ -122,10 +124,8 @@ class Classification(Task):
         if protocol is not None and (recipe.gave("val_shots") or recipe.refit):
             raise ConfigError(f"--protocol {recipe.protocol} says which images choose; omit --val-shots and --refit")
         if isinstance(recipe.novel, str):
-            raise ConfigError(
-                f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
-                "(--domain open-vocab)"
-            )
+            names = "names are for detection and segmentation (--domain open-vocab)"
+            raise ConfigError(f"--novel {recipe.novel}: give True or False; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
 
@@ -193,6 +193,9 @@ class Classification(Task):
 
     def predictor(self, use: Use) -> Predictor:
         return Predictor.of_use(use, self.domain, self.name)
+
+    def served(self, use: Use, serving: Serving) -> ServedRun:
+        return ServedRun(use, self.domain, self.name, serving)
 
     def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.domain, self.name, reporter)
