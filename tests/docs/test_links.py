@@ -36,9 +36,8 @@ def broken_links(page: Path) -> list[str]:
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.exists() or not target.is_relative_to(ROOT):
-            broken.append(link)
-        elif anchor and target.suffix == ".md" and anchor not in anchors(target):
+        there = target.is_relative_to(ROOT) and target.exists()
+        if not there or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             broken.append(link)
     return broken
 
