@@ -12,8 +12,7 @@ from PIL import Image
 
 import vladapt
 
-domain, folder, *most = sys.argv[1:]
-domain, folder, most = vladapt.load_domain(domain), Path(folder), int(most[0]) if most else sys.maxsize
+domain, folder, most = vladapt.load_domain(sys.argv[1]), Path(sys.argv[2]), int([*sys.argv, sys.maxsize][3])
 data, count, people = domain.sample(domain.tasks[0]), Counter(), []
 coco = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(data.class_names)]}
 for number, item in enumerate(data.items):
