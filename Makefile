@@ -44,12 +44,12 @@ $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
 	$(PIP) install --quiet -e '.[dev]'
 	touch $@ $(VENV)/.installed-fit
 
-$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.27'
+$(VENV)/.installed-docs: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) install --quiet -e '.[docs]'
 	touch $@
 
-$(VENV)/.installed-release: pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet 'build>=1.2' 'twine>=6.1'
+$(VENV)/.installed-release: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) install --quiet -e '.[release]'
 	touch $@
 
 clean:

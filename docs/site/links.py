@@ -5,6 +5,7 @@ mkdocs reads docs/ alone, while these pages are read on their own as well, with 
 
 import posixpath
 import re
+import shutil
 from pathlib import Path
 
 from mkdocs.structure.files import File
@@ -12,6 +13,14 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[2]
 ROOT_PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+
+
+def on_startup(command, dirty):
+    """Lay core/ where docstrings are looked for, as the package that it is, whatever the checkout is called."""
+    package = ROOT / "build" / "docstrings" / "vladapt"
+    shutil.rmtree(package, ignore_errors=True)
+    shutil.copytree(ROOT / "core", package / "core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "__init__.py", package)
 
 
 def on_files(files, config):
