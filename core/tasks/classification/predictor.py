@@ -117,7 +117,10 @@ class Predictor:
         logits, features, skipped = self.source(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         item_of = {item.id: item for item in data.items}
         places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
-        return self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
+        made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
+        if use.explain is not None:
+            write_explanations(use, self, data, made, features.features, reporter)
+        return made
 
     def source(self, use: Use, data: DomainData, reporter: Reporter, **how: Any) -> Source:
         """Images to predict; `how` are further fields of `Source`."""
@@ -143,8 +146,6 @@ class Predictor:
         several, names = self.adapter.multilabel_, self.adapter.class_names_
         made = predictions_of(use, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
-        if use.explain is not None:
-            write_explanations(use, self, data, made, features.features, reporter)
         return made
 
 
