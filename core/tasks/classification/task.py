@@ -58,7 +58,7 @@ from .fitting import (
 )
 from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
-from .kept_model import judged_without_labels, turned_down_words
+from .kept_model import heard, judged_without_labels, turned_down_words
 from .labelled_examples import labelled_of, placed
 from .mistakes import explained_mistakes
 from .predictor import Predictor, RunScorer
@@ -89,7 +89,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    ) | {"redact", "preset", "protocol", "judge"}
+    ) | {"redact", "preset", "protocol", "judge", "judge_views"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "vocabulary_steps"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
@@ -135,7 +135,7 @@ class Classification(Task):
         recipe = as_published(recipe, [recipe.adapter_name])
         recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
-        check_resources(recipe.resources, [adapter])
+        check_resources(recipe.resources, [adapter], heard(recipe, adapter))
         check_shots(recipe, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe = without_shots(recipe, prepared.data, adapter)
