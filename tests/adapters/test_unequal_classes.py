@@ -175,10 +175,10 @@ def test_prompts_and_towers_weigh_classes_where_these_are_unequal_and_only_there
 
 
 def test_what_learns_from_classes_weighs_them():
-    """But for contrast within a batch (lit), which has the shares by itself, neighbours among test images, means or
-    sums of each class, of which only the direction counts, and a choice among methods that weigh them (auto)."""
+    """But for contrast within a batch (lit), which has the shares by itself, neighbours among test images, and means or
+    sums of each class, of which only the direction counts."""
     learning = {name for name in ALL if not adapter_class(name).label_free}
-    assert learning - set(ALL_WEIGHTED) == {"auto", "lit", "transclip", "nearest-mean", "ss-text"}
+    assert learning - set(ALL_WEIGHTED) == {"lit", "transclip", "nearest-mean", "ss-text"}
 
 
 def test_several_labels_have_no_priors():
