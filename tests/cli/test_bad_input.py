@@ -137,7 +137,7 @@ def test_shots_that_are_no_number_of_images(fit, refused, colours, shots):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("shots", "0"),
+        ("shots", "-2"),
         ("shots", "two"),
         ("shots", "True"),
         ("seed", "-1"),

@@ -184,7 +184,7 @@ def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp
         (("--threshold", 0.5), "have one label each"),
         (("--out", "no/where.csv"), "there is no folder no"),
         (("--out", "a", "--out", "b"), "a second folder"),
-        (("--out", "pictures"), "a classification writes no pictures"),
+        (("--out", "pictures"), "a classification writes pictures with --explain only"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_one_line(vladapt, run, colours, arguments, words):

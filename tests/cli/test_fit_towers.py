@@ -135,7 +135,8 @@ def test_what_a_user_reads(fit, colours):
     assert "Chosen: epochs 12, steps 12, lr 0.002" in outcome.out
     assert "Note: Generic vocabulary (130 words, 150 drawings): " in outcome.out
     files = {path.name for path in next(Path("runs").iterdir()).iterdir()}
-    written = {"run.json", "metrics.json", "adapter.safetensors", CALIBRATION, "log.txt", "report.html"}
+    written = {"run.json", "metrics.json", "adapter.safetensors", "labelled.safetensors", CALIBRATION}
+    written |= {"log.txt", "report.html"}
     assert files == written | {"linear-probe.safetensors", "training.jsonl"}
 
 

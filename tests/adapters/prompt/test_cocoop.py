@@ -154,7 +154,8 @@ def test_a_graph_of_it_takes_any_number_of_images(small_clip, support, classifie
     """With what prompts begin with computed once, and without."""
     pytest.importorskip("onnx", reason="extra export is not installed")
     pytest.importorskip("onnxruntime", reason="extra export is not installed")
-    from vladapt.core.export.graph import Graph, Session
+    from vladapt.core.export.folder import Session
+    from vladapt.core.export.graph import Graph
     from vladapt.core.tasks.classification.exporting import Head
 
     adapter, path = fitted(support, classifier, small_clip, epochs=1, trim=trim, class_chunk=1), tmp_path / "head.onnx"
