@@ -12,14 +12,14 @@ from vladapt.core.runtime.files import claimed
 
 @pytest.fixture
 def run_of(fit, colours):
-    def made(name) -> Path:
-        return Path(fit("--data", colours, "--adapter", name, "--shots", 0, "--json").json["run"])
+    def made(name, *more) -> Path:
+        return Path(fit("--data", colours, "--adapter", name, "--shots", 0, *more, "--json").json["run"])
 
     return made
 
 
 def test_a_stream_goes_on_where_the_call_before_ended(run_of, vladapt, colours):
-    run = run_of("onzeta")
+    run = run_of("onzeta", "--set", "judge=no")
     seen = load_adapter(run / "adapter.safetensors").seen
     plain = [vladapt("predict", run, colours / "red", "--json").json["predictions"] for _ in range(2)]
     assert plain[0] == plain[1] and load_adapter(run / "adapter.safetensors").seen == seen
@@ -31,10 +31,15 @@ def test_a_stream_goes_on_where_the_call_before_ended(run_of, vladapt, colours):
 
 
 def test_one_at_a_time(run_of, vladapt, colours):
-    run = run_of("tda")
+    run = run_of("tda", "--set", "judge=no")
     with claimed(run / "streaming.lock"):
         error = vladapt("predict", run, colours, "--stream").error
     assert "another process streams images through this run" in error
+
+
+def test_a_run_whose_method_was_not_kept_says_so(run_of, vladapt, colours):
+    error = vladapt("predict", run_of("onzeta"), colours, "--stream").error
+    assert "onzeta was not kept, since nothing showed that it helps; omit --stream, or fit with --set judge=no" in error
 
 
 def test_a_method_that_learns_nothing_from_what_it_is_asked(run_of, vladapt, colours):

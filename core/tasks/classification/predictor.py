@@ -92,6 +92,11 @@ class Predictor:
 
     def check_streams(self) -> None:
         """Raise the CapabilityError of a method that learns nothing from the images it is asked about."""
+        judge = self.run.info.get("judge")
+        judge = judge if isinstance(judge, dict) else {}
+        if judge.get("kept", self.adapter.name) != judge.get("method", self.adapter.name):
+            turned_down = f"{self.run.path.name}: {judge['method']} was not kept, since nothing showed that it helps"
+            raise CapabilityError(f"{turned_down}; omit --stream, or fit with --set judge=no")
         if "streams" not in self.adapter.can:
             self.adapter.stream(torch.zeros(0))
 
