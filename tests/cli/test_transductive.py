@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -124,10 +125,18 @@ def test_what_cannot_be_is_one_line(vladapt, rows, arguments, said):
     assert refused.code != 0 and said in refused.err
 
 
-def test_a_fit_without_a_method_says_which_need_no_labels(vladapt, rows):
-    refused = vladapt("fit", "--features", rows, "--protocol", "transductive")
-    assert refused.code != 0 and "--protocol transductive: adapter 'auto' learns from labelled images" in refused.err
+def test_a_fit_without_a_method_takes_one_that_needs_no_labels(vladapt, rows):
+    done = vladapt("fit", "--features", rows, "--protocol", "transductive")
+    assert done.code == 0 and "Auto took" in done.out
+    refused = vladapt("fit", "--features", rows, "--protocol", "transductive", "--adapter", "ape")
+    assert refused.code != 0 and "--protocol transductive: adapter 'ape' learns from labelled images" in refused.err
     assert "stat-a" in refused.err and "--shots" not in refused.err
+
+
+def test_under_a_protocol_the_method_is_what_is_scored(vladapt, rows):
+    """Whether the images speak for it or not."""
+    run = vladapt("fit", "--features", rows, "--protocol", "transductive", "--adapter", "onzeta", "--json").json
+    assert run["adapter"] == "onzeta" and "judge" not in json.loads((Path(run["run"]) / "run.json").read_text())
 
 
 @pytest.mark.parametrize(("seeds", "over"), [((1,), "over 2 tasks"), ((1, 2), "over 2 seeds, each with 2 tasks")])

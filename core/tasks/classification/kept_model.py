@@ -30,8 +30,8 @@ TURNED_DOWN = "turned_down"
 def judged_without_labels(
     recipe: Recipe, prepared, done: Fitted, shots: Shots, task: str, reporter: Reporter
 ) -> tuple[Fitted, Shots]:
-    """The fit as it is where labels were learned from, by a base run too, or where the images show that it does better
-    than zero-shot; else zero-shot. `judge` says what was found.
+    """The fit as it is under a protocol, where labels were learned from, by a base run too, and where the images show
+    that it does better than zero-shot; else zero-shot. `judge` says what was found.
 
     Args:
         done: the fit, scored on the test images.
@@ -40,7 +40,8 @@ def judged_without_labels(
         what the run keeps, and the draw with the val images whose labels had a say.
     """
     compared = done.scores.zero_shot_logits is not None and len(shots.test) and not shots.test.multilabel
-    if not recipe.judge or not compared or len(shots.support) or prepared.base is not None or done.report.judged:
+    learned = len(shots.support) or prepared.base is not None or done.report.judged
+    if not recipe.judge or recipe.protocol is not None or not compared or learned:
         return done, shots
     found = _evidence(recipe, prepared, done, shots)
     if not found.changed:
