@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from unlabelled_sets import RANGES, UnlabelledSet, batch_rows, clip_sets, generated_sets, image_sets
+from unlabelled_sets import UnlabelledSet, clip_sets, generated_sets, image_sets
 
 from vladapt import build_adapter
 from vladapt.core.confidence.without_labels import SURE_ENOUGH, answers_by_halves, evidence_of
+from vladapt.core.data.test_batches import few_class_batch
 
 METHODS = {
     "transclip": {"mode": "zero-shot"},
@@ -37,14 +38,15 @@ METHODS = {
     "reclip": {"train": False},
 }
 BATCHES, GENERATED = 12, 32
+EVERY = 10**6
 DRAWS = {
-    **{f"{words}, 64 images": (bounds, 64, 1) for words, bounds in RANGES.items()},
-    "all, 64 images": (None, 64, 1),
-    "1 to 4, 200 images": ((1, 4), 200, 2),
-    "all, 300 images": (None, 300, 3),
-    "all images": (None, 10**9, BATCHES),
+    **{f"{low} to {high}, 64 images": (low, high, 64, 1) for low, high in ((1, 4), (2, 10), (5, 25))},
+    "all, 64 images": (EVERY, EVERY, 64, 1),
+    "1 to 4, 200 images": (1, 4, 200, 2),
+    "all, 300 images": (EVERY, EVERY, 300, 3),
+    "all images": (EVERY, EVERY, EVERY, BATCHES),
 }
-"""Column -> classes, images, and what the number of batches is divided by."""
+"""Column -> how many classes, at least and at most, images, and what the number of batches is divided by."""
 SIGNALS = ("support", "merged", "changed")
 FEWEST = 8
 
@@ -75,11 +77,11 @@ def write_fits(path: Path) -> None:
 
 def fits_of(data: UnlabelledSet, batches: int) -> Iterator[dict]:
     """Each method on each batch."""
-    labels, classes = data.features.labels, len(data.text)
-    for column, (bounds, images, divided) in DRAWS.items():
-        generator = torch.Generator().manual_seed(7)
+    labels = data.features.labels.numpy()
+    for column, (low, high, images, divided) in DRAWS.items():
+        random = np.random.RandomState(7)
         for batch in range(max(1, batches // divided)):
-            rows = batch_rows(labels, classes, bounds, images, generator)
+            rows = torch.from_numpy(few_class_batch(labels, low, high, images, random))
             if len(rows) >= FEWEST:
                 for method, options in METHODS.items():
                     where = {"set": data.name, "backbone": data.backbone, "column": column, "batch": batch}

@@ -1,8 +1,4 @@
-"""Data sets for what is judged without labels: real features of CLIP, of the default backbone, and generated ones.
-
-Batches of them are drawn as in the StatA paper (arXiv 2501.03729): a number of classes from a range, then so many
-classes, then images of these; or a stream in which images of one class come together, by a Dirichlet distribution.
-"""
+"""Data sets for what is judged without labels: real features of CLIP, of the default backbone, and generated ones."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from vladapt import FeatureSet, TextClassifier
 from vladapt.core.features.files import load_features
@@ -33,8 +28,6 @@ IMAGES = {
     "pneumoniamnist": ("medical", "medical/pneumoniamnist"),
     "grocery": ("natural", "general/grocery"),
 }
-RANGES = {"1 to 4": (1, 4), "2 to 10": (2, 10), "5 to 25": (5, 25)}
-"""StatA's numbers of classes: very low, low, medium."""
 
 
 @dataclass(frozen=True)
@@ -94,38 +87,6 @@ def generated_sets(count: int, first: int = 0) -> Iterator[UnlabelledSet]:
             count -= 1
             yield made
         seed += 1
-
-
-def batch_rows(labels: Tensor, classes: int, bounds: tuple[int, int] | None, images: int, generator) -> Tensor:
-    """Rows of a batch: `images` of as many classes as the bounds say, or of all."""
-    if bounds is None:
-        return torch.randperm(len(labels), generator=generator)[:images]
-    some = min(classes, int(torch.randint(bounds[0], bounds[1] + 1, (), generator=generator)))
-    present = torch.randperm(classes, generator=generator)[:some]
-    pool = torch.isin(labels, present).nonzero().flatten()
-    return pool[torch.randperm(len(pool), generator=generator)[:images]]
-
-
-def stream_rows(labels: Tensor, classes: int, gamma: float, batch: int, seed: int) -> list[Tensor]:
-    """Batches of a stream whose classes come together the more, the smaller gamma is; -1: one class after the other.
-
-    Each class divides its images over min(N // batch, C) slots by proportions drawn from Dirichlet(gamma); slots follow
-    one another, shuffled inside. The last batch that is not full is dropped.
-    """
-    rng, slots = np.random.default_rng(seed), max(1, min(len(labels) // batch, classes))
-    parts: list[list[np.ndarray]] = [[] for _ in range(slots)]
-    if gamma == -1:
-        order = [rng.permutation((labels == c).nonzero().flatten().numpy()) for c in rng.permutation(classes)]
-        rows = np.concatenate(order)
-    else:
-        for c in range(classes):
-            rows = (labels == c).nonzero().flatten().numpy()
-            cuts = np.cumsum(rng.dirichlet([gamma] * slots) * len(rows)).round().astype(int)[:-1]
-            for slot, of in enumerate(np.split(rows, cuts)):
-                parts[slot].append(of)
-        rows = np.concatenate([rng.permutation(np.concatenate(part)) for part in parts])
-    whole = torch.from_numpy(rows)
-    return list(whole[: len(whole) // batch * batch].split(batch))
 
 
 def _generated(seed: int) -> UnlabelledSet:

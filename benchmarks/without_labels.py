@@ -3,10 +3,10 @@
     python benchmarks/without_labels.py                          # prints the tables; some hours with 1,000 batches
     python benchmarks/without_labels.py --batches 100 --features CLIP_ViTB32 --streams 5
 
-As in the StatA paper (arXiv 2501.03729): batches of 64 images of 1 to 4, 2 to 10 and 5 to 25 classes; streams of 128
-images at a time whose classes come together the more, the smaller gamma is (-1: one class after the other); and all
-images at once. The features are those of WHU-RS19 below the folder that VLADAPT_DATA names: 1,005 scenes of 19 classes.
-Labels serve the scores alone.
+Tasks are those of the StatA paper (arXiv 2501.03729; `--protocol transductive`): batches of 64 images of 1 to 4, 2 to
+10 and 5 to 25 classes; streams of 128 images at a time whose classes come together the more, the higher their
+correlation (gamma 0.1, 0.01, 0.001, and one class after the other); and all images at once. The features are those of
+WHU-RS19 below the folder that VLADAPT_DATA names: 1,005 scenes of 19 classes. Labels serve the scores alone.
 
 Columns: accuracy is the mean over batches in percent, "worse" the share of batches in which a method is worse than
 zero-shot by McNemar's test (p < .05). Of all images at once also the calibration error, the AUROC with which confidence
@@ -16,20 +16,20 @@ tells images of five classes whose names are left out from the others, and the s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from unlabelled_sets import CLIP_FEATURES, RANGES, UnlabelledSet, batch_rows, clip_sets, stream_rows
+from unlabelled_sets import CLIP_FEATURES, UnlabelledSet, clip_sets
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.selection._without_labels import CANDIDATES, SETTINGS, UnlabelledTrial
 from vladapt.core.confidence.scaling import calibration_error
+from vladapt.core.data.test_batches import TASKS, FewClasses, Stream, Whole
 from vladapt.core.metrics.selection import macro_auroc
 from vladapt.core.metrics.significance import mcnemar
 
-IMAGES, STREAMED = 64, 128
-GAMMAS = (0.1, 0.01, 0.001, -1)
+MOST_IMAGES = 64  # of a batch of few classes; those of 1,000 are nearly all images here
 ORDERS, LEFT_OUT = 5, 5
 ROWS = ("zero-shot", *CANDIDATES, "auto")
 
@@ -47,9 +47,11 @@ def main() -> None:
 
 def table(data: UnlabelledSet, batches: int, streams: int) -> Iterator[str]:
     """Markdown: a row per method."""
-    columns = {f"{words} classes": of_rows(data, ranged(data, bounds, batches)) for words, bounds in RANGES.items()}
-    columns |= {f"gamma {gamma}": of_rows(data, streamed(data, gamma, streams)) for gamma in GAMMAS}
-    columns["all images"] = of_rows(data, [torch.arange(len(data.features))])
+    labels, columns = data.features.labels.numpy(), {}
+    for task in sorted(TASKS, key=lambda each: isinstance(each, Whole)):
+        if not isinstance(task, FewClasses) or task.size <= MOST_IMAGES:
+            drawn = task.drawn(labels, streams if isinstance(task, Stream) else batches, seed=1)
+            columns[task.name] = of_rows(data, (torch.from_numpy(rows) for several in drawn for rows in several))
     further = {name: all_at_once(data, name) for name in ROWS}
     yield "| method | " + " | ".join(columns) + " | calibration error | unknown classes, AUROC | spread over orders |"
     yield "|---|" + "---:|" * (len(columns) + 3)
@@ -58,18 +60,7 @@ def table(data: UnlabelledSet, batches: int, streams: int) -> Iterator[str]:
         yield f"| `{name}` | " + " | ".join([*cells, *further[name]]) + " |"
 
 
-def ranged(data: UnlabelledSet, bounds: tuple[int, int], batches: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(batches):
-        yield batch_rows(data.features.labels, len(data.text), bounds, IMAGES, generator)
-
-
-def streamed(data: UnlabelledSet, gamma: float, streams: int) -> Iterator[Tensor]:
-    for seed in range(streams):
-        yield from stream_rows(data.features.labels, len(data.text), gamma, STREAMED, seed)
-
-
-def of_rows(data: UnlabelledSet, rows: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+def of_rows(data: UnlabelledSet, rows: Iterable[Tensor]) -> dict[str, list[Tensor]]:
     """Method -> per batch which images are right."""
     right: dict[str, list[Tensor]] = {name: [] for name in ROWS}
     for each in rows:
