@@ -209,7 +209,7 @@ class Explainer:
         except DataError as error:
             reason.no_map = str(error)
         features = asked.features
-        if features is None and pixels is not None and self.towers is not None:
+        if features is None and pixels is not None and self.towers is not None and not self._several:
             features = encoder(self.towers, PROJECTED, None)(pixels[None])[0].clone()
         if features is not None:
             self._with_examples(reason, features, asked.target, count)
