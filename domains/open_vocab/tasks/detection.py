@@ -132,3 +132,9 @@ class Detection(ByNames):
         from ..inference.saving import save_boxes
 
         return save_boxes(rows, data, class_names, folder)
+
+    def form(self) -> type:
+        """Graphs of detectors."""
+        from ..exporting.detectors import Boxes
+
+        return Boxes

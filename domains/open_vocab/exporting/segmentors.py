@@ -1,0 +1,72 @@
+"""Segmentors of mmseg as one graph, from pixels to logits of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from unittest import mock
+
+import numpy as np
+import torch.nn.functional as F
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import Upsample
+from torch import Tensor, nn
+
+from ....core.errors import CapabilityError
+from ....core.export.graph import Graph
+from ....core.export.package import SCRIPT
+from ..inference.predictions import PredictedMap
+from .run import PIXELS, Form
+from .standalone import maps
+
+
+class Logits(nn.Module):
+    """Pixels (B, 3, H, W) -> logits (B, C, H, W)."""
+
+    def __init__(self, model: EncoderDecoder):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with mock.patch.object(Upsample, "forward", _upsampled):
+            return self.model.encode_decode(pixels, [{"img_shape": pixels.shape[2:]}])
+
+
+class Maps(Form):
+    """A class of each pixel."""
+
+    scripts: ClassVar = {SCRIPT: "maps.py", "pictures.py": "pictures.py"}
+    values = "logit"
+    answers = "pixels"
+
+    def check(self) -> None:
+        if not isinstance(self.model, EncoderDecoder):
+            raise CapabilityError(
+                f"{type(self.model).__name__} is no encoder and decoder of mmseg: it cuts and compares images in a way "
+                "of its own, which is no fixed graph; predict with the run"
+            )
+        if self.model.test_cfg.get("mode", "whole") != "whole":
+            raise CapabilityError(
+                "its config looks through windows (test_cfg.mode='slide'), as many as an image has, which is no fixed "
+                "graph; fit with test_cfg.mode='whole', or predict with the run"
+            )
+
+    def graphs(self, pixels: Tensor, sizes: Mapping[int, Any]) -> dict[str, Graph]:
+        return {PIXELS: Graph(Logits(self.model), {PIXELS: pixels}, ["logits"], {PIXELS: sizes})}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        head = getattr(self.model, "decode_head", None)
+        return {"threshold": getattr(head, "threshold", None)}
+
+    def answer(self, sessions, pixels, size, whole, facts) -> np.ndarray:
+        return maps.map_of(sessions[PIXELS](pixels=pixels)["logits"][0], size, whole, facts["threshold"])
+
+    def same(self, sample: Any, answer: np.ndarray) -> tuple[float, float]:
+        return float((PredictedMap.of(sample).classes == answer).sum()), float(answer.size)
+
+
+def _upsampled(self: Upsample, x: Tensor) -> Tensor:
+    """What mmseg's Upsample does; that rounds sizes to numbers, which a trace would keep."""
+    factor = {"size": self.size} if self.size else {"scale_factor": self.scale_factor}
+    return F.interpolate(x, mode=self.mode, align_corners=self.align_corners, **factor)
