@@ -1,12 +1,13 @@
 # Two commands: `make fit` (first result) and `make test` (the whole suite). Only Python, make and a package index are
 # needed. A stamp in .venv says what is installed, so a second run starts at once; a changed pyproject.toml installs again.
+# Besides: `make docs` (the site, in build/site), `make pictures` (those of the README), `make dist` (what is released, tried).
 PYTHON ?= python3
 JOBS ?= 2  # processes of the suite, a thread each: more threads would only wait for each other
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: fit test lint clean
+.PHONY: fit test lint docs pictures dist clean
 
 fit: $(VENV)/.installed-fit
 	$(BIN)/vladapt fit --domain medical
@@ -16,6 +17,21 @@ test: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/pictures.py
+
+# sdist and wheel, checked; then the wheel alone in an environment of its own, away from the repository.
+dist: $(VENV)/.installed-release
+	rm -rf dist build/release
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet "$$(ls $(CURDIR)/dist/*.whl)[embedded,medical]"
+	cd build/release && bin/vladapt fit --domain medical
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +43,14 @@ $(VENV)/.installed-fit: pyproject.toml setup.py | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
 	$(PIP) install --quiet -e '.[dev]'
 	touch $@ $(VENV)/.installed-fit
+
+$(VENV)/.installed-docs: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) install --quiet -e '.[docs]'
+	touch $@
+
+$(VENV)/.installed-release: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) install --quiet -e '.[release]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

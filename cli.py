@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import compare, embed, export, fit, inspect, labels, pretrain, push, search
+from .core.commands import compare, embed, export, fit, inspect, labels, pretrain, push, search, serve
 from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
@@ -28,7 +28,7 @@ from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
 FAILED = 1
 FULL = (errno.ENOSPC, errno.EDQUOT)
-COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, push, inspect)
+COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
 
 GROUP = "GROUP"
@@ -128,13 +128,17 @@ def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
     """
     taken = {info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands}
     groups: dict[str, typer.Typer] = {}
+    held: dict[str, list[str]] = {}
     for name, entry in commands().items():
         group, title = _group_and_title(entry)
         if name in taken and not group:
             raise ConfigError(f"command '{name}' is taken twice: by vladapt and by {entry.origin}; rename one")
         if group and group not in groups:
-            groups[group] = typer.Typer(no_args_is_help=True, help=f"Commands that {group}.")
+            groups[group] = typer.Typer(no_args_is_help=True)
             app.add_typer(groups[group], name=group)
+        if group:
+            held.setdefault(group, []).append(name)
+            groups[group].info.help = f"Holds {', '.join(held[group])}."
         where = groups[group] if group else app
         called = name in arguments
         where.command(name, help=None if called else title)(_function(entry) if called else _not_called)

@@ -27,8 +27,8 @@ import torch
 
 import vladapt
 from vladapt.core.contracts.image_size import height_and_width
-from vladapt.core.export.graph import Session
-from vladapt.core.tasks.classification.exporting import FILES, INT8, PIXELS, Head, Whole
+from vladapt.core.export.folder import PIXELS, Session
+from vladapt.core.tasks.classification.exporting import FILES, INT8, Head, Whole
 
 ALONE, TOGETHER, PROCESSES, AT_ONCE = 30, 5, 5, 32
 NEEDED = ("onnxruntime", "numpy", "pillow")

@@ -20,6 +20,8 @@ LONGEST_VALUE = 80
 """Characters of a value that a message quotes."""
 LONGEST_MESSAGE = 580
 """Characters of a message; of a longer one the middle goes, since it begins with the place and ends with the cure."""
+REASON_CHARACTERS = 300
+"""Of why an image cannot be used."""
 IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a cursor, turns the direction of writing, ends a line, or cannot be encoded (bytes of a file's name)."""
@@ -103,6 +105,14 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8, as `os.fsdecode` gives it
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def one_line(error: BaseException) -> str:
+    """Why an image cannot be used: our own message as it is, a decoder's with its type, on one line."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, DataError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:REASON_CHARACTERS]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

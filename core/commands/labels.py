@@ -98,7 +98,7 @@ def select(
 
 def label(
     todo: Annotated[str | None, typer.Argument(help="A table that `vladapt select` wrote.")] = None,
-    out: Annotated[str | None, typer.Option(help="File of labels, .csv; one that is there is gone on with.")] = None,
+    out: Annotated[str | None, typer.Option(help="File of labels, .csv; an existing one is continued.")] = None,
     several: Annotated[bool, typer.Option("--several", help="An image may have several labels, or none.")] = False,
     labeller: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who labels; by default the user's name on this machine.")

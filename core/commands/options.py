@@ -26,7 +26,7 @@ Features = Annotated[
 ]
 AdapterName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Method (`vladapt list adapters`); by default the domain's, tip-adapter."),
+    typer.Option(metavar="NAME", help="Method (`vladapt list adapters`); by default the task's, for classes auto."),
 ]
 Backbone = Annotated[
     str | None,

@@ -55,6 +55,7 @@ class Recipe:
     )
     refit: bool = option(False, "after choosing settings on val, learn from its images too")
     judge: bool = option(True, "without labels, keep zero-shot where the images do not show that a method helps")
+    judge_views: int = option(0, "augmented views of each test image that the judge hears besides", low=0, high=64)
     seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
     protocol: str | None = option(None, "published way to draw shots, choose settings and test (docs/protocols.md)")
     preset: str = option(AUTO, "published set whose prompts and settings are taken; auto: the one recognised; or none")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
+    from .serving import Served, Serving
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
@@ -243,8 +244,7 @@ class Task(ABC):
 
     def filled(self, recipe: Recipe) -> Recipe:
         """Defaults where nothing was given."""
-        changes = {key: value for key, value in self.defaults.items() if not recipe.gave(key)}
-        return recipe.with_(**changes)
+        return recipe.with_(**{key: value for key, value in self.defaults.items() if not recipe.gave(key)})
 
     def taken(self, recipe: Recipe) -> frozenset[str]:
         """Keys that this recipe's fit takes; `takes`, unless one key rules out another."""
@@ -278,6 +278,10 @@ class Task(ABC):
     def predictor(self, use: Use) -> Any:
         """The run's model, loaded once: an object with `predict(images)`."""
         raise CapabilityError(f"{use.run.shown}: {self.title} keeps no model between calls; call vladapt.predict")
+
+    def served(self, use: Use, serving: Serving) -> Served:
+        """The run's model, loaded once, for `vladapt serve`."""
+        raise CapabilityError(f"{use.run.path}: {self.title} is not supported by vladapt serve")
 
     def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
         """The run as graphs that were compared with it."""
@@ -333,8 +337,6 @@ class Task(ABC):
         """Rows of `predict` as a rich table."""
         raise CapabilityError(self._refusal("predict"))
 
-    # ------------------------------------------------------------------------------------------------------------------
-
     @property
     def own_files(self) -> tuple[str, ...]:
         """Suffixes of files that the domain writes of this task's predictions."""
@@ -364,12 +366,10 @@ class Task(ABC):
                 raise ConfigError(f"--{key}: a comparison of {self.title} varies {varied}; omit --{key}")
 
     def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        if self.options is None:
-            if given:
-                raise ConfigError(f"--set {next(iter(given))}: {self.title} has no options of its own; omit it")
-            return {}
-        settled = chosen(self.options, given, f"task '{self.name}'")
-        return {**vars(self.options()), **settled}
+        if self.options is None and given:
+            raise ConfigError(f"--set {next(iter(given))}: {self.title} has no options of its own; omit it")
+        options, what = self.options, f"task '{self.name}'"
+        return {} if options is None else {**vars(options()), **chosen(options, given, what)}
 
     def _why_unused(self, key: str) -> str:
         return self.unused.get(key, self.unused.get(key.partition(".")[0])) or f"{self.title} does not use it; omit it"

@@ -20,7 +20,7 @@ from ..contracts.options import options_from, options_of
 from ..registry.catalogue import PACKAGE_ROOT
 
 EXTRAS = (
-    *("embedded", "open-clip", "hf", "fine-tune", "retrieval", "labels", "explain"),
+    *("embedded", "open-clip", "hf", "fine-tune", "retrieval", "labels", "explain", "export", "serve", "sharing"),
     *("medical", "remote-sensing", "person", "video", "open-vocab", "dev"),
 )
 DISPLAY_FREE = "opencv-contrib-python-headless"

@@ -1,8 +1,7 @@
-"""ONNX files of torch modules, whole and in 8 bits, and what they answer."""
+"""ONNX files of torch modules, whole and in 8 bits."""
 
 from __future__ import annotations
 
-import importlib
 import logging
 import tempfile
 import warnings
@@ -11,7 +10,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import CapabilityError, ConfigError
 from ..runtime.files import replacing
+from .folder import library
 
 OPSET, OLDEST_OPSET = 18, 18
 """What is written by default, and the first that torch's exporter writes."""
@@ -100,28 +99,6 @@ def _most_rows(traced: torch.export.ExportedProgram):
     return min((ranges[symbol].upper for symbol in rows if symbol in ranges), default=int_oo)
 
 
-class Session:
-    """A file that answers, on the CPU.
-
-    Args:
-        path: of the file.
-        threads: of one answer; None for all.
-    """
-
-    def __init__(self, path: Path, threads: int | None = None):
-        onnxruntime = library("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.outputs = [each.name for each in self._session.get_outputs()]
-
-    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs by name."""
-        return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
-
-
 def write_in_8_bits(whole: Path, path: Path, examples: Sequence[Mapping[str, np.ndarray]], activations: int = 8) -> str:
     """A graph in 8 bits: one with convolutions in these, channel by channel, and in what they are given, by ranges that
     this has on examples; others in the weights of their matrix products alone.
@@ -177,20 +154,6 @@ def check_opset(opset: int | None) -> int:
         why = "too old" if opset < OLDEST_OPSET else "not known to the installed onnx"
         raise ConfigError(f"--opset {opset}: {why}; give {OLDEST_OPSET} to {newest}")
     return opset
-
-
-def library(name: str) -> ModuleType:
-    """onnx, onnxruntime, or a part of them.
-
-    Raises:
-        CapabilityError: not installed; says how to get it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = name.partition(".")[0]
-        cure = 'pip install "vladapt[export]"'
-        raise CapabilityError(f"vladapt export needs {package}, which is not installed: {cure}") from None
 
 
 def _reader(examples, base):

@@ -15,9 +15,8 @@ from typing import Any
 from ..errors import DataError
 from ..runtime.files import refused, write_whole
 from .agreement import words_of
+from .folder import FACTS, SCRIPT
 
-FACTS, SCRIPT = "export.json", "predict.py"
-FORMAT = 1
 CHECKED = {
     "features": "From features",
     "pixels": "From pixels",

@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Item
 from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
-from ..errors import CacheError, CapabilityError, ConfigError, DataError
+from ..errors import CacheError, CapabilityError, ConfigError, DataError, one_line
 from .batch_size import BatchSizeTuner
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 VIEWS_A_JOB = 8
 MOST_AHEAD = 1024
 """Pieces of pixels that may be under way only so that no thread is idle: 0.6 GB at 224 x 224."""
-REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -225,14 +224,6 @@ def check_tap(backbone: Backbone, tap: str) -> None:
 def cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def one_line(error: BaseException) -> str:
-    """Why an image cannot be used: our own message as it is, a decoder's with its type, on one line."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, DataError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text[:REASON_CHARACTERS]
 
 
 class _Window:

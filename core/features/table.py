@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..contracts.domain import Item
 from ..data.verify import FileHashes, content_key
-from ..errors import CacheError, DataError
+from ..errors import CacheError, DataError, one_line
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
-from .extract import Job, PartMeans, Piece, cores, one_line
+from .extract import Job, PartMeans, Piece, cores
 from .keys import Request, part_key
 
 

@@ -21,7 +21,7 @@ from .method import Method, logits_elsewhere, seed_everything
 from .options import OPTION_RULES, Options
 from .processes import place_of, workers
 from .towers import plain
-from .world import World, world_of
+from .world import NO_LABELS, World, world_of
 
 WIDTHS = (3, 8, 640)
 
@@ -187,10 +187,11 @@ def several_labels_are_refused(method: Method) -> Iterator[str]:
 
 
 def no_labels(method: Method) -> Iterator[str]:
-    """Without labels, and without images."""
+    """Without labels, and without images; with the test images where it uses these."""
     labels = replace(method.world.inputs(method.build())["support"], labels=None)
+    also = (NO_LABELS,) if "unlabeled" in method.claims.optional else ()
     for support, words in ((labels, "a support without labels"), (None, "no support")):
-        adapter = method.fit(change={"support": support}).adapter
+        adapter = method.fit(change={"support": support}, also=also).adapter
         yield from _faults(method.world.logits(adapter), 12, 3, words)
 
 

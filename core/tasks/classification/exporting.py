@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from .... import __version__
@@ -32,15 +31,16 @@ from ...contracts.task import Use
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
-from ...export.graph import Graph, Session, check_opset, has_convolutions, library, write_in_8_bits
-from ...export.package import FORMAT, SCRIPT, STANDALONE, Exported, Wishes, check_free, new_folder, write_facts
+from ...export.folder import FORMAT, PIXELS, SCRIPT, Session, as_picture, library
+from ...export.graph import Graph, check_opset, has_convolutions, write_in_8_bits
+from ...export.package import STANDALONE, Exported, Wishes, check_free, new_folder, write_facts
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from .feature_rows import prepared_of, rows_of_split
 from .stored_run import fitted_adapter, recipe_again
 from .trust import TABLE_COVERAGES
 
-PIXELS, FEATURES = "pixels", "features"
+FEATURES = "features"
 FILES = {FEATURES: "head.onnx", PIXELS: "model.onnx"}
 INT8 = "model.int8.onnx"
 EXPORTED = frozenset({"features", "pre_projection", "text_encoder"})
@@ -281,7 +281,7 @@ class _Export:
         if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE_SUFFIXES:
             picture = script.decoded(item.source)
         else:
-            picture = _as_picture(self.prepared.data.load(item))
+            picture = as_picture(self.prepared.data.load(item))
         return script.pixels(picture, self.transform.spec)[0]
 
     # checks ----------------------------------------------------------------------------------------------------------
@@ -363,10 +363,3 @@ class _Export:
         if self.adapter.multilabel_:
             return [float(made.threshold)] * len(self.adapter.class_names_)
         return [0.0 if math.isinf(each) else 1 - each for each in made.thresholds.tolist()]
-
-
-def _as_picture(array: np.ndarray):
-    """As predict.py takes decoded pictures: Pillow's image, or deeper than 8 bits a list of 3 bands."""
-    if array.dtype == np.uint8:
-        return Image.fromarray(array if array.shape[-1] == 3 else np.repeat(array, 3, axis=-1))
-    return [Image.fromarray(np.ascontiguousarray(array[..., band], dtype=np.float32)) for band in range(3)]

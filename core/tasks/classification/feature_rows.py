@@ -164,7 +164,10 @@ class PreparedFeatures:
         features, names = self.file.features, self.file.classifier.class_names
         if tuple(other.classifier.class_names) != tuple(names):
             raise DataError(f"--resource further-backbones={path}: its classes are not those of {self.path}")
-        if other.features.labels is None or not _same_labels(other.features.labels, features.labels):
+        same = len(other.features) == len(features)
+        if features.labels is not None:
+            same = other.features.labels is not None and _same_labels(other.features.labels, features.labels)
+        if not same:
             raise DataError(f"--resource further-backbones={path}: its labels are not those of {self.path}, row by row")
         return replace(self, file=other)
 

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
-from ...contracts.adapter import FitReport
+from ...contracts.adapter import Adapter, FitReport
 from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
 from ...data.sampling import rank
+from ...errors import ConfigError
 from ...runtime.progress import Reporter
 from .draws import Shots
 from .fitting import Fitted, scored
@@ -65,6 +69,17 @@ def judged_without_labels(
     return replace(kept, judge=facts), shots
 
 
+def heard(recipe: Recipe, adapter: Adapter) -> frozenset[str]:
+    """Resources that have a say on a fit without labels, though its method does not need them.
+
+    Raises:
+        ConfigError: views of images that a features file does not have.
+    """
+    if recipe.judge_views and recipe.features:
+        raise ConfigError("--set judge_views: views are taken of images, which a features file does not have; omit it")
+    return frozenset({"further_backbones"}) if adapter.label_free and recipe.judge and not recipe.shots else frozenset()
+
+
 def turned_down_words(metrics: dict[str, Any]) -> list[str]:
     """A sentence on the method that a run does not use, where its score is known."""
     of = metrics.get(TURNED_DOWN) or {}
@@ -77,18 +92,33 @@ def turned_down_words(metrics: dict[str, Any]) -> list[str]:
 
 
 def _evidence(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> Evidence:
-    """By the test images, and by halves of the prompts for a method that read these and nothing else."""
+    """By the test images, by other witnesses where there are some, and by halves of the prompts for a method that read
+    the test images and nothing else."""
     read, halves = Unlabelled.of(done.adapter, prepared, shots).features, []
     if read is not None and read.ids == shots.test.ids:
         halves = answers_by_halves(done.adapter, prepared.classifier, read, recipe.seed)
     halves = [(before.cpu(), after.cpu()) for before, after in halves]
-    return evidence_of(shots.test.unit.cpu(), done.scores.zero_shot_logits, done.scores.adapted_logits, halves=halves)
+    sides = shots.test.unit.cpu(), done.scores.zero_shot_logits, done.scores.adapted_logits
+    return evidence_of(*sides, halves=halves, witnesses=_witnesses(recipe, prepared, shots))
+
+
+def _witnesses(recipe: Recipe, prepared, shots: Shots) -> list[Tensor]:
+    """(N, C) zero-shot probabilities of the test images by each further backbone, and the mean over augmented views."""
+    seen = [(other.classifier, other.of_ids(shots.test.ids).unit[:, None]) for other in prepared.resources.further]
+    if recipe.judge_views:
+        by_id = {item.id: item for item in prepared.data.items}
+        items = [by_id[name] for name in shots.test.ids]
+        views = prepared.features(items, "views of test images", recipe.judge_views, recipe.seed).views
+        seen.append((prepared.classifier, F.normalize(views, dim=-1)))
+    return [classifier.logits(views.flatten(0, 1)).softmax(dim=1).unflatten(0, views.shape[:2]).mean(dim=1).cpu()
+            for classifier, views in seen]  # fmt: skip
 
 
 def _labelled(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> FeatureSet | None:
-    """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on."""
-    if shots.val is not None:
-        return shots.val
+    """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on. None for
+    a method that answers those that it read together otherwise than any other image."""
+    if done.adapter.transductive or shots.val is not None:
+        return None if done.adapter.transductive else shots.val
     ids = sorted((item.id for item in prepared.data.split("val") if item.target is not None), key=_ranked(recipe.seed))
     some = ids[: min(MOST_LABELLED, len(ids) // 2)]
     return prepared.of_ids(some, parts="parts" in done.adapter.at_predict) if some else None

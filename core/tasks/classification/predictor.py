@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...backbones.load import load_backbone
 from ...confidence.calibration import Calibration
@@ -19,10 +20,11 @@ from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.own_files import Scorer
 from ...contracts.recipe import Recipe
+from ...contracts.serving import NoneReadable
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, DataError
-from ...features.extract import encoder, one_line
+from ...errors import CapabilityError, DataError, one_line
+from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...runs.folder import Run
@@ -112,20 +114,38 @@ class Predictor:
     def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
         """Classes of the images of a `Use`."""
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
-        encoding = Encoding(use.batch_size, use.workers, self.recipe.amp)
-        given = self.recipe.resources
-        source = _Source(self.domain, self.task, data, self.backbone, encoding, given, reporter, self.base)
-        logits, features, skipped = source.logits(self.adapter, stream=bool(use.stream))
-        several, names = self.adapter.multilabel_, self.adapter.class_names_
-        skipped = [*data.skipped, *skipped]
-        made = predictions_of(
-            use, self.calibration, names, list(features.ids), logits, features.features, several, skipped
-        )
+        logits, features, skipped = self.source(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         item_of = {item.id: item for item in data.items}
-        places = [self.domain.placed(item_of[id_]) for id_ in made.ids]
-        made.places = places if any(places) else None
+        places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
+        made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
         if use.explain is not None:
             write_explanations(use, self, data, made, features.features, reporter)
+        return made
+
+    def source(self, use: Use, data: DomainData, reporter: Reporter, **how: Any) -> Source:
+        """Images to predict; `how` are further fields of `Source`."""
+        encoding, given = Encoding(use.batch_size, use.workers, self.recipe.amp), self.recipe.resources
+        return Source(self.domain, self.task, data, self.backbone, encoding, given, reporter, self.base, **how)
+
+    def predictions(
+        self,
+        use: Use,
+        ids: Sequence[str],
+        logits: Tensor,
+        features: Tensor,
+        skipped: list[tuple[str, str]],
+        places: list[dict[str, Any]],
+    ) -> Predictions:
+        """What is said of N images.
+
+        Args:
+            logits: (N, C).
+            features: (N, D) that they are of.
+            places: of each image in its file, `Domain.placed`.
+        """
+        several, names = self.adapter.multilabel_, self.adapter.class_names_
+        made = predictions_of(use, self.calibration, names, list(ids), logits, features, several, skipped)
+        made.places = places if any(places) else None
         return made
 
 
@@ -137,17 +157,15 @@ class RunScorer(Scorer):
         self.class_names, self.multilabel = predictor.adapter.class_names_, predictor.adapter.multilabel_
         self.fingerprint = _fingerprint(predictor)
         self._store = FeatureStore(keep=False)
-        self._encoding = Encoding(use.batch_size, use.workers, predictor.recipe.amp)
 
     @classmethod
     def of_use(cls, use: Use, domain: Domain, task: str) -> RunScorer:
         """Load all that a run needs to predict; as `Predictor.of_use`."""
         return cls(Predictor.of_use(use, domain, task), use)
 
-    def score(self, data: DomainData) -> tuple[list[str], torch.Tensor, list[tuple[str, str]]]:
-        of, reporter = self.predictor, Reporter(quiet=True)
-        how = (self._encoding, of.recipe.resources, reporter, of.base, self._store)
-        source = _Source(of.domain, of.task, data, of.backbone, *how)
+    def score(self, data: DomainData) -> tuple[list[str], Tensor, list[tuple[str, str]]]:
+        of = self.predictor
+        source = of.source(self.use, data, Reporter(quiet=True), store=self._store)
         try:
             logits, features, skipped = source.logits(of.adapter)
         except NoneReadable as error:
@@ -167,20 +185,13 @@ def _fingerprint(predictor: Predictor) -> str:
     return digest.hexdigest()
 
 
-class NoneReadable(DataError):
-    """None of some images could be read; `skipped` says why not, (id, reason) of each."""
-
-    def __init__(self, skipped: Sequence[tuple[str, str]]):
-        self.skipped = list(skipped)
-        super().__init__(f"no readable image among what was given; {skipped[0][0]}: {skipped[0][1]}")
-
-
 @dataclass
-class _Source:
+class Source:
     """Images to predict, and how to look at them.
 
     Args:
         store: of features; by default the usual one.
+        ready: item id -> its pixels, of images that were decoded before.
     """
 
     domain: Domain
@@ -192,8 +203,9 @@ class _Source:
     reporter: Reporter
     base: BaseRun | None = None
     store: FeatureStore | None = None
+    ready: Mapping[str, Tensor] | None = None
 
-    def logits(self, adapter: Adapter, stream: bool = False) -> tuple[torch.Tensor, FeatureSet, list[tuple[str, str]]]:
+    def logits(self, adapter: Adapter, stream: bool = False) -> tuple[Tensor, FeatureSet, list[tuple[str, str]]]:
         """(N, C) logits, the features that they are of, and what could not be read.
 
         Args:
@@ -243,7 +255,7 @@ class _Source:
     def _further(self, spec: str) -> Backbone:
         return load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)
 
-    def _of_base(self, features: FeatureSet, class_names: Sequence[str]) -> torch.Tensor:
+    def _of_base(self, features: FeatureSet, class_names: Sequence[str]) -> Tensor:
         """(N, C) logits of the run that the adapter started from, of the same images."""
         source = replace(self, given=self.base.recipe.resources, base=None)
         logits, seen, _ = source.logits(self.base.adapter)
@@ -257,7 +269,8 @@ class _Source:
     def _encoded(
         self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
     ) -> Extraction:
-        few = None if parts or len(items) > FEW else self._encoded_at_once(list(items), backbone, tap)
+        at_once = not parts and (self.ready is not None or len(items) <= FEW)
+        few = self._encoded_at_once(list(items), backbone, tap) if at_once else None
         return few or (self.store or FeatureStore(keep=keep)).get_or_compute(
             self.data,
             list(items),
@@ -277,7 +290,7 @@ class _Source:
         pixels, kept, skipped = [], [], []
         for item in items:
             try:
-                pixels.append(transform(self.data.load(item)))
+                pixels.append(self.ready[item.id] if self.ready else transform(self.data.load(item)))
                 kept.append(item)
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
                 skipped.append((item.id, one_line(error)))

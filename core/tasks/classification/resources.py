@@ -34,13 +34,18 @@ TOWER_NEEDS = frozenset(
 """What a features file cannot give, or has no towers for."""
 
 
-def check_resources(given: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
+def check_resources(
+    given: Mapping[str, Any], adapters: Sequence[Adapter], besides: frozenset[str] = frozenset()
+) -> None:
     """Refuse names that no fit uses and files that are not there.
+
+    Args:
+        besides: what is used besides, by no adapter.
 
     Raises:
         UnknownNameError: no resource has that name. ConfigError: no adapter uses it, or there is no such file.
     """
-    used = frozenset().union(*(adapter.needs | adapter.optional for adapter in adapters))
+    used = besides.union(*(adapter.needs | adapter.optional for adapter in adapters))
     _check_given(given, used, ", ".join(adapter.name for adapter in adapters), others=True)
 
 

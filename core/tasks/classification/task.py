@@ -17,6 +17,7 @@ from rich.console import Group
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
+from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
@@ -57,7 +58,7 @@ from .fitting import (
 )
 from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
-from .kept_model import judged_without_labels, turned_down_words
+from .kept_model import heard, judged_without_labels, turned_down_words
 from .labelled_examples import labelled_of, placed
 from .mistakes import explained_mistakes
 from .predictor import Predictor, RunScorer
@@ -69,6 +70,7 @@ from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
 from .scoring import Scores, metrics_table, predictions_table
+from .serving import ServedRun
 from .stored_run import recipe_again
 from .transfer import on_target
 from .trust import calibrate_scores
@@ -87,7 +89,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    ) | {"redact", "preset", "protocol", "judge"}
+    ) | {"redact", "preset", "protocol", "judge", "judge_views"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "vocabulary_steps"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
@@ -122,10 +124,8 @@ class Classification(Task):
         if protocol is not None and (recipe.gave("val_shots") or recipe.refit):
             raise ConfigError(f"--protocol {recipe.protocol} says which images choose; omit --val-shots and --refit")
         if isinstance(recipe.novel, str):
-            raise ConfigError(
-                f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
-                "(--domain open-vocab)"
-            )
+            names = "names are for detection and segmentation (--domain open-vocab)"
+            raise ConfigError(f"--novel {recipe.novel}: give True or False; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
 
@@ -135,7 +135,7 @@ class Classification(Task):
         recipe = as_published(recipe, [recipe.adapter_name])
         recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
-        check_resources(recipe.resources, [adapter])
+        check_resources(recipe.resources, [adapter], heard(recipe, adapter))
         check_shots(recipe, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe = without_shots(recipe, prepared.data, adapter)
@@ -193,6 +193,9 @@ class Classification(Task):
 
     def predictor(self, use: Use) -> Predictor:
         return Predictor.of_use(use, self.domain, self.name)
+
+    def served(self, use: Use, serving: Serving) -> ServedRun:
+        return ServedRun(use, self.domain, self.name, serving)
 
     def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.domain, self.name, reporter)

@@ -17,8 +17,9 @@ from ...contracts.domain import Domain
 from ...contracts.task import Use
 from ...errors import CapabilityError, ConfigError, DataError
 from ...export.agreement import LARGEST_SHARE, Agreement
-from ...export.graph import Graph, Session, check_opset, library
-from ...export.package import FORMAT, Exported, Wishes, check_free, new_folder, write_facts
+from ...export.folder import FORMAT, Session, library
+from ...export.graph import Graph, check_opset
+from ...export.package import Exported, Wishes, check_free, new_folder, write_facts
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again

@@ -10,7 +10,8 @@ from torch import nn
 
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.export.agreement import Agreement, words_of
-from vladapt.core.export.graph import Graph, Session, check_opset, write_in_8_bits
+from vladapt.core.export.folder import Session
+from vladapt.core.export.graph import Graph, check_opset, write_in_8_bits
 from vladapt.core.runtime.threads import in_blocks
 
 onnx = pytest.importorskip("onnx", reason="extra export is not installed")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
-
 import pytest
 
 pytest.importorskip("uvicorn", reason="extra labels is not installed")
-if not (shutil.which("chromedriver") and shutil.which("chromium")):
+from browser import INSTALLED, PATIENCE, Browser, until
+
+if not INSTALLED:
     pytest.skip("Chromium and its driver are not installed", allow_module_level=True)
 
 from forked import start
@@ -20,9 +15,6 @@ from forked import start
 from vladapt.core.data.label_files import read_answers
 from vladapt.core.labelling.serve import NO_TOKEN, TWO_PAGES
 
-PATIENCE = 60.0
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage")
-OFFLINE = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
 SERVE = """
 import sys
 from vladapt.core.labelling.serve import serve
@@ -31,58 +23,6 @@ from pathlib import Path
 serve(*sys.argv[1:3], labeller="me", opened=lambda address, *_: write_whole(Path(sys.argv[3]), address))
 """
 BACKSPACE = "\ue003"
-
-
-class Browser:
-    """WebDriver, as far as is needed here."""
-
-    def __init__(self, profile):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL)
-        self.address = f"http://127.0.0.1:{port}"
-        until(lambda: self.ask("GET", "/status")["ready"])
-        options = {"args": [*QUIET, *OFFLINE, f"--user-data-dir={profile}"]}
-        made = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
-        self.address += f"/session/{made['sessionId']}"
-
-    def ask(self, method, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            return json.load(response)["value"]
-
-    def open(self, address):
-        self.ask("POST", "/url", {"url": address})
-
-    def type(self, *keys):
-        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self.ask("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
-
-    def run(self, script):
-        return self.ask("POST", "/execute/sync", {"script": f"return {script}", "args": []})
-
-    def text(self, name):
-        return self.run(f'document.getElementById("{name}")?.textContent ?? ""')
-
-    def quit(self):
-        self.ask("DELETE", "")
-        self.driver.terminate()
-        self.driver.wait(PATIENCE)
-
-
-def until(holds):
-    """Wait until something holds."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if holds():
-                return
-        except (OSError, KeyError, ValueError):
-            pass  # not there yet
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import vladapt
+from vladapt.core.errors import ConfigError
+from vladapt.core.registry import adapter_class
 from vladapt.core.tasks.classification.kept_model import TURNED_DOWN
 
 CLASSES, DIM = 8, 32
@@ -22,19 +25,19 @@ def features(tmp_path, monkeypatch):
     """Factory: a features file; `present` classes among the test images, labels or none."""
     monkeypatch.chdir(tmp_path)
 
-    def write(present=CLASSES, labelled=True, val=0):
+    def write(present=CLASSES, labelled=True, val=0, off=2.5):
         generator = torch.Generator().manual_seed(0)
         centres = torch.randn(CLASSES, DIM, generator=generator)
         labels = torch.arange(present).repeat(60 // present + 1)[:60]
         labels = torch.cat([labels, torch.arange(CLASSES).repeat(val)])
         images = centres[labels] + 0.8 * torch.randn(len(labels), DIM, generator=generator)
-        texts = F.normalize(centres + 2.5 * torch.randn(CLASSES, DIM, generator=generator), dim=1)
+        texts = F.normalize(centres + off * torch.randn(CLASSES, DIM, generator=generator), dim=1)
         arrays = {"image_features": images.numpy(), "text_features": texts.numpy()}
         if labelled:
             arrays |= {"labels": labels.numpy()}
         arrays |= {"split": np.array(["test"] * 60 + ["val"] * (len(labels) - 60))}
         arrays |= {"class_names": np.array([f"class {i}" for i in range(CLASSES)])}
-        path = tmp_path / f"features{present}{labelled}{val}.npz"
+        path = tmp_path / f"features{present}{labelled}{val}{off}.npz"
         np.savez(path, **arrays)
         return str(path)
 
@@ -74,14 +77,47 @@ def test_the_answers_of_such_a_run_are_those_of_zero_shot(features):
     assert rows[0] == rows[1]
 
 
-def test_a_few_labels_of_val_have_a_say(features):
-    """The same test images, of all classes: what is believed follows what 36 labelled images say."""
-    alone = fit(features(), adapter=NAME)
+def test_a_few_labels_of_val_have_a_say(features, monkeypatch):
+    """The same test images, of all classes: what is believed follows what 36 labelled images say. A method that answers
+    images which it read together otherwise than any other is not told by others."""
+    alone, together = fit(features(), adapter=NAME), fit(features(val=9), adapter=NAME)
+    monkeypatch.setattr(adapter_class(NAME), "transductive", False)
     told = fit(features(val=9), adapter=NAME)
-    before, after = (json.loads((each.run / "run.json").read_text())["judge"] for each in (alone, told))
-    assert before["won"] == before["lost"] == 0 and after["won"] + after["lost"] > 0
-    assert after["won"] + after["lost"] <= 36 and told.metrics["test_images"] == 60
+    before, same, after = (
+        json.loads((each.run / "run.json").read_text())["judge"] for each in (alone, together, told)
+    )
+    assert before["won"] == before["lost"] == same["won"] == same["lost"] == 0
+    assert 0 < after["won"] + after["lost"] <= 36 and told.metrics["test_images"] == 60
     assert (after["probability"] - before["probability"]) * (after["won"] - after["lost"]) > 0
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_another_backbone_has_a_say(features, labelled):
+    """One whose texts say what the images are, and one whose texts say nothing."""
+    path, found = features(labelled=labelled), []
+    for off in (0.0, 40.0):
+        other = {"further_backbones": features(labelled=labelled, off=off)}
+        found.append(json.loads((fit(path, adapter="zlap", resources=other).run / "run.json").read_text())["judge"])
+    assert found[0]["witnesses"] == 2 and found[0]["support"] > found[1]["support"] + 0.1
+    with pytest.raises(ConfigError, match="has no use for it"):
+        fit(path, adapter="zlap", resources=other, judge=False)
+
+
+def test_views_of_images_have_a_say(small_clip_spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    how = {"domain": "natural", "backbone": small_clip_spec, "data": "photos", "classes": "red,leaf,sea"}
+    runs = [vladapt.fit(adapter=NAME, judge_views=views, **how).run for views in (0, 2)]
+    alone, seen = (json.loads((run / "run.json").read_text())["judge"] for run in runs)
+    assert (alone["witnesses"], seen["witnesses"]) == (1, 2) and alone["support"] != seen["support"]
+
+
+def test_views_of_a_features_file_are_one_line(features):
+    with pytest.raises(ConfigError, match="judge_views: views are taken of images"):
+        fit(features(), adapter=NAME, judge_views=2)
 
 
 def test_auto_without_labels_is_judged_once(features):

@@ -1,0 +1,151 @@
+"""A fitted model that answers requests: what a server needs to know of it (`core/serving/`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import DataError, LimitError, one_line
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a request asks for besides labels; what is None was not given. All but `nearest` are fields of `Use`.
+
+    Args:
+        top: classes per image.
+        threshold: probability from which on an image has a label, where it may have several.
+        coverage: of sets of classes.
+        set_method: how sets are made.
+        max_error: share of the answers given that may be wrong.
+        nearest: how many of the labelled images that the model learned from to name beside each image.
+    """
+
+    top: int | None = None
+    threshold: float | None = None
+    coverage: float | None = None
+    set_method: str | None = None
+    max_error: float | None = None
+    nearest: int | None = None
+
+    @property
+    def of_use(self) -> dict[str, Any]:
+        """The fields that `Use` has."""
+        return {name: value for name, value in vars(self).items() if name != "nearest"}
+
+
+@dataclass
+class Sample:
+    """One image of a request, from its file to what is said of it.
+
+    Attributes:
+        id: unique in this process; not what the client called it.
+        source: how its model finds it.
+        prepared: what its model takes, made by `Served.prepare`.
+        answer: what its model gave, made by `Served.answer`; an error where it gave none.
+    """
+
+    id: str
+    source: Any
+    prepared: Any = None
+    answer: Any = None
+
+
+class Refused(NamedTuple):
+    """An image that cannot be answered: its id, why, and whether that is its size alone, or no fault of the image."""
+
+    id: str
+    reason: str
+    too_large: bool = False
+    our_fault: bool = False
+
+    @classmethod
+    def of(cls, sample: Sample, error: Exception, our_fault: bool = False) -> Refused:
+        """Of a sample whose decoder, or model, raised something."""
+        return cls(sample.id, one_line(error), isinstance(error, LimitError), our_fault)
+
+
+class NoneReadable(DataError):
+    """None of some images could be read; `skipped` says why not, (id, reason) of each."""
+
+    def __init__(self, skipped: Sequence[Sequence[Any]]):
+        self.skipped = list(skipped)
+        super().__init__(f"no readable image among what was given; {skipped[0][0]}: {skipped[0][1]}")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is to be served.
+
+    Args:
+        device: "auto", "cpu", "cuda", ...
+        threads: of one answer; None for as many as there are cores.
+        resources: name -> path, in place of the run's own.
+        max_pixels: most that are decoded of an image.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    resources: Mapping[str, str] = field(default_factory=dict)
+    max_pixels: int = 64_000_000
+
+
+class Served(ABC):
+    """A model, loaded once. `samples` and `prepare` are called in several threads at once, `answer` in one.
+
+    Attributes:
+        name: for messages.
+        facts: JSON-able, for the page: "adapter", "class_names", "multilabel", "coverages" to offer, "unlike", whether
+            it can tell images unlike those of the fit, and "labelled", how many labelled images it can name.
+        sizes: numbers of samples to answer at once that are worth trying.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    sizes: Sequence[int]
+
+    @abstractmethod
+    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
+        """The samples of some files, not yet decoded, in order.
+
+        Raises:
+            DataError: there is none.
+        """
+
+    @abstractmethod
+    def prepare(self, sample: Sample) -> None:
+        """Decode a sample while its file is there; any error says why it cannot be."""
+
+    @abstractmethod
+    def answer(self, samples: Sequence[Sample]) -> None:
+        """Answer prepared samples at once; of one that has no answer `answer` is the error."""
+
+    @abstractmethod
+    def check(self, wishes: Wishes) -> None:
+        """Raise the ConfigError of what no answer can hold."""
+
+    @abstractmethod
+    def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
+        """What is said of the answered samples of a request, as `vladapt predict --json` says it.
+
+        Raises:
+            DataError: none is answered.
+        """
+
+    @abstractmethod
+    def examples(self, count: int) -> list[Sample]:
+        """Prepared samples that show nothing, to measure with; none where they cannot be made up."""
+
+
+def only_answered(samples: Sequence[Sample], skipped: Sequence[Refused]) -> tuple[list[Sample], list[Refused]]:
+    """The samples with an answer, and all others; raises `NoneReadable` where there is none."""
+    answered = [sample for sample in samples if not isinstance(sample.answer, Exception)]
+    failed = [sample for sample in samples if isinstance(sample.answer, Exception)]
+    ours = (not isinstance(sample.answer, DataError) for sample in failed)
+    skipped = [*skipped, *(Refused.of(sample, sample.answer, fault) for sample, fault in zip(failed, ours))]
+    if not answered:
+        raise NoneReadable(skipped)
+    return answered, skipped

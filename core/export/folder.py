@@ -1,0 +1,136 @@
+"""The folder of an export read again, without torch: what it says of itself, its graphs, and pictures for them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import CapabilityError, DataError
+from ..runtime.reading import read_json
+
+FACTS, SCRIPT = "export.json", "predict.py"
+FORMAT = 1
+PIXELS = "pixels"
+"""The graph from pixels to logits, in `graphs` of the facts."""
+CURE = "export the run again"
+MOST_SIDE = 4096
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an export rather than a run."""
+    return (folder / FACTS).is_file()
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What export.json holds of an export that classifies pictures, checked.
+
+    Raises:
+        DataError: damaged, or of another version. CapabilityError: no graph from pixels, or pictures that a domain
+            prepares in its own way.
+    """
+    place = folder / FACTS
+    facts = read_json(place, CURE)
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise DataError(f"{place}: not an export of this version of vladapt; {CURE}")
+    graphs = facts.get("graphs")
+    if not isinstance(graphs, dict) or PIXELS not in graphs or "class_names" not in facts:
+        raise CapabilityError(f"{folder}: has no graph from pixels to classes; serve the run itself")
+    if not (folder / SCRIPT).is_file():
+        raise CapabilityError(f"{folder}: its pictures are prepared in the domain's own way; serve the run itself")
+    wrong = next((name for name, good in _checked(facts, folder).items() if not good), None)
+    if wrong is not None:
+        raise DataError(f"{place}: damaged, {wrong} is not usable; {CURE}")
+    return facts
+
+
+def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
+    """Key -> whether its value is what `predict.py` can work with."""
+    names, graph = facts["class_names"], facts["graphs"][PIXELS]
+    count = len(names) if isinstance(names, list) else 0
+
+    def per_class(values: Any) -> bool:
+        return isinstance(values, list) and len(values) == count and all(map(_is_number, values))
+
+    coverage, how = facts.get("coverage"), facts.get("preprocessing")
+    how = how if isinstance(how, dict) else {}
+    size = how.get("image_size")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    resize, several = how.get("resize"), facts.get("multilabel")
+    return {
+        "class_names": count > 0 and all(isinstance(name, str) for name in names),
+        "multilabel": isinstance(several, bool),
+        "thresholds": per_class(facts.get("thresholds")) if several else True,
+        "coverage": isinstance(coverage, dict) and all(map(per_class, coverage.values())),
+        "unlike_beyond": facts.get("unlike_beyond") is None or _is_number(facts["unlike_beyond"]),
+        "graphs": isinstance(graph, str) and Path(graph).name == graph and (folder / graph).is_file(),
+        "preprocessing": all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
+        and (resize is None or (type(resize) is int and 1 <= resize <= MOST_SIDE))
+        and how.get("mode") in ("shortest", "squash")
+        and str(how.get("interpolation")).upper() in Image.Resampling.__members__
+        and all(isinstance(how.get(key), list) and len(how[key]) == 3 for key in ("mean", "std"))
+        and all(map(_is_number, [*how.get("mean", ()), *how.get("std", ())]))
+        and 0 not in how.get("std", ()),
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Session:
+    """A file that answers, on the CPU.
+
+    Args:
+        path: of the file.
+        threads: of one answer; None for all.
+
+    Raises:
+        DataError: it is no graph.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None):
+        onnxruntime = library("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has an exception for each of its codes
+            reason = " ".join(str(error).split())
+            raise DataError(f"{path}: damaged graph ({reason}); {CURE}") from error
+        self.outputs = [each.name for each in self._session.get_outputs()]
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
+
+
+def as_picture(image: np.ndarray | Image.Image) -> Image.Image | list[Image.Image]:
+    """A decoded image as predict.py takes it: Pillow's image, or deeper than 8 bits a list of 3 bands."""
+    if isinstance(image, Image.Image):
+        return image
+    if image.dtype == np.uint8:
+        return Image.fromarray(image if image.shape[-1] == 3 else np.repeat(image, 3, axis=-1))
+    return [Image.fromarray(np.ascontiguousarray(image[..., band], dtype=np.float32)) for band in range(3)]
+
+
+def library(name: str) -> ModuleType:
+    """onnx, onnxruntime, or a part of them.
+
+    Raises:
+        CapabilityError: not installed; says how to get it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise CapabilityError(
+            f'an ONNX export needs {package}, which is not installed: pip install "vladapt[export]"'
+        ) from None

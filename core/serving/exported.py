@@ -1,0 +1,88 @@
+"""An ONNX export that answers requests, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts.serving import Refused, Sample, Served, Serving, Wishes, only_answered
+from ..data.images import decode_picture
+from ..errors import ConfigError, DataError
+from ..export.folder import PIXELS, Session, as_picture, library, read_facts
+from ..runtime.reading import read_bytes
+
+SIZES = (1, 4, 8, 16, 32)
+TOP = 3
+NOT_EXPORTED = ("threshold", "set_method", "max_error", "nearest")
+"""Wishes that need what a run holds beside its model."""
+
+
+class ServedExport(Served):
+    """The folder that `vladapt export` wrote.
+
+    Raises:
+        DataError: it is damaged. CapabilityError: it has no graph from pictures to classes, or onnxruntime is missing.
+    """
+
+    sizes = SIZES
+
+    def __init__(self, folder: Path, serving: Serving):
+        library("onnxruntime")
+        from ..export import standalone
+
+        self._script, self._facts = standalone, read_facts(folder)
+        self._session = Session(folder / self._facts["graphs"][PIXELS], serving.threads)
+        self._max_pixels = serving.max_pixels
+        self.name = str(self._facts.get("run", folder.name))
+        self._coverages = {float(text): text for text in self._facts["coverage"]}
+        self.facts = {
+            "adapter": str(self._facts.get("adapter", "")),
+            "class_names": self._facts["class_names"],
+            "multilabel": self._facts["multilabel"],
+            "coverages": sorted(self._coverages),
+            "unlike": self._facts.get("unlike_beyond") is not None,
+            "labelled": 0,
+        }
+
+    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
+        return [Sample(str(file), file) for file in files], []
+
+    def prepare(self, sample: Sample) -> None:
+        picture = decode_picture(read_bytes(sample.source), sample.id, self._max_pixels)
+        sample.prepared = self._script.pixels(as_picture(picture), self._facts["preprocessing"])  # (1, 3, H, W)
+
+    def answer(self, samples: Sequence[Sample]) -> None:
+        found = self._session(pixels=np.concatenate([sample.prepared for sample in samples]))
+        distances = found.get("distance", [None] * len(samples))
+        for sample, logits, distance in zip(samples, found["logits"], distances):
+            finite = np.isfinite(logits).all()
+            sample.answer = (logits, distance) if finite else DataError("the model gives NaN or infinity for it")
+
+    def check(self, wishes: Wishes) -> None:
+        """Sets of the coverages that were exported, and any number of classes."""
+        if unknown := next((name for name in NOT_EXPORTED if getattr(wishes, name) is not None), None):
+            raise ConfigError(f"--{unknown.replace('_', '-')}: an export does not hold what it needs; serve the run")
+        if wishes.top is not None and wishes.top < 1:
+            raise ConfigError(f"--top {wishes.top}: give a number of classes, 1 or more")
+        if wishes.coverage is not None and wishes.coverage not in self._coverages:
+            known = ", ".join(map(str, sorted(self._coverages))) or "none: the run is not calibrated"
+            raise ConfigError(f"--coverage {wishes.coverage}: the export has {known}")
+
+    def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
+        samples, skipped = only_answered(samples, skipped)
+        top = wishes.top or TOP
+        coverage = None if wishes.coverage is None else self._coverages[wishes.coverage]
+        rows = [self._script.row_of(each.id, *each.answer, self._facts, top, coverage) for each in samples]
+        return {
+            "run": self.name,
+            "predictions": rows,
+            "skipped": [[each.id, each.reason] for each in skipped],
+        }
+
+    def examples(self, count: int) -> list[Sample]:
+        grey = as_picture(np.full((64, 64, 3), 127, np.uint8))
+        pixels = self._script.pixels(grey, self._facts["preprocessing"])
+        return [Sample(f"example {number}", None, pixels) for number in range(count)]

@@ -1,0 +1,160 @@
+"""A classification run that answers requests: images of many go through the tower at once, with `predict`'s answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...contracts.domain import Decoded, Domain, DomainData, Item
+from ...contracts.serving import NoneReadable, Refused, Sample, Served, Serving, Wishes, only_answered
+from ...contracts.task import Use
+from ...data.unlabelled import images_of, readable
+from ...errors import CapabilityError, ConfigError, DataError
+from ...explanation.nearest import LabelledImages
+from ...features.batch_size import CPU_SIZES, GPU_SIZES
+from ...features.store import FeatureStore
+from ...runtime.progress import Reporter
+from .batches import PLAIN
+from .predictions import check_wishes
+from .predictor import Predictor
+from .trust import TABLE_COVERAGES
+
+OF_PIXELS = PLAIN | {"pre_projection"}
+"""What pixels that were prepared for the tower are enough for."""
+
+
+@dataclass
+class _Source:
+    """Of a sample: its item, the data that load it, and its place in its file."""
+
+    item: Item
+    data: DomainData
+    place: dict[str, Any]
+
+
+class ServedRun(Served):
+    """A run.
+
+    Args:
+        use: the run, and how it is used.
+        domain, task: that read its images.
+        serving: of the server.
+
+    Raises:
+        CapabilityError: the run's method reads all images together, or the run has no backbone.
+        DataError: the run is damaged.
+    """
+
+    def __init__(self, use: Use, domain: Domain, task: str, serving: Serving):
+        if serving.threads is not None:
+            torch.set_num_threads(serving.threads)
+        self.predictor = Predictor.of_use(use, domain, task)
+        self.use, self.name = use, use.run.path.name
+        adapter, calibration = self.predictor.adapter, self.predictor.calibration
+        if adapter.transductive:
+            raise CapabilityError(
+                f"{use.run.path}: adapter '{adapter.name}' reads all images together, so an answer would depend on "
+                "other requests; use vladapt predict"
+            )
+        reading = self.predictor.recipe.reading
+        if (most := vars(domain.reading_of(reading)).get("max_pixels")) is not None:
+            reading = {**reading, "max_pixels": min(most, serving.max_pixels)}
+        self._reading = reading
+        self._towers = adapter.adapted(self.predictor.backbone)
+        self._transform = domain.transforms(self._towers, False, task)
+        self._store = FeatureStore(keep=False)
+        self._of_pixels = adapter.at_predict <= OF_PIXELS
+        self.sizes = CPU_SIZES if self.predictor.backbone.device.type == "cpu" else GPU_SIZES
+        self._labelled = LabelledImages.load(use.run.path)
+        unlike = calibration is not None and calibration.unlike is not None and calibration.unlike.known
+        self.facts = {
+            "adapter": adapter.name,
+            "class_names": list(adapter.class_names_),
+            "multilabel": bool(adapter.multilabel_),
+            "coverages": [] if calibration is None else list(TABLE_COVERAGES),
+            "unlike": unlike,
+            "labelled": 0 if self._labelled is None else len(self._labelled),
+        }
+
+    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
+        data = readable(images_of(self.predictor.domain, files, self._reading))
+        samples = [Sample(item.id, _Source(item, data, {})) for item in data.items]
+        return samples, [Refused(*pair) for pair in data.skipped]
+
+    def prepare(self, sample: Sample) -> None:
+        """`prepared` is pixels (3, H, W) for the tower; None where the method, or a sample of parts, needs more: such
+        samples are decoded when they are answered, since decoded ones would take too much memory while they wait."""
+        source = sample.source
+        source.place = self.predictor.domain.placed(source.item)
+        if self._of_pixels and source.data.part_views is None:
+            pixels = self._transform(source.data.load(source.item))
+            sample.prepared = pixels if pixels.ndim == 3 else None
+
+    def answer(self, samples: Sequence[Sample]) -> None:
+        for ready in (True, False):
+            if chosen := [sample for sample in samples if (sample.prepared is not None) == ready]:
+                self._answer(chosen, ready)
+
+    def _answer(self, samples: Sequence[Sample], ready: bool) -> None:
+        by_id = {sample.id: sample for sample in samples}
+        errors: dict[str, DataError] = {}
+
+        def load(item: Item) -> Decoded:
+            try:
+                return by_id[item.id].source.data.load(item)
+            except DataError as error:  # of a limit, or of damage
+                errors[item.id] = error
+                raise
+
+        data = replace(samples[0].source.data, items=[sample.source.item for sample in samples], load=load)
+        pixels = {sample.id: sample.prepared for sample in samples} if ready else None
+        source = self.predictor.source(self.use, data, Reporter(quiet=True), store=self._store, ready=pixels)
+        try:
+            logits, features, skipped = source.logits(self.predictor.adapter)
+        except NoneReadable as error:
+            skipped = error.skipped
+        else:
+            for id_, *rows in zip(features.ids, logits.detach().cpu(), features.features.detach().cpu()):
+                by_id[id_].answer = tuple(rows)
+        for id_, reason in skipped:
+            by_id[id_].answer = errors.get(id_) or DataError(reason)
+
+    def check(self, wishes: Wishes) -> None:
+        check_wishes(replace(self.use, **wishes.of_use), self.predictor.adapter.multilabel_)
+        if wishes.nearest is not None and wishes.nearest < 1:
+            raise ConfigError(f"--nearest {wishes.nearest}: give a number of labelled images, 1 or more")
+        if wishes.nearest is not None and self._labelled is None:
+            raise ConfigError("--nearest: the run keeps none of the images that it learned from; fit again")
+
+    def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
+        samples, skipped = only_answered(samples, skipped)
+        logits, features = (torch.stack(rows) for rows in zip(*(sample.answer for sample in samples)))
+        made = self.predictor.predictions(
+            replace(self.use, **wishes.of_use),
+            [sample.id for sample in samples],
+            logits,
+            features,
+            [],
+            [sample.source.place for sample in samples],
+        )
+        rows = made.rows()
+        if wishes.nearest is not None:
+            for row, examples in zip(rows, self._labelled.nearest(features, wishes.nearest)):
+                row["explanation"] = {"examples": [example.to_dict() for example in examples]}
+        told = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
+        return {**told, "notes": made.notes} if made.notes else told
+
+    def examples(self, count: int) -> list[Sample]:
+        if not self._of_pixels or self._towers.channels is not None:
+            return []
+        pixels = self._transform(np.full((64, 64, 3), 127, np.uint8))
+        if pixels.ndim != 3:
+            return []
+        items = [Item(f"example {number}", Path("example")) for number in range(count)]
+        data = DomainData(items, (), load=lambda item: np.zeros((1, 1, 3), np.uint8))
+        return [Sample(item.id, _Source(item, data, {}), pixels) for item in items]
