@@ -1,8 +1,8 @@
-"""A run of a detector or segmentor as ONNX graphs, compared with its model on test images before they are written.
+"""A run of a detector or segmentor as an ONNX graph, compared with its model on test images before it is written.
 
-One graph takes any number of images of one size as the model's data preprocessor gives them, and gives what the model's
-head gives: logits of each pixel, or scores and boxes of each level before any is suppressed. A detector of two stages
-has a second graph, for the regions that are left of the first. What follows is numpy in predict.py.
+The graph takes any number of images of one size as the model's data preprocessor gives them, and gives what the model's
+head gives: logits of each pixel, or scores and boxes of each level before any is suppressed. What follows is numpy in
+predict.py.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from efficientnet_lite_pytorch.utils import Conv2dDynamicSamePadding
 from torch import Tensor, nn
 
 from .... import __version__
@@ -23,8 +27,9 @@ from ....core.contracts.task import Use
 from ....core.data.images import IMAGE_SUFFIXES
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export.agreement import LARGEST_SHARE, Agreement
-from ....core.export.graph import Graph, Session, check_opset, library
-from ....core.export.package import FORMAT, Exported, Wishes, check_free, new_folder, write_facts
+from ....core.export.folder import FORMAT, SCRIPT, Session, library
+from ....core.export.graph import Graph, check_opset
+from ....core.export.package import Exported, Wishes, check_free, new_folder, write_facts
 from ....core.runtime.progress import Reporter
 from ....core.tasks.config_training.registered import registered_only, running
 from ....core.tasks.config_training.runner import quiet
@@ -35,41 +40,28 @@ from .standalone import pictures
 MOST_CHECKED = 64
 LEAST_SAME = 0.98
 """Share of boxes, or pixels, that are to be the same: of two that score nearly alike either may be kept."""
-LEAST_SIDE = 192
-PIXELS = "pixels"
-FILES = {PIXELS: "model.onnx", "regions": "regions.onnx"}
+SIZES = ((2, 3), (1, 1), (3, 2), (1, 7))
+"""Images, and sides in multiples of what the model pads to: the first is traced with, and all are compared."""
+LEAST_SIDE = 64
+FILE = "model.onnx"
 SCRIPTS = Path(__file__).with_name("standalone")
 UNDECODED = frozenset({"max_pixels"})
 """Keys of `Item.decode` that change no pixel."""
-Progress = Callable[[int, int], None]
-LARGEST_SIDE = 4096
 UNCHANGED = frozenset({"LoadAnnotations", "LoadSegmentation", "PackDetInputs", "PackSegInputs"})
 """Transforms that leave an image as it is."""
-
 RESIZED = (("FitImage", {}), ("Resize", {"keep_ratio": True}))
 """Transforms that predict.py knows, with their options besides the scale; the second enlarges too."""
-
-
-def any_size(multiple: int) -> dict[int, Any]:
-    """Axes of pixels (B, 3, H, W) in multiples: of a trace that does not know them sizes after each stride are rounded
-    in terms of the one before, and it takes minutes."""
-    return {
-        axis: multiple * torch.export.Dim(name, min=1, max=LARGEST_SIDE // multiple)
-        for axis, name in ((2, "height"), (3, "width"))
-    }
+Progress = Callable[[int, int], None]
 
 
 class Form(ABC):
-    """What a kind of model becomes: its graphs, and how their answers are compared with its own.
+    """What a kind of model becomes: its graph, and how what is made of the graph's answer is compared with its own.
 
-    A form sets `scripts`, name in the folder -> file of `standalone`; `values`, what its outputs are; and `answers`,
-    what is the same or not.
-
-    Args:
-        model: of a run; its graphs are made after it has answered once.
+    A form sets `script`, a file of `standalone`; `values`, what its outputs are; and `answers`, what is the same or
+    not.
     """
 
-    scripts: ClassVar[Mapping[str, str]]
+    script: ClassVar[str]
     values: ClassVar[str]
     answers: ClassVar[str]
 
@@ -78,11 +70,11 @@ class Form(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise the CapabilityError of a model that does more than graphs can do: why, and what to do."""
+        """Raise the CapabilityError of a model that does more than a graph can do: why, and what to do."""
 
     @abstractmethod
-    def graphs(self, pixels: Tensor, sizes: Mapping[int, Any]) -> dict[str, Graph]:
-        """By name, of an example (2, 3, H, W) whose axes may have these sizes."""
+    def graph(self, pixels: Tensor) -> Graph:
+        """Of an example (B, 3, H, W), for images of any size."""
 
     @property
     @abstractmethod
@@ -90,71 +82,82 @@ class Form(ABC):
         """What predict.py needs to know besides names and preprocessing."""
 
     @abstractmethod
-    def answer(self, sessions: Mapping[str, Session], pixels: np.ndarray, size, whole, facts) -> Any:
-        """What predict.py finds in a picture of `size` in its pixels, (height, width), and of `whole` itself."""
+    def answer(self, outputs: Mapping[str, np.ndarray], size, whole, facts: Mapping[str, Any]) -> Any:
+        """What predict.py makes of the outputs for a picture of `size` in the pixels, and of `whole` itself; both are
+        (height, width)."""
 
     @abstractmethod
     def same(self, sample: Any, answer: Any) -> tuple[float, float]:
-        """How many answers of the model and the graph are the same, and of how many."""
+        """How many answers of the model and of the graph are the same, and of how many."""
 
 
-def export_run(
-    form: type[Form], model: nn.Module | None, data: DomainData, use: Use, wishes: Wishes, reporter: Reporter
-) -> Exported:
+def export_run(form: Form, use: Use, wishes: Wishes, read: Callable[[], DomainData], reporter: Reporter) -> Exported:
     """Write and compare; see `Task.export`.
 
     Args:
-        data: its test split is what is compared.
+        read: the data, whose test split is compared; asked where the model can be exported.
     """
+    model = form.model
     if wishes.int8:
         raise ConfigError("--int8: graphs of detectors and segmentors have 32 bits; omit it")
-    if model is None:
-        raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
     check_free(wishes.out)
     opset = check_opset(wishes.opset)
     library("onnxruntime")
-    made = form(model)
     try:
-        made.check()
+        form.check()
+        data = read()
+        items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
+        with new_folder(wishes.out) as folder, quiet(), registered_only(), running(use.run), sizes_by_strides():
+            facts = _facts(use, model, form, opset)
+            noise = _noise(model)
+            graph = form.graph(noise[0])
+            with reporter.task("Writing the graph"):
+                graph.write(folder / FILE, opset, {"vladapt": json.dumps(facts, ensure_ascii=False)})
+            ask = Session(folder / FILE)
+            away = [_away(graph.module, ask, pixels) for pixels in noise]
+            with reporter.task("Comparing answers") as progress:
+                checks = _checks(form, graph.module, ask, _answered(model, data, items, progress), data, facts, away)
+            worst = checks["pixels"]
+            if worst.share > LARGEST_SHARE or worst.same < LEAST_SAME:
+                raise CapabilityError(f"the graph is not the model, {worst.words}; predict with the run")
+            facts["checks"] = {name: check.facts for name, check in checks.items()}
+            scripted = facts["preprocessing"] is not None
+            files = {SCRIPT: form.script, "pictures.py": "pictures.py"} if scripted else {}
+            write_facts(folder, facts, {name: SCRIPTS / of for name, of in files.items()})
     except CapabilityError as error:
-        raise CapabilityError(f"{use.run.shown}: {error}") from None
-    items = data.split("test")
-    items = items[:: -(-len(items) // MOST_CHECKED)]
-    with new_folder(wishes.out) as folder, quiet(), registered_only(), running(use.run):
-        _, pixels, _ = next(_answered(model, data, items[:1]))
-        graphs = made.graphs(_example(pixels, model), any_size(_multiple(model)))
-        facts = _facts(use, model, made, opset, list(graphs))
-        sessions = _written(graphs, folder, opset, facts, use, reporter)
-        with reporter.task("Comparing answers") as progress:
-            answered = _answered(model, data, items, progress)
-            checks = _checks(made, graphs[PIXELS].module, sessions, answered, data, facts)
-        if checks[PIXELS].share > LARGEST_SHARE or checks[PIXELS].same < LEAST_SAME:
-            words = checks[PIXELS].words
-            raise CapabilityError(f"{use.run.shown}: the graph is not the model, {words}; predict with the run")
-        facts["checks"] = {name: check.facts for name, check in checks.items()}
-        scripted = facts["preprocessing"] is not None
-        write_facts(folder, facts, {name: SCRIPTS / of for name, of in (made.scripts if scripted else {}).items()})
-    notes = [] if scripted else ["images are transformed by the config in its own way, so there is no predict.py"]
+        raise CapabilityError(f"{use.run.shown}: {error}") from error
+    notes = [] if scripted else ["the config prepares images in its own way, so there is no predict.py"]
     return Exported(wishes.out, facts, notes)
 
 
-def _written(
-    graphs: Mapping[str, Graph], folder: Path, opset: int, facts: dict[str, Any], use: Use, reporter: Reporter
-) -> dict[str, Session]:
-    """Write the graphs, and open them."""
-    text = json.dumps(facts, ensure_ascii=False)
-    with reporter.task("Writing graphs", unit="graphs") as progress:
-        for done, (name, graph) in enumerate(graphs.items(), start=1):
-            try:
-                graph.write(folder / FILES[name], opset, {"vladapt": text})
-            except CapabilityError as error:
-                raise CapabilityError(f"{use.run.shown}: {error}") from error
-            progress(done, len(graphs))
-    return {name: Session(folder / FILES[name]) for name in graphs}
+@contextmanager
+def sizes_by_strides() -> Iterator[None]:
+    """Convolutions of the default backbone pad by their strides, as is right for sides in multiples of all strides;
+    otherwise they work out sizes as numbers, which a trace would keep."""
+    with mock.patch.object(Conv2dDynamicSamePadding, "forward", _padded_by_stride):
+        yield
+
+
+def _padded_by_stride(self: Conv2dDynamicSamePadding, x: Tensor) -> Tensor:
+    margins = []
+    for kernel, stride, dilation in reversed(list(zip(self.kernel_size, self.stride, self.dilation, strict=True))):
+        margin = max((kernel - 1) * dilation + 1 - stride, 0)
+        margins += [margin // 2, margin - margin // 2]
+    return F.conv2d(F.pad(x, margins), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _noise(model: nn.Module) -> list[Tensor]:
+    """Pixels of several sizes."""
+    made, many = torch.Generator().manual_seed(0), _multiple(model)
+    many *= -(-LEAST_SIDE // many)
+    return [
+        torch.randn(1 + number % 2, 3, rows * many, columns * many, generator=made)
+        for number, (rows, columns) in enumerate(SIZES, start=1)
+    ]
 
 
 def _answered(
-    model: nn.Module, data: DomainData, items: Sequence[Item], progress: Progress = lambda done, total: None
+    model: nn.Module, data: DomainData, items: Sequence[Item], progress: Progress
 ) -> Iterator[tuple[Item, Tensor, Any]]:
     """Each item, its pixels (1, 3, H, W) as the model was given them, and the data sample that it made."""
     seen: list[Tensor] = []
@@ -170,44 +173,40 @@ def _answered(
         hook.remove()
 
 
-def _example(pixels: Tensor, model: nn.Module) -> Tensor:
-    """(2, 3, H, W) of noise, neither square nor small: what is the same or 1 by chance a trace would take for fixed."""
-    many = _multiple(model)
-    height, width = (-(-side // many) * many for side in (LEAST_SIDE, LEAST_SIDE + 64))
-    made = torch.randn(2, 3, height, width + many * (height == width), generator=torch.Generator().manual_seed(0))
-    return made.to(pixels)
+def _away(module: nn.Module, ask: Session, pixels: Tensor) -> list[tuple[float, float, float]]:
+    """Of each output the largest difference, and what the module gives at least and at most."""
+    with torch.no_grad():
+        wanted = module(pixels)
+    wanted = [each.numpy() for each in (wanted if isinstance(wanted, tuple) else (wanted,))]
+    found = ask(pixels=pixels.numpy()).values()
+    pairs = zip(wanted, found, strict=True)
+    return [(float(np.abs(one - other).max()), float(one.min()), float(one.max())) for one, other in pairs]
 
 
 def _checks(
-    made: Form, module: nn.Module, sessions, answered: Iterator, data: DomainData, facts: Mapping[str, Any]
+    form: Form, module: nn.Module, ask: Session, answered: Iterator, data: DomainData, facts: Mapping[str, Any], away
 ) -> dict[str, Agreement]:
-    """Of outputs on the same pixels, and of answers; these also on files as predict.py prepares them."""
-    counts: dict[str, np.ndarray] = {PIXELS: np.zeros(2)}
-    outputs = []
-    for item, pixels, sample in answered:
-        with torch.no_grad():
-            by_model = module(pixels)
-        by_model, given = by_model if isinstance(by_model, tuple) else (by_model,), pixels.cpu().numpy()
-        by_graph = sessions[PIXELS](pixels=given).values()
-        outputs.append([_away(one.cpu().numpy(), other) for one, other in zip(by_model, by_graph, strict=True)])
+    """Of outputs on the same pixels, those `away` among them, and of answers; these also on files as predict.py
+    prepares them."""
+    counts: dict[str, np.ndarray] = {"pixels": np.zeros(2)}
+    images = 0
+    for images, (item, pixels, sample) in enumerate(answered, start=1):
+        away = [*away, _away(module, ask, pixels)]
         size, whole = tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2])
-        counts[PIXELS] += made.same(sample, made.answer(sessions, given, size, whole, facts))
+        counts["pixels"] += form.same(sample, form.answer(ask(pixels=pixels.numpy()), size, whole, facts))
         if facts["preprocessing"] is not None:
             seen, size = pictures.pixels(_picture(item, data), facts["preprocessing"])
-            same = made.same(sample, made.answer(sessions, seen, size, whole, facts))
+            same = form.same(sample, form.answer(ask(pixels=seen), size, whole, facts))
             counts["files"] = counts.get("files", 0) + np.array(same)
-    away, least, most = np.array(outputs).transpose(2, 0, 1)  # (N, outputs) each
-    shares = away.max(axis=0) / (most.max(axis=0) - least.min(axis=0)).clip(1e-12)
+    most, lows, highs = np.array(away).transpose(2, 0, 1)  # (N, outputs) each
+    shares = most.max(axis=0) / (highs.max(axis=0) - lows.min(axis=0)).clip(1e-12)
     worst = int(shares.argmax())
-    found = (len(outputs), float(away[:, worst].max()), float(shares[worst]))
-    words = {"values": made.values, "answers": made.answers}
-    shares = {name: float(same / among) if among else 1.0 for name, (same, among) in counts.items()}
-    return {name: Agreement(*found, share, **words) for name, share in shares.items()}
-
-
-def _away(model: np.ndarray, graph: np.ndarray) -> tuple[float, float, float]:
-    """Largest difference; and what the model gives at least and at most."""
-    return float(np.abs(model - graph).max()), float(model.min()), float(model.max())
+    told = {"values": form.values, "answers": form.answers}
+    same = {name: float(equal / among) if among else 1.0 for name, (equal, among) in counts.items()}
+    return {
+        name: Agreement(images, float(most[:, worst].max()), float(shares[worst]), share, **told)
+        for name, share in same.items()
+    }
 
 
 def _picture(item: Item, data: DomainData) -> np.ndarray:
@@ -258,7 +257,7 @@ def _type(transform: Mapping[str, Any]) -> str:
     return str(transform["type"]).rpartition(".")[2]
 
 
-def _facts(use: Use, model: nn.Module, made: Form, opset: int, graphs: Sequence[str]) -> dict[str, Any]:
+def _facts(use: Use, model: nn.Module, form: Form, opset: int) -> dict[str, Any]:
     info = use.run.info
     return {
         "format": FORMAT,
@@ -267,8 +266,8 @@ def _facts(use: Use, model: nn.Module, made: Form, opset: int, graphs: Sequence[
         "task": info["task"],
         "model": type(model).__name__,
         "class_names": list(known_names(model)),
-        "graphs": {name: FILES[name] for name in graphs},
-        **made.facts,
+        "graphs": {"model": FILE},
+        **form.facts,
         "opset": opset,
         "sizes": f"height and width in multiples of {_multiple(model)}",
         "preprocessing": _preprocessing(model),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ....core.errors import CapabilityError
 from ....core.export.graph import Graph
-from ....core.export.package import SCRIPT
 from ..inference.predictions import PredictedMap
-from .run import PIXELS, Form
+from .run import Form
 from .standalone import maps
 
 
@@ -35,15 +34,15 @@ class Logits(nn.Module):
 class Maps(Form):
     """A class of each pixel."""
 
-    scripts: ClassVar = {SCRIPT: "maps.py", "pictures.py": "pictures.py"}
+    script = "maps.py"
     values = "logit"
     answers = "pixels"
 
     def check(self) -> None:
-        if not isinstance(self.model, EncoderDecoder):
+        if type(self.model) is not EncoderDecoder:
             raise CapabilityError(
-                f"{type(self.model).__name__} is no encoder and decoder of mmseg: it cuts and compares images in a way "
-                "of its own, which is no fixed graph; predict with the run"
+                f"{type(self.model).__name__} cuts and compares images in a way of its own, which is no fixed graph "
+                "(fpn and upernet are exported); predict with the run"
             )
         if self.model.test_cfg.get("mode", "whole") != "whole":
             raise CapabilityError(
@@ -51,16 +50,16 @@ class Maps(Form):
                 "graph; fit with test_cfg.mode='whole', or predict with the run"
             )
 
-    def graphs(self, pixels: Tensor, sizes: Mapping[int, Any]) -> dict[str, Graph]:
-        return {PIXELS: Graph(Logits(self.model), {PIXELS: pixels}, ["logits"], {PIXELS: sizes})}
+    def graph(self, pixels: Tensor) -> Graph:
+        return Graph(Logits(self.model), {"pixels": pixels}, ["logits"], {"pixels": (2, 3)})
 
     @property
     def facts(self) -> dict[str, Any]:
         head = getattr(self.model, "decode_head", None)
         return {"threshold": getattr(head, "threshold", None)}
 
-    def answer(self, sessions, pixels, size, whole, facts) -> np.ndarray:
-        return maps.map_of(sessions[PIXELS](pixels=pixels)["logits"][0], size, whole, facts["threshold"])
+    def answer(self, outputs: Mapping[str, np.ndarray], size, whole, facts) -> np.ndarray:
+        return maps.map_of(outputs["logits"][0], size, whole, facts["threshold"])
 
     def same(self, sample: Any, answer: np.ndarray) -> tuple[float, float]:
         return float((PredictedMap.of(sample).classes == answer).sum()), float(answer.size)

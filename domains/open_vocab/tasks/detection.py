@@ -133,8 +133,8 @@ class Detection(ByNames):
 
         return save_boxes(rows, data, class_names, folder)
 
-    def form(self) -> type:
-        """Graphs of detectors."""
+    def form(self, model):
+        """The graph of a detector."""
         from ..exporting.detectors import Boxes
 
-        return Boxes
+        return Boxes(model)

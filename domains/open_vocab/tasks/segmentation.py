@@ -40,8 +40,8 @@ class Segmentation(ByNames):
 
         return save_maps(rows, data, class_names, folder)
 
-    def form(self) -> type:
-        """Graphs of segmentors."""
+    def form(self, model):
+        """The graph of a segmentor."""
         from ..exporting.segmentors import Maps
 
-        return Maps
+        return Maps(model)

@@ -73,7 +73,7 @@ if __name__ == "__main__":
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--score", type=float, default=0.0, help="from which on a box is told")
     given = parser.parse_args()
-    graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["pixels"]), providers=["CPUExecutionProvider"])
+    graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["model"]), providers=["CPUExecutionProvider"])
     names = [each.name for each in graph.get_outputs()]
     failed = False
     for path in given.images:
