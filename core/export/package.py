@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import DataError
 from ..runtime.files import refused, write_whole
 from .agreement import words_of
-from .folder import FACTS, SCRIPT
+from .folder import FACTS
 
 CHECKED = {
     "features": "From features",

@@ -15,7 +15,6 @@ from ....core.errors import CapabilityError
 from ....core.export.graph import Graph
 from ..inference.detection import rivals
 from ..inference.predictions import PredictedBoxes
-from ..inference.running import known_names
 from .run import Form
 from .standalone import boxes
 
@@ -64,8 +63,9 @@ class Boxes(Form):
         usual = isinstance(self.model, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
         if not usual or not _decodes_as_usual(head):
             raise CapabilityError(
-                f"{name} with {type(head).__name__} finds boxes in a way of its own, which is no fixed graph (the heads "
-                "of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict with the run"
+                f"{name} with {type(head).__name__} finds boxes in a way of its own, which is no fixed graph (the "
+                "heads of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict with "
+                "the run"
             )
         _ = self.facts
 

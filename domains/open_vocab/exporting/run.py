@@ -189,8 +189,8 @@ def _checks(
     """Of outputs on the same pixels, those `away` among them, and of answers; these also on files as predict.py
     prepares them."""
     counts: dict[str, np.ndarray] = {"pixels": np.zeros(2)}
-    images = 0
-    for images, (item, pixels, sample) in enumerate(answered, start=1):
+    first = len(away)
+    for item, pixels, sample in answered:
         away = [*away, _away(module, ask, pixels)]
         size, whole = tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2])
         counts["pixels"] += form.same(sample, form.answer(ask(pixels=pixels.numpy()), size, whole, facts))
@@ -204,7 +204,7 @@ def _checks(
     told = {"values": form.values, "answers": form.answers}
     same = {name: float(equal / among) if among else 1.0 for name, (equal, among) in counts.items()}
     return {
-        name: Agreement(images, float(most[:, worst].max()), float(shares[worst]), share, **told)
+        name: Agreement(len(away) - first, float(most[:, worst].max()), float(shares[worst]), share, **told)
         for name, share in same.items()
     }
 

@@ -12,12 +12,12 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+HERE = Path(__file__).resolve().parent
 try:
     from .pictures import decoded, pixels
-except ImportError:  # run as a script
+except ImportError:  # a script, whose folder `python -I` leaves out
+    sys.path.insert(0, str(HERE))
     from pictures import decoded, pixels
-
-HERE = Path(__file__).resolve().parent
 
 
 def overlaps(box, others):

@@ -12,12 +12,22 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-try:
-    from .pictures import decoded, pixels, resized
-except ImportError:  # run as a script
-    from pictures import decoded, pixels, resized
-
 HERE = Path(__file__).resolve().parent
+try:
+    from .pictures import between, decoded, pixels
+except ImportError:  # a script, whose folder `python -I` leaves out
+    sys.path.insert(0, str(HERE))
+    from pictures import between, decoded, pixels
+
+
+def resized(values, height, width):
+    """(h, w, C) float32 -> (height, width, C), linear between the middles of pixels."""
+    for axis, (old, new) in enumerate(zip(values.shape, (height, width))):
+        if old != new:
+            low, high, share = between(old, new)
+            share = share.reshape(-1, *[1] * (2 - axis))
+            values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return values
 
 
 def map_of(logits, size, whole, threshold):
