@@ -107,11 +107,11 @@ def export_run(form: Form, use: Use, wishes: Wishes, read: Callable[[], DomainDa
         form.check()
         data = read()
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
-        with new_folder(wishes.out) as folder, quiet(), registered_only(), running(use.run), sizes_by_strides():
+        with new_folder(wishes.out) as folder, quiet(), registered_only(), running(use.run):
             facts = _facts(use, model, form, opset)
             noise = _noise(model)
             graph = form.graph(noise[0])
-            with reporter.task("Writing the graph"):
+            with reporter.task("Writing the graph"), sizes_by_strides():
                 graph.write(folder / FILE, opset, {"vladapt": json.dumps(facts, ensure_ascii=False)})
             ask = Session(folder / FILE)
             away = [_away(graph.module, ask, pixels) for pixels in noise]
