@@ -1,4 +1,4 @@
-"""`vladapt export` of detectors and segmentors: graphs and a script that find what the run finds."""
+"""`vladapt export` of detectors and segmentors: a graph and a script that find what the run finds."""
 
 import json
 import subprocess
@@ -16,11 +16,11 @@ pytest.importorskip("onnxruntime", reason="extra export is not installed")
 FITTING = """
 fit = dict(type="vladapt.FitImage", scale=(64, 40))
 test_pipeline = [dict(type="vladapt.LoadItemImage"), fit, dict(type="Pack{}Inputs")]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 """
 ALONE = (
     "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'vladapt', 'mmdet', 'cv2'))); "
-    "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
-    "runpy.run_path(sys.argv[0], run_name='__main__')"
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 """A script where these cannot be imported."""
 
@@ -31,7 +31,7 @@ def data(squares):
 
 
 def _asked(folder, *arguments) -> list[dict]:
-    command = [sys.executable, "-c", ALONE, folder / "predict.py", *arguments]
+    command = [sys.executable, "-I", "-c", ALONE, folder / "predict.py", *arguments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -42,7 +42,7 @@ def test_a_segmentor_alone_gives_the_maps_of_its_run(command, tiny, data, place)
     run = command("fit", "--config", config, "--data", data, "--epochs", 1, "--json").json["run"]
     made = command("export", run, "--out", "maps", "--json").json
     assert made["files"] == ["export.json", "model.onnx", "pictures.py", "predict.py"]
-    assert made["checks"]["pixels"]["of_logit_range"] < 1e-4 and made["checks"]["files"]["same_pixels"] > 0.99
+    assert made["checks"]["pixels"]["of_logit_range"] < 1e-4 and made["checks"]["files"]["same_pixels"] == 1
     assert made["licences"] == {"weights": "unknown", "data": "unknown"}
     wide = place / "wide.png"
     Image.fromarray(np.tile(np.asarray(Image.open(data / "images" / "01.png")), (2, 3, 1))).save(wide)
@@ -50,7 +50,7 @@ def test_a_segmentor_alone_gives_the_maps_of_its_run(command, tiny, data, place)
     wanted = command("predict", run, *images, "--json").json["predictions"]
     found = _asked(place / "maps", *images, "--out", place / "found")
     for one, other in zip(found, wanted, strict=True):
-        assert one["shares"] == pytest.approx(other["shares"], abs=0.01)
+        assert one["shares"] == pytest.approx(other["shares"], abs=0.001)
     assert np.asarray(Image.open(found[1]["map"])).shape == (96, 144)
 
 
@@ -58,9 +58,11 @@ def test_a_detector_alone_gives_the_boxes_of_its_run(command, tiny, data, place)
     config = tiny("detection", FITTING.format("Det"))
     run = command("fit", "--config", config, "--data", data, "--epochs", 1, "--json").json["run"]
     made = command("export", run, "--out", "boxes", "--json").json
-    assert made["checks"]["pixels"]["of_output_range"] < 1e-4 and made["checks"]["pixels"]["same_boxes"] == 1
-    print(made["checks"])
+    checks = made["checks"]
+    assert checks["pixels"]["of_output_range"] < 1e-4 and checks["files"]["same_boxes"] > 0.98
     image = data / "images" / "01.png"
     (wanted,) = command("predict", run, image, "--json").json["predictions"]
     (found,) = _asked(place / "boxes", image)
-    print(found, wanted)
+    assert len(found["boxes"]) == 9 and found["labels"] == wanted["labels"]
+    np.testing.assert_allclose(found["boxes"], wanted["boxes"], atol=0.5)
+    np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-3)

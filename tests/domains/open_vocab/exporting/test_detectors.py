@@ -52,7 +52,7 @@ def _built(config: dict):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = MODELS.build(Config(config)._cfg_dict).eval()
-        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.3)  # scores that differ, none of them 0 or 1
+        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.02)  # scores that differ, none of them 0 or 1
         torch.nn.init.zeros_(model.bbox_head.retina_cls.bias)
     model.cfg = Config({"vladapt": {"classes": ["a", "b", "c"], "suppress": "none"}})
     return model
