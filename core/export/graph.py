@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +171,22 @@ def _reader(examples, base):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn of how they work inside, and print what they could not do."""
+    """Exporters warn of how they work inside, and print what they could not do; the older one past Python's stdout."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    sys.stdout.flush()
+    with (
+        warnings.catch_warnings(),
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         warnings.simplefilter("ignore")
+        stdout = os.dup(1)
+        os.dup2(nowhere.fileno(), 1)
         try:
             yield
         finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
             logging.disable(level)

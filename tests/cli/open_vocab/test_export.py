@@ -18,6 +18,20 @@ fit = dict(type="vladapt.FitImage", scale=(64, 40))
 test_pipeline = [dict(type="vladapt.LoadItemImage"), fit, dict(type="Pack{}Inputs")]
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 """
+TOWER = """
+vision = dict(type="ResNet", depth=18, base_channels=8, num_stages=4, out_indices=(0, 1, 2, 3), norm_eval=False,
+              norm_cfg=dict(type="GN", num_groups=2))
+"""
+WITHOUT_POSITIONS = {
+    "segmentation": TOWER + """
+model.update(backbone=vision)
+model["decode_head"].update(in_channels=[8, 16, 32, 64], feature_strides=[4, 8, 16, 32])
+""",
+    "detection": TOWER + """
+model.update(backbone=vision, neck=dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5))
+model["bbox_head"]["anchor_generator"].update(strides=[4, 8, 16, 32, 64])
+""",
+}
 ALONE = (
     "import runpy, sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'vladapt', 'mmdet', 'cv2'))); "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -38,7 +52,7 @@ def _asked(folder, *arguments) -> list[dict]:
 
 
 def test_a_segmentor_alone_gives_the_maps_of_its_run(command, tiny, data, place):
-    config = tiny("segmentation", FITTING.format("Seg"))
+    config = tiny("segmentation", FITTING.format("Seg") + WITHOUT_POSITIONS["segmentation"])
     run = command("fit", "--config", config, "--data", data, "--epochs", 1, "--json").json["run"]
     made = command("export", run, "--out", "maps", "--json").json
     assert made["files"] == ["export.json", "model.onnx", "pictures.py", "predict.py"]
@@ -55,7 +69,7 @@ def test_a_segmentor_alone_gives_the_maps_of_its_run(command, tiny, data, place)
 
 
 def test_a_detector_alone_gives_the_boxes_of_its_run(command, tiny, data, place):
-    config = tiny("detection", FITTING.format("Det"))
+    config = tiny("detection", FITTING.format("Det") + WITHOUT_POSITIONS["detection"])
     run = command("fit", "--config", config, "--data", data, "--epochs", 1, "--json").json["run"]
     made = command("export", run, "--out", "boxes", "--json").json
     checks = made["checks"]
@@ -66,3 +80,10 @@ def test_a_detector_alone_gives_the_boxes_of_its_run(command, tiny, data, place)
     assert len(found["boxes"]) == 9 and found["labels"] == wanted["labels"]
     np.testing.assert_allclose(found["boxes"], wanted["boxes"], atol=0.5)
     np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-3)
+
+
+def test_a_tower_whose_positions_are_interpolated_is_refused_in_a_line(command, tiny, data, place, capfd):
+    run = command("fit", "--config", tiny("detection"), "--data", data, "--epochs", 1, "--json").json["run"]
+    told = command("export", run, "--out", "refused").error
+    assert "ONNX cannot say what this model does" in told and told.endswith("predict with the run")
+    assert not (place / "refused").exists() and capfd.readouterr().out == ""
