@@ -42,7 +42,7 @@ class Maps(Form):
         if type(self.model) is not EncoderDecoder:
             raise CapabilityError(
                 f"{type(self.model).__name__} cuts and compares images in a way of its own, which is no fixed graph "
-                "(fpn and upernet are exported); predict with the run"
+                "(fpn is exported); predict with the run"
             )
         if self.model.test_cfg.get("mode", "whole") != "whole":
             raise CapabilityError(
