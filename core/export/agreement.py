@@ -21,17 +21,21 @@ class Agreement:
 
     Attributes:
         images: how many.
-        difference: largest, in logits.
-        share: the same, as a share of the range of the model's logits.
+        difference: largest.
+        share: the same, as a share of the range that the model gives.
         same: share of images whose answer is the same; with several labels, share of all answers.
         accuracy: of the model and of the graph, where labels are known; of several labels, over the known ones.
+        values: what was compared, one of them.
+        answers: what is the same or not.
     """
 
     images: int
     difference: float
     share: float
     same: float
-    accuracy: tuple[float, float] | None
+    accuracy: tuple[float, float] | None = None
+    values: str = "logit"
+    answers: str = "answers"
 
     @classmethod
     def of(cls, model: Tensor, graph: Tensor, labels: Tensor | None, thresholds: Tensor | None = None) -> Agreement:
@@ -56,8 +60,8 @@ class Agreement:
     @property
     def facts(self) -> dict[str, Any]:
         """JSON-able."""
-        told = {"images": self.images, "largest_difference": self.difference, "of_logit_range": self.share}
-        told["same_answers"] = self.same
+        told = {"images": self.images, "largest_difference": self.difference, f"of_{self.values}_range": self.share}
+        told[f"same_{self.answers}"] = self.same
         if self.accuracy is not None:
             told["accuracy"] = {"model": self.accuracy[0], "graph": self.accuracy[1]}
         return told
@@ -70,9 +74,10 @@ class Agreement:
 
 def words_of(facts: Mapping[str, Any]) -> str:
     """The facts of an agreement in a sentence without its end."""
-    difference, same = facts["of_logit_range"], facts["same_answers"]
-    text = f"on {facts['images']} images the largest difference is {difference:.1e} of the range of the logits, "
-    text += f"{same:.1%} of the answers are the same"
+    values, share = next((name[3:-6], share) for name, share in facts.items() if name.startswith("of_"))
+    answers, same = next((name[5:], same) for name, same in facts.items() if name.startswith("same_"))
+    text = f"on {facts['images']} images the largest difference is {share:.1e} of the range of the {values}s, "
+    text += f"{same:.1%} of the {answers} are the same"
     if right := facts.get("accuracy"):
         text += f"; {right['model']:.1%} are right by the model, {right['graph']:.1%} by the graph"
     return text

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +38,15 @@ class Graph:
         module: takes the inputs in their order and gives the outputs in theirs.
         inputs: name -> example; the first axis of each is the batch.
         outputs: names.
+        sizes: input -> its other axes that may have any length too. Such graphs are written by torch's older exporter,
+            which notes down one answer: it holds for other lengths only where the module asks tensors for theirs, so
+            compare some. Of a deep tower's sizes the newer exporter does not finish its proofs.
     """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     outputs: Sequence[str]
+    sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def write(self, path: Path, opset: int, metadata: Mapping[str, str]) -> None:
         """Write the file, any number of rows a batch.
@@ -52,20 +59,10 @@ class Graph:
             CapabilityError: the module does something that ONNX cannot say.
         """
         onnx = library("onnx")
-        rows = [{0: torch.export.Dim.DYNAMIC} for _ in self.inputs]
         with _quiet(), torch.no_grad():
             try:
                 self.module.eval()(*self.inputs.values())  # what a first question makes is there before it is traced
-                traced = torch.export.export(self.module, tuple(self.inputs.values()), dynamic_shapes=rows)
-                model = torch.onnx.export(
-                    traced,
-                    input_names=list(self.inputs),
-                    output_names=list(self.outputs),
-                    opset_version=opset,
-                    dynamo=True,
-                    verbose=False,
-                ).model_proto
-                most = _most_rows(traced)
+                model, most = self._noted_down(opset) if self.sizes else self._proved(opset)
             except Exception as error:  # tracing raises what the module's own code makes of symbols, and much else
                 reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
                 raise CapabilityError(f"{UNSAID} ({reason}); predict with the run") from error
@@ -75,6 +72,22 @@ class Graph:
             model.metadata_props.add(key=name, value=value)
         with replacing(path) as place:
             onnx.save_model(model, str(place))
+
+    def _proved(self, opset: int) -> tuple[Any, Any]:
+        """ONNX's model, and up to how many rows it holds."""
+        rows = [{0: torch.export.Dim.DYNAMIC} for _ in self.inputs]
+        traced = torch.export.export(self.module, tuple(self.inputs.values()), dynamic_shapes=rows)
+        names = {"input_names": list(self.inputs), "output_names": list(self.outputs)}
+        made = torch.onnx.export(traced, **names, opset_version=opset, dynamo=True, verbose=False)
+        return made.model_proto, _most_rows(traced)
+
+    def _noted_down(self, opset: int) -> tuple[Any, float]:
+        """The same for any sizes."""
+        axes = {name: {0: "rows", **{axis: f"{name}_{axis}" for axis in of}} for name, of in self.sizes.items()}
+        names = {"input_names": list(self.inputs), "output_names": list(self.outputs), "dynamic_axes": axes}
+        file = BytesIO()
+        torch.onnx.export(self.module, tuple(self.inputs.values()), file, **names, opset_version=opset, dynamo=False)
+        return library("onnx").load_model_from_string(file.getvalue()), float("inf")
 
 
 def _most_rows(traced: torch.export.ExportedProgram):
@@ -158,12 +171,22 @@ def _reader(examples, base):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn of how they work inside, and print what they could not do."""
+    """Exporters warn of how they work inside, and print what they could not do; the older one past Python's stdout."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    sys.stdout.flush()
+    with (
+        warnings.catch_warnings(),
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         warnings.simplefilter("ignore")
+        stdout = os.dup(1)
+        os.dup2(nowhere.fileno(), 1)
         try:
             yield
         finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
             logging.disable(level)

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import DataError
 from ..runtime.files import refused, write_whole
 from .agreement import words_of
-from .folder import FACTS, SCRIPT
+from .folder import FACTS
 
 CHECKED = {
     "features": "From features",
@@ -92,8 +92,12 @@ def check_free(out: Path) -> None:
         raise DataError(f"--out {out}: exists; give the name of a new folder")
 
 
-def write_facts(folder: Path, facts: dict[str, Any], script: bool) -> None:
-    """Write export.json, and the script where the graph takes pictures as it prepares them."""
+def write_facts(folder: Path, facts: dict[str, Any], scripts: Mapping[str, Path]) -> None:
+    """Write export.json, and what asks the graphs where they take pictures as it prepares them.
+
+    Args:
+        scripts: name in the folder -> the file that is copied.
+    """
     write_whole(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    if script:
-        write_whole(folder / SCRIPT, STANDALONE.read_text(encoding="utf-8"))
+    for name, source in scripts.items():
+        write_whole(folder / name, source.read_text(encoding="utf-8"))

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from mmengine import Config
 
 from ...core.contracts.domain import DomainData
 from ...core.contracts.options import option, settle
 from ...core.contracts.recipe import Recipe
-from ...core.errors import ConfigError
-from ...core.tasks.config_training.base import ConfigTask
+from ...core.contracts.task import Use
+from ...core.errors import CapabilityError, ConfigError
+from ...core.export.package import Exported, Wishes
+from ...core.runtime.progress import Reporter
+from ...core.tasks.classification.stored_run import recipe_again
+from ...core.tasks.config_training.base import ConfigTask, load_model
 from .data.classes import choose_classes
 from .data.few_shot import draw_shots
 from .data.novel import DROP, KEEP, hold_out, split_novel
 from .plans.kinds import ConfigKind
 from .vocabulary import described_classes
+
+if TYPE_CHECKING:
+    from .exporting.run import Form
 
 RECIPES = Path(__file__).with_name("recipes")
 UPSAMPLER, BICUBIC = "upsampler", "bicubic"
@@ -52,6 +61,7 @@ class ByNames(ConfigTask):
     }
     can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = NovelOptions
+    refusals: ClassVar = {}
     default_recipe: ClassVar[str]
     configs: ClassVar[ConfigKind]
 
@@ -114,6 +124,23 @@ class ByNames(ConfigTask):
 
         refuse_fixed(model)
         return ask_for(model, with_background(model, classes))
+
+    @abstractmethod
+    def form(self, model) -> Form:
+        """What a model of this task becomes where it is exported."""
+
+    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+        """The graph of a model of mm, where it has a fixed one."""
+        from .exporting.run import export_run
+
+        recipe, model = recipe_again(use), load_model(use.run, torch.device("cpu"))
+        if model is None:
+            raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
+
+        def read() -> DomainData:
+            return self._chosen(self._read(recipe), recipe, use.split, bool(use.data), reporter)
+
+        return export_run(self.form(model), use, wishes, read, reporter)
 
     def _config(self, recipe: Recipe) -> Mapping[str, Any]:
         """The user's config, or the packaged one for the task, with the parts of it that `--set plan...` and

@@ -31,9 +31,9 @@ from ...contracts.task import Use
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
-from ...export.folder import FORMAT, PIXELS, Session, as_picture, library
+from ...export.folder import FORMAT, PIXELS, SCRIPT, Session, as_picture, library
 from ...export.graph import Graph, check_opset, has_convolutions, write_in_8_bits
-from ...export.package import Exported, Wishes, check_free, new_folder, write_facts
+from ...export.package import STANDALONE, Exported, Wishes, check_free, new_folder, write_facts
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from .feature_rows import prepared_of, rows_of_split
@@ -174,7 +174,7 @@ class _Export:
                 f"pictures as predict.py prepares them are not quite those of the domain: {checks['files'].words}"
             )
         facts["checks"] = {name: check.facts for name, check in checks.items()}
-        write_facts(folder, facts, script=self.scripted)
+        write_facts(folder, facts, {SCRIPT: STANDALONE} if self.scripted else {})
         return facts, notes
 
     # what is written -------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def export_towers(
         if check.share > LARGEST_SHARE:
             raise CapabilityError(f"{use.run.shown}: the graphs are not the towers, {check.words}; index with the run")
         facts["checks"] = {"towers": check.facts}
-        write_facts(folder, facts, script=False)
+        write_facts(folder, facts, {})
     return Exported(wishes.out, facts)
 
 

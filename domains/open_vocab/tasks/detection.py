@@ -132,3 +132,9 @@ class Detection(ByNames):
         from ..inference.saving import save_boxes
 
         return save_boxes(rows, data, class_names, folder)
+
+    def form(self, model):
+        """The graph of a detector."""
+        from ..exporting.detectors import Boxes
+
+        return Boxes(model)

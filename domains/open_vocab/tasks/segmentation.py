@@ -39,3 +39,9 @@ class Segmentation(ByNames):
         from ..inference.saving import save_maps
 
         return save_maps(rows, data, class_names, folder)
+
+    def form(self, model):
+        """The graph of a segmentor."""
+        from ..exporting.segmentors import Maps
+
+        return Maps(model)

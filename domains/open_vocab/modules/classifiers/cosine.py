@@ -96,7 +96,7 @@ class CosineTextClassifier(nn.Module):
 
     def on_map(self, x: Tensor) -> Tensor:
         """(B, F, H, W) -> (B, A * C, H, W), as `forward` for each cell."""
-        return self(x.movedim(1, -1)).movedim(-1, 1)
+        return self(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def embed(self, x: Tensor) -> Tensor:
         """(..., F) -> (..., A, D) unit embeddings in the space of the texts."""

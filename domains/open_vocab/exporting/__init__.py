@@ -1,0 +1,1 @@
+"""Detectors and segmentors as ONNX graphs that were compared with them."""

@@ -1,0 +1,121 @@
+"""Detectors of mmdet that have one stage as a graph: scores and boxes of every anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mmdet.models.dense_heads import RetinaHead, RTMDetHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from torch import Tensor, nn
+
+from ....core.errors import CapabilityError
+from ....core.export.graph import Graph
+from ..inference.detection import rivals
+from ..inference.predictions import PredictedBoxes
+from .run import Form
+from .standalone import boxes
+
+SAME_PLACE, SAME_SCORE = 0.5, 1e-3
+"""Up to which a side's place, in pixels, and the score of one box may differ from those of the same box."""
+
+
+class Levels(nn.Module):
+    """Pixels (B, 3, H, W) -> scores (B, N, C) and boxes (B, N, 4) of each level, in pixels, before any is
+    suppressed."""
+
+    def __init__(self, model: SingleStageDetector):
+        super().__init__()
+        self.model, self.head = model, model.bbox_head
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        logits, deltas = self.head(self.model.extract_feat(pixels))
+        sizes = [each.shape[-2:] for each in logits]
+        priors = self.head.prior_generator.grid_priors(sizes, dtype=pixels.dtype, device=pixels.device)
+        levels = [self._level(*level) for level in zip(logits, deltas, priors, strict=True)]
+        return tuple(each for level in levels for each in level)
+
+    def _level(self, logits: Tensor, deltas: Tensor, priors: Tensor) -> tuple[Tensor, Tensor]:
+        head, images = self.head, logits.shape[0]
+        logits = logits.permute(0, 2, 3, 1).reshape(images, -1, head.cls_out_channels)
+        scores = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(dim=-1)[..., :-1]
+        deltas = deltas.permute(0, 2, 3, 1).reshape(-1, 4)
+        found = head.bbox_coder.decode(priors.repeat(images, 1), deltas)
+        return scores, found.view(images, -1, 4)
+
+
+class Boxes(Form):
+    """Boxes with names."""
+
+    script = "boxes.py"
+    values = "output"
+    answers = "boxes"
+
+    def check(self) -> None:
+        name, head = type(self.model).__name__, getattr(self.model, "bbox_head", None)
+        if isinstance(self.model, TwoStageDetector):
+            raise CapabilityError(
+                f"{name} looks again at regions that it chooses in a first stage, which is no fixed graph; fit with "
+                "--recipe open-vocab/retinanet, or predict with the run"
+            )
+        usual = isinstance(self.model, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
+        if not usual or not _decodes_as_usual(head):
+            raise CapabilityError(
+                f"{name} with {type(head).__name__} finds boxes in a way of its own, which is no fixed graph (the "
+                "heads of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict with "
+                "the run"
+            )
+        _ = self.facts
+
+    def graph(self, pixels: Tensor) -> Graph:
+        levels = range(self.model.bbox_head.prior_generator.num_levels)
+        names = [f"{name}_{level}" for level in levels for name in ("scores", "boxes")]
+        return Graph(Levels(self.model), {"pixels": pixels}, names, {"pixels": (2, 3)})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        apart = rivals(self.model)
+        alone = apart.sum(axis=1) == len(apart) - 1
+        return {"boxes": {**_rule(self.model.test_cfg), "learned_together": (~alone).tolist()}}
+
+    def answer(self, outputs, size, whole, facts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return boxes.boxes_of(outputs, size, whole, facts["boxes"])
+
+    def same(self, sample: Any, answer) -> tuple[float, float]:
+        """Boxes of either that have one of the other of their name, in its place and with its score."""
+        model = PredictedBoxes.of(sample).without_rivals(rivals(self.model))
+        found, scores, labels = answer
+        near = np.abs(model.boxes[:, None] - found[None]).max(axis=2, initial=0) <= SAME_PLACE
+        near &= np.abs(model.scores[:, None] - scores[None]) <= SAME_SCORE
+        near &= model.labels[:, None] == labels[None]
+        return float(near.any(axis=0).sum() + near.any(axis=1).sum()), float(sum(near.shape))
+
+
+def _decodes_as_usual(head: BaseDenseHead) -> bool:
+    """Whether a head makes boxes of its outputs as its base class does."""
+    steps = ("predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
+    return all(getattr(type(head), step) is getattr(BaseDenseHead, step) for step in steps)
+
+
+def _rule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What predict.py keeps of scores and boxes, as a config says it of tests.
+
+    Raises:
+        CapabilityError: another way of suppressing boxes than `nms`.
+    """
+    nms = dict(config["nms"])
+    if nms.pop("type", "nms") != "nms" or set(nms) - {"iou_threshold", "split_thr", "max_num"}:
+        raise CapabilityError(
+            f"its config suppresses boxes by {config['nms'].get('type', 'nms')} with options that predict.py does not "
+            "know; fit with nms=dict(type='nms', iou_threshold=...), or predict with the run"
+        )
+    before = int(config.get("nms_pre", -1))
+    return {
+        "score_thr": float(config.get("score_thr", 0)),
+        "nms_pre": before if before > 0 else None,
+        "min_bbox_size": float(config.get("min_bbox_size", -1)),
+        "iou_threshold": float(nms["iou_threshold"]),
+        "max_per_img": int(config["max_per_img"]),
+    }

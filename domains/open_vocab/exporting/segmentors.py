@@ -1,0 +1,71 @@
+"""Segmentors of mmseg as one graph, from pixels to logits of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch.nn.functional as F
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import Upsample
+from torch import Tensor, nn
+
+from ....core.errors import CapabilityError
+from ....core.export.graph import Graph
+from ..inference.predictions import PredictedMap
+from .run import Form
+from .standalone import maps
+
+
+class Logits(nn.Module):
+    """Pixels (B, 3, H, W) -> logits (B, C, H, W)."""
+
+    def __init__(self, model: EncoderDecoder):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with mock.patch.object(Upsample, "forward", _upsampled):
+            return self.model.encode_decode(pixels, [{"img_shape": pixels.shape[2:]}])
+
+
+class Maps(Form):
+    """A class of each pixel."""
+
+    script = "maps.py"
+    values = "logit"
+    answers = "pixels"
+
+    def check(self) -> None:
+        if type(self.model) is not EncoderDecoder:
+            raise CapabilityError(
+                f"{type(self.model).__name__} cuts and compares images in a way of its own, which is no fixed graph "
+                "(fpn is exported); predict with the run"
+            )
+        if self.model.test_cfg.get("mode", "whole") != "whole":
+            raise CapabilityError(
+                "its config looks through windows (test_cfg.mode='slide'), as many as an image has, which is no fixed "
+                "graph; fit with test_cfg.mode='whole', or predict with the run"
+            )
+
+    def graph(self, pixels: Tensor) -> Graph:
+        return Graph(Logits(self.model), {"pixels": pixels}, ["logits"], {"pixels": (2, 3)})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        head = getattr(self.model, "decode_head", None)
+        return {"threshold": getattr(head, "threshold", None)}
+
+    def answer(self, outputs: Mapping[str, np.ndarray], size, whole, facts) -> np.ndarray:
+        return maps.map_of(outputs["logits"][0], size, whole, facts["threshold"])
+
+    def same(self, sample: Any, answer: np.ndarray) -> tuple[float, float]:
+        return float((PredictedMap.of(sample).classes == answer).sum()), float(answer.size)
+
+
+def _upsampled(self: Upsample, x: Tensor) -> Tensor:
+    """What mmseg's Upsample does; that rounds sizes to numbers, which a trace would keep."""
+    factor = {"size": self.size} if self.size else {"scale_factor": self.scale_factor}
+    return F.interpolate(x, mode=self.mode, align_corners=self.align_corners, **factor)

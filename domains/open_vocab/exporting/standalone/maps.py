@@ -1,0 +1,77 @@
+"""A class for every pixel, by the model beside this file: python predict.py IMAGE ... [--out FOLDER]
+
+Needs onnxruntime, numpy and pillow. Prints a JSON object per image, and faults on stderr.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+try:
+    from .pictures import between, decoded, pixels
+except ImportError:  # a script, whose folder `python -I` leaves out
+    sys.path.insert(0, str(HERE))
+    from pictures import between, decoded, pixels
+
+
+def resized(values, height, width):
+    """(h, w, C) float32 -> (height, width, C), linear between the middles of pixels."""
+    for axis, (old, new) in enumerate(zip(values.shape, (height, width))):
+        if old != new:
+            low, high, share = between(old, new)
+            share = share.reshape(-1, *[1] * (2 - axis))
+            values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return values
+
+
+def map_of(logits, size, whole, threshold):
+    """(H, W) numbers of classes; `logits` (C, h, w) are those of a picture that has `size` in them."""
+    logits = resized(logits[:, : size[0], : size[1]].transpose(1, 2, 0), *whole)
+    return logits.argmax(axis=2) if logits.shape[2] > 1 else (1 / (1 + np.exp(-logits[..., 0])) > threshold).astype(int)
+
+
+def row_of(name, classes, class_names):
+    """What is said of an image: which share of it each class has."""
+    shares = np.bincount(classes.ravel(), minlength=len(class_names)) / classes.size
+    ranked = [(class_names[each], round(float(shares[each]), 5)) for each in np.argsort(-shares) if shares[each]]
+    return {"id": str(name), "shares": dict(ranked)}
+
+
+def asked(name):
+    """A graph, as a function from inputs to outputs by name."""
+    graph = onnxruntime.InferenceSession(str(HERE / name), providers=["CPUExecutionProvider"])
+    names = [each.name for each in graph.get_outputs()]
+    return lambda inputs: dict(zip(names, graph.run(None, inputs)))
+
+
+if __name__ == "__main__":
+    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, help="folder for maps: PNG, its grey values are the numbers of classes")
+    given = parser.parse_args()
+    ask = asked(facts["graphs"]["model"])
+    failed = False
+    for path in given.images:
+        try:
+            picture = decoded(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
+            failed = True
+            continue
+        planes, size = pixels(picture, facts["preprocessing"])
+        logits = ask({"pixels": planes})["logits"][0]
+        classes = map_of(logits, size, picture.shape[:2], facts["threshold"])
+        row = row_of(path, classes, facts["class_names"])
+        if given.out is not None:
+            given.out.mkdir(parents=True, exist_ok=True)
+            row["map"] = str(given.out / f"{path.stem}.png")
+            Image.fromarray(classes.astype(np.uint8 if classes.max() < 256 else np.uint16)).save(row["map"])
+        print(json.dumps(row))
+    sys.exit(int(failed))

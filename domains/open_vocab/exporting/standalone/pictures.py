@@ -1,0 +1,51 @@
+"""Pictures as the graphs beside this file take them; needs numpy and pillow."""
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def decoded(path):
+    """(H, W, 3) uint8: upright, transparent pixels over white, deeper than 8 bits scaled to them."""
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            values, full = np.asarray(image).astype(np.float64), 1.0 if image.mode == "F" else 65535.0
+            low, high = values.min(), values.max()
+            values = (values - low) / ((high - low) or 1.0) if low < 0 or high > full else values / full
+            return np.repeat(np.rint(values.astype(np.float32) * 255).astype(np.uint8)[..., None], 3, axis=2)
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return np.asarray(image.convert("RGB"))
+
+
+def between(old, new):
+    """For each of `new` places along a side of `old` pixels the two pixels that it lies between, and how near the
+    second."""
+    places = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
+    low = np.floor(places).astype(int)
+    return low.clip(0, old - 1), (low + 1).clip(0, old - 1), places - low.astype(np.float32)
+
+
+def resized(image, height, width):
+    """(h, w, 3) uint8 -> (height, width, 3), linear in whole numbers as OpenCV has it: shares in 1/2048."""
+    if image.shape[:2] == (height, width):
+        return image
+    left, right, share = between(image.shape[1], width)
+    near = np.rint(share * 2048).astype(int)[:, None]
+    rows = image[:, left].astype(int) * np.rint((1 - share) * 2048).astype(int)[:, None] + image[:, right] * near
+    low, high, share = between(image.shape[0], height)
+    above, below = (np.rint(each * 2048).astype(int)[:, None, None] for each in (1 - share, share))
+    return (((above * (rows[low] >> 4)) >> 16) + ((below * (rows[high] >> 4)) >> 16) + 2) >> 2
+
+
+def pixels(image, how):
+    """(1, 3, H, W) as the graph takes them, and the (height, width) of the picture in them; `how`: "preprocessing"."""
+    size, largest = np.array(image.shape[:2]), how["largest"] or image.shape[:2]
+    scale = min(max(largest) / size.max(), min(largest) / size.min())
+    height, width = size if scale >= 1 and not how["enlarge"] else (size * scale + 0.5).astype(int)
+    planes = resized(image, height, width).astype(np.float32)
+    planes = planes if how["channels"] == "rgb" else planes[..., ::-1]
+    planes = (planes - np.float32(how["mean"])) / np.float32(how["std"])
+    margins = ((0, -height % how["multiple"]), (0, -width % how["multiple"]), (0, 0))
+    planes = np.pad(planes, margins, constant_values=how["padding"]).transpose(2, 0, 1)[None]
+    return np.ascontiguousarray(planes, dtype=np.float32), (int(height), int(width))

@@ -1,0 +1,101 @@
+"""Detectors of mmdet as graphs, and what predict.py keeps of their boxes, beside mmdet's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
+pytest.importorskip("onnx", reason="extra export is not installed")
+pytest.importorskip("onnxruntime", reason="extra export is not installed")
+
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine import Config
+from mmengine.registry import init_default_scope
+
+from vladapt.core.errors import CapabilityError
+from vladapt.core.export.folder import Session
+from vladapt.domains.open_vocab.exporting.detectors import Boxes, _rule
+from vladapt.domains.open_vocab.exporting.standalone import boxes
+
+NMS = {"type": "nms", "iou_threshold": 0.5}
+RETINANET = {
+    "type": "RetinaNet",
+    "data_preprocessor": {"type": "DetDataPreprocessor", "pad_size_divisor": 32},
+    "backbone": {
+        "type": "ResNet", "depth": 18, "base_channels": 4, "num_stages": 4, "out_indices": (2, 3),
+        "norm_cfg": {"type": "GN", "num_groups": 2}, "norm_eval": False,
+    },
+    "neck": {"type": "FPN", "in_channels": [16, 32], "out_channels": 8, "num_outs": 2},
+    "bbox_head": {
+        "type": "RetinaHead", "num_classes": 3, "in_channels": 8, "feat_channels": 8, "stacked_convs": 1,
+        "anchor_generator": {
+            "type": "AnchorGenerator", "ratios": [0.5, 1.0], "strides": [16, 32], "octave_base_scale": 4,
+            "scales_per_octave": 1,
+        },
+        "bbox_coder": {
+            "type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": [0.1, 0.1, 0.2, 0.2]
+        },
+    },
+    "test_cfg": {"nms_pre": 50, "min_bbox_size": 4, "score_thr": 0.2, "nms": NMS, "max_per_img": 40},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _mmdet():
+    init_default_scope("mmdet")
+
+
+def _built(config: dict):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS.build(Config(config)._cfg_dict).eval()
+        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.02)  # scores that differ, none of them 0 or 1
+        torch.nn.init.zeros_(model.bbox_head.retina_cls.bias)
+    model.cfg = Config({"vladapt": {"classes": ["a", "b", "c"], "suppress": "none"}})
+    return model
+
+
+def test_graph_and_script_find_what_mmdet_finds_in_any_size(tmp_path):
+    form = Boxes(_built(RETINANET))
+    form.check()
+    form.graph(torch.randn(1, 3, 64, 96)).write(tmp_path / "model.onnx", 18, {})
+    ask = Session(tmp_path / "model.onnx")
+    for height, width in ((96, 160), (224, 192)):
+        inputs = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(height))
+        sample, size, whole = DetDataSample(), (height - 10, width - 20), (height - 10, 2 * (width - 20))
+        scale = (size[1] / whole[1], size[0] / whole[0])
+        sample.set_metainfo({"img_shape": size, "ori_shape": whole, "scale_factor": scale, "img_id": 0})
+        with torch.no_grad():
+            (wanted,) = form.model.predict(inputs, [sample])
+        found = form.answer(ask(pixels=inputs.numpy()), size, whole, form.facts)
+        assert len(wanted.pred_instances) > 5
+        assert form.same(wanted, found) == (2 * len(wanted.pred_instances),) * 2
+        moved = (found[0] + 1, *found[1:])
+        assert form.same(wanted, moved)[0] < 2 * len(wanted.pred_instances)
+
+
+def test_of_names_that_were_not_learned_together_the_surest_has_a_thing_alone():
+    outputs = {
+        "scores_0": np.float32([[[0.9, 0.8, 0.0], [0.0, 0.0, 0.7]]]),
+        "boxes_0": np.float32([[[0, 0, 10, 10], [0, 0, 10, 9]]]),
+    }
+    rule = {"score_thr": 0.1, "nms_pre": 9, "min_bbox_size": 0, "iou_threshold": 0.5, "max_per_img": 9}
+    for together, kept in (([True] * 3, [0, 1, 2]), ([True, True, False], [0, 1]), ([False] * 3, [0])):
+        found = boxes.boxes_of(outputs, (20, 20), (20, 20), {**rule, "learned_together": together})
+        assert found[2].tolist() == kept
+
+
+def test_a_second_stage_and_other_heads_are_refused_in_a_line():
+    fcos = {"type": "FCOSHead", "num_classes": 3, "in_channels": 8, "feat_channels": 8, "stacked_convs": 0}
+    model = MODELS.build(Config({**RETINANET, "type": "FCOS", "bbox_head": fcos})._cfg_dict)
+    with pytest.raises(CapabilityError, match=r"^FCOS with FCOSHead finds boxes in a way of its own"):
+        Boxes(model).check()
+
+
+def test_another_way_to_suppress_is_refused_in_a_line():
+    config = {"nms": {"type": "soft_nms", "iou_threshold": 0.5}, "max_per_img": 10}
+    with pytest.raises(CapabilityError, match="its config suppresses boxes by soft_nms"):
+        _rule(config)
