@@ -214,7 +214,10 @@ class Explainer:
         if features is not None:
             self._with_examples(reason, features, asked.target, count)
         if pixels is not None:
-            reason.picture = as_seen(pixels[len(pixels) // 2] if self._several else pixels, self.towers)
+            shown = pixels
+            while shown.ndim > 3:  # of views, frames or slices the middle one
+                shown = shown[len(shown) // 2]
+            reason.picture = as_seen(shown, self.towers)
         if self._several and not self.no_maps:
             reason.no_map = "the sample has several parts"
         elif pixels is not None and not self.no_maps:
