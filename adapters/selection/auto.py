@@ -89,6 +89,7 @@ class Auto(ByExample):
     multilabel: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
+    transductive_unlabelled: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {"as_papers": True}
     state: ClassVar[tuple[str, ...]] = ("method", "method_options", "numbers", "tensors")
@@ -97,9 +98,7 @@ class Auto(ByExample):
     candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, the one to prefer first")
     few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer than min_shots, the one to prefer first")
     min_shots: int = option(4, "images per class, typically, from which methods are judged", low=2, high=1000)
-    without_labels: tuple[str, ...] = option(
-        without_labels.CANDIDATES, "methods to choose from where no image has a label"
-    )
+    without_labels: tuple[str, ...] = option(without_labels.CANDIDATES, "methods to choose from without labels")
     settings: dict[str, Any] = option(help="options of candidates, each under its name", factory=dict)
     as_papers: bool = option(False, "candidates have the options of papers where ours differ, as under a protocol")
     parts: int = option(5, "into which the support is cut, each judged by a fit on the others", low=2, high=100)

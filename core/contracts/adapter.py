@@ -69,6 +69,7 @@ class Adapter(ABC):
         text_free: whether `TextClassifier.without_texts` will do, which a backbone with an image tower alone gives.
         transductive: whether the engine passes the whole unlabelled test set once; a note warns of absent classes.
         tower_weights: whether `save` writes weights of the backbone, changed ones too, and not only what was added.
+        transductive_unlabelled: whether it is passed that set where no image has a label, and only there.
         stands_absent_classes: whether such a method is made for sets that lack many of the classes.
         assumes: what it takes for granted of the unlabelled images, after "assumes that"; a note of each fit says it.
         state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
@@ -97,6 +98,7 @@ class Adapter(ABC):
     text_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     tower_weights: ClassVar[bool] = False
+    transductive_unlabelled: ClassVar[bool] = False
     stands_absent_classes: ClassVar[bool] = False
     assumes: ClassVar[str] = ""
     state: ClassVar[tuple[str, ...]] = ()

@@ -189,7 +189,7 @@ def several_labels_are_refused(method: Method) -> Iterator[str]:
 def no_labels(method: Method) -> Iterator[str]:
     """Without labels, and without images; with the test images where it uses these."""
     labels = replace(method.world.inputs(method.build())["support"], labels=None)
-    also = (NO_LABELS,) if "unlabeled" in method.claims.optional else ()
+    also = (NO_LABELS,) if method.claims.transductive_unlabelled else ()
     for support, words in ((labels, "a support without labels"), (None, "no support")):
         adapter = method.fit(change={"support": support}, also=also).adapter
         yield from _faults(method.world.logits(adapter), 12, 3, words)

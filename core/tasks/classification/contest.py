@@ -98,6 +98,7 @@ class ClassificationContest(Contest):
         self._first_seed: int | None = None
         self._tested = Tested()
         at_once = [name for name in adapters if adapter_class(name).transductive]
+        at_once += [f"{name} (at 0 shots)" for name in adapters if adapter_class(name).transductive_unlabelled]
         if at_once and self.at_once:
             who = ", ".join(at_once)
             self.notes.append(f"{who} read {self.at_once}, without their labels; the others see one at a time")

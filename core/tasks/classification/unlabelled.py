@@ -117,7 +117,7 @@ class Unlabelled:
         Raises:
             CapabilityError: all train images are shots.
         """
-        if adapter.transductive or ("unlabeled" in adapter.optional and adapter.label_free and not len(shots.support)):
+        if adapter.transductive or (adapter.transductive_unlabelled and not len(shots.support)):
             return cls.of_rows(prepared, shots.test)
         if "unlabeled" not in adapter.needs:
             return cls()
