@@ -155,7 +155,6 @@ class Auto(ByExample):
         taken = trial.taken(judged)
         adapter, report = trial.zero_shot() if taken is None else (taken.adapter, taken.report)
         self._take(adapter)
-        self.transductive = adapter.transductive
         return without_labels.report_of(self.name, report, judged, taken)
 
     def _built(self, name: str) -> Adapter:
@@ -166,7 +165,7 @@ class Auto(ByExample):
 
     def _take(self, adapter: Adapter) -> None:
         values = {name: getattr(adapter, name) for name in adapter.state}
-        self.method, self.method_options = adapter.name, adapter.options
+        self.method, self.method_options, self.transductive = adapter.name, adapter.options, adapter.transductive
         self.tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         self.numbers = {name: value for name, value in values.items() if name not in self.tensors}
         self.multilabel_ = adapter.multilabel_

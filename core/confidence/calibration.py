@@ -5,7 +5,6 @@ One safetensors file in the run folder, tensors in the body and JSON in the head
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from ..runtime.files import write_whole
+from ..runs.tensor_file import read_tensors, write_tensors
 from .conformal import Conformal
 from .label_sets import LabelSets
 from .scaling import FEWEST_OF_EACH, Scaling, calibration_error, fit_scaling
@@ -176,10 +173,7 @@ class Calibration:
         if self.unlike is not None and self.unlike.known:
             tensors["support"] = self.unlike.support.half()
             header["limit"] = self.unlike.limit
-        content = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"vladapt": json.dumps(header)})
-        path = Path(folder) / CALIBRATION
-        write_whole(path, content)
-        return path
+        return write_tensors(Path(folder) / CALIBRATION, tensors, header)
 
     @classmethod
     def load(cls, folder: str | Path) -> Calibration | None:
@@ -191,12 +185,7 @@ class Calibration:
         path = Path(folder) / CALIBRATION
         if not path.is_file():
             return None
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("vladapt", "null"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a mapping)
-        except (SafetensorError, ValueError, OSError) as error:
-            raise DataError(f"{path}: not a readable safetensors file ({error}); copy the run again") from None
+        header, tensors = read_tensors(path)
         fault = _fault(header, tensors)
         if fault:
             raise DataError(f"{path}: damaged, {fault}; copy the run again, or fit again")

@@ -5,7 +5,6 @@ One safetensors file in the run folder, tensors in the body and JSON in the head
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,15 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
 from ..errors import CapabilityError, DataError
 from ..runs.redaction import Redaction, without_place
-from ..runtime.files import write_whole
+from ..runs.tensor_file import read_tensors, write_tensors
 
 LABELLED = "labelled.safetensors"
 FORMAT = 1
@@ -181,10 +178,7 @@ class LabelledImages:
         tensors = {"features": self.features.half(), "labels": self.labels, "rows": self.rows}
         header = {"format": FORMAT, "class_names": self.class_names, "ids": self.ids, "total": self.total}
         header["places"] = self.places
-        content = save({k: v.contiguous() for k, v in tensors.items()}, metadata={"vladapt": json.dumps(header)})
-        path = Path(folder) / LABELLED
-        write_whole(path, content)
-        return path
+        return write_tensors(Path(folder) / LABELLED, tensors, header)
 
     @classmethod
     def load(cls, folder: str | Path) -> LabelledImages | None:
@@ -196,12 +190,7 @@ class LabelledImages:
         path = Path(folder) / LABELLED
         if not path.is_file():
             return None
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("vladapt", "null"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a mapping)
-        except (SafetensorError, ValueError, OSError, RecursionError) as error:
-            raise DataError(f"{path}: not a readable safetensors file ({error}); copy the run again") from None
+        header, tensors = read_tensors(path)
         if fault := _fault(header, tensors):
             raise DataError(f"{path}: damaged, {fault}; copy the run again, or fit again")
         places = header["places"]

@@ -39,6 +39,13 @@ def test_it_takes_what_does_better(task):
     assert torch.equal(alone.logits(task.test), adapter.logits(task.test))
 
 
+def test_a_fit_with_labels_afterwards_reads_no_test_images(task):
+    adapter = build_adapter("auto", without_labels=QUICK, few_shots=("ridge",))
+    adapter.fit(None, task.text, unlabeled=task.test.without_labels())
+    adapter.fit(task.support, task.text)
+    assert adapter.method == "ridge" and not adapter.transductive
+
+
 def test_it_is_loaded_as_it_was_saved_and_builds_no_other_method(task, tmp_path):
     adapter = build_adapter("auto", without_labels=QUICK)
     adapter.fit(None, task.text, unlabeled=task.test.without_labels())
