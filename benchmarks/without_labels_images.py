@@ -83,12 +83,13 @@ def measured(name: str, method: str, given: argparse.Namespace) -> dict[str, Any
     try:
         result = fit(resolve(flags=flags), reporter=Reporter(quiet=True))
         of = result.metrics
-        metric = of["deciding"]
+        metric, turned_down = of["deciding"], of.get("turned_down")
         row = {
             "metric": metric,
             "zero_shot": of["zero_shot"][metric],
-            "adapted": of["adapted"][metric],
-            "interval": of["baselines"]["zero_shot"]["interval"],
+            "adapted": (turned_down or of["adapted"])[metric],
+            "interval": (turned_down or of["baselines"]["zero_shot"])["interval"],
+            "kept": turned_down is None,
             "notes": result.notes,
         }
     except VladaptError as error:
@@ -117,7 +118,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]], published: bool)
         seconds = f"{sum(row['cpu_seconds'] for row in done) / len(done):.0f}" if done else "–"
         options = "" if published else "".join(f" {key} {value}" for key, value in FEWER[method].items())
         yield f"| `{method}`{options} | {' | '.join(_gain(of[name]) for name in names)} | {seconds} |"
-    yield ""
+    yield "\n† The judge without labels keeps zero-shot instead.\n"
     for reason, where in refused.items():
         yield f"* {reason} ({', '.join(where)})"
 
@@ -126,7 +127,8 @@ def _gain(row: Mapping[str, Any]) -> str:
     if "refused" in row:
         return "refused"
     low, high = (f"{100 * end:+.1f}" for end in row["interval"])
-    return f"{100 * (row['adapted'] - row['zero_shot']):+.1f} ({low} to {high})"
+    mark = "" if row["kept"] else " †"
+    return f"{100 * (row['adapted'] - row['zero_shot']):+.1f} ({low} to {high}){mark}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,3 +76,16 @@ def test_a_run_of_an_older_version_is_explained_by_heat_maps_alone(vladapt, run,
     assert outcome.code == 0, outcome.err
     assert outcome.json["predictions"][0]["explanation"]["examples"] == []
     assert "keeps no labelled images" in (tmp_path / "why" / "explanations.html").read_text()
+
+
+def test_mistakes_of_an_evaluation_have_reasons_unless_names_are_hidden(vladapt, run, colours, tmp_path):
+    for shade, other in (("red", "blue"), ("blue", "red")):  # every label is wrong
+        (tmp_path / "swapped" / shade).mkdir(parents=True)
+        for name in ("01.png", "02.png"):
+            shutil.copy(colours / other / name, tmp_path / "swapped" / shade / f"{other}-{name}")
+    for words, reasons in ((), 4), (("--redact",), 0):
+        outcome = vladapt("eval", run, "--data", "swapped", "--out", "again", *words, "--json")
+        assert outcome.code == 0, outcome.err
+        page = (tmp_path / "again" / "report.html").read_text()
+        assert page.count('class="why"') == reasons and ("An aid, not a proof" in page) == bool(reasons)
+        assert (page.count("data:image/jpeg") > 2 * reasons) == bool(reasons), "heat maps and labelled images"

@@ -20,6 +20,7 @@ from ...runtime.files import write_whole
 from ..methods import place_of_data
 from .fitting import PREDICTIONS
 from .growing_vocabulary import growth_section
+from .mistakes import Explain
 from .report import ClassificationResults, classification_report
 from .scoring import Scores
 
@@ -36,6 +37,7 @@ def write_evaluation(
     class_names: Sequence[str],
     calibration: Calibration | None,
     redact: bool = False,
+    explain: Explain | None = None,
 ) -> None:
     """predictions.csv and, where there are labels, report.html.
 
@@ -47,6 +49,7 @@ def write_evaluation(
         class_names: of the scores.
         calibration: what confidences are made with, or None.
         redact: write numbers for names, and no pictures.
+        explain: what says why the mistakes were made, as of `ClassificationResults`.
 
     Raises:
         DataError: nothing can be written there.
@@ -76,6 +79,7 @@ def write_evaluation(
         thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
         skipped=[tuple(pair) for pair in skipped],
         groups=scores.groups,
+        explain=explain,
         further=[growth_section(result["vocabulary"])] if "vocabulary" in result else [],
     )
     report = classification_report(results, run.shown)

@@ -14,7 +14,6 @@ from ...contracts.domain import DomainData
 from ...contracts.task import Use
 from ...errors import ConfigError
 from ...explanation.heat_maps import METHODS
-from ...explanation.nearest import LabelledImages
 from ...runs.evaluations import make_folder
 from ...runs.plots import data_uri
 from ...runs.run_sections import Report, render_report
@@ -22,7 +21,7 @@ from ...runs.sections import ExplanationSection, TableSection, plural
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from .explaining import SIDE, Asked, Explainer, Reason
-from .labelled_examples import LabelledPictures
+from .labelled_examples import labelled_in_run
 
 if TYPE_CHECKING:
     from .predictions import Predictions
@@ -89,14 +88,10 @@ def write_explanations(
 
 
 def _explainer(use: Use, predictor: Predictor) -> Explainer:
-    labelled, towers = LabelledImages.load(use.run.path), predictor.adapter.adapted(predictor.backbone)
+    towers, method = predictor.adapter.adapted(predictor.backbone), None if use.explain == AUTO else use.explain
     transform = predictor.domain.transforms(predictor.backbone, False, predictor.task)
-    method = None if use.explain == AUTO else use.explain
-    if labelled is None:
-        return Explainer(predictor.adapter, towers, None, lambda each: None, transform, method)
-    reading = predictor.recipe.reading
-    pictures = LabelledPictures(use.run, predictor.domain, predictor.task, labelled, reading)
-    return Explainer(predictor.adapter, towers, labelled, pictures.load, transform, method)
+    kept = labelled_in_run(use.run, predictor.domain, predictor.task, predictor.recipe.reading)
+    return Explainer(predictor.adapter, towers, *kept, transform, method)
 
 
 def _page(

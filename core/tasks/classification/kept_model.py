@@ -24,7 +24,8 @@ from .unlabelled import Unlabelled
 MOST_LABELLED = 100
 """Labelled images, at most, that have a say."""
 TURNED_DOWN = "turned_down"
-"""Of metrics.json: the scores of a method that a run does not use, where the test images have labels."""
+"""Of metrics.json: the scores of a method that a run does not use, where the test images have labels, and the interval
+of its gain over zero-shot."""
 
 
 def judged_without_labels(
@@ -64,7 +65,9 @@ def judged_without_labels(
     report = FitReport(adapter.name, notes=[note, *done.report.notes])
     kept = scored(recipe, prepared, adapter, report, shots, task, Reporter(quiet=True))
     if done.scores.labels is not None:
-        kept.scores.metrics[TURNED_DOWN] = {"adapter": done.adapter.name, **done.scores.metrics["adapted"]}
+        of = done.scores.metrics
+        gain = {"interval": of["baselines"]["zero_shot"]["interval"]}
+        kept.scores.metrics[TURNED_DOWN] = {"adapter": done.adapter.name, **of["adapted"], **gain}
     return replace(kept, judge=facts), shots
 
 

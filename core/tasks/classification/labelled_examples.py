@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,20 @@ def _below(item: Item, path: str) -> Item:
 def _folder_of(path: str) -> Path:
     """The data themselves, or where the file lies that lists them."""
     return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
+def labelled_in_run(
+    run: Run, domain: Domain | None, task: str, reading: Mapping[str, Any]
+) -> tuple[LabelledImages | None, Callable[[Example], Decoded | None]]:
+    """The labelled images that a run keeps, or None, and what decodes their pictures.
+
+    Args:
+        reading: options of the domain's reader.
+    """
+    labelled = LabelledImages.load(run.path)
+    if labelled is None:
+        return None, lambda example: None
+    return labelled, LabelledPictures(run, domain, task, labelled, reading).load
 
 
 @dataclass

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ...contracts.adapter import Adapter
+from ...contracts.domain import Decoded
 from ...errors import DataError
-from ...explanation.nearest import LabelledImages
+from ...explanation.nearest import Example, LabelledImages
 from ...metrics.classification import top_label_mistakes, top_mistakes
 from ...runs.sections import MistakeSection, Reasons
 from .explaining import Asked, Explainer
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 MISTAKES = 12
 EXAMPLES = 4
 """Labelled images beside each."""
+Explain = Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]
+"""(Row, class index) pairs -> why each was called that, and the words above them."""
 
 
 def mistakes_section(results: ClassificationResults) -> MistakeSection:
@@ -43,39 +48,52 @@ def mistakes_section(results: ClassificationResults) -> MistakeSection:
 
 
 def explained_mistakes(
-    prepared, adapter: Adapter, labelled: LabelledImages | None
-) -> Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]:
-    """What explains test rows of a fit, (row, class index) each: reasons, and the words above them.
+    prepared,
+    adapter: Adapter,
+    labelled: LabelledImages | None,
+    features: Tensor,
+    decoded: Callable[[int], Decoded] | None,
+    picture_of: Callable[[Example], Decoded | None],
+) -> Explain:
+    """What explains scored rows.
 
     Args:
         prepared: `Prepared` or `PreparedFeatures`.
+        labelled: the images that the adapter learned from, or None.
+        features: (N, D), of the rows that were scored, by the towers of `prepared`.
+        decoded: a row -> its decoded image; None: there are no images.
+        picture_of: a labelled image -> its decoded picture, or None.
     """
 
     def explain(asked: Sequence[tuple[int, int]]) -> tuple[Sequence[Reasons], str]:
-        towers, transform, items = None, None, {item.id: item for item in prepared.data.items}
-        moved = on_adapted(prepared, adapter)
+        towers, transform, moved = None, None, on_adapted(prepared, adapter)
         if prepared.backbone is not None:
             towers = moved.backbone
             transform = prepared.domain.transforms(towers, False, prepared.task)
-        explainer = Explainer(adapter, towers, labelled, lambda each: picture(each.id), transform, quick=True)
-        features = prepared.test.features if moved is prepared else None
-
-        def picture(name: str):
-            try:
-                return None if prepared.backbone is None else prepared.data.load(items[name])
-            except (DataError, KeyError):
-                return None
-
-        rows = [
+        explainer = Explainer(adapter, towers, labelled, picture_of, transform, quick=True)
+        images = [
             Asked(
-                None if prepared.backbone is None else lambda row=row: prepared.thumbnail(row),
+                None if decoded is None else lambda row=row: decoded(row),
                 target,
-                None if features is None else features[row],
+                features[row] if moved is prepared else None,
             )
             for row, target in asked
         ]
-        reasons = explainer.reasons(rows, prepared.reporter, EXAMPLES)
+        reasons = explainer.reasons(images, prepared.reporter, EXAMPLES)
         exact = any(each.examples_add is not None for each in reasons)
         return [each.shown() for each in reasons], explainer.note(exact)
 
     return explain
+
+
+def picture_in(prepared) -> Callable[[Example], Decoded | None]:
+    """What decodes the labelled images of a fit, which are among its data; None of one that cannot be read."""
+    items = {item.id: item for item in prepared.data.items}
+
+    def picture(example: Example) -> Decoded | None:
+        try:
+            return None if prepared.backbone is None else prepared.data.load(items[example.id])
+        except (DataError, KeyError):
+            return None
+
+    return picture

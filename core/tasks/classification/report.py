@@ -24,14 +24,13 @@ from ...runs.sections import (
     HeadlineSection,
     Measure,
     Number,
-    Reasons,
     TableSection,
     Track,
     VerdictSection,
     plural,
 )
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
-from .mistakes import mistakes_section
+from .mistakes import Explain, mistakes_section
 from .part_order import order_section
 from .sample_pictures import SamplePictures
 from .trust import calibrated_words, trust_section
@@ -71,8 +70,7 @@ class ClassificationResults:
         calibration: what confidences are made with, or None.
         groups: N keys of test images that belong together, or None.
         further: sections of a task of a domain's own.
-        explain: (test row, class index) pairs -> why each was called that, and what is to be said of it; None: not
-            explained.
+        explain: why the mistakes were made; None: not explained.
     """
 
     info: dict[str, Any]
@@ -87,7 +85,7 @@ class ClassificationResults:
     calibration: Calibration | None = None
     groups: Sequence[str] | None = None
     further: Sequence[Any] = ()
-    explain: Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]] | None = None
+    explain: Explain | None = None
 
     @property
     def confident_logits(self) -> Tensor:

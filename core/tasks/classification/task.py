@@ -60,7 +60,7 @@ from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .kept_model import heard, judged_without_labels, turned_down_words
 from .labelled_examples import labelled_of, placed
-from .mistakes import explained_mistakes
+from .mistakes import explained_mistakes, picture_in
 from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
@@ -316,7 +316,8 @@ class Classification(Task):
         else:
             info["not_calibrated"] = done.not_calibrated
         further = self.further_sections(prepared, done.scores)
-        explain = explained_mistakes(prepared, done.adapter, done.labelled)
+        rows, shown = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
+        explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *shown)
         results = replace(results_of(prepared, info, done), further=further, explain=explain)
         plain_info = info
         if (hidden := self.hidden(recipe, prepared, info)) is not None:

@@ -27,6 +27,8 @@ from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
 from .growing_vocabulary import check_steps, growth_of
 from .judgement import PROBE_FILE
+from .labelled_examples import labelled_in_run
+from .mistakes import explained_mistakes
 from .part_order import order_reliance
 from .predictions import Predictions, check_wishes
 from .predictor import Predictor
@@ -89,8 +91,13 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
         "skipped": skipped,
     }
     if use.out is not None and is_main():
+        explain = None
+        if names is adapter.class_names_ and not use.redact:
+            labelled, picture_of = labelled_in_run(use.run, domain, task, recipe.reading)
+            decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
+            explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
         of = (Path(use.out), use.run, prepared, recipe, items, scores, result)
-        write_evaluation(*of, class_names=names, calibration=calibration, redact=use.redact)
+        write_evaluation(*of, class_names=names, calibration=calibration, redact=use.redact, explain=explain)
     return result
 
 

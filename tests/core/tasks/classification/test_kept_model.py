@@ -65,6 +65,7 @@ def test_what_is_not_shown_to_help_leaves_zero_shot(features):
     assert kept.adapter.name == NAME
     assert result.metrics["adapted"]["accuracy"] == result.metrics["zero_shot"]["accuracy"]
     assert result.metrics[TURNED_DOWN]["accuracy"] == kept.metrics["adapted"]["accuracy"]
+    assert result.metrics[TURNED_DOWN]["interval"] == kept.metrics["baselines"]["zero_shot"]["interval"]
     assert any("This run's model is zero-shot: onzeta is not shown to be better" in note for note in result.notes)
     assert any("say: onzeta" in note for note in result.notes)
 
