@@ -69,6 +69,15 @@ def test_images_of_the_fit_are_known_by_their_content(vladapt, made, colours, tm
     assert vladapt("eval", made, "--data", moved, "--split", "all", "--json").json["in_fit"] == taught
 
 
+def test_other_data_are_tested_whole_however_few_they_are(vladapt, made, colours, tmp_path):
+    for shade in ("red", "green"):
+        (tmp_path / "few" / shade).mkdir(parents=True)
+        shutil.copy(colours / shade / "01.png", tmp_path / "few" / shade)
+    assert vladapt("eval", made, "--data", "few", "--json").json["test_images"] == 2
+    refused = vladapt("eval", made, "--data", "few", "--split", "train")
+    assert refused.code == 1 and "few has test" in refused.error
+
+
 def test_what_could_not_be_read_is_listed(vladapt, made, class_folders):
     other = class_folders(each=30, name="other")
     damaged = other / "red" / "broken.png"
@@ -91,6 +100,8 @@ def test_rows_of_a_features_file_are_known_wherever_they_stand(vladapt, tmp_path
     found = vladapt("eval", run, "--features", tmp_path / "turned.npz", "--split", "all", "--json").json
     assert found["in_fit"] == len(digests["support"]) + len(digests["val"]) > 6
     assert Path(found["out"], "report.html").is_file()
+    np.savez(tmp_path / "few.npz", image_features=images[:2], labels=labels[:2], **common)
+    assert vladapt("eval", run, "--features", tmp_path / "few.npz", "--json").json["test_images"] == 2
 
 
 def test_an_older_run_does_not_say(vladapt, made):

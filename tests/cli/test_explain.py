@@ -81,9 +81,8 @@ def test_a_run_of_an_older_version_is_explained_by_heat_maps_alone(vladapt, run,
 def test_mistakes_of_an_evaluation_have_reasons_unless_names_are_hidden(vladapt, run, colours, tmp_path):
     for shade, other in (("red", "blue"), ("blue", "red")):  # every label is wrong
         (tmp_path / "swapped" / shade).mkdir(parents=True)
-        for name in ("01.png", "02.png"):
-            shutil.copy(colours / other / name, tmp_path / "swapped" / shade / f"{other}-{name}")
-    for words, reasons in ((), 4), (("--redact",), 0):
+        shutil.copy(colours / other / "01.png", tmp_path / "swapped" / shade / f"{other}.png")
+    for words, reasons in ((), 2), (("--redact",), 0):
         outcome = vladapt("eval", run, "--data", "swapped", "--out", "again", *words, "--json")
         assert outcome.code == 0, outcome.err
         page = (tmp_path / "again" / "report.html").read_text()

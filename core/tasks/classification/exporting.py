@@ -80,11 +80,14 @@ def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, repor
     recipe = recipe_again(use)
     if wishes.int8 and recipe.features:
         raise ConfigError("--int8: is for the graph from pixels, which a run of a features file does not have; omit it")
-    prepared = prepared_of(recipe.with_(shots=0), reporter, None if recipe.features else domain, task)
+    other = bool(use.data or use.features)
+    prepared = prepared_of(
+        recipe.with_(shots=0), reporter, None if recipe.features else domain, task, divided=not other
+    )
     adapter = fitted_adapter(use.run, prepared.backbone)
     if prepared.backbone is not None:
         adapter = adapter.to(prepared.backbone.device)
-    tested = rows_of_split(prepared, "test", everything=bool(use.data or use.features))
+    tested = rows_of_split(prepared, "test", everything=other)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
     made = _Export(use, prepared, adapter, tested, task)
     with new_folder(wishes.out) as folder:

@@ -188,9 +188,13 @@ class PreparedFeatures:
         return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
 
-def prepared_of(recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str) -> Prepared | PreparedFeatures:
-    """The data side of a recipe: a features file, or images and a backbone."""
-    return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter, domain, task)
+def prepared_of(
+    recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str, divided: bool = True
+) -> Prepared | PreparedFeatures:
+    """The data side of a recipe: a features file, or images and a backbone; see `prepare`."""
+    if recipe.features:
+        return prepare_features(recipe, reporter, divided)
+    return prepare(recipe, reporter, domain, task, divided)
 
 
 def rows_of_split(prepared: Prepared | PreparedFeatures, split: str, everything: bool) -> FeatureSet:
@@ -214,8 +218,11 @@ def rows_of_split(prepared: Prepared | PreparedFeatures, split: str, everything:
     return prepared.features(items, f"{split} images")
 
 
-def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
+def prepare_features(recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedFeatures:
     """Read a features file and split its rows; one whose rows are all for testing, or have no labels, is tested whole.
+
+    Args:
+        divided: as of `prepare`.
 
     Raises:
         DataError: the file cannot be used. CapabilityError: shots are asked for, and no row may teach.
@@ -240,7 +247,7 @@ def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
         kind="multilabel" if file.features.multilabel else "labels",
         published=None if recipe.preset in (AUTO, NO_PRESET) else recipe.preset,
     )
-    if whole:
+    if whole or (not divided and len(set(file.split or ()) - {""}) < 2):
         data = data.with_items([item.with_(split="test") for item in data.items])
     else:
         data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())

@@ -305,8 +305,7 @@ class Prepared:
     @cached_property
     def test_items(self) -> list[Item]:
         """The test items that could be read, in the order of `test`."""
-        by_id = {item.id: item for item in self.data.split("test")}
-        return [by_id[i] for i in self.test.ids]
+        return list(_behind(self.test, self.data.split("test")))
 
     def features(
         self,
@@ -365,19 +364,21 @@ def _behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(by_id[i] for i in features.ids)
 
 
-def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Prepared:
-    """Read, check, restrict and split the data; load the backbone (its model is built only when it runs).
+def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divided: bool = True) -> Prepared:
+    """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
+    the backbone (its model is built only when it runs).
 
     Raises:
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
-    data = classes_of_data(recipe, domain, task)
-    data = _with_preset(data, domain, recipe.preset)
+    data = _with_preset(classes_of_data(recipe, domain, task), domain, recipe.preset)
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
-    if has_labels(data):
+    if not divided and not had_splits:
+        data = data.with_items([item.with_(split="test") for item in data.items])
+    elif has_labels(data):
         data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = backbone_of(recipe, domain)
     announced(backbone, reporter.info)

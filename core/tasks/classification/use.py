@@ -52,7 +52,7 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     recipe, source = recipe_again(use), use.data or use.features or ""
     transfer = transfer_of(recipe) if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task)
+    prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task, divided=not source)
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
