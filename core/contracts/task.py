@@ -281,7 +281,7 @@ class Task(ABC):
 
     def served(self, use: Use, serving: Serving) -> Served:
         """The run's model, loaded once, for `vladapt serve`."""
-        raise CapabilityError(f"{use.run.path}: {self.title} is not supported by vladapt serve")
+        raise CapabilityError(f"{use.run.path}: {self.title} is not supported by vladapt serve; use vladapt predict")
 
     def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
         """The run as graphs that were compared with it."""

@@ -40,7 +40,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise DataError(f"{place}: not an export of this version of vladapt; {CURE}")
     graphs = facts.get("graphs")
     if not isinstance(graphs, dict) or PIXELS not in graphs or "class_names" not in facts:
-        raise CapabilityError(f"{folder}: has no graph from pixels to classes; serve the run itself")
+        script = "its predict.py" if (folder / SCRIPT).is_file() else "vladapt predict with the run"
+        raise CapabilityError(f"{folder}: has no graph from pixels to classes, which serve needs; use {script}")
     if not (folder / SCRIPT).is_file():
         raise CapabilityError(f"{folder}: its pictures are prepared in the domain's own way; serve the run itself")
     wrong = next((name for name, good in _checked(facts, folder).items() if not good), None)

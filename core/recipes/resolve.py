@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +26,8 @@ OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
 """What a plan has in that group besides."""
 CLASS_FILES = (".txt", ".json")
 CLASSIFICATION = "classification"
+OF_TRAINING = ("epochs", "lr")
+"""What has a flag and is an option of each method that trains."""
 COLUMN = "_column"
 """How keys end that name a column."""
 
@@ -167,6 +170,8 @@ class _Merged:
             if head not in GROUPS:
                 raise ConfigError(f"--set {key}={value}: a group; write --set {key}.NAME=value")
             key = f"{head}.{GROUPS[head]}"
+        if head == "plan" and source == "--set":
+            self._check_plan_key(key)
         if key == "adapter.name":
             self._name_adapter(value)
         elif isinstance(value, Mapping) and group:
@@ -189,6 +194,13 @@ class _Merged:
         made = Recipe(**values, given=frozenset(self.given))
         return self._with_task_options(made) if self.task_options else made
 
+    def _check_plan_key(self, key: str) -> None:
+        """A plan takes any key, also a slip, which would train as if it had not been given."""
+        top, plan = key.split(".")[1], self.values["plan"]
+        if plan and top not in plan and top not in _keys_of_plans():
+            cure = f"{did_you_mean(top, plan)} (epochs and learning rate are given by --epochs and --lr)"
+            raise UnknownNameError(f"--set {key}: the plan has no '{top}'; {cure}")
+
     def _name_adapter(self, name: Any) -> None:
         """Options of one adapter are not for another."""
         if name != self.values["adapter"]["name"]:
@@ -201,6 +213,7 @@ class _Merged:
         for key, (_, source) in self.task_options.items():
             if key not in options:
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
+                near = f"give --{key}" if key in OF_TRAINING else near
                 place = f"--set {key}" if source == "--set" else source
                 raise UnknownNameError(f"{place}: a recipe has no key '{key.partition('.')[0]}'; {near}")
         return recipe.with_(task_options={key: value for key, (value, _) in self.task_options.items()})
@@ -212,6 +225,13 @@ def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
         return []
     options = task_of(recipe, domain).options
     return [] if options is None else [each.name for each in options_of(options)]
+
+
+def _keys_of_plans() -> set[str]:
+    """What mmengine makes a training of."""
+    from mmengine.runner import Runner
+
+    return {*inspect.signature(Runner.__init__).parameters, PLAN_GROUP}
 
 
 def _store(values: dict[str, Any], key: str, value: Any) -> None:

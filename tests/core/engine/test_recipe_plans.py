@@ -47,6 +47,14 @@ def test_set_reaches_into_the_plan(config):
     assert found.plan["train_cfg"] == {"by_epoch": True, "max_epochs": 7}
 
 
+def test_set_gives_a_plan_no_key_that_nothing_reads(config):
+    assert resolve(config=config, sets=["plan.custom_hooks=[]"]).plan["custom_hooks"] == []
+    with pytest.raises(UnknownNameError, match=r"--set plan.max_epochs: the plan has no 'max_epochs'; .*by --epochs"):
+        resolve(config=config, sets=["plan.max_epochs=1"])
+    with pytest.raises(UnknownNameError, match=r"--set epochs: a recipe has no key 'epochs'; give --epochs"):
+        resolve(config=config, sets=["epochs=1"])
+
+
 def test_what_set_changes_is_what_trains(config, small_clip_spec):
     lrs = ["plan.optim_wrapper.optimizer.lr=0.0", "plan.optim_wrapper.optimizer.lr=0.02"]
     errors = [
