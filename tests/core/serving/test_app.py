@@ -175,7 +175,7 @@ def test_damaged_exports_are_refused(export, tmp_path):
         ({"graphs": {"pixels": "../model.onnx"}}, "damaged, graphs is not usable"),
         ({"preprocessing": {**facts["preprocessing"], "image_size": 10**9}}, "damaged, preprocessing is not usable"),
         ({"format": 99}, "not an export of this version"),
-        ({"graphs": {"image": "image.onnx"}}, "has no graph from pixels to classes, which serve needs; use its predict.py"),
+        ({"graphs": {"image": "image.onnx"}}, "no graph from pixels to classes, which serve needs; use its predict.py"),
     ):
         folder = tmp_path / "changed"
         shutil.copytree(export, folder, dirs_exist_ok=True)
