@@ -272,7 +272,7 @@ def interval(method: Curves, chance: Curves) -> tuple[float, float]:
 
 def table(found: Mapping[str, Mapping[str, Curves]]) -> Iterator[str]:
     """Markdown: for each method and set the labels needed, as a share of half the pool; then what of it is settled."""
-    yield f"| selection | {' | '.join(found)} | mean | half on |"
+    yield f"| selection | {' | '.join(found)} | mean | half reached on |"
     yield f"| --- |{' ---: |' * (len(found) + 2)}"
     methods = [name for name in METHODS if name in next(iter(found.values()))]
     shares = {method: {name: share(made[method], made[RANDOM]) for name, made in found.items()} for method in methods}
