@@ -1,15 +1,15 @@
-"""Every adapter on one small set: what it needs, what it costs, what it gains. The page docs/adapters.md is made of it.
+"""Every adapter on one small set: what it needs, costs and gains. Makes the table of docs/adapters.md.
 
     python benchmarks/adapters.py measure NAME ...     # fits these; their rows in docs/adapters.csv are replaced
     python benchmarks/adapters.py measure              # fits all of them
     python benchmarks/adapters.py page                 # writes the table in docs/adapters.md anew
 
-Each method is measured in its own process with one thread, two of them at a time: shots 1, 4 and 16, seeds 1, 2 and 3
-(1 alone for methods that train towers; no shots at all for those that need no labels), on the drawn cells of the
-medical domain (methods of another domain on its own sample), by the embedded backbone, or, where a method tunes tokens
-inside a transformer, by a small open_clip ViT that is pre-trained here on drawings. Memory is what the fit adds to the
-process at its peak, from Linux's own count; features are there already: the first method that asks for augmented views
-has them encoded, in a minute, and stored.
+Each method is measured in its own process with one thread, two processes at a time: shots 1, 4 and 16, seeds 1, 2 and 3
+(seed 1 alone for methods that train towers; no shots for those that need no labels), on the drawn cells of the medical
+domain (methods of another domain on that domain's sample), with the embedded backbone or, where a method tunes tokens
+inside a transformer, with a small open_clip ViT that is pre-trained here on drawings. Memory is what the fit adds to
+the process at its peak, as counted by Linux. Features are stored beforehand: the first method that asks for augmented
+views has them encoded, in a minute, and stored.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["measure", "one", "page"])
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--vit", type=Path, help="folder of the small ViT, which is pre-trained there if it is needed")
+    parser.add_argument("--vit", type=Path, help="folder of the small ViT; it is pre-trained there if needed")
     parser.add_argument("--table", type=Path, default=TABLE, help="by default docs/adapters.csv")
     given = parser.parse_args()
     if given.what == "page":

@@ -1,9 +1,9 @@
-"""APE's channel criterion in closed form beside the published loops: same channels.
+"""APE's channel criterion in closed form compared with the published loops: the same channels, faster.
 
     python benchmarks/ape_criterion.py
 
-The loops (a transcription of our own) run over ordered pairs of classes; they are timed on some of the pairs at
-C 100, K 16, D 1024 and extrapolated. Their choice is compared on a problem small enough to run whole.
+The loops (our own transcription) run over ordered pairs of classes; they are timed on some of the pairs at C 100, K 16,
+D 1024 and extrapolated. The channels chosen are compared on a problem small enough to run in full.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 import torch
 import torch.nn.functional as F
 from timing import median_seconds
+from usage import print_help
 
 from vladapt.adapters.cache.ape import channel_criterion
 
@@ -56,4 +57,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -1,13 +1,13 @@
-"""Accuracy of methods that read all test images together, by how many of the classes occur among these.
+"""Accuracy of methods that read all test images together, by how many of the classes occur among them.
 
     python benchmarks/classes_present.py          # prints the table
     python benchmarks/classes_present.py page     # writes it into docs/adapters.md
 
-As in the StatA paper (arXiv 2501.03729): for each batch a number of classes is drawn from a range, then so many
-classes, then 64 of all images of these. Accuracy is the mean over 100 batches, in percent; "warned" is the share of
-batches in which the fit warned that few of the classes seem to be present. The features are those of WHU-RS19 below the
-folder that VLADAPT_DATA names: 1,005 scenes of 19 classes, the average of the prompts as text. Labels serve the scores
-alone.
+As in the StatA paper (arXiv 2501.03729), for each batch a number of classes is drawn from a range, then that many
+classes, then 64 of the images of these classes. Accuracy is the mean over 100 batches, in percent; "warned" is the
+share of batches in which the fit warned that few of the classes seem to be present. The features are those of WHU-RS19
+in the folder that VLADAPT_DATA names: 1,005 scenes of 19 classes, with the average of the prompts as text. Labels are
+used for scoring only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from adapter_page import between
 from torch import Tensor
+from usage import print_help
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.features.files import load_features
@@ -114,5 +115,6 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     torch.set_num_threads(1)
     main()

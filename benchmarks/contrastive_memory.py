@@ -1,10 +1,10 @@
-"""Memory and time of the contrastive losses, forward and backward, beside open_clip's own.
+"""Memory and time of the contrastive losses, forward and backward, compared with open_clip's.
 
     python benchmarks/contrastive_memory.py
 
-Each row is measured in its own process: what one step adds to the peak of resident memory, beyond the features and
-the imports; then the best of several steps, ours and open_clip's by turns, since others may use the machine. Time of
-the CPU, of all threads, says what a step costs when they do.
+Each row is measured in its own process: what one step adds to the peak of resident memory, beyond the features and the
+imports; then the fastest of several steps, ours and open_clip's in turn, since others may use the machine. CPU time
+over all threads shows what a step costs even then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from usage import print_help
 
 WIDTH, ROUNDS = 512, 3
 
@@ -103,6 +104,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
     else:

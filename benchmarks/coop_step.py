@@ -1,9 +1,9 @@
-"""One CoOp training step as `coop` takes it, beside the full 77 tokens for every class.
+"""One CoOp training step as `coop` takes it, compared with the full 77 tokens for every class.
 
     python benchmarks/coop_step.py
 
-`coop` cuts prompts to the longest one and, since a causal tower sees nothing of what follows, runs the context that all
-classes begin with once. C 100, batch 32, a text tower of ViT-B/16's size (12 layers, width 512, 8 heads), longest
+`coop` cuts prompts to the length of the longest one. A causal tower sees no later tokens, so the context with which all
+classes begin runs only once. C 100, batch 32, a text tower of ViT-B/16's size (12 layers, width 512, 8 heads), longest
 prompt 24 tokens; the weights are random, which changes no timing. The gradients are compared in the same run.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from timing import median_seconds
+from usage import print_help
 
 import vladapt
 from vladapt.core.prompts.context import PromptLearner
@@ -64,4 +65,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

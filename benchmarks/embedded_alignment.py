@@ -1,9 +1,9 @@
-"""What the embedded backbone's constants were chosen on: the map between its towers, phi, the logit scale, batch size.
+"""How the constants of the embedded backbone were chosen: the map between its towers, phi, logit scale, batch size.
 
     python benchmarks/embedded_alignment.py --data ../shared/data
 
-The map and the logit scale are judged on names that were held out of the fit, phi on four small public sets (parts of
-Clothing Dataset, Grocery Store, WHU-RS19 and COCO val2017), none of which the README reports on.
+The map and the logit scale are judged on names held out of the fit, phi on four small public sets (parts of Clothing
+Dataset, Grocery Store, WHU-RS19 and COCO val2017). Results on these sets are not independent of that choice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How many files of ours a command enters: those in which a function runs, imports alone not counted.
+"""How many of our files a command enters: those in which a function runs; imports alone do not count.
 
     python benchmarks/entered_files.py fit --domain medical --adapter tip-adapter    # prints the files, and how many
 
-A reader who follows one call opens so many files; `fit --adapter tip-adapter` is to need 60 at most.
+A reader who follows one call opens that many files; the goal for `fit --adapter tip-adapter` is 60 at most.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+from usage import print_help
 
 import vladapt
 from vladapt.cli import main as vladapt_main
@@ -60,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__, words=1)
     main()

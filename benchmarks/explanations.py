@@ -1,11 +1,11 @@
-"""Whether heat maps point at the evidence, on generated pictures where its place is known: the pointing game.
+"""Whether heat maps point at the evidence, on generated pictures in which its place is known: the pointing game.
 
     python benchmarks/explanations.py [--images 4] [--method occlusion]
 
-Each picture shows one drawn thing, whose name is its class, somewhere on a plain canvas, and a disc that says nothing.
-A map scores where its largest value lies in the thing's box, or within 15 pixels of it ("Top-down Neural Attention by
-Excitation Backprop", Zhang et al., 2016, arXiv 1608.00507). Counted are pictures whose class is told right. Prints the
-table of docs/explanations.md.
+Each picture shows one drawn thing, whose name is its class, somewhere on a plain canvas, and a disc that carries no
+information. A map scores if its largest value lies in the box of the thing, or within 15 pixels of it ("Top-down Neural
+Attention by Excitation Backprop", Zhang et al., 2016, arXiv 1608.00507). Only pictures classified correctly count.
+Prints the table of docs/explanations.md.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def transformer(folder: Path, seed: int = 0) -> Backbone:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=5, help="per kind of thing")
+    parser.add_argument("--images", type=int, default=5, help="pictures per kind of thing")
     parser.add_argument("--tower", choices=("embedded", "transformer"), default="embedded")
     parser.add_argument("--adapters", default="tip-adapter,linear-probe")
     parser.add_argument("--methods", help="comma-separated; by default all that the tower allows")

@@ -1,11 +1,11 @@
-"""How fast an exported run answers, beside the run itself in torch and, where it is installed, OpenVINO; on the CPU.
+"""How fast an exported run predicts on the CPU, compared with the run itself in torch and, if installed, with OpenVINO.
 
     python benchmarks/export_speed.py RUN IMAGE [--threads 2] [--environment FOLDER]
 
-Decoding is left out: the same pixels go through each, one image at a time (30 times) and 32 at once (5 times). Then the
-time from the start of `predict.py IMAGE` to its answer (5 processes), and with `--environment` the size of a new
-virtual environment with what it needs. The least of each counts, on the clock and in CPU time, which other work on the
-machine changes less. Prints the tables of docs/export.md.
+Decoding is not measured: the same pixels go through each, one image at a time (30 times) and 32 at once (5 times). Then
+come the time from the start of `predict.py IMAGE` to its answer (5 processes), and with `--environment` the size of a
+new virtual environment with what the script needs. The minimum counts, of wall-clock time and of CPU time, which other
+work on the machine disturbs less. Prints the tables of docs/export.md.
 """
 
 from __future__ import annotations

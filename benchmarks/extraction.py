@@ -1,10 +1,10 @@
-"""Feature extraction beside the bare backbone at its best micro-batch.
+"""Feature extraction compared with the bare backbone at its best micro-batch.
 
     python benchmarks/extraction.py
 
 Decoded arrays of 224 x 224 go through the feature store (hashing, keys, micro-batches, writing) and through a plain
-loop over the same pixels at the best micro-batch, in turn. A store's first call also finds the best micro-batch, which
-it then keeps: both calls are printed. Then JPEG files are decoded as well.
+loop over the same pixels at the best micro-batch, in turn. The first call of a store also finds the best micro-batch,
+which it then keeps: both calls are printed. Then the same with decoding of JPEG files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from usage import print_help
 
 import vladapt
 from vladapt import DomainData, FeatureStore, Item, Label
@@ -101,4 +102,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

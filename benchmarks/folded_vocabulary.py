@@ -1,11 +1,11 @@
-"""YOLO-World with its names as texts and as weights of convolutions: seconds per image, and how far scores are apart.
+"""YOLO-World with its names as texts and as weights of convolutions: seconds per image, and how far scores differ.
 
     python benchmarks/folded_vocabulary.py [--repeats 5]
 
-The recipe `yolo-world`, with batch norms before the texts as the authors' second release has it, and with image pooling
-as the paper has it, untrained, on an image of 512 x 320; the names are random directions in the space of the texts,
-since time does not depend on what they say. "neck and head" leaves out the image tower, which is the same for both.
-Both ways are taken in turn in one process on one thread; the median is of CPU seconds.
+The recipe `yolo-world` as it is, with batch norms before the texts (the authors' second release), and with image
+pooling (the paper), untrained, on an image of 512 x 320. The names are random directions in the space of the texts,
+since time does not depend on their meaning. "neck and head" leaves out the image tower, which is the same for both.
+Both ways run in turn in one process on one thread; medians of CPU seconds.
 """
 
 from __future__ import annotations

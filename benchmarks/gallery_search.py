@@ -2,14 +2,14 @@
 
     python benchmarks/gallery_search.py --kinds flat,ivf
 
-Rows are generated: identities whose features spread as those of image towers do (the variance of the i-th direction
-falls as 1 / i), with several pictures of each around it. Queries are further pictures of them. `--even` draws rows that
-have no structure at all, all directions alike: then nothing but a look at every row finds the nearest ones.
+Rows are generated: identities whose features spread like those of image towers (the variance of the i-th direction
+falls as 1 / i), with several pictures around each. Queries are further pictures of the identities. `--even` draws rows
+without any structure, all directions alike: then only comparing all rows finds the nearest ones.
 
-Each index is written and searched as `vladapt index` and `vladapt search` do it, query by query, on two threads; the
-time is of the search alone, with the reading of the entries that are found. CPU time, the sum over both threads, does
-not depend on what else runs on the machine. In `--folder FOLDER` indices are kept, and those that an earlier run with
-the same rows wrote there are searched again.
+Each index is written and searched as by `vladapt index` and `vladapt search`, query by query, on two threads. The time
+is of the search alone, including reading the entries found. CPU time, the sum over both threads, does not depend on
+other work on the machine. With `--folder FOLDER` indices are kept there, and those that an earlier run with the same
+rows wrote are searched again.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dims", type=int, default=512)
-    parser.add_argument("--pictures", type=int, default=20, help="of each identity")
+    parser.add_argument("--pictures", type=int, default=20, help="pictures per identity")
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--kinds", default="ivf", help="besides flat: ivf, hnsw")
+    parser.add_argument("--kinds", default="ivf", help="index kinds besides flat: ivf, hnsw")
     parser.add_argument("--even", action="store_true", help="rows without structure")
     parser.add_argument("--folder", help="where indices are kept; by default they are removed")
     arguments = parser.parse_args()

@@ -1,22 +1,24 @@
-"""Labels that each way to select images needs for what random selection reaches with half the pool.
+"""How many labels each method of selecting images needs to reach what random selection reaches with half the pool.
 
     python benchmarks/label_selection.py                           # measures all sets and prints the tables
     python benchmarks/label_selection.py "WHU-RS19 features" wbc   # some of them
     python benchmarks/label_selection.py --methods default         # random and what `vladapt select` takes alone
 
-For each seed the pool has up to so many images per class (`SETS`), and all other images test. In each round a sixteenth
-of the pool is selected (one image per class where the pool has 16 of each); then linear-probe (`JUDGE_OPTIONS`) is
-fitted on all that are labelled. Its predictions select the next round, zero-shot's the first. The images that `vladapt
-select` draws at random to tell accuracy by are not part of this: they cost a quarter more labels, whatever selects.
+For each seed the pool has a limited number of images per class (`SETS`), and all other images are for testing. In each
+round a sixteenth of the pool is selected (one image per class where the pool has 16 of each); then linear-probe
+(`JUDGE_OPTIONS`) is fitted on all labelled images. Its predictions select the next round, zero-shot's the first. The
+images that `vladapt select` draws at random to estimate accuracy are not included: they cost a quarter more labels,
+whatever the method.
 
-The score is balanced accuracy, of the classes with two test images or more, and is averaged over seeds. A mean curve
-still rises and falls by chance, so that where it first touches a level says little: a curve that never falls is fitted
-to it (`Rising`). The goal is what that of random selection has at half the pool, so random needs exactly half; where
-that of a method has the goal is what the method needs. The interval is of 95 % of 1,000 bootstrap samples of seeds, the
-same for both methods. It tells how much depends on which images are in the pool, not how much on the data set.
+The score is balanced accuracy over the classes with two or more test images, averaged over seeds. A mean curve still
+rises and falls by chance, so the point where it first reaches a level says little: a curve that never falls is fitted
+to it (`Rising`). The goal is the value of the curve of random selection at half the pool, so random selection needs
+exactly half; a method needs as many labels as its curve takes to reach the goal. The 95 % interval is from 1,000
+bootstrap samples of the seeds, the same for both methods. It shows how much depends on which images are in the pool,
+not how much on the data set.
 
-What is measured is kept in --out, by set, method and seed, and not measured again: delete it there to do so. The public
-data lie in the folder that VLADAPT_DATA names; a set that is absent there is passed over.
+Results are kept in --out, by set, method and seed, and not measured again unless deleted there. The public data are in
+the folder that VLADAPT_DATA names; a set that is missing there is skipped.
 """
 
 from __future__ import annotations
@@ -149,9 +151,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"sets, of {', '.join(SETS)}; all by default")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public data")
-    parser.add_argument("--methods", default="", help=f"random and of these, with semicolons: {'; '.join(METHODS)}")
+    parser.add_argument("--methods", default="", help=f"besides random, separated by semicolons: {'; '.join(METHODS)}")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how often each set is divided")
-    parser.add_argument("--out", type=Path, default=Path("runs/label_selection"), help="folder of what is measured")
+    parser.add_argument("--out", type=Path, default=Path("runs/label_selection"), help="folder of the results")
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in SETS]:
         parser.error(f"there is no set {unknown[0]}; there are {', '.join(SETS)}")
@@ -272,7 +274,7 @@ def interval(method: Curves, chance: Curves) -> tuple[float, float]:
 
 def table(found: Mapping[str, Mapping[str, Curves]]) -> Iterator[str]:
     """Markdown: for each method and set the labels needed, as a share of half the pool; then what of it is settled."""
-    yield f"| selection | {' | '.join(found)} | mean | half on |"
+    yield f"| selection | {' | '.join(found)} | mean | half reached on |"
     yield f"| --- |{' ---: |' * (len(found) + 2)}"
     methods = [name for name in METHODS if name in next(iter(found.values()))]
     shares = {method: {name: share(made[method], made[RANDOM]) for name, made in found.items()} for method in methods}

@@ -1,11 +1,12 @@
-"""What one of W ranks computes for a contrastive loss, forward and backward, beside open_clip's local loss.
+"""What one of W ranks computes for a contrastive loss, forward and backward, compared with open_clip's local loss.
 
     python benchmarks/loss_per_rank.py
     python benchmarks/loss_per_rank.py --batch-size 8192 --ranks 64
 
-Counted, not timed: one process plays rank 0 of a group whose exchanges do nothing, so that values mean nothing but each
-product has its size. Products are those of matrices, in units of n x N x D multiplications with n = N / W; launches are
-all operations that torch dispatches. Ours are counted twice: with blocks of a CPU, and with those of a GPU.
+Operations are counted, not timed: one process plays rank 0 of a group whose exchanges do nothing, so values are
+meaningless but each product has its true size. Products are matrix products, in units of n x N x D multiplications with
+n = N / W; launches are all operations that torch dispatches. Ours are counted twice: with the block size for a CPU, and
+with that for a GPU.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ def counted_in_a_group(size: int, step: Callable[[], torch.Tensor]) -> tuple[int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch-size", type=int, default=32768, help="N, of all ranks")
-    parser.add_argument("--ranks", type=int, default=8, help="W")
-    parser.add_argument("--gpu-gib", type=float, default=24.0, help="memory of the GPU whose blocks are counted")
+    parser.add_argument("--batch-size", type=int, default=32768, help="N, over all ranks")
+    parser.add_argument("--ranks", type=int, default=8, help="W, the number of ranks")
+    parser.add_argument("--gpu-gib", type=float, default=24.0, help="memory of the GPU for which blocks are sized")
     given = parser.parse_args()
     ranks, rows = given.ranks, given.batch_size // given.ranks
     print(f"N {given.batch_size:,}, W {ranks}, rank 0, forward and backward; launches with blocks of a CPU and a GPU")

@@ -12,6 +12,8 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+from usage import print_help
+
 from vladapt import build_loss
 from vladapt.core.contracts.loss import RowLoss
 from vladapt.core.contracts.options import options_of
@@ -121,4 +123,5 @@ def row(*cells: str) -> str:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -1,11 +1,11 @@
-"""`auto` on embedded images of small public sets, beside the methods it chooses from and beside scikit-learn.
+"""`auto` on features of small public image sets, compared with the methods it chooses from and with scikit-learn.
 
     python benchmarks/methods_on_images.py                      # measures all sets and prints the tables
     python benchmarks/methods_on_images.py grocery clothing     # some of them
     python benchmarks/methods_on_images.py --page               # writes docs/images.md as well
 
-The public data lie in the folder that VLADAPT_DATA names; a set that is absent there is passed over, with a line that
-says so. What is measured of a set is kept in --out and not measured again: delete its file there to do so.
+The public data are in the folder that VLADAPT_DATA names; a set that is missing there is skipped, and a line says so.
+The results of a set are kept in --out and not measured again unless its file there is deleted.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"sets, of {', '.join(SETS)}; all by default")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public data")
-    parser.add_argument("--out", type=Path, default=Path("runs/methods_on_images"), help="folder of what is measured")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods_on_images"), help="folder of the results")
     parser.add_argument("--splits", type=int, default=SPLITS, help="how often each set is split")
     parser.add_argument("--page", action="store_true", help="write docs/images.md")
     given = parser.parse_args()

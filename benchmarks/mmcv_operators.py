@@ -1,10 +1,10 @@
-"""mmcv's operators as vladapt offers them, beside a compiled mmcv where there is one, else beside torchvision's own.
+"""vladapt's versions of mmcv's operators, compared with a compiled mmcv if there is one, otherwise with torchvision's.
 
     python benchmarks/mmcv_operators.py [--compiled FILE] [--runs N] [--threads N]
 
-The compiled ones are those of the installed mmcv, or of FILE, a built `mmcv/_ext*.so`. Each pair runs by turns in one
-process, on one thread unless told otherwise: the compiled ones have no more. A row says the least of N runs, in
-milliseconds of the clock and, in brackets, of the CPU, which tells more where others use the machine.
+The compiled operators are those of the installed mmcv, or of FILE, a built `mmcv/_ext*.so`. Each pair runs in turn in
+one process, by default on one thread, as the compiled ones use no more. A row gives the minimum of N runs, in
+wall-clock milliseconds and, in brackets, CPU milliseconds, which are more reliable where others use the machine.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How well near copies are told: recall on changed copies of real images, and pairs that are none.
+"""How well near copies are found: recall on changed copies of real images, and pairs found that are not copies.
 
     VLADAPT_DATA=DIR python benchmarks/near_duplicates.py
 
-Each image of each set is copied once: resized to 0.3 to 2 times its sides by one of four filters (one in five is not),
-then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey. Pairs of different images that are
-told as copies are false, unless their pixels are the same. The same with tiles cut from some sets, many of which show
-next to nothing, or the same speck on the lens, and with images made as small as a thumbnail. Then what thumbnails and
-the search cost.
+Each image of each set is copied once: resized to 0.3 to 2 times its size with one of four filters (one in five is not
+resized), then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey. Pairs of different images
+found as copies are false, unless their pixels are the same. The same is done with tiles cut from some sets, many of
+which show next to nothing, or the same speck on the lens, and with images made as small as a thumbnail. Last comes the
+cost of the thumbnails and of the search.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from usage import print_help
 
 from vladapt.core.data.images import decode_image
 from vladapt.core.data.near_copies import near_copies
@@ -190,4 +191,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -1,9 +1,9 @@
-"""Boxes and masks learned from few real images, and names that were never learned: the table of docs/open-vocab.md.
+"""Boxes and masks learned from few real images, and names that were not learned: the table of docs/open-vocab.md.
 
     python benchmarks/open_vocab.py [NAME ...] [--list]   # VLADAPT_DATA names the folder of the data sets
 
-Each row is one `vladapt fit` (of the roads five, one per fold), with the options it says and else the packaged recipe's
-defaults, tested on images that were held out. Runs are kept in runs/.
+Each row is one `vladapt fit` (five for the roads, one per fold) with the options shown and otherwise the defaults of
+the packaged recipe, tested on held-out images. Runs are kept in runs/.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ ROWS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"rows: {', '.join(ROWS)}; all by default")
-    parser.add_argument("--list", action="store_true", help="print the commands alone")
+    parser.add_argument("--list", action="store_true", help="only print the commands")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(ROWS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")

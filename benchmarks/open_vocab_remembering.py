@@ -1,11 +1,12 @@
-"""What a detector that learns new names keeps of its old ones, plainly fine-tuned and with --remember.
+"""How well a detector that learns new names keeps its old ones, with plain fine-tuning and with --remember.
 
     python benchmarks/open_vocab_remembering.py [--data shapes,coco_val128] [--seeds 1,2,3] [--recipe open-vocab/NAME]
 
-A detector is trained on the old names alone, once per set. It then learns the new ones, once per seed, from boxes of
-these alone: what is old stands in the same images and nobody marked it. Scores are of images that have boxes of both,
-with both asked for (the detector before, with the old ones): those of the test split, and where these are too few to
-tell anything, the training images as well. Runs are kept in runs/. VLADAPT_DATA names the folder of the data sets.
+A detector is trained on the old names alone, once per set. It then learns the new names, once per seed, from boxes of
+these alone: things with old names are in the same images, but not annotated. Scores are on images that have boxes of
+both, with both sets of names asked for (the detector before: the old names alone). The images are those of the test
+split and, where these are too few to tell anything, the training images as well. Runs are kept in runs/. VLADAPT_DATA
+names the folder of the data sets.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ LEARNED_OR_NOT = {"train": "learned", "test": "held out"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=",".join(CASES), help=f"sets, comma-separated: {', '.join(CASES)}")
-    parser.add_argument("--seeds", default="1,2,3", help="of the second training, comma-separated")
-    parser.add_argument("--recipe", help="in place of the set's own")
+    parser.add_argument("--seeds", default="1,2,3", help="seeds of the second training, comma-separated")
+    parser.add_argument("--recipe", help="recipe in place of the set's own")
     parser.add_argument("--start", help="a run on the old names of the set, in place of a new one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # two wait for each other more than they gain, where others compute

@@ -1,14 +1,14 @@
-"""A training step on image-text pairs beside open_clip's own training loop, same model, same batches, same device.
+"""A training step on image-text pairs compared with open_clip's own training loop: same model, batches and device.
 
     python benchmarks/pair_training.py                                    (a small model, on the CPU)
     python benchmarks/pair_training.py --decode                           (from JPEG files, texts tokenised, too)
     python benchmarks/pair_training.py --arch ViT-B-16 --batch-size 256 --amp bf16 --device cuda
 
-Both take turns; figures are medians over the turns. Without `--decode` pixels and tokens are made once and lie on the
-device, so that loading is not measured. With it each turn is an epoch of JPEG files of 640 x 480 pixels that a table
-names: open_clip reads it with its `CsvDataset`, which needs pandas, and its training transform, ours with the loader of
-`pretrain`. On a CPU the CPU time is what counts: a busy machine changes it little. On a GPU peak memory and the share
-of the card's bf16 peak are printed too; the work of a step is counted by torch, forward and backward.
+The two take turns; figures are medians over the turns. Without `--decode` pixels and tokens are made once and stay on
+the device, so loading is not measured. With it each turn is an epoch of JPEG files of 640 x 480 pixels listed in a
+table: open_clip reads it with its `CsvDataset`, which needs pandas, and its training transform; ours with the loader of
+`pretrain`. On a CPU, read the CPU time, which a busy machine changes little. On a GPU peak memory and the share of the
+card's bf16 peak are printed too; torch counts the work of a step, forward and backward.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--decode", action="store_true", help="read JPEG files and captions too")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--workers", type=int, default=0, help="decoding processes")
     options = parser.parse_args()
     size = options.batch_size
     settings = TrainingSettings(batch_size=size, amp=options.amp, lr=1e-5, weight_decay=0.0)

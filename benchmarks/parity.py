@@ -2,10 +2,10 @@
 
     python benchmarks/parity.py --parity FOLDER > docs/parity.md
 
-FOLDER holds the reference outputs (NAME.safetensors with NAME.json) in `dev/`, and the tiny CLIP beside it; by default
-the folder `parity` beside the one that VLADAPT_DATA names. What is compared is in `parity_checks`, one file per group.
-Sizes and settings are read from the fixtures. One that is missing, or cannot be read, has a row that says so. The exit
-code is 1 where a number is outside its tolerance, else 0.
+FOLDER holds the reference outputs (NAME.safetensors with NAME.json) in `dev/`, and the tiny CLIP beside it; the default
+is the folder `parity` beside the one that VLADAPT_DATA names. The comparisons are in `parity_checks`, one file per
+group. Sizes and settings are read from the fixtures. A fixture that is missing, or cannot be read, has a row that says
+so. The exit code is 1 if a number is outside its tolerance, otherwise 0.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Person search on public sets: published numbers beside ours, and a small set that everybody has, zero-shot.
+"""Person search on public sets, our numbers beside the published ones, and zero-shot on a small public set.
 
     python benchmarks/person.py [--backbone SPEC] [--recipes irra clip ...] [--seeds 1] [--set KEY=VALUE ...]
 
-VLADAPT_DATA names the folder of the data sets. `person/cuhk_pedes`, `person/icfg_pedes` and `person/rstpreid` in it are
-trained on by each recipe, best on a GPU, and have a row beside what is published; a set that is not there is left out.
-`person/intel_oneperson_reid` is searched by sentences without any training, all of its pictures the gallery: six people
-in few clothes are easily told apart, so that it says little. Runs are kept in runs/.
+VLADAPT_DATA names the folder of the data sets. Each recipe is trained on `person/cuhk_pedes`, `person/icfg_pedes` and
+`person/rstpreid` in it, best on a GPU, and has a row beside the published numbers; a set that is missing is skipped.
+`person/intel_oneperson_reid` is searched by sentences without any training, with all its pictures as the gallery: six
+people in few outfits are easily told apart, so this says little. Runs are kept in runs/.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", help="spec; by default that of the recipe, else embedded")
     parser.add_argument("--recipes", nargs="+", default=["irra", "tbps-clip", "cmpm-cmpc", "clip"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--set", dest="sets", action="append", default=[], help="of each recipe, as of vladapt fit")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="as for vladapt fit, for each recipe")
     arguments = parser.parse_args(words)
     print(f"| | tower | {' | '.join(SETS.values())} | where it was read |\n| --- | --- |{' ---: |' * len(SETS)} --- |")
     for method, tower, numbers, source in PUBLISHED:

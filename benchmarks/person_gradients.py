@@ -1,11 +1,11 @@
-"""What decides a step of IRRA on generated pedestrians: the gradient of each of its parts, beside that of CLIP's loss.
+"""What determines a step of IRRA on generated pedestrians: the gradient of each of its losses, and of CLIP's loss.
 
     python benchmarks/person_gradients.py [--warm N]
 
 On one batch, for the towers of `embedded` as they are, joined in the space of their texts, and after some steps of
-CLIP's loss (`person_proof.py`): the length of the gradient in the weights of each tower, and its cosine with that of
-CLIP's loss. SDM has its published scale. Adam does not see how long a gradient is, but of a sum the longest part
-decides where to.
+CLIP's loss (`person_proof.py`): the norm of the gradient in the weights of each tower, and its cosine with that of
+CLIP's loss. SDM has its published scale. Adam ignores the norm of a gradient, but in a sum the longest part determines
+the direction.
 """
 
 from __future__ import annotations

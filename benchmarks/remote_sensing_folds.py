@@ -1,10 +1,10 @@
-"""Trees and roads from above, tested on land that was not trained on, beside random folds of the same tiles.
+"""Trees and roads from above, tested on land not used for training, compared with random folds of the same tiles.
 
     python benchmarks/remote_sensing_folds.py [neon_trees] [spacenet_road_tiles] [--steps N] [--lr RATE] [--recipe NAME]
 
-`neon_trees` leaves one source image out at a time, as the names of its tiles say; `spacenet_road_tiles`, tiles of one
-scene called tile_ROW_COL, leaves contiguous blocks of rows out. VLADAPT_DATA names the folder of the data sets. Runs
-are kept in runs/.
+For `neon_trees` one source image, known from the names of the tiles, is left out at a time; for `spacenet_road_tiles`,
+tiles of one scene called tile_ROW_COL, contiguous blocks of rows are left out. VLADAPT_DATA names the folder of the
+data sets. Runs are kept in runs/.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TASKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"sets: {', '.join(TASKS)}; all by default")
-    parser.add_argument("--steps", type=int, help="of each training, whole epochs; by default the recipe's")
+    parser.add_argument("--steps", type=int, help="per training, in whole epochs; by default the recipe's")
     parser.add_argument("--lr", type=float, help="learning rate; by default the recipe's")
     parser.add_argument("--recipe", help="packaged recipe; by default the task's")
     arguments = parser.parse_args()

@@ -1,12 +1,12 @@
-"""How fast `vladapt serve` answers beside the bare model, whether its memory grows, and what a killed worker costs.
+"""How fast `vladapt serve` is compared with the bare model, whether its memory grows, and what a killed worker costs.
 
     python benchmarks/serving.py MODEL IMAGES [--requests 20000] [--rounds 5] [--workers 2]
 
 MODEL is a run or an export, IMAGES a folder of pictures. The bare model reads the same files from the disk, decodes
-them in as many threads as there are cores while it answers batches of the best size, and makes no rows. The load
-comes from a process of its own: 32 connections, each with one picture per request and the next one when it is answered.
-Bare model and server take turns, so that other work disturbs both; CPU seconds are counted beside. Prints
-the table of docs/serving.md.
+them in as many threads as there are cores while it scores batches of the best size, and makes no rows. The load comes
+from a separate process: 32 connections, each sending one picture per request, and the next one when that is answered.
+Bare model and server take turns, so that other work disturbs both; CPU seconds are counted too. Prints the table of
+docs/serving.md.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--requests", type=int, default=20_000, help="of the test of memory")
+    parser.add_argument("--requests", type=int, default=20_000, help="requests of the memory test")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="of the test with a kill")
+    parser.add_argument("--workers", type=int, default=2, help="workers of the test that kills one")
     parser.add_argument("--as-client", metavar="ADDRESS", help=argparse.SUPPRESS)
     parser.add_argument("--as-bare", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -1,12 +1,12 @@
-"""The loader of shards that are read in a row beside webdataset alone: its speed, and the start of a large set.
+"""The loader of shards read in sequence compared with webdataset alone: its speed, and the start of a large set.
 
     python benchmarks/shard_loading.py speed        (JPEG of 640 x 480 pixels in tars, two workers each, in turn)
     python benchmarks/shard_loading.py start        (ten million samples: seconds to the first batch, memory)
 
-webdataset alone is its pipeline as its manual shows it: shards and samples shuffled, images decoded by Pillow, cropped,
+"webdataset alone" is its pipeline as in its manual: shards and samples shuffled, images decoded by Pillow, cropped,
 flipped and normalised by torchvision, texts tokenised, batches made by its workers. Ours does the same work in an order
-that can be gone on with. Seconds are medians over alternating runs; memory is of the process and its workers together,
-each page that they share counted once.
+that can be resumed. Seconds are medians over alternating runs; memory is that of the process and its workers together,
+with shared pages counted once.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "start"))
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--images", type=int, default=320, help="per shard, for speed")
-    parser.add_argument("--shards", type=int, default=1000, help="of 10,000 samples, for start")
+    parser.add_argument("--images", type=int, default=320, help="images per shard, for speed")
+    parser.add_argument("--shards", type=int, default=1000, help="shards of 10,000 samples, for start")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:

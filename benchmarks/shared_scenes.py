@@ -1,6 +1,6 @@
-"""The classes that two scene sets share, as two folders of one spelling: fit on one set, test on the other.
+"""The classes that two scene sets share, as two folders with the same names: fit on one set, test on the other.
 
-    python benchmarks/shared_scenes.py shared      # shared/whu_rs19 and shared/rsscn7, from below VLADAPT_DATA
+    python benchmarks/shared_scenes.py shared      # shared/whu_rs19 and shared/rsscn7, from VLADAPT_DATA
     vladapt compare --domain remote-sensing --protocol domain-generalization --data shared/whu_rs19 --data shared/rsscn7
 
 WHU-RS19's meadow is RSSCN7's grass land, its river "river or lake". The images are copied as they are.
@@ -12,6 +12,8 @@ import os
 import shutil
 import sys
 from pathlib import Path
+
+from usage import print_help
 
 from vladapt import load_domain
 
@@ -47,4 +49,5 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__, words=1)
     main(Path(sys.argv[1]))

@@ -1,11 +1,12 @@
-"""Windows over an image, in batches and all of them in one pass, compared with mmsegmentation's own, one at a time.
+"""Sliding windows over an image, in batches and all in one pass, compared with mmsegmentation's, one at a time.
 
     python benchmarks/sliding_windows.py
 
-SCLIP on a tower of ViT-B/16's size (random weights, which changes no timing) sees an image of 336 x 448 by windows of
-224 every 112; MaskCLIP on the embedded backbone sees it so, and whole, as convolutions do by default.
-mmsegmentation's `EncoderDecoder.slide_inference` is given the same function from a window to logits; its result is
-compared with ours in the same run. Then what words cost, which is once per vocabulary, not once per image.
+SCLIP on a tower of ViT-B/16's size (with random weights, which does not change the timing) reads an image of 336 x 448
+in windows of 224 every 112 pixels; MaskCLIP on the embedded backbone reads it in the same windows, and whole, the
+default for convolutions. mmsegmentation's `EncoderDecoder.slide_inference` gets the same function from a window to
+logits; its result is compared with ours in the same run. Then comes the cost of words, which is once per vocabulary,
+not per image.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
+from usage import print_help
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.domains.open_vocab.modules.segmentors.training_free import TrainingFreeSegmentor, resize_to
@@ -107,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -1,13 +1,13 @@
-"""How much a random split flatters where neighbours look alike: one map, split by blocks of land and at random.
+"""How much a random split overestimates accuracy where neighbours look alike: one map, split by blocks and at random.
 
     python benchmarks/spatial_splits.py             # patches of 3 x 3 windows, as fields are
-    python benchmarks/spatial_splits.py --patch 1   # each window a patch of its own: neighbours tell nothing
+    python benchmarks/spatial_splits.py --patch 1   # each window is a patch: neighbours tell nothing
 
-A raster of 768 x 768 pixels of 10 m, four bands and four classes, in patches that are alike inside: each has a class
-and, whatever that is, a colour, a light, and the direction, width and strength of its rows. The class shows in the
-infrared alone, and less than the light does. Windows have 32 pixels; a fit on all labelled windows tells its accuracy
-on blocks of land and on a random split of the same windows, as the report of every run by place does. Mean and standard
-deviation over the maps.
+A raster has 768 x 768 pixels of 10 m, four bands and four classes, in homogeneous patches: each has a class and,
+independently of it, a colour, a light, and the direction, width and strength of its rows. The class shows in the
+infrared alone, and less than the light does. Windows have a side of 32 pixels; a fit on all labelled windows gives its
+accuracy on blocks of land and on a random split of the same windows, as in the report of every run that is split by
+place. Mean and standard deviation over the maps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADAPTERS = ("linear-probe", "gda")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patch", type=int, default=3, help="side of a patch, in windows")
     parser.add_argument("--maps", type=int, default=3)
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a command costs before it works: `import vladapt`, `vladapt --help`, and `tip-adapter` on stored features.
+"""How long a command takes to start: `import vladapt`, `vladapt --help`, and `tip-adapter` on stored features.
 
 python benchmarks/startup.py
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 
 from timing import median_seconds
+from usage import print_help
 
 IN_PROCESS = """
 import time, torch
@@ -59,4 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

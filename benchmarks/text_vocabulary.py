@@ -1,10 +1,10 @@
-"""As many class names as LVIS has (1,203), turned into embeddings: time and memory, the first time and the next.
+"""Embeddings of as many class names as LVIS has (1,203): time and memory, the first time and the second.
 
     python benchmarks/text_vocabulary.py
 
-"first" is `embed_queries` with nothing stored, "stored" the same in a process after it. "one by one" encodes each text
-by a call of its own (of 200 texts, scaled up), "all at once" by one call for all of them. Memory is what each adds to
-the process at its peak (Linux), the tower being there already. One thread; every measurement is a process of its own.
+"first" is `embed_queries` with nothing stored, "stored" the same in a later process. "one by one" encodes each text
+with a separate call (200 texts, scaled up), "all at once" with one call for all. Memory is what each adds to the
+process at its peak (Linux), with the tower already loaded. One thread; every measurement has its own process.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import tempfile
 import time
 from itertools import islice, product
 from pathlib import Path
+
+from usage import print_help
 
 CLASSES, SOME = 1203, 200
 TOWERS = {"open_clip:ViT-B-32@random:0": "photo", "embedded": "imagenet-7"}
@@ -84,6 +86,7 @@ def in_a_process(spec: str, templates: str, way: str, cache: str) -> dict[str, f
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     if len(sys.argv) > 1:
         print(json.dumps(measure(*sys.argv[1:])))
     else:

@@ -1,4 +1,4 @@
-"""Timing that the benchmarks share: the median of several runs, after a warm-up."""
+"""Timing shared by the benchmarks: the median of several runs, after a warm-up."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Tip-Adapter's (beta, alpha) search compared with the plain loop: the published 200 x 20 grid, same choice.
+"""Tip-Adapter's (beta, alpha) search compared with the plain loop: the published 200 x 20 grid, the same choice.
 
     python benchmarks/tip_search.py
 
 The plain loop is a transcription of the published search: at each of the 4,000 points it computes affinities, cache
-logits, CLIP logits and the accuracy anew. It is timed on 40 points spread over the grid and extrapolated; its choice is
-then checked on a smaller problem where the whole loop is run.
+logits, CLIP logits and the accuracy anew. It is timed on 40 points spread over the grid and extrapolated; the choices
+are compared on a smaller problem on which the whole loop is run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 import torch
 import torch.nn.functional as F
 from timing import median_seconds
+from usage import print_help
 
 import vladapt
 from vladapt import FeatureSet, TextClassifier
@@ -91,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -1,10 +1,10 @@
-"""Training-free segmentation of photographs by the embedded backbone: what it finds, and at what cost.
+"""Training-free segmentation of photographs with the embedded backbone: what it finds, and at what cost.
 
     python benchmarks/training_free.py [FOLDER OF detection_seg/coco_val128]
 
-The 60 photographs of COCO val2017 with semantic masks. "things" are the classes in them that ImageNet has a name for,
-all other pixels ignored; "all" is every class there is, the stuff too, of which ImageNet names little. Beside the mean
-IoU stands that of the best constant, and of the same model with every name standing for another.
+60 photographs of COCO val2017 with semantic masks are segmented. "things" are the classes in them for which ImageNet
+has a name, with all other pixels ignored; "all" is every class, including stuff, for which ImageNet has few names.
+Beside the mean IoU are those of the best constant prediction and of the same model with the names permuted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from usage import print_help
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.registry import MODELS
@@ -106,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

@@ -2,10 +2,10 @@
 
     python benchmarks/transclip.py
 
-The plain one holds the (N, N) similarities and affinities, multiplies them with the assignments, and takes the variance
-class by class from (N, D) differences, as the formulas are written. Each row is a process of its own: seconds of one
-fit and its answers, of the clock and of all CPUs (which tells more where others use the machine), and the peak of
-resident memory, imports and features included.
+The plain implementation holds the (N, N) similarities and affinities, multiplies them with the assignments, and
+computes the variance class by class from (N, D) differences, as the formulas are written. Each row has its own process:
+wall-clock and CPU seconds of one fit with its predictions (CPU seconds are more reliable where others use the machine),
+and the peak of resident memory, including imports and features.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from usage import print_help
 
 CLASSES, WIDTH, NEIGHBOURS, TEMPERATURE = 100, 512, 3, 50.0
 
@@ -103,6 +104,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
     else:

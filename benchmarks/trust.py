@@ -1,12 +1,12 @@
-"""What docs/trust.md shows, measured on public and generated data, a table per name.
+"""The tables of docs/trust.md, measured on public and generated data; each has a name.
 
     python benchmarks/trust.py                  # prints all tables
     python benchmarks/trust.py --page           # writes them into docs/trust.md as well
     python benchmarks/trust.py auroc unequal    # prints some; --page writes these
 
-The public data lie in the folder that VLADAPT_DATA names; what is absent there is passed over, with a line that says
-so, and a table of which nothing could be measured is left as it is. One thread; a quarter of an hour on a core of its
-own, most of it for `auroc` and `unequal`.
+The public data are in the folder that VLADAPT_DATA names; sets missing there are skipped, and a line says so. A table
+for which nothing could be measured is left as it is. One thread; a quarter of an hour on an otherwise idle core, most
+of it for `auroc` and `unequal`.
 """
 
 from __future__ import annotations

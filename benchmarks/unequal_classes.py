@@ -1,13 +1,12 @@
-"""Balanced accuracy over growing sets of unequal classes, of the methods that train prompts or towers.
+"""Balanced accuracy of methods that train prompts or towers, on growing sets with classes of unequal size.
 
     python benchmarks/unequal_classes.py          # prints the table
     python benchmarks/unequal_classes.py page     # writes it into docs/adapters.md
 
-Small drawn images of four classes, with 2, 5, 15 and 60 of them to learn from, on the small CLIP of `vladapt.testing`,
-whose weights are random: what is measured is what class_weight does, not what the methods are worth. A set has 4 images
-per class, 16, or all of them, as far as there are so many; the test has 30 of each. Methods are quick versions of
-themselves. Numbers are means of 3 draws, in percent. The methods on features are held to the same by
-tests/adapters/test_unequal_classes.py.
+Small drawn images of four classes, with 2, 5, 15 and 60 images to learn from, on the small CLIP of `vladapt.testing`,
+whose weights are random: this measures the effect of class_weight, not the quality of the methods. A set has up to 4 or
+16 images per class, or all of them; the test set has 30 of each. Methods run in short versions. Numbers are means of 3
+draws, in percent. tests/adapters/test_unequal_classes.py tests the same for methods on features.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from usage import print_help
 
 from vladapt import build_adapter, build_classifier
 from vladapt.core.contracts import Item
@@ -115,4 +115,5 @@ def _cells(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     main()

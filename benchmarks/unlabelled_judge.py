@@ -1,15 +1,16 @@
-"""The judge without labels: fits its coefficients, and tests them on data sets that had no part in them.
+"""The judge without labels: fits its coefficients, and tests them on data sets that were left out of the fit.
 
-    python benchmarks/unlabelled_judge.py fits judged.jsonl     # many small fits, one line each; goes on where it ended
+    python benchmarks/unlabelled_judge.py fits judged.jsonl     # many small fits, a line each; resumes if stopped
     python benchmarks/unlabelled_judge.py table judged.jsonl    # the coefficients, and how often the judge is right
 
-Methods that need no labels are fitted on batches of seven real data sets (one by four real CLIP backbones, six by the
-default backbone) and of generated ones. Each fit is a line: what the images say of it
-(`core/confidence/without_labels.py`), and, by the labels, how many images it won and lost against zero-shot. A logistic
-regression of the former on which of both is larger gives the coefficients; a fit weighs as much as its difference
-stands out, each data set by the root of what its fits weigh. The table leaves each real data set out in turn, with all
-its backbones, and counts the fits in which a paired test tells the two apart (McNemar, p < .05): how often the better
-of both was kept.
+Methods that need no labels are fitted on batches of seven real data sets (one with four real CLIP backbones, six with
+the default backbone) and of generated ones. Each fit is a line: the evidence from the images
+(`core/confidence/without_labels.py`), and, by the labels, how many images it won and lost against zero-shot. The
+coefficients are those of a logistic regression, fitted on all sets except WHU-RS19, that predicts from the evidence
+whether more were won or lost; the weight of a fit grows with the significance of its difference, and each data set
+counts by the square root of the weights of its fits. The table leaves each real data set out in turn, with all its
+backbones. For the fits in which a paired test tells the two models apart (McNemar, p < .05) it shows how often the
+better one was kept.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from unlabelled_sets import UnlabelledSet, clip_sets, generated_sets, image_sets
+from usage import print_help
 
 from vladapt import build_adapter
 from vladapt.core.confidence.without_labels import SURE_ENOUGH, answers_by_halves, evidence_of
@@ -160,5 +162,6 @@ def _line(name: str, columns: list[list[bool]]) -> str:
 
 
 if __name__ == "__main__":
+    print_help(__doc__)
     torch.set_num_threads(1)
     main()

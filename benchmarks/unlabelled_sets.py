@@ -1,4 +1,4 @@
-"""Data sets for what is judged without labels: real features of CLIP, of the default backbone, and generated ones."""
+"""Data sets for the judge without labels: real features of CLIP and of the default backbone, and generated ones."""
 
 from __future__ import annotations
 

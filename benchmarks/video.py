@@ -1,13 +1,13 @@
-"""Actions and retrieval on public sets of clips: published numbers beside ours.
+"""Actions and retrieval on public sets of clips: our numbers beside the published ones.
 
     python benchmarks/video.py [--backbone SPEC] [--device cuda] [--adapters temporal-adapter lora ...]
         [--retrieval lora full ...] [--tables few-shot zero-shot full retrieval] [--seeds 1 2 3] [--set KEY=VALUE ...]
 
-VLADAPT_DATA names the folder of the data sets. Those that are there (`video/hmdb51`, `ucf101`, `kinetics400`,
+VLADAPT_DATA names the folder of the data sets. Those found there (`video/hmdb51`, `ucf101`, `kinetics400`,
 `kinetics600`, `msrvtt`, `didemo`, `lsmdc`, `activitynet`, `msvd`) are encoded and learned from, best on a GPU; the
-others are left out. Few shots are those of `train1_few_shot_K.txt` where such a list lies in the set, else drawn by
-each seed. Zero-shot is the mean over the three published splits of HMDB51 and UCF101. Views as published:
-`--set data.clips=4 --set data.crops=3 --set data.average_views=probabilities`. Runs are kept in runs/.
+others are skipped. Few shots are those of `train1_few_shot_K.txt` if the set has such a list, otherwise drawn with each
+seed. Zero-shot is the mean over the three published splits of HMDB51 and UCF101. Views as published: `--set
+data.clips=4 --set data.crops=3 --set data.average_views=probabilities`. Runs are kept in runs/.
 """
 
 from __future__ import annotations
@@ -123,13 +123,13 @@ TABLES = {
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="embedded", help="spec")
+    parser.add_argument("--backbone", default="embedded", help="backbone spec")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--adapters", nargs="+", default=["mean-pool", "temporal-adapter"], help="of recognition")
-    parser.add_argument("--retrieval", nargs="+", default=["lora"], help="adapters of retrieval")
+    parser.add_argument("--adapters", nargs="+", default=["mean-pool", "temporal-adapter"], help="for recognition")
+    parser.add_argument("--retrieval", nargs="+", default=["lora"], help="adapters for retrieval")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--set", dest="sets", action="append", default=[], help="of each fit, as of vladapt fit")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="as for vladapt fit, for each fit")
     given = parser.parse_args(words)
     for name in given.tables:
         shown(TABLES[name], methods_of(name, given), given)

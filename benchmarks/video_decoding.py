@@ -1,4 +1,4 @@
-"""What reading clips costs: time, and the most memory of the process, whatever the length of the video.
+"""What reading clips costs: time, and peak memory, which does not depend on the length of the video.
 
 python benchmarks/video_decoding.py draw long.mp4 7200    a drawn video of 7,200 seconds, 25 frames/s, 320 x 180
 python benchmarks/video_decoding.py read long.mp4         8 frames of it, then 20 clips of ten seconds; peak memory
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from usage import print_help
 
 RATE, HEIGHT, WIDTH = 25, 180, 320
 CLIPS, SECONDS = 20, 10.0
@@ -55,5 +56,6 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
+    print_help(__doc__, words=2)
     command, name, *rest = sys.argv[1:]
     draw(Path(name), int(rest[0])) if command == "draw" else read(Path(name))

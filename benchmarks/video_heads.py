@@ -1,24 +1,24 @@
-"""Heads of the video domain on clips and the same clips played backwards, from stored features of one backbone.
+"""Heads of the video domain on clips and on the same clips played backwards, from stored features of one backbone.
 
     python benchmarks/video_heads.py pairs --store FILE [NAME[:option=value,...] ...]
     python benchmarks/video_heads.py unseen --store FILE [NAME[:option=value,...] ...]
     python benchmarks/video_heads.py actions --store FILE [FOLDER OF video/weizmann_actions]
 
-"pairs": the sample's four pairs of motions (left and right, up and down, grows and shrinks, clockwise and
-anticlockwise), drawn anew with other numbers: `--clips` of each motion to learn from, 25 to test. The second clip of a
-pair has the frames of the first in reverse. "within" asks of each test clip which of the two motions of its pair it
-is; a head that averages frames scores a clip and its reverse alike, so that it is right exactly half of the time.
+"pairs": the four pairs of motions of the sample (left and right, up and down, grows and shrinks, clockwise and
+anticlockwise), drawn in larger numbers: `--clips` of each motion to learn from, 25 to test. The second clip of a pair
+has the frames of the first in reverse. "within" asks for each test clip which of the two motions of its pair it shows;
+a head that averages frames scores a clip and its reverse alike, so it is right exactly half of the time.
 
 "unseen": pairs of an object and a motion that are known by text alone. Of four shapes and the eight motions, each shape
-is learned with six motions and tested with the other two, which it was never seen to make: "disc moving left" is one
-of 24 pairs to learn from, or of 8 to test, told among these 8 and among all 32.
+is learned with six motions and tested with the other two, with which it was never seen: "disc moving left" is one of 24
+pairs to learn from, or of 8 to test, classified among these 8 and among all 32.
 
-"actions": the people of Weizmann's films are left out one by one; 1, 2, 4 or all clips of each action by the others
-are learned from.
+"actions": the people in Weizmann's films are left out one by one; 1, 2, 4 or all clips of each action by the others are
+used to learn from.
 
-Frames are encoded once, by `embedded`, and kept in FILE; `--backbone` takes another. Its features are 1664 wide, those
-of CLIP 512, and transformers of that width are slow on a CPU: so features and texts are projected on the first 256
-principal axes of the frames that are learned from. `--axes 0` leaves them as they are.
+Frames are encoded once, with `embedded` or another `--backbone`, and kept in FILE. The features of `embedded` are 1664
+wide, those of CLIP 512, and transformers of that width are slow on a CPU. So features and texts are projected on the
+first 256 principal axes of the training frames; `--axes 0` leaves them as they are.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("pairs", "unseen", "actions"))
-    parser.add_argument("names", nargs="*", help="heads, or for actions the folder")
+    parser.add_argument("names", nargs="*", help="heads; for actions the folder")
     parser.add_argument("--store", type=Path, required=True, help="safetensors file that keeps the features")
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--clips", type=int, default=64, help="clips of each motion to learn from")

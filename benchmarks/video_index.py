@@ -1,11 +1,11 @@
-"""An index over long videos beside its decoding and its encoding alone, with the same threads; peak memory.
+"""Building an index of long videos, compared with decoding and encoding alone on the same threads; peak memory.
 
     python benchmarks/video_decoding.py draw hour.mp4 3600
     python benchmarks/video_index.py hour.mp4 [--threads N] [--backbone SPEC]
 
 Decoding alone: the frames that are indexed, one per second, as the index decodes them. Encoding alone: as many frames
-of the same size, preprocessed and run through the tower. Index: `vladapt index` from nothing to the finished folder.
-Wall-clock and CPU seconds; the last are less disturbed by what else runs on the machine.
+of the same size, preprocessed and run through the tower. Index: `vladapt index` from the start to the finished folder.
+Wall-clock and CPU seconds; the latter are less disturbed by other work on the machine.
 """
 
 from __future__ import annotations

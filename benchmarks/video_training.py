@@ -1,16 +1,16 @@
-"""What training costs on clips: heads on stored features of frames and patches, beside towers trained end to end.
+"""What training on clips costs: heads on stored features of frames and patches, and towers trained end to end.
 
     python benchmarks/video_training.py
     python benchmarks/video_training.py --device cuda --backbone open_clip:ViT-B-16/openai --data FOLDER --shots 16
     python benchmarks/video_training.py --merging --architecture ViT-B-16
 
-By default clips of the sample, and a CLIP of random weights (`--architecture`), since time does not depend on them.
-Frames are decoded and encoded once, into a store that is removed at the end; then each head is fitted from the store,
-with the settings it has, and one epoch of `vifi-clip` decodes, augments and trains both towers. Seconds are those of
-the CPU's cores together, or on a GPU those that pass. The most memory of the process is told after each row, which has
-at least that of the rows above it.
+The default is clips of the sample and a CLIP with random weights (`--architecture`), since time does not depend on the
+weights. Frames are decoded and encoded once, into a store that is removed at the end. Then each head is fitted from the
+store with its default settings, and one epoch of `vifi-clip` decodes, augments and trains both towers. Seconds are CPU
+seconds over all cores, or on a GPU wall-clock seconds. Each row shows the peak memory of the process so far, so it is
+never less than in the rows above.
 
-`--merging` counts instead, and computes nothing: the tokens and operations of an image tower with `testa`'s merging.
+`--merging` instead counts, without computing, the tokens and operations of an image tower with `testa`'s merging.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=HEADS, help="heads")
     parser.add_argument("--data", default="sample")
     parser.add_argument("--backbone", help="a spec, in place of random weights")
-    parser.add_argument("--architecture", default="ViT-S-32", help="of open_clip, for random weights")
+    parser.add_argument("--architecture", default="ViT-S-32", help="an architecture of open_clip, for random weights")
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--merging", action="store_true", help="what testa leaves of tokens and operations")
+    parser.add_argument("--merging", action="store_true", help="count the tokens and operations that testa leaves")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VLADAPT_CACHE"] = folder

@@ -1,16 +1,17 @@
-"""One table over the methods that need no labels, by how many classes occur and on streams, with `auto` beside them.
+"""One table of the methods that need no labels, and `auto`, by how many classes occur and on streams.
 
     python benchmarks/without_labels.py                          # prints the tables; some hours with 1,000 batches
     python benchmarks/without_labels.py --batches 100 --features CLIP_ViTB32 --streams 5
 
 Tasks are those of the StatA paper (arXiv 2501.03729; `--protocol transductive`): batches of 64 images of 1 to 4, 2 to
-10 and 5 to 25 classes; streams of 128 images at a time whose classes come together the more, the higher their
-correlation (gamma 0.1, 0.01, 0.001, and one class after the other); and all images at once. The features are those of
-WHU-RS19 below the folder that VLADAPT_DATA names: 1,005 scenes of 19 classes. Labels serve the scores alone.
+10 and 5 to 25 classes; streams of 128 images at a time in which images of a class come together, the more so the higher
+their correlation (gamma 0.1, 0.01, 0.001, and one class after the other); and all images at once. The features are
+those of WHU-RS19 in the folder that VLADAPT_DATA names: 1,005 scenes of 19 classes. Labels are used for scoring only.
 
-Columns: accuracy is the mean over batches in percent, "worse" the share of batches in which a method is worse than
-zero-shot by McNemar's test (p < .05). Of all images at once also the calibration error, the AUROC with which confidence
-tells images of five classes whose names are left out from the others, and the spread of accuracy over five orders.
+Accuracy is the mean over batches in percent; "worse" is the share of batches in which a method is worse than zero-shot
+by McNemar's test (p < .05). For all images at once there are also the calibration error, the AUROC with which
+confidence separates images of five classes whose names are left out from the others, and the spread of accuracy over
+five orders.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Methods without labels that look at pixels or train towers, on images of small public sets, beside zero-shot.
+"""Methods without labels that look at pixels or train towers, compared with zero-shot on small public sets of images.
 
     python benchmarks/without_labels_images.py                        # all sets and methods, and the tables
     python benchmarks/without_labels_images.py grocery --methods zero,mta
     python benchmarks/without_labels_images.py --backbone open_clip:ViT-B-32/openai --published --device cuda
 
-Each is what `vladapt fit --shots 0` makes of a set: nothing is labelled, the test images are scored. Options of `FEWER`
-keep the measurement short on a CPU; --published leaves them away. A method that refuses a backbone, or needs what a set
-lacks, has the reason below the table. What is measured is kept in --out, by backbone, set and method, and not measured
-again. The public data lie in the folder that VLADAPT_DATA names; a set that is absent there is passed over.
+Each number is from `vladapt fit --shots 0` on a set: nothing is labelled, and the test images are scored. The options
+in `FEWER` keep the measurement short on a CPU; --published omits them. If a method refuses a backbone, or needs what a
+set lacks, the reason is below the table. Results are kept in --out, by backbone, set and method, and not measured
+again. The public data are in the folder that VLADAPT_DATA names; a set that is missing there is skipped.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--published", action="store_true", help="epochs, rounds and views as published")
-    parser.add_argument("--out", type=Path, default=Path("runs/without_labels_images"), help="what is measured")
+    parser.add_argument("--out", type=Path, default=Path("runs/without_labels_images"), help="folder of the results")
     given = parser.parse_args()
     methods = given.methods.split(",")
     for unknown in [*(set(given.names) - set(SETS)), *(set(methods) - set(FEWER))]:

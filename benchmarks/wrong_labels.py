@@ -1,10 +1,11 @@
-"""How well `vladapt select --wrong-labels` finds labels that were flipped.
+"""How well `vladapt select --wrong-labels` finds flipped labels.
 
     python benchmarks/wrong_labels.py                    # all sets
     python benchmarks/wrong_labels.py wbc --seeds 2      # some of them
 
-One label in twenty, drawn at random, becomes another class. Doubts are those of the command: linear-probe's held-out
-probabilities, ranked by cleanlab. The area under the precision-recall curve would be .05 for a random order.
+One label in twenty, drawn at random, is changed to another class. Labels are doubted as by the command: from
+linear-probe's held-out probabilities, ranked by cleanlab. The area under the precision-recall curve would be .05 for a
+random order.
 """
 
 from __future__ import annotations

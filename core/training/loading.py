@@ -74,8 +74,9 @@ def planned_batches(
     streams = pairs.streams or streams_for(settings.batch_size, workers, size)
     batches = StreamBatches(size, settings.batch_size, streams, *how)
     on_message(
-        f"Order: by shard. {len(pairs.shards):,} shards with {size:,} samples are read in a row by {streams} streams, "
-        f"shuffled by shard and among {pairs.block:,} samples; an epoch leaves {batches.left_out:,} samples out"
+        f"Order: by shard. {len(pairs.shards):,} shards with {size:,} samples are read in sequence by {streams} "
+        f"streams, shuffled by shard and among {pairs.block:,} samples; an epoch leaves {batches.left_out:,} samples "
+        "out"
     )
     return batches
 

@@ -108,7 +108,7 @@ class TrainingSettings:
     )
     workers: int | None = option(
         None,
-        "processes that decode images; by default one per core for a GPU or shards in a row, else 0",
+        "processes that decode images; by default one per core for a GPU or shards in sequence, else 0",
         low=0,
         high=4096,
     )

@@ -101,7 +101,7 @@ def test_the_same_shards_make_the_same_model_wherever_they_lie(vladapt, command,
     for name, (data, *more) in places.items():
         done = vladapt(*command(data, tmp_path / name, *more))
         assert done.code == 0, done.err
-        assert "Order: by shard. 3 shards with 68 samples are read in a row by 4 streams" in done.err
+        assert "Order: by shard. 3 shards with 68 samples are read in sequence by 4 streams" in done.err
         assert "an epoch leaves 4 samples out" in done.err and "Val: 8 samples of" in done.out
         assert_same(tmp_path / "disk", tmp_path / name)
         written = (path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file())
@@ -166,9 +166,9 @@ def test_a_shard_cut_short_is_told_with_its_name_and_the_rest_trained_on(vladapt
     [
         ("s3://none/{000..002}.tar", [], "s3://none/000.tar: no such file or bucket; restore it, or leave it out"),
         ("pipe://cat", [], "pipe://cat: pipe:// is not read; give a path, or a URL of s3://"),
-        ("s3://a/a.tar", ["--set", "data.val=0.2"], "option val does not apply to shards that are read in a row; give"),
+        ("s3://a/a.tar", ["--set", "data.val=0.2"], "val does not apply to shards that are read in sequence; give"),
         ("pairs.csv", ["--set", "data.order=shards"], "order=shards: pairs.csv has no tar shards; omit it"),
-        ("sample", [], "option streams is for shards that are read in a row; omit it, or add order=shards"),
+        ("sample", [], "option streams is for shards that are read in sequence; omit it, or add order=shards"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(vladapt, command, s3_server, tmp_path, data, more, line):

@@ -72,15 +72,15 @@ class Reading:
     order: str = option(
         "auto", "tar shards: global reads them by an index, shards in a row; auto by size and place", choices=ORDERS
     )
-    val_samples: int = option(2000, "shards in a row: how many samples validate", low=0, high=10**7)
-    test_samples: int = option(2000, "shards in a row: how many samples test", low=0, high=10**7)
-    val_shards: str | None = option(None, "shards in a row: those that validate, by name: val-*.tar, {000..001}.tar")
-    test_shards: str | None = option(None, "shards in a row: those that test, by name")
+    val_samples: int = option(2000, "shards in sequence: how many samples validate", low=0, high=10**7)
+    test_samples: int = option(2000, "shards in sequence: how many samples test", low=0, high=10**7)
+    val_shards: str | None = option(None, "shards in sequence: those that validate, by name: val-*.tar, {000..001}.tar")
+    test_shards: str | None = option(None, "shards in sequence: those that test, by name")
     block: int = option(
-        1000, "shards in a row: samples that each worker holds undecoded, and shuffles", low=1, high=10**7
+        1000, "shards in sequence: samples that each worker holds undecoded, and shuffles", low=1, high=10**7
     )
     streams: int | None = option(
-        None, "shards in a row: how many all processes read at once; by default one per worker", low=1, high=65_536
+        None, "shards in sequence: how many all processes read at once; by default one per worker", low=1, high=65_536
     )
 
     max_pixels: int = option(
@@ -127,7 +127,7 @@ def read_pairs(
     """
     reading = options_from(Reading, options, READER)
     if unused := sorted(set(options) & IN_A_ROW):
-        raise ConfigError(f"option {unused[0]} is for shards that are read in a row; omit it, or add order=shards")
+        raise ConfigError(f"option {unused[0]} is for shards that are read in sequence; omit it, or add order=shards")
     if is_url(str(path)):
         raise DataError(f"{shown(str(path))}: URLs are read by `vladapt pretrain` alone; give a path on a disk")
     source = _source(str(path), hashes)

@@ -137,7 +137,7 @@ def _read_in_a_row(
 ) -> PairSplits:
     for name in set(options) - IN_A_ROW - {"seed", "order", "max_pixels"}:
         cure = f"; give {name}_samples or {name}_shards" if name in ("val", "test") else "; omit it"
-        raise ConfigError(f"option {name} does not apply to shards that are read in a row{cure}")
+        raise ConfigError(f"option {name} does not apply to shards that are read in sequence{cure}")
     reading = Reading(**options)
     train, val, test = read_shard_set(
         path,

@@ -234,8 +234,8 @@ def test_the_order_is_said(fresh_clip, shards, tmp_path):
     done = train(fresh_clip, task, settings, tmp_path, on_message=said.append)
     assert done.steps == 12 and np.isfinite(done.history[0]["loss"])
     assert said == [
-        "Order: by shard. 4 shards with 102 samples are read in a row by 4 streams, shuffled by shard and among 1,000 "
-        "samples; an epoch leaves 6 samples out"
+        "Order: by shard. 4 shards with 102 samples are read in sequence by 4 streams, shuffled by shard and among "
+        "1,000 samples; an epoch leaves 6 samples out"
     ]
 
 
