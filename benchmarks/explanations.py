@@ -40,7 +40,7 @@ TOWER = {
     "vision_cfg": {"image_size": 224, "layers": 3, "width": 96, "patch_size": 28, "head_width": 32},
     "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
-STEPS, BATCH, FEW_KINDS = 120, 24, 3
+STEPS, BATCH, FEW_KINDS = 500, 24, 3
 """Of the training of the small transformer, which is to tell the first kinds apart and no more."""
 
 
@@ -124,7 +124,7 @@ def played(method: str, seen: Seen, shown: Sequence[Scene]) -> Iterator[Played]:
 
 
 def transformer(folder: Path, seed: int = 0) -> Backbone:
-    """A small vision transformer, trained on such pictures for a minute or two."""
+    """A small vision transformer, trained on such pictures for some minutes."""
     from open_clip.model import CLIP
 
     torch.manual_seed(seed)
