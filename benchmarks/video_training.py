@@ -58,7 +58,8 @@ def main() -> None:
 
 def merging(spec: str) -> None:
     """Of a clip, counted on torch's meta device, which holds no numbers."""
-    print("| frames | patch tokens | after merging | billions of multiply-adds | with merging |\n|---:|---:|---:|---:|---:|")
+    print("| frames | patch tokens | after merging | billions of multiply-adds | with merging |")
+    print("|---:|---:|---:|---:|---:|")
     for frames in (8, 32):
         backbone = load_backbone(spec, device="cpu")
         attach_joint(backbone, AggregatingFrames(backbone, frames))

@@ -37,7 +37,7 @@ class Clip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here"
+        "none; the whole matrix of logits is never in memory. CoCa's losses in the same fixture are not included"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)

@@ -36,8 +36,8 @@ class MFlag(Loss):
     """
 
     differs: ClassVar[str] = (
-        "divided by the size of the batch at hand (released: of the configured one); the text is read in the shared "
-        "space (paper: the first token of the last layer)"
+        "divided by the actual batch size (released: by the configured one); the text is read in the shared space "
+        "(paper: the first token of the last layer)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_hidden", "text_features"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})

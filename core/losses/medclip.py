@@ -1,4 +1,4 @@
-"""The semantic matching of MedCLIP: images and reports meet by their findings, paired or not."""
+"""The semantic matching of MedCLIP: images and reports are matched by their findings, paired or not."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Medclip(RowLoss):
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     cosine: bool = option(
-        False, "findings agree by their cosine, as the paper writes, not by their dot product, as released"
+        False, "compare findings by cosine, as in the paper, not by dot product, as released"
     )
-    augmented_text: bool = option(False, "ask for `text_view2`, which is used wherever it is given")
+    augmented_text: bool = option(False, "require `text_view2`, which is used wherever it is given")
     products: str = products_option()
 
     def __post_init__(self):

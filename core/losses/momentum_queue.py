@@ -1,4 +1,4 @@
-"""Cross-modal contrast against queues of keys that a slow teacher made."""
+"""Cross-modal contrastive loss against queues of keys from a momentum teacher."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MomentumQueue(Loss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "teacher.image", "teacher.text"}
@@ -49,7 +49,7 @@ class MomentumQueue(Loss):
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     queue_size: int = option(9600, "keys that each of the two queues holds", low=1, high=1_000_000)
-    momentum: float = option(0.99, "share of itself that the teacher keeps in a step", low=0, high=1)
+    momentum: float = option(0.99, "momentum of the teacher", low=0, high=1)
 
     def __post_init__(self):
         super().__post_init__()

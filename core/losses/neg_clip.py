@@ -1,4 +1,4 @@
-"""NegCLIP: each caption's hard negative stands among the captions that an image must tell apart."""
+"""NegCLIP: each caption's hard negative is added to the captions that an image must tell apart."""
 
 from __future__ import annotations
 

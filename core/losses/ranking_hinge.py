@@ -32,12 +32,12 @@ class RankingHinge(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features"})
 
-    margin: float = option(0.2, "how far a pair is to lie above others (0.2 in VSE++)", above=0, high=100)
-    hardest: bool = option(False, "count only the hardest other of each image and caption, not their sum")
+    margin: float = option(0.2, "margin by which a pair must score above others (0.2 in VSE++)", above=0, high=100)
+    hardest: bool = option(False, "use only the hardest negative of each image and caption, not the sum over all")
     products: str = products_option()
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""RO-ViT: focal loss over pairs, on images that are taken for regions."""
+"""RO-ViT: focal loss over pairs, on images that are treated as regions."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class RoVit(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    gamma: float = option(1.0, "how little easy pairs count", low=0, high=1000)
-    alpha: float = option(0.5, "share of the weight that pairs that belong together have", low=0, high=1)
-    cropped_positions: bool = option(True, "crop the positions of the image tower; else any backbone will do")
-    fine_grid: int = option(64, "side of the up-sampled grid of positions", low=1, high=4096)
+    gamma: float = option(1.0, "focusing parameter; the higher, the less easy pairs count", low=0, high=1000)
+    alpha: float = option(0.5, "share of the weight that positive pairs have", low=0, high=1)
+    cropped_positions: bool = option(True, "crop the image tower's position embeddings; without it any backbone works")
+    fine_grid: int = option(64, "side of the up-sampled grid of position embeddings", low=1, high=4096)
     crop_scale: tuple[float, float] = option(
         (0.1, 1.0), "lowest and highest share of the area of a region", above=0, high=1
     )

@@ -36,7 +36,7 @@ class Sdm(RowLoss):
         ['image_to_text', 'loss', 'text_to_image']
     """
 
-    differs: ClassVar[str] = "none; IRRA's other losses, of the same fixture, are compared with losses of their own"
+    differs: ClassVar[str] = "none; IRRA's other losses in the same fixture are compared with the losses of those names"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "labels"})
 
     logit_scale: float = option(50.0, "what cosines are multiplied by", above=0, high=10_000)
@@ -44,7 +44,7 @@ class Sdm(RowLoss):
     factor: float = option(
         0.3, "weight of the same person in another image, where `image_ids` are given", low=0, high=1
     )
-    image_ids: bool = option(False, "ask for `image_ids`, which are used wherever they are given")
+    image_ids: bool = option(False, "require `image_ids`, which are used wherever they are given")
     products: str = products_option()
 
     def __post_init__(self):

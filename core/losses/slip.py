@@ -38,7 +38,7 @@ class Slip(Loss):
     """
 
     differs: ClassVar[str] = (
-        "none on one process; on several the gradient is that of the whole batch, which CLIP's part lacks there"
+        "none on one process; on several the gradient is that of the whole batch, which the released CLIP part lacks"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "hidden_view1", "hidden_view2"}

@@ -1,4 +1,4 @@
-"""Contrast in the space of images, texts and labels, with prefixes that say where a text comes from."""
+"""Contrastive loss over images, texts and labels, with prefixes that say where a text comes from."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Unicl(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale", "labels"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)

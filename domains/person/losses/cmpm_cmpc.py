@@ -44,13 +44,13 @@ class CmpmCmpc(RowLoss):
         ['cmpc', 'cmpm', 'loss']
     """
 
-    differs: ClassVar[str] = "none; a sample of nobody, with an identity below 0, is not classified"
+    differs: ClassVar[str] = "none; samples with an identity below 0, which show nobody, are not classified"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "text_embedding", "labels"})
 
     cmpm: float = option(1.0, "weight of the matching, 0 for none", low=0, high=10_000)
     cmpc: float = option(1.0, "weight of the classification, 0 for none", low=0, high=10_000)
     epsilon: float = option(1e-8, "added to the targets inside the logarithm", above=0, high=1)
-    even_targets: bool = option(False, "targets of sum 1, as in the paper; else of length 1, as released")
+    even_targets: bool = option(False, "normalise targets to sum 1, as in the paper, not to length 1, as released")
     products: str = products_option()
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Which of the people of the training set is it? Asked of images and of texts by one classifier."""
+"""Classification of images and texts by person, over the people of the training set, with one classifier."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Identity(RowLoss):
     differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "text_embedding", "labels"})
 
-    deviation: float = option(0.001, "of the classifier's weights at the start", above=0, high=10)
+    deviation: float = option(0.001, "standard deviation of the classifier's initial weights", above=0, high=10)
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""IRRA: people found by a sentence, by similarity distributions, identities and hidden words."""
+"""IRRA: person search by text, with similarity distributions, identities and masked words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Irra(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "SDM and identities read whole captions; `leak` reads those with hidden words, as the released code does"
+        "SDM and the identity loss read whole captions; with `leak` they read masked captions, as in the released code"
     )
     needs: ClassVar[frozenset[str]] = Identity.needs | MaskedWords.needs
     outputs: ClassVar[Mapping[str, Output]] = {
@@ -55,13 +55,13 @@ class Irra(RowLoss):
 
     sdm: float = option(1.0, "weight of similarity distribution matching, 0 for none", low=0, high=10_000)
     identity: float = option(1.0, "weight of the identity loss, 0 for none", low=0, high=10_000)
-    words: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
-    leak: bool = option(False, "let the other parts read captions with hidden words, as released")
+    words: float = option(1.0, "weight of the masked words, 0 for none", low=0, high=10_000)
+    leak: bool = option(False, "let the other parts read masked captions, as released")
     logit_scale: float = option(50.0, "what cosines are multiplied by in sdm", above=0, high=10_000)
-    share: float = option(0.15, "share of the words that are chosen", above=0, high=1)
+    share: float = option(0.15, "share of the words that are chosen for masking", above=0, high=1)
     depth: int = option(4, "blocks of the transformer after the cross-attention", low=1, high=100)
     width: int | None = option(None, "width of the words' encoder; none: that of the features", low=8, high=65_536)
-    most_words: int = option(77, "tokens of a caption that are looked at for hidden words", low=2, high=100_000)
+    most_words: int = option(77, "first tokens of a caption, among which words are masked", low=2, high=100_000)
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Hidden words of a caption, found again by looking at the image."""
+"""Masked words of a caption, predicted with the help of the image."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class MaskedWords(RowLoss):
         ['loss', 'right']
     """
 
-    differs: ClassVar[str] = "the mean is over the chosen words of all processes"
+    differs: ClassVar[str] = "the mean is over the words chosen in all processes"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "image_tokens", "hidden_caption", "hidden_words"})
     outputs: ClassVar[Mapping[str, Output]] = {
         "hidden_caption": Output("tokens of a caption with words hidden", ("B", "L", "D"), "raw", fields=FIELDS),
         "hidden_words": Output("the hidden words' ids", ("B", "L"), "token", fields=FIELDS),
     }
 
-    share: float = option(0.15, "share of the words that are chosen", above=0, high=1)
+    share: float = option(0.15, "share of the words that are chosen for masking", above=0, high=1)
     depth: int = option(4, "blocks of the transformer after the cross-attention", low=1, high=100)
     width: int | None = option(None, "width of the encoder; none: that of the features", low=8, high=65_536)
-    most_words: int = option(77, "tokens of a caption that are looked at", low=2, high=100_000)
+    most_words: int = option(77, "first tokens of a caption, among which words are masked", low=2, high=100_000)
 
     def __post_init__(self):
         super().__post_init__()

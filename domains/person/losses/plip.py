@@ -1,4 +1,4 @@
-"""PLIP: pictures of people and sentences trained together by who it is, by what is said, and by colours."""
+"""PLIP: pictures of people and captions, trained together by identity, masked words and colours."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class Plip(RowLoss):
         2.5
     """
 
-    differs: ClassVar[str] = "no code of the training is public; the tests check it against equations written out"
+    differs: ClassVar[str] = (
+        "no code of the training is public; the tests check it against the equations, computed directly"
+    )
     experimental: ClassVar[str] = "all but the names of its three terms, which are those of the abstract"
     needs: ClassVar[frozenset[str]] = frozenset().union(*NEEDS.values())
     outputs: ClassVar[Mapping[str, Output]] = {
@@ -69,12 +71,12 @@ class Plip(RowLoss):
     }
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    identity: float = option(1.0, "weight of the contrast of identities, 0 for none", low=0, high=10_000)
-    attributes: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
+    identity: float = option(1.0, "weight of the contrastive loss over identities, 0 for none", low=0, high=10_000)
+    attributes: float = option(1.0, "weight of the masked words, 0 for none", low=0, high=10_000)
     colours: float = option(1.0, "weight of the colours, 0 for none", low=0, high=10_000)
-    cells: int = option(4, "cells along each side of a patch whose colours are told", low=1, high=64)
+    cells: int = option(4, "cells along each side of a patch whose colours are predicted", low=1, high=64)
     reader_width: int = option(256, "width of the attention between towers", low=1, high=65_536)
-    reader_heads: int = option(4, "its heads", low=1, high=1024)
+    reader_heads: int = option(4, "heads of the attention between towers", low=1, high=1024)
     products: str = products_option()
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""RDE: person search that is robust to pairs of image and caption that do not belong together."""
+"""RDE: person search that is robust to mismatched pairs of image and caption."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Rde(Loss):
     """
 
     differs: ClassVar[str] = (
-        "order and coins come from one seed (released: from two generators); parts of equal size are judged at once, "
-        "so that no pair is left without others; `TRL`, `SDM` and `InfoNCE` of the fixture, which the paper compares "
-        "RDE with, are not compared"
+        "the order and the coin flips come from one seed (released: from two generators); pairs are judged in parts of "
+        "equal size, so that no pair is left without others; the fixture's `TRL`, `SDM` and `InfoNCE`, with which the "
+        "paper compares RDE, are not compared"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"whole_image", "whole_text", "patches", "words", "word_counts", "labels", "index"}
@@ -72,16 +72,16 @@ class Rde(Loss):
 
     finds: ClassVar[bool] = True
 
-    margin: float = option(0.1, "by how much a pair is to be nearer than others", low=0, high=2)
+    margin: float = option(0.1, "margin by which a pair must be nearer than others", low=0, high=2)
     tau: float = option(0.015, "temperature of the alignment", above=0, high=100)
     ratio: float = option(0.3, "share of the tokens that are selected", above=0, high=1)
     selection_dim: int = option(1024, "width of the embedding of selected tokens", low=2, high=65_536)
-    select_by: str = option("attention", "what tokens are selected by; by similarity is ours", choices=SELECTED_BY)
+    select_by: str = option("attention", "how tokens are selected; similarity is ours", choices=SELECTED_BY)
     mixture: str = option("coarse", "how Gaussians are fitted; fine suits more than 40 % wrong pairs", choices=FITS)
     pairs_at_once: int = option(64, "pairs among which losses are compared before an epoch", low=2, high=1_000_000)
     trust_epochs: int = option(0, "first epochs in which all pairs count as clean", low=0, high=1_000_000)
-    divide: bool = option(True, "tell clean pairs from wrong ones; without it all are clean")
-    seed: int = option(0, "fixes the coins and the order in which pairs are judged", low=0, high=2**31 - 1)
+    divide: bool = option(True, "tell clean pairs from wrong ones; without it all count as clean")
+    seed: int = option(0, "seed of the coin flips and of the order in which pairs are judged", low=0, high=2**31 - 1)
 
     def __post_init__(self):
         super().__post_init__()

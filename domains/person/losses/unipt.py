@@ -1,4 +1,4 @@
-"""UniPT: both towers trained before on people with made-up sentences, by contrast and by rebuilding what is hidden."""
+"""UniPT: pre-trains both towers on people with generated captions, by contrast and by masked patches and words."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Unipt(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "none in the contrast and the sum; how patches and words are hidden and rebuilt is MAE's and BERT's, which the "
-        "released code does not say"
+        "the contrastive loss and the sum do not differ; patches and words are masked and reconstructed as in MAE and "
+        "BERT, since the released code does not show how"
     )
     experimental: ClassVar[str] = "how patches and words are hidden and rebuilt: after MAE and BERT"
     needs: ClassVar[frozenset[str]] = PAIR | WORDS | {"patch_errors"}
@@ -63,11 +63,11 @@ class Unipt(RowLoss):
         "patch_errors": Output("error of the image's hidden patches", ("B", "one"), "raw", fields=("pixels", "draws"))
     }
 
-    contrast: float = option(1.0, "weight of the contrast, 0 for none", low=0, high=10_000)
-    patches: float = option(1.0, "weight of the hidden patches, 0 for none", low=0, high=10_000)
-    words: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
-    logit_scale: float = option(1.0, "what cosines are multiplied by; 1: nothing, as published", above=0, high=10_000)
-    hidden_share: float = option(0.75, "share of the patches that are hidden", above=0, below=1)
+    contrast: float = option(1.0, "weight of the contrastive loss, 0 for none", low=0, high=10_000)
+    patches: float = option(1.0, "weight of the masked patches, 0 for none", low=0, high=10_000)
+    words: float = option(1.0, "weight of the masked words, 0 for none", low=0, high=10_000)
+    logit_scale: float = option(1.0, "factor on the cosines; 1 as published", above=0, high=10_000)
+    hidden_share: float = option(0.75, "share of the patches that are masked", above=0, below=1)
     decoder_width: int = option(512, "width of the decoder, a multiple of 32", low=HEAD_WIDTH, high=65_536)
     decoder_depth: int = option(8, "blocks of the decoder", low=1, high=1000)
     products: str = products_option()
