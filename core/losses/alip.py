@@ -28,7 +28,7 @@ class Alip(RowLoss):
     where W_s < 1, else 1. L = mean(W_s W_p CE) over both texts, CE being the mean of both directions. No gradient
     passes through weights.
 
-    The means take the batch in before they are compared with, as in the released code, and are kept once per step. They
+    The means are updated with the batch before they are compared, as in the released code, once per step. They
     start at 1, so that all weights are small for the first hundreds of steps. The buffer "means" (3,) holds those of
     the similarities text to caption, image to text, image to caption.
 

@@ -41,7 +41,7 @@ class Declip(Loss):
     wraps. Terms are not divided by the number of processes. The released model reads the features of the first text
     off its masked form; here they are those of the caption.
 
-    A term of weight 0 is left out with what only it needs. The term of hidden words is 0 in a batch where none is
+    A term of weight 0 is left out, with all that only it needs. The term of hidden words is 0 in a batch where none is
     hidden. SimSiam's projector has three layers with BatchNorm.
 
     Raises:

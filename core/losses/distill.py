@@ -46,7 +46,7 @@ class Distill(RowLoss):
     batch. The released code averages the squares before it weighs them, so that their weights do nothing, and leaves
     the teacher's scores in another order than the student's; here weights and order are those the paper means.
 
-    A term of weight 0 is left out with what only it needs.
+    A term of weight 0 is left out, with all that only it needs.
 
     Raises:
         ConfigError: all weights are 0.

@@ -22,12 +22,12 @@ from ._products import products_option
 class LongClip(RowLoss):
     """Long-CLIP: Unlocking the Long-Text Capability of CLIP (Zhang et al., 2024, arXiv 2403.15378).
 
-    The image is matched with its long caption; and what the first principal components of the batch's image features
-    keep of it, with a short caption. Both are CLIP's loss with label smoothing. Before training the text tower is given
-    a longer context (77 tokens become 248), whose first positions stay as they are.
+    The image is matched with its long caption, and its projection on the first principal components of the batch's
+    image features with a short caption. Both terms are CLIP's loss with label smoothing. Before training, the context
+    of the text tower is stretched (77 tokens become 248); its first positions are kept.
 
     Components are those of the global batch, where the released code takes each process's part; features are not
-    brought to length 1 again after it, as there. It trains from a logit scale of 100; here from that of the backbone.
+    normalised again afterwards, as released. The logit scale starts at the backbone's (released: 100).
 
     Parts: "long", "short".
 

@@ -17,11 +17,11 @@ from ._products import products_option, with_all
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class RankingHinge(RowLoss):
-    """A pair's cosine is to lie a margin above those of its image with other captions, and of its caption with others.
+    """A pair's cosine must exceed, by a margin, those of its image with other captions and of its caption with others.
 
     Deep Learning Applied to Image and Text Matching, 2016, arXiv 1601.03478, trains on the sum over all others;
     VSE++: Improving Visual-Semantic Embeddings with Hard Negatives, 2017, arXiv 1707.05612, on the hardest one alone.
-    No temperature. The mean over pairs is taken, as VSE++'s paper says; its released code leaves the sum.
+    No temperature. The loss is the mean over pairs, as in VSE++'s paper; its released code takes the sum.
 
     Example:
         >>> import torch, vladapt

@@ -23,10 +23,10 @@ class RoVit(RowLoss):
     """Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision Transformers (Kim et al., 2023,
     arXiv 2305.07011).
 
-    Each pair of an image and a text is a question of its own: with p the sigmoid of their scaled cosine where they
-    belong together, and one minus it where they do not, it costs -(1 - p)^gamma log p. The costs of an image with all
-    texts are summed and averaged over images; from texts to images the sum is the same. Released with it: a weight of
-    2 alpha for pairs that belong together and 2 (1 - alpha) for the others, both 1 by default.
+    Each pair of an image and a text is a binary classification: with p the sigmoid of their scaled cosine for positive
+    pairs, and one minus it for negative ones, its loss is -(1 - p)^gamma log p. The losses of an image with all
+    texts are summed and averaged over images; from texts to images the sum is the same. The released code also has
+    weights, 2 alpha for positive pairs and 2 (1 - alpha) for the others, both 1 by default.
 
     Before training, `prepare` makes the image tower see random regions of its up-sampled positions while it is in
     train mode (see `_cropped_positions`). The released sampler reads regions half a cell of the up-sampled grid

@@ -21,17 +21,17 @@ from ._products import add_product, product, products_option
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Siglip(RowLoss):
-    """Each pair of an image and a caption is a yes-or-no question of its own: do they belong together?
+    """Each pair of an image and a caption is a binary classification of its own: do they belong together?
 
     Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343. Summed over all pairs, divided by the images.
-    The N x N matrix of logits is made in blocks, so that memory grows with N alone. Of W ranks each keeps its images,
-    while the captions of all go round from rank to rank, with their gradients so far.
+    The N x N matrix of logits is made in blocks, so that memory grows with N alone. Each of W ranks keeps its
+    images, while the captions of all pass from rank to rank, with their gradients so far.
 
-    The bias is the model's `logit_bias` where it has one; else one that this loss owns and trains. A start of -10 keeps
-    the many pairs that do not belong together from drowning the rest.
+    The bias is the model's `logit_bias` if it has one, otherwise the loss's own, which is trained. An initial value of
+    -10 keeps the many negative pairs from dominating.
 
-    With `same_label` each image belongs together with all captions of its label, as pictures and captions of one person
-    do. Where no label occurs twice nothing changes.
+    With `same_label` all captions of an image's label are its positives, as are pictures and captions of one person.
+    If no label occurs twice nothing changes.
 
     Example:
         >>> import torch, vladapt

@@ -28,18 +28,18 @@ class Silc(RowLoss):
     """SILC: Improving Vision Language Pretraining with Self-Distillation (Naeem et al., 2023, arXiv 2310.13355).
 
     CLIP's loss, plus DINO's from local to global views (2021, arXiv 2104.14294): a head maps features to scores of K
-    prototypes; from local crops the student is to give the softmax that the teacher, the mean of the student over
-    time, gives from the whole image. The teacher's scores are centred on their mean over time and sharpened.
+    prototypes; from local crops the student is trained to give the softmax that the teacher, a moving average of
+    the student, gives from the whole image. The teacher's scores are centred on their mean over time and sharpened.
 
     As published: K 65536, temperatures 0.04 and 0.1, centre momentum 0.9, and a fixed teacher momentum of 0.966: one
-    that ends at 1, as DINO's does, would keep the teacher from learning of texts. The paper sees two global views,
+    that ends at 1, as DINO's does, would keep the teacher from learning from texts. The paper sees two global views,
     0.4 to 1 of the image, and eight local ones, 0.05 to 0.4; here the global view is the one that CLIP's loss sees, so
-    that it is aligned with the text, as the paper asks, and local ones are as many as given. DINO's momentum goes from
-    0.996 to 1. A term of weight 0 is left out with what only it needs.
+    that it is aligned with the text, as the paper asks, and the number of local views is free. DINO's momentum goes
+    from 0.996 to 1. A term of weight 0 is left out, with all that only it needs.
 
     Experimental: the head is DINO's, three layers with GELU to a bottleneck, unit length, and unit prototypes; it
     reads features before the projection, where the paper's starts from the shared space; and the weight of both terms
-    is 1. None of the three could be read in the paper.
+    is 1. The paper states none of the three.
 
     Raises:
         ConfigError: both weights are 0.

@@ -23,19 +23,19 @@ LEAST = 1e-12
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Bot(Loss):
-    """Identity by a classifier behind BNNeck, triplets with hard mining and a centre per person in front of it.
+    """An identity classifier after BNNeck, and before it a triplet loss with hard mining and a centre per person.
 
     "Bag of Tricks and A Strong Baseline for Deep Person Re-identification" (Luo et al. 2019, arXiv 1903.07071).
-    Features as the tower gives them, not brought to length 1, are pulled by the triplet loss of "In Defense of the
+    The tower's features, not normalised, are pulled by the triplet loss of "In Defense of the
     Triplet Loss for Person Re-Identification" (Hermans et al. 2017, arXiv 1703.07737), which compares the farthest
     picture of the same person in the batch with the nearest of another, and to the centre of their person ("A
-    Discriminative Feature Learning Approach for Deep Face Recognition", Wen et al., ECCV 2016). Behind a batch
-    normalisation without bias, a linear layer without bias names the person, its targets smoothed. Pictures are
-    compared by what the normalisation gives. The text tower stays as it is.
+    Discriminative Feature Learning Approach for Deep Face Recognition", Wen et al., ECCV 2016). After a batch
+    normalisation without bias, a linear layer without bias classifies the person, with label smoothing. Pictures are
+    compared by the features after the normalisation. The text tower is not trained.
 
     Centres take gradient steps of their own, at the rate `center_rate`, as if the weight of their loss were 1.
 
-    Batches are to hold several pictures of each person (`domains/person/samplers.py`).
+    Batches must have several pictures of each person (`domains/person/samplers.py`).
 
     Raises:
         CapabilityError: dims lacks embed_dim or num_labels.

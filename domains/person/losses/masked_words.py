@@ -28,13 +28,13 @@ class MaskedWords(RowLoss):
     """The implicit relation reasoning of "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
     Retrieval" (IRRA), 2023, arXiv 2303.12501.
 
-    Of the words of a caption 15 % are chosen, at least one; 80 % of these are hidden, 10 % are another word, 10 % stay.
-    The text tower reads what is left. Its tokens look at the image, the whole and all patches, in one cross-attention,
-    then at each other in a transformer of four blocks; a head of two layers says which words stood there. The loss is
-    the mean cross-entropy over chosen words. What is chosen is a function of seed, epoch and row.
+    15 % of the words of a caption are chosen, at least one; 80 % of these are masked, 10 % are replaced by another
+    word, 10 % are kept. The text tower reads the result. Its tokens attend to the whole image and all patches in one
+    cross-attention, then to each other in a transformer of four blocks; a head of two layers predicts the chosen words.
+    The loss is the mean cross-entropy over chosen words. The choice is a function of seed, epoch and row.
 
-    Towers give tokens in the space that they share, which is as wide as the encoder. `width` makes it narrower, by a
-    linear layer on each side; this is ours, for towers of very wide features (`embedded`).
+    Towers give tokens in their shared space, and the encoder is as wide as that. `width` makes it narrower, with a
+    linear layer on each side; this is ours, for towers with very wide features (`embedded`).
 
     Raises:
         CapabilityError: dims lacks embed_dim or vocab_size, or the text tower knows no token for a hidden word.

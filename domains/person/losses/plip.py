@@ -42,7 +42,8 @@ class Plip(RowLoss):
     * `colours` (text-guided image colourisation): the image tower sees the picture in grey; its patches look at the
       words of the caption and tell the colours, as mean squared error of the differences to grey, in tenths.
 
-    A term of weight 0 is left out with what only it needs. Both readers are one layer of cross-attention and an MLP.
+    A term of weight 0 is left out, with all that only it needs. Both readers are one layer of cross-attention and an
+    MLP.
 
     Raises:
         ConfigError: all weights are 0, or a width that is no multiple of the heads.

@@ -24,21 +24,22 @@ SELECTED_BY = ("attention", "similarity")
 class Rde(Loss):
     """Noisy-Correspondence Learning for Text-to-Image Person Re-identification (Qin et al., 2024, arXiv 2308.09911).
 
-    A pair is compared twice: by the features of the towers (global), and by embeddings of the tokens that their last
-    attention looks at most (selection). Before each epoch two Gaussians are fitted to the losses of all pairs, once for
-    each embedding; a pair counts as clean where both find it in the Gaussian of lower losses, and where they differ a
-    coin decides. Triplet alignment (TAL), of clean pairs alone, is for each sample and both directions
+    A pair is compared twice: by the features of the towers (global), and by embeddings of the tokens with the most
+    attention in the last block (selection). Before each epoch two Gaussians are fitted to the losses of all pairs, once
+    for each embedding; a pair counts as clean if both put it in the Gaussian of lower losses; if they differ, a coin
+    flip decides. Triplet alignment (TAL), of clean pairs only, is for each sample and both directions
 
         [margin - sum_p a_p s_p + tau log sum_n exp(s_n / tau)]_+
 
-    over samples p of the same person, weighed by their softmax a, and all samples n of others; the sum over pairs, of
-    both embeddings. A pair is found by the mean of both cosines: see `embed_image` and `embed_text`.
+    over samples p of the same person, weighted by their softmax a, and all samples n of others; the sum over pairs and
+    both embeddings. The ranking uses the mean of both cosines: see `embed_image` and `embed_text`.
 
-    It is computed of the whole batch by each process: the selection's BatchNorm is to see all of it.
+    Each process computes it on the whole batch, since the selection's BatchNorm must see all of it.
 
-    The coin and the order in which pairs are judged are drawn anew in each epoch, from `seed` and the epoch. Towers
-    without attention of a class token (`embedded`, a ResNet) can select tokens by their cosine with the feature of the
-    whole, which is ours, as is `trust_epochs`: at the start of towers that know nothing of people losses tell little.
+    The coin flips and the order in which pairs are judged are drawn anew in each epoch, from `seed` and the epoch.
+    Towers without attention of a class token (`embedded`, a ResNet) can select tokens by their cosine with the feature
+    of the whole image or text. This is ours, as is `trust_epochs`: at first, losses of towers that know nothing of
+    people say little.
 
     Raises:
         CapabilityError: dims lacks embed_dim or num_samples; or the towers have no such attention.

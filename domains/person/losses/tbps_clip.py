@@ -30,7 +30,7 @@ class TbpsClip(RowLoss):
 
     A weighted sum of four terms, on images of people, their captions and who they are:
 
-    * `nitc`: CLIP's loss where all samples of a person are right, targets mixed with the model's own softmax; that
+    * `nitc`: CLIP's loss with all samples of a person as positives, targets mixed with the model's own softmax; its
       share rises from 0 to `soft` over the first epoch. The mean of two views of the image.
     * `ritc`: KL(p || q) of the softmax p and the even targets q, with q + `epsilon` under the logarithm.
     * `citc`: CyCLIP's two terms (2022, arXiv 2205.14459): squared gaps between the cosines of two images and of their
@@ -38,7 +38,7 @@ class TbpsClip(RowLoss):
     * `simclr`: SimCLR's loss (2020, arXiv 2002.05709) on two strongly augmented views, their projected features behind
       a small MLP.
 
-    A term of weight 0 is left out with what only it needs.
+    A term of weight 0 is left out, with all that only it needs.
 
     Raises:
         ConfigError: all weights are 0.

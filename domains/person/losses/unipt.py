@@ -31,15 +31,14 @@ class Unipt(RowLoss):
     """Unified Pre-training with Pseudo Texts for Text-To-Image Person Re-identification (Shao et al., 2023,
     arXiv 2309.01420).
 
-    The sum of CLIP's loss on plain cosines, without a temperature (`contrast`), of the error of hidden patches, which
-    a decoder rebuilds from those that the image tower sees (`patches`), and of the cross-entropy of hidden words
-    (`words`).
-    The value of the first two is that of the released code. A term of weight 0 is left out with what only it needs; the
-    decoder needs an image tower with blocks.
+    The sum of CLIP's loss on plain cosines, without a temperature (`contrast`), of the error of masked patches, which a
+    decoder reconstructs from those that the image tower sees (`patches`), and of the cross-entropy of masked words
+    (`words`). The value of the first two is that of the released code. A term of weight 0 is left out, with all that
+    only it needs; the decoder needs an image tower with blocks.
 
-    The released code names the errors of patches and words and leaves out how they are made: here they are those of MAE
-    (2021, arXiv 2111.06377: three quarters hidden, a decoder of 8 blocks of width 512, pixels of each patch brought to
-    mean 0 and deviation 1) and of BERT (2018, arXiv 1810.04805: 15 % of the words), the words read by one linear layer.
+    The released code names the errors of patches and words but not how they are computed: here they are those of MAE
+    (2021, arXiv 2111.06377: three quarters masked, a decoder of 8 blocks of width 512, pixels of each patch normalised
+    to mean 0 and deviation 1) and of BERT (2018, arXiv 1810.04805: 15 % of the words), predicted by one linear layer.
 
     Raises:
         ConfigError: all weights are 0, or a width that is no multiple of 32.

@@ -20,7 +20,7 @@ class TeachText(Loss):
     arXiv 2104.08271).
 
     L = max margin + `distill` x SmoothL1(S, T). S are the cosines of the batch's texts and clips, T those of the
-    frozen teacher, of all B x B pairs and not of the partners alone; the smooth L1 is their mean with beta 1. The max
+    frozen teacher, of all B x B pairs, not only of partners; the smooth L1 is their mean with beta 1. The max
     margin is the mean over all others of a text, and of a clip, of how far they come nearer than its partner plus
     `margin`.
 
