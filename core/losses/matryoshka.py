@@ -26,8 +26,8 @@ class Matryoshka(RowLoss):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147); for pairs of images and texts:
     jina-clip-v2 (2024, arXiv 2412.08802).
 
-    Outputs in the shared space are cut to their first numbers, brought to length 1 again, and given to another loss;
-    so at each width, each with its own loss (heads and queues too). What a frozen teacher gives is left whole.
+    Outputs in the shared space are cut to their first numbers, normalised again, and given to another loss;
+    so at each width, each with its own loss (heads and queues too). Outputs of a frozen teacher are not cut.
     What the other loss does to towers is done once, by that of the greatest width. Ranks share out the work where the
     other loss has it so.
 

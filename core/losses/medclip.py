@@ -20,11 +20,11 @@ from ._products import products_option, with_all
 class Medclip(RowLoss):
     """An image matches a text as far as their findings agree, whether or not they come from one study.
 
-    MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, 2022, arXiv 2210.10163. Findings are 1 where
-    present, -1 where absent and 0 where uncertain or not told. The softmax of an image's agreement with all texts is
+    MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, 2022, arXiv 2210.10163. Findings are 1 if
+    present, -1 if absent and 0 if uncertain or not given. The softmax of an image's agreement with all texts is
     the soft target of its logits, and the other way round; the loss is the mean of both cross-entropies. Features of an
-    augmented text (`text_view2`) have the same targets, and the mean of both texts is taken. Pairs hold no findings:
-    `pretrain` refuses this loss, which is for a trainer of your own that gives them.
+    augmented text (`text_view2`) have the same targets, and the mean of both texts is taken. Pairs have no findings:
+    `pretrain` refuses this loss, which is for your own trainer that provides them.
 
     Example:
         >>> import torch, vladapt

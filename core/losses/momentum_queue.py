@@ -20,8 +20,8 @@ class MomentumQueue(Loss):
 
     BriVL of WenLan: Bridging Vision and Language by Large-Scale Multi-Modal Pre-Training, 2021, arXiv 2103.06561, which
     brings MoCo (Momentum Contrast for Unsupervised Visual Representation Learning, 2019, arXiv 1911.05722) to pairs.
-    Keys come from the teacher, the mean of the student over time. The positive of a sample is the teacher's key of the
-    same sample; its negatives are the queue, and none but the queue. Thus their number does not hang on the batch.
+    Keys come from the teacher, a moving average of the student. The positive of a sample is the teacher's key of the
+    same sample; its negatives are only those in the queue, so their number does not depend on the batch.
 
     Queue size and momentum are those of the released configuration. It trains at a fixed temperature of 0.07, which is
     where CLIP's learnable `logit_scale` starts, and adds both directions up; here their mean is taken. Released queues

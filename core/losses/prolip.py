@@ -23,9 +23,10 @@ MASKED = ("image_masked", "image_masked_log_variance", "text_masked", "text_mask
 class Prolip(RowLoss):
     """Probabilistic Language-Image Pre-Training (Chun et al., 2024, arXiv 2410.18857).
 
-    Every input is a Gaussian with a mean of length 1 and one variance a dimension. Pairs are classified by a sigmoid of
-    a (mu_i . mu_t - (sum of both variances) / 2) + b (PPCL); an inclusion loss wants each image inside its caption, and
-    each input inside its masked view; and a KL divergence to the unit Gaussian keeps variances from vanishing (VIB).
+    Every input is a Gaussian with a mean of length 1 and one variance per dimension. Pairs are classified by a sigmoid
+    of a (mu_i . mu_t - (sum of both variances) / 2) + b (PPCL); an inclusion loss wants each image inside its caption,
+    and each input inside its masked view; and a KL divergence to the unit Gaussian keeps variances from vanishing
+    (VIB).
 
     Where the released code and the paper differ:
     * The test of "1 in 2", ln of the integral of p_1^2 p_2, holds 2 ln sigma_1 and ln sigma_2, for which the code takes

@@ -33,7 +33,7 @@ class Irra(RowLoss):
     Here they read whole captions; `leak` does as released.
 
     Raises:
-        ConfigError: all weights are 0, or `leak` without hidden words.
+        ConfigError: all weights are 0, or `leak` without masked words.
         CapabilityError: as of the parts.
 
     Example:
@@ -69,7 +69,7 @@ class Irra(RowLoss):
         if not self.weights:
             raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
         if self.leak and not self.words:
-            raise ConfigError(f"{self.title}: leak=True without hidden words; give words above 0")
+            raise ConfigError(f"{self.title}: leak=True without masked words; give words above 0")
         needs = {"labels", "image_embedding", "text_embedding"} if self.sdm or self.identity else set()
         if self.sdm:
             self.of_pairs = Sdm(logit_scale=self.logit_scale)

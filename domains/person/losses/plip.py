@@ -33,14 +33,15 @@ NEEDS = {"identity": PAIR, "attributes": frozenset({"word_errors"}), "colours": 
 class Plip(RowLoss):
     """PLIP: Language-Image Pre-training for Person Representation Learning (Zuo et al., 2023, arXiv 2305.08386).
 
-    Of its training only the abstract is public, and this is ours after it:
+    Only the abstract says how it was trained, so these terms are ours:
 
-    * `identity` (identity-based vision-language contrast): CLIP's loss, where all samples of a person are right.
-    * `attributes` (image-guided attribute prediction): words of the caption are hidden, 15 % as in BERT (2018, arXiv
-      1810.04805); what the text tower makes of the rest looks at the patches of the image, and is compared with the
+    * `identity` (identity-based vision-language contrast): CLIP's loss, with all samples of a person as positives.
+    * `attributes` (image-guided attribute prediction): 15 % of the words of the caption are masked, as in BERT (2018,
+      arXiv 1810.04805); the text tower's tokens attend to the patches of the image, and are compared with the
       embeddings of all words.
-    * `colours` (text-guided image colourisation): the image tower sees the picture in grey; its patches look at the
-      words of the caption and tell the colours, as mean squared error of the differences to grey, in tenths.
+    * `colours` (text-guided image colourisation): the image tower sees the picture in grey; its patches attend to
+      the words of the caption and predict the colours; the loss is the mean squared error of the differences to grey,
+      in tenths.
 
     A term of weight 0 is left out, with all that only it needs. Both readers are one layer of cross-attention and an
     MLP.
