@@ -64,7 +64,7 @@ class MultiBackbone(ClassWeighted):
     """
 
     differs: ClassVar[str] = (
-        "no fixture, experimental: checked against the mean of logits, at stationary temperatures, and against its "
+        "no fixture, experimental: checked against the mean of logits, for stationary temperatures, and against its "
         "formula, computed directly"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})

@@ -33,8 +33,9 @@ class Fpl(PseudoLabelled):
 
     differs: ClassVar[str] = (
         "the choice of images that get pseudo-labels is compared; the training is checked against an explicit loop. "
-        "Float32 (released: float16); the domain's prompts; all pseudo-labelled images train (released: 80 %); the "
-        "weights of the best epoch on held-out pseudo-labels are kept (released: the last epoch's, whatever was best)"
+        "Float32 (released: float16); the domain's prompts; all labelled images are used for training (released: 80 "
+        "%); the weights of the best epoch on held-out pseudo-labels are kept (released: the last epoch's, whatever "
+        "was best)"
     )
 
     pseudo_shots: int = option(FEW, "pseudo-labels per class", low=1, high=1_000_000)
