@@ -133,7 +133,7 @@ def _short(seconds: float) -> str:
 def _paper(name: str) -> str:
     cls = adapter_class(name)
     text = f"{cls.__doc__} {inspect.getmodule(cls).__doc__}"
-    found = re.search(r"arXiv (\d{4}\.\d{4,5})", text)
+    found = re.search(r"arXiv\s+(\d{4}\.\d{4,5})", text)
     return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else "–"
 
 

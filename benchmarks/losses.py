@@ -107,7 +107,7 @@ def row_of(name: str, entry) -> str:
     loss = build_loss(name, DIMS)
     text = ast.get_docstring(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
     text += "\n" + (loss.__doc__ or "")
-    papers = dict.fromkeys(re.findall(r"arXiv[: ]+(\d{4}\.\d{4,5})", text))
+    papers = dict.fromkeys(re.findall(r"arXiv[:\s]+(\d{4}\.\d{4,5})", text))
     return row(
         f"`{name}`",
         text.splitlines()[0].rstrip(".") + (" (experimental)" if loss.experimental else ""),
