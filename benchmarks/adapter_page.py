@@ -11,7 +11,7 @@ from vladapt.core.registry import adapter_class, catalogue
 
 BEGIN, END = "<!-- table: written by benchmarks/adapters.py page -->", "<!-- end of the table -->"
 GROUPS = {
-    "selection": "a choice among the methods of seconds",
+    "selection": "a choice among fast methods",
     "cache": "a memory of the shots beside zero-shot",
     "head": "a head on the image features",
     "prompt": "words or tokens that are learned",
@@ -27,17 +27,17 @@ IN_WORDS = {
     "parts": "parts of samples",
     "pre_projection": "features before the projection",
     "text_encoder": "text tower",
-    "pixels": "images, trained on",
+    "pixels": "images for training",
     "images": "images",
     "unlabeled": "all test images at once",
     "descriptions": "sentences about classes",
     "captions": "captions",
     "boxes": "boxes",
-    "support_folder": "folder of found images",
+    "support_folder": "a folder of images by class name",
     "synonyms": "synonyms",
     "further_backbones": "further backbones",
     "ctx": "a learned context",
-    "keys": "another backbone's images",
+    "keys": "image features of another backbone",
     "base": "a fitted run to start from",
     "attributes": "sentences about classes",
     "pair_attributes": "sentences that tell two classes apart",
@@ -133,12 +133,12 @@ def _short(seconds: float) -> str:
 def _paper(name: str) -> str:
     cls = adapter_class(name)
     text = f"{cls.__doc__} {inspect.getmodule(cls).__doc__}"
-    found = re.search(r"arXiv (\d{4}\.\d{4,5})", text)
+    found = re.search(r"arXiv\s+(\d{4}\.\d{4,5})", text)
     return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else "–"
 
 
 HEADER = (
-    "| adapter | what it is | needs besides features | trained numbers | seconds | MiB | gain, 1 shot | 4 shots "
+    "| adapter | what it is | needs besides features | trained parameters | seconds | MiB | gain, 1 shot | 4 shots "
     "| 16 shots | paper |"
 )
 RULER = "|---|---|---|---:|---:|---:|---:|---:|---:|---|"

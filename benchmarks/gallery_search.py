@@ -121,7 +121,7 @@ def main() -> None:
     what = "rows without structure" if arguments.even else f"rows of {people:,} identities"
     print(f"{arguments.rows:,} {what}, width {arguments.dims}, {arguments.queries} queries, top {TOP}")
     print(f"{THREADS} threads, {os.cpu_count()} cores; milliseconds per query")
-    print("| kind | build, s | median | 90 % below | CPU time | recall@10 |\n|---|---:|---:|---:|---:|---:|")
+    print("| kind | build, s | median | 90th percentile | CPU time | recall@10 |\n|---|---:|---:|---:|---:|---:|")
     exact: list[list[str]] = []
     try:
         for kind in ("flat", *(each for each in arguments.kinds.split(",") if each and each != "flat")):

@@ -1,4 +1,4 @@
-"""The tables of objectives in docs/losses.md.
+"""The tables of losses in docs/losses.md.
 
 python benchmarks/losses.py > docs/losses.md
 """
@@ -29,53 +29,53 @@ DIMS = {
     "num_classes": 2,
     "num_labels": 2,
 }
-HEAD = """# Objectives
+HEAD = """# Losses
 
-One file each in `core/losses/`, or in the folder `losses/` of a domain, named on the command line by `--loss NAME` or
-`--loss NAME=WEIGHT`, several times to add them up; options by `--set loss.NAME.OPTION=VALUE`. A loss is a function of
-the global batch: value and gradients do not depend on how many processes or micro-batches the batch was cut into. What
-it needs is asked for by name, and made of the data and the towers, or refused in one line. `medclip` needs findings,
-which pairs do not hold: it is for a trainer of your own that gives them. `python benchmarks/losses.py` prints this
-page.
+Each loss is a file in `core/losses/`, or in the folder `losses/` of a domain. `--loss NAME` or `--loss NAME=WEIGHT`
+chooses it, several times for a sum; `--set loss.NAME.OPTION=VALUE` sets an option. A loss is a function of
+the global batch: value and gradients do not depend on how many processes or micro-batches the batch is divided into. A
+loss declares its inputs by name; they are made from the data and the towers, or the loss is refused in one line.
+`medclip` needs findings, which pairs do not have: it is for your own trainer that provides them.
+`python benchmarks/losses.py` prints this page.
 
-| name | what | needs | paper |
+| name | what it is | needs | paper |
 |---|---|---|---|
 """
 PROCESSES = """
 ## Several processes
 
-Of W processes each has n = N / W of the batch's rows. Losses over pairs are computed by rows: each process takes its
-own against the columns of all, which is 1 / W of the arithmetic of one process. (`rankclip` takes 16 / 13 of that: a
-text that ranks all images needs scores that one process has already.) What is held at once, beside features:
+Each of W processes has n = N / W of the batch's rows. Losses over pairs are computed by rows: each process compares its
+own rows with the columns of all, which is 1 / W of the arithmetic of one process. (`rankclip` needs 16 / 13 of that: a
+text that ranks all images needs scores that one process has already.) The memory needed at once, beside features:
 
-| computed by rows | held |
+| computed by rows | in memory |
 |---|---|
-| `alip`, `clip`, `long-clip`, `unicl`, `unipt`, the contrast of `silc` | blocks of n x N, and the N x D columns |
-| `siglip` | blocks of n x n; captions and their gradients go round from process to process, N x D is never held |
-| `matryoshka` | what the other loss holds, at each width |
+| `alip`, `clip`, `long-clip`, `unicl`, `unipt`, CLIP's loss in `silc` | blocks of n x N, and the N x D columns |
+| `siglip` | blocks of n x n; captions and their gradients pass from process to process, N x D is never in memory |
+| `matryoshka` | what the other loss needs, at each width |
 | {rest} | n x N a few times, until the backward pass |
 
-A block has at most 2^22 numbers on a CPU. On a GPU it takes at most 1/32 of the memory, which mostly is room for the
-whole n x N: one product. In one process n is N, and blocks keep these losses from holding N x N. With
-`--set loss.clip.products=bf16`, and so for each of them, pairs are multiplied in bf16 and summed up in float32.
+A block has at most 2^22 numbers on a CPU. On a GPU it takes at most 1/32 of the memory, which usually has room for the
+whole n x N, as one product. In one process n is N, and blocks keep N x N out of memory. With
+`--set loss.clip.products=bf16`, and likewise for each of them, pairs are multiplied in bf16 and summed up in float32.
 
 {whole}
 
-The value is that of the whole batch in each process, and so are the gradients, once they are averaged over processes as
-DistributedDataParallel and FSDP do. A loss of another package is given the rows of all processes; if it derives from
-`RowLoss` (CONTRIBUTING.md), its work is shared out too. `python benchmarks/loss_per_rank.py` counts it per process.
+Each process has the value of the whole batch, and also its gradients once they are averaged over processes, as
+DistributedDataParallel and FSDP do. A loss from another package gets the rows of all processes; if it derives from
+`RowLoss` (CONTRIBUTING.md), its work is divided too. `python benchmarks/loss_per_rank.py` measures it per process.
 """
 WHOLE = (
-    "All others ({names}) are computed of the whole batch by each process alike. Of these `filip` holds N x N there, "
+    "All others ({names}) are computed on the whole batch by every process. Of these `filip` needs N x N, "
     "`slip` 2N x 2N for its views, `declip` N x N for its neighbours, `momentum-queue` N times its queue, `dreamlip` "
-    "N x N per sub-caption where its circle loss is on, `rde` N x N for each of its two embeddings; the contrast of "
-    "pairs in `declip`, `dreamlip`, `protoclip` and `slip` is in blocks."
+    "N x N per sub-caption if its circle loss is on, `rde` N x N for each of its two embeddings; the contrastive loss "
+    "over pairs in `declip`, `dreamlip`, `protoclip` and `slip` is computed in blocks."
 )
 IN_BLOCKS = {"alip", "clip", "long-clip", "unicl", "silc", "siglip", "matryoshka", "unipt"}
 OPTIONS = """
 ## Options
 
-| loss | option | default | accepts | what |
+| loss | option | default | accepts | what it is |
 |---|---|---|---|---|
 """
 
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def processes(names: set[str]) -> str:
-    """What each of several processes computes and holds."""
+    """What each of several processes computes and has in memory."""
     by_rows = {name for name in names if issubclass(loss_class(name), RowLoss)}
     rest, whole = (_listed(some) for some in (by_rows - IN_BLOCKS, names - by_rows))
     return PROCESSES.format(rest=rest, whole=textwrap.fill(WHOLE.format(names=whole), 120, break_on_hyphens=False))
@@ -109,7 +109,7 @@ def row_of(name: str, entry) -> str:
     loss = build_loss(name, DIMS)
     text = ast.get_docstring(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
     text += "\n" + (loss.__doc__ or "")
-    papers = dict.fromkeys(re.findall(r"arXiv[: ]+(\d{4}\.\d{4,5})", text))
+    papers = dict.fromkeys(re.findall(r"arXiv[:\s]+(\d{4}\.\d{4,5})", text))
     return row(
         f"`{name}`",
         text.splitlines()[0].rstrip(".") + (" (experimental)" if loss.experimental else ""),

@@ -49,12 +49,12 @@ METHODS = (
     *(head, cache, prompt, towers, transductive, selftraining, pseudo_labels, testtime, crops, confidence),
     *(video, video_patches, video_towers),
 )
-OBJECTIVES = (losses, caption_losses, person, person_search, video_losses)
+LOSSES = (losses, caption_losses, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,
-    "Objectives": OBJECTIVES,
+    "Losses": LOSSES,
     "Open vocabulary": (detectors, segmentors),
-    "Pictures from above": (from_above,),
+    "Remote sensing": (from_above,),
     "People": (re_identification,),
 }
 ELSEWHERE = {
@@ -70,13 +70,13 @@ ELSEWHERE = {
 }
 TOP = """# Agreement with the public reference code
 
-Made by `python benchmarks/parity.py --parity FOLDER > docs/parity.md`. Each value is compared as
-|ours - reference| <= atol + rtol |reference| with the tolerance its fixture names, here never with a wider one;
-100 % is the limit. Integers are to be equal. All in float32 on the CPU.
+Made by `python benchmarks/parity.py --parity FOLDER > docs/parity.md`. Fixtures hold outputs of the authors' code. A
+value agrees if |ours - reference| <= atol + rtol |reference|, with the tolerance that its fixture states, never a wider
+one; 100 % of the tolerance is the limit. Integers must be equal. Everything is computed in float32 on the CPU.
 
-The largest error is that of whatever number a fixture holds (logits of the scale 100, percent, a precision matrix), and
-need not be the one in the last column, which uses up the largest share of its tolerance. Where a fixture holds what
-comes of a defect of the released code, the lists below the tables say so."""
+The largest error is in the unit of its value (logits of scale 100, percent, a precision matrix). It need not belong to
+the value in the last column, which uses the largest share of its tolerance. If a fixture contains the effect of a
+defect in the released code, the lists below the tables say so."""
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
     for title, files in ROOMS.items():
         found = [row for file in files for comparison in file.GROUPS for row in comparison.rows(fixtures)]
         rows += found
-        print(f"\n## {title}\n\n{table(found)}\n\n### Where ours differs from the released code, on purpose\n")
+        print(f"\n## {title}\n\n{table(found)}\n\n### Where ours differs from the released code on purpose\n")
         told = {name: text for file in files for name, text in getattr(file, "DEVIATIONS", {}).items()}
         for name, text in sorted({**told, **differences(title)}.items()):
             print(f"* **{name}**: {text}.")
@@ -107,8 +107,8 @@ def main() -> None:
 
 
 def differences(title: str) -> dict[str, str]:
-    """Name -> where a method or objective differs from its released code, as its own file says."""
-    kinds = {"Methods": (catalogue.adapters, adapter_class), "Objectives": (catalogue.losses, loss_class)}
+    """Name -> where a method or loss differs from its released code, as its own file says."""
+    kinds = {"Methods": (catalogue.adapters, adapter_class), "Losses": (catalogue.losses, loss_class)}
     if title not in kinds:
         return {}
     entries, load = kinds[title]
@@ -126,7 +126,7 @@ def table(rows: list[Check | NotCompared]) -> str:
         if isinstance(row, Check):
             group.append(row)
     lines = [
-        "| method | fixture | comparisons | largest error | of its tolerance | worst in |",
+        "| method | fixture | comparisons | largest error | share of tolerance | worst value |",
         "|---|---|---:|---:|---:|---|",
     ]
     for (method, fixture, why), checks in groups.items():
@@ -145,7 +145,7 @@ def without_a_row(fixtures: Fixtures, compared: set[str]) -> str:
     names = set(fixtures.names()) - compared
     lines = [f"* `{name}` is compared {where}." for name, where in ELSEWHERE.items() if name in names]
     if later := ", ".join(sorted(f"`{name}`" for name in names - ELSEWHERE.keys())):
-        lines.append(f"* Of methods that are not here: {later}.")
+        lines.append(f"* For methods that vladapt does not have: {later}.")
     return "\n".join(lines)
 
 

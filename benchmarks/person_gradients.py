@@ -23,7 +23,7 @@ from vladapt.core.contracts.backbone import Backbone
 from vladapt.domains.person import Person
 from vladapt.domains.person.tasks.person_search import PeoplePairs
 
-PARTS = {"sdm": ("sdm",), "identity": ("identity",), "hidden words": ("words",), "irra": ("sdm", "identity", "words")}
+PARTS = {"sdm": ("sdm",), "identity": ("identity",), "masked words": ("words",), "irra": ("sdm", "identity", "words")}
 TOWERS = ("image", "text")
 PUBLISHED = 50.0
 """Scale of SDM."""

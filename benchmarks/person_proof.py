@@ -79,16 +79,16 @@ class Method:
 
 
 METHODS = {
-    "frozen": Method("where all start"),
+    "frozen": Method("starting point"),
     "clip": Method("`clip` fine-tuned", "clip"),
     "clip-same": Method("`clip`, all of a person as positives", "clip", {"same_label": True}),
     "tbps-clip": Method("`tbps-clip`", "tbps-clip", {"simclr": 0.0}),
     "irra": Method("`irra`", "irra", NARROW),
     "no-sdm": Method("`irra` without SDM", "irra", {**NARROW, "sdm": 0.0}),
     "no-identity": Method("`irra` without the identity loss", "irra", {**NARROW, "identity": 0.0}),
-    "no-words": Method("`irra` without hidden words", "irra", {**NARROW, "words": 0.0}),
+    "no-words": Method("`irra` without masked words", "irra", {**NARROW, "words": 0.0}),
     "scale-50": Method("`irra`, SDM at its published scale of 50", "irra", {**NARROW, "logit_scale": 50.0}),
-    "leak": Method("`irra` as released: SDM reads hidden words", "irra", {**NARROW, "leak": True}),
+    "leak": Method("`irra` as released: SDM reads masked captions", "irra", {**NARROW, "leak": True}),
     "irra-wrong": Method("`irra`, 20 % wrong pairs", "irra", NARROW, WRONG, 2),
     "rde-wrong": Method("`rde`, 20 % wrong pairs", "rde", RDE, WRONG, 2),
 }
@@ -138,7 +138,7 @@ def main() -> None:
     print("\n| Rank-1, points | difference | 95 % interval | p |\n| --- | ---: | ---: | ---: |")
     for name, other in COMPARED:
         if name in scores and other in scores:
-            print(f"| {METHODS[name].title} less {METHODS[other].title} | {_compared(scores[name], scores[other])} |")
+            print(f"| {METHODS[name].title} minus {METHODS[other].title} | {_compared(scores[name], scores[other])} |")
     minutes, work = ((now - then) / 60 for now, then in ((time.monotonic(), began), (time.process_time(), work)))
     print(f"\n{minutes:.0f} minutes, {work:.0f} of CPU time; {torch.get_num_threads()} threads")
 

@@ -58,7 +58,8 @@ def main() -> None:
 
 def merging(spec: str) -> None:
     """Of a clip, counted on torch's meta device, which holds no numbers."""
-    print("| frames | patch tokens | left | billions of multiply-adds | left |\n|---:|---:|---:|---:|---:|")
+    print("| frames | patch tokens | after merging | billions of multiply-adds | with merging |")
+    print("|---:|---:|---:|---:|---:|")
     for frames in (8, 32):
         backbone = load_backbone(spec, device="cpu")
         attach_joint(backbone, AggregatingFrames(backbone, frames))
@@ -78,7 +79,7 @@ def measure(given, spec: str) -> None:
     prepared.data = prepared.data.with_items([*train, *test])
     shots, seconds = timed(lambda: prepared.draw(given.shots, 1, parts=True), given.device)
     clips, frames = len(shots.support), shots.support.parts.shape[1]
-    print(f"{clips} clips of {frames} frames to learn from, {len(shots.test)} to test; {given.device}\n")
+    print(f"{clips} training clips of {frames} frames, {len(shots.test)} test clips; {given.device}\n")
     kind = "CPU seconds" if given.device == "cpu" else "seconds"
     print(f"| | epochs | {kind} | {kind} per epoch | peak memory |\n|---|---:|---:|---:|---:|")
     row(f"frames of all {clips + len(shots.test)} clips decoded and encoded, once", None, seconds)

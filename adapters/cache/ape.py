@@ -1,4 +1,4 @@
-"""APE: a cache on the channels that tell classes apart, weighted by how much each key surprises the text."""
+"""APE: a cache on discriminative channels, each key weighted by how far its zero-shot prediction is from its label."""
 
 from __future__ import annotations
 

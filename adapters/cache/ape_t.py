@@ -1,4 +1,4 @@
-"""APE-T: a residual per class on the channels that tell classes apart, added to text and keys, and a weight per key."""
+"""APE-T: a residual per class on discriminative channels, added to text and keys, and a learned weight per key."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     """
 
     differs: ClassVar[str] = (
-        "channels by the text criterion as the paper says; as shipped the released function cannot run (two channel "
-        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val; by default 10 stored "
-        "augmented views in turn in place of new ones (`fresh_views`)"
+        "channels are chosen by the text criterion, as in the paper; the released function cannot run as shipped (it "
+        "confuses two channel counts) and reuses APE's channels from disk; the epoch is chosen on val; by default 10 "
+        "stored augmented views in turn instead of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

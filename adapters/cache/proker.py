@@ -77,9 +77,8 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
 
     differs: ClassVar[str] = (
         "logits are the released ones times the logit scale; a class without images keeps its zero-shot score "
-        "(released: it is not there at all); rows of val may come in any order (released: grouped by class); settings "
-        "that were found are never read back from disk. Without val they are searched on held-out images. ProKeR+CLAP "
-        "is not here"
+        "(released: it is missing); rows of val may come in any order (released: grouped by class); searched settings "
+        "are never read back from disk. Without val they are searched on held-out images. ProKeR+CLAP is not included"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

@@ -1,4 +1,4 @@
-"""Tip-Adapter: a key-value cache of the support added to zero-shot, nothing trained."""
+"""Tip-Adapter: a key-value cache of the support, added to zero-shot; nothing is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tip-Adapter-F: the cache's keys trained."""
+"""Tip-Adapter-F: a key-value cache of the support whose keys are trained, added to zero-shot."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     """
 
     differs: ClassVar[str] = (
-        "by default 10 stored augmented views in turn in place of new ones (`fresh_views`); the epoch is chosen on "
-        "val; the released code chooses it, and reports, on test. Compared is the last epoch; the fixture's values at "
-        "its best test epoch document that leak and are left out"
+        "by default 10 stored augmented views in turn instead of new ones (`fresh_views`); the epoch is chosen on val; "
+        "the released code chooses it, and reports, on test. The last epoch is compared; the fixture's values at its "
+        "best epoch on test document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

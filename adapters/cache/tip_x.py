@@ -1,4 +1,4 @@
-"""TIP-X: a cache that also compares how images spread over the classes, of shots or of images found by class name."""
+"""TIP-X: a cache, of shots or of images found by class name, that also compares images' class distributions."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class TipX(Searched, PooledViews, ByExample):
     """
 
     differs: ClassVar[str] = (
-        "ranges of divergences and cosines are those of the images that the weights were chosen on, and stay; a "
-        "class's keys are averaged, so that unequal shots are fair. The released code scales the divergences of the "
-        "test images, by their own range, to the cosines of val, which its variable still holds: the logits of test "
-        "images are compared with that range put in by hand, without it they differ"
+        "the ranges of divergences and cosines come from the images that the weights were chosen on, and are kept; the "
+        "keys of a class are averaged, so that unequal shots are fair. The released code scales the divergences of "
+        "test images by their own range to that of the cosines of val, which a variable still holds; logits of test "
+        "images are compared with that range set by hand, and differ without it"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

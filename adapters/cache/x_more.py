@@ -1,4 +1,4 @@
-"""X-MoRe: what the captions nearest to an image say, weighed against what the image says."""
+"""X-MoRe: scores of the captions nearest to an image, weighted against the scores of the image itself."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class XMoRe(Adapter):
     """
 
     differs: ClassVar[str] = (
-        "a confidence is divided by its mean over the images of the fit; the released code divides by the sum of "
-        "those tested so far, so that the order counts. `image_weight`, `caption_weight` and `scores` are compared "
-        "with the released running weights put through our mixture; these lines of the reference were restated, as "
-        "its loop skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION"
+        "a confidence is divided by its mean over the images of the fit; the released code divides by the sum over the "
+        "images tested so far, so that the order matters. `image_weight`, `caption_weight` and `scores` are compared "
+        "with the released running weights used in our mixture; these lines of the reference were rewritten, since its "
+        "loop skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION"
     )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})

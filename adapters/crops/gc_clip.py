@@ -1,4 +1,4 @@
-"""GC-CLIP: the image is cut to a detector's box of a likely class, with several margins, before it is classified."""
+"""GC-CLIP: crops the image to a detector's box of a likely class, with several margins, before it is classified."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class GcClip(CropAdapter):
     """
 
     differs: ClassVar[str] = (
-        "no code is public, experimental: checked against its formula written out, drawn scenes with known boxes, "
-        "and its limits (a box around everything, the margin of the whole image)"
+        "no public code, experimental: checked against its formula, computed directly, on drawn scenes with known "
+        "boxes, and in its limits (a box around everything, a margin of the whole image)"
     )
     experimental: ClassVar[str] = (
         "the number and formula of margins, the square around the box, the choice among labelled boxes, and the logits "

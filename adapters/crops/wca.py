@@ -1,4 +1,4 @@
-"""WCA: random crops of an image against sentences about each class, both weighted by how typical they are."""
+"""WCA: random crops of an image are compared with sentences about each class, weighted by how typical both are."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Wca(CropAdapter):
     """
 
     differs: ClassVar[str] = (
-        "crops are cut with the configured alpha 0.5 (the released code never passes it on and cuts with 0.1; "
-        "`alpha=0.1` does too); one draw of crops that follows from the seed and the pixels, in place of 20 draws "
-        "out of a pool. The fixture starts behind the crops, from their features"
+        "crops are cut with the configured alpha 0.5 (the released code never passes it on and cuts with 0.1, as "
+        "`alpha=0.1` does); one draw of crops, determined by the seed and the pixels, replaces 20 draws from a pool. "
+        "The fixture starts after the crops, from their features"
     )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})

@@ -1,4 +1,4 @@
-"""CLAP: a linear probe that starts from the text and is held near it, class by class."""
+"""CLAP: a linear probe that starts from the text and is kept near it by a penalty per class."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Clap(ClassWeighted, PooledViews):
     """
 
     differs: ClassVar[str] = (
-        "a class without samples gets the mean multiplier of the others (released: NaN); the multiplier is that of "
-        "zero-shot also where prototypes start at random; `adaptive` follows the chosen distance (released: always "
-        "l2). The comparison sets the fixture's learning rates, which are not those of a whole training"
+        "a class without samples gets the mean multiplier of the others (released: NaN); the multiplier comes from "
+        "zero-shot even where prototypes start at random; `adaptive` follows the chosen distance (released: always "
+        "l2). The comparison uses the fixture's learning rates, which are not those of a full training run"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

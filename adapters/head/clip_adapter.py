@@ -1,4 +1,4 @@
-"""CLIP-Adapter: a bottleneck learned on image features, blended with what the tower gives."""
+"""CLIP-Adapter: a learned bottleneck on image features, blended with the features themselves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ClipAdapter(Searched, FreshViews):
     """
 
     differs: ClassVar[str] = (
-        "any width (released: that of RN50 alone); by default 10 stored augmented views in turn in place of new ones "
+        "any width (released: only that of RN50); by default 10 stored augmented views in turn instead of new ones "
         "(`fresh_views`); `ratio=None` searches the ratio on val, which the released code does not do"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

@@ -68,9 +68,9 @@ class CrossModal(Searched, PooledViews):
     """
 
     differs: ClassVar[str] = (
-        "the logit scale is the model's (released: 100, CLIP's); a first augmented view takes the place of the flipped "
-        "one; test accuracy is never computed (released: for each point of the grid). Without val the grid is searched "
-        "on held-out images"
+        "the logit scale is the model's (released: 100, CLIP's); the first augmented view replaces the flipped image; "
+        "test accuracy is never computed (released: at each point of the grid). Without val the grid is searched on "
+        "held-out images"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")

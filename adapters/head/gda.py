@@ -1,4 +1,4 @@
-"""GDA: classes as Gaussians of one covariance, nothing trained, added to the zero-shot scores."""
+"""GDA: classes as Gaussians with a shared covariance, added to the zero-shot scores; nothing is trained."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ class GDA(Searched, PooledViews):
 
     differs: ClassVar[str] = (
         "a class without images has the mean of a new class (released: fails); never searched on test, which the "
-        "released ImageNet script does; any width in base-to-new (released: 512). The precision is shrunk in both "
-        'settings; that of the released base-to-new is not, and its fixture is met with `estimator="class-mean"`'
+        "released ImageNet script does; any width in base-to-new (released: 512). The precision matrix is shrunk "
+        "in both settings; that of the released base-to-new is not, and its fixture is reproduced with "
+        '`estimator="class-mean"`'
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on image features, the text tower unused."""
+"""Linear probe: logistic regression on image features, without the text."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class LinearProbe(Searched):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked against scikit-learn's own fit and a written-out bisection in the tests. Without val, "
-        "C is chosen on held-out support images"
+        "no fixture: checked in the tests against scikit-learn's own fit and an explicit bisection. Without val, C is "
+        "chosen on held-out support images"
     )
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True

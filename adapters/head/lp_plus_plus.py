@@ -65,8 +65,8 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     """
 
     differs: ClassVar[str] = (
-        "float32; unequal shots. The never zeroed gradient of alpha is kept by default, for the published numbers "
-        "were made with it, and so the fixtures are met with it; `accumulate=False` zeroes it"
+        "float32; shots may be unequal. By default the gradient of alpha is never zeroed, as in the released code, "
+        "since the published numbers and the fixtures were made so; `accumulate=False` zeroes it"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

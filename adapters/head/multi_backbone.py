@@ -1,4 +1,4 @@
-"""Several backbones together: each one's zero-shot logits at its own temperature, fixed or read off the image."""
+"""Several backbones together: zero-shot logits of each, at a temperature that is fixed or depends on the image."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class MultiBackbone(ClassWeighted):
     """
 
     differs: ClassVar[str] = (
-        "no fixture, experimental: checked against the mean of logits, stationary temperatures and its formula "
-        "written out"
+        "no fixture, experimental: checked against the mean of logits, for stationary temperatures, and against its "
+        "formula, computed directly"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})

@@ -1,4 +1,4 @@
-"""Nearest class mean: an image belongs to the class whose mean feature is nearest, nothing trained, the text unused."""
+"""Nearest class mean: the class whose mean feature is nearest, without the text; nothing is trained."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NearestMean(Adapter):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked against means and distances written out. The mean that `center` takes off is that of the "
+        "no fixture: checked against means and distances, computed directly. `center` subtracts the mean of the "
         "support (SimpleShot: of the base classes)"
     )
     multilabel: ClassVar[bool] = True

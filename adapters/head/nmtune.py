@@ -62,7 +62,7 @@ class NMTune(ClassWeighted, FreshViews):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked against its training written out with torch's own layers, and each term by hand"
+        "no fixture: checked against an explicit training loop with torch's own layers, and each term by hand"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.8, 1.0)

@@ -68,7 +68,9 @@ class RealLinear(ClassWeighted):
         torch.Size([12, 3])
     """
 
-    differs: ClassVar[str] = "no fixture: checked against the published loop written out and its limits"
+    differs: ClassVar[str] = (
+        "no fixture: checked against the published procedure as an explicit loop, and in its limits"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder", "synonyms", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")

@@ -1,4 +1,4 @@
-"""REPE: each class's text moved towards the captions that it retrieves, nothing trained."""
+"""REPE: each class's text is moved towards the captions that it retrieves; nothing is trained."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Repe(Adapter):
     """
 
     differs: ClassVar[str] = (
-        "captions are the nearest of a pool, not those of the nearest images of LAION-5B; a class without one keeps "
-        "its text; a moved text is always of unit length, in the released code with several prompts per class only"
+        "captions are the nearest of a pool, not those of the nearest images of LAION-5B; a class without any keeps "
+        "its text; a moved text always has unit length (released: only with several prompts per class)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     label_free: ClassVar[bool] = True

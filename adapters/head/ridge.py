@@ -1,4 +1,4 @@
-"""Ridge: least squares of the class indicators with a penalty on the weights, in closed form, the text unused."""
+"""Ridge: least squares of the class indicators with a penalty on the weights, in closed form, without the text."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Ridge(Searched):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked against scikit-learn's ridge, and against a fit for each image that is left out. The "
-        "intercept has no penalty, and the scale of the logits is fitted (paper: both meta-learned)"
+        "no fixture: checked against scikit-learn's ridge, and against explicit leave-one-out fits. The intercept has "
+        "no penalty, and the scale of the logits is fitted (paper: both meta-learned)"
     )
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""SS-Text: class weights in closed form, the text plus the sum of the shots, with nothing to train or to choose."""
+"""SS-Text: class weights in closed form, the text plus the sum of the shots; nothing is trained or chosen."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class SSText(Adapter):
     """
 
     differs: ClassVar[str] = (
-        "lambda is what the paper says for any number of shots (released: at least 0.001, another rule from 1,000 "
-        "shots on, which `least_lambda=0.001` follows); any number of classes (released: 127); without shots of a "
-        "class the baseline `images` takes its text (released: NaN)"
+        "lambda follows the paper for any number of shots (released: at least 0.001, and another rule from 1,000 shots "
+        "on, as with `least_lambda=0.001`); any number of classes (released: 127); for a class without shots the "
+        "baseline `images` uses its text (released: NaN)"
     )
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 

@@ -58,8 +58,8 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
     """
 
     differs: ClassVar[str] = (
-        "float32; by default 10 stored augmented views in turn in place of new ones (`fresh_views`); where text "
-        "features have no lengths (a features file) they are made 10 long, about CLIP's"
+        "float32; by default 10 stored augmented views in turn instead of new ones (`fresh_views`); if the norms of "
+        "text features are unknown (a features file), they are set to 10, about CLIP's"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

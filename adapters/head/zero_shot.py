@@ -1,4 +1,4 @@
-"""Zero-shot: the text classifier alone, what every adaptation is measured against."""
+"""Zero-shot: the text classifier alone, the baseline of every adaptation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CoCoOp: a context that each image shifts, through a small network."""
+"""CoCoOp: a learned context that a small network shifts for each image."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     """
 
     differs: ClassVar[str] = (
-        "float32 in place of float16; by default 10 stored augmented views in turn in place of new ones (`fresh_views`)"
+        "float32 instead of float16; by default 10 stored augmented views in turn instead of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views", "text_encoder"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

@@ -1,4 +1,4 @@
-"""CoOp: the words around the class names are learned, both towers stay frozen."""
+"""CoOp: learned context vectors around the class names, with both towers frozen."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ class Coop(WithPreset, SharedContext):
     """
 
     differs: ClassVar[str] = (
-        "float32 in place of float16; by default 10 stored augmented views in turn in place of new ones "
-        "(`fresh_views`); with `csc` and `ctx_init` each class starts from the words (the released code then "
-        "ignores `csc`)"
+        "float32 instead of float16; by default 10 stored augmented views in turn instead of new ones (`fresh_views`); "
+        "with `csc` and `ctx_init` each class starts from these words (the released code then ignores `csc`)"
     )
     multilabel: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((8, 200), (2, 100), (1, 50))

@@ -1,4 +1,4 @@
-"""KgCoOp: the learned context is held near what the frozen text tower says of the classes in words."""
+"""KgCoOp: a learned context that is kept near the frozen text tower's features of the classes."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Kgcoop(SharedContext):
     """
 
     differs: ClassVar[str] = (
-        'as coop; `ctx_init` is what it says (the released code starts from "a photo of a" whatever is given); '
-        "guidance 8 as in the published commands, the code alone has 1"
+        'as coop; `ctx_init` has the effect it names (the released code starts from "a photo of a" whatever is '
+        "given); guidance is 8 as in the published commands, where the code's own default is 1"
     )
     multilabel: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 100),)

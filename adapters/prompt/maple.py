@@ -1,4 +1,4 @@
-"""MaPLe: learned tokens in both towers, those of the image tower made of those of the text tower."""
+"""MaPLe: learned tokens in both towers; those of the image tower are projected from those of the text tower."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Maple(TextTokenAdapter):
         torch.Size([12, 3])
     """
 
-    differs: ClassVar[str] = "as vpt, and any widths (released: 512 and 768)"
+    differs: ClassVar[str] = "as vpt; also any widths (released: 512 and 768)"
     default_epochs: ClassVar[int] = 5
 
     n_ctx: int = option(2, "tokens of the text tower, and as many of the image tower", low=1, high=1024)

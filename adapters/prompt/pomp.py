@@ -54,8 +54,8 @@ class Pomp(SharedContext):
     """
 
     differs: ClassVar[str] = (
-        "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
-        "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)"
+        "as coop; the margin is a natural logarithm, as the paper derives it. The released version behind the fixture "
+        "uses base 10, and is reproduced with `correction='log10'` (`None` for no margin)"
     )
     published_randaugment: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)

@@ -1,4 +1,4 @@
-"""VPT: learned tokens in the image tower, between its patches and its blocks, with the text as it is."""
+"""VPT: learned tokens in the image tower, between its patches and its blocks; the text is unchanged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Vpt(TokenAdapter):
 
     differs: ClassVar[str] = (
         "float32 unless `amp` says otherwise (released: float16); any depth of tower; the domain's prompts and "
-        'augmentation in place of "a photo of a {}."'
+        'augmentation instead of "a photo of a {}."'
     )
     default_epochs: ClassVar[int] = 5
 

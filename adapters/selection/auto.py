@@ -1,4 +1,4 @@
-"""Auto: fast methods judged on parts of the support that they did not see, and one of them taken."""
+"""Auto: judges fast methods on held-out parts of the support, and takes one of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Auto(ByExample):
     """
 
     differs: ClassVar[str] = (
-        "ours: checked against a cross-validation written out, and by what it takes of methods that must lose"
+        "ours: checked against an explicit cross-validation, and by what it chooses beside methods that must lose"
     )
     multilabel: ClassVar[bool] = True
     label_free: ClassVar[bool] = True

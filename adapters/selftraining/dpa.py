@@ -1,4 +1,4 @@
-"""DPA: prototypes of texts and of images label images together, and the text prototypes are held near the others."""
+"""DPA: text and image prototypes label images together, and the text prototypes are kept near those of images."""
 
 from __future__ import annotations
 
@@ -83,9 +83,10 @@ class Dpa(WithPreset, SelfTrained):
     """
 
     differs: ClassVar[str] = (
-        "labels are of the image as it is tested (released: cropped at random along its longer side); torchvision's "
-        "RandAugment (released: timm's); the last weights are kept (released: the epoch that is best on test labels). "
-        "The similarity-weighted prototypes, which the released code has and does not use, are not here"
+        "pseudo-labels are computed from the image as in tests (released: from a random crop along its longer side); "
+        "torchvision's RandAugment (released: timm's); the last weights are kept (released: the epoch that is best on "
+        "test labels). The similarity-weighted prototypes, which the released code defines but does not use, are not "
+        "included"
     )
     published_crop: ClassVar[tuple[float, float]] = (0.3, 1.0)
     published_randaugment: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""FPL: prompts tuned once on a few pseudo-labels per class that zero-shot gives."""
+"""FPL: prompts tuned once, on a few pseudo-labels per class from zero-shot."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Fpl(PseudoLabelled):
     """
 
     differs: ClassVar[str] = (
-        "which images get pseudo-labels is compared, the training is checked against a loop written out. Float32 "
-        "(released: float16); the domain's prompts; all labelled images are learned from (released: 80 %); the weights "
-        "of the best epoch on pseudo-labels held out are kept (released: the last, whatever was best)"
+        "the choice of images that get pseudo-labels is compared; the training is checked against an explicit loop. "
+        "Float32 (released: float16); the domain's prompts; all labelled images are used for training (released: 80 "
+        "%); the weights of the best epoch on held-out pseudo-labels are kept (released: the last epoch's, whatever "
+        "was best)"
     )
 
     pseudo_shots: int = option(FEW, "pseudo-labels per class", low=1, high=1_000_000)

@@ -1,4 +1,4 @@
-"""IFPL: prompts tuned in rounds, each on as few pseudo-labels per class as the round before gives."""
+"""IFPL: prompts tuned in rounds, each on a few pseudo-labels per class from the round before."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Ifpl(PseudoLabelled):
     """
 
     differs: ClassVar[str] = (
-        "as fpl; prompts start anew in each round (released: textual ones go on from the round before, as a parameter "
-        "shares memory with its start)"
+        "as fpl; prompts start anew in each round (released: textual prompts continue from the round before, since the "
+        "parameter shares memory with its initial value)"
     )
 
     pseudo_shots: int = option(FEW, "pseudo-labels per class", low=1, high=1_000_000)

@@ -1,4 +1,4 @@
-"""LaFTer: a classifier learned on texts alone labels images, and the image tower learns from views of these."""
+"""LaFTer: a classifier trained on texts alone labels images, and the image tower is trained on views of these."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Lafter(WithPreset, SelfTrained):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: the text classifier and the training are checked against loops written out. The last weights are "
+        "no fixture: the text classifier and the training are checked against explicit loops. The last weights are "
         "kept (released: the epoch that is best on test labels)"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"attributes"})

@@ -69,8 +69,8 @@ class Reclip(AnsweredTogether, SelfTrained):
 
     assumes: ClassVar[str] = "every class occurs, with more images than an image has neighbours in the graph"
     differs: ClassVar[str] = (
-        "the fixture is of the propagation; the training is checked against a loop written out. The image model's loss "
-        "is a mean over the images that agree (released: divided by the batch size besides, `image_loss`); the last "
+        "the fixture covers the propagation; the training is checked against an explicit loop. The image model's loss "
+        "is a mean over the images that agree (released: also divided by the batch size, `image_loss`); the last "
         "weights are kept (released: the epoch that is best on test labels)"
     )
     needs: ClassVar[frozenset[str]] = SelfTrained.needs

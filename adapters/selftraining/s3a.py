@@ -1,4 +1,4 @@
-"""S3A: clusters of images find their words in a broad vocabulary, and the image tower learns them."""
+"""S3A: clusters of images find their names in a broad vocabulary, and the image tower is trained on these."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class S3a(SelfTrained):
     """
 
     differs: ClassVar[str] = (
-        "the fixture is of the votes and assignments; the training is checked against a loop written out. The class "
-        "names are in the vocabulary and prediction is among them (released: over all words); sentences are read from "
-        "a file; the last weights are kept (released: the epoch that is best on test labels); the number of clusters "
-        "is given, not estimated"
+        "the fixture covers the votes and assignments; the training is checked against an explicit loop. The class "
+        "names are in the vocabulary, and predictions choose among them (released: among all words); sentences are "
+        "read from a file; the last weights are kept (released: the epoch that is best on test labels); the number of "
+        "clusters is given, not estimated"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"vocabulary", "realign_prompts"})
     default_epochs: ClassVar[int] = 30

@@ -1,4 +1,4 @@
-"""DMN: a memory of the shots and another of the test images so far, read by how like an image their entries are."""
+"""DMN: a memory of the shots and one of the test images so far, both read by similarity to the image."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class Dmn(FreshViews, Searched, Streamed):
 
     assumes: ClassVar[str] = "sure predictions are right more often than not, whichever classes occur"
     differs: ClassVar[str] = (
-        "weights of the memories are chosen on val, or are 1 (released: on the accuracy of the test images, which the "
-        "fixture therefore leaves out); classes may have unequal numbers of shots (released: equal ones); by default "
-        "10 stored augmented views in turn in place of new ones (`fresh_views`)"
+        "weights of the memories are chosen on val, or are 1 (released: chosen by the accuracy on test images, which "
+        "the fixture therefore leaves out); classes may have unequal numbers of shots (released: equal ones); by "
+        "default 10 stored augmented views in turn instead of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = Streamed.needs | {"views"}
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

@@ -47,7 +47,7 @@ class Mta(ScoredInViews):
     """
 
     differs: ClassVar[str] = (
-        "a view has one neighbour at least (released: no number with fewer than 5 views); crops are resized "
+        "a view has at least one neighbour (released: not a number with fewer than 5 views); crops are resized "
         "bicubically (released: bilinear)"
     )
 

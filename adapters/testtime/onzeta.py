@@ -1,4 +1,4 @@
-"""OnZeta: a stream of images moves class proxies among the images, and keeps every class from being forgotten."""
+"""OnZeta: images come as a stream; class proxies follow them, and classes that are named too rarely are raised."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class OnZeta(Streamed):
     """
 
     assumes: ClassVar[str] = "every class gets its share of the images, and that these are many"
-    differs: ClassVar[str] = "classes are those of the text (released: those among the labels of the test images)"
+    differs: ClassVar[str] = "classes are those of the text (released: those that occur among the test labels)"
     memory: ClassVar[tuple[str, ...]] = ("proxies", "rho")
     state: ClassVar[tuple[str, ...]] = (*Streamed.state, *memory)
 

@@ -1,4 +1,4 @@
-"""TDA: a cache of the surest test images speaks for their classes, another of unsure ones against what they may be."""
+"""TDA: a cache of confident test images supports their classes, one of uncertain images opposes possible ones."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Tda(WithPreset, Streamed):
 
     assumes: ClassVar[str] = "sure predictions are right more often than not, whichever classes occur"
     differs: ClassVar[str] = (
-        "caches in float32 (released: float16); one view at least is kept (released: none of fewer than 10)"
+        "caches in float32 (released: float16); at least one view is kept (released: none of fewer than 10)"
     )
     memory: ClassVar[tuple[str, ...]] = (
         "positives", "positive_entropy", "negatives", "negative_entropy", "negative_marks",

@@ -1,4 +1,4 @@
-"""TPT: the context is tuned on each test image alone, so that views of it agree on one class."""
+"""TPT: tunes the context on each test image alone, so that views of it agree on one class."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Tpt(PromptsAtPrediction, SeenInViews):
     """
 
     differs: ClassVar[str] = (
-        "float32 in place of float16 with a loss scale that lasts from image to image; crops are resized "
-        "bicubically (released: bilinear); views depend on the seed and the image alone"
+        "float32 instead of float16 with a loss scale that carries over from image to image; crops are resized "
+        "bicubically (released: bilinear); views depend only on the seed and the image"
     )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})

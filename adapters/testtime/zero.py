@@ -1,4 +1,4 @@
-"""ZERO: the surest views of an image vote for its class."""
+"""ZERO: the most confident views of an image vote for its class."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Zero(ScoredInViews):
     """
 
     differs: ClassVar[str] = (
-        "votes are whole ones (released: a softmax at the number format's precision, half a vote in float16); a tie "
-        "that no remaining view breaks goes to the class of the surest kept view (released: perhaps to a class outside "
-        "the tie); crops are resized bicubically (released: bilinear)"
+        "votes are whole (released: a softmax at the number format's precision, half a vote in float16); a tie that no "
+        "remaining view breaks goes to the class of the most confident kept view (released: possibly to a class "
+        "outside the tie); crops are resized bicubically (released: bilinear)"
     )
 
     at_predict: ClassVar[frozenset[str]] = frozenset({"images", "text_encoder"})

@@ -1,4 +1,4 @@
-"""GTA-CLIP: all test images are classified together by attributes of the classes, and the towers follow, in turn."""
+"""GTA-CLIP: classifies all test images together by attributes of the classes, in turn with tuning the towers."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class GtaClip(ClassifiedTogether, SelfTrained):
 
     assumes: ClassVar[str] = "every class occurs"
     differs: ClassVar[str] = (
-        "sentences are read from files (released: asked of a language model); all of the towers trains (released: not "
-        'what has "proj" in its name, `tune`); no jittered colours; the last round is kept (released: the best on test '
-        "labels). The training is checked against a loop written out"
+        "sentences are read from files (released: asked of a language model); the whole towers train (released: "
+        'all except parameters with "proj" in their names, `tune`); colours are not jittered; the last round is '
+        "kept (released: the best on test labels). The training is checked against an explicit loop"
     )
     needs: ClassVar[frozenset[str]] = SelfTrained.needs
     optional: ClassVar[frozenset[str]] = frozenset({"attributes", "pair_attributes"})

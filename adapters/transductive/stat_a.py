@@ -1,4 +1,4 @@
-"""StatA: all test images are classified together, by Gaussians that stay near the text where a class has few images."""
+"""StatA: classifies all test images together, by Gaussians that stay near the text where a class has few images."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class StatA(ClassifiedTogether):
     assumes: ClassVar[str] = "images of a class lie together and near its text, however many classes occur"
     differs: ClassVar[str] = (
         "the first variance is divided by the number of images once (released: once per chunk of 2500 images, so that "
-        "of more than 2500 images only the last chunk counts; the published results for larger sets contain that); a "
-        "class all of whose z are 0 in float32 is its anchor (released: its mean is 0 / 0); scale and bias of y are "
-        "the backbone's, not 100; with several templates the anchor is the text weight of the class, which is made of "
-        "all of them (released: of the first one)"
+        "with more images only the last chunk counts; the published results for larger sets include this); a class "
+        "whose z are all 0 in float32 equals its anchor (released: its mean is 0 / 0); scale and bias of y are the "
+        "backbone's, not 100; with several templates the anchor is the text weight of the class, from all of them "
+        "(released: from the first)"
     )
     label_free: ClassVar[bool] = True
     stands_absent_classes: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""TransCLIP: all test images are classified together, by text, by a Gaussian mixture and by their neighbours."""
+"""TransCLIP: classifies all test images together, by text, by a Gaussian mixture and by their neighbours."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
 
     assumes: ClassVar[str] = "every class occurs, and images of a class lie together"
     differs: ClassVar[str] = (
-        "each gamma starts anew (released: from the end of the gamma before); a shot keeps its nearest image "
-        "(released: drops it as if it were itself); z of shots and images is in the order of the links. The "
-        "released few-shot code multiplies rows (support, queries) by rows (queries, support), and its few-shot "
-        "numbers (`fs16_`, `fs1_`) are met only by our solver with these mixed-up links and carried-over starts put "
-        "in by hand; with links in order ours is more accurate on the same 16 shots. Zero-shot numbers are met as "
-        "they are"
+        "each gamma starts anew (released: from the result of the gamma before); a shot keeps its nearest image "
+        "(released: drops it as if it were the shot itself); z of shots and images follows the order of the links. The "
+        "released few-shot code multiplies rows in the order (support, queries) by rows in the order (queries, "
+        "support). Our solver reproduces its few-shot numbers (`fs16_`, `fs1_`) only with these mixed-up links and "
+        "carried-over starts set by hand; with links in order ours is more accurate on the same 16 shots. Zero-shot "
+        "numbers are reproduced without changes"
     )
     state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variance")
 

@@ -1,4 +1,4 @@
-"""ZLaP: labels are propagated from the texts over a graph of the images and their neighbours."""
+"""ZLaP: labels are propagated from the texts over a graph of the images' nearest neighbours."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Zlap(ReadTogether):
 
     assumes: ClassVar[str] = "every class occurs, about equally often"
     differs: ClassVar[str] = (
-        "with `scale_similarities` no weight of an image outside the graph is below 0 (released: negative where its "
+        "with `scale_similarities` weights of images outside the graph are never negative (released: negative if a "
         "cosine is below the smallest of the graph); logits are the logarithms of the released scores"
     )
     label_free: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""CLIPFit: a few parameters that both towers have anyway, biases of the text and norms of the image, fine-tuned."""
+"""CLIPFit: fine-tunes a few parameters that both towers already have: biases of the text and norms of the image."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Clipfit(WithPreset, ClassTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "its anchor has a fixture (below, text-anchor); the training is checked against a loop written out. Batches "
-        "of 32 (released: 32 or 128); a class's text is encoded once per step, not twice; the paper's penalty on "
-        "changes of the norms is not in the released training, nor here"
+        "its anchor has a fixture (below, text-anchor); the training is checked against an explicit loop. Batches of "
+        "32 (released: 32 or 128); a class's text is encoded once per step, not twice. The paper's penalty on changes "
+        "of the norms is neither in the released training nor here"
     )
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     default_epochs: ClassVar[int] = 100

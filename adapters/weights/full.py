@@ -40,8 +40,8 @@ class Full(ClassTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked on which tensors change, and its contrastive loss, FLYP's, against a batch written "
-        "out. Batch and warm-up are for few images (released: 512, 500 steps)"
+        "no fixture: checked on which tensors change; its contrastive loss, FLYP's, is checked against an explicit "
+        "computation on a batch. Batch size and warm-up are set for few images (released: 512, 500 steps)"
     )
 
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}

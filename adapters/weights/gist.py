@@ -99,8 +99,8 @@ class Gist(ClassWeighted, TowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: matching, a training step and the probe are checked against loops written out. Float32 (released: "
-        "float16); texts are matched by the backbone that is tuned; the logit scale stays at 100 at most"
+        "no fixture: matching, a training step and the probe are checked against explicit loops. Float32 (released: "
+        "float16); texts are matched by the backbone that is tuned; the logit scale is 100 at most"
     )
     needs: ClassVar[frozenset[str]] = TowerAdapter.needs | {"attributes"}
     can: ClassVar[frozenset[str]] = frozenset({"channels"})

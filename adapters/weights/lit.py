@@ -1,4 +1,4 @@
-"""LiT: one tower locked, the other trained to meet it."""
+"""LiT: one tower is locked, and the other is trained to match it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Lit(TowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. "
-        "The text tower can read beforehand (paper: from scratch), at the settings of `full`"
+        "no fixture: checked that the locked tower stays the same bit for bit while the other tower and the logit "
+        "scale change. The text tower starts pretrained (paper: from scratch), with the settings of `full`"
     )
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
     default_loss: ClassVar[str] = "clip"

@@ -52,8 +52,8 @@ class Lora(ClassTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "float32 unless `amp` says otherwise; steps rounded up to whole epochs; blocks counted by each tower's own "
-        "depth. The comparison is of the layers; the training is checked against a loop written out"
+        "float32 unless `amp` says otherwise; steps are rounded up to whole epochs; blocks are counted by each tower's "
+        "own depth. The comparison is of the layers; the training is checked against an explicit loop"
     )
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
     tower_weights: ClassVar[bool] = False

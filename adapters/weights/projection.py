@@ -72,9 +72,9 @@ class Projection(ClassWeighted, PooledViews):
     """
 
     differs: ClassVar[str] = (
-        "ProLIP; it begins with the first view of the list (released: with the second); the change P - P0 is "
-        "learned, which is the same; losses use the backbone's own logit scale. The comparison lists the views in "
-        "the released order"
+        "the method is ProLIP; training begins with the first view of the list (released: with the second); the change "
+        "P - P0 is learned, which is equivalent; losses use the backbone's own logit scale. The comparison lists the "
+        "views in the released order"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})

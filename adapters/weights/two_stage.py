@@ -1,4 +1,4 @@
-"""2SFS: a few parameters of both towers are trained first, then a classifier alone on the towers as they are now."""
+"""2SFS: trains a few parameters of both towers first, then only a classifier on the tuned towers."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class TwoStage(ClassTowerAdapter):
 
     differs: ClassVar[str] = (
         "float32 unless `amp` says otherwise (released: fp16, and steps that overflow are not counted); the domain's "
-        "prompts and augmentation where it has them; towers other than vision transformers as far as they go "
-        "(released: refused). Base and new classes may be named together (released: never are)"
+        "prompts and augmentation, if it has any; towers other than vision transformers work as far as possible "
+        "(released: refused). Base and new classes may be classified together (released: never)"
     )
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

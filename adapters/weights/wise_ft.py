@@ -1,4 +1,4 @@
-"""WiSE-FT: the zero-shot model and the fine-tuned one, every weight between the two."""
+"""WiSE-FT: weights between those of the zero-shot model and those of the fine-tuned one."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class WiseFt(ClassTowerAdapter):
 
     differs: ClassVar[str] = (
         "alpha is chosen on val (the released code leaves the choice to its caller); the head starts at the logit "
-        "bias where there is one. The fixture is of the linear version, its training loop restated on features; the "
-        "tower version is checked against a loop written out"
+        "bias, if there is one. The fixture covers the linear version, with its training loop rewritten for features; "
+        "the tower version is checked against an explicit loop"
     )
     can: ClassVar[frozenset[str]] = frozenset({"channels"})
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")

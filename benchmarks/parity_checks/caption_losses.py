@@ -1,4 +1,4 @@
-"""Objectives of several captions per image: hard negatives, synthetic ones, parts of a long one."""
+"""Losses of several captions per image: hard negatives, synthetic ones, parts of a long one."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from .comparison import compares
 from .fixtures import Check, Fixtures, Reference, stated_in
 
 DEVIATIONS = {
-    "conformal sets": "the threshold is the ceil((n + 1)(1 - alpha))-th smallest of n calibration scores, which the "
-    "guarantee is proved for; the released code interpolates between two of them, and is compared with that. The share "
-    "of APS and RAPS is one number per image, made from its probabilities, in place of one per image and class"
+    "conformal sets": "the threshold is the ceil((n + 1)(1 - alpha))-th smallest of n calibration scores, for which "
+    "the guarantee is proved; the released code interpolates between two of them, and is compared with that "
+    "threshold. The share of APS and RAPS is one number per image, computed from its probabilities, instead of one "
+    "per image and class",
 }
 
 SETTINGS = {"lac": "lac", "aps": "aps", "raps": "raps", "raps2": "raps"}

@@ -20,19 +20,19 @@ from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 
 DEVIATIONS = {
-    "owlvit": "a query of nothing but padding is never made (its text embedding is left out here; the test of it is in "
+    "owlvit": "a query of only padding is never made (its text embedding is left out here; the test of it is in "
     "`tests/domains/open_vocab`); training clips the gradient of a step, where the published code clips that of each "
     "image",
     "detection matching": "the defaults are OWL-ViT's (weights 1, alpha 0.3, each image normalised by itself, L1 of "
-    "corners in the loss); the fixture is Deformable DETR's, reached by options",
-    "reco": "no fixture: checked against the published procedure as loops; an image is looked for in its own columns "
-    "of the adjacency, where the released code's window grows (`released_windows=True` does too)",
+    "corners in the loss); the fixture is Deformable DETR's, reproduced with options",
+    "reco": "no fixture: checked against the published procedure as explicit loops; an image is looked up in its own "
+    "columns of the adjacency, where the released code's window grows (as with `released_windows=True`)",
     "alpha-clip": "no fixture: checked against the features of the tower without an alpha channel, which an untrained "
-    "one has, and by released weights' names and shapes, which are read as they are",
-    "cloc": "no fixture and no public code: checked against the sum of its terms written out, and by what it learns "
-    "on drawn regions",
-    "glip": "no fixture: GLIP and Grounding DINO are mmdet's own code, called with its own weights; what is ours, "
-    "names as phrases of the caption, is checked against mmdet's own detectors",
+    "Alpha-CLIP must equal, and by the names and shapes of released weights, which are loaded unchanged",
+    "cloc": "no fixture and no public code: checked against the sum of its terms, computed directly, and by what it "
+    "learns on drawn regions",
+    "glip": "no fixture: GLIP and Grounding DINO are mmdet's own code with its own weights; our part, names as "
+    "phrases of the caption, is checked against mmdet's own detectors",
 }
 
 

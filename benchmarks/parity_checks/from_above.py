@@ -1,4 +1,4 @@
-"""Pictures from above: semantic localisation, retrieval with several captions, and windows blended into a map."""
+"""Remote sensing: semantic localisation, retrieval with several captions, and windows blended into a map."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 
 DEVIATIONS = {
-    "localize": "windows and maps are not stored as JPEG in between; a side larger than the picture is left out; where "
-    "regions overlap their union counts, and not, by the even-odd rule, a hole, which `even_odd=True` leaves",
-    "mapping": "windows are used up to their edges and nothing is padded, where the released code cuts a margin off "
-    "each window and pads the picture by reflection, or not; its margins and padding are repeated for these rows",
-    "retrieval": "of equal scores the wrong ones come first; a gallery of fewer than k items has R@k of 100 %, where "
+    "localize": "windows and maps are not stored as JPEG in between; a side larger than the picture is left out; "
+    "where regions overlap their union counts; the released even-odd rule leaves a hole, as `even_odd=True` does",
+    "mapping": "windows are used up to their edges without padding; the released code cuts a margin off each window "
+    "and pads the picture by reflection, or not; its margins and padding are reproduced for these rows",
+    "retrieval": "at equal scores the wrong items come first; a gallery of fewer than k items has R@k of 100 %, where "
     "the released code fails",
 }
 

@@ -1,4 +1,4 @@
-"""Objectives: values and gradients. Those of several captions have a file of their own."""
+"""Losses: values and gradients. Those of several captions have a file of their own."""
 
 from __future__ import annotations
 

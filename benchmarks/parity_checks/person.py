@@ -1,4 +1,4 @@
-"""Objectives for pictures of people: values, gradients, and the embedding of selected tokens."""
+"""Losses for pictures of people: values, gradients, and the embedding of selected tokens."""
 
 from __future__ import annotations
 

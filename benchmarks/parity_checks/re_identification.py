@@ -20,12 +20,12 @@ SAMPLED = {"random_identity": random_identity, "fastreid_naive": naive, "fastrei
 HALF_STEP = 2**-11
 """Of float16 from 0.5 to 1: of a distance of BoT's, a sum of some k1 terms, each may be rounded by half of it."""
 DEVIATIONS = {
-    "identity sampler": "none; epochs of a training have equally many steps, whose draws are seeded by epoch",
-    "random erasing": "by default the mean colour is painted; `fill=released` puts the numbers of the mean where "
-    "normalised pixels stand",
-    "re-identification": "of equal distances the gallery's order decides; the released code leaves it to its sort",
-    "re-ranking": "none; BoT's code keeps weights and Jaccard's distances in float16, and is compared within k1 steps "
-    "of float16 below 1 (0.01 at k1 20): in a test the same computed in float16 gives its values to the last digit",
+    "identity sampler": "none; all epochs of a training run have equally many steps, with draws seeded by epoch",
+    "random erasing": "by default the mean colour is painted; `fill=released` writes the numbers of the mean into "
+    "pixels that are already normalised",
+    "re-identification": "at equal distances the gallery's order decides; the released code leaves it to its sort",
+    "re-ranking": "none; BoT's code keeps weights and Jaccard distances in float16, so it is compared within k1 steps "
+    "of float16 below 1 (0.01 at k1 20): in a test the same computation in float16 gives its values to the last digit",
 }
 
 

@@ -23,16 +23,16 @@ from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 
 DEVIATIONS = {
-    "maskclip": "keys are compared by their cosines in key smoothing; the released code makes each channel unit over "
-    "all places, which `released=True` does",
+    "maskclip": "in key smoothing keys are compared by their cosines; the released code normalises each channel over "
+    "all positions, as `released=True` does",
     "sclip": "positions are resampled without the tenth of a patch by which the released code stretches them: on "
-    "images of another size than the tower's the two differ by that (the test puts its positions in, and agrees)",
-    "proxyclip": "the mean cosine is that of one image or window; the fixture is of the release that takes it over the "
-    "batch, which `over_batch=True` does",
-    "cliper": "the fused attention is balanced once; the released arithmetic in place does so again for every layer, "
-    "which `released=True` does",
-    "segearth-ov": "of several images each is judged by itself; the released code returns after the first, or reads "
-    "the second from the first's probabilities. Spaces after a comma are no part of a name",
+    "images of another size than the tower's the two differ by that (the test uses the released positions, and agrees)",
+    "proxyclip": "the mean cosine is that of one image or window; the fixture is from the release that takes it over "
+    "the batch, as `over_batch=True` does",
+    "cliper": "the fused attention is balanced once; the released in-place arithmetic balances it again for every "
+    "layer, as `released=True` does",
+    "segearth-ov": "each of several images is processed by itself; the released code returns after the first, or "
+    "reads the second from the first's probabilities. Spaces after a comma are not part of a name",
 }
 
 

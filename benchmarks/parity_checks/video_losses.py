@@ -1,4 +1,4 @@
-"""Objectives on pairs of a clip and its text: TeachText and EgoNCE."""
+"""Losses on pairs of a clip and its text: TeachText and EgoNCE."""
 
 from __future__ import annotations
 

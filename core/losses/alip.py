@@ -28,7 +28,7 @@ class Alip(RowLoss):
     where W_s < 1, else 1. L = mean(W_s W_p CE) over both texts, CE being the mean of both directions. No gradient
     passes through weights.
 
-    The means take the batch in before they are compared with, as in the released code, and are kept once per step. They
+    The means are updated with the batch before they are compared, as in the released code, once per step. They
     start at 1, so that all weights are small for the first hundreds of steps. The buffer "means" (3,) holds those of
     the similarities text to caption, image to text, image to caption.
 
@@ -46,10 +46,10 @@ class Alip(RowLoss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_synthetic", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    ema: float = option(0.99, "share of itself that a running mean keeps in a step", low=0, below=1)
+    ema: float = option(0.99, "momentum of the running means, the share that is kept", low=0, below=1)
     gamma_s: float = option(2.0, "sharpness of the language gate, 0 for none", low=0, high=10_000)
     gamma_p: float = option(2.0, "sharpness of the description gate, 0 for none", low=0, high=10_000)
-    init_mean: float = option(1.0, "where the running means start", low=-100, high=100)
+    init_mean: float = option(1.0, "initial value of the running means", low=-100, high=100)
     products: str = products_option()
 
     def __post_init__(self):

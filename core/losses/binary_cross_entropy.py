@@ -1,4 +1,4 @@
-"""One sigmoid per label, the baseline for sets with several labels per image."""
+"""A sigmoid per label, the baseline for data sets with several labels per image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BinaryCrossEntropy(Loss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
 

@@ -21,12 +21,12 @@ class Clip(RowLoss):
     """Each image picks its caption among the batch's, each caption its image: the mean of both cross-entropies.
 
     Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020. The N x N matrix of
-    logits is made in blocks, so that memory grows with N alone; value and gradient are those of the whole matrix. Of W
-    ranks each makes the blocks of its own images.
-    `logit_bias` is added where the model has one; a softmax does not see it.
+    logits is made in blocks, so that memory grows with N alone; value and gradient are those of the whole matrix. Each
+    of W ranks computes the blocks of its own images.
+    `logit_bias` is added if the model has one; it does not change a softmax.
 
     With `same_label` the target of a row is spread evenly over all of its label, as in UniCL (2022, arXiv 2204.03610):
-    pictures and captions of one person are no negatives of each other. Where no label occurs twice nothing changes.
+    pictures and captions of one person are not negatives of each other. If no label occurs twice nothing changes.
 
     Example:
         >>> import torch, vladapt
@@ -37,7 +37,7 @@ class Clip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here"
+        "none; the whole matrix of logits is never in memory. CoCa's losses in the same fixture are not included"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)

@@ -30,7 +30,7 @@ class CrossEntropy(Loss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
 

@@ -1,4 +1,4 @@
-"""DeCLIP: supervision from further views, from each modality itself, and from neighbours."""
+"""DeCLIP: supervision from further views, within each modality, and from neighbours."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Declip(Loss):
     wraps. Terms are not divided by the number of processes. The released model reads the features of the first text
     off its masked form; here they are those of the caption.
 
-    A term of weight 0 is left out with what only it needs. The term of hidden words is 0 in a batch where none is
+    A term of weight 0 is left out, with all that only it needs. The term of hidden words is 0 in a batch where none is
     hidden. SimSiam's projector has three layers with BatchNorm.
 
     Raises:
@@ -57,9 +57,9 @@ class Declip(Loss):
     """
 
     differs: ClassVar[str] = (
-        "neighbours and the queue have fixtures. The released queue drops rows beyond its end, ours wraps: its "
-        "`bank_after_update_wrap` documents that and is not compared. SimSiam reads unit features; features of the "
-        "first text are not those of its masked form"
+        "neighbours and the queue have fixtures. The released queue drops rows beyond its end, ours wraps around; the "
+        "fixture's `bank_after_update_wrap` documents this and is not compared. SimSiam reads unit features; features "
+        "of the first text are not those of its masked form"
     )
     needs: ClassVar[frozenset[str]] = PAIRS | WORDS
     logit_scale_bounds: ClassVar[tuple[float, float]] = (math.exp(3), 100.0)
@@ -67,9 +67,9 @@ class Declip(Loss):
     clip: float = option(0.4, "weight of the four pairs of views and texts, 0 for none", low=0, high=10_000)
     nn_text: float = option(0.2, "weight of the neighbours, 0 for none", low=0, high=10_000)
     simsiam: float = option(0.2, "weight of SimSiam on the two views, 0 for none", low=0, high=10_000)
-    masking_language: float = option(0.2, "weight of the hidden words, 0 for none", low=0, high=10_000)
-    queue_size: int = option(2**16, "texts that neighbours are sought among", low=1, high=1_000_000)
-    neighbours: int = option(1, "how many of each text; their terms are averaged", low=1, high=1_000_000)
+    masking_language: float = option(0.2, "weight of the masked words, 0 for none", low=0, high=10_000)
+    queue_size: int = option(2**16, "texts among which neighbours are searched", low=1, high=1_000_000)
+    neighbours: int = option(1, "neighbours of each text; their terms are averaged", low=1, high=1_000_000)
     projector_width: int = option(1024, "hidden and output width of SimSiam's projector", low=1, high=65_536)
     predictor_width: int = option(512, "hidden width of SimSiam's predictor", low=1, high=65_536)
 

@@ -46,7 +46,7 @@ class Distill(RowLoss):
     batch. The released code averages the squares before it weighs them, so that their weights do nothing, and leaves
     the teacher's scores in another order than the student's; here weights and order are those the paper means.
 
-    A term of weight 0 is left out with what only it needs.
+    A term of weight 0 is left out, with all that only it needs.
 
     Raises:
         ConfigError: all weights are 0.
@@ -62,9 +62,9 @@ class Distill(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "the similarity term has a fixture, that of open_clip, and does not differ. CLIP-KD's feature term is "
-        "checked against the mean of squares of its code, DCD's against its equations; DCD's released code averages "
-        "before it weighs, and leaves the teacher's scores in another order, ours does not"
+        "the similarity term has open_clip's fixture, and does not differ. CLIP-KD's feature term is checked against "
+        "the mean of squares in its code, DCD's term against its equations. DCD's released code averages before it "
+        "applies weights, and leaves the teacher's scores in another order; ours does neither"
     )
     needs: ClassVar[frozenset[str]] = SCORES
     teacher: ClassVar[str | None] = "frozen"

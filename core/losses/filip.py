@@ -1,4 +1,4 @@
-"""FILIP: an image and a text are as alike as their tokens, each with its best match on the other side."""
+"""FILIP: the similarity of an image and a text is that of their tokens, each with its best match on the other side."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ class Filip(Loss):
     """
 
     differs: ClassVar[str] = (
-        "padding never matches, tokens are chosen within the global batch by any match. The fixture is of the "
-        'reimplementation that comes with DeCLIP, met with `mask_padding=False, select="pair"`'
+        "padding never matches; tokens are chosen within the global batch by any match. The fixture is from the "
+        "reimplementation in DeCLIP's code, and is reproduced with `mask_padding=False, select=\"pair\"`"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_tokens", "text_tokens", "text_mask"})
 
-    token_dim: int = option(256, "common width of patches and words; 0 compares them as they come", low=0, high=65_536)
-    keep: float = option(0.25, "share of the tokens matched against, up to 1, or how many", above=0, high=1_000_000)
+    token_dim: int = option(256, "common width of patches and words; 0 for no projection", low=0, high=65_536)
+    keep: float = option(0.25, "tokens to match against: a share up to 1, or a number above 1", above=0, high=1_000_000)
     select: str = option(
         "batch", "what keeps a token: its best cosine in the batch, or the sum over its own pair", choices=CHOICES
     )
-    mask_padding: bool = option(True, "leave padding out of texts")
+    mask_padding: bool = option(True, "ignore padding of texts")
 
     def __post_init__(self):
         super().__post_init__()

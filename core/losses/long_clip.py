@@ -22,12 +22,12 @@ from ._products import products_option
 class LongClip(RowLoss):
     """Long-CLIP: Unlocking the Long-Text Capability of CLIP (Zhang et al., 2024, arXiv 2403.15378).
 
-    The image is matched with its long caption; and what the first principal components of the batch's image features
-    keep of it, with a short caption. Both are CLIP's loss with label smoothing. Before training the text tower is given
-    a longer context (77 tokens become 248), whose first positions stay as they are.
+    The image is matched with its long caption, and its projection on the first principal components of the batch's
+    image features with a short caption. Both terms are CLIP's loss with label smoothing. Before training, the context
+    of the text tower is stretched (77 tokens become 248); its first positions are kept.
 
     Components are those of the global batch, where the released code takes each process's part; features are not
-    brought to length 1 again after it, as there. It trains from a logit scale of 100; here from that of the backbone.
+    normalised again afterwards, as released. The logit scale starts at the backbone's (released: 100).
 
     Parts: "long", "short".
 
@@ -40,18 +40,18 @@ class LongClip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "components are those of the global batch (released: of each process); it trains from the backbone's logit "
-        "scale (released: 100). Components and stretched positions have fixtures"
+        "components are those of the global batch (released: of each process); the logit scale starts at the "
+        "backbone's (released: 100). Components and stretched positions have fixtures"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_short", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
     short_weight: float = option(1.0, "weight of the short captions' term", low=0, high=10_000)
-    components: int = option(32, "principal components that are kept of the image features", low=1, high=65_536)
+    components: int = option(32, "principal components kept of the image features", low=1, high=65_536)
     label_smoothing: float = option(0.1, "share of the target spread over the batch", low=0, below=1)
-    keep: int = option(20, "positions that stay as they are and do not learn", low=0, high=1_000_000)
+    keep: int = option(20, "first positions, which are kept and not trained", low=0, high=1_000_000)
     factor: int = option(
-        4, "how many positions each of the others becomes; 1 leaves the context as it is", low=1, high=1000
+        4, "positions that each of the others becomes; 1 keeps the context length", low=1, high=1000
     )
     stretch_up_to: int = option(
         77, "longest context that is stretched; a longer one was stretched before", low=0, high=1_000_000

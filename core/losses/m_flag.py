@@ -15,13 +15,13 @@ from ..contracts.options import option
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class MFlag(Loss):
-    """Projected image and text embeddings are to point one way, while the image embedding's own axes stay independent.
+    """Aligns projected image and text embeddings, while the image embedding's own axes are kept independent.
 
     M-FLAG: Medical Vision-Language Pre-training with Frozen Language Models and Latent Space Geometry Optimization,
     2023, arXiv 2307.08347. The text tower stays frozen. The second term draws the Gram matrix of the image embedding's
     axes, neither normalised nor projected and divided by the batch size, towards the identity. The released code
-    divides by the configured batch size; this divides by that of the batch at hand, which is the same but for a last
-    batch that is smaller. The text embedding is the tower's own in the shared space, where the paper reads the first
+    divides by the configured batch size; this divides by the actual one, which differs only for a smaller last
+    batch. The text embedding is the tower's own in the shared space, where the paper reads the first
     token of its last layer.
 
     Raises:
@@ -36,8 +36,8 @@ class MFlag(Loss):
     """
 
     differs: ClassVar[str] = (
-        "divided by the size of the batch at hand (released: of the configured one); the text is read in the shared "
-        "space (paper: the first token of the last layer)"
+        "divided by the actual batch size (released: by the configured one); the text is read in the shared space "
+        "(paper: the first token of the last layer)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_hidden", "text_features"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})

@@ -1,4 +1,4 @@
-"""Matryoshka: another loss at several widths at once, so that the first numbers of a feature are a feature too."""
+"""Matryoshka: another loss at several widths at once, so that the first numbers of a feature work as a feature too."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Matryoshka(RowLoss):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147); for pairs of images and texts:
     jina-clip-v2 (2024, arXiv 2412.08802).
 
-    Outputs in the shared space are cut to their first numbers, brought to length 1 again, and given to another loss;
-    so at each width, each with its own loss (heads and queues too). What a frozen teacher gives is left whole.
+    Outputs in the shared space are cut to their first numbers, normalised again, and given to another loss;
+    so at each width, each with its own loss (heads and queues too). Outputs of a frozen teacher are not cut.
     What the other loss does to towers is done once, by that of the greatest width. Ranks share out the work where the
     other loss has it so.
 
@@ -51,16 +51,16 @@ class Matryoshka(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
     loss: str = option("clip", "name of the loss that is minimised at each width")
     widths: tuple[int, ...] | None = option(
-        None, "numbers of a feature that are kept; by default embed_dim and its halves", low=1, high=65_536
+        None, "widths of the shortened features; by default embed_dim and its halves", low=1, high=65_536
     )
     weights: tuple[float, ...] | None = option(
-        None, "factor of each width; by default their mean", above=0, high=10_000
+        None, "weight of each width; by default the mean over widths", above=0, high=10_000
     )
     loss_options: Mapping[str, Any] | None = option(None, "options of the other loss, by name")
 

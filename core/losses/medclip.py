@@ -1,4 +1,4 @@
-"""The semantic matching of MedCLIP: images and reports meet by their findings, paired or not."""
+"""The semantic matching of MedCLIP: images and reports are matched by their findings, paired or not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ._products import products_option, with_all
 class Medclip(RowLoss):
     """An image matches a text as far as their findings agree, whether or not they come from one study.
 
-    MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, 2022, arXiv 2210.10163. Findings are 1 where
-    present, -1 where absent and 0 where uncertain or not told. The softmax of an image's agreement with all texts is
+    MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, 2022, arXiv 2210.10163. Findings are 1 if
+    present, -1 if absent and 0 if uncertain or not given. The softmax of an image's agreement with all texts is
     the soft target of its logits, and the other way round; the loss is the mean of both cross-entropies. Features of an
-    augmented text (`text_view2`) have the same targets, and the mean of both texts is taken. Pairs hold no findings:
-    `pretrain` refuses this loss, which is for a trainer of your own that gives them.
+    augmented text (`text_view2`) have the same targets, and the mean of both texts is taken. Pairs have no findings:
+    `pretrain` refuses this loss, which is for your own trainer that provides them.
 
     Example:
         >>> import torch, vladapt
@@ -41,9 +41,9 @@ class Medclip(RowLoss):
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     cosine: bool = option(
-        False, "findings agree by their cosine, as the paper writes, not by their dot product, as released"
+        False, "compare findings by cosine, as in the paper, not by dot product, as released"
     )
-    augmented_text: bool = option(False, "ask for `text_view2`, which is used wherever it is given")
+    augmented_text: bool = option(False, "require `text_view2`, which is used wherever it is given")
     products: str = products_option()
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Cross-modal contrast against queues of keys that a slow teacher made."""
+"""Cross-modal contrastive loss against queues of keys from a momentum teacher."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MomentumQueue(Loss):
 
     BriVL of WenLan: Bridging Vision and Language by Large-Scale Multi-Modal Pre-Training, 2021, arXiv 2103.06561, which
     brings MoCo (Momentum Contrast for Unsupervised Visual Representation Learning, 2019, arXiv 1911.05722) to pairs.
-    Keys come from the teacher, the mean of the student over time. The positive of a sample is the teacher's key of the
-    same sample; its negatives are the queue, and none but the queue. Thus their number does not hang on the batch.
+    Keys come from the teacher, a moving average of the student. The positive of a sample is the teacher's key of the
+    same sample; its negatives are only those in the queue, so their number does not depend on the batch.
 
     Queue size and momentum are those of the released configuration. It trains at a fixed temperature of 0.07, which is
     where CLIP's learnable `logit_scale` starts, and adds both directions up; here their mean is taken. Released queues
@@ -40,7 +40,7 @@ class MomentumQueue(Loss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "teacher.image", "teacher.text"}
@@ -49,7 +49,7 @@ class MomentumQueue(Loss):
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     queue_size: int = option(9600, "keys that each of the two queues holds", low=1, high=1_000_000)
-    momentum: float = option(0.99, "share of itself that the teacher keeps in a step", low=0, high=1)
+    momentum: float = option(0.99, "momentum of the teacher", low=0, high=1)
 
     def __post_init__(self):
         super().__post_init__()

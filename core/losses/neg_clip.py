@@ -1,4 +1,4 @@
-"""NegCLIP: each caption's hard negative stands among the captions that an image must tell apart."""
+"""NegCLIP: each caption's hard negative is added to the captions that an image must tell apart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NegClip(RowLoss):
     (Yuksekgonul et al., 2022, arXiv 2210.01936).
 
     CLIP's loss, where an image chooses among the captions of the batch and a hard negative of each (words swapped, for
-    instance); a caption chooses among the images alone. L = (CE([s I T^T | s I N^T]) + CE(s T I^T)) / 2.
+    instance); a caption chooses only among the images. L = (CE([s I T^T | s I N^T]) + CE(s T I^T)) / 2.
 
     The part "accuracy" is the share of right choices in the batch, over both directions.
 

@@ -1,4 +1,4 @@
-"""ProLIP: images and captions as Gaussians, what is vaguer including what is more precise."""
+"""ProLIP: images and captions as Gaussians, where vaguer ones include more precise ones."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ MASKED = ("image_masked", "image_masked_log_variance", "text_masked", "text_mask
 class Prolip(RowLoss):
     """Probabilistic Language-Image Pre-Training (Chun et al., 2024, arXiv 2410.18857).
 
-    Every input is a Gaussian with a mean of length 1 and one variance a dimension. Pairs are classified by a sigmoid of
-    a (mu_i . mu_t - (sum of both variances) / 2) + b (PPCL); an inclusion loss wants each image inside its caption, and
-    each input inside its masked view; and a KL divergence to the unit Gaussian keeps variances from vanishing (VIB).
+    Every input is a Gaussian with a mean of length 1 and one variance per dimension. Pairs are classified by a sigmoid
+    of a (mu_i . mu_t - (sum of both variances) / 2) + b (PPCL); an inclusion loss wants each image inside its caption,
+    and each input inside its masked view; and a KL divergence to the unit Gaussian keeps variances from vanishing
+    (VIB).
 
     Where the released code and the paper differ:
     * The test of "1 in 2", ln of the integral of p_1^2 p_2, holds 2 ln sigma_1 and ln sigma_2, for which the code takes
@@ -51,8 +52,8 @@ class Prolip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "by default the released formulas, which mix up sigma and sigma^2, for published models were trained so and "
-        "the fixture is of them; `exact_gaussians` takes the paper's. Large terms are not left out of the step"
+        "by default the formulas are the released ones, which confuse sigma and sigma^2, since published models were "
+        "trained so and the fixture is from them; `exact_gaussians` uses the paper's. Large terms are kept in the step"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "image_log_variance", "text_log_variance", "logit_scale"}
@@ -60,21 +61,21 @@ class Prolip(RowLoss):
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
     ppcl_lambda: float = option(1.0, "weight of the pairwise term", low=0, high=10_000)
-    inclusion_alpha: float = option(1e-7, "weight of the image lying in its caption, 0 for none", low=0, high=10_000)
+    inclusion_alpha: float = option(1e-7, "weight of the caption including its image, 0 for none", low=0, high=10_000)
     inclusion_alpha_occ: float = option(
-        1e-3, "weight of an input lying in its masked view, 0 for none", low=0, high=10_000
+        1e-3, "weight of a masked view including its input, 0 for none", low=0, high=10_000
     )
     vib_beta: float = option(1e-4, "weight of the KL divergences, 0 for none", low=0, high=10_000)
     inclusion_loss_scale: float = option(1000.0, "steepness of the inclusion loss", above=0, high=1_000_000)
     inclusion_loss_eps: float = option(
         -10.0, "added to minus the log variances in the inclusion test", low=-100, high=100
     )
-    masked: bool = option(False, "ask for masked views, which are used wherever they are given")
+    masked: bool = option(False, "require masked views, which are used wherever they are given")
     masked_share: float = option(
         1.0, "share of the batch, its first samples, compared with masked views", above=0, high=1
     )
-    exact_gaussians: bool = option(False, "log sigma and log variance stand where the formulas have them")
-    init_bias: float = option(-10.0, "where an own bias starts", low=-1000, high=1000)
+    exact_gaussians: bool = option(False, "use log sigma and log variance as in the paper's formulas, not as released")
+    init_bias: float = option(-10.0, "initial value of the own bias, used if the model has none", low=-1000, high=1000)
     products: str = products_option()
 
     def __post_init__(self):

@@ -47,7 +47,7 @@ class Rankclip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "equal scores keep the order of the batch (released: shuffled); a score of -1 is not padding"
+        "equal scores keep the order of the batch (released: shuffled); a score of -1 is not treated as padding"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)

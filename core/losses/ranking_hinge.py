@@ -17,11 +17,11 @@ from ._products import products_option, with_all
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class RankingHinge(RowLoss):
-    """A pair's cosine is to lie a margin above those of its image with other captions, and of its caption with others.
+    """A pair's cosine must exceed, by a margin, those of its image with other captions and of its caption with others.
 
     Deep Learning Applied to Image and Text Matching, 2016, arXiv 1601.03478, trains on the sum over all others;
     VSE++: Improving Visual-Semantic Embeddings with Hard Negatives, 2017, arXiv 1707.05612, on the hardest one alone.
-    No temperature. The mean over pairs is taken, as VSE++'s paper says; its released code leaves the sum.
+    No temperature. The loss is the mean over pairs, as in VSE++'s paper; its released code takes the sum.
 
     Example:
         >>> import torch, vladapt
@@ -32,12 +32,12 @@ class RankingHinge(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features"})
 
-    margin: float = option(0.2, "how far a pair is to lie above others (0.2 in VSE++)", above=0, high=100)
-    hardest: bool = option(False, "count only the hardest other of each image and caption, not their sum")
+    margin: float = option(0.2, "margin by which a pair must score above others (0.2 in VSE++)", above=0, high=100)
+    hardest: bool = option(False, "use only the hardest negative of each image and caption, not the sum over all")
     products: str = products_option()
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:

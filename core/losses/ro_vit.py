@@ -1,4 +1,4 @@
-"""RO-ViT: focal loss over pairs, on images that are taken for regions."""
+"""RO-ViT: focal loss over pairs, on images that are treated as regions."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class RoVit(RowLoss):
     """Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision Transformers (Kim et al., 2023,
     arXiv 2305.07011).
 
-    Each pair of an image and a text is a question of its own: with p the sigmoid of their scaled cosine where they
-    belong together, and one minus it where they do not, it costs -(1 - p)^gamma log p. The costs of an image with all
-    texts are summed and averaged over images; from texts to images the sum is the same. Released with it: a weight of
-    2 alpha for pairs that belong together and 2 (1 - alpha) for the others, both 1 by default.
+    Each pair of an image and a text is a binary classification: with p the sigmoid of their scaled cosine for positive
+    pairs, and one minus it for negative ones, its loss is -(1 - p)^gamma log p. The losses of an image with all
+    texts are summed and averaged over images; from texts to images the sum is the same. The released code also has
+    weights, 2 alpha for positive pairs and 2 (1 - alpha) for the others, both 1 by default.
 
     Before training, `prepare` makes the image tower see random regions of its up-sampled positions while it is in
     train mode (see `_cropped_positions`). The released sampler reads regions half a cell of the up-sampled grid
@@ -44,14 +44,14 @@ class RoVit(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    gamma: float = option(1.0, "how little easy pairs count", low=0, high=1000)
-    alpha: float = option(0.5, "share of the weight that pairs that belong together have", low=0, high=1)
-    cropped_positions: bool = option(True, "crop the positions of the image tower; else any backbone will do")
-    fine_grid: int = option(64, "side of the up-sampled grid of positions", low=1, high=4096)
+    gamma: float = option(1.0, "focusing parameter; the higher, the less easy pairs count", low=0, high=1000)
+    alpha: float = option(0.5, "share of the weight that positive pairs have", low=0, high=1)
+    cropped_positions: bool = option(True, "crop the image tower's position embeddings; without it any backbone works")
+    fine_grid: int = option(64, "side of the up-sampled grid of position embeddings", low=1, high=4096)
     crop_scale: tuple[float, float] = option(
         (0.1, 1.0), "lowest and highest share of the area of a region", above=0, high=1
     )

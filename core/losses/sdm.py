@@ -18,12 +18,12 @@ from ._products import products_option, with_all
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Sdm(RowLoss):
-    """The softmax of a sample's cosines with the batch is to be spread over the samples of the same identity alone.
+    """Trains the softmax of a sample's cosines with the batch to be uniform over the samples of the same identity.
 
     Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval (IRRA), 2023,
     arXiv 2303.12501. With p the softmax of scaled cosines and q the even distribution over equal labels, the loss is
-    KL(p || q) of images to texts plus that of texts to images. Note the direction: what p puts on others is punished
-    by the log of `epsilon`, and p need not cover all that are right. The scale is a constant, no parameter.
+    KL(p || q) of images to texts plus that of texts to images. Note the direction: probability on others is
+    penalised by the log of `epsilon`, and p need not cover all positives. The scale is a constant, not a parameter.
 
     Where the data tells images apart, the released function takes other images of the same person for positives of
     less weight. As released, q is then divided by the sums of columns, which are those of rows where weights are even.
@@ -36,7 +36,7 @@ class Sdm(RowLoss):
         ['image_to_text', 'loss', 'text_to_image']
     """
 
-    differs: ClassVar[str] = "none; IRRA's other losses, of the same fixture, are compared with losses of their own"
+    differs: ClassVar[str] = "none; IRRA's other losses in the same fixture are compared with the losses of those names"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "labels"})
 
     logit_scale: float = option(50.0, "what cosines are multiplied by", above=0, high=10_000)
@@ -44,7 +44,7 @@ class Sdm(RowLoss):
     factor: float = option(
         0.3, "weight of the same person in another image, where `image_ids` are given", low=0, high=1
     )
-    image_ids: bool = option(False, "ask for `image_ids`, which are used wherever they are given")
+    image_ids: bool = option(False, "require `image_ids`, which are used wherever they are given")
     products: str = products_option()
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""The self-regulation of PromptSRC: features and scores stay near those of the towers before they were trained."""
+"""The self-regulation of PromptSRC: features and scores stay near those of the untuned towers."""
 
 from __future__ import annotations
 

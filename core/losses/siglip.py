@@ -21,17 +21,17 @@ from ._products import add_product, product, products_option
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Siglip(RowLoss):
-    """Each pair of an image and a caption is a yes-or-no question of its own: do they belong together?
+    """Each pair of an image and a caption is a binary classification of its own: do they belong together?
 
     Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343. Summed over all pairs, divided by the images.
-    The N x N matrix of logits is made in blocks, so that memory grows with N alone. Of W ranks each keeps its images,
-    while the captions of all go round from rank to rank, with their gradients so far.
+    The N x N matrix of logits is made in blocks, so that memory grows with N alone. Each of W ranks keeps its
+    images, while the captions of all pass from rank to rank, with their gradients so far.
 
-    The bias is the model's `logit_bias` where it has one; else one that this loss owns and trains. A start of -10 keeps
-    the many pairs that do not belong together from drowning the rest.
+    The bias is the model's `logit_bias` if it has one, otherwise the loss's own, which is trained. An initial value of
+    -10 keeps the many negative pairs from dominating.
 
-    With `same_label` each image belongs together with all captions of its label, as pictures and captions of one person
-    do. Where no label occurs twice nothing changes.
+    With `same_label` all captions of an image's label are its positives, as are pictures and captions of one person.
+    If no label occurs twice nothing changes.
 
     Example:
         >>> import torch, vladapt
@@ -42,11 +42,11 @@ class Siglip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here"
+        "none; the whole matrix of logits is never in memory. CoCa's losses in the same fixture are not included"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    init_bias: float = option(-10.0, "where the loss's own bias starts", low=-1000, high=1000)
+    init_bias: float = option(-10.0, "initial value of the loss's own bias", low=-1000, high=1000)
     same_label: bool = same_label_option()
     products: str = products_option()
 

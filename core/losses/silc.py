@@ -1,4 +1,4 @@
-"""SILC: CLIP, and small crops that are to find what a slow teacher sees in the whole image."""
+"""SILC: CLIP, and small crops trained to match what a momentum teacher sees in the whole image."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Silc(RowLoss):
     """SILC: Improving Vision Language Pretraining with Self-Distillation (Naeem et al., 2023, arXiv 2310.13355).
 
     CLIP's loss, plus DINO's from local to global views (2021, arXiv 2104.14294): a head maps features to scores of K
-    prototypes; from local crops the student is to give the softmax that the teacher, the mean of the student over
-    time, gives from the whole image. The teacher's scores are centred on their mean over time and sharpened.
+    prototypes; from local crops the student is trained to give the softmax that the teacher, a moving average of
+    the student, gives from the whole image. The teacher's scores are centred on their mean over time and sharpened.
 
     As published: K 65536, temperatures 0.04 and 0.1, centre momentum 0.9, and a fixed teacher momentum of 0.966: one
-    that ends at 1, as DINO's does, would keep the teacher from learning of texts. The paper sees two global views,
+    that ends at 1, as DINO's does, would keep the teacher from learning from texts. The paper sees two global views,
     0.4 to 1 of the image, and eight local ones, 0.05 to 0.4; here the global view is the one that CLIP's loss sees, so
-    that it is aligned with the text, as the paper asks, and local ones are as many as given. DINO's momentum goes from
-    0.996 to 1. A term of weight 0 is left out with what only it needs.
+    that it is aligned with the text, as the paper asks, and the number of local views is free. DINO's momentum goes
+    from 0.996 to 1. A term of weight 0 is left out, with all that only it needs.
 
     Experimental: the head is DINO's, three layers with GELU to a bottleneck, unit length, and unit prototypes; it
     reads features before the projection, where the paper's starts from the shared space; and the weight of both terms
-    is 1. None of the three could be read in the paper.
+    is 1. The paper states none of the three.
 
     Raises:
         ConfigError: both weights are 0.
@@ -54,7 +54,7 @@ class Silc(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = PAIRS | CROPS
     teacher: ClassVar[str | None] = "ema"
@@ -63,12 +63,12 @@ class Silc(RowLoss):
 
     contrastive: float = option(1.0, "weight of CLIP's loss, 0 for none", low=0, high=10_000)
     distill: float = option(1.0, "weight of the self-distillation, 0 for none", low=0, high=10_000)
-    momentum: float = option(0.966, "share of itself that the teacher keeps in a step", low=0, high=1)
+    momentum: float = option(0.966, "momentum of the teacher", low=0, high=1)
     final_momentum: float | None = option(
-        None, "that of the last step, reached along a cosine; none: the same", low=0, high=1
+        None, "momentum of the teacher at the last step, reached along a cosine; none: constant", low=0, high=1
     )
-    centre_momentum: float = option(0.9, "share of itself that the centre keeps in a step", low=0, high=1)
-    teacher_temperature: float = option(0.04, "temperature of the teacher; the lower, the sharper", above=0, high=100)
+    centre_momentum: float = option(0.9, "momentum of the centre", low=0, high=1)
+    teacher_temperature: float = option(0.04, "temperature of the teacher; lower is sharper", above=0, high=100)
     student_temperature: float = option(0.1, "temperature of the student", above=0, high=100)
     out_dim: int = option(65536, "prototypes", low=1, high=1_000_000)
     hidden_dim: int = option(2048, "width of the head's hidden layers", low=1, high=65_536)

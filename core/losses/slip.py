@@ -24,7 +24,7 @@ class Slip(Loss):
     features before the projection go through an MLP of three layers with BatchNorm.
 
     The released code gathers CLIP's features from other processes without gradient, and so trains on less than the
-    gradient of the whole batch; here it is that of the whole batch, as the paper means.
+    gradient of the whole batch; here it is that of the whole batch, as in the paper.
 
     Raises:
         CapabilityError: dims lacks image_width where it is needed.
@@ -38,7 +38,7 @@ class Slip(Loss):
     """
 
     differs: ClassVar[str] = (
-        "none on one process; on several the gradient is that of the whole batch, which CLIP's part lacks there"
+        "none on one process; on several the gradient is that of the whole batch, which the released CLIP part lacks"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "hidden_view1", "hidden_view2"}

@@ -1,4 +1,4 @@
-"""CLIPFit's anchor: the text features of the classes stay near those before the training."""
+"""CLIPFit's anchor: the text features of the classes stay near those before training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TextAnchor(Loss):
         1.0
     """
 
-    differs: ClassVar[str] = "none (the fixture is CLIPFit's, its cross-entropy and weights restated)"
+    differs: ClassVar[str] = "none (the fixture is CLIPFit's, with its cross-entropy and weights rewritten)"
     needs: ClassVar[frozenset[str]] = frozenset({"class_features", "teacher.class_features"})
     teacher: ClassVar[str | None] = "frozen"
 

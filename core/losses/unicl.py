@@ -1,4 +1,4 @@
-"""Contrast in the space of images, texts and labels, with prefixes that say where a text comes from."""
+"""Contrastive loss over images, texts and labels, with prefixes that say where a text comes from."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SOURCES = ("caption", "label")
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Unicl(RowLoss):
-    """Images and texts of one label are all positives of each other; a pair without a label has itself alone.
+    """Images and texts of one label are all positives of each other; a pair without a label has only itself.
 
     Unified Contrastive Learning in Image-Text-Label Space, 2022, arXiv 2204.03610: the target of a row is spread evenly
     over its positives, in both directions. Without labels this is CLIP's loss, with labels alone the supervised
-    contrast. The positives enter through the means of their features, so that the N x N matrix is never held.
+    contrast. The positives enter through the means of their features, so that the N x N matrix is never in memory.
 
     With `n_prefix` above 0, Prefix Conditioning Unifies Language and Label Supervision, 2022, arXiv 2206.01125: learned
     vectors go between the start token and the words, one set for captions and one for label prompts, so that the text
     tower knows which kind it reads. Prompts of classes are later read with the prefix of captions, the richer kind: a
     trained backbone keeps it, and `encode_text` puts it in.
-    That paper draws each batch from one source, which is the sampler's business.
+    That paper draws each batch from one source, which is the sampler's task.
 
     Raises:
         ConfigError: n_prefix leaves no place for words.
@@ -49,7 +49,7 @@ class Unicl(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "no fixture; the tests check it against equations written out, or against the library's own"
+        "no fixture; the tests check it against the equations, computed directly, or against the library's own"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale", "labels"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)

@@ -1,7 +1,7 @@
-"""Alpha-CLIP (arXiv 2312.03818) names boxes that are given: a box is shown to the tower by an alpha channel.
+"""Alpha-CLIP (arXiv 2312.03818) names given boxes: an alpha channel shows each box to the tower.
 
-For regions that are there and want names; the scores of a test say how well its boxes are named. The published rate of
-the tower is a hundredth of that of the alpha channel's convolution.
+For given regions without names; the test's scores say how well its boxes are named. The published learning rate of the
+tower is a hundredth of that of the alpha channel's convolution.
 """
 
 _base_ = "./faster_rcnn.py"

@@ -1,4 +1,4 @@
-"""Nothing is trained: regions drawn at random are named by their texts, as RegionCLIP (arXiv 2112.09106) names them.
+"""Nothing is trained: RegionCLIP (arXiv 2112.09106): regions drawn at random get the name of the nearest class text.
 
 With a detector's RPN in place of "random" (`proposals=dict(type=..., checkpoint=...)`) this is its zero-shot detection.
 """

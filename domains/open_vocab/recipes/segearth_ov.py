@@ -1,4 +1,4 @@
-"""Nothing is trained: SegEarth-OV (arXiv 2410.01768): for pictures from above; weights by `--resource upsampler=FILE`.
+"""Nothing is trained: SegEarth-OV (arXiv 2410.01768): for aerial images; upsampler by `--resource upsampler=FILE`.
 
 For vision transformers. A class called "background" gets what no other class is sure of; say how sure with prob_thd.
 """

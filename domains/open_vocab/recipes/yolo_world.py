@@ -1,4 +1,4 @@
-"""YOLO-World on RTMDet: one stage whose neck and head know the names, which become weights for prediction.
+"""YOLO-World on RTMDet: one stage whose neck and head read the names, which become weights for prediction.
 
 YOLO-World (arXiv 2401.17270) on RTMDet (arXiv 2212.07784), made narrower for small data and a CPU. Without the paper's
 image pooling, so that all names are folded: `--set plan.model.neck.image_pooling=True` has it. With the L2 norms of the

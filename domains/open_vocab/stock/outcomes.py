@@ -27,14 +27,14 @@ MOST = 100
 
 PAGE = """# Packaged configs of mmdet and mmsegmentation
 
-Made by `vladapt check stock-configs --markdown`. Of each folder of configs that mmdet and mmsegmentation bring, the
-smallest is built, trained for one step by its own optimiser, and asked once. Smallest is what its name tells: the
-size of the backbone, and of equals the shortest name; configs of a pretraining come last. Changed are: weights
+Made by `vladapt check stock-configs --markdown`. From each folder of configs in mmdet and mmsegmentation, the smallest
+config is built, trained for one step with its own optimiser, and makes one prediction. The smallest is chosen by name:
+the smallest backbone, then the shortest name; configs for pretraining come last. These parts are changed: weights
 (random, nothing is downloaded), images (two drawn ones of 128 x 128 pixels; 256 to 512 where an SSD's anchors, the
-queries of a two-stage DETR or a head need them; windows, padding and tables of positions likewise), regions per image
+queries of a two-stage DETR or a head need them; windows, padding and position tables likewise), regions per image
 (64 sampled, 200 before suppression, 100 kept), precision (32 bits), synchronised norms (plain ones, in one process)
-and BERT (a small random one). Not tried are data sets and their pipelines. Each config runs in a process of its own,
-with at most 10 GiB of memory and 120 s of CPU time; one that needs more is too large. The seconds are of a busy
+and BERT (a small random one). Data sets and their pipelines are not tried. Each config runs in its own process, with
+at most 10 GiB of memory and 120 s of CPU time; one that needs more is too large. The seconds were measured on a busy
 machine.
 
 **{summary}.**

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from .batches import batches
 from .reduced import reduce_config
 
-UNTRAINED = "its parts are trained alone; asked only"
+UNTRAINED = "its parts are trained separately; prediction only"
 
 
 def try_config(file: Path, language_model: str) -> tuple[int, str]:

@@ -23,19 +23,19 @@ LEAST = 1e-12
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Bot(Loss):
-    """Identity by a classifier behind BNNeck, triplets with hard mining and a centre per person in front of it.
+    """An identity classifier after BNNeck, and before it a triplet loss with hard mining and a centre per person.
 
     "Bag of Tricks and A Strong Baseline for Deep Person Re-identification" (Luo et al. 2019, arXiv 1903.07071).
-    Features as the tower gives them, not brought to length 1, are pulled by the triplet loss of "In Defense of the
+    The tower's features, not normalised, are pulled by the triplet loss of "In Defense of the
     Triplet Loss for Person Re-Identification" (Hermans et al. 2017, arXiv 1703.07737), which compares the farthest
     picture of the same person in the batch with the nearest of another, and to the centre of their person ("A
-    Discriminative Feature Learning Approach for Deep Face Recognition", Wen et al., ECCV 2016). Behind a batch
-    normalisation without bias, a linear layer without bias names the person, its targets smoothed. Pictures are
-    compared by what the normalisation gives. The text tower stays as it is.
+    Discriminative Feature Learning Approach for Deep Face Recognition", Wen et al., ECCV 2016). After a batch
+    normalisation without bias, a linear layer without bias classifies the person, with label smoothing. Pictures are
+    compared by the features after the normalisation. The text tower is not trained.
 
     Centres take gradient steps of their own, at the rate `center_rate`, as if the weight of their loss were 1.
 
-    Batches are to hold several pictures of each person (`domains/person/samplers.py`).
+    Batches must have several pictures of each person (`domains/person/samplers.py`).
 
     Raises:
         CapabilityError: dims lacks embed_dim or num_labels.
@@ -50,19 +50,19 @@ class Bot(Loss):
 
     differs: ClassVar[str] = (
         "the last stride of a ResNet stays as it is unless the task's `last_stride=1` sets the released one. No "
-        "fixture: checked against a literal transcription"
+        "fixture: checked against a literal transcription of the code"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "labels"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
     finds: ClassVar[bool] = True
 
-    margin: float | None = option(0.3, "of the triplet loss; none: a soft margin", low=0, high=1000)
-    smoothing: float = option(0.1, "share of the targets that is spread over all identities", low=0, below=1)
-    identity_weight: float = option(1.0, "weight of naming the identity", low=0, high=10_000)
-    triplet_weight: float = option(1.0, "weight of the triplets; 0 leaves them out", low=0, high=10_000)
-    center_weight: float = option(5e-4, "weight of the distance to the centre; 0 leaves it out", low=0, high=10_000)
+    margin: float | None = option(0.3, "margin of the triplet loss; none: a soft margin", low=0, high=1000)
+    smoothing: float = option(0.1, "share of the target spread over all identities (label smoothing)", low=0, below=1)
+    identity_weight: float = option(1.0, "weight of the identity loss", low=0, high=10_000)
+    triplet_weight: float = option(1.0, "weight of the triplet loss; 0 leaves it out", low=0, high=10_000)
+    center_weight: float = option(5e-4, "weight of the centre loss; 0 leaves it out", low=0, high=10_000)
     center_rate: float = option(0.5, "learning rate of the centres", low=0, high=100)
-    momentum: float = option(0.1, "share of a batch's statistics in those that the neck keeps", above=0, high=1)
+    momentum: float = option(0.1, "momentum of the neck's running statistics, the share of the batch", above=0, high=1)
 
     def __post_init__(self):
         super().__post_init__()

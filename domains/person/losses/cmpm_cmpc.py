@@ -24,13 +24,13 @@ class CmpmCmpc(RowLoss):
     """Deep Cross-Modal Projection Learning for Image-Text Matching (Zhang and Lu, ECCV 2018, doi
     10.1007/978-3-030-01246-5_42).
 
-    CMPM: with p the softmax of the products of an image, not brought to length 1, with all unit texts, and q the even
-    match of equal identities, KL(p || q), and the same from texts to images. CMPC: each image is projected on its unit
-    text, each text on its unit image, and a classifier with unit weights names the person of both.
+    CMPM: with p the softmax of the products of an image, not normalised, with all unit texts, and q the uniform
+    distribution over equal identities, KL(p || q), and the same from texts to images. CMPC: each image is projected on
+    its unit text, each text on its unit image, and a classifier with unit weights predicts the person of both.
 
-    As released, and as PLIP fine-tunes with it (2023, arXiv 2305.08386), q is brought to a Euclidean length of 1, not
-    to a sum of 1. Where each person occurs once in a batch this is the same. `even_targets` has sums of 1, as the paper
-    writes it.
+    As released, and as PLIP fine-tunes with it (2023, arXiv 2305.08386), q is normalised to a Euclidean length of 1,
+    not to a sum of 1. If each person occurs once in a batch this is the same. `even_targets` normalises to sums of 1,
+    as in the paper.
 
     Raises:
         ConfigError: both weights are 0.
@@ -44,13 +44,13 @@ class CmpmCmpc(RowLoss):
         ['cmpc', 'cmpm', 'loss']
     """
 
-    differs: ClassVar[str] = "none; a sample of nobody, with an identity below 0, is not classified"
+    differs: ClassVar[str] = "none; samples with an identity below 0, which show nobody, are not classified"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "text_embedding", "labels"})
 
     cmpm: float = option(1.0, "weight of the matching, 0 for none", low=0, high=10_000)
     cmpc: float = option(1.0, "weight of the classification, 0 for none", low=0, high=10_000)
     epsilon: float = option(1e-8, "added to the targets inside the logarithm", above=0, high=1)
-    even_targets: bool = option(False, "targets of sum 1, as in the paper; else of length 1, as released")
+    even_targets: bool = option(False, "normalise targets to sum 1, as in the paper, not to length 1, as released")
     products: str = products_option()
 
     def __post_init__(self):

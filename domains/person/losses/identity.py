@@ -1,4 +1,4 @@
-"""Which of the people of the training set is it? Asked of images and of texts by one classifier."""
+"""Classification of images and texts by person, over the people of the training set, with one classifier."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def number_of_people(loss: Loss) -> int:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Identity(RowLoss):
-    """The mean of the cross-entropies of naming the person from the image and from the text.
+    """The mean of the cross-entropies of classifying the person from the image and from the text.
 
     The identity loss of "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval"
     (IRRA), 2023, arXiv 2303.12501, after "Dual-Path Convolutional Image-Text Embeddings with Instance Loss", 2017,
-    arXiv 1711.05535. One linear layer reads the features of both towers, not brought to length 1; its weights start at
-    a deviation of 0.001, its biases at 0. A sample of nobody, with an identity below 0, is left out.
+    arXiv 1711.05535. One linear layer reads the features of both towers, not normalised; its weights start with a
+    standard deviation of 0.001, its biases at 0. Samples with an identity below 0, which show nobody, are left out.
 
     Raises:
         CapabilityError: the set names no identities or is read in a row, or dims lacks embed_dim.
@@ -55,7 +55,7 @@ class Identity(RowLoss):
     differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "text_embedding", "labels"})
 
-    deviation: float = option(0.001, "of the classifier's weights at the start", above=0, high=10)
+    deviation: float = option(0.001, "standard deviation of the classifier's initial weights", above=0, high=10)
 
     def __post_init__(self):
         super().__post_init__()

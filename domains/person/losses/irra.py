@@ -1,4 +1,4 @@
-"""IRRA: people found by a sentence, by similarity distributions, identities and hidden words."""
+"""IRRA: person search by text, with similarity distributions, identities and masked words."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Irra(RowLoss):
     """Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval, 2023, arXiv 2303.12501.
 
     The sum of similarity distribution matching (loss `sdm`, at a fixed scale of 50), of the identity loss (`identity`)
-    and of hidden words that are found again by looking at the image (`masked-words`). A part of weight 0 is left out
-    with what only it needs.
+    and of masked words that are predicted with the help of the image (`masked-words`). A part of weight 0 is left out,
+    with everything that only it needs.
 
-    In the released code the hidden words are written into the memory of the caption itself, so that the first two parts
-    read captions with words hidden. Here they read them whole; `leak` has it as released.
+    In the released code masking overwrites the caption itself, so that the first two parts read masked captions too.
+    Here they read whole captions; `leak` does as released.
 
     Raises:
-        ConfigError: all weights are 0, or `leak` without hidden words.
+        ConfigError: all weights are 0, or `leak` without masked words.
         CapabilityError: as of the parts.
 
     Example:
@@ -45,7 +45,7 @@ class Irra(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "SDM and identities read whole captions; `leak` reads those with hidden words, as the released code does"
+        "SDM and the identity loss read whole captions; with `leak` they read masked captions, as in the released code"
     )
     needs: ClassVar[frozenset[str]] = Identity.needs | MaskedWords.needs
     outputs: ClassVar[Mapping[str, Output]] = {
@@ -55,13 +55,13 @@ class Irra(RowLoss):
 
     sdm: float = option(1.0, "weight of similarity distribution matching, 0 for none", low=0, high=10_000)
     identity: float = option(1.0, "weight of the identity loss, 0 for none", low=0, high=10_000)
-    words: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
-    leak: bool = option(False, "let the other parts read captions with hidden words, as released")
+    words: float = option(1.0, "weight of the masked words, 0 for none", low=0, high=10_000)
+    leak: bool = option(False, "let the other parts read masked captions, as released")
     logit_scale: float = option(50.0, "what cosines are multiplied by in sdm", above=0, high=10_000)
-    share: float = option(0.15, "share of the words that are chosen", above=0, high=1)
+    share: float = option(0.15, "share of the words that are chosen for masking", above=0, high=1)
     depth: int = option(4, "blocks of the transformer after the cross-attention", low=1, high=100)
     width: int | None = option(None, "width of the words' encoder; none: that of the features", low=8, high=65_536)
-    most_words: int = option(77, "tokens of a caption that are looked at for hidden words", low=2, high=100_000)
+    most_words: int = option(77, "first tokens of a caption, among which words are masked", low=2, high=100_000)
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,7 +69,7 @@ class Irra(RowLoss):
         if not self.weights:
             raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
         if self.leak and not self.words:
-            raise ConfigError(f"{self.title}: leak=True without hidden words; give words above 0")
+            raise ConfigError(f"{self.title}: leak=True without masked words; give words above 0")
         needs = {"labels", "image_embedding", "text_embedding"} if self.sdm or self.identity else set()
         if self.sdm:
             self.of_pairs = Sdm(logit_scale=self.logit_scale)

@@ -1,4 +1,4 @@
-"""Hidden words of a caption, found again by looking at the image."""
+"""Masked words of a caption, predicted with the help of the image."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class MaskedWords(RowLoss):
     """The implicit relation reasoning of "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
     Retrieval" (IRRA), 2023, arXiv 2303.12501.
 
-    Of the words of a caption 15 % are chosen, at least one; 80 % of these are hidden, 10 % are another word, 10 % stay.
-    The text tower reads what is left. Its tokens look at the image, the whole and all patches, in one cross-attention,
-    then at each other in a transformer of four blocks; a head of two layers says which words stood there. The loss is
-    the mean cross-entropy over chosen words. What is chosen is a function of seed, epoch and row.
+    15 % of the words of a caption are chosen, at least one; 80 % of these are masked, 10 % are replaced by another
+    word, 10 % are kept. The text tower reads the result. Its tokens attend to the whole image and all patches in one
+    cross-attention, then to each other in a transformer of four blocks; a head of two layers predicts the chosen words.
+    The loss is the mean cross-entropy over chosen words. The choice is a function of seed, epoch and row.
 
-    Towers give tokens in the space that they share, which is as wide as the encoder. `width` makes it narrower, by a
-    linear layer on each side; this is ours, for towers of very wide features (`embedded`).
+    Towers give tokens in their shared space, and the encoder is as wide as that. `width` makes it narrower, with a
+    linear layer on each side; this is ours, for towers with very wide features (`embedded`).
 
     Raises:
         CapabilityError: dims lacks embed_dim or vocab_size, or the text tower knows no token for a hidden word.
@@ -48,17 +48,17 @@ class MaskedWords(RowLoss):
         ['loss', 'right']
     """
 
-    differs: ClassVar[str] = "the mean is over the chosen words of all processes"
+    differs: ClassVar[str] = "the mean is over the words chosen in all processes"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "image_tokens", "hidden_caption", "hidden_words"})
     outputs: ClassVar[Mapping[str, Output]] = {
         "hidden_caption": Output("tokens of a caption with words hidden", ("B", "L", "D"), "raw", fields=FIELDS),
         "hidden_words": Output("the hidden words' ids", ("B", "L"), "token", fields=FIELDS),
     }
 
-    share: float = option(0.15, "share of the words that are chosen", above=0, high=1)
+    share: float = option(0.15, "share of the words that are chosen for masking", above=0, high=1)
     depth: int = option(4, "blocks of the transformer after the cross-attention", low=1, high=100)
     width: int | None = option(None, "width of the encoder; none: that of the features", low=8, high=65_536)
-    most_words: int = option(77, "tokens of a caption that are looked at", low=2, high=100_000)
+    most_words: int = option(77, "first tokens of a caption, among which words are masked", low=2, high=100_000)
 
     def __post_init__(self):
         super().__post_init__()

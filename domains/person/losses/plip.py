@@ -1,4 +1,4 @@
-"""PLIP: pictures of people and sentences trained together by who it is, by what is said, and by colours."""
+"""PLIP: pictures of people and captions, trained together by identity, masked words and colours."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ NEEDS = {"identity": PAIR, "attributes": frozenset({"word_errors"}), "colours": 
 class Plip(RowLoss):
     """PLIP: Language-Image Pre-training for Person Representation Learning (Zuo et al., 2023, arXiv 2305.08386).
 
-    Of its training only the abstract is public, and this is ours after it:
+    Only the abstract says how it was trained, so these terms are ours:
 
-    * `identity` (identity-based vision-language contrast): CLIP's loss, where all samples of a person are right.
-    * `attributes` (image-guided attribute prediction): words of the caption are hidden, 15 % as in BERT (2018, arXiv
-      1810.04805); what the text tower makes of the rest looks at the patches of the image, and is compared with the
+    * `identity` (identity-based vision-language contrast): CLIP's loss, with all samples of a person as positives.
+    * `attributes` (image-guided attribute prediction): 15 % of the words of the caption are masked, as in BERT (2018,
+      arXiv 1810.04805); the text tower's tokens attend to the patches of the image, and are compared with the
       embeddings of all words.
-    * `colours` (text-guided image colourisation): the image tower sees the picture in grey; its patches look at the
-      words of the caption and tell the colours, as mean squared error of the differences to grey, in tenths.
+    * `colours` (text-guided image colourisation): the image tower sees the picture in grey; its patches attend to
+      the words of the caption and predict the colours; the loss is the mean squared error of the differences to grey,
+      in tenths.
 
-    A term of weight 0 is left out with what only it needs. Both readers are one layer of cross-attention and an MLP.
+    A term of weight 0 is left out, with all that only it needs. Both readers are one layer of cross-attention and an
+    MLP.
 
     Raises:
         ConfigError: all weights are 0, or a width that is no multiple of the heads.
@@ -56,7 +58,9 @@ class Plip(RowLoss):
         2.5
     """
 
-    differs: ClassVar[str] = "no code of the training is public; the tests check it against equations written out"
+    differs: ClassVar[str] = (
+        "no code of the training is public; the tests check it against the equations, computed directly"
+    )
     experimental: ClassVar[str] = "all but the names of its three terms, which are those of the abstract"
     needs: ClassVar[frozenset[str]] = frozenset().union(*NEEDS.values())
     outputs: ClassVar[Mapping[str, Output]] = {
@@ -69,12 +73,12 @@ class Plip(RowLoss):
     }
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    identity: float = option(1.0, "weight of the contrast of identities, 0 for none", low=0, high=10_000)
-    attributes: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
+    identity: float = option(1.0, "weight of the contrastive loss over identities, 0 for none", low=0, high=10_000)
+    attributes: float = option(1.0, "weight of the masked words, 0 for none", low=0, high=10_000)
     colours: float = option(1.0, "weight of the colours, 0 for none", low=0, high=10_000)
-    cells: int = option(4, "cells along each side of a patch whose colours are told", low=1, high=64)
+    cells: int = option(4, "cells along each side of a patch whose colours are predicted", low=1, high=64)
     reader_width: int = option(256, "width of the attention between towers", low=1, high=65_536)
-    reader_heads: int = option(4, "its heads", low=1, high=1024)
+    reader_heads: int = option(4, "heads of the attention between towers", low=1, high=1024)
     products: str = products_option()
 
     def __post_init__(self):

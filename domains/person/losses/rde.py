@@ -1,4 +1,4 @@
-"""RDE: person search that is robust to pairs of image and caption that do not belong together."""
+"""RDE: person search that is robust to mismatched pairs of image and caption."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ SELECTED_BY = ("attention", "similarity")
 class Rde(Loss):
     """Noisy-Correspondence Learning for Text-to-Image Person Re-identification (Qin et al., 2024, arXiv 2308.09911).
 
-    A pair is compared twice: by the features of the towers (global), and by embeddings of the tokens that their last
-    attention looks at most (selection). Before each epoch two Gaussians are fitted to the losses of all pairs, once for
-    each embedding; a pair counts as clean where both find it in the Gaussian of lower losses, and where they differ a
-    coin decides. Triplet alignment (TAL), of clean pairs alone, is for each sample and both directions
+    A pair is compared twice: by the features of the towers (global), and by embeddings of the tokens with the most
+    attention in the last block (selection). Before each epoch two Gaussians are fitted to the losses of all pairs, once
+    for each embedding; a pair counts as clean if both put it in the Gaussian of lower losses; if they differ, a coin
+    flip decides. Triplet alignment (TAL), of clean pairs only, is for each sample and both directions
 
         [margin - sum_p a_p s_p + tau log sum_n exp(s_n / tau)]_+
 
-    over samples p of the same person, weighed by their softmax a, and all samples n of others; the sum over pairs, of
-    both embeddings. A pair is found by the mean of both cosines: see `embed_image` and `embed_text`.
+    over samples p of the same person, weighted by their softmax a, and all samples n of others; the sum over pairs and
+    both embeddings. The ranking uses the mean of both cosines: see `embed_image` and `embed_text`.
 
-    It is computed of the whole batch by each process: the selection's BatchNorm is to see all of it.
+    Each process computes it on the whole batch, since the selection's BatchNorm must see all of it.
 
-    The coin and the order in which pairs are judged are drawn anew in each epoch, from `seed` and the epoch. Towers
-    without attention of a class token (`embedded`, a ResNet) can select tokens by their cosine with the feature of the
-    whole, which is ours, as is `trust_epochs`: at the start of towers that know nothing of people losses tell little.
+    The coin flips and the order in which pairs are judged are drawn anew in each epoch, from `seed` and the epoch.
+    Towers without attention of a class token (`embedded`, a ResNet) can select tokens by their cosine with the feature
+    of the whole image or text. This is ours, as is `trust_epochs`: at first, losses of towers that know nothing of
+    people say little.
 
     Raises:
         CapabilityError: dims lacks embed_dim or num_samples; or the towers have no such attention.
@@ -53,9 +54,9 @@ class Rde(Loss):
     """
 
     differs: ClassVar[str] = (
-        "order and coins come from one seed (released: from two generators); parts of equal size are judged at once, "
-        "so that no pair is left without others; `TRL`, `SDM` and `InfoNCE` of the fixture, which the paper compares "
-        "RDE with, are not compared"
+        "the order and the coin flips come from one seed (released: from two generators); pairs are judged in parts of "
+        "equal size, so that no pair is left without others; the fixture's `TRL`, `SDM` and `InfoNCE`, with which the "
+        "paper compares RDE, are not compared"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"whole_image", "whole_text", "patches", "words", "word_counts", "labels", "index"}
@@ -72,16 +73,16 @@ class Rde(Loss):
 
     finds: ClassVar[bool] = True
 
-    margin: float = option(0.1, "by how much a pair is to be nearer than others", low=0, high=2)
+    margin: float = option(0.1, "margin by which a pair must be nearer than others", low=0, high=2)
     tau: float = option(0.015, "temperature of the alignment", above=0, high=100)
     ratio: float = option(0.3, "share of the tokens that are selected", above=0, high=1)
     selection_dim: int = option(1024, "width of the embedding of selected tokens", low=2, high=65_536)
-    select_by: str = option("attention", "what tokens are selected by; by similarity is ours", choices=SELECTED_BY)
+    select_by: str = option("attention", "how tokens are selected; similarity is ours", choices=SELECTED_BY)
     mixture: str = option("coarse", "how Gaussians are fitted; fine suits more than 40 % wrong pairs", choices=FITS)
     pairs_at_once: int = option(64, "pairs among which losses are compared before an epoch", low=2, high=1_000_000)
     trust_epochs: int = option(0, "first epochs in which all pairs count as clean", low=0, high=1_000_000)
-    divide: bool = option(True, "tell clean pairs from wrong ones; without it all are clean")
-    seed: int = option(0, "fixes the coins and the order in which pairs are judged", low=0, high=2**31 - 1)
+    divide: bool = option(True, "tell clean pairs from wrong ones; without it all count as clean")
+    seed: int = option(0, "seed of the coin flips and of the order in which pairs are judged", low=0, high=2**31 - 1)
 
     def __post_init__(self):
         super().__post_init__()

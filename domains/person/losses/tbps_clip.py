@@ -1,4 +1,4 @@
-"""TBPS-CLIP: plain CLIP as a strong baseline of person search, by training tricks and a handful of losses."""
+"""TBPS-CLIP: plain CLIP as a strong baseline of person search, with training tricks and several losses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TbpsClip(RowLoss):
 
     A weighted sum of four terms, on images of people, their captions and who they are:
 
-    * `nitc`: CLIP's loss where all samples of a person are right, targets mixed with the model's own softmax; that
+    * `nitc`: CLIP's loss with all samples of a person as positives, targets mixed with the model's own softmax; its
       share rises from 0 to `soft` over the first epoch. The mean of two views of the image.
     * `ritc`: KL(p || q) of the softmax p and the even targets q, with q + `epsilon` under the logarithm.
     * `citc`: CyCLIP's two terms (2022, arXiv 2205.14459): squared gaps between the cosines of two images and of their
@@ -38,7 +38,7 @@ class TbpsClip(RowLoss):
     * `simclr`: SimCLR's loss (2020, arXiv 2002.05709) on two strongly augmented views, their projected features behind
       a small MLP.
 
-    A term of weight 0 is left out with what only it needs.
+    A term of weight 0 is left out, with all that only it needs.
 
     Raises:
         ConfigError: all weights are 0.
@@ -53,7 +53,7 @@ class TbpsClip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "none in a value; what the targets are mixed with is the softmax of the same pass (released: of a second one)"
+        "values do not differ; the targets are mixed with the softmax of the same pass (released: of a second one)"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "labels", "logit_scale", "image_view2", *STRONG}
@@ -64,19 +64,19 @@ class TbpsClip(RowLoss):
     }
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    nitc: float = option(1.0, "weight of the contrast with soft targets", low=0, high=10_000)
+    nitc: float = option(1.0, "weight of the contrastive loss with soft targets", low=0, high=10_000)
     ritc: float = option(1.0, "weight of the reversed divergence", low=0, high=10_000)
     citc: float = option(0.1, "weight of the cyclic consistency", low=0, high=10_000)
     simclr: float = option(0.4, "weight of SimCLR's part; at 0 no strong views are needed", low=0, high=10_000)
-    soft: float = option(0.5, "share of the model's own softmax in the contrast's targets", low=0, high=1)
-    ramp: float = option(0.2, "share of the training over which it rises: one epoch of five", low=0, high=1)
-    second_view: bool = option(True, "the contrast sees a second augmented view of the image too")
+    soft: float = option(0.5, "share of the model's own softmax in the contrastive targets", low=0, high=1)
+    ramp: float = option(0.2, "share of training over which `soft` rises: one epoch of five", low=0, high=1)
+    second_view: bool = option(True, "use a second augmented view of the image in the contrastive loss")
     epsilon: float = option(0.01, "added to the targets of the reversed divergence", above=0, high=1)
     in_modal: float = option(0.25, "weight of image pairs beside text pairs in the consistency", low=0, high=10_000)
     cross_modal: float = option(0.25, "weight of both ways across in the consistency", low=0, high=10_000)
     temperature: float = option(0.1, "temperature of SimCLR's part", above=0, high=100)
     mlp_dim: int = option(128, "width of the hidden layer of SimCLR's MLP", low=1, high=65_536)
-    emb_dim: int = option(512, "width of its output", low=1, high=65_536)
+    emb_dim: int = option(512, "width of the MLP's output", low=1, high=65_536)
     products: str = products_option()
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""UniPT: both towers trained before on people with made-up sentences, by contrast and by rebuilding what is hidden."""
+"""UniPT: pre-trains both towers on people with generated captions, by contrast and by masked patches and words."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ class Unipt(RowLoss):
     """Unified Pre-training with Pseudo Texts for Text-To-Image Person Re-identification (Shao et al., 2023,
     arXiv 2309.01420).
 
-    The sum of CLIP's loss on plain cosines, without a temperature (`contrast`), of the error of hidden patches, which
-    a decoder rebuilds from those that the image tower sees (`patches`), and of the cross-entropy of hidden words
-    (`words`).
-    The value of the first two is that of the released code. A term of weight 0 is left out with what only it needs; the
-    decoder needs an image tower with blocks.
+    The sum of CLIP's loss on plain cosines, without a temperature (`contrast`), of the error of masked patches, which a
+    decoder reconstructs from those that the image tower sees (`patches`), and of the cross-entropy of masked words
+    (`words`). The value of the first two is that of the released code. A term of weight 0 is left out, with all that
+    only it needs; the decoder needs an image tower with blocks.
 
-    The released code names the errors of patches and words and leaves out how they are made: here they are those of MAE
-    (2021, arXiv 2111.06377: three quarters hidden, a decoder of 8 blocks of width 512, pixels of each patch brought to
-    mean 0 and deviation 1) and of BERT (2018, arXiv 1810.04805: 15 % of the words), the words read by one linear layer.
+    The released code names the errors of patches and words but not how they are computed: here they are those of MAE
+    (2021, arXiv 2111.06377: three quarters masked, a decoder of 8 blocks of width 512, pixels of each patch normalised
+    to mean 0 and deviation 1) and of BERT (2018, arXiv 1810.04805: 15 % of the words), predicted by one linear layer.
 
     Raises:
         ConfigError: all weights are 0, or a width that is no multiple of 32.
@@ -54,8 +53,8 @@ class Unipt(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "none in the contrast and the sum; how patches and words are hidden and rebuilt is MAE's and BERT's, which the "
-        "released code does not say"
+        "the contrastive loss and the sum do not differ; patches and words are masked and reconstructed as in MAE and "
+        "BERT, since the released code does not show how"
     )
     experimental: ClassVar[str] = "how patches and words are hidden and rebuilt: after MAE and BERT"
     needs: ClassVar[frozenset[str]] = PAIR | WORDS | {"patch_errors"}
@@ -63,11 +62,11 @@ class Unipt(RowLoss):
         "patch_errors": Output("error of the image's hidden patches", ("B", "one"), "raw", fields=("pixels", "draws"))
     }
 
-    contrast: float = option(1.0, "weight of the contrast, 0 for none", low=0, high=10_000)
-    patches: float = option(1.0, "weight of the hidden patches, 0 for none", low=0, high=10_000)
-    words: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
-    logit_scale: float = option(1.0, "what cosines are multiplied by; 1: nothing, as published", above=0, high=10_000)
-    hidden_share: float = option(0.75, "share of the patches that are hidden", above=0, below=1)
+    contrast: float = option(1.0, "weight of the contrastive loss, 0 for none", low=0, high=10_000)
+    patches: float = option(1.0, "weight of the masked patches, 0 for none", low=0, high=10_000)
+    words: float = option(1.0, "weight of the masked words, 0 for none", low=0, high=10_000)
+    logit_scale: float = option(1.0, "factor on the cosines; 1 as published", above=0, high=10_000)
+    hidden_share: float = option(0.75, "share of the patches that are masked", above=0, below=1)
     decoder_width: int = option(512, "width of the decoder, a multiple of 32", low=HEAD_WIDTH, high=65_536)
     decoder_depth: int = option(8, "blocks of the decoder", low=1, high=1000)
     products: str = products_option()

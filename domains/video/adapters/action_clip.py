@@ -94,8 +94,8 @@ class ActionClip(TextHead):
     """
 
     differs: ClassVar[str] = (
-        "towers stay frozen, and the mean of the templates takes the place of one drawn at a step; Conv_1D transposes "
-        "frames and channels, which the released code does not (`released_conv`)"
+        "towers stay frozen, and the mean of the templates replaces one drawn at each step; Conv_1D transposes frames "
+        "and channels, which the released code does not (`released_conv`)"
     )
     multilabel: ClassVar[bool] = False
     published: ClassVar[dict] = {"epochs": 50, "batch_size": 128, "lr": 5e-5}

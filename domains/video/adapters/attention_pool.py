@@ -1,4 +1,4 @@
-"""Attention pooling: a clip is a weighted mean of its frames, the weights learned, the order unused."""
+"""Attention pooling: a clip is the weighted mean of its frames, with learned weights, whatever their order."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class AttentionPool(TunedTextHead):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked against the paper's equation written out. The pooled frames are compared with class "
-        "texts, and attention starts even"
+        "no fixture: checked against the paper's equation, computed directly. The pooled frames are compared with "
+        "class texts, and attention starts uniform"
     )
 
     hidden: int = option(128, "width of the attention", low=1, high=65_536)

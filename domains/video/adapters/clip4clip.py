@@ -101,8 +101,8 @@ class Clip4clip(TextHead):
     """
 
     differs: ClassVar[str] = (
-        "towers stay frozen, clips have classes in place of sentences, AdamW in place of BertAdam, 60 epochs at 1e-3 "
-        "in place of 5 at 1e-4; seqLSTM and tightTransf have no fixture: checked against the modules written out"
+        "towers stay frozen, clips have classes instead of sentences, AdamW instead of BertAdam, 60 epochs at 1e-3 "
+        "instead of 5 at 1e-4; seqLSTM and tightTransf have no fixture: checked against the modules, written directly"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
     published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}

@@ -107,8 +107,8 @@ class EfficientPrompt(TextHead):
     """
 
     differs: ClassVar[str] = (
-        "one cosine in place of one that restarts; padding behind a prompt stays padding, which no causal tower reads, "
-        "where the released code puts rows of the table; only frames that are there are read"
+        "one cosine schedule instead of one that restarts; padding after a prompt stays padding, which no causal tower "
+        "reads, where the released code puts rows of the embedding table; padding of frames is not read"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})

@@ -51,7 +51,9 @@ class MeanPool(TunedTextHead):
         torch.Size([12, 3])
     """
 
-    differs: ClassVar[str] = "a residual of each class text is learned from the shots; `tune_text=false` is published"
+    differs: ClassVar[str] = (
+        "a residual of each class text is learned from the shots; `tune_text=false` is the published method"
+    )
     state: ClassVar[tuple[str, ...]] = tuple(name for name in TunedTextHead.state if name != "weights")
 
     unit_frames: bool = option(True, "make frames unit before they are averaged, as CLIP4Clip does")

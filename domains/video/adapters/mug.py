@@ -111,7 +111,7 @@ class Mug(TunedTextHead):
     """
 
     differs: ClassVar[str] = (
-        "padding is told by masks, of frames too, where the released code takes a cosine of 0 for padding and lets it "
+        "masks mark padding, of frames too, where the released code takes a cosine of 0 for padding and lets padding "
         "into `full` and `wti`; a residual of each class is learned from the shots"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})

@@ -1,4 +1,4 @@
-"""Open-VCLIP: attention that looks at neighbouring frames, and weights between those of CLIP and of the training."""
+"""Open-VCLIP: attention to neighbouring frames, and weights between CLIP's and the trained ones."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ class OpenVclip(ClipTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "weight decay 0.01 is ours; the share of CLIP in the kept weights is chosen on val where there is one "
-        "(released: given); the domain's prompts in place of the 28 published ones. The fixture is of the weights; "
-        "attention over neighbours is checked against loops written out"
+        "weight decay 0.01 is ours; the share of CLIP in the saved weights is chosen on val if there is one (released: "
+        "given); the domain's prompts instead of the 28 published ones. The fixture covers the weights; attention over "
+        "neighbours is checked against explicit loops"
     )
     trains_text: ClassVar[bool] = False
     ema: ClassVar[None] = None  # no option: the average is that of the epochs

@@ -1,4 +1,4 @@
-"""PLLaVA's pooling of patches over time and space, read by the class texts."""
+"""PLLaVA's pooling of patches over time and space, with class texts that attend to the result."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ class PllavaPool(TunedTextHead):
     """
 
     differs: ClassVar[str] = (
-        "class texts read the pooled tokens, not a language model; a clip shorter than `frames` repeats frames over "
-        "its whole length, where the released code may drop its last ones; shorter sides are not enlarged"
+        "class texts attend to the pooled tokens; there is no language model; a clip shorter than `frames` repeats "
+        "frames over its whole length, where the released code may drop its last ones; shorter sides are not enlarged"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "patch_tokens"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts", "patch_tokens"})

@@ -1,4 +1,4 @@
-"""STAN: a branch beside the last blocks of the image tower that looks along time and then within each frame."""
+"""STAN: a branch beside the last blocks of the image tower that attends along time, then within each frame."""
 
 from __future__ import annotations
 
@@ -181,9 +181,9 @@ class Stan(ClipTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "batches of 32 (released: 128); the released schedule is a linear rise over the whole run, here the rate rises "
-        "over a tenth of the steps and falls along a cosine; float32 unless `amp` says otherwise; convolution in time, "
-        "the paper's other module, is not here"
+        "batches of 32 (released: 128); the released schedule rises linearly over the whole run, here the learning "
+        "rate rises over a tenth of the steps and falls along a cosine; float32 unless `amp` says otherwise; the "
+        "paper's other module, convolution in time, is not included"
     )
     trains_scale: ClassVar[bool] = False
     default_epochs: ClassVar[int] = 10

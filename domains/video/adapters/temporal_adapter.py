@@ -1,4 +1,4 @@
-"""Our default for clips: averaged frames, and what their course over time adds, where that helps."""
+"""Our default for clips: averaged frames plus a function of their course over time, where that helps."""
 
 from __future__ import annotations
 

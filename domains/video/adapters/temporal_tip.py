@@ -1,4 +1,4 @@
-"""Temporal Tip: a cache of clips, compared frame by frame at the same share of their length; nothing is trained."""
+"""Temporal Tip: a cache of clips, compared frame by frame at the same relative time; nothing is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TESTA: an image tower that looks along time and space and merges frames and patches from block to block."""
+"""TESTA: an image tower that attends along time and space and merges frames and patches from block to block."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ class Testa(ClipTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "a CLIP's towers in place of BLIP's; no matching loss and no queue; proportional attention, which no released "
-        "script turns on, is not here; float32 unless `amp` says otherwise"
+        "a CLIP's towers instead of BLIP's; neither matching loss nor queue; proportional attention, which no released "
+        "script enables, is not included; float32 unless `amp` says otherwise"
     )
     default_epochs: ClassVar[int] = 10
 

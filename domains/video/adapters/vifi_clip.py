@@ -39,9 +39,9 @@ class VifiClip(Mixed, ClipTowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: its features are those of a plain CLIP; the training is checked against a loop written out. The "
-        "domain's prompts, crops and colours in place of the published ones; float32 unless `amp` says otherwise; the "
-        "rate changes from step to step, as one cosine after the warm-up"
+        "no fixture: its features are those of a plain CLIP; the training is checked against an explicit loop. The "
+        "domain's prompts, crops and colours instead of the published ones; float32 unless `amp` says otherwise; the "
+        "learning rate changes every step, as one cosine after the warm-up"
     )
     default_epochs: ClassVar[int] = 50
 

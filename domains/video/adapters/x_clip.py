@@ -1,4 +1,4 @@
-"""X-CLIP: frames that send each other messages inside the image tower, and class texts that look at the video."""
+"""X-CLIP: frames exchange messages inside the image tower, and class texts attend to the video."""
 
 from __future__ import annotations
 
@@ -216,9 +216,9 @@ class XClip(Mixed):
     """
 
     differs: ClassVar[str] = (
-        "the domain's prompts, crops and colours in place of the published ones; a class's text is the mean of its "
-        "prompts; float32 unless `amp` says otherwise; positions of frames are decayed as other tables are; the rate "
-        "changes from step to step, as one cosine after the warm-up"
+        "the domain's prompts, crops and colours instead of the published ones; a class's text is the mean of its "
+        "prompts; float32 unless `amp` says otherwise; position embeddings of frames have weight decay, as other "
+        "tables have; the learning rate changes every step, as one cosine after the warm-up"
     )
     at_predict: ClassVar[frozenset[str]] = frozenset({"images", "text_encoder"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})

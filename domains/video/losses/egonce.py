@@ -1,4 +1,4 @@
-"""EgoNCE: clips that show the same action are positives, another moment of the same video is a negative."""
+"""EgoNCE: clips of the same action are positives, another moment of the same video is a negative."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Egonce(Loss):
     Texts without a verb, or without a noun, share nothing.
 
     `scene_negatives` brings another clip of the same video with each sample, and its text: all 2B are rows and columns.
-    What is drawn near in time, and that it is another clip, is the business of who makes the pairs: where the drawn one
+    Whoever makes the pairs must draw a clip that is near in time and not the same; if it
     shows the same action, it is a positive.
 
-    Needs two columns of the pairs, `verbs` and `nouns`: one number per class, 0 where a text has it not. With
+    Needs two columns of the pairs, `verbs` and `nouns`: one number per class, 0 if a text lacks it. With
     `scene_negatives` also `verbs_negative` and `nouns_negative`.
 
     Example:
@@ -39,7 +39,7 @@ class Egonce(Loss):
         1.487
     """
 
-    differs: ClassVar[str] = "none; the released pre-training draws scene negatives that may be the sample itself"
+    differs: ClassVar[str] = "none; the released pre-training may draw the sample itself as a scene negative"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "verbs", "nouns"})
     outputs: ClassVar[Mapping[str, Output]] = {
         "verbs": Output("which verbs the text has", ("B", "verbs"), "raw", column="verbs"),
@@ -50,7 +50,7 @@ class Egonce(Loss):
 
     temperature: float = option(0.05, "what cosines are divided by", above=0, high=100)
     positives: str = option("both", "what two texts must share to be positives", choices=("both", "noun", "verb"))
-    scene_negatives: bool = option(False, "another clip of the same video beside each sample")
+    scene_negatives: bool = option(False, "add another clip of the same video to each sample, as a negative")
 
     def __post_init__(self):
         super().__post_init__()

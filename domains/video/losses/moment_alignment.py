@@ -1,4 +1,4 @@
-"""Moment alignment, our own: a clip at two time resolutions, and a moment of it with a text of its own."""
+"""Moment alignment (ours): a clip at two time resolutions, and a part of it with a text of its own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class MomentAlignment(RowLoss):
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
     resolution: float = option(1.0, "weight of the two time resolutions, 0 for none", low=0, high=10_000)
-    moment: float = option(1.0, "weight of the short part with its text, 0 for none", low=0, high=10_000)
+    moment: float = option(1.0, "weight of the short part and its text, 0 for none", low=0, high=10_000)
 
     products: str = products_option()
 

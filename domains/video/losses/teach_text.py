@@ -1,4 +1,4 @@
-"""TeachText: the similarities of texts and videos are taught by models with other text encoders."""
+"""TeachText: teachers with other text encoders give target similarities of texts and videos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TeachText(Loss):
     arXiv 2104.08271).
 
     L = max margin + `distill` x SmoothL1(S, T). S are the cosines of the batch's texts and clips, T those of the
-    frozen teacher, of all B x B pairs and not of the partners alone; the smooth L1 is their mean with beta 1. The max
+    frozen teacher, of all B x B pairs, not only of partners; the smooth L1 is their mean with beta 1. The max
     margin is the mean over all others of a text, and of a clip, of how far they come nearer than its partner plus
     `margin`.
 
@@ -41,9 +41,9 @@ class TeachText(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
     teacher: ClassVar[str | None] = "frozen"
 
-    margin: float = option(0.2, "how far a pair is to lie above others", above=0, high=100)
+    margin: float = option(0.2, "margin by which a pair must score above others", above=0, high=100)
     distill: float = option(1.0, "weight of the teacher's similarities, 0 for none", low=0, high=10_000)
-    diagonal: bool = option(False, "let pairs themselves stay in the mean, as in an early version of the code")
+    diagonal: bool = option(False, "keep the pairs themselves in the mean, as in an early version of the code")
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         taught = out["teacher.text"].detach() @ out["teacher.image"].detach().T
