@@ -41,7 +41,7 @@ def ask(address: str, content: bytes) -> tuple[int, dict]:
     head = {"Content-Type": "multipart/form-data; boundary=x"}
     request = urllib.request.Request(f"{address}predict", BODY % content, head)
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=300) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -149,6 +149,6 @@ def workers(process: int) -> list[int]:
 
 
 def counted(address: str, name: str) -> float:
-    with urllib.request.urlopen(f"{address}metrics", timeout=60) as response:
+    with urllib.request.urlopen(f"{address}metrics", timeout=300) as response:
         lines = response.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
