@@ -10,7 +10,7 @@ import time
 import urllib.request
 
 INSTALLED = bool(shutil.which("chromedriver") and shutil.which("chromium"))
-PATIENCE = 60.0
+PATIENCE = 300.0
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage")
 OFFLINE = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
