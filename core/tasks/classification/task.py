@@ -305,7 +305,8 @@ class Classification(Task):
         setting = setting_of(recipe, prepared, tasks_of_fit(recipe))
         published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
         unscored = unscored if done.scores.labels is None else []
-        further = [*done.notes, *turned_down_words(done.scores.metrics), *published, *done.report.notes, *unscored]
+        turned_down = turned_down_words(done.scores.metrics)
+        further = [*done.notes, *published, *done.report.notes, *turned_down, *unscored]
         scenario = drawing_of(recipe, recipe.shots).get("scenario")
         notes = notes_of(prepared, recipe.shots, further, shots, scenario)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
