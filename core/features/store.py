@@ -60,8 +60,8 @@ def default_root() -> Path:
 class FeatureStore:
     """Features on disk, found by what they are made of: backbone, precision, tap, bytes, decoding and transform.
 
-    A sample whose pixels are (T, 3, S, S) is stored part by part, with its number of parts. Its feature is the mean of its
-    parts; both are read without running the backbone again.
+    A sample whose pixels are (T, 3, S, S) is stored part by part, with its number of parts. Its feature is the mean of
+    its parts; both are read without running the backbone again.
 
     Several processes may use one store at once. A damaged part of it is removed and computed again.
 
