@@ -32,7 +32,8 @@ def build_classifier(
     """The zero-shot classifier of some classes.
 
     A class's texts are its filled templates followed by its descriptions. Each text feature is scaled to length 1;
-    their mean is `raw`, and that mean scaled to length 1 is the weight. The mean of the unscaled features is `unnormalized`.
+    their mean is `raw`, and that mean scaled to length 1 is the weight. The mean of the unscaled features is
+    `unnormalized`.
 
     Args:
         backbone: encodes the texts.
