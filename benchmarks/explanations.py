@@ -161,7 +161,7 @@ def main() -> None:
         kinds = FEW_KINDS if small else len(KINDS)
         backbone = transformer(Path(folder)) if small else load_backbone("embedded", "cpu")
         methods = given.methods.split(",") if given.methods else [ROLLOUT if small else GRAD_CAM, OCCLUSION]
-        print("| tower | adapter | heat map | points at the thing | of | seconds per map |")
+        print("| tower | adapter | heat map | points at the thing | pictures | seconds per map |")
         print("| --- | --- | --- | ---: | ---: | ---: |")
         for name in given.adapters.split(","):
             seen = learned(backbone, name, scenes(8, kinds=kinds))

@@ -229,11 +229,11 @@ def checks(found: Mapping[str, Measured], shots: int) -> Iterator[str]:
         better = ", ".join(name for name, (low, _) in intervals.items() if low > 0) or "no set"
         worse = ", ".join(name for name, (_, high) in intervals.items() if high < 0) or "no set"
         difference = f"{own - mean(found, shots, probe):+.1f} points"
-        sets = f"beyond its interval better on {better}, worse on {worse}"
-        yield f"* `auto` against {probe}: {difference} on average; {sets}."
+        sets = f"shown to be better on {better}, worse on {worse}"
+        yield f"* `auto` compared with {probe}: {difference} on average; {sets}."
     took = Counter(name for each in found.values() for name in each.taken[str(shots)])
     fits = sum(took.values())
-    yield f"* Of {fits} fits `auto` took {', '.join(f'`{name}` in {times}' for name, times in took.most_common())}."
+    yield f"* In {fits} fits, `auto` chose {', '.join(f'`{name}` in {times}' for name, times in took.most_common())}."
 
 
 def mean(found: Mapping[str, Measured], shots: int, method: str) -> float:
@@ -255,7 +255,7 @@ def _against_zero_shot(found: Mapping[str, Measured], shots: int) -> str:
     points, (low, high) = gains[lowest]
     least = f"its smallest gain over zero-shot is {points:+.1f} ({low:+.1f} to {high:+.1f}), on {lowest}"
     where = ", ".join(below) or "no set"
-    return f"Below zero-shot by more than the interval: on {where}; {least}."
+    return f"Shown to be below zero-shot: on {where}; {least}."
 
 
 if __name__ == "__main__":

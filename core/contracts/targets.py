@@ -154,7 +154,7 @@ class Identity(Target):
 
 @dataclass(frozen=True)
 class Boxes(Target):
-    """Objects in an image; none of them is an annotation, too.
+    """Objects in an image; an image without any is annotated, too.
 
     Args:
         boxes: (n, 4) x0, y0, x1, y1 in pixels.

@@ -54,7 +54,7 @@ def compare(
     Args:
         recipe: the data, backbone and domain; `adapter` options apply to the adapter the recipe names or, where it
             names none, to every method that has them; `adapters` holds options of any by name.
-        adapters: names of methods; zero-shot is added, once, as the base line.
+        adapters: names of methods; zero-shot is added, once, as a baseline.
         shots: numbers of labelled images per class; by default what the task compares.
         seeds: seeds of the draws; by default 1, 2, 3.
         recipes: names or files of configs, for tasks that train one.
@@ -62,10 +62,10 @@ def compare(
         sources: several data sets in place of the recipe's: {"data": path} or {"features": file}.
         splits: how often the data are split anew, for the spread over test sets; by default 10 where there are fewer
             than 300 test images (3 where towers are trained), else 1. Splits that the data bring are kept.
-        folds: k-fold splits instead, whose test sets share out the data.
+        folds: k-fold splits instead, whose test sets divide all the data.
         tasks: how many tasks of each kind are drawn, under a protocol that has kinds of tasks; by default as published.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
-        resume: go on from the rows that a stopped comparison left in `out`.
+        resume: continue from the rows that a stopped comparison left in `out`.
         domain: a domain of your own that is not installed as a plug-in.
 
     Raises:

@@ -34,16 +34,16 @@ def export(
     reading: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> Exported:
-    """A run as ONNX, checked against the run before the folder appears.
+    """Write a run as ONNX, compared with the run before the folder appears.
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
-        out: a new folder for the graphs, export.json, and predict.py where pictures are prepared as it does it.
+        out: a new folder for the graphs, export.json, and predict.py if it can prepare the domain's images.
         format: "onnx".
-        int8: the graph that predict.py asks is in 8 bits; that in 32 bits lies beside it.
+        int8: also write a graph in 8 bits, which predict.py then uses.
         opset: version of ONNX's operators; by default 18.
-        data, features: what the check is made on; by default the test images of the run.
-        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
+        data, features: what the graphs are compared on; by default the test images of the run.
+        backbone: where the run's backbone is here, if not where the run says.
         domain: a domain of your own that is not installed as a plug-in.
         device: that of the model which the graphs are compared with.
         workers: decoding threads.
@@ -51,7 +51,7 @@ def export(
         reading: options of the domain's reader, in place of the run's own.
 
     Raises:
-        ConfigError: no such format or opset. CapabilityError: the run's method is no function of one image, onnx or
+        ConfigError: no such format or opset. CapabilityError: the run's answer is not a function of one image, onnx or
             onnxruntime is not installed, or the graph does not answer as the model does. DataError: the run or its data
             cannot be read, or `out` is there already.
     """

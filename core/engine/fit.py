@@ -31,9 +31,9 @@ def fit(
     """Adapt a model and write a run.
 
     Args:
-        recipe: a resolved recipe; if None, one is made of `flags`.
+        recipe: a resolved recipe; if None, one is made from `flags`.
         domain: a domain's name, or a domain of your own that is not installed as a plug-in.
-        reporter: who tells the user; by default nobody.
+        reporter: what shows progress and messages; by default they are not shown.
         flags: recipe keys: `fit(domain="medical", data="./scans", adapter={"name": "ape", "alpha": 2.0}, shots=4)`.
 
     Returns:
@@ -84,21 +84,21 @@ def evaluate(
         workers: decoding threads.
         resources: name -> path, in place of the run's own ("boxes" of other images).
         classes: other class names, for runs of detection and segmentation by names.
-        out: a folder for metrics.json and, of a classification, report.html and predictions.csv; by default nothing is
+        out: a folder for metrics.json and, for a classification, report.html and predictions.csv; by default nothing is
             written.
         reading: options of the domain's reader, in place of the run's own.
-        redact: leave names of files, and pictures, out of what is given and written.
+        redact: leave file names and pictures out of what is returned and written.
         coverage: share of images whose set of classes is to hold the right one, for classification.
         set_method: how sets are made, "lac", "aps" or "raps".
         max_error: share of the answers given that may be wrong; the others are left open.
-        vocabulary_steps: in how many steps the classes come to the vocabulary: "vocabulary" then says how the run
-            stands its growth (extensibility, stability), for classification.
-        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
+        vocabulary_steps: in how many steps classes are added to the vocabulary: "vocabulary" then says how the run
+            copes with its growth (extensibility, stability), for classification.
+        backbone: where the run's backbone is here, if not where the run says.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
-        {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}; of a classification
-        also "in_fit", how many of the images were in the fit, "skipped", and what `judgement` says.
+        {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}; for a classification
+        also "in_fit", how many of the images were in the fit, "skipped", and what `judgement` returns.
 
     Raises:
         DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
@@ -157,7 +157,7 @@ def predict(
     explain: str | bool | None = None,
     reporter: Reporter | None = None,
 ):
-    """What a run says of files, or of all files of folders.
+    """A run's predictions for files, or for all files in folders.
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
@@ -171,16 +171,16 @@ def predict(
         out: places to write to: files of rows (.csv, .jsonl, .html), files of the domain's own (`Domain.own_files`),
             and a folder for pictures and files, for tasks that write them.
         top: classes per image in rows; by default 3.
-        threshold: probability from which on an image has a label; by default the best of each label on the rows that
-            calibrated the run.
+        threshold: lowest probability at which an image has a label; by default the best one of each label on the run's
+            calibration rows.
         coverage: share of images whose set of classes is to hold the right one, for classification.
         set_method: how sets are made, "lac", "aps" or "raps".
         max_error: share of the answers given that may be wrong; the others are left open.
         reading: options of the domain's reader, in place of the run's own.
-        stream: the images come one after the other, as files are sorted, and the run keeps what it learned from them.
-        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
-        explain: write why each image is called what it is into the folder of `out`: a page, and heat maps by
-            "grad-cam", "occlusion" or "rollout"; True for the one that suits the backbone.
+        stream: predict the images one after the other, in sorted order; the run keeps what it learns from them.
+        backbone: where the run's backbone is here, if not where the run says.
+        explain: explain each answer in the folder of `out`: a page, and heat maps by "grad-cam", "occlusion" or
+            "rollout"; True for the one that suits the backbone.
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
@@ -223,12 +223,12 @@ def predict(
 def load_run(
     run: str | Path, *, device: str = "auto", backbone: str | None = None, domain: Domain | None = None
 ) -> Any:
-    """A run of a classification that keeps its model between calls.
+    """Load a classification run, whose model stays in memory between calls.
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         device: "auto", "cpu", "cuda", ...
-        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
+        backbone: where the run's backbone is here, if not where the run says.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:

@@ -24,16 +24,16 @@ def push(
     dataset: str | None = None,
     domain: Domain | None = None,
 ) -> Pushed:
-    """A run as a folder in the layout of the Hugging Face hub: its adapter, what loading needs, and a card.
+    """Write a run as a folder in the layout of the Hugging Face hub: its adapter, what loading needs, and a card.
 
-    Names of images and files, paths and the user's name are left out. The network is used with `upload` alone.
+    Names of images and files, paths and the user's name are left out. The network is used only with `upload`.
 
     Args:
         run: a run folder.
         repo: the repository's name on the hub, OWNER/NAME.
         out: the folder; by default NAME, in the working directory.
         upload: upload it.
-        public: a repository that is made for it is public, and not private.
+        public: a new repository is public instead of private.
         licence: of the adapter, as the hub writes it ("apache-2.0").
         data_licence, dataset: licence and name of the data, in place of what the run says.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.

@@ -60,15 +60,15 @@ def default_root() -> Path:
 class FeatureStore:
     """Features on disk, found by what they are made of: backbone, precision, tap, bytes, decoding and transform.
 
-    A sample whose pixels are (T, 3, S, S) is stored part by part, and its number of parts with it: its feature is the
-    mean of its parts, whoever asks for parts finds them, and neither runs the backbone again.
+    A sample whose pixels are (T, 3, S, S) is stored part by part, with its number of parts. Its feature is the mean of
+    its parts; both are read without running the backbone again.
 
     Several processes may use one store at once. A damaged part of it is removed and computed again.
 
     Args:
         root: its folder; by default `default_root()`.
         flush_rows, flush_seconds: computed rows are written at the latest after so many, or so long.
-        keep: False looks nothing up and writes nothing: for towers that a fit made, whose features nobody asks for
+        keep: False looks nothing up and writes nothing: for towers that a fit made, whose features are not needed
             again.
     """
 

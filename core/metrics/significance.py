@@ -153,8 +153,8 @@ def intervals_of(
         draws: metric -> (S,).
         level: how often such intervals hold the true value.
         units: images, or groups, that were drawn.
-        values: metric -> its value on all images. Draws of those are moved by their bias: a draw that misses a rare
-            class, or sees an image twice, is better or worse on average than all images.
+        values: metric -> its value on all images, which its interval then holds. Draws of those are moved by their
+            bias: a draw that misses a rare class, or sees an image twice, is on average better or worse.
     """
     found = {}
     for name, of in draws.items():
@@ -162,7 +162,7 @@ def intervals_of(
         bounds = percentiles(of if value is None else centred(of, value), level)
         if bounds is not None:
             low, high = _never_certain(bounds, units, level)
-            found[name] = [low, high] if value is None else [max(0.0, low), min(1.0, high)]
+            found[name] = [low, high] if value is None else [max(0.0, min(low, value)), min(1.0, max(high, value))]
     return found
 
 

@@ -31,8 +31,9 @@ def build_classifier(
 ) -> TextClassifier:
     """The zero-shot classifier of some classes.
 
-    A class's texts are its filled templates followed by its descriptions; each text feature is made unit, their mean
-    is `raw`, the mean made unit is the weight. The mean of the features as they are is `unnormalized`.
+    A class's texts are its filled templates followed by its descriptions. Each text feature is scaled to length 1;
+    their mean is `raw`, and that mean scaled to length 1 is the weight. The mean of the unscaled features is
+    `unnormalized`.
 
     Args:
         backbone: encodes the texts.

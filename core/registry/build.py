@@ -60,7 +60,7 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
 
     Raises:
         DataError: the file is missing, damaged or of another format, or its tensors do not fit one another.
-        CapabilityError: the backbone is another one than that of the fit.
+        CapabilityError: the backbone is not that of the fit.
     """
     header, tensors = read_adapter_file(Path(path))
     if backbone is not None and header.get("backbone") not in (None, "", backbone.fingerprint):

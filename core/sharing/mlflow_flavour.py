@@ -51,7 +51,7 @@ def log_run(
     Args:
         run: a run folder, or hf:OWNER/NAME.
         name: of the model.
-        backbone: where the run's backbone lies here, where that is elsewhere than the run says.
+        backbone: where the run's backbone is here, if not where the run says.
         tags: further tags.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -97,10 +97,14 @@ class ClassificationContest(Contest):
         self._drawn: tuple[tuple[int | None, int, int], dict[str, Shots]] | None = None
         self._first_seed: int | None = None
         self._tested = Tested()
-        at_once = [name for name in adapters if adapter_class(name).transductive]
-        at_once += [f"{name} (at 0 shots)" for name in adapters if adapter_class(name).transductive_unlabelled]
-        if at_once and self.at_once:
-            who = ", ".join(at_once)
+
+    def note_readers(self, names: Collection[str], shots: Sequence[int | None]) -> None:
+        """Note which methods read all test images at once, at these numbers of shots."""
+        readers = [name for name in names if adapter_class(name).transductive]
+        if 0 in shots:
+            readers += [f"{name} (at 0 shots)" for name in names if adapter_class(name).transductive_unlabelled]
+        if readers and self.at_once:
+            who = ", ".join(readers)
             self.notes.append(f"{who} read {self.at_once}, without their labels; the others see one at a time")
 
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any] | None:

@@ -237,6 +237,7 @@ class Classification(Task):
         asked = axes.splits or (1 if published else None)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
         contest = contest_kind(recipe, axes)(recipe, prepared, adapters, splits)
+        contest.note_readers(adapters, counts)
         contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
         contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)

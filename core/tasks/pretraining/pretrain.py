@@ -41,7 +41,7 @@ STAGES = "stage-*"
 
 @dataclass(frozen=True)
 class PretrainPlan:
-    """What to train on what.
+    """What to train, and on which data.
 
     Args:
         data: a file, folder or URL of pairs, or "sample".

@@ -93,7 +93,7 @@ def evaluate_retrieval(
         batch_size: images at once; None measures the best.
         workers: decoding threads; None takes one per CPU core.
         amp: None, "bf16" or "fp16".
-        reporter: who tells the user; by default nobody.
+        reporter: what shows progress and messages; by default they are not shown.
         store: where features are kept, for frozen backbones only: it knows weights by the backbone's fingerprint, which
             a training does not change.
         transform: decoded image -> pixels; by default the backbone's own.

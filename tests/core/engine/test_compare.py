@@ -114,7 +114,17 @@ def test_no_shots_are_for_methods_that_need_none(rows):
         ("zero-shot", 0), ("largest-class", 0), ("transclip", 0), ("zero-shot", 2), ("largest-class", 2),
         ("linear-probe", 2), ("transclip", 2), ("ape", 2),
     }  # fmt: skip
-    assert found.refused == {}
+    assert found.refused == {} and any("transclip read all test images" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("shots", "who"), [([1, 4], ["transclip read"]), ([0, 1], ["transclip, auto (at 0 shots) read"])]
+)
+def test_a_note_names_the_methods_that_read_all_test_images_at_these_shots(shots, who):
+    contest = object.__new__(ClassificationContest)
+    contest.notes = []
+    contest.note_readers(["transclip", "auto", "ape"], shots)
+    assert [note.partition(" all test images")[0] for note in contest.notes] == who
 
 
 def test_the_progress_names_the_data_and_counts_all_fits(rows, tmp_path):

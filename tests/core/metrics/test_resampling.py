@@ -129,3 +129,11 @@ def test_a_class_that_draws_miss_does_not_move_the_interval_away():
     assert sum(moved["balanced_accuracy"]) / 2 < sum(plain["balanced_accuracy"]) / 2 - 0.05
     assert moved["balanced_accuracy"][0] < value < moved["balanced_accuracy"][1]
     assert moved["macro_f1"] == plain["macro_f1"]
+
+
+def test_an_interval_holds_the_value_where_nearly_all_draws_agree():
+    labels = torch.arange(18) % 3
+    logits = torch.nn.functional.one_hot(torch.zeros_like(labels), 3).float()  # always the first class
+    value = classification_metrics(logits, labels, 3)["balanced_accuracy"]
+    low, high = intervals_of(metric_draws(logits, labels), values={"balanced_accuracy": value})["balanced_accuracy"]
+    assert low <= value <= high < 0.4
