@@ -277,7 +277,9 @@ class Task(ABC):
 
     def predictor(self, use: Use) -> Any:
         """The run's model, loaded once: an object with `predict(images)`."""
-        raise CapabilityError(f"{use.run.shown}: {self.title} keeps no model between calls; call vladapt.predict")
+        raise CapabilityError(
+            f"{use.run.shown}: {self.title} keeps no model loaded between calls; call vladapt.predict"
+        )
 
     def served(self, use: Use, serving: Serving) -> Served:
         """The run's model, loaded once, for `vladapt serve`."""
