@@ -153,7 +153,7 @@ def fail(message: str, code: int, error: BaseException, arguments: list[str]) ->
 
 def interrupted() -> int:
     if is_main_rank():
-        print("vladapt: stopped; what was computed is kept, the same command goes on from it", file=sys.stderr)
+        print("vladapt: stopped; what was computed is kept, and the same command continues from there", file=sys.stderr)
     return 1
 
 

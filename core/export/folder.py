@@ -42,7 +42,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(graphs, dict) or PIXELS not in graphs or "class_names" not in facts:
         raise CapabilityError(f"{folder}: has no graph from pixels to classes; serve the run itself")
     if not (folder / SCRIPT).is_file():
-        raise CapabilityError(f"{folder}: its pictures are prepared in the domain's own way; serve the run itself")
+        raise CapabilityError(f"{folder}: the domain prepares its pictures in a way of its own; serve the run itself")
     wrong = next((name for name, good in _checked(facts, folder).items() if not good), None)
     if wrong is not None:
         raise DataError(f"{place}: damaged, {wrong} is not usable; {CURE}")
