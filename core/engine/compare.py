@@ -134,7 +134,7 @@ class _Rows:
         if not resume:
             if mark.is_file() and (self.folder / TABLE).is_file():
                 raise ConfigError(
-                    f"--out {self.folder}: holds a comparison that was stopped; add --resume to go on with it, or give "
+                    f"--out {self.folder}: holds a comparison that was stopped; add --resume to continue it, or give "
                     "another folder"
                 )
             if is_main():

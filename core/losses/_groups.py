@@ -17,7 +17,7 @@ from ..runtime.ranks import Ranks
 
 def same_label_option() -> Any:
     """The option of a loss whose positives may be all samples of a label."""
-    return option(False, "images and texts of one class or identity belong together; asks for labels")
+    return option(False, "count images and texts of one class or identity as matching; needs labels")
 
 
 def groups_of(labels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ KEEPS_FLOAT32 = torch.__version__ >= (2, 8)
 
 def products_option() -> Any:
     """The option of a loss that says in what its products are computed."""
-    words = "what pairs are multiplied in; sums, exponentials and the sums of products are float32 in any case"
+    words = "precision of the products of pairs; sums, exponentials and the sums of products are float32 in any case"
     return option("fp32", words, choices=PRODUCTS)
 
 

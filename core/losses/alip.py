@@ -46,10 +46,10 @@ class Alip(RowLoss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_synthetic", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    ema: float = option(0.99, "share of itself that a running mean keeps in a step", low=0, below=1)
+    ema: float = option(0.99, "decay of the running means, per step", low=0, below=1)
     gamma_s: float = option(2.0, "sharpness of the language gate, 0 for none", low=0, high=10_000)
     gamma_p: float = option(2.0, "sharpness of the description gate, 0 for none", low=0, high=10_000)
-    init_mean: float = option(1.0, "where the running means start", low=-100, high=100)
+    init_mean: float = option(1.0, "initial value of the running means", low=-100, high=100)
     products: str = products_option()
 
     def __post_init__(self):

@@ -68,8 +68,8 @@ class Declip(Loss):
     nn_text: float = option(0.2, "weight of the neighbours, 0 for none", low=0, high=10_000)
     simsiam: float = option(0.2, "weight of SimSiam on the two views, 0 for none", low=0, high=10_000)
     masking_language: float = option(0.2, "weight of the hidden words, 0 for none", low=0, high=10_000)
-    queue_size: int = option(2**16, "texts that neighbours are sought among", low=1, high=1_000_000)
-    neighbours: int = option(1, "how many of each text; their terms are averaged", low=1, high=1_000_000)
+    queue_size: int = option(2**16, "size of the queue of texts that neighbours are searched in", low=1, high=1_000_000)
+    neighbours: int = option(1, "neighbours per text; their terms are averaged", low=1, high=1_000_000)
     projector_width: int = option(1024, "hidden and output width of SimSiam's projector", low=1, high=65_536)
     predictor_width: int = option(512, "hidden width of SimSiam's predictor", low=1, high=65_536)
 

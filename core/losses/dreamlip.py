@@ -65,15 +65,15 @@ class Dreamlip(Loss):
     circle_weight: float = option(
         0.0, "weight of the circle loss, 0 for none (0.1 in the released code)", low=0, high=10_000
     )
-    multi_positive: bool = option(True, "count all sub-captions in the global term, not the first alone")
+    multi_positive: bool = option(True, "count all sub-captions in the global term, not only the first")
     sgl_delta: float = option(0.1, "threshold of the local weights; below 0 it is 1 / (number of patches)", below=1)
-    sgl_norm: str = option("minmax", "how cosines come to 0..1, over the patches", choices=("minmax", "softmax"))
+    sgl_norm: str = option("minmax", "how cosines are scaled to 0..1, over the patches", choices=("minmax", "softmax"))
     local_negatives: str = option(
         "batch",
-        "what a local feature is told apart from: texts of the batch, or of its own sample",
+        "negatives of a local feature: texts of the batch, or of its own sample",
         choices=("batch", "sample"),
     )
-    scale_local: float = option(1 / 0.07, "where the learned local scale starts", low=1, high=HIGHEST_SCALE)
+    scale_local: float = option(1 / 0.07, "initial value of the learned local scale", low=1, high=HIGHEST_SCALE)
     gamma: float = option(32.0, "sharpness of the circle loss", above=0, high=10_000)
     margin: float = option(0.25, "margin of the circle loss", low=0, high=1)
     released_order: bool = option(False, "pair local features with the wrong texts, as the released code does")

@@ -47,14 +47,14 @@ class LongClip(RowLoss):
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
     short_weight: float = option(1.0, "weight of the short captions' term", low=0, high=10_000)
-    components: int = option(32, "principal components that are kept of the image features", low=1, high=65_536)
+    components: int = option(32, "principal components of the image features to keep", low=1, high=65_536)
     label_smoothing: float = option(0.1, "share of the target spread over the batch", low=0, below=1)
-    keep: int = option(20, "positions that stay as they are and do not learn", low=0, high=1_000_000)
+    keep: int = option(20, "positions that are kept unchanged and not trained", low=0, high=1_000_000)
     factor: int = option(
-        4, "how many positions each of the others becomes; 1 leaves the context as it is", low=1, high=1000
+        4, "factor by which the other positions are stretched; 1 leaves the context as it is", low=1, high=1000
     )
     stretch_up_to: int = option(
-        77, "longest context that is stretched; a longer one was stretched before", low=0, high=1_000_000
+        77, "longest context to stretch; a longer one has been stretched already", low=0, high=1_000_000
     )
     products: str = products_option()
 

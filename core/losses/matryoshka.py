@@ -55,9 +55,9 @@ class Matryoshka(RowLoss):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    loss: str = option("clip", "name of the loss that is minimised at each width")
+    loss: str = option("clip", "name of the loss to minimise at each width")
     widths: tuple[int, ...] | None = option(
-        None, "numbers of a feature that are kept; by default embed_dim and its halves", low=1, high=65_536
+        None, "widths to keep of a feature; by default embed_dim and its repeated halves", low=1, high=65_536
     )
     weights: tuple[float, ...] | None = option(
         None, "factor of each width; by default their mean", above=0, high=10_000

@@ -49,7 +49,7 @@ class MomentumQueue(Loss):
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     queue_size: int = option(9600, "keys that each of the two queues holds", low=1, high=1_000_000)
-    momentum: float = option(0.99, "share of itself that the teacher keeps in a step", low=0, high=1)
+    momentum: float = option(0.99, "momentum of the teacher, per step", low=0, high=1)
 
     def __post_init__(self):
         super().__post_init__()

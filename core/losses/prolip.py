@@ -51,8 +51,8 @@ class Prolip(RowLoss):
     """
 
     differs: ClassVar[str] = (
-        "by default the released formulas, which mix up sigma and sigma^2, for published models were trained so and "
-        "the fixture is of them; `exact_gaussians` takes the paper's. Large terms are not left out of the step"
+        "by default the released formulas, which mix up sigma and sigma^2, because published models were trained with "
+        "them and the fixture is of them; `exact_gaussians` uses the paper's. Large terms are not left out of the step"
     )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "image_log_variance", "text_log_variance", "logit_scale"}
@@ -60,9 +60,11 @@ class Prolip(RowLoss):
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
     ppcl_lambda: float = option(1.0, "weight of the pairwise term", low=0, high=10_000)
-    inclusion_alpha: float = option(1e-7, "weight of the image lying in its caption, 0 for none", low=0, high=10_000)
+    inclusion_alpha: float = option(
+        1e-7, "weight of the inclusion of the image in its caption, 0 for none", low=0, high=10_000
+    )
     inclusion_alpha_occ: float = option(
-        1e-3, "weight of an input lying in its masked view, 0 for none", low=0, high=10_000
+        1e-3, "weight of the inclusion of an input in its masked view, 0 for none", low=0, high=10_000
     )
     vib_beta: float = option(1e-4, "weight of the KL divergences, 0 for none", low=0, high=10_000)
     inclusion_loss_scale: float = option(1000.0, "steepness of the inclusion loss", above=0, high=1_000_000)
@@ -74,7 +76,7 @@ class Prolip(RowLoss):
         1.0, "share of the batch, its first samples, compared with masked views", above=0, high=1
     )
     exact_gaussians: bool = option(False, "log sigma and log variance stand where the formulas have them")
-    init_bias: float = option(-10.0, "where an own bias starts", low=-1000, high=1000)
+    init_bias: float = option(-10.0, "initial value of a bias of its own", low=-1000, high=1000)
     products: str = products_option()
 
     def __post_init__(self):

@@ -117,9 +117,9 @@ class Protoclip(Loss):
     projection_dim: int = option(128, "width of the space that is clustered", low=1, high=65_536)
     hidden_dim: int = option(2048, "width inside the projection heads", low=1, high=65_536)
     init_scale_proto: float = option(
-        1 / 0.07, "where the learned scale of prototypes starts", low=1, high=HIGHEST_SCALE
+        1 / 0.07, "initial value of the learned scale of prototypes", low=1, high=HIGHEST_SCALE
     )
-    kmeans_iterations: int = option(20, "iterations of k-means, at most", low=1, high=100_000)
+    kmeans_iterations: int = option(20, "most iterations of k-means", low=1, high=100_000)
     kmeans_restarts: int = option(3, "restarts of k-means, of which the best is taken", low=1, high=10_000)
     kmeans: str = option("auto", "over all rows or mini-batches; auto: mini-batches of large sets", choices=KINDS)
     warmup_episodes: int = option(0, "first epochs with CLIP's loss alone", low=0, high=1_000_000)

@@ -36,8 +36,8 @@ class RankingHinge(RowLoss):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features"})
 
-    margin: float = option(0.2, "how far a pair is to lie above others (0.2 in VSE++)", above=0, high=100)
-    hardest: bool = option(False, "count only the hardest other of each image and caption, not their sum")
+    margin: float = option(0.2, "margin of a pair over the others (0.2 in VSE++)", above=0, high=100)
+    hardest: bool = option(False, "count only the hardest negative of each image and caption, not the sum of all")
     products: str = products_option()
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:

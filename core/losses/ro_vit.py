@@ -48,9 +48,9 @@ class RoVit(RowLoss):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    gamma: float = option(1.0, "how little easy pairs count", low=0, high=1000)
-    alpha: float = option(0.5, "share of the weight that pairs that belong together have", low=0, high=1)
-    cropped_positions: bool = option(True, "crop the positions of the image tower; else any backbone will do")
+    gamma: float = option(1.0, "focal exponent: the higher, the less easy pairs count", low=0, high=1000)
+    alpha: float = option(0.5, "share of the weight on matching pairs", low=0, high=1)
+    cropped_positions: bool = option(True, "crop the positions of the image tower; without this any backbone will do")
     fine_grid: int = option(64, "side of the up-sampled grid of positions", low=1, high=4096)
     crop_scale: tuple[float, float] = option(
         (0.1, 1.0), "lowest and highest share of the area of a region", above=0, high=1

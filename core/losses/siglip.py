@@ -46,7 +46,7 @@ class Siglip(RowLoss):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    init_bias: float = option(-10.0, "where the loss's own bias starts", low=-1000, high=1000)
+    init_bias: float = option(-10.0, "initial value of the loss's own bias", low=-1000, high=1000)
     same_label: bool = same_label_option()
     products: str = products_option()
 

@@ -63,11 +63,11 @@ class Silc(RowLoss):
 
     contrastive: float = option(1.0, "weight of CLIP's loss, 0 for none", low=0, high=10_000)
     distill: float = option(1.0, "weight of the self-distillation, 0 for none", low=0, high=10_000)
-    momentum: float = option(0.966, "share of itself that the teacher keeps in a step", low=0, high=1)
+    momentum: float = option(0.966, "momentum of the teacher, per step", low=0, high=1)
     final_momentum: float | None = option(
-        None, "that of the last step, reached along a cosine; none: the same", low=0, high=1
+        None, "momentum of the teacher at the last step, reached along a cosine; none: constant", low=0, high=1
     )
-    centre_momentum: float = option(0.9, "share of itself that the centre keeps in a step", low=0, high=1)
+    centre_momentum: float = option(0.9, "momentum of the centre, per step", low=0, high=1)
     teacher_temperature: float = option(0.04, "temperature of the teacher; the lower, the sharper", above=0, high=100)
     student_temperature: float = option(0.1, "temperature of the student", above=0, high=100)
     out_dim: int = option(65536, "prototypes", low=1, high=1_000_000)

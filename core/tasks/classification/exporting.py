@@ -173,9 +173,7 @@ class _Export:
                     f"{FILES[PIXELS]} beside it is in 32 bits"
                 )
         if "files" in checks and checks["files"].share > LARGEST_SHARE:
-            notes.append(
-                f"predict.py prepares pictures a little differently from the domain: {checks['files'].words}"
-            )
+            notes.append(f"predict.py prepares pictures a little differently from the domain: {checks['files'].words}")
         facts["checks"] = {name: check.facts for name, check in checks.items()}
         write_facts(folder, facts, {SCRIPT: STANDALONE} if self.scripted else {})
         return facts, notes

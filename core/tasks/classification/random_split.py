@@ -65,7 +65,7 @@ def add_random_split(
     }
     measure, by_place, at_random = against_random_split(metrics)
     gap = at_random - by_place
-    why = ": the difference is what neighbours give away" if gap > 0 else ", no better here"
+    why = ": the difference is what similar neighbours reveal" if gap > 0 else ", no better here"
     return [
         f"split by place ({prepared.data.blocks}): {measure.name.lower()} {measure.text(by_place)}; a random split of "
         f"the same images gives {measure.text(at_random)} ({points(measure, gap)}){why}"

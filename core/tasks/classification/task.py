@@ -127,7 +127,7 @@ class Classification(Task):
             )
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
-            raise ConfigError(f"--novel {recipe.novel}: give yes or no; {names}")
+            raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
 
