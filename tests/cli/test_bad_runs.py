@@ -186,7 +186,7 @@ def test_eval_on_data_that_does_not_fit_the_run(vladapt, run, class_folders):
     other = class_folders("red", "green", name="other")
     (other / "green").rename(other / "mauve")
     outcome = vladapt("eval", run, "--data", other)
-    assert outcome.code == FAILED and "'mauve' is none of the run's (blue, green, red)" in outcome.error
+    assert outcome.code == FAILED and "'mauve' is not one of the run's (blue, green, red)" in outcome.error
     outcome = vladapt("eval", run, "--data", "nowhere")
     assert outcome.code == FAILED and "nowhere" in outcome.error
     outcome = vladapt("eval", run, "--split", "tset")

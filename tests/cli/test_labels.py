@@ -115,7 +115,7 @@ def test_wrong_labels_are_listed_and_corrected(select, vladapt, colours, tmp_pat
     [
         (["--classes", CLASSES, "--budget", 99], 2, "--budget 99: 36 images are left to label"),
         (["--classes", CLASSES, "--budget", 0], 2, "--budget 0: give a number"),
-        ([], 2, "--classes: say which classes there are"),
+        ([], 2, "--classes: name the classes,"),
         (["--classes", "red"], 2, "--classes: 1 class; give at least two"),
         (["--classes", CLASSES, "--method", "bagde"], 2, "did you mean badge"),
         (["--classes", CLASSES, "--set", "method.bse=random"], 2, "no option 'bse'; did you mean base"),

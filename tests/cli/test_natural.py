@@ -119,7 +119,7 @@ def test_a_protocol_takes_one_prompt_of_imagenet_or_all_seven(run_of, colours):
         given = ("--data", colours, "--adapter", "zero-shot", "--preset", "imagenet", "--protocol", protocol)
         _, run = run_of(*given)
         assert len(run["templates"]) == prompts
-        said = [note for note in run["notes"] if note.startswith("One prompt, as papers have it under coop")]
+        said = [note for note in run["notes"] if note.startswith("One prompt, as papers use under coop")]
         assert len(said) == (prompts == 1) and ("a photo of a {}." in run["templates"]) == (prompts == 1)
     _, mine = run_of(*given[:-1], "coop", "--set", "templates=art of the {}.")
     assert mine["templates"] == ["art of the {}."]

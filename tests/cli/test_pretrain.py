@@ -175,7 +175,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "model.safetensors").exists()
     again = vladapt(*start)
-    assert again.code == 2 and "add --resume to go on with it" in again.err
+    assert again.code == 2 and "add --resume to continue it" in again.err
     resumed = vladapt(*start, "--resume")
     assert resumed.code == 0, resumed.err
     assert "Resumed at step 2" in resumed.err

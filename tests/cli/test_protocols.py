@@ -160,9 +160,9 @@ def test_a_fit_is_judged_by_the_metric_of_its_protocol(vladapt, tmp_path):
     named = {"class_names": np.array(["crane", "heron"]), "split": np.array(splits), "labels": np.array(labels)}
     np.savez(tmp_path / "unequal.npz", image_features=images, text_features=texts, **named)
     for protocol, metric, why in (
-        ((), "balanced_accuracy", "for the classes of the test set are unequal (10 to 40 images)"),
-        (("--protocol", "coop"), "accuracy", "Accuracy decides, as the protocol has it"),
-        (("--protocol", "relaxed"), "balanced_accuracy", "for the classes of the test set are unequal"),
+        ((), "balanced_accuracy", "because the classes of the test set are unequal (10 to 40 images)"),
+        (("--protocol", "coop"), "accuracy", "Accuracy decides, as in the protocol"),
+        (("--protocol", "relaxed"), "balanced_accuracy", "because the classes of the test set are unequal"),
     ):
         given = ("--features", tmp_path / "unequal.npz", "--adapter", "ape", "--shots", 4, *protocol)
         outcome = vladapt("fit", *given)

@@ -141,6 +141,6 @@ def test_words_are_whole_sentences():
     assert found.words == (
         "25% of 1,234 images changed their class; the images most like them are 0.20 less sure of the new class than "
         "of the old one; only 37% of the classes predicted before still are; half of the prompts leads to other "
-        "answers; of the labelled images it alone is right on 1, zero-shot alone on 3"
+        "answers; of the labelled images, only it is right on 1, zero-shot alone on 3"
     )
     assert found.brief == "25% changed, support -0.20, 37% of the classes left"

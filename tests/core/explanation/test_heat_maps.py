@@ -100,8 +100,8 @@ def test_the_default_of_the_default_backbone_points_at_the_evidence():
     ("claims", "why"),
     [
         ({"transductive": True}, "reads all images together"),
-        ({"can": frozenset({"streams"})}, "learns from the images it is asked about"),
-        ({"at_predict": frozenset({"features", "parts"})}, "looks at the parts"),
+        ({"can": frozenset({"streams"})}, "learns from the images it predicts"),
+        ({"at_predict": frozenset({"features", "parts"})}, "reads the parts"),
         ({"needs": frozenset({"images"})}, "tunes itself on views"),
         ({"at_predict": frozenset({"features", "further_backbones"})}, "further backbones"),
     ],

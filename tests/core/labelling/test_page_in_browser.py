@@ -61,7 +61,7 @@ def test_thirty_images_by_keys_with_a_kill_between(browser, serve, todo):
     process.wait(PATIENCE)
     kept = labels.read_bytes()
     browser.type("3")
-    until(lambda: "The server has ended" in browser.text("message"))
+    until(lambda: "The server has stopped" in browser.text("message"))
     assert labels.read_bytes() == kept and len(read_answers(labels)[0]) == 13
 
     _, again = serve(table)

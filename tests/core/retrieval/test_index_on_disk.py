@@ -188,7 +188,7 @@ def test_an_index_of_nothing_is_refused(tmp_path):
 def test_a_folder_of_other_things_is_not_overwritten(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
-    with pytest.raises(DataError, match="holds other things than an index"):
+    with pytest.raises(DataError, match="holds something other than an index"):
         IndexBuilder(tmp_path / "photos", dims=8)
     with pytest.raises(DataError, match="a file, not a folder"):
         IndexBuilder(tmp_path / "photos" / "a.png", dims=8)

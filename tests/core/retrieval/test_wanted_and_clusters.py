@@ -142,4 +142,4 @@ def test_the_page_has_groups_facts_and_no_face(tmp_path):
     assert pages[0] != pages[1] and all(page.count("data:image/jpeg") == 3 for page in pages)
     plain, hidden = (set(re.findall(r'src="(data:[^"]+)"', page)) for page in pages)
     assert not plain & hidden  # the picture asked for is hidden too
-    assert "camera c1" in pages[0] and pages[0].count("Alike: group") == 2 and "2 of 9 images" in pages[0]
+    assert "camera c1" in pages[0] and pages[0].count("<h2>Group") == 2 and "2 of 9 images" in pages[0]

@@ -102,11 +102,11 @@ def test_bombs_and_large_requests_are_413(serving, picture):
     [
         ({"content": b"abc"}, 415, "send pictures as multipart/form-data"),
         ({"data": {"a": "b"}, "files": {"c": ("", b"")}}, 400, "no file"),
-        ({"params": {"coverge": 0.9}}, 400, "'coverge' is no option of /predict; did you mean coverage?"),
+        ({"params": {"coverge": 0.9}}, 400, "'coverge' is not an option of /predict; did you mean coverage?"),
         ({"params": {"coverage": 0.5}}, 400, "--coverage 0.5: the export has 0.9"),
         ({"params": {"coverage": "nan"}}, 400, "coverage=nan: give a number"),
         ({"params": {"top": "0"}}, 400, "--top 0: give a number of classes"),
-        ({"params": {"max_error": 0.1}}, 400, "--max-error: an export does not hold what it needs"),
+        ({"params": {"max_error": 0.1}}, 400, "--max-error: an export cannot do that"),
         ({"headers": {"Sec-Fetch-Site": "cross-site"}}, 403, OTHER_SITE),
         ({"headers": {"Host": "evil.example"}}, 400, OTHER_HOST),
     ],

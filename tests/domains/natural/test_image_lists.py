@@ -58,7 +58,7 @@ def test_a_test_image_is_refused(folder, tmp_path):
 
 def test_an_image_in_both_lists_is_refused(folder, tmp_path):
     same = listed(tmp_path, [{"path": "train/cat/0.jpg"}])
-    with pytest.raises(DataError, match="stands in both lists"):
+    with pytest.raises(DataError, match="is in both lists"):
         Natural().read(folder, train_list=same, val_list=same)
 
 

@@ -127,7 +127,7 @@ def test_questions_with_a_clip_that_is_missing_are_left_out(folder, tmp_path):
     with pytest.raises(DataError, match="is no caption of"):
         choice_scores(data.questions, Features)
     Features.ids = ("other",) * len(ids)
-    with pytest.raises(DataError, match="some sample is missing"):
+    with pytest.raises(DataError, match="lacks a sample, which is missing"):
         choice_scores(data.questions, Features)
 
 
