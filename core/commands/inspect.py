@@ -39,8 +39,7 @@ def list_names(
         print_json({what: rows})
         return
     if what == "backbones":
-        for line in backbone_lines(rows):
-            echo(line)
+        echo("\n".join(backbone_lines(rows)))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:

@@ -294,7 +294,7 @@ def backbone_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"{row['name']:<{width}}  {row['what']}" for row in families]
     models = [row for row in rows if "id" in row]
     if families and models:
-        lines += ["", "Published models, with the name to give first (details: vladapt show NAME):", ""]
+        lines += ["", "Published models, each under the name to give (details: vladapt show NAME):", ""]
     for row in models:
         lines += [f"{row['name']}: {row['what']}", f"    {row['id']}; {_model_facts(row)}", f"    {_model_place(row)}"]
     return lines or ["no published model of that kind"]

@@ -1,4 +1,4 @@
-"""DreamLIP: several sub-captions of a long caption, each a positive, each with the patches it speaks of."""
+"""DreamLIP: several sub-captions of a long caption, each a positive and each matched with the patches it describes."""
 
 from __future__ import annotations
 

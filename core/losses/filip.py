@@ -1,4 +1,4 @@
-"""FILIP: an image and a text are as alike as their tokens, each with its best match on the other side."""
+"""FILIP: an image and a text are compared token by token, each with its best match on the other side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The semantic matching of MedCLIP: images and reports meet by their findings, paired or not."""
+"""The semantic matching of MedCLIP: images and reports are matched by their findings, paired or not."""
 
 from __future__ import annotations
 

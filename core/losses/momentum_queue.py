@@ -1,4 +1,4 @@
-"""Cross-modal contrast against queues of keys that a slow teacher made."""
+"""Cross-modal contrast against queues of keys from a momentum teacher."""
 
 from __future__ import annotations
 

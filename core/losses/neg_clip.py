@@ -1,4 +1,4 @@
-"""NegCLIP: each caption's hard negative stands among the captions that an image must tell apart."""
+"""NegCLIP: each caption's hard negative is one more caption that images are contrasted with."""
 
 from __future__ import annotations
 

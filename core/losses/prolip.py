@@ -1,4 +1,4 @@
-"""ProLIP: images and captions as Gaussians, what is vaguer including what is more precise."""
+"""ProLIP: images and captions as Gaussians, where the vaguer one includes the more precise one."""
 
 from __future__ import annotations
 

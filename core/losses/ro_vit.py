@@ -1,4 +1,4 @@
-"""RO-ViT: focal loss over pairs, on images that are taken for regions."""
+"""RO-ViT: focal loss over pairs, on images treated as regions."""
 
 from __future__ import annotations
 

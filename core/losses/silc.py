@@ -1,4 +1,4 @@
-"""SILC: CLIP, and small crops that are to find what a slow teacher sees in the whole image."""
+"""SILC: CLIP, and small crops that learn what a slow teacher sees in the whole image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-training as a task: a backbone is trained on image-text pairs; the model is a `--backbone` afterwards."""
+"""Pre-training as a task: a backbone is trained on image-text pairs; the model serves as a `--backbone`."""
 
 from __future__ import annotations
 
