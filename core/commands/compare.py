@@ -33,7 +33,7 @@ from .options import (
     recipe_of,
     resource_flags,
 )
-from .tables import echo, print_json, reporter, show_table
+from .tables import echo, echo_notes, print_json, reporter, show_table
 
 
 def compare(
@@ -143,8 +143,7 @@ def compare(
         echo(line)
     for name, reason in result.refused.items():
         echo(f"Refused: {name}: {reason}")
-    for note in result.notes:
-        echo(f"Note: {note}")
+    echo_notes(result.notes)
     echo(f"Rows: {result.csv}")
     echo(f"Plot: {result.plot}")
 

@@ -20,7 +20,7 @@ from .options import (
     reading_of,
     resources_of,
 )
-from .tables import echo, print_json, reporter
+from .tables import echo, echo_notes, print_json, reporter
 
 
 def export(
@@ -67,8 +67,7 @@ def export(
         return
     for line in made.lines:
         echo(line)
-    for note in made.notes:
-        echo(f"Note: {note[0].upper()}{note[1:]}")
+    echo_notes(made.notes)
     echo(f"Written: {', '.join(str(file) for file in made.files)}")
 
 

@@ -47,7 +47,7 @@ from .options import (
     resources_of,
 )
 from .options import Run as RunPlace
-from .tables import echo, echo_skipped, judged_table, print_json, reporter, show_table
+from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -200,8 +200,7 @@ def _show(result) -> None:
     echo(choice(result.report))
     if result.report.judged:
         show_table(judged_table(result.report.judged))
-    for note in result.notes:
-        echo(f"Note: {note}")
+    echo_notes(result.notes)
     echo_skipped(result.skipped)
     if result.encoded or result.from_store:
         echo(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
@@ -280,8 +279,7 @@ def evaluate(
     echo(result.get("in_fit_words", ""))
     show_table(task.table(result))
     echo(task.verdict(result))
-    for note in result.get("notes", ()):
-        echo(f"Note: {note[0].upper()}{note[1:]}")
+    echo_notes(result.get("notes", ()))
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
@@ -379,8 +377,7 @@ def predict(
         show_table(own_table(predicted))
     else:
         show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
-    for note in notes:
-        echo(f"Note: {note[0].upper()}{note[1:]}")
+    echo_notes(notes)
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Debug, Json
-from .tables import echo, print_json
+from .tables import echo, echo_notes, print_json
 
 
 def push(
@@ -47,8 +47,7 @@ def push(
         address = {"address": pushed.address} if pushed.address else {}
         print_json({"folder": str(pushed.folder), "files": files, "notes": pushed.notes, **address})
         return
-    for note in pushed.notes:
-        echo(f"Note: {note[0].upper()}{note[1:]}.")
+    echo_notes(pushed.notes)
     echo(f"Written: {', '.join(str(file) for file in pushed.files)}")
     if pushed.address:
         echo(f"Uploaded: {pushed.address}")

@@ -275,6 +275,12 @@ def echo(text: str) -> None:
         typer.echo(printable(text, keep="\n\t"))
 
 
+def echo_notes(notes: Iterable[str]) -> None:
+    """A line each, as a sentence."""
+    for note in notes:
+        echo(f"Note: {note[0].upper()}{note[1:].rstrip('.')}.")
+
+
 def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
     """A line each of what was left out, and why; the reason may begin with the name again."""
     for name, reason in pairs:

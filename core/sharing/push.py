@@ -84,7 +84,7 @@ def push(
     notes: list[str] = []
     if folder.exists() or folder.is_symlink():
         _check_again(folder, digest, upload_it)
-        notes.append(f"{folder} existed already and is uploaded unchanged")
+        notes.append(f"the folder {folder} existed already and is uploaded unchanged")
     else:
         notes += _write(run, task, told, folder, digest)
     if not upload_it:

@@ -175,7 +175,7 @@ def test_a_comparison_goes_on_without_what_it_lacks(vladapt, tmp_path):
     table = vladapt(*common, "--adapters", "tip-adapter").out
     assert "seconds per fit" in table
     assert "at once" not in table
-    assert "Note: transclip read all test images at once" in vladapt(*common, "--adapters", "transclip").out
+    assert "Note: Transclip read all test images at once" in vladapt(*common, "--adapters", "transclip").out
 
 
 def test_novel_classes_of_a_features_file_have_its_text_weights(vladapt, tmp_path):
