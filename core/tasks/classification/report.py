@@ -250,7 +250,7 @@ def _per_class(results: ClassificationResults) -> TableSection:
     compared = results.zero_shot_logits is not None
     table = per_class_table(results.labels, results.zero_shot_logits, results.adapted_logits, results.class_names)
     note = (
-        "Recall is the share of a class’s test images that is found. Precision is the share of answers with that name "
+        "Recall is the share of a class’s test images that are found. Precision is the share of answers with that name "
         "that are right."
     )
     rows: list[Any] = [_class_cells(row, compared) for row in table]

@@ -101,7 +101,7 @@ def test_bombs_and_large_requests_are_413(serving, picture):
     ("request_", "status", "words"),
     [
         ({"content": b"abc"}, 415, "send pictures as multipart/form-data"),
-        ({"data": {"a": "b"}, "files": {"c": ("", b"")}}, 400, "no file"),
+        ({"data": {"a": "b"}, "files": {"c": ("", b"")}}, 400, "not a file"),
         ({"params": {"coverge": 0.9}}, 400, "'coverge' is not an option of /predict; did you mean coverage?"),
         ({"params": {"coverage": 0.5}}, 400, "--coverage 0.5: the export has 0.9"),
         ({"params": {"coverage": "nan"}}, 400, "coverage=nan: give a number"),
