@@ -120,8 +120,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(set(known))
     near = near_names(name, known, 0.5)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {alternatives(near)}?"
     return f"there are: {', '.join(known)}" if known else "there are none"
+
+
+def alternatives(names: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[str]:

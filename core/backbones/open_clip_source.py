@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.image_size import ImageSize, as_image_size
-from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, DataError, UnknownNameError, alternatives, did_you_mean
 from .checkpoints import file_digests, require_file
 from .hub import card_licence, hub_file
 from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
@@ -317,7 +317,7 @@ def known_architecture(name: str) -> str:
     if wanted in known:
         return known[wanted]
     near = [known[arch] for arch in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"open_clip.list_models() has all; the form is {FORM}"
+    hint = f"did you mean {alternatives(near)}?" if near else f"open_clip.list_models() has all; the form is {FORM}"
     raise UnknownNameError(f"unknown open_clip architecture '{name}'; {hint}")
 
 

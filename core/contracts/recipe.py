@@ -184,6 +184,10 @@ def _accepted(key: str) -> str:
         return "a path"
     if key == "novel":
         return "yes, no, or names of classes"
+    if key == "shots":
+        return f"a whole number, 0 or more, or {ALL}"
+    if key == "val_shots":
+        return f"a whole number, 0 or more, {ALL}, or none"
     return KEYS[key].accepts
 
 

@@ -59,7 +59,7 @@ def test_what_no_image_has_is_one_line(people):
     _, index = people
     query = torch.from_numpy(unit_rows(1, dims=16, seed=5)[0])
     for wanted, error, said in (
-        (Wanted({"camera": "c7"}), ConfigError, r"--camera c7: no image has it; did you mean c2 or c1 or c0"),
+        (Wanted({"camera": "c7"}), ConfigError, r"--camera c7: no image has it; did you mean c2, c1 or c0"),
         (
             Wanted({"owner": "me"}),
             DataError,
