@@ -102,11 +102,11 @@ def test_what_is_no_base_is_one_line(vladapt, rows, tmp_path):
     cases = [
         ((*here, *FROM_TEXT, "--resource", "base=nowhere"), "base=nowhere: no such file or folder"),
         ((*here, *FROM_TEXT, "--resource", "base=empty"), "empty: no run.json there"),
-        ((*here, *FROM_TEXT, "--resource", f"base={started}"), "it starts from another run itself"),
+        ((*here, *FROM_TEXT, "--resource", f"base={started}"), "it started from another run itself"),
         ((*here, "--adapter", "ape", "--resource", f"base={base}"), "--resource base: ape does not use it"),
         (("fit", "--features", renamed, *FROM_TEXT, "--resource", f"base={base}"), "(it lacks 'd')"),
         (("fit", "--features", more, *FROM_TEXT, "--resource", f"base={base}"), "(it lacks 'd')"),
-        ((*here, *FROM_TEXT, "--classes", "a,b", "--resource", f"base={base}"), "(it has 'c' besides)"),
+        ((*here, *FROM_TEXT, "--classes", "a,b", "--resource", f"base={base}"), "(it also has 'c')"),
         (
             ("fit", "--features", wider, *FROM_TEXT, "--resource", f"base={base}"),
             "(16 wide; these: 20)",

@@ -58,7 +58,7 @@ def test_what_cannot_be_explained_is_one_line(vladapt, run, colours):
     image = colours / "red"
     for words, said in (
         (["--explain"], "--out DIR"),
-        (["--explain-method", "lime", "--out", "why"], "there are grad-cam, occlusion, rollout"),
+        (["--explain-method", "lime", "--out", "why"], "give one of grad-cam, occlusion, rollout"),
         (["--explain-method", "grad-cam", "--out", "why"], "is not convolutional; give --explain-method occlusion"),
         (["--explain", "--stream", "--out", "why"], "omit one of the two"),
         (["--out", "why"], "with --explain; otherwise"),

@@ -151,7 +151,7 @@ def test_what_cannot_be_indexed_is_one_line(index, colours, tmp_path):
         (["--texts", "empty.txt"], "--texts empty.txt: empty", 1),
         (["--texts", "bytes.txt"], "not UTF-8 text", 1),
         (["--texts", "empty.txt", "--domain", "medical"], "omit it with --texts", 2),
-        ([colours, "--kind", "tree"], "--kind tree: there are flat, hnsw, ivf", 2),
+        ([colours, "--kind", "tree"], "--kind tree: give one of flat, hnsw, ivf", 2),
         ([colours, "--task", "classification"], "--task: is an option of a domain", 2),
         ([colours, "--set", "data.window=lung"], "--set data.window: is an option of a domain", 2),
         ([colours, "--out", str(colours)], "holds something other than an index", 1),

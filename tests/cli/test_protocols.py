@@ -146,7 +146,7 @@ def test_which_classes_have_no_image_is_said(run_of):
 def test_one_published_set_is_not_put_upon_several(vladapt, rows):
     given = ("--features", rows, "--features", rows, "--adapters", "ape", "--preset", "dtd")
     refused = vladapt("compare", *given)
-    assert refused.code != 0 and "--preset dtd: of one data set" in refused.err
+    assert refused.code != 0 and "--preset dtd: belongs to one data set" in refused.err
 
 
 def test_a_fit_is_judged_by_the_metric_of_its_protocol(vladapt, tmp_path):

@@ -147,7 +147,7 @@ def test_scored_on_other_data(vladapt, run, on_the_hub, spec, colours, class_fol
     assert again.code == 0, again.err
     assert again.json["adapted"] == expected
     learns = vladapt("fit", "--adapter", on_the_hub, "--data", colours, "--shots", 2)
-    assert learns.code == 2 and "--shots" in learns.error and "fitted already" in learns.error
+    assert learns.code == 2 and "--shots" in learns.error and "already fitted" in learns.error
 
 
 def test_among_the_methods_of_a_comparison(vladapt, on_the_hub, spec, class_folders):

@@ -121,7 +121,7 @@ def _page(
     lead = f"The answers of {info['adapter']} on {predictor.backbone.spec}, and what each is based on."
     place = f"Run {predictor.run.path.name}."
     return render_report(
-        Report(kind="Explanations", title=f"Explanations: {count}", lead=lead, sections=sections, place=place)
+        Report(kind="Explanations", title=f"Answers for {count}, explained", lead=lead, sections=sections, place=place)
     )
 
 

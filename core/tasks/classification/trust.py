@@ -189,7 +189,7 @@ def trust_section(
     for max_error in TABLE_ERRORS:
         scores = selective_scores(calibration, probs, labels, max_error, groups)
         wrong = "–" if scores["error"] is None else f"{scores['error']:.1%} of the answers are wrong"
-        asked = f"Answers with an error of at most {max_error:.0%}"
+        asked = f"Answers of which at most {max_error:.0%} are wrong"
         rows.append((asked, Cell(wrong, _between(scores["interval"])), f"{scores['open']:.1%} left open"))
     note = (
         f"Made from {calibration.source}; no choice was based on them. “vladapt predict --coverage 0.9” names the "

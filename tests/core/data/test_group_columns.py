@@ -112,7 +112,7 @@ def test_repeated_rows_of_one_image_are_no_repeats(tmp_path):
 
 def test_rows_without_a_value_stand_alone(tmp_path):
     grouping = grouped(tmp_path, mrn=["", None, "NaN", *thirds("p")[3:]])
-    assert grouping.groups[:3] == [None] * 3 and "each for itself: 3" in grouping.notes[1]
+    assert grouping.groups[:3] == [None] * 3 and "each a group of its own: 3" in grouping.notes[1]
 
 
 def test_numbers_are_one_patient_whether_whole_or_not(tmp_path):

@@ -162,7 +162,7 @@ BAD = {
     "one class": ({"class_names": np.array(["cat"])}, "two classes"),
     "same name": ({"class_names": np.array(["cat", "dog", "cat"])}, "'cat' twice"),
     "split length": ({"split": np.array(["train"])}, "split has 1 rows for 6"),
-    "split word": ({"split": np.array(["train"] * 5 + ["dev"])}, r"split\[5\] is 'dev'; there are train, val, test"),
+    "split word": ({"split": np.array(["train"] * 5 + ["dev"])}, r"split\[5\] is 'dev'; give one of train, val, test"),
     "scale": ({"logit_scale": np.float32(-1)}, "logit_scale is -1"),
     "scales": ({"logit_scale": np.ones(3, np.float32)}, "logit_scale is .* give one number"),
 }

@@ -196,7 +196,7 @@ def test_classes_are_two_at_least(tmp_path):
     (tmp_path / "names.txt").write_text("cat\n\ndog\n")
     assert named_classes(str(tmp_path / "names.txt")) == named_classes(" cat, dog ") == ("cat", "dog")
     for text, words in [
-        (None, "say which classes"),
+        (None, "name the classes"),
         ("cat", "1 class; give at least two"),
         ("a,b,a", "'a' is given twice"),
     ]:

@@ -63,7 +63,7 @@ def test_what_no_image_has_is_one_line(people):
         (
             Wanted({"owner": "me"}),
             DataError,
-            r"does not know the owner .* knows their camera, time; omit --where owner",
+            r"does not hold the owner .* holds their camera, time; omit --where owner",
         ),
         (Wanted(since="noon"), ConfigError, r"--since noon: neither a date and time .* nor a number"),
         (Wanted(since="12"), ConfigError, r"--since: the times of this index are dates"),

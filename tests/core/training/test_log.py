@@ -141,7 +141,7 @@ def test_a_log_that_cannot_be_written_is_told_once_and_goes_on_later(tmp_path):
     file.start(0)
     file.add({"step": 1})
     file.amend({"step": 1, "val": 0.5})
-    assert len(told) == 1 and "cannot be written" in told[0] and "goes on without it" in told[0]
+    assert len(told) == 1 and "cannot be written" in told[0] and "continues without it" in told[0]
     (tmp_path / "taken").unlink()
     file.add({"step": 2})
     assert read_log(tmp_path / "taken" / FILE) == [{"step": 2}]

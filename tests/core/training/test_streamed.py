@@ -241,7 +241,7 @@ def test_the_order_is_said(fresh_clip, shards, tmp_path):
 
 def test_a_loss_that_looks_at_the_whole_set_is_refused(fresh_clip, shards, tmp_path):
     task = Task(streamed(shards), {"protoclip": 1.0}, {"protoclip": {"clusters": 2, "hidden_dim": 8}})
-    with pytest.raises(CapabilityError, match="loss protoclip looks at all 102 samples before each epoch"):
+    with pytest.raises(CapabilityError, match="loss protoclip reads all 102 samples before each epoch"):
         train(fresh_clip, task, TrainingSettings(**{**SETTINGS, "workers": 0}), tmp_path)
 
 

@@ -264,7 +264,7 @@ def test_given_shards_are_held_out_up_to_the_number(five, tmp_path):
     train, val, test = read(five, tmp_path, val_shards="00001.tar", test_shards="{00003,00004}.tar", test_samples=10)
     assert (len(train), len(val), len(test)) == (16, 3, 10)
     assert {name[:5] for name in trained_on(train)} == {"00000", "00002"}
-    with pytest.raises(ConfigError, match=r"data.val_shards=val-\*.tar: fits none of 5 shards"):
+    with pytest.raises(ConfigError, match=r"data.val_shards=val-\*.tar: matches none of the 5 shards"):
         read(five, tmp_path, val_shards="val-*.tar")
 
 
@@ -327,7 +327,7 @@ together(lambda: counted(shards_at("{five}")[: 5 - rank()], Path("{tmp_path}")))
 """
     for done in run_ranks(["-c", code]):
         assert done.returncode == 1
-        line = "--data: rank 1 (4) sees other shards than rank 0 (5); give all processes the same files"
+        line = "--data: rank 1 (4) sees different shards from rank 0 (5); give all processes the same files"
         assert line in done.stderr.splitlines()[-1]
 
 
