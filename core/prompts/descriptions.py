@@ -70,7 +70,7 @@ def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
     try:
         content = json_values(read_bytes(path, wanted).decode("utf-8-sig"))
     except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); {wanted}") from None
+        raise DataError(f"{path}: is not JSON ({error}); {wanted}") from None
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: holds no object of classes; {wanted}")
     return content

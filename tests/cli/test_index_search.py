@@ -145,7 +145,7 @@ def test_what_cannot_be_indexed_is_one_line(index, colours, tmp_path):
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     for arguments, said, code in (
         ([], "give either images (files or folders) or --texts FILE;", 2),
-        ([colours, "--texts", "empty.txt"], "one of them", 2),
+        ([colours, "--texts", "empty.txt"], "an index holds one kind", 2),
         (["gone"], "gone: no such file or folder", 1),
         (["--texts", "gone.txt"], "--texts gone.txt: cannot be read", 1),
         (["--texts", "empty.txt"], "--texts empty.txt: empty", 1),

@@ -66,7 +66,7 @@ def test_raw_norms_that_are_gone_are_said_so(make_task):
     task = make_task()
     unit = replace(task.support, features=task.support.unit, raw_norms=False)
     report = build_adapter("linear-probe", C=1.0).fit(unit, task.text)
-    assert "these are normalised" in report.notes[0]
+    assert "norms are gone" in report.notes[0]
     assert not build_adapter("linear-probe", C=1.0).fit(task.support, task.text).notes
 
 

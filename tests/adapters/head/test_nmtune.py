@@ -178,7 +178,7 @@ def test_features_are_taken_with_their_norms(make_task):
     unit = replace(task, support=replace(task.support, features=task.support.unit, views=None, raw_norms=False))
     raw = replace(task, support=replace(task.support, views=None))
     assert not torch.allclose(fitted(unit).logits(task.test), fitted(raw).logits(task.test), atol=0.1)
-    assert any("these are normalised" in note for note in fitted(unit).report.notes)
+    assert any("norms are gone" in note for note in fitted(unit).report.notes)
     adapter = fitted(raw)
     assert not torch.allclose(adapter.logits(task.test.features), adapter.logits(2 * task.test.features), atol=0.1)
 

@@ -75,7 +75,7 @@ def masks(tmp_path):
         (
             "train_pipeline.insert(1, dict(type='RandomFlop'))",
             2,
-            "'RandomFlop'.*did you mean RandomFlip or RandomCrop",
+            "'RandomFlop'.*did you mean RandomFlip, RandomCrop",
         ),
         ("model['bbox_head']['in_chanels'] = 7", 2, "the config cannot be run: .*'in_chanels'"),
         (
