@@ -67,7 +67,7 @@ def _show_version(wanted: bool) -> None:
 
 def _version(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Adapt a pretrained vision-language model to your images, from a handful of labels or none."""
@@ -132,13 +132,13 @@ def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
     for name, entry in commands().items():
         group, title = _group_and_title(entry)
         if name in taken and not group:
-            raise ConfigError(f"command '{name}' is taken twice: by vladapt and by {entry.origin}; rename one")
+            raise ConfigError(f"command '{name}' is defined twice: by vladapt and by {entry.origin}; rename one")
         if group and group not in groups:
             groups[group] = typer.Typer(no_args_is_help=True)
             app.add_typer(groups[group], name=group)
         if group:
             held.setdefault(group, []).append(name)
-            groups[group].info.help = f"Holds {', '.join(held[group])}."
+            groups[group].info.help = f"Commands: {', '.join(held[group])}."
         where = groups[group] if group else app
         called = name in arguments
         where.command(name, help=None if called else title)(_function(entry) if called else _not_called)
@@ -159,7 +159,9 @@ def _function(entry: Entry):
     module = importlib.import_module(f"{PACKAGE}.{entry.module}")
     function = getattr(module, entry.module.rpartition(".")[2], None)
     if not callable(function):
-        raise ConfigError(f"command '{entry.name}' ({entry.origin}) defines no function with its name")
+        raise ConfigError(
+            f"command '{entry.name}' ({entry.origin}) has no function of that name; define one in its file"
+        )
     return function
 
 

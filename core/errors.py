@@ -120,8 +120,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(set(known))
     near = near_names(name, known, 0.5)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {alternatives(near)}?"
     return f"there are: {', '.join(known)}" if known else "there are none"
+
+
+def alternatives(names: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[str]:
@@ -153,7 +158,7 @@ def fail(message: str, code: int, error: BaseException, arguments: list[str]) ->
 
 def interrupted() -> int:
     if is_main_rank():
-        print("vladapt: stopped; what was computed is kept, the same command goes on from it", file=sys.stderr)
+        print("vladapt: stopped; what was computed is kept, and the same command continues from there", file=sys.stderr)
     return 1
 
 

@@ -103,8 +103,8 @@ def input_layer(model: nn.Module, spec: str, count: int = RGB) -> tuple[str, nn.
     if len(found) != 1:
         has = "no convolution" if not found else f"{len(found)} convolutions"
         raise CapabilityError(
-            f"backbone '{spec}' has {has} where the channels of an image come in, so it cannot take more than three; "
-            "use a vision transformer or ResNet of CLIP's kind, or give three channels"
+            f"backbone '{spec}' has {has} where image channels enter, so it cannot take more than three; use a vision "
+            "transformer or ResNet of CLIP's kind, or give three channels"
         )
     return found[0]
 

@@ -53,7 +53,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping):
-        raise DataError(f"{path}: holds no weights but one {type(content).__name__}; give a state dict")
+        raise DataError(f"{path}: holds no weights but a {type(content).__name__}; give a state dict")
     state = {k: v for k, v in content.items() if isinstance(v, Tensor) and k not in FACTS and not k.startswith(OURS)}
     if not state:
         raise DataError(f"{path}: holds no weights; give a state dict")
@@ -75,8 +75,8 @@ def _read_torch(path: Path):
         weights = read_archive(path)
         if weights is None:
             raise DataError(
-                f"{path}: refused, a TorchScript archive holds code and this is none of OpenAI's; "
-                "give the state dict as .safetensors"
+                f"{path}: refused, a TorchScript archive holds code and this is not one of OpenAI's; give the state "
+                "dict as .safetensors"
             )
         return weights
     try:
@@ -85,8 +85,8 @@ def _read_torch(path: Path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{path}: refused, it holds more than tensors and reading it could run code; "
-            "save its state dict as .safetensors where you trust it"
+            f"{path}: refused, it holds more than tensors and reading it could run code; save its state dict as "
+            ".safetensors on a machine where you trust it"
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError and others for a damaged file
         raise DataError(f"{path}: truncated or damaged ({_first_line(error)}); copy or download it again") from error

@@ -53,9 +53,9 @@ TEXT_BATCH = 128
 BESIDE = "alignment.beside"
 PACKAGES = ("efficientnet_lite_pytorch", packaged.WEIGHTS.package, packaged.TEXT_WEIGHTS.package, "tokenizers")
 NOTES = (
-    "backbone 'embedded' never saw an image with its text: zero-shot is real only for things ImageNet names (animals, "
+    "backbone 'embedded' never saw an image with its text: zero-shot works only for things ImageNet names (animals, "
     "vehicles, household things, food); for medical, satellite or texture classes it is at chance, so give labels",
-    "few-shot methods learn from its image features, which text does not limit; where ImageNet does name the classes, "
+    "few-shot methods learn from its image features, which do not depend on text; where ImageNet names the classes, "
     "zero-shot may stay ahead of a few labels, so compare both",
 )
 
@@ -69,7 +69,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
         CapabilityError: a package of `vladapt[embedded]` is not installed.
     """
     if rest:
-        raise UnknownNameError(f"unknown backbone '{spec}'; there is one embedded backbone: 'embedded'")
+        raise UnknownNameError(f"unknown backbone '{spec}'; the only embedded backbone is 'embedded'")
     if image_size is not None and min(height_and_width(image_size)) < SMALLEST_IMAGE:
         raise ConfigError(f"image_size={image_size} is too small for 'embedded'; give {SMALLEST_IMAGE} or more")
     for package in PACKAGES:
@@ -381,7 +381,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _damaged(path: Path, reason: object) -> None:
-    warnings.warn(f"{path}: damaged ({reason}); it is made again", stacklevel=2)
+    warnings.warn(f"{path}: damaged ({reason}); it is computed again", stacklevel=2)
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -390,7 +390,7 @@ def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         write_cached(path, save(tensors, metadata={"sha256": _digest(tensors)}))
     except DataError as error:
-        warnings.warn(f"the alignment of backbone 'embedded' is made again at each start: {error}", stacklevel=2)
+        warnings.warn(f"the alignment of backbone 'embedded' is computed again at each start: {error}", stacklevel=2)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -130,8 +130,8 @@ class HfBackbone(TwoTower):
         if missing:
             few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise DataError(
-                f"{folder}: the weights are not those of config.json, {len(missing)} are missing ({few}); "
-                "put both files of one model there"
+                f"{folder}: the weights do not match config.json, {len(missing)} are missing ({few}); put both files "
+                "of one model there"
             )
         return model
 
@@ -143,8 +143,8 @@ class HfBackbone(TwoTower):
         folder = self.source.folder
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise DataError(
-                f"{folder}: has no tokenizer, so it can encode images but no texts; "
-                "put the model's tokenizer.json (or vocab files) there"
+                f"{folder}: has no tokenizer, so it can encode images but not texts; put the model's tokenizer.json "
+                "(or vocab files) there"
             )
         try:
             with quiet():

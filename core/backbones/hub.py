@@ -136,7 +136,7 @@ def require_hub(what: str, local_way: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise DataError(f"'{what}' {NOT_CACHED} and HF_HUB_OFFLINE forbids the network; {local_way}")
+        raise DataError(f"'{what}' {NOT_CACHED} and HF_HUB_OFFLINE forbids using the network; {local_way}")
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:

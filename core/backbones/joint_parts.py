@@ -63,12 +63,13 @@ def attach_joint(backbone: Backbone, joint: JointParts) -> JointParts:
     backbone.need("image_blocks")
     if not isinstance(backbone, TwoTower):
         raise CapabilityError(
-            f"backbone '{backbone.spec}' cannot see several frames or slices at once; use a vision transformer "
+            f"backbone '{backbone.spec}' cannot encode several frames or slices at once; use a vision transformer "
             "(`vladapt list backbones --can image_blocks`)"
         )
     if backbone.joint is not None:
         raise CapabilityError(
-            f"backbone '{backbone.spec}' sees the parts of a sample together already; start from the one it came from"
+            f"backbone '{backbone.spec}' already encodes the parts of a sample together; start from the one it came "
+            "from"
         )
     model = backbone.model
     backbone.joint = joint.to(backbone.device).train(model.training)

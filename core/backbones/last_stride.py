@@ -46,7 +46,8 @@ def at_stride_one(resnet: nn.Module, spec: str) -> None:
             block.set_submodule(name, nn.Identity())
         else:
             raise CapabilityError(
-                f"backbone '{spec}': the last stride is that of a {type(module).__name__}, which stays"
+                f"backbone '{spec}': the last stride is that of a {type(module).__name__}, which cannot change; omit "
+                "last_stride"
             )
     if hasattr(block, "stride"):
         block.stride = 1

@@ -73,7 +73,7 @@ def load_backbone(
             raise
         reason = str(error).partition("; ")[0]
         raise DataError(
-            f"backbone {spec}: {reason}; fetch it where there is one with: {entry.fetch_command()}"
+            f"backbone {spec}: {reason}; fetch it on a machine that has one with: {entry.fetch_command()}"
         ) from error
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith(__package__):

@@ -281,7 +281,7 @@ def _read_text_model(source: Source) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); copy or download it again") from error
     if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
-        raise DataError(f"{file}: names no model_type; copy or download it again")
+        raise DataError(f"{file}: has no model_type; copy or download it again")
     check_transformers_config(stated, str(file))
     padding = 0 if stated["model_type"] == "bert" else 1  # transformers' own, where none is stated
     return {"pad_token_id": padding, **stated}

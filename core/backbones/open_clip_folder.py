@@ -58,7 +58,7 @@ def hub_checkpoint(checkpoint: str) -> Path | None:
         return None
     repo, file = split_file(checkpoint.removeprefix(HUB))
     if not file:
-        raise ConfigError(f"checkpoint '{checkpoint}' names no file; give {HUB}<owner>/<name>/<file>")
+        raise ConfigError(f"checkpoint '{checkpoint}' is not a file; give {HUB}<owner>/<name>/<file>")
     return hub_file(repo, [file], f"fetch it with: {download_command(repo, [file])}")
 
 
@@ -71,7 +71,7 @@ def split_file(path: str) -> tuple[str, str]:
     owner, _, rest = path.partition("/")
     name, _, file = rest.partition("/")
     if not REPOSITORY.fullmatch(f"{owner}/{name}"):
-        raise ConfigError(f"'{path}' is no repository of the hub; give {HUB}<owner>/<name>")
+        raise ConfigError(f"'{path}' is not a repository of the hub; give {HUB}<owner>/<name>")
     return f"{owner}/{name}", file
 
 
@@ -106,7 +106,7 @@ def _in_repository(repo: str) -> tuple[Path, Path]:
     repo, file = split_file(repo)
     if file:
         raise ConfigError(f"backbone 'open_clip:{HUB}{repo}/{file}': give open_clip:<arch>@{HUB}{repo}/{file}")
-    way = f"fetch it where there is a network with: {download_command(repo)}"
+    way = f"fetch it on a machine with a network with: {download_command(repo)}"
     fresh = cached_file(repo, [CONFIG]) is None
     config = hub_file(repo, [CONFIG], way)
     weights = hub_file(repo, WEIGHTS, way)
@@ -129,7 +129,7 @@ def _in_folder(folder: Path) -> tuple[Path, Path]:
         raise DataError(f"{folder}: {problem}; give a folder with {CONFIG} and weights")
     config = folder / CONFIG
     if not config.is_file():
-        raise DataError(f"{folder}: has no {CONFIG}; copy the published folder whole")
+        raise DataError(f"{folder}: has no {CONFIG}; copy the whole published folder")
     for name in WEIGHTS:
         if (folder / name).is_file():
             return config, folder / name

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.image_size import ImageSize, as_image_size
-from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, DataError, UnknownNameError, alternatives, did_you_mean
 from .checkpoints import file_digests, require_file
 from .hub import card_licence, hub_file
 from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
@@ -213,7 +213,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DataError(f"{path}: not JSON ({error}); give an open_clip configuration") from error
     model = read.get("model_cfg", read) if isinstance(read, dict) else {}
     if not all(isinstance(model.get(key), kind) for key, kind in (("embed_dim", int), ("vision_cfg", dict))):
-        raise DataError(f"{path}: not an open_clip configuration; it needs embed_dim, vision_cfg and text_cfg")
+        raise DataError(f"{path}: not an open_clip configuration; give one with embed_dim, vision_cfg and text_cfg")
     check_config(model, str(path))
     return {key: model[key] for key in MODEL_KEYS if key in model}, read.get("preprocess_cfg") or {}
 
@@ -232,22 +232,22 @@ def check_config(config: Any, where: str) -> None:
     text, vision = config.get("text_cfg") or {}, config["vision_cfg"]
     size = as_image_size(vision.get("image_size", 224))
     if not all(type(side) is int and side > 0 for side in (size if isinstance(size, tuple) else (size,))):
-        raise DataError(f"{where}: image_size of vision_cfg is {size!r:.80}; it must be a side, or [height, width]")
+        raise DataError(f"{where}: image_size of vision_cfg is {size!r:.80}; give a side, or [height, width]")
     options = text.get("tokenizer_kwargs") or {} if isinstance(text, dict) else None
     if not isinstance(options, dict):
         raise DataError(f"{where}: text_cfg is damaged; copy it again")
     if refused := sorted(set(options) - set(TOKENIZER_OPTIONS)):
         raise DataError(
-            f"{where}: text_cfg.tokenizer_kwargs.{refused[0]} is refused, a configuration may say no more to a "
-            f"tokenizer than {', '.join(TOKENIZER_OPTIONS)}; remove it"
+            f"{where}: text_cfg.tokenizer_kwargs.{refused[0]} is refused, a configuration may give a tokenizer only "
+            f"{', '.join(TOKENIZER_OPTIONS)}; remove it"
         )
     for name in NAMES:
         if not isinstance(text.get(name), (str, type(None))):
-            raise DataError(f"{where}: text_cfg.{name} is no name; copy it again")
+            raise DataError(f"{where}: text_cfg.{name} is not a name; copy it again")
     timm = vision.get("timm_model_name")
     if timm is not None and (not isinstance(timm, str) or ":" in timm):
         raise DataError(
-            f"{where}: vision_cfg.timm_model_name is no architecture of timm; name one of timm.list_models()"
+            f"{where}: vision_cfg.timm_model_name is not an architecture of timm; name one of timm.list_models()"
         )
 
 
@@ -272,8 +272,8 @@ def _tagged_source(rest: str) -> Source:
         tags = open_clip.list_pretrained_tags_by_model(known_architecture(tag))
         some = ", ".join(tags[:4]) + (", ..." if len(tags) > 4 else "")
         raise ConfigError(
-            f"backbone 'open_clip:{rest}' names no weights; give open_clip:{tag}/<tag> "
-            f"({some or 'there is none'}) or open_clip:{tag}@<checkpoint>"
+            f"backbone 'open_clip:{rest}' has no weights; give open_clip:{tag}/<tag> ({some or 'there is none'}) or "
+            f"open_clip:{tag}@<checkpoint>"
         )
     name = known_architecture(name)
     entry = open_clip.get_pretrained_cfg(name, tag)
@@ -317,7 +317,7 @@ def known_architecture(name: str) -> str:
     if wanted in known:
         return known[wanted]
     near = [known[arch] for arch in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"open_clip.list_models() has all; the form is {FORM}"
+    hint = f"did you mean {alternatives(near)}?" if near else f"open_clip.list_models() has all; the form is {FORM}"
     raise UnknownNameError(f"unknown open_clip architecture '{name}'; {hint}")
 
 

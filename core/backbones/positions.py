@@ -58,7 +58,7 @@ def image_positions(backbone: Backbone) -> ImagePositions:
     positions = None if offer is None else offer()
     if positions is None:
         raise CapabilityError(
-            f"backbone '{backbone.spec}' adds no positions to the patches of its images; towers that do: vision "
+            f"backbone '{backbone.spec}' adds no positions to the patches of its images; choose one that does: vision "
             "transformers with learned positions (CLIP's, SigLIP's)"
         )
     return positions

@@ -59,13 +59,13 @@ class Preprocess(CropTransform):
         if min(self.sides) < 1:
             raise ConfigError(f"image_size={self.image_size} is not usable; give a side in pixels")
         if self.mode not in MODES:
-            raise ConfigError(f"resize mode '{self.mode}' is not known; there are: {', '.join(MODES)}")
+            raise ConfigError(f"resize mode '{self.mode}' is not known; give one of {', '.join(MODES)}")
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
-            raise ConfigError(f"interpolation '{self.interpolation}' is not known; there are: {known}")
+            raise ConfigError(f"interpolation '{self.interpolation}' is not known; give one of {known}")
         if self.resize is not None and self.resize < min(self.sides):
             raise ConfigError(
-                f"resize={self.resize} is smaller than the crop of {self.image_size}; give as much at least"
+                f"resize={self.resize} is smaller than the crop of {self.image_size}; give at least as much"
             )
         low, high = self.scale
         if not 0 < low <= high <= 1:

@@ -139,12 +139,12 @@ def attach_prompts(
         )
     if text is not None and text.count > backbone.context_length - LEAST_TEXT:
         raise ConfigError(
-            f"{text.count} learned tokens leave no place for words in a text of backbone '{backbone.spec}', which "
-            f"takes {backbone.context_length}; give fewer"
+            f"{text.count} learned tokens leave no room for words in a text of backbone '{backbone.spec}', which takes "
+            f"{backbone.context_length}; give fewer"
         )
     if backbone.prompts is not None:
         raise CapabilityError(
-            f"backbone '{backbone.spec}' has learned tokens in its towers already; start from the one it came from"
+            f"backbone '{backbone.spec}' already has learned tokens in its towers; start from the one it came from"
         )
     model = backbone.model
     made = TowerPrompts(image, text, 1 if text is None else start_tokens(backbone)).to(backbone.device)

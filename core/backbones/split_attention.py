@@ -151,7 +151,7 @@ def _report(backbone: Backbone, towers: Collection[str], layers: list[SplitLayer
         )
     for tower in without:
         warnings.warn(
-            f"backbone '{backbone.spec}': its {tower} tower has no attention that can be split; it stays as it is",
+            f"backbone '{backbone.spec}': its {tower} tower has no attention that can be split; it is left unchanged",
             stacklevel=3,
         )
 

@@ -40,7 +40,7 @@ def stretch_positions(table: Tensor, keep: int = 20, factor: int = 4) -> Tensor:
         type(keep) is int and 0 <= keep < len(table),
         "keep",
         keep,
-        f"give a whole number below {len(table)}, the positions there are",
+        f"give a whole number below {len(table)}, the number of positions",
     )
     require(type(factor) is int and factor >= 1, "factor", factor, "give a whole number, 1 or more")
     rest = table[keep:]  # (R, W)

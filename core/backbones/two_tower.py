@@ -268,7 +268,7 @@ class TwoTower(Backbone):
         """Let `project` and `encode_image` add hidden @ change, (W, D), in place; CapabilityError if they cannot."""
         self.need("hidden")
         if not self._image.add_to_projection(change):
-            raise CapabilityError(f"backbone '{self.spec}' projects its image features by no matrix that could change")
+            raise CapabilityError(f"backbone '{self.spec}' has no projection of image features that could change")
 
     def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         self.need("image_tokens")
@@ -336,7 +336,7 @@ class TwoTower(Backbone):
 
     def _tower(self, tower: str):
         if tower not in ("image", "text"):
-            raise ConfigError(f"tower '{tower}' is not known; there are: image, text")
+            raise ConfigError(f"tower '{tower}' is not known; give image or text")
         self.need(f"{tower}_blocks")
         return self._image if tower == "image" else self._text
 

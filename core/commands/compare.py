@@ -33,14 +33,16 @@ from .options import (
     recipe_of,
     resource_flags,
 )
-from .tables import echo, print_json, reporter, show_table
+from .tables import echo, echo_notes, print_json, reporter, show_table
 
 
 def compare(
     adapters: Annotated[str | None, typer.Option(help="Methods, comma-separated; zero-shot is always added.")] = None,
     recipes: Annotated[
         str | None,
-        typer.Option(help="Packaged recipes or files, comma-separated, for tasks that train one (detection, ...)."),
+        typer.Option(
+            help="Packaged recipes or config files, comma-separated, for tasks that train a config (detection, ...)."
+        ),
     ] = None,
     backbones: Annotated[str | None, typer.Option(help="Backbones, comma-separated, each with all methods.")] = None,
     domain: Domain = None,
@@ -61,16 +63,18 @@ def compare(
         int | None,
         typer.Option(
             metavar="N",
-            help="Split the data N times into train, val and test, for the spread over test sets; by default 10 where "
-            "there are fewer than 300 test images (3 where towers are trained), else 1.",
+            help="Split the data N times into train, val and test, to show the spread over test sets; by default 10 "
+            "where there are fewer than 300 test images (3 where towers are trained), else 1.",
         ),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(metavar="K", help="K-fold splits instead: their test sets share out the data.")
+        int | None, typer.Option(metavar="K", help="K-fold splits instead: each image is in one of the K test sets.")
     ] = None,
     tasks: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Tasks of each kind, under --protocol transductive; by default as published."),
+        typer.Option(
+            metavar="N", help="Number of tasks of each kind under --protocol transductive; by default as published."
+        ),
     ] = None,
     backbone: Backbone = None,
     device: Device = None,
@@ -85,7 +89,9 @@ def compare(
     protocol: Protocol = None,
     preset: Preset = None,
     out: Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison stopped in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the comparison that was stopped in --out.")
+    ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     redact: Redact = None,
     as_json: Json = False,
@@ -137,8 +143,7 @@ def compare(
         echo(line)
     for name, reason in result.refused.items():
         echo(f"Refused: {name}: {reason}")
-    for note in result.notes:
-        echo(f"Note: {note}")
+    echo_notes(result.notes)
     echo(f"Rows: {result.csv}")
     echo(f"Plot: {result.plot}")
 

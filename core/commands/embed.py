@@ -9,11 +9,11 @@ import typer
 from .options import (
     Amp,
     Backbone,
-    BatchSize,
     Data,
     Debug,
     Device,
     Domain,
+    EncodingBatch,
     Json,
     Sets,
     Task,
@@ -27,7 +27,7 @@ from .tables import echo, echo_skipped, print_json, reporter
 def embed(
     out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz.")],
     images: Annotated[
-        list[str] | None, typer.Argument(help="Image files or folders; none: the data set of --data.")
+        list[str] | None, typer.Argument(help="Image files or folders; by default the data set of --data.")
     ] = None,
     domain: Domain = None,
     task: Task = None,
@@ -35,19 +35,19 @@ def embed(
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
-    batch_size: BatchSize = None,
+    batch_size: EncodingBatch = None,
     workers: Workers = None,
     parts: Annotated[
-        bool, typer.Option("--parts", help="Write the features of each frame, slice or window of a sample too.")
+        bool, typer.Option("--parts", help="Also write the features of each frame, slice or window of a sample.")
     ] = False,
     patch_tokens: Annotated[
-        bool, typer.Option("--patch-tokens", help="Store the features of all patches too, for methods that use them.")
+        bool, typer.Option("--patch-tokens", help="Also store the features of all patches, for methods that use them.")
     ] = False,
     sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write features of a data set, or of loose images, in the layout that --features reads.
+    """Write the features of a data set, or of single images, in the layout that --features reads.
 
     Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
     """
@@ -63,8 +63,8 @@ def embed(
         return
     echo_skipped(written.skipped)
     echo(
-        f"{written.images} images, {written.dim} wide: {written.file} "
-        f"({written.encoded} encoded, {written.from_store} from the store)"
+        f"{written.images} images, feature width {written.dim}: {written.file} ({written.encoded} encoded, "
+        f"{written.from_store} from the store)"
     )
     if patch_tokens:
         echo(f"Patch tokens of all images are in the feature store ({written.patches_stored} encoded)")

@@ -7,17 +7,31 @@ from typing import Annotated
 
 import typer
 
-from .options import Data, Debug, Device, Features, Json, OwnBackbone, Resource, Run, Workers, reading_of, resources_of
-from .tables import echo, print_json, reporter
+from .options import (
+    Debug,
+    Device,
+    Features,
+    Json,
+    OtherData,
+    OwnBackbone,
+    Resource,
+    Run,
+    Workers,
+    reading_of,
+    resources_of,
+)
+from .tables import echo, echo_notes, print_json, reporter
 
 
 def export(
     run: Run,
-    out: Annotated[str, typer.Option(metavar="DIR", help="A new folder for the graphs.")],
-    format: Annotated[str, typer.Option(metavar="onnx", help="Of the graphs.")] = "onnx",
-    int8: Annotated[bool, typer.Option("--int8", help="A graph in 8 bits too, which predict.py then asks.")] = False,
-    opset: Annotated[int | None, typer.Option(metavar="N", help="Of ONNX's operators; by default 18.")] = None,
-    data: Data = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="New folder for the graphs.")],
+    format: Annotated[str, typer.Option(metavar="onnx", help="Format of the graphs.")] = "onnx",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also write an 8-bit graph, which predict.py then uses.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(metavar="N", help="Version of ONNX's operators; by default 18.")] = None,
+    data: OtherData = None,
     features: Features = None,
     backbone: OwnBackbone = None,
     device: Device = None,
@@ -53,8 +67,7 @@ def export(
         return
     for line in made.lines:
         echo(line)
-    for note in made.notes:
-        echo(f"Note: {note[0].upper()}{note[1:]}")
+    echo_notes(made.notes)
     echo(f"Written: {', '.join(str(file) for file in made.files)}")
 
 

@@ -23,10 +23,12 @@ from .options import (
     Debug,
     Device,
     Domain,
+    EncodingBatch,
     Features,
     Json,
     MaxError,
     NewClasses,
+    OtherData,
     Out,
     OwnBackbone,
     Preset,
@@ -45,7 +47,7 @@ from .options import (
     resources_of,
 )
 from .options import Run as RunPlace
-from .tables import echo, echo_skipped, judged_table, print_json, reporter, show_table
+from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -82,7 +84,9 @@ def fit(
     preset: Preset = None,
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Fixes the draw of the shots and all else that is random; by default 1."),
+        typer.Option(
+            metavar="N", help="Random seed, of the drawn shots and everything else that is random; by default 1."
+        ),
     ] = None,
     backbone: Backbone = None,
     device: Device = None,
@@ -105,7 +109,7 @@ def fit(
         str | None,
         typer.Option(
             metavar="[NAMES]",
-            help="Also test on the classes that --classes leaves out. In open-vocab: names that are tested and not "
+            help="Also test on the classes that --classes leaves out. In open-vocab: names that are tested but not "
             "trained, or coco, lvis (the published splits).",
         ),
     ] = None,
@@ -121,8 +125,8 @@ def fit(
         bool | None,
         typer.Option(
             "--resume",
-            help="Go on where the same fit was stopped. For adapters that train towers; others keep no checkpoints "
-            "and start anew.",
+            help="Continue the same fit where it was stopped. For adapters that train towers; others keep no "
+            "checkpoints and start again.",
         ),
     ] = None,
     redact: Redact = None,
@@ -179,9 +183,9 @@ def _check_applied(recipe) -> None:
     place = recipe.adapter_name
     for key in sorted(recipe.given):
         if key.partition(".")[0] not in APPLIED or (key.startswith("adapter.") and key != "adapter.name"):
-            raise ConfigError(f"{as_flag(key)}: {place} is fitted already and learns nothing here; omit it")
+            raise ConfigError(f"{as_flag(key)}: {place} is already fitted and learns nothing here; omit it")
     if not (recipe.gave("data.path") or recipe.features):
-        raise ConfigError(f"--adapter {place}: say on which images it is to be evaluated, with --data or --features")
+        raise ConfigError(f"--adapter {place}: name the images to evaluate it on, with --data or --features")
     if recipe.domain and recipe.domain != (theirs := Run.open(place).info["domain"]):
         raise ConfigError(f"--domain {recipe.domain}: {place} is of domain {theirs}; omit --domain")
 
@@ -196,8 +200,7 @@ def _show(result) -> None:
     echo(choice(result.report))
     if result.report.judged:
         show_table(judged_table(result.report.judged))
-    for note in result.notes:
-        echo(f"Note: {note}")
+    echo_notes(result.notes)
     echo_skipped(result.skipped)
     if result.encoded or result.from_store:
         echo(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
@@ -208,10 +211,10 @@ def _show(result) -> None:
 
 def evaluate(
     run: RunPlace,
-    data: Data = None,
+    data: OtherData = None,
     features: Features = None,
     backbone: OwnBackbone = None,
-    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
+    split: Annotated[str, typer.Option(help="Images to score: test, val, train or all.")] = "test",
     device: Device = None,
     workers: Workers = None,
     resource: Resource = None,
@@ -276,8 +279,7 @@ def evaluate(
     echo(result.get("in_fit_words", ""))
     show_table(task.table(result))
     echo(task.verdict(result))
-    for note in result.get("notes", ()):
-        echo(f"Note: {note[0].upper()}{note[1:]}")
+    echo_notes(result.get("notes", ()))
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
@@ -288,7 +290,7 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or folders.")],
     backbone: OwnBackbone = None,
     device: Device = None,
-    batch_size: BatchSize = None,
+    batch_size: EncodingBatch = None,
     workers: Workers = None,
     resource: Resource = None,
     classes: NewClasses = None,
@@ -296,19 +298,20 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="PLACE",
-            help="A file of the predictions (.csv, .jsonl, .html), a file of the domain's own such as a map (its page "
-            "says which), or else a folder for pictures and files of what was found. Repeatable.",
+            help="A file for the predictions (.csv, .jsonl, .html), a file of a kind that the domain writes, such as a "
+            "map (its page says which), or a folder for pictures and files of what was found. Repeatable.",
         ),
     ] = None,
     top: Annotated[
-        int | None, typer.Option(metavar="K", help="The K likeliest classes of each image; by default 3.")
+        int | None,
+        typer.Option(metavar="K", help="How many of the most likely classes to show per image; by default 3."),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
             metavar="P",
             help="Where images have several labels: name those of this probability or more; by default each label has "
-            "its own, the best on the run's calibration rows.",
+            "a threshold of its own, the best on the run's calibration rows.",
         ),
     ] = None,
     coverage: Coverage = None,
@@ -316,14 +319,18 @@ def predict(
     max_error: MaxError = None,
     stream: Annotated[
         bool,
-        typer.Option("--stream", help="The images come one after the other; the run keeps what it learns of each."),
+        typer.Option("--stream", help="Treat the images as a stream: the run keeps what it learns from each."),
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say why: labelled examples and heat maps, as a page in --out DIR.")
+        bool,
+        typer.Option("--explain", help="Explain each answer: labelled examples and heat maps, on a page in --out DIR."),
     ] = False,
     explain_method: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of the heat maps: grad-cam, occlusion or rollout; default by backbone."),
+        typer.Option(
+            metavar="NAME",
+            help="How heat maps are made: grad-cam, occlusion or rollout; the default depends on the backbone.",
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -370,8 +377,7 @@ def predict(
         show_table(own_table(predicted))
     else:
         show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
-    for note in notes:
-        echo(f"Note: {note[0].upper()}{note[1:]}")
+    echo_notes(notes)
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out)}")

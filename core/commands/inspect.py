@@ -15,15 +15,17 @@ def list_names(
     what: Annotated[
         str, typer.Argument(help="domains, adapters, selectors, tasks, backbones, losses, metrics or recipes.")
     ],
-    domain: Annotated[str | None, typer.Option(help="Of backbones: those made for a domain.")] = None,
-    can: Annotated[str | None, typer.Option(help="Of backbones: those with a capability, such as prompt.")] = None,
+    domain: Annotated[str | None, typer.Option(help="For backbones: only those made for this domain.")] = None,
+    can: Annotated[
+        str | None, typer.Option(help="For backbones: only those with this capability, such as prompt.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List what there is, without importing it.
+    """List the available names of a kind, without importing them.
 
-    Of backbones: the published models by their aliases, with the width of their features, the side of their images,
-    millions of parameters, the licence, what their towers lack, and whether they lie in the local cache.
+    For backbones: the published models by alias, with the width of their features, the side of their images,
+    millions of parameters, the licence, what their towers lack, and whether they are in the local cache.
 
     Example: vladapt list backbones --domain medical
     """
@@ -37,8 +39,7 @@ def list_names(
         print_json({what: rows})
         return
     if what == "backbones":
-        for line in backbone_lines(rows):
-            echo(line)
+        echo("\n".join(backbone_lines(rows)))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
@@ -50,7 +51,8 @@ def list_names(
 
 def show(
     what: Annotated[
-        str, typer.Argument(metavar="[KIND] NAME", help="A name, after its kind where several things have it.")
+        str,
+        typer.Argument(metavar="[KIND] NAME", help="A name; write its kind first if several things have that name."),
     ],
     name: Annotated[str | None, typer.Argument(hidden=True)] = None,
     sets: Sets = None,
@@ -59,8 +61,8 @@ def show(
 ) -> None:
     """Show an adapter, selector, loss, metric, domain, task or backbone with its options; or a recipe as it would run.
 
-    KIND is adapter, selector, loss, metric, domain, task, recipe or backbone. Of a recipe every default is filled in; a
-    config for mmdet or mmsegmentation is shown as it is, to copy.
+    KIND is adapter, selector, loss, metric, domain, task, recipe or backbone. A recipe has every default filled in; a
+    config for mmdet or mmsegmentation is shown unchanged, ready to copy.
 
     Example: vladapt show tip-adapter
     """
@@ -74,7 +76,7 @@ def show(
         _show_recipe(name, sets, as_json)
         return
     if sets:
-        raise ConfigError("--set: for recipes; omit it")
+        raise ConfigError("--set: only for recipes; omit it")
     description = shown(kind, name)
     if as_json:
         print_json(description.to_dict())
@@ -83,7 +85,7 @@ def show(
     for term, words in description.facts:
         echo(f"{term}: {words}")
     if description.options:
-        echo(f"\nOptions, given by {description.given_by}:\n")
+        echo(f"\nOptions, set by {description.given_by}:\n")
         for each in description.options:
             default = f"; default {each.default_text}" if each.default_text else ""
             echo(f"  {each.name}: {each.help}\n      {each.accepts}{default}")
@@ -102,9 +104,9 @@ def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
 
 
 def doctor(as_json: Json = False, debug: Debug = False, of_doctors: Mapping[str, str] | None = None) -> None:
-    """Say what is installed, which device there is, which caches, what is missing and how to get it.
+    """Report what is installed, the device, the caches, what is missing and how to get it.
 
-    With an option of a domain, only what that asks for is looked at.
+    With an option of a domain, check only what that option needs.
 
     Example: vladapt doctor
     """

@@ -11,11 +11,11 @@ from ..errors import ConfigError
 from .options import (
     Amp,
     Backbone,
-    BatchSize,
     Data,
     Debug,
     Device,
     Domain,
+    EncodingBatch,
     Json,
     Sets,
     Task,
@@ -43,7 +43,10 @@ def select(
         str | None, typer.Option(metavar="NAME", help="How they are chosen (`vladapt list selectors`); by default pcb.")
     ] = None,
     labelled: Annotated[
-        str | None, typer.Option(metavar="FILE", help="What `vladapt label` wrote so far: these are not asked again.")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Labels that `vladapt label` has written so far; their images are not listed again."
+        ),
     ] = None,
     wrong_labels: Annotated[
         bool, typer.Option("--wrong-labels", help="List the images of a labelled set whose labels look wrong instead.")
@@ -54,18 +57,18 @@ def select(
         str | None,
         typer.Option(metavar="NAME", help="Method that predicts once there are labels; by default auto."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Fixes all that is random; 1 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed; 1 by default.")] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
-    batch_size: BatchSize = None,
+    batch_size: EncodingBatch = None,
     workers: Workers = None,
     sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
 ) -> None:
-    """List the images that are worth labelling next, one in five of them drawn at random to tell accuracy by.
+    """List the images most worth labelling next; one in five is drawn at random, to measure accuracy.
 
     Example: vladapt select --data ./photos --classes "cat, dog" --budget 50 --out todo.csv
     """
@@ -101,12 +104,13 @@ def label(
     out: Annotated[str | None, typer.Option(help="File of labels, .csv; an existing one is continued.")] = None,
     several: Annotated[bool, typer.Option("--several", help="An image may have several labels, or none.")] = False,
     labeller: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who labels; by default the user's name on this machine.")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the person who labels; by default the user name on this machine."),
     ] = None,
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; by default any that is free.")] = 0,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     merge: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="A B", help="List where two files of labels disagree, and end.")
+        tuple[str, str] | None, typer.Option(metavar="A B", help="List where two files of labels disagree, and exit.")
     ] = None,
     root: Annotated[
         str | None, typer.Option(metavar="PATH", help="Where the images are, if outside the folder of the table.")
@@ -114,7 +118,7 @@ def label(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Open a page on this machine where images are labelled by keys; each answer is written at once.
+    """Open a page on this machine to label images with the keyboard; each answer is written at once.
 
     Example: vladapt label todo.csv --out labels.csv
     """
@@ -132,7 +136,7 @@ def label(
             print_json({"address": address, "images": images, "labelled": done, "out": out})
             return
         echo(f"Label {images} images ({done} done): {address}")
-        echo(f"Answers are written to {out} at once. End with Ctrl-C; the same command goes on.")
+        echo(f"Each answer is written to {out} at once. Stop with Ctrl-C; the same command continues.")
 
     serve(todo, out, several=several, labeller=labeller, port=port, root=root, browser=show, opened=opened)
 
@@ -183,11 +187,11 @@ def _of_payoff(selected: Selected) -> list[str]:
     if made is None:
         return []
     low, high = made.interval
-    gain = f"from {made.before} to {made.after} labels it gained {100 * made.gain:+.1f} points"
+    gain = f"from {made.before} to {made.after} labels accuracy changed by {100 * made.gain:+.1f} points"
     gain += f" ({100 * low:+.1f} to {100 * high:+.1f})"
     words = {
         PAYS: f"More labels still pay: {gain}.",
-        PAYS_NOT: f"More labels no longer pay: {gain}, which is less than {100 * WORTH:.0f} beyond chance.",
+        PAYS_NOT: f"More labels hardly pay: {gain}, all below {100 * WORTH:.0f} points.",
     }
     return [words.get(made.verdict, f"Too few images drawn at random to say whether more labels pay: {gain}.")]
 

@@ -21,6 +21,9 @@ Task = Annotated[str | None, typer.Option(metavar="NAME", help="Task of the doma
 Data = Annotated[
     str | None, typer.Option(metavar="PATH", help="Data set: a folder or file; by default `sample`, the domain's own.")
 ]
+OtherData = Annotated[
+    str | None, typer.Option("--data", metavar="PATH", help="Data set: a folder or file; by default the run's own.")
+]
 Features = Annotated[
     str | None, typer.Option(metavar="FILE", help="Features file (.safetensors, .npz) instead of images.")
 ]
@@ -38,9 +41,13 @@ Backbone = Annotated[
 ]
 OwnBackbone = Annotated[
     str | None,
-    typer.Option("--backbone", metavar="SPEC", help="Where the run's backbone lies here, if not where the run says."),
+    typer.Option(
+        "--backbone", metavar="SPEC", help="The run's backbone on this machine, if it is not where the run says."
+    ),
 ]
-Run = Annotated[str, typer.Argument(help="A run folder, or hf:OWNER/NAME[@REVISION] of the Hugging Face hub.")]
+Run = Annotated[
+    str, typer.Argument(help="A run folder, or hf:OWNER/NAME or hf:OWNER/NAME@REVISION on the Hugging Face hub.")
+]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, ...")]
 Amp = Annotated[
     str | None, typer.Option(metavar="bf16|fp16", help="Mixed precision of the backbone; by default full precision.")
@@ -56,9 +63,13 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Images at once through the backbone; by default measured. For adapters that train towers: images per "
+        help="Images per batch through the backbone; measured by default. For adapters that train towers: images per "
         "training step, over all processes.",
     ),
+]
+EncodingBatch = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", help="Images per batch through the backbone; measured by default."),
 ]
 RecipeName = Annotated[str | None, typer.Option(metavar="NAME", help="Packaged recipe (`vladapt list recipes`).")]
 ConfigFile = Annotated[
@@ -114,7 +125,7 @@ MaxError = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Leave answers open, so that at most this share of the others is wrong, for instance 0.05.",
+        help="Leave unsure answers open, so that at most this share of the others is wrong, for instance 0.05.",
     ),
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
@@ -126,7 +137,7 @@ Protocol = Annotated[
     typer.Option(
         metavar="NAME",
         help="Draw, choose and test as papers do: coop, full-val, k-val, fixed, standard, relaxed, realistic, "
-        "cross-dataset, domain-generalization, transductive; methods then as published.",
+        "cross-dataset, domain-generalization, transductive; methods then keep their published settings.",
     ),
 ]
 Preset = Annotated[
@@ -140,7 +151,7 @@ Redact = Annotated[
     bool | None,
     typer.Option(
         "--redact",
-        help="Leave names of files, the data's place and pictures out of what is written; samples have numbers.",
+        help="Leave file names, the path of the data and pictures out of what is written; samples are numbered.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
@@ -203,7 +214,7 @@ def reading_of(of_domain: Mapping[str, str] | None) -> dict[str, str]:
     """
     for key in of_domain or {}:
         if not key.startswith("data."):
-            raise ConfigError(f"--{key.replace('_', '-')}: belongs to a fit; omit it")
+            raise ConfigError(f"--{key.replace('_', '-')}: only for a fit; omit it")
     return {key.removeprefix("data."): value for key, value in (of_domain or {}).items()}
 
 

@@ -26,31 +26,32 @@ def pretrain(
     backbone: Backbone = "embedded",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pairs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pairs of one step, over all processes and micro-batches together.")
+        int | None, typer.Option(help="Pairs per step, over all processes and micro-batches together.")
     ] = None,
     micro_batch_size: Annotated[
-        int | None, typer.Option(help="Pairs of one forward pass; fewer need less memory and change no result.")
+        int | None, typer.Option(help="Pairs per forward pass; fewer need less memory and change no result.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes order, augmentation and initialisation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed, of order, augmentation and initialisation.")] = None,
     device: Device = None,
     amp: Annotated[str | None, typer.Option(help="Mixed precision: bf16 or fp16.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images; 0: this one alone.")] = None,
-    lock: Annotated[str | None, typer.Option(help="Tower that stays as it is: image (LiT) or text.")] = None,
-    lora: Annotated[int | None, typer.Option(help="Train LoRA of this rank in place of the weights.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Backbone that teaches, for losses that distil.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images; 0: only the main one.")] = None,
+    lock: Annotated[str | None, typer.Option(help="Tower to keep frozen: image (LiT) or text.")] = None,
+    lora: Annotated[int | None, typer.Option(help="Train LoRA of this rank instead of the weights.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Teacher backbone, for losses that distil.")] = None,
     generic: Annotated[
-        str | None, typer.Option(help="Class folders of generic images, to see what is forgotten; drawings by default.")
+        str | None,
+        typer.Option(help="Class folders of generic images, to measure what is forgotten; drawings by default."),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="On a GPU too, the same bits in every run, by slower kernels.")
+        bool, typer.Option("--deterministic", help="Make runs bit-identical on a GPU too, with slower kernels.")
     ] = False,
     sets: Sets = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where this training was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue this training where it was stopped.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a backbone on image-text pairs, from its weights or from none; the model is a --backbone afterwards.
+    """Train a backbone on image-text pairs, from its weights or from scratch; use the model as --backbone.
 
     With --set any other choice: a setting (`--set layer_decay=0.7`), an option of a loss
     (`--set loss.silc.momentum=0.99`) or of the reader (`--set data.root=images`).
@@ -97,7 +98,7 @@ def _show(result) -> None:
     from ..tasks.retrieval.tables import retrieval_table
 
     if result.finished_before:
-        echo("This training was finished before; these are its results.")
+        echo("This training had already finished; these are its results.")
     if result.metrics.get("adapted"):
         show_table(retrieval_table(result.metrics))
     for note in result.notes:

@@ -7,22 +7,26 @@ from typing import Annotated
 import typer
 
 from .options import Debug, Json
-from .tables import echo, print_json
+from .tables import echo, echo_notes, print_json
 
 
 def push(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository's name on the Hugging Face hub.")],
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="A new folder for the files; by default NAME, here.")
+        str | None, typer.Option(metavar="DIR", help="New folder for the files; by default NAME in the current folder.")
     ] = None,
-    upload: Annotated[bool, typer.Option("--upload", help="Upload it; without this no network is used.")] = False,
-    public: Annotated[bool, typer.Option("--public", help="A new repository is public; by default private.")] = False,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Upload the folder; without this option no network is used.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public; by default it is private.")
+    ] = False,
     licence: Annotated[
-        str | None, typer.Option(metavar="ID", help="Licence of the adapter, as the hub writes it: apache-2.0, ...")
+        str | None, typer.Option(metavar="ID", help="Licence of the adapter, as spelt on the hub: apache-2.0, ...")
     ] = None,
     data_licence: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Licence of the data; by default what the run found.")
+        str | None, typer.Option(metavar="TEXT", help="Licence of the data; by default the one that the run recorded.")
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the data for the card, OWNER/NAME if on the hub.")
@@ -43,14 +47,13 @@ def push(
         address = {"address": pushed.address} if pushed.address else {}
         print_json({"folder": str(pushed.folder), "files": files, "notes": pushed.notes, **address})
         return
-    for note in pushed.notes:
-        echo(f"Note: {note[0].upper()}{note[1:]}.")
+    echo_notes(pushed.notes)
     echo(f"Written: {', '.join(str(file) for file in pushed.files)}")
     if pushed.address:
         echo(f"Uploaded: {pushed.address}")
         echo(f"Load it with: vladapt predict hf:{repo} IMAGES")
     else:
-        echo(f"Read {pushed.folder / 'README.md'} and mend it; the same command with --upload then uploads the folder.")
+        echo(f"Read and correct {pushed.folder / 'README.md'}; then the same command with --upload uploads the folder.")
 
 
 COMMANDS = {"push": push}

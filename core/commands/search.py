@@ -11,10 +11,10 @@ from ..errors import ConfigError
 from .options import (
     Amp,
     Backbone,
-    BatchSize,
     Debug,
     Device,
     Domain,
+    EncodingBatch,
     Json,
     Sets,
     Task,
@@ -41,14 +41,14 @@ def index(
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
-    batch_size: BatchSize = None,
+    batch_size: EncodingBatch = None,
     workers: Workers = None,
     sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
 ) -> None:
-    """Encode images, or texts, once, so that `vladapt search` finds them.
+    """Encode images or texts once, so that `vladapt search` can find them.
 
     Example: vladapt index ./photos --out photos.index
     """
@@ -76,15 +76,18 @@ def search(
     text: Annotated[str | None, typer.Option(help="The same as QUERY.")] = None,
     image: Annotated[str | None, typer.Option(help="An image to look for, alone or together with the words.")] = None,
     weight: Annotated[
-        float | None, typer.Option(help="Weight of the words where both are given, 0 to 1; 0.5 by default.")
+        float | None, typer.Option(help="Weight of the words where an image is given too, 0 to 1; 0.5 by default.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many results.")] = 10,
-    camera: Annotated[str | None, typer.Option(help="Results of this camera alone, where the index knows it.")] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Only results from this camera, where the index knows cameras.")
+    ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Results from this date, time or frame on, where it is known.")
+        str | None,
+        typer.Option(metavar="TIME", help="Only results from this date, time or frame on, where the index knows it."),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Results with this value alone. Repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only results with this value. Repeatable.")
     ] = None,
     cluster: Annotated[
         float | None, typer.Option(metavar="COSINE", help="Group results that are this alike, for instance 0.9.")
@@ -107,7 +110,7 @@ def search(
     from .tables import hits_table
 
     if query is not None and text is not None:
-        raise ConfigError("--text: the words are given twice; omit it, or the words without --text")
+        raise ConfigError("--text: the words are given twice; omit --text or QUERY")
     result = engine_search(
         index,
         query if text is None else text,

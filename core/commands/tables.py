@@ -148,9 +148,10 @@ def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter"
         lines.append(f"Against {at[0]['baseline']}, the best baseline, {where}{unit}: {gains}.")
     if tests:
         several = len({each[method] for each in tests})
-        adjusted = f", adjusted for {several} methods (Holm) as the intervals are not" if several > 1 else ""
+        adjusted = f", adjusted for {several} methods (Holm), unlike the intervals" if several > 1 else ""
         lines.append(
-            f"In brackets 95% intervals. p values: {_tests_words(tests)}{adjusted}; 0.05 and more can be chance."
+            f"In brackets: 95% intervals. p values: {_tests_words(tests)}{adjusted}; at 0.05 or more the difference "
+            "can be chance."
         )
     return lines
 
@@ -230,7 +231,7 @@ def judged_table(judged: Sequence[Mapping[str, Any]]) -> Table:
     """The methods among which one was taken."""
     from ..runs.run_sections import judged_texts
 
-    title, last = "Methods on parts of the support that they did not learn from", ("standard error", "right")
+    title, last = "Methods, scored on parts of the support they did not learn from", ("standard error", "right")
     if "why" in judged[0]:
         title, last = "Methods that need no labels, judged by the images", ("why", "left")
     table = Table(title=title)
@@ -274,6 +275,12 @@ def echo(text: str) -> None:
         typer.echo(printable(text, keep="\n\t"))
 
 
+def echo_notes(notes: Iterable[str]) -> None:
+    """A line each, as a sentence."""
+    for note in notes:
+        echo(f"Note: {note[0].upper()}{note[1:].rstrip('.')}.")
+
+
 def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
     """A line each of what was left out, and why; the reason may begin with the name again."""
     for name, reason in pairs:
@@ -293,7 +300,7 @@ def backbone_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"{row['name']:<{width}}  {row['what']}" for row in families]
     models = [row for row in rows if "id" in row]
     if families and models:
-        lines += ["", "Published models, given by the name in front (all facts of one: vladapt show NAME):", ""]
+        lines += ["", "Published models, each under the name to give (details: vladapt show NAME):", ""]
     for row in models:
         lines += [f"{row['name']}: {row['what']}", f"    {row['id']}; {_model_facts(row)}", f"    {_model_place(row)}"]
     return lines or ["no published model of that kind"]

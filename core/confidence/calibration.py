@@ -239,16 +239,16 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
         return f"not of format {FORMAT}"
     names, logits, labels = header.get("class_names"), tensors.get("logits"), tensors.get("labels")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return "class_names is no list of names"
+        return "class_names is not a list of names"
     if not isinstance(header.get("source"), str):
-        return "source is no text"
+        return "source is not a text"
     if logits is None or labels is None or logits.ndim != 2 or not len(logits) or logits.shape[1] != len(names):
         return "logits are not (n, C)"
     several = labels.ndim == 2
     if labels.shape != (logits.shape if several else logits.shape[:1]):
-        return "labels do not fit the logits"
+        return "labels do not match the logits"
     if not several and (labels.is_floating_point() or labels.min() < 0 or labels.max() >= len(names)):
-        return "labels are no class indices"
+        return "labels are not class indices"
     if several and not bool((labels.isnan() | (labels == 0) | (labels == 1)).all()):
         return "labels are not 0, 1 or NaN"
     shapes = {"temperature": (len(names) if several else 1,), "offset": (len(names) if several else 1,)}
@@ -260,10 +260,10 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
         shapes["row_weights"] = tuple(labels.shape[:1])
     for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
-            return f"{name} has not the shape {shape}"
+            return f"{name} does not have the shape {shape}"
     for name, value in tensors.items():
         if name != "labels" and not (value.is_floating_point() and bool(value.isfinite().all())):
-            return f"{name} holds other things than finite numbers"
+            return f"{name} holds values that are not finite numbers"
     if bool((tensors["temperature"] <= 0).any()):
         return "a temperature is not positive"
     if any(name in tensors and bool((tensors[name] < 0).any()) for name in ("weights", "row_weights")):
@@ -275,5 +275,5 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
         or not isinstance(limit, (int, float))
         or not math.isfinite(limit)
     ):
-        return "what tells unlike images is incomplete"
+        return "what detects unlike images is incomplete"
     return ""

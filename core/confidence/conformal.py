@@ -140,8 +140,8 @@ class Conformal:
         """What a user must know of the sets; "" where there is nothing."""
         if self.of_all_classes:
             return (
-                f"sets of {self.coverage:.0%} coverage are of all classes: {self.rows} calibration rows are too few, "
-                f"at least {fewest_rows(self.coverage)} are needed; give more --shots, or a lower --coverage"
+                f"sets of {self.coverage:.0%} coverage hold all classes: {self.rows} calibration rows are too few, at "
+                f"least {fewest_rows(self.coverage)} are needed; give more --shots, or a lower --coverage"
             )
         if self.thresholds.isinf().any():
             some = int(self.thresholds.isinf().sum())

@@ -74,10 +74,10 @@ class LabelSets:
         if not self.of_all_classes:
             return ""
         needed = fewest_rows(self.coverage)
-        why = f"at least {needed} are needed" if self.rows < needed else "for some stand for many images"
+        why = f"at least {needed} are needed" if self.rows < needed else "because some stand for many images"
         return (
-            f"sets of {self.coverage:.0%} coverage are of all labels: {self.rows} calibration rows with a label are "
-            f"too few, {why}; give more --shots, or a lower --coverage"
+            f"sets of {self.coverage:.0%} coverage hold all labels: {self.rows} calibration rows with a label are too "
+            f"few, {why}; give more --shots, or a lower --coverage"
         )
 
     def scores(self, probs: Tensor, labels: Tensor, groups: Sequence[str] | None = None) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def words_of_labels(scores: Mapping[str, Any]) -> str:
     """Coverage and size in a sentence."""
     size = f"{scores['mean_set_size']:.2f} labels per image on average"
     if scores["coverage"] is None:
-        return f"No image has a label, so nothing says what share the sets hold; they have {size}."
+        return f"No image has a label, so the coverage of the sets is not known; they have {size}."
     low, high = scores["interval"]
     return (
         f"Sets ({scores['asked']:.0%} asked) hold {scores['coverage']:.1%} of an image’s true labels on average (95 % "

@@ -47,7 +47,10 @@ class Abstention:
                 f"all answers are left open: {self.rows} calibration rows cannot promise an error under "
                 f"{self.max_error:.1%}, at least {needed} without a mistake are needed; give more --shots"
             )
-        return f"all answers are left open: no confidence keeps the error under {self.max_error:.1%} for certain"
+        return (
+            f"all answers are left open: at no confidence is the error sure to be under {self.max_error:.1%}; give a "
+            "higher --max-error"
+        )
 
 
 def check_max_error(max_error: float) -> None:

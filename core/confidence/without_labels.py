@@ -131,9 +131,9 @@ class Evidence:
         if self.merged < MERGES:
             parts.append(f"only {math.exp(self.merged):.0%} of the classes predicted before still are")
         if self.steadiness is not None and self.steadiness < -0.1:
-            parts.append("half of the prompts leads to other answers")
+            parts.append("half of the prompts lead to different answers")
         if self.won or self.lost:
-            parts.append(f"of the labelled images it alone is right on {self.won}, zero-shot alone on {self.lost}")
+            parts.append(f"of the labelled images, only it is right on {self.won} and only zero-shot on {self.lost}")
         return "; ".join(parts)
 
 

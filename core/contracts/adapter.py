@@ -249,7 +249,7 @@ class Adapter(ABC):
         Raises:
             CapabilityError: the method learns no pairs.
         """
-        raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; give full, lora or lit")
+        raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; use full, lora or lit")
 
     def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
         """(B, C) logits of images in turn, where "streams" is in `can`: what each changes, others find, `save` keeps.
@@ -257,7 +257,7 @@ class Adapter(ABC):
         Raises:
             CapabilityError: it judges each image alone.
         """
-        raise CapabilityError(f"adapter '{self.name}' learns nothing from the images it is asked about; omit --stream")
+        raise CapabilityError(f"adapter '{self.name}' learns nothing from the images it predicts; omit --stream")
 
     @property
     def as_published(self) -> bool:
@@ -385,7 +385,9 @@ class Adapter(ABC):
             widths = f"image features are {support.dim} wide, text features {width}"
             raise CapabilityError(f"{widths}; both must come from one backbone")
         if "raw_features" in self.needs and not support.raw_norms:
-            lacking = "needs features before normalisation; this file's norms are gone"
+            lacking = (
+                "needs features before normalisation, and these are normalised; extract them again without normalising"
+            )
             raise CapabilityError(f"adapter '{self.name}' {lacking}")
         if "unlabeled" in self.needs and unlabeled is None:
             raise CapabilityError(f"adapter '{self.name}' needs unlabelled images; pass unlabeled=")

@@ -25,7 +25,7 @@ CAPABILITIES = {
     "text_blocks": "transformer blocks of the text tower",
     "image_tokens": "one feature per patch or grid cell, in the shared space",
     "hidden": "image features before the projection",
-    "feature_maps": "maps of several depths",
+    "feature_maps": "feature maps of several depths",
 }
 BLOCK_LISTS = re.compile(r"(resblocks|blocks|layers|layer\d*)$")
 OF_TEXTS = frozenset({"prompt", "trim", "text_blocks"})
@@ -181,13 +181,13 @@ class Backbone(ABC):
             return []
         first, further = ", ".join(self.channels.names[:3]), self.channels.further
         started = {
-            ZERO: "at zero, so that at the start features are those of the first three",
+            ZERO: "at zero, so the features at the start are those of the first three",
             TRAINED: "in the training that made its weights",
             MEAN: "with the mean of its weights for these, and all were scaled by 3 / channels",
         }
         return [
             f"The image tower sees {first} as red, green and blue; {further} started {started[self.channels.start]}. "
-            "The further ones are normalised by the mean of its three means, and of its three deviations."
+            "The further ones are normalised by the mean of its three means and of its three standard deviations."
         ]
 
     def check_channels(self, who: str, trains: bool = False) -> None:
@@ -203,8 +203,8 @@ class Backbone(ABC):
         if self.channels is None or self.channels.start != ZERO or trains:
             return
         raise CapabilityError(
-            f"{who} sees nothing of {self.channels.further}: channels beyond the third start at zero, and it does not "
-            f"train the layer that takes them; fit lora or full, or give {self.channels.advice}"
+            f"{who} cannot use {self.channels.further}: channels beyond the third start at zero, and it does not train "
+            f"the layer that reads them; fit lora or full, or give {self.channels.advice}"
         )
 
     # prompts ----------------------------------------------------------------------------------------------------
@@ -282,7 +282,9 @@ class Backbone(ABC):
             CapabilityError: it does not say.
         """
         self.need("hidden")
-        raise CapabilityError(f"backbone '{self.spec}' does not say how it projects, so that nothing can be tuned")
+        raise CapabilityError(
+            f"backbone '{self.spec}' does not declare its projection, so it cannot be tuned; choose another backbone"
+        )
 
     @property
     def description(self) -> dict[str, Any] | None:

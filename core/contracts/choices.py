@@ -33,7 +33,7 @@ class ClassWeighted(Adapter):
 
     class_weight: str = option(
         AUTO,
-        "of unequal classes each counts alike, or (none) each image; auto: none with a preset, else balanced",
+        "balanced: all classes count alike; none: all images do; auto: none with a preset, else balanced",
         choices=(AUTO, BALANCED, NONE),
     )
 
@@ -62,7 +62,7 @@ class Tied(Adapter):
 
     ties: str = option(
         AUTO,
-        "of settings alike on val: their plateau's middle, or the first; auto: published with a preset",
+        "among settings equal on val: the plateau's middle, or the first; auto: published with a preset",
         choices=(AUTO, PLATEAU, PUBLISHED),
     )
 
@@ -123,7 +123,7 @@ class Augmented(Adapter):
     def __post_init__(self):
         super().__post_init__()
         ordered = self.crop_scale is None or self.crop_scale[0] <= self.crop_scale[1]
-        require(ordered, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
+        require(ordered, "crop_scale", self.crop_scale, "give two shares with 0 < smallest <= largest <= 1")
 
     def training_transform(self, transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """A training transform, augmenting as this method does: with the crop of `crop_scale`, or the published one
@@ -147,7 +147,10 @@ class PooledViews(Augmented):
     image as it is where there are none. They have "views" in `needs`."""
 
     views: int = option(
-        10, "augmented views of each image to learn from, where there are any; 0 for the image", low=0, high=10_000
+        10,
+        "augmented views of each image to learn from, where there are any; 0 for the image itself",
+        low=0,
+        high=10_000,
     )
 
     @property
@@ -179,7 +182,9 @@ class FreshViews(PooledViews):
 
     averages_views: ClassVar[bool] = False
 
-    fresh_views: bool = option(False, "encode new views of each image in every epoch, as published; no: stored ones")
+    fresh_views: bool = option(
+        False, "encode new views of each image in every epoch, as published; no: use stored ones"
+    )
 
     def __post_init__(self):
         super().__post_init__()

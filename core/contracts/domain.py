@@ -43,12 +43,12 @@ class Reading:
     may be a subclass. Which of them apply depends on the kind of data found."""
 
     class_names: tuple[str, ...] | None = option(None, "manifests: the classes in order; by default all that occur")
-    root: str | None = option(None, "manifests and split_zhou files: folder that paths are relative to")
+    root: str | None = option(None, "manifests and split_zhou files: the folder that paths are relative to")
     label_column: str | None = option(None, "manifests: the column of the label; by default found by the usual names")
     group_column: str = option(
         "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
-    min_side: float | None = option(None, "boxes: shortest side in pixels that is used", low=0, high=100_000)
+    min_side: float | None = option(None, "boxes: shortest side in pixels to keep", low=0, high=100_000)
     max_pixels: int = option(
         MAX_PIXELS,
         "images and volumes: most pixels or voxels that are decoded, 200000000 by default",

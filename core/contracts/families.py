@@ -11,7 +11,7 @@ FAMILIES: dict[str, dict] = {
     },
     "open_clip": {
         "spec": "open_clip:<arch>/<tag>, hf-hub:<repo id> or <folder>; open_clip:<arch or config.json>@<checkpoint>",
-        "what": "any open_clip model, registered, published on the hub or in a folder, or of a file",
+        "what": "any open_clip model: registered, on the hub, in a folder, or a checkpoint file",
         "extra": "open-clip",
         "capabilities": frozenset(
             {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
@@ -19,7 +19,7 @@ FAMILIES: dict[str, dict] = {
     },
     "hf": {
         "spec": "hf:<repo id or folder>",
-        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...; DINOv2, DINOv3 alone",
+        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...; DINOv2, DINOv3 (images only)",
         "extra": "hf",
         "capabilities": frozenset(
             {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}

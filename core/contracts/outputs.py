@@ -44,8 +44,8 @@ OUTPUTS: dict[str, Output] = {
     # towers on the image and its caption
     "image_features": Output("image features"),
     "text_features": Output("text features of the caption"),
-    "image_embedding": Output("image features, not brought to length 1", kind="raw"),
-    "text_embedding": Output("text features of the caption, not brought to length 1", kind="raw"),
+    "image_embedding": Output("image features, not normalised to length 1", kind="raw"),
+    "text_embedding": Output("text features of the caption, not normalised to length 1", kind="raw"),
     "logit_scale": Output("what cosines are multiplied by, exponentiated", (), "positive"),
     "logit_bias": Output("what is added to scaled cosines (SigLIP)", (), "number"),
     "image_hidden": Output("image features before the projection", ("B", "W"), "raw"),
@@ -83,7 +83,7 @@ OUTPUTS: dict[str, Output] = {
     "teacher.class_features": Output("the teacher's text features of all classes", ("C", "D")),
     # what the data says
     "labels": Output("class or identity", ("B",), "class"),
-    "image_ids": Output("which image it is, where an image comes with several captions", ("B",), "class"),
+    "image_ids": Output("index of the image, where an image has several captions", ("B",), "class"),
     "image_findings": Output("findings in the image: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding"),
     "text_findings": Output("findings in the caption: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding"),
     "index": Output("the sample's row in the training set", ("B",), "row"),

@@ -42,7 +42,7 @@ class PartViews:
     def __post_init__(self):
         if self.count < 2 or not 0 <= self.middle < self.count or self.average not in (PROBABILITIES, SCORES):
             raise ConfigError(
-                f"part views {self.as_text}: give two views or more, the one to learn from among them, and "
+                f"part views {self.as_text}: give at least two views, the index of the one to learn from, and "
                 f"{PROBABILITIES} or {SCORES}"
             )
 
@@ -83,7 +83,9 @@ class PartViews:
         each = mask.sum(dim=1, keepdim=True)  # (N, 1)
         if len(odd := (each[:, 0] % self.count).nonzero().flatten()):
             row = int(odd[0])
-            raise DataError(f"row {row} has {int(each[row])} parts, which are not {self.count} views; read it again")
+            raise DataError(
+                f"row {row} has {int(each[row])} parts, which do not divide into {self.count} views; read it again"
+            )
         each = each // self.count
         longest = int(each.max())
         place = mask.cumsum(dim=1) - 1

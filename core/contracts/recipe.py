@@ -55,11 +55,11 @@ class Recipe:
     )
     refit: bool = option(False, "after choosing settings on val, learn from its images too")
     judge: bool = option(True, "without labels, keep zero-shot where the images do not show that a method helps")
-    judge_views: int = option(0, "augmented views of each test image that the judge hears besides", low=0, high=64)
-    seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
+    judge_views: int = option(0, "augmented views of each test image that the judge also uses", low=0, high=64)
+    seed: int = option(1, "random seed, of the drawn shots and everything else that is random", low=0)
     protocol: str | None = option(None, "published way to draw shots, choose settings and test (docs/protocols.md)")
     preset: str = option(AUTO, "published set whose prompts and settings are taken; auto: the one recognised; or none")
-    split_seed: int = option(0, "fixes the division into train, val and test", low=0)
+    split_seed: int = option(0, "seed of the division into train, val and test", low=0)
     backbone: str = option("embedded", "pretrained model")
     image_size: int | tuple[int, int] | None = option(
         None,
@@ -70,7 +70,7 @@ class Recipe:
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     amp: str | None = option(None, "mixed precision", choices=("bf16", "fp16"))
-    batch_size: int | None = option(None, "images at once, or images per training step", low=1, high=2**20)
+    batch_size: int | None = option(None, "images per batch, or images per training step", low=1, high=2**20)
     workers: int | None = option(None, "threads or processes that decode images", low=0, high=4096)
     templates: Any = option(None, "prompts with {} for the class name, in place of the domain's")
     descriptions: str | None = option(None, "file of texts per class")
@@ -78,10 +78,10 @@ class Recipe:
     resources: dict[str, Any] = option(help="what some methods need besides images, by name", factory=dict)
     classes: Any = option(None, "which classes")
     novel: bool | str = option(False, "also test on classes that are not trained")
-    generic: str | None = option(None, "folder of generic images, to see what trained towers forget")
+    generic: str | None = option(None, "folder of generic images, to measure what trained towers forget")
     out: str | None = option(None, "folder to write into")
-    resume: bool = option(False, "go on where the same fit was stopped")
-    redact: bool = option(False, "leave names of files, and pictures, out of the run and its report")
+    resume: bool = option(False, "continue the same fit where it was stopped")
+    redact: bool = option(False, "leave file names and pictures out of the run and its report")
     task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 
@@ -184,6 +184,10 @@ def _accepted(key: str) -> str:
         return "a path"
     if key == "novel":
         return "yes, no, or names of classes"
+    if key == "shots":
+        return f"a whole number, 0 or more, or {ALL}"
+    if key == "val_shots":
+        return f"a whole number, 0 or more, {ALL}, or none"
     return KEYS[key].accepts
 
 

@@ -50,7 +50,7 @@ REQUIRED = {
     "attributes": "sentences that describe each class",
     "captions": "a pool of captions",
     "synonyms": "synonyms of the class names",
-    "boxes": "boxes that a detector found",
+    "boxes": "boxes from a detector",
     "support_folder": "a folder of images for the class names",
     "further_backbones": "features of further backbones",
     "base": "the predictions of another fitted adapter",

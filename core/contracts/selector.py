@@ -62,11 +62,14 @@ class Selector(ABC):
             ConfigError: more rows than there are candidates. CapabilityError: it needs predictions, and there are none.
         """
         if not 0 <= count <= len(pool.candidates):
-            raise ConfigError(f"selector '{self.name}': {count} of {len(pool.candidates)} candidates are asked for")
+            raise ConfigError(
+                f"selector '{self.name}': {count} images are asked for, there are {len(pool.candidates)} candidates; "
+                "ask for fewer"
+            )
         if self.by_predictions and pool.probabilities is None:
             raise CapabilityError(
-                f"selector '{self.name}' goes by a model's predictions, and there are neither labels nor class texts; "
-                "take random or coreset first"
+                f"selector '{self.name}' needs a model's predictions, and there are neither labels nor class texts; "
+                "use random or coreset first"
             )
         return self._select(pool, count, seed) if count else []
 

@@ -19,7 +19,7 @@ PICKLE = b"\x80"
 """Its first byte."""
 BOMB_BYTES, BOMB_RATIO = 256 << 20, 200
 """An array that unpacks to more than these bytes, and to so many times what is packed, is taken for a bomb."""
-PICKLED = "holds pickled objects, which are never opened, never run; save names as plain text arrays (dtype '<U')"
+PICKLED = "holds pickled objects, which are never opened; save names as plain text arrays (dtype '<U')"
 
 ArrayHeader = tuple[tuple[int, ...], bool, np.dtype]
 """Shape, whether its columns are stored one after the other, and type."""

@@ -104,7 +104,7 @@ def usable_id(value: Any) -> int | float | str:
     """
     if isinstance(value, (int, float, str)) and not isinstance(value, bool) and value == value:
         return value
-    raise TypeError(f"{shortened(repr(value), 20)} is no id")
+    raise TypeError(f"{shortened(repr(value), 20)} is not an id")
 
 
 def what_lacks(error: Exception) -> str:

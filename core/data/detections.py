@@ -46,7 +46,7 @@ def read_detections(
     names = _table(source, about, "images", "file_name")
     by_image = _by_image(path, entries, names, _table(source, about, "categories", "name"))
     if not by_image:
-        raise DataError(f"{path}: holds no box; give what a detector wrote with some")
+        raise DataError(f"{path}: holds no boxes; give the output of a detector that found some")
     listed = list(by_image) if names is None else list(names.values())
     items = match_images(path, listed, ids)
     ranked: dict[str, tuple[Detection, ...]] = {}
@@ -105,7 +105,7 @@ def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Hashab
         return names[entry[key]]
     except (KeyError, TypeError):
         raise DataError(
-            f"{place} has {key} {shortened(repr(entry[key]))}, which the file does not explain; add or correct it"
+            f"{place} has {key} {shortened(repr(entry[key]))}, which the file does not define; add or correct it"
         ) from None
 
 
@@ -116,7 +116,9 @@ def _corners(place: str, bbox: Any) -> tuple[float, float, float, float]:
     except (TypeError, ValueError, OverflowError):
         raise DataError(f"{place} has bbox {shortened(repr(bbox))}; give [x, y, width, height]") from None
     if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
-        raise DataError(f"{place} has bbox {shortened(repr(bbox))}; give finite numbers, width and height not below 0")
+        raise DataError(
+            f"{place} has bbox {shortened(repr(bbox))}; give finite numbers, with width and height of 0 or more"
+        )
     return x, y, x + width, y + height
 
 
@@ -155,7 +157,9 @@ def match_images(path: Path, listed: Sequence[str], ids: Sequence[str]) -> dict[
         free = [id_ for id_ in free if id_ not in taken]
     if not matched:
         first = ", ".join(repr(shortened(some[0])) for some in (names, ids) if some)
-        raise DataError(f"{path}: none of its {len(names)} images is in the data ({first}); name files as there")
+        raise DataError(
+            f"{path}: none of its {len(names)} images is in the data ({first}); use the file names of the data"
+        )
     return matched
 
 
@@ -178,10 +182,12 @@ def _match_by(
             fitting = []
         if len(fitting) > 1:
             either, other = (shortened(id_) for id_ in fitting[:2])
-            raise DataError(f"{path}: image '{shortened(name)}' may be '{either}' or '{other}'; write the folder too")
+            raise DataError(f"{path}: image '{shortened(name)}' may be '{either}' or '{other}'; add its folder")
         for id_ in fitting:
             if id_ in owner:
-                raise DataError(f"{path}: '{owner[id_]}' and '{name}' may both be '{id_}'; write names as '{id_}'")
+                raise DataError(
+                    f"{path}: '{owner[id_]}' and '{name}' may both be '{id_}'; write the name as in the data"
+                )
             matched[name], owner[id_] = id_, name
     return matched
 

@@ -185,7 +185,7 @@ def _coarsest(usable: Sequence[_Column]) -> _Column:
 def _grouping(column: _Column, words: str) -> Grouping:
     notes = [f"Images are grouped by {words}: {column.count} groups, none of them divided between splits."]
     if without := len({n for n, code in enumerate(column.codes.tolist()) if code < 0}):
-        notes.append(f"Rows without a value in {words}, each for itself: {without}.")
+        notes.append(f"Rows without a value in {words}, each a group of its own: {without}.")
     return Grouping([_hash(value) for value in column.values], column.name, tuple(notes))
 
 
@@ -196,8 +196,8 @@ def _hash(value: str | None) -> str | None:
 def _otherwise(chosen: _Column, usable: Sequence[_Column]) -> list[str]:
     """A warning for each further column whose groups are divided among those of the chosen one."""
     return [
-        f"Warning: column '{other.name}' ({other.count} groups) would group otherwise: some of its groups lie in "
-        f"several of '{chosen.name}'. --group-column {_quoted(other.name)} groups by it instead."
+        f"Warning: column '{other.name}' ({other.count} groups) would group them differently: some of its groups lie "
+        f"in several of '{chosen.name}'. --group-column {_quoted(other.name)} groups by that column instead."
         for other in usable
         if other is not chosen and not other.lies_in(chosen)
     ]
@@ -211,7 +211,7 @@ def _nothing_found(table: Table, reasons: Mapping[str, str]) -> str:
     beside = f" ({', '.join(f'{name}: {reason}' for name, reason in reasons.items())})" if reasons else ""
     return (
         f"No column of {table.path.name} groups images by patient, subject or study{beside}, so each image is drawn by "
-        "itself. Where images belong together, name their column by --group-column."
+        "itself. If images belong together, name their column with --group-column."
     )
 
 

@@ -186,7 +186,7 @@ def _stored(image: Image.Image, name: Path) -> np.ndarray:
     if image.mode == "F":
         values = np.asarray(image)
         if not np.isfinite(values).all() or (values != np.rint(values)).any():
-            raise DataError(f"{name}: a mask with fractions; save whole numbers, one per class")
+            raise DataError(f"{name}: a mask with fractional values; save whole numbers, one per class")
         return values.astype(np.int32)
     colours = _rgb(image)
     grey = (colours[..., :1] == colours).all()
@@ -213,7 +213,7 @@ def _opened(source: Path | io.BytesIO, name: str | Path, size: int) -> Iterator[
     except DataError:
         raise
     except MemoryError:
-        raise LimitError(f"{name}: takes more memory than there is; cut it into tiles or leave it out") from None
+        raise LimitError(f"{name}: needs more memory than there is; cut it into tiles or leave it out") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         raise DataError(f"{name}: damaged image ({reason}); replace it or leave it out") from error

@@ -213,7 +213,7 @@ def read_label_file(path: str | Path, domain: Domain, task: str, reading: Mappin
     several = any(len(row.labels) > 1 for row in rows)
     if source.labelled and (several or tuple(data.class_names) != source.classes):
         fault = "gives several labels to an image" if several else "names other classes than the data that it corrects"
-        raise DataError(f"{path}: {fault}; find suspects anew with vladapt select --wrong-labels")
+        raise DataError(f"{path}: {fault}; list suspects again with vladapt select --wrong-labels")
     said = [row for row in rows if row.labels or (several and row.answer == NONE_OF_THESE)]
     names = {label for row in said for label in row.labels}
     classes = source.classes if source.labelled else tuple(name for name in source.classes if name in names)
@@ -252,16 +252,18 @@ def read_source(table: Path, source: Source, domain: Domain, task: str, reading:
         As `read_label_file`.
     """
     if source.domain != domain.name:
-        raise DataError(f"{table}: of domain {source.domain}, not {domain.name}; give --domain {source.domain}")
+        raise DataError(f"{table}: made with domain {source.domain}, not {domain.name}; give --domain {source.domain}")
     for name, value in reading.items():
         if name != "root" and as_text(value) != as_text(source.reading.get(name)):
-            raise ConfigError(f"--set data.{name}={value}: {table} names images that were read otherwise; omit it")
+            raise ConfigError(f"--set data.{name}={value}: {table} its images were read with another value; omit it")
     place = source.place(table, reading.get("root"))
     if not source.labelled:
         return read_pool(domain, task, place, source.reading)
     if is_label_file(place):
         if read_answers(place)[1].labelled:
-            raise DataError(f"{table}: corrects {place}, which holds corrections itself; fit that one with --data")
+            raise DataError(
+                f"{table}: corrects {place}, which holds corrections itself; give that one to `vladapt fit --data`"
+            )
         return read_label_file(place, domain, task, {"root": reading["root"]} if "root" in reading else {})
     return domain.sample(task) if place == SAMPLE else domain.read(place, task, **source.reading)
 
@@ -273,9 +275,9 @@ def _notes(rows: Sequence[Answer], said: Sequence[Answer], source: Source, class
         if count:
             notes.append(f"Images labelled '{answer}', left out: {count}.")
     if absent := [name for name in source.classes if name not in classes]:
-        notes.append(f"Classes that no image is labelled as, left out: {', '.join(absent)}.")
+        notes.append(f"Classes without a labelled image, left out: {', '.join(absent)}.")
     if not source.labelled and (count := sum(row.drawn == RANDOM for row in said)):
-        notes.append(f"Images drawn at random, which are the test split: {count}.")
+        notes.append(f"Images drawn at random, used as the test split: {count}.")
     return notes
 
 
@@ -315,7 +317,7 @@ def _id(row: Row) -> str:
 def _round(row: Row) -> int:
     text = row.text("round")
     if not text.isdecimal() or not 1 <= len(text) <= 7 or not 1 <= int(text) <= MOST_ROUND:
-        raise DataError(f"{row.place}: round '{shortened(text)}'; give a whole number from 1")
+        raise DataError(f"{row.place}: round '{shortened(text)}'; give a whole number, 1 or more")
     return int(text)
 
 
@@ -336,11 +338,13 @@ def _names(row: Row, classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(str(name) for name in names if str(name))) if isinstance(names, list) else ("",)
     for name in names:
         if name not in classes:
-            raise DataError(f"{row.place}: label '{shortened(name)}' is no class of it; {did_you_mean(name, classes)}")
+            raise DataError(
+                f"{row.place}: label '{shortened(name)}' is not one of its classes; {did_you_mean(name, classes)}"
+            )
     return names
 
 
 def _each_once(path: str | Path, ids: Sequence[str]) -> None:
     seen: set[str] = set()
     if twice := next((id_ for id_ in ids if id_ in seen or seen.add(id_)), None):
-        raise DataError(f"{path}: image '{shortened(twice)}' stands in two rows; remove one")
+        raise DataError(f"{path}: image '{shortened(twice)}' is in two rows; remove one")

@@ -48,9 +48,9 @@ def with_lists(
         paths = [spelled(path) for path in (read or _paths)(Path(file))]
         for place in _places(known, list(dict.fromkeys(paths)), file):
             if data.items[place].split == TEST:
-                raise DataError(f"{file}: '{data.items[place].id}' is a test image of the set; take it from the list")
+                raise DataError(f"{file}: '{data.items[place].id}' is a test image of the set; remove it from the list")
             if chosen.setdefault(place, split) != split:
-                raise DataError(f"{file}: '{data.items[place].id}' stands in both lists; take it from one")
+                raise DataError(f"{file}: '{data.items[place].id}' is in both lists; remove it from one")
     listed = {split for split, file in lists.items() if file is not None}
     kept = [
         replace(item, split=chosen.get(place, item.split or (TEST if listed else "")))
@@ -70,14 +70,14 @@ def _places(known: Sequence[tuple[str, ...]], paths: Sequence[str], file: str) -
     for place, parts in enumerate(known):
         by_tail[parts[-1:]].append(place)
     if not paths:
-        raise DataError(f"{file}: names no sample; give a path and a label per line")
+        raise DataError(f"{file}: names no samples; give a path and a label per line")
     found = {path: _place(known, by_tail, path) for path in paths}
     lacking = [path for path, place in found.items() if place is None]
     if lacking:
         listed = ", ".join(shortened(path) for path in lacking[:SHOWN])
         raise DataError(
-            f"{file}: {len(lacking)} of its {len(paths)} samples are not in the set, or not told apart there "
-            f"({listed}); is it a list of another set?"
+            f"{file}: {len(lacking)} of its {len(paths)} samples are not in the set, or match several there "
+            f"({listed}); give a list of this set"
         )
     yield from dict.fromkeys(place for place in found.values() if place is not None)
 

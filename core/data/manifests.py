@@ -131,7 +131,8 @@ def _label_column(table: Table, notes: list[str]) -> str | None:
     listed = ", ".join(f"'{column}'" for column in others)
     if plain_name(first) not in LABEL_COLUMNS[:2]:
         raise DataError(
-            f"{table.path}: '{first}' and {listed} may both be the label and differ; say which by --label-column"
+            f"{table.path}: '{first}' and {listed} could both be the label, and they differ; choose one with "
+            "--label-column"
         )
     notes.append(f"Labels are those of column '{first}'; {listed} would give others (--label-column).")
     return first
@@ -144,7 +145,7 @@ def _says_the_same(table: Table, first: str, second: str) -> bool:
 
 
 def _missing(table: Table, what: str, names: Sequence[str]) -> str:
-    cure = "; name it by --label-column" if what.startswith("label") else ""
+    cure = "; name it with --label-column" if what.startswith("label") else ""
     columns = ", ".join(map(str, table.columns))
     return f"{table.path}: no {what} column ({', '.join(names[:4])}, ...); it has: {columns}{cure}"
 
@@ -233,7 +234,9 @@ def _notes_on_groups(grouping: Grouping, collector: ItemCollector, asked: str) -
         return list(grouping.notes)
     told = {item.group for item in collector.items if item.group}
     return (
-        [f"Images are grouped by what their files say of patients: {len(told)} groups."] if told else [*grouping.notes]
+        [f"Images are grouped by the patients that their files name: {len(told)} groups."]
+        if told
+        else [*grouping.notes]
     )
 
 

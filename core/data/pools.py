@@ -25,7 +25,7 @@ def named_classes(given: Any) -> tuple[str, ...]:
         ConfigError: none, only one, or a name twice.
     """
     if given is None:
-        raise ConfigError(f"--classes: say which classes there are, {EXAMPLE}")
+        raise ConfigError(f"--classes: name the classes, {EXAMPLE}")
     names = listed_names(given)
     if len(set(names)) < 2:
         raise ConfigError(f"--classes: {len(set(names))} class; give at least two, {EXAMPLE}")

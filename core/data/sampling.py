@@ -169,7 +169,9 @@ def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> S
         return Selection(support, val, f"val ({len(val)} images)")
     parts = hold_out(support, seed)
     if parts is None or not _scorable(parts[1]):
-        return Selection(support, None, f"defaults: no val, and under {MIN_SHOTS} shots per class to hold some out")
+        return Selection(
+            support, None, f"defaults: no val, and fewer than {MIN_SHOTS} shots per class, too few to hold some out"
+        )
     rest, held = parts
     return Selection(rest, held, f"{len(held)} images held out of the support", held_out=True)
 

@@ -110,9 +110,9 @@ def _repair(data: DomainData, links: Links, seed: int, notes: list[str]) -> list
                 splits[position] = "train"
                 moved += 1
     if left_out:
-        notes.append(f"Left out of train and val, their group or a copy being in the given test split: {left_out}.")
+        notes.append(f"Left out of train and val because their group or a copy is in the given test split: {left_out}.")
     if moved:
-        notes.append(f"Moved from val to train, their group or a copy being in the given train split: {moved}.")
+        notes.append(f"Moved from val to train because their group or a copy is in the given train split: {moved}.")
     notes += _notes_on_divided(splits, links)
     if "val" not in splits and not data.whole_train:
         training = [[n for n in part if splits[n] == "train"] for part in links.near_parts]
@@ -126,13 +126,13 @@ def _complete(splits: list[str], notes: list[str]) -> list[str]:
     """Given splits with train and test among them."""
     blank = splits.count("")
     if blank:
-        notes.append(f"Images without a split, which train: {blank}.")
+        notes.append(f"Images without a split, used for training: {blank}.")
         splits = [split or "train" for split in splits]
     if "test" not in splits:
         notes.append("The data name no test split: val is the test set, and a new val was taken from train.")
         return ["test" if split == "val" else split for split in splits]
     if "train" not in splits:
-        notes.append("The data name no train split: val trains, and a new val was taken from it.")
+        notes.append("The data name no train split: val is used for training, and a new val was taken from it.")
         return ["train" if split == "val" else split for split in splits]
     return splits
 
@@ -177,10 +177,14 @@ def _notes_on_divided(splits: Sequence[str], links: Links) -> list[str]:
                 divided += sum(splits[n] == split for n in positions)
         if divided:
             total, where = sum(each == split for each in splits), " or ".join(others)
-            reach = "Figures on test are too high" if split == "test" else "What is chosen on val is chosen too well"
+            reach = (
+                "Scores on test are too high"
+                if split == "test"
+                else "Scores on val are too high, and settings are chosen by them"
+            )
             notes.append(
-                f"Warning: {divided} of {total} {split} images have a near copy in {where}, by the data's own splits. "
-                f"{reach}."
+                f"Warning: {divided} of {total} {split} images have a near copy in {where}, in the splits that the "
+                f"data give. {reach}."
             )
     return notes
 
@@ -194,9 +198,9 @@ def _notes_on_classes(items: Sequence[Item], class_names: Sequence[str]) -> list
     untrained = sorted(classes["test"] - classes["train"])
     notes = []
     if untested:
-        notes.append(f"Trained but not tested, for want of test images: {_listed(untested, class_names)}.")
+        notes.append(f"Classes trained but not tested, for lack of test images: {_listed(untested, class_names)}.")
     if untrained:
-        notes.append(f"Tested without a training image: {_listed(untrained, class_names)}.")
+        notes.append(f"Classes tested without a training image: {_listed(untrained, class_names)}.")
     return notes
 
 

@@ -34,8 +34,8 @@ def support_folder_images(
     names = classifier.class_names or support.class_names
     if images.class_names and names and tuple(images.class_names) != tuple(names):
         raise DataError(
-            f"support folder: its classes ({_few(images.class_names)}) are not those of the fit ({_few(names)}), "
-            "in that order; name its folders after the classes"
+            f"support folder: its classes ({_few(images.class_names)}) are not those of the fit, in that order "
+            f"({_few(names)}); name its folders after the classes"
         )
     if int(images.labels.max()) >= len(classifier):
         raise DataError(f"support folder: labels reach {int(images.labels.max())}, there are {len(classifier)} classes")

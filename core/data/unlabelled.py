@@ -27,7 +27,7 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
     collector, seen = ItemCollector(), set()
     for given in map(Path, paths):
         if not os.path.exists(given):
-            raise DataError(f"{given}: no such file or folder; check the spelling")
+            raise DataError(f"{given}: no such file or folder; check the path")
         below = ItemCollector()
         files = list(walk(given, given, below)) if given.is_dir() else [given]
         collector.skipped += [(printable(f"{given.as_posix()}/{name}"), reason) for name, reason in below.skipped]

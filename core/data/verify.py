@@ -58,7 +58,7 @@ def drop_unreadable(
         _make_thumbnails(data, hashes, thumbnails, threads, progress)
         data = replace(data, thumbnails=thumbnails)
     else:
-        note = f"Near copies are looked for in sets of up to {NEAR_COPIES_UP_TO:,} images, not in this one."
+        note = f"Near copies were not looked for: that is done for sets of up to {NEAR_COPIES_UP_TO:,} images."
         data = replace(data, notes=[*data.notes, note])
     check_skipped(data.skipped, data.total)
     return data
@@ -233,7 +233,7 @@ class FileHashes:
         try:
             stat = os.stat(path)
             if (reason := why_not_regular(stat)) is not None:
-                raise DataError(f"{path}: cannot be read ({reason}); check it")
+                raise DataError(f"{path}: cannot be read ({reason}); check the file")
             key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
             if key not in self._known:
                 self._remember(key, _hash_file(path))

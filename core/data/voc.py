@@ -93,7 +93,7 @@ def parse_voc(file: Path) -> ElementTree.Element:
     """
 
     def refuse(*_):
-        raise DataError(f"{file}: declares a document type, which VOC has no use for; remove the DOCTYPE")
+        raise DataError(f"{file}: declares a document type, which VOC files do not need; remove the DOCTYPE")
 
     try:
         content = read_bytes(file, most=MOST_BYTES)

@@ -77,7 +77,7 @@ def compare(
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
     if len(sources) > 1 and recipe.preset not in (AUTO, NO_PRESET):
-        raise ConfigError(f"--preset {recipe.preset}: of one data set; give one --data, or leave it out")
+        raise ConfigError(f"--preset {recipe.preset}: belongs to one data set; give one --data, or omit --preset")
     if axes.adapters:
         recipe = with_shared_options(recipe, axes.adapters)
     on = [_on_source(recipe, source) for source in sources] or [recipe]
@@ -134,7 +134,7 @@ class _Rows:
         if not resume:
             if mark.is_file() and (self.folder / TABLE).is_file():
                 raise ConfigError(
-                    f"--out {self.folder}: holds a comparison that was stopped; add --resume to go on with it, or give "
+                    f"--out {self.folder}: holds a comparison that was stopped; add --resume to continue it, or give "
                     "another folder"
                 )
             if is_main():
@@ -197,7 +197,9 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
                 progress(done, total)
         found = contest.judged(entries)
         if found and earlier:
-            notes.append(f"{each.name}: no tests against the best baseline, as fits before --resume keep no answers")
+            notes.append(
+                f"{each.name}: no tests against the best baseline, because fits made before --resume keep no answers"
+            )
         else:
             paired += [{**of, "data": "", **each.columns(several)} for of in found]
     if not rows.done:

@@ -159,7 +159,7 @@ def _cache() -> Finding:
     writable = os.access(parent, os.W_OK)
     space = f"{root}: {size / 2**20:.1f} MiB used, {free / 2**30:.1f} GiB free"
     return Finding(
-        "feature cache", writable, space, "" if writable else "set VLADAPT_CACHE to a folder you may write to"
+        "feature cache", writable, space, "" if writable else "set VLADAPT_CACHE to a writable folder"
     )
 
 

@@ -56,7 +56,7 @@ def export(
             cannot be read, or `out` is there already.
     """
     if format != ONNX:
-        raise ConfigError(f"--format {format}: there is {ONNX}")
+        raise ConfigError(f"--format {format}: give {ONNX}")
     how = {"device": device, "workers": workers, "resources": resources, "reading": reading}
     use = Use(open_run(run, backbone), data=data and str(data), features=features and str(features), **how)
     task = task_of_run(use.run, domain)

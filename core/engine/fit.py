@@ -44,7 +44,7 @@ def fit(
     """
     recipe, given_domain = recipe_and_domain(recipe, domain, flags)
     if recipe.adapter_name is not None and is_place(recipe.adapter_name):
-        raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; evaluate it")
+        raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; use `vladapt eval`")
     task = task_of(recipe, given_domain)
     settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
     tell_default_domain(recipe, task, reporter)
@@ -191,7 +191,9 @@ def predict(
     """
     opened = open_run(run, backbone)
     if stream and opened.place:
-        raise ConfigError(f"--stream: the run would learn, and {opened.place} is a published one; give a copy's folder")
+        raise ConfigError(
+            f"--stream: changes the run, and {opened.place} is a published one; give the folder of a copy"
+        )
     task = task_of_run(opened, domain)
     folder, files = places_of(out, task.own_files)
     use = Use(
@@ -262,7 +264,7 @@ def places_of(
         raise ConfigError(f"--out {folders[1]}: a second folder; give one, and files that end in {kinds}")
     for file in files:
         if not file.parent.is_dir():
-            raise ConfigError(f"--out {file}: there is no folder {file.parent}; make it first")
+            raise ConfigError(f"--out {file}: there is no folder {file.parent}; create it first")
     return (folders[0] if folders else None), files
 
 

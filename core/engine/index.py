@@ -90,7 +90,7 @@ def index(
         the images unreadable, or `out` cannot be written. CapabilityError: faiss is not installed.
     """
     if bool(images) == (texts is not None):
-        raise ConfigError("give images (files or folders) or --texts FILE, one of them: an index holds one kind")
+        raise ConfigError("give either images (files or folders) or --texts FILE; an index holds one kind")
     if texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
     refuse_unused(recipe, TAKEN, lambda key: "index does not use it; omit it")

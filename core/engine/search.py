@@ -101,7 +101,7 @@ def search(
     """
     _check(text, image, weight, top, html)
     if blur and html is None:
-        raise ConfigError("--blur: changes the page of results alone; give --html too, or omit it")
+        raise ConfigError("--blur: changes only the page of results; give --html too, or omit it")
     if cluster is not None:
         check_cosine(cluster)
     opened, wanted = RetrievalIndex.open(index), Wanted(dict(where or {}), since)
@@ -149,7 +149,9 @@ def _check(text: str | None, image, weight: float | None, top: int, html) -> Non
 def _check_transform(opened: RetrievalIndex, reader: ImageReader, backbone: Backbone) -> None:
     made_with = (opened.info.get("reading") or {}).get("transform")
     if opened.info["holds"] != TEXTS and made_with != transform_spec(reader.transform(backbone)):
-        raise CapabilityError(f"{opened.path}: made with another preprocessing of images than today's; index again")
+        raise CapabilityError(
+            f"{opened.path}: its images were preprocessed differently from this version; make the index again"
+        )
 
 
 def _encoded_text(backbone: Backbone, text: str) -> Tensor:

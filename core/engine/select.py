@@ -124,18 +124,19 @@ def select(
     adapter = _adapter(recipe, recipe.adapter_name or AUTO)
     _check_labels(answers, source, classes, labelled, task)
     if budget < 1:
-        raise ConfigError(f"--budget {budget}: give a number from 1 on")
+        raise ConfigError(f"--budget {budget}: give 1 or more")
     pool = read_pool(task.domain, task.name, recipe.data_path, recipe.reading)
     pool = pool_of_classes(pool, classes, by_folders=recipe.data_path != SAMPLE)
     known_ids = {item.id for item in pool.items}
     if answers and not any(answer.id in known_ids for answer in answers):
-        raise DataError(f"--labelled {labelled}: none of its images is in {recipe.data_path}; give the data it is of")
+        raise DataError(f"--labelled {labelled}: none of its images is in {recipe.data_path}; give its own data")
     hashes = FileHashes()
     prepared = _prepared(recipe, task, readable_samples(pool, reporter, recipe.workers, hashes), reporter)
     rows = _Rows(prepared, answers, adapter, recipe.seed)
     if rows.several and selector.by_predictions:
         raise CapabilityError(
-            f"--method {method}: chooses among single labels, and {labelled} gives several; take random or coreset"
+            f"--method {method}: chooses among single labels, but {labelled} gives several per image; use random or "
+            "coreset"
         )
     known = Known(
         rows.items,
@@ -192,15 +193,15 @@ def select_wrong_labels(
     _check_out(out)
     refuse_unused(recipe, USED, lambda key: "select --wrong-labels does not use it; omit it")
     if budget is not None and budget < 1:
-        raise ConfigError(f"--budget {budget}: give a number from 1 on, or omit it for all")
+        raise ConfigError(f"--budget {budget}: give 1 or more, or omit it for all")
     if "root" in recipe.reading:
-        raise ConfigError("--root: is not kept in the list of suspects; put the table beside its images")
+        raise ConfigError("--root: the list of suspects cannot store it; put the table beside its images")
     require_cleanlab()
     task = task_of(recipe, domain)
     adapter = _adapter(recipe, recipe.adapter_name or PROBE)
     data = read_data(recipe, task.domain, task.name)
     if data.kind == "multilabel" or any(item.class_label() is None for item in data.items):
-        raise CapabilityError(f"--wrong-labels: {recipe.data_path} has not one label for each image")
+        raise CapabilityError(f"--wrong-labels: {recipe.data_path} needs exactly one label per image")
     prepared = _prepared(recipe, task, readable_samples(data, reporter, recipe.workers), reporter)
     features = prepared.features(prepared.data.items, "images")
 
@@ -224,7 +225,7 @@ def select_wrong_labels(
     if rows:
         write_whole(out, todo_text(rows, _source(recipe, task, names, out, labelled=True)))
     unjudged = int((~probabilities.isfinite().all(dim=1)).sum())
-    notes = [f"Images that were not judged, the only one or group of their class: {unjudged}."] if unjudged else []
+    notes = [f"Images not judged, because no other image or group has their class: {unjudged}."] if unjudged else []
     skipped = [*prepared.data.skipped, *prepared.skipped]
     file, count = out if rows else None, len(features)
     return Selected(file, len(rows), 0, adapter().name, 1, names, count, count, notes=notes, skipped=skipped)
@@ -289,7 +290,7 @@ class _Rows:
             try:
                 self._models[key] = _fitted(self.adapter(), support, self.classifier, self.seed)
             except CapabilityError as error:
-                self.notes.append(f"Zero-shot predicts, {len(rows)} labels being too few: {error}")
+                self.notes.append(f"Zero-shot predicts, because {len(rows)} labels are too few: {error}")
         if key in self._models or not self.classifier.has_texts:
             return self._models.get(key)
         return lambda features: self.classifier.logits(features.unit)
@@ -313,7 +314,7 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"--out {out}: the images to label are written as .csv")
     place_of(out, "--out")
     if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or give another file")
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it, or give another file")
     if is_label_file(out):
         raise ConfigError(f"--out {out}: holds labels, which would be lost; give another file")
 
@@ -344,9 +345,9 @@ def _check_labels(
     if source is None:
         return
     if source.labelled:
-        raise DataError(f"--labelled {file}: corrects labels that the data has; fit it with --data")
+        raise DataError(f"--labelled {file}: corrects labels that the data has; give it to `vladapt fit --data`")
     if source.domain != task.domain.name:
-        raise DataError(f"--labelled {file}: of domain {source.domain}; give --domain {source.domain}")
+        raise DataError(f"--labelled {file}: made with domain {source.domain}; give --domain {source.domain}")
     for name in (name for answer in answers for name in answer.labels):
         if name not in classes:
             near = did_you_mean(name, classes)

@@ -57,7 +57,7 @@ def serve(
     folder = Path(model)
     exported = is_export(folder)
     if exported and (device not in (None, "auto", "cpu") or resources):
-        raise ConfigError(f"{folder}: an export runs on the CPU and needs nothing else; omit --device and --resource")
+        raise ConfigError(f"{folder}: an export runs on the CPU and needs no resources; omit --device and --resource")
     limits, serving = Limits(), Serving(device=device or "auto", resources=dict(resources or {}))
     limits = Limits(
         request_bytes=limits.request_bytes if max_mb is None else max_mb << 20,

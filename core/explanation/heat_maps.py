@@ -76,12 +76,14 @@ def check_method(method: str, seen: Seen) -> None:
         ConfigError: no such method. CapabilityError: it cannot, and why.
     """
     if method not in METHODS:
-        raise ConfigError(f"--explain-method {method}: there are {', '.join(METHODS)}")
+        raise ConfigError(f"--explain-method {method}: give one of {', '.join(METHODS)}")
     towers, adapter = seen.towers, seen.adapter
     if why := _not_followed(adapter):
-        raise CapabilityError(f"adapter '{adapter.name}' {why}, so its score has no place in one picture")
+        raise CapabilityError(f"adapter '{adapter.name}' {why}, so its score cannot be located in one picture")
     if towers.joint is not None:
-        raise CapabilityError(f"backbone '{towers.spec}' sees the parts of a sample together; there is no heat map")
+        raise CapabilityError(
+            f"backbone '{towers.spec}' encodes the parts of a sample together, so there is no heat map"
+        )
     blocks, maps = ("image_blocks" in towers.capabilities, "feature_maps" in towers.capabilities)
     other = f"give --explain-method {OCCLUSION}"
     if method == ROLLOUT and not blocks:
@@ -89,7 +91,7 @@ def check_method(method: str, seen: Seen) -> None:
     if method == GRAD_CAM and (blocks or not maps):
         raise CapabilityError(f"grad-cam: backbone '{towers.spec}' is not convolutional; {other}")
     if method == GRAD_CAM and "pre_projection" in adapter.at_predict:
-        raise CapabilityError(f"grad-cam: adapter '{adapter.name}' looks before the projection; {other}")
+        raise CapabilityError(f"grad-cam: adapter '{adapter.name}' reads features before the projection; {other}")
     if method == GRAD_CAM and importlib.util.find_spec("captum") is None:
         cure = 'pip install "vladapt[explain]"'
         raise CapabilityError(f"grad-cam needs captum, which is not installed: {cure}; or {other}")
@@ -98,11 +100,11 @@ def check_method(method: str, seen: Seen) -> None:
 def _not_followed(adapter: Adapter) -> str:
     """Why the score of one image is no function of its pixels; "" where it is."""
     if "streams" in adapter.can:
-        return "learns from the images it is asked about"
+        return "learns from the images it predicts"
     if adapter.transductive:
         return "reads all images together"
     if "parts" in adapter.at_predict:
-        return "looks at the parts of a sample"
+        return "reads the parts of a sample"
     if "images" in adapter.needs:
         return "tunes itself on views of each image"
     further = sorted(adapter.at_predict - READS)
@@ -210,7 +212,7 @@ def _rollout(seen: Seen, pixels: Tensor, target: int) -> Tensor:
     x = towers.run_blocks("image", towers.embed_image(pixels[None]), attention=attention)
     features, own = towers.pool_image(x, normalize=False), towers.encode_image(pixels[None], normalize=False)
     if (features - own).norm() > SAME * own.norm():
-        why = f"the attention of backbone '{towers.spec}' is not the plain one"
+        why = f"backbone '{towers.spec}' does not have plain attention"
         raise CapabilityError(f"rollout: {why}; give --explain-method {OCCLUSION}")
     first, (height, width) = towers.image_prefix, towers.image_grid(pixels[None])
     pooled = rolled[0][0] if first else rolled[0].mean(dim=0)  # (T,): of the class token, or of all where there is none

@@ -219,23 +219,23 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
     names, ids, total = header.get("class_names"), header.get("ids"), header.get("total")
     for what, texts in (("class_names", names), ("ids", ids)):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            return f"{what} is no list of names"
+            return f"{what} is not a list of names"
     features, labels, rows, count = tensors["features"], tensors["labels"], tensors["rows"], len(ids)
     if features.ndim != 2 or len(features) != count or not count or not features.isfinite().all():
         return "features are not (M, D) finite numbers"
     if type(total) is not int or total < count or rows.shape != (count,) or rows.is_floating_point():
-        return "rows are not those of the images"
+        return "rows do not match the images"
     if bool((rows < 0).any() or (rows >= total).any() or len(rows.unique()) < count):
-        return "rows are not those of the images"
+        return "rows do not match the images"
     if labels.shape not in ((count,), (count, len(names))):
-        return "labels do not fit the images"
+        return "labels do not match the images"
     if labels.ndim == 1 and (labels.is_floating_point() or labels.min() < 0 or labels.max() >= len(names)):
-        return "labels are no class indices"
+        return "labels are not class indices"
     if labels.ndim == 2 and not bool((labels.isnan() | (labels == 0) | (labels == 1)).all()):
         return "labels are not 0, 1 or NaN"
     places = header.get("places")
     if places is not None and not (isinstance(places, list) and len(places) == count and all(map(_is_place, places))):
-        return "places are not those of pictures"
+        return "places do not match the pictures"
     return ""
 
 

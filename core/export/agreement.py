@@ -79,7 +79,7 @@ def words_of(facts: Mapping[str, Any]) -> str:
     text = f"on {facts['images']} images the largest difference is {share:.1e} of the range of the {values}s, "
     text += f"{same:.1%} of the {answers} are the same"
     if right := facts.get("accuracy"):
-        text += f"; {right['model']:.1%} are right by the model, {right['graph']:.1%} by the graph"
+        text += f"; {right['model']:.1%} are right with the model, {right['graph']:.1%} with the graph"
     return text
 
 

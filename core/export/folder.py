@@ -43,7 +43,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         script = "its predict.py" if (folder / SCRIPT).is_file() else "vladapt predict with the run"
         raise CapabilityError(f"{folder}: has no graph from pixels to classes, which serve needs; use {script}")
     if not (folder / SCRIPT).is_file():
-        raise CapabilityError(f"{folder}: its pictures are prepared in the domain's own way; serve the run itself")
+        raise CapabilityError(f"{folder}: the domain prepares its pictures in a way of its own; serve the run itself")
     wrong = next((name for name, good in _checked(facts, folder).items() if not good), None)
     if wrong is not None:
         raise DataError(f"{place}: damaged, {wrong} is not usable; {CURE}")

@@ -27,7 +27,7 @@ OPSET, OLDEST_OPSET = 18, 18
 CONVOLUTION = "Conv"
 FEWEST_ROWS = 1 << 20
 """Rows that a graph must take at once: one that was traced for fewer would leave the others out."""
-UNSAID = "ONNX cannot say what this model does"
+UNSAID = "ONNX cannot express this model"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def write_in_8_bits(whole: Path, path: Path, examples: Sequence[Mapping[str, np.
         prepared = Path(folder) / "prepared.onnx"
         quantization.quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
         if has_convolutions(prepared):
-            words = f"weights of convolutions in 8 bits, what they are given in {activations}"
+            words = f"weights of convolutions in 8 bits, their inputs in {activations}"
             words += " (smaller, not faster)" if activations > 8 else ""
             quantization.quantize_static(
                 str(prepared),

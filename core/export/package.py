@@ -20,7 +20,7 @@ from .folder import FACTS
 CHECKED = {
     "features": "From features",
     "pixels": "From pixels",
-    "files": "From files, as predict.py prepares them",
+    "files": "From files that predict.py prepares",
     "int8": "The same in 8 bits",
     "towers": "Cosines of images and texts",
 }

@@ -27,7 +27,7 @@ class BatchSizeTuner:
 
     def __init__(self, size: int | None = None, sizes: Sequence[int] = CPU_SIZES):
         if size is not None and size < 1:
-            raise ConfigError(f"--batch-size {size}: give 1 or more, or omit it to have the best one measured")
+            raise ConfigError(f"--batch-size {size}: give 1 or more, or omit it to measure the best one")
         self.size = size or sizes[0]
         self._untried = [] if size else list(sizes[1:])
         self._times: dict[int, list[float]] = {}

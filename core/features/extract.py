@@ -191,9 +191,9 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
     """
     check_tap(backbone, tap)
     if amp not in AMP:
-        raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
+        raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
     if tap != PROJECTED and backbone.joint is not None:
-        raise CapabilityError(f"backbone '{backbone.spec}' sees parts together: use its projected features")
+        raise CapabilityError(f"backbone '{backbone.spec}' encodes parts together; use its projected features")
 
     def taken(pixels: Tensor) -> Tensor:
         if tap == PATCH_TOKENS:
@@ -216,7 +216,7 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
 def check_tap(backbone: Backbone, tap: str) -> None:
     """Raise the ConfigError of an unknown tap, or the CapabilityError of a backbone that has no such tap."""
     if tap not in TAPS:
-        raise ConfigError(f"tap '{tap}': there are {', '.join(TAPS)}")
+        raise ConfigError(f"tap '{tap}': give one of {', '.join(TAPS)}")
     if TAPS[tap] is not None:
         backbone.need(TAPS[tap])
 
@@ -311,7 +311,7 @@ def _pieces(key: bytes, pixels: Tensor) -> list[tuple[Piece, Tensor]]:
         return [(Piece(key, None, 0), pixels)]
     if pixels.ndim not in (4, 5) or not len(pixels):
         shape = tuple(pixels.shape)
-        raise DataError(f"its pixels have shape {shape}; (3, S, S) or (T, 3, S, S) with a part at least is needed")
+        raise DataError(f"its pixels have shape {shape}; (3, S, S), or (T, 3, S, S) with at least one part, is needed")
     return [(Piece(key, part, len(pixels)), one) for part, one in enumerate(pixels)]
 
 

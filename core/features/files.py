@@ -190,14 +190,16 @@ class _Arrays:
         except ConfigError as error:
             raise self._error(str(error)) from None
         if len(odd := (mask.sum(dim=1) % views.count).nonzero().flatten()):
-            raise self._error(f"part_views says {views.count} views; row {int(odd[0])} has parts that do not divide so")
+            raise self._error(
+                f"part_views says {views.count} views; row {int(odd[0])} has parts that do not divide into them"
+            )
         return views
 
     def split(self, count: int) -> tuple[str, ...] | None:
         split = self.words("split", count)
         for row, value in enumerate(split or ()):
             if value and value not in SPLITS:
-                raise self._error(f"split[{row}] is '{value}'; there are {', '.join(SPLITS)}")
+                raise self._error(f"split[{row}] is '{value}'; give one of {', '.join(SPLITS)}")
         return split if split and any(split) else None
 
     def groups(self, count: int) -> tuple[str, ...] | None:
@@ -268,7 +270,7 @@ class _Arrays:
             raise self._error(f"parts_mask has shape {tuple(mask.shape)}; {wanted} of true and false is needed")
         empty = (~mask.bool().any(dim=1)).nonzero().flatten()
         if len(empty):
-            raise self._error(f"parts_mask leaves row {int(empty[0])} without a part; leave the row out")
+            raise self._error(f"parts_mask leaves row {int(empty[0])} without a part; remove the row")
         return mask.bool()
 
     def _check_mean(self, mean: Tensor, parts: Tensor) -> None:
@@ -337,7 +339,7 @@ class _Arrays:
         if labels.shape[1] != classes:
             raise self._error(f"labels has {labels.shape[1]} columns for {classes} class names; give one per class")
         if not bool(((labels == 0) | (labels == 1) | labels.isnan()).all()):
-            raise self._error("labels (N, C) holds other values than 0, 1 and NaN (unknown)")
+            raise self._error("labels (N, C) holds values other than 0, 1 and NaN (unknown)")
         return labels
 
     def _numbers(self, name: str) -> Tensor:

@@ -115,7 +115,7 @@ class Request:
     def __post_init__(self):
         check_tap(self.backbone, self.tap)
         if self.amp not in AMP:
-            raise ConfigError(f"--amp {self.amp}: there are bf16 and fp16 (none: full precision)")
+            raise ConfigError(f"--amp {self.amp}: give bf16 or fp16, or omit it for full precision")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: give 0 or more, or omit it for one per CPU core")
         if self.views < 0 or (self.views and self.view_transform is None):

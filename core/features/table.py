@@ -73,7 +73,9 @@ class Table:
         if key in self._counts:
             if self._counts[key] != parts:
                 before = self._counts[key]
-                self.fail([key], f"it had {before} parts and now has {parts}; decoding it must give the same each time")
+                self.fail(
+                    [key], f"it had {before} parts and now has {parts}; decoding must give the same number each time"
+                )
             return False
         self._counts[key] = parts
         if parts:

@@ -101,7 +101,10 @@ class GenericProbe:
         data = read_class_folders(path)
         names = tuple(spoken(name) for name in data.class_names)
         if len(distinct := {name.lower() for name in names}) < len(names):
-            raise DataError(f"{path}: {len(names)} class folders have {len(distinct)} names; join those spoken alike")
+            raise DataError(
+                f"{path}: {len(names)} class folders have only {len(distinct)} distinct names; merge those with the "
+                "same name"
+            )
         check_skipped(data.skipped, data.total)
         part = drop_unreadable(replace(data, items=_spread(data.items, most), skipped=[]), FileHashes())
         part.skipped = [*data.skipped, *part.skipped]
@@ -130,7 +133,7 @@ class GenericProbe:
             ConfigError: an option is not usable. DataError: an image cannot be read any more.
         """
         if amp not in AMP:
-            raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
+            raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
         # What a tower keeps of its first pass (masks, positions) must still serve one that trains: not inference mode.
         with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
             texts = build_classifier(backbone, self.words, self.templates).weights.cpu()  # (W, D)

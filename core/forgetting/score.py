@@ -54,12 +54,12 @@ class GenericScore:
         if self.interval[0] <= 1 / self.words:
             return (
                 f"{100 * self.top1:.1f} % cannot be told from guessing among {self.words} words, so a loss would not "
-                "show; give images that this model can name with --generic"
+                "show; with --generic give images that this model can name"
             )
         if mcnemar(torch.ones(self.count), torch.zeros(self.count)).p_value >= SIGNIFICANT:
             return (
-                f"with {self.count} of {self.images} images right, even losing all could be chance; give images that "
-                "this model can name with --generic"
+                f"with {self.count} of {self.images} images right, even losing all could be chance; with --generic "
+                "give images that this model can name"
             )
         return ""
 
@@ -124,7 +124,7 @@ def _what_changed(before: GenericScore, after: GenericScore) -> str:
     if test is None:
         return ""
     if test.gained + test.lost == 0:
-        return "the same images are named correctly"
+        return "the same images are named correctly as before"
     shown = f"(McNemar's exact test, {p_words(test.p_value)})"
     if test.p_value >= SIGNIFICANT:
         return f"{test.lost} lost and {test.gained} gained, which can be chance {shown}"

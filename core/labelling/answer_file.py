@@ -35,9 +35,9 @@ class AnswerFile:
         self, path: Path, todo: Sequence[Todo], source: Source, table: Path, labeller: str, several: bool = False
     ):
         if path.suffix.lower() != ".csv":
-            raise ConfigError(f"--out {path}: labels are written as .csv")
+            raise ConfigError(f"--out {path}: labels are written as .csv; give a name that ends in .csv")
         if path.resolve() == table.resolve():
-            raise ConfigError(f"--out {path}: is the list of images itself; give another file")
+            raise ConfigError(f"--out {path}: that is the list of images; give another file")
         place_of(path, "--out")
         self.path, self.todo, self.labeller, self.several = path, list(todo), labeller, several
         self.source = _relative_to(source, table, path)
@@ -97,7 +97,7 @@ class AnswerFile:
             return claimed(self._claim_file)
         except BlockingIOError:
             cure = "close it or give another --out"
-            raise ConfigError(f"--out {self.path}: another page labels into it; {cure}") from None
+            raise ConfigError(f"--out {self.path}: another page is writing to it; {cure}") from None
         except OSError as error:
             raise refused(self.path.parent, error) from error
 
@@ -105,7 +105,7 @@ class AnswerFile:
         if not self.path.exists():
             return {}
         if not self.path.read_bytes().strip():
-            raise DataError(f"--out {self.path}: an empty file, no labels; remove it or give another --out")
+            raise DataError(f"--out {self.path}: empty file, no labels; remove it or give another --out")
         rows, source = read_answers(self.path)
         same = (source.labelled, source.domain, _place(source, self.path)) == (
             self.source.labelled,
@@ -117,7 +117,7 @@ class AnswerFile:
         for name in (name for row in rows for name in row.labels):
             if name not in self.source.classes:
                 near = did_you_mean(name, self.source.classes)
-                raise DataError(f"--out {self.path}: label '{shortened(name)}' is no class of the list; {near}")
+                raise DataError(f"--out {self.path}: label '{shortened(name)}' is not a class of the list; {near}")
         if not self.several and any(len(row.labels) > 1 for row in rows):
             raise ConfigError(f"--out {self.path}: has images with several labels; add --several")
         return {row.id: row for row in rows}

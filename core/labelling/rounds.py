@@ -161,4 +161,4 @@ class _Copies:
 
 
 def _cure(left: int) -> str:
-    return f"give a number from 1 to {left}" if left else "all are labelled"
+    return f"give 1 to {left}" if left else "all images are labelled"

@@ -65,7 +65,7 @@ class Labelling:
         self.answers, self.domain, self.load, self.clock = answers, domain, data.load, clock
         by_id = {item.id: item for item in data.items}
         if gone := next((row.id for row in answers.todo if row.id not in by_id), None):
-            raise DataError(f"image '{gone}' is no longer in the data; select anew")
+            raise DataError(f"image '{gone}' is no longer in the data; run vladapt select again")
         self.items = [by_id[row.id] for row in answers.todo]
         self._page, self._heard, self._lock = "", 0.0, threading.Lock()
         self._stills: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
@@ -130,7 +130,7 @@ def open_labelling(
     """
     rows, source = read_todo(todo)
     if several and source.labelled:
-        raise ConfigError(f"--several: {todo} doubts labels of a set with one label per image; omit it")
+        raise ConfigError(f"--several: {todo} lists suspects of a set with one label per image; omit it")
     domain = load_domain(source.domain)
     reading = {} if root is None else {"root": root}
     data = read_source(Path(todo), source, domain, domain.check_task(source.task), reading)
@@ -295,7 +295,7 @@ async def _body(request: Any) -> dict[str, Any]:
     except ValueError:
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("page"), str):
-        raise ConfigError("the request is no object that names its page")
+        raise ConfigError("the request is not an object that names its page")
     return body
 
 

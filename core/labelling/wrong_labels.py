@@ -29,7 +29,7 @@ def held_out_probabilities(labelled: FeatureSet, fit: Callable[[FeatureSet], Cal
     """
     parts = folds(labelled, PARTS, seed)
     if not parts:
-        raise DataError("most classes have one image or one group, so that no label can be held out; add images")
+        raise DataError("most classes have one image or one group, so no label can be held out; add images")
     probabilities = torch.full((len(labelled), len(labelled.class_names)), torch.nan)
     for held in parts:
         rest = torch.ones(len(labelled), dtype=torch.bool)

@@ -75,8 +75,8 @@ class Distill(RowLoss):
     )
     similarity: float = option(1.0, "weight of the teacher's similarities as targets, 0 for none", low=0, high=10_000)
     dynamic: float = option(0.0, "weight of the dynamic term, 0 for none", low=0, high=10_000)
-    negatives: int = option(7, "hardest texts of an image, in the dynamic term", low=1, high=1_000_000)
-    alpha: float = option(0.2, "share of the teacher in the dynamic term; the labels have the rest", low=0, high=1)
+    negatives: int = option(7, "number of hardest texts per image, in the dynamic term", low=1, high=1_000_000)
+    alpha: float = option(0.2, "weight of the teacher in the dynamic term; the labels have the rest", low=0, high=1)
     products: str = products_option()
 
     def __post_init__(self):

@@ -63,7 +63,9 @@ class Filip(Loss):
     token_dim: int = option(256, "common width of patches and words; 0 for no projection", low=0, high=65_536)
     keep: float = option(0.25, "tokens to match against: a share up to 1, or a number above 1", above=0, high=1_000_000)
     select: str = option(
-        "batch", "what keeps a token: its best cosine in the batch, or the sum over its own pair", choices=CHOICES
+        "batch",
+        "how tokens are chosen: by the best cosine in the batch, or by the sum over their own pair",
+        choices=CHOICES,
     )
     mask_padding: bool = option(True, "ignore padding of texts")
 

@@ -54,7 +54,7 @@ class LongClip(RowLoss):
         4, "positions that each of the others becomes; 1 keeps the context length", low=1, high=1000
     )
     stretch_up_to: int = option(
-        77, "longest context that is stretched; a longer one was stretched before", low=0, high=1_000_000
+        77, "longest context to stretch; a longer one has been stretched already", low=0, high=1_000_000
     )
     products: str = products_option()
 

@@ -55,7 +55,7 @@ class Matryoshka(RowLoss):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    loss: str = option("clip", "name of the loss that is minimised at each width")
+    loss: str = option("clip", "name of the loss to minimise at each width")
     widths: tuple[int, ...] | None = option(
         None, "widths of the shortened features; by default embed_dim and its halves", low=1, high=65_536
     )

@@ -134,7 +134,7 @@ def confusion_matrix(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor
 
 def _checked(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     if logits.ndim == 2 and logits.shape[1] != num_classes:
-        raise DataError(f"scores are of {logits.shape[1]} classes, {num_classes} are named")
+        raise DataError(f"scores have {logits.shape[1]} classes, {num_classes} are named")
     return probabilities(logits, labels)
 
 

@@ -51,9 +51,9 @@ class Presence:
         seen = f"only about {self.present} of the {self.classes} classes seem to be present among the "
         seen += f"{images} unlabelled images, or the others are rare"
         if stands_absent:
-            return [f"{seen}; '{method}' is made for that, and more images of each class help it most"]
+            return [f"{seen}; '{method}' is made for that; more images of each class help it most"]
         cure = "use stat-a, or give more images of all classes at once"
-        return [f"{seen}; '{method}' spreads images over all classes and is often worse than zero-shot then: {cure}"]
+        return [f"{seen}; '{method}' spreads images over all classes and is then often worse than zero-shot; {cure}"]
 
 
 def presence(logits: Tensor) -> Presence:

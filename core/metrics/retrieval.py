@@ -214,7 +214,7 @@ def rankings(
     where = torch.searchsorted(labels, query_labels).clamp(max=len(labels) - 1)
     answerable = (labels[where] == query_labels).nonzero().flatten()  # (Q',)
     if not len(answerable):
-        raise DataError("no query has a relevant item in the gallery; give labels that occur on both sides")
+        raise DataError("no query has a relevant item in the gallery; give labels that occur in both")
     if one_per_label:
         members = torch.arange(len(labels), device=gallery.device)[:, None]  # (labels, 1)
     else:

@@ -28,7 +28,7 @@ from .retrieval import IMAGE_TO_TEXT, NUMBERS_AT_ONCE, RECALL_AT, TEXT_TO_IMAGE
 
 BEST_SENTENCE, OWN_SENTENCES = "best-sentence", "own-sentences"
 LOWER, MEAN = "lower", "mean"
-TIES = "equal scores share the mean of their places, so a tie for the first place is not found at 1"
+TIES = "equal scores share the mean of their places, so a tie for first place does not count as rank 1"
 
 
 @dataclass(frozen=True)

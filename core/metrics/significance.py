@@ -51,7 +51,7 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
     from scipy.stats import binomtest
 
     if not 0 <= correct <= total or total == 0:
-        raise DataError(f"{correct} of {total} images right: no accuracy can be told from that")
+        raise DataError(f"{correct} of {total} images right: that gives no accuracy")
     interval = binomtest(correct, total).proportion_ci(confidence_level=level, method="wilson")
     return max(0.0, float(interval.low)), min(1.0, float(interval.high))
 

@@ -50,7 +50,7 @@ def build_classifier(
         DataError: no class, or a class without a description where others have one.
     """
     if not class_names:
-        raise DataError("there are no class names to make a text classifier of")
+        raise DataError("there are no class names to make a text classifier from")
     said = sentences or {}
     texts = _texts(class_names, check_templates(templates), descriptions, {name: said[name][0] for name in said})
     negatives = None
@@ -77,7 +77,7 @@ def build_classifier(
 def _texts(class_names, templates, descriptions, said: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """C lists of texts; `said` are those of some classes in place of their templates."""
     if not templates and not descriptions:
-        raise ConfigError("option templates=[] leaves nothing to say of a class; give a template or descriptions")
+        raise ConfigError("option templates=[] leaves no text for a class; give a template or descriptions")
     texts = []
     for name in class_names:
         if descriptions is not None and not descriptions.get(name):

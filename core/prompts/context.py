@@ -181,7 +181,7 @@ def check_context_options(n_ctx: int, position: str, ctx_init: str | None) -> No
     """Raise the ConfigError of an option out of range."""
     whole = isinstance(n_ctx, int) and not isinstance(n_ctx, bool)
     require(whole and n_ctx >= 1, "n_ctx", n_ctx, "give a whole number of context vectors, 1 or more")
-    require(position in POSITIONS, "position", position, "there are end, middle and front")
+    require(position in POSITIONS, "position", position, "give end, middle or front")
     check_words(ctx_init)
 
 

@@ -27,7 +27,7 @@ def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: b
     known = {_key(name): name for name in class_names}
     for key, (name, _) in by_key.items():
         if key not in known and not others:
-            raise DataError(f"{path}: describes '{name}', no class of the data; {did_you_mean(name, class_names)}")
+            raise DataError(f"{path}: describes '{name}', not a class of the data; {did_you_mean(name, class_names)}")
     described: dict[str, list[str]] = {}
     for name in class_names:
         if _key(name) not in by_key:
@@ -132,7 +132,7 @@ def read_synonyms(path: str | Path, class_names: Sequence[str]) -> tuple[Synonym
     name_of = {_key(name): name for name in class_names}
     for name, value in read_class_json(path, SHAPE).items():
         if _key(name) not in name_of:
-            raise DataError(f"{path}: names '{name}', no class of the data; {did_you_mean(name, class_names)}")
+            raise DataError(f"{path}: names '{name}', not a class of the data; {did_you_mean(name, class_names)}")
         synonyms[name_of[_key(name)]] = _counted(path, name, value)
     return tuple(synonyms.get(name) or ((spoken(name), 0.0),) for name in class_names)
 

@@ -94,7 +94,7 @@ def tell_default_domain(recipe: Recipe, task: Task, reporter: Reporter) -> None:
     """Say which domain is taken where a recipe names none."""
     if task.domain is not None and not recipe.domain:
         others = ", ".join(name for name in sorted(catalogue.domains()) if name != task.domain.name)
-        reporter.info(f"Domain {task.domain.name}, for ordinary photos; for other images give --domain: {others}")
+        reporter.info(f"Domain: {task.domain.name} (ordinary photos). For other images give --domain: {others}")
 
 
 def task_in(domain: Domain, name: str | None) -> Task:

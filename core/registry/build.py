@@ -71,7 +71,7 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
     try:
         adapter = build_adapter(header["adapter"], **header.get("options", {}))
     except ConfigError as error:
-        raise DataError(f"{path}: {error}; it was written by another version, or damaged") from error
+        raise DataError(f"{path}: {error}; it was written by another version, or is damaged; fit again") from error
     restore_state(adapter, header, tensors, Path(path))
     _try(adapter, Path(path))
     return adapter if backbone is None else adapter.attach(backbone)
@@ -89,7 +89,7 @@ def _try(adapter: Adapter, path: Path) -> None:
             logits = adapter.logits(row)
     except Exception as error:  # whatever tensors of other shapes and kinds make of it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise DataError(f"{path}: its tensors do not fit one another ({reason}); fit again") from error
+        raise DataError(f"{path}: its tensors do not match one another ({reason}); fit again") from error
     if tuple(logits.shape) != (1, len(adapter.class_names_)):
         raise DataError(
             f"{path}: gives {tuple(logits.shape)[-1]} logits for its {len(adapter.class_names_)} classes; fit again"
@@ -220,6 +220,6 @@ def _only_subclass(module, base: type, entry: Entry) -> type:
     subclasses = [cls for cls in subclasses if cls not in bases]
     if len(subclasses) != 1:
         raise ConfigError(
-            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(subclasses)}"
+            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, it has {len(subclasses)}"
         )
     return subclasses[0]

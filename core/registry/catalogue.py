@@ -130,8 +130,8 @@ def _named(kind: str, *patterns: str) -> dict[str, Entry]:
     for entry in [*_in_folder(kind, PACKAGE_ROOT, patterns), *outside]:
         if entry.name in named and named[entry.name].origin != entry.origin:
             raise ConfigError(
-                f"{kind} name '{entry.name}' is taken twice: by {named[entry.name].origin} and by {entry.origin}; "
-                "rename or uninstall one"
+                f"{kind} '{entry.name}' is defined twice: by {named[entry.name].origin} and by {entry.origin}; rename "
+                "or uninstall one"
             )
         named[entry.name] = entry
     return named

@@ -52,7 +52,7 @@ class IndexBuilder:
 
     def __init__(self, out: str | Path, *, dims: int, kind: str = "flat"):
         if kind not in KINDS:
-            raise ConfigError(f"--kind {kind}: there are {', '.join(KINDS)}")
+            raise ConfigError(f"--kind {kind}: give one of {', '.join(KINDS)}")
         faiss_library()
         self.out, self.dims, self.kind = Path(out), dims, kind
         _check_free(self.out)
@@ -169,7 +169,7 @@ def _check_free(out: Path) -> None:
     if not out.is_dir():
         raise DataError(f"--out {out}: a file, not a folder; give the folder that is to hold the index")
     if not (out / FACTS).is_file() and any(out.iterdir()):
-        raise DataError(f"--out {out}: holds other things than an index; give a new folder")
+        raise DataError(f"--out {out}: holds something other than an index; give a new folder")
 
 
 def _mark(out: Path) -> str:

@@ -42,7 +42,7 @@ class ImageReader:
         if domain is None and not recipe.domain:
             given = f"--set data.{next(iter(options))}" if options else "--task" if recipe.task else ""
             if given:
-                raise ConfigError(f"{given}: belongs to a domain; give --domain too")
+                raise ConfigError(f"{given}: is an option of a domain; give --domain too")
             return cls()
         domain = domain or load_domain(recipe.domain)
         return cls(domain, domain.check_task(recipe.task), options)
@@ -59,7 +59,7 @@ class ImageReader:
         if facts.get("domain") is None:
             if options:
                 name = next(iter(options))
-                raise ConfigError(f"--{name}: belongs to a domain, and {path} was made without one; omit it")
+                raise ConfigError(f"--{name}: is an option of a domain, and {path} was made without one; omit it")
             return cls()
         try:
             domain = domain or load_domain(facts["domain"])
@@ -133,7 +133,7 @@ class ImageReader:
         """
 
         def gone(item: Item) -> Decoded:
-            raise DataError(f"{item.source}: no longer there")
+            raise DataError(f"{item.source}: no longer there; restore it, or make the index again")
 
         if self.domain is not None and list(given) == [SAMPLE]:
             return self.read(given).load

@@ -92,7 +92,8 @@ class RetrievalIndex:
         if backbone.fingerprint != made_by.get("fingerprint"):
             raise CapabilityError(
                 f"{self.path}: made with backbone '{made_by.get('spec')}' ({str(made_by.get('fingerprint'))[:12]}), "
-                f"'{backbone.spec}' is another now ({backbone.fingerprint[:12]}); give that one, or index again"
+                f"not with '{backbone.spec}' as it is now ({backbone.fingerprint[:12]}); give that backbone, or make "
+                "the index again"
             )
 
     def search(self, query: Tensor, top: int = 10, wanted: Wanted | None = None) -> list[Hit]:
@@ -161,7 +162,7 @@ def _info(path: Path) -> dict[str, Any]:
     if info.get("format") != FORMAT:
         raise DataError(
             f"{file}: of index format {info.get('format')} (vladapt {info.get('vladapt')}), vladapt {__version__} "
-            f"reads format {FORMAT}; use that version, or index again"
+            f"reads format {FORMAT}; use that version, or make the index again"
         )
     wrong = [key for key, kind in KEYS.items() if not isinstance(info.get(key), kind)]
     checks = {"kind": lambda kind: kind in KINDS, "entries": lambda count: count > 0}

@@ -44,8 +44,8 @@ class Wanted:
         facts = info.get("about") if isinstance(info.get("about"), dict) else {}
         for name in [*self.values, *([TIME] if self.since is not None else [])]:
             if name not in facts:
-                known = f"; it knows their {', '.join(facts)}" if facts else ""
-                raise DataError(f"{path}: does not know the {name} of its images{known}; omit {_flag(name)}")
+                known = f"; it holds their {', '.join(facts)}" if facts else ""
+                raise DataError(f"{path}: does not hold the {name} of its images{known}; omit {_flag(name)}")
         for name, value in self.values.items():
             listed = facts[name] if isinstance(facts[name], list) else None
             if listed is not None and value not in listed:

@@ -118,16 +118,16 @@ def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) ->
     elif "too_many" in known:
         why = f"it had {known['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"
     elif any(digest == "" for side in known.values() for digest in side):
-        why = "some of its images were no files"
+        why = "some of its images were not files"
     else:
         of_fit, scored = {digest for side in known.values() for digest in side}, digests()
         count = sum(digest in of_fit for digest in scored)
         return {"in_fit": count, "in_fit_words": _words(count, len(scored), scored.count(""))}
-    return {"in_fit": None, "in_fit_words": f"Whether images were in the fit is not known: {why}."}
+    return {"in_fit": None, "in_fit_words": f"Whether some of these images were in the fit is not known: {why}."}
 
 
 def _words(count: int, images: int, unknown: int) -> str:
     were = "was" if count == 1 else "were"
     text = f"{count or 'None'} of the {images} images {were} in the fit."
-    text += " The scores are too good by what it learned of them." if count else ""
-    return text if not unknown else f"{text} {unknown} of them are no files that can be compared."
+    text += " The scores are too high, because the model learned from them." if count else ""
+    return text if not unknown else f"{text} {unknown} of them are not files, so they cannot be compared."

@@ -126,9 +126,9 @@ class Run:
         if wrong:
             raise DataError(f"{path / 'run.json'}: damaged, {wrong[0]} is {str(info[wrong[0]])[:40]!r}; fit again")
         if not all(isinstance(name, str) for name in info["class_names"]):
-            raise DataError(f"{path / 'run.json'}: damaged, class_names holds more than names; fit again")
+            raise DataError(f"{path / 'run.json'}: damaged, class_names holds something other than names; fit again")
         if info["backbone"] is not None and not isinstance(info["backbone"].get("spec"), str):
-            raise DataError(f"{path / 'run.json'}: damaged, backbone.spec is no name of a backbone; fit again")
+            raise DataError(f"{path / 'run.json'}: damaged, backbone.spec is not the name of a backbone; fit again")
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
@@ -261,7 +261,7 @@ def _run_folder(path: Path) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object of finite numbers."""
     if not path.is_file() or path.stat().st_size > LARGEST_BYTES:
-        raise DataError(f"{path}: no file, or larger than any that a run has; copy the run again, or fit again")
+        raise DataError(f"{path}: not a file, or larger than any file of a run; copy the run again, or fit again")
     try:
         content = json.loads(path.read_bytes(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
     except (ValueError, OSError, RecursionError) as error:
@@ -275,7 +275,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _refused(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _finite(text: str) -> float:

@@ -34,7 +34,7 @@ GENERIC = {
 }
 CAUTION = (
     "These numbers hold for {} like those in the test set. Before the model informs a decision about a person, test it "
-    "on images from where it will be used. It is not a certified product."
+    "on images from the place where it will be used. It is not a certified product."
 )
 Info = Mapping[str, Any]
 
@@ -114,8 +114,8 @@ def few_groups(metrics: Mapping[str, Any]) -> list[str]:
     if not groups or groups >= FEW_GROUPS:
         return []
     return [
-        f"The {metrics['test_images']} test images come from {plural(groups, 'group')} only (patients, say). Intervals "
-        f"and tests count groups, and from fewer than {FEW_GROUPS} they are rough."
+        f"The {metrics['test_images']} test images come from only {plural(groups, 'group')} (patients, for instance). "
+        f"Intervals and tests count groups; with fewer than {FEW_GROUPS} they are rough."
     ]
 
 
@@ -172,10 +172,10 @@ def verdict_of_generic(generic: Mapping[str, Any]) -> VerdictSection:
         tone, title = ("bad", "It forgot some of what it knew, by more than chance") if forgot else ("good", "")
         title = title or "It names generic images better than before"
     elif note or p is None:
-        tone, title = "open", "What it forgot cannot be told from this"
+        tone, title = "open", "This cannot tell what it forgot"
     else:
         tone, title = "open", "A loss that could be chance" if generic["lost"] > generic["gained"] else "No loss"
-    return VerdictSection(tone, title, text, heading="What the towers still know of other things")
+    return VerdictSection(tone, title, text, heading="What the towers still know about other things")
 
 
 def skipped(rows: Sequence[Sequence[str]], noun: str = "file") -> TableSection | None:
@@ -200,9 +200,9 @@ def methods_judged(info: Info) -> TableSection | None:
     metric = str(judged[0]["metric"])
     rows = [(each["method"], *judged_texts(each), "taken" if each["taken"] else "") for each in judged]
     last = "Standard error"
-    note = "On parts of the support, each judged by a fit on the others. The test images had no say."
+    note = "Scored on parts of the support, each by a fit on the other parts. The test images were not used."
     if "why" in judged[0]:
-        last, note = "Why", "No label was looked at: the images themselves speak for and against each method."
+        last, note = "Why", "No label was used: the evidence for or against each method comes from the images alone."
     return TableSection("Why this method?", ("Method", metric.capitalize(), last, ""), rows, note, sub=True)
 
 
@@ -226,7 +226,7 @@ def licences(info: Info, unknown: str = "features from a file") -> TableSection:
 
 
 def _licence(licence: str | None) -> str:
-    return licence if licence and licence != "unknown" else "not known; find out before you share or deploy"
+    return licence if licence and licence != "unknown" else "not known; find out before you share or deploy the model"
 
 
 def _share(numbers: Mapping[str, Any]) -> str:

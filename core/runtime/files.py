@@ -272,7 +272,7 @@ def kept_checkpoints(
         if is_main():
             if done := newest(folder):
                 done = done[0].upper() + done[1:]
-                reporter.info(f"{done} is kept in {folder}; the same command with --resume goes on from it")
+                reporter.info(f"{done} is kept in {folder}; the same command with --resume continues from it")
             else:
                 _remove_training(folder, made)
         raise
@@ -292,7 +292,9 @@ def _claimed_training(folder: Path) -> IO[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
         return claimed(folder / MARKER)
     except BlockingIOError:
-        raise ConfigError(f"{folder}: another process does this fit; wait for it, or give another --out") from None
+        raise ConfigError(
+            f"{folder}: another process is running this fit; wait for it, or give another --out"
+        ) from None
     except OSError as error:
         raise refused(folder, error) from error
 
@@ -319,6 +321,6 @@ def _checkpoints_in(folder: Path) -> list[Path]:
 def _refuse_unfinished(folder: Path, resume: bool, newest: Callable[[Path], str]) -> None:
     if not resume and (done := newest(folder)):
         raise ConfigError(
-            f"{folder}: this fit was stopped after {done}; add --resume to go on with it, or remove that folder "
-            "to start anew"
+            f"{folder}: this fit was stopped after {done}; add --resume to continue it, or remove that folder to start "
+            "again"
         )

@@ -77,7 +77,7 @@ class Links:
         if self.rank == (1 if self.lost == 0 else 0) and self._told.acquire(blocking=False):
             died = (
                 f"rank {self.lost} has died (killed, out of memory, or its machine is gone), so all processes end; the "
-                "same command with --resume goes on from the last checkpoint"
+                "same command with --resume continues from the last checkpoint"
             )
             print(f"vladapt: {self.failure or died}", file=sys.stderr, flush=True)
 

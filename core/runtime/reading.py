@@ -103,7 +103,7 @@ def read_bytes(path: Path, cure: str = CHECK, most: int = MOST_BYTES) -> bytes:
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({_reason(error)}); {cure}") from None
     if len(content) > most:
-        raise DataError(f"{path}: larger than {most:,} bytes, which is not read whole; divide it")
+        raise DataError(f"{path}: larger than {most:,} bytes, too large to be read at once; divide it")
     return content
 
 
@@ -222,7 +222,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key '{shortened(twice)}' stands twice in one object")
+        raise ValueError(f"the key '{shortened(twice)}' occurs twice in one object")
     return values
 
 

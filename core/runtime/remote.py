@@ -60,7 +60,7 @@ def filesystem(name: str) -> tuple[Any, str]:
     scheme = URL.match(name)[1].lower()
     if scheme not in PACKAGES:
         known = ", ".join(f"{kind}://" for kind in ("s3", "gs", "hf", "https", "http"))
-        raise ConfigError(f"{shown(name)}: {scheme}:// is not read; give a path, or a URL of {known}")
+        raise ConfigError(f"{shown(name)}: {scheme}:// is not supported; give a path, or a URL of {known}")
     try:
         import fsspec
 
@@ -228,13 +228,13 @@ def _refusal(name: str, error: Exception) -> str | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status", None)
     if isinstance(error, PermissionError) or kinds & set(REFUSED) or status in (401, 403):
-        return f"{shown(name)}: access is refused ({_said(error)}); check the credentials and what they allow"
+        return f"{shown(name)}: access is refused ({_said(error)}); check the credentials and their permissions"
     return None
 
 
 def _given_up(name: str, error: Exception, tries: int) -> str:
     times = f" after {tries} tries" if tries > 1 else ""
-    cure = "check the address and the network; a training goes on from its last checkpoint by --resume"
+    cure = "check the address and the network; --resume continues a training from its last checkpoint"
     return f"{shown(name)}: cannot be read{times} ({_said(error)}); {cure}"
 
 

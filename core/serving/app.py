@@ -33,9 +33,11 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-NO_TOKEN = "a token is needed: the header 'Authorization: Bearer TOKEN', or ?token=TOKEN behind the page's address"
-OTHER_SITE = "a page of another site asks, which is refused"
-OTHER_HOST = "this server answers to the names of its own machine alone"
+NO_TOKEN = (
+    "a token is needed: the header 'Authorization: Bearer TOKEN', or ?token=TOKEN at the end of the page's address"
+)
+OTHER_SITE = "requests from pages of other sites are refused"
+OTHER_HOST = "this server answers only to the names of its own machine"
 BUSY = "too many images are waiting; try again"
 RETRY_S = 1
 OWN_SITE = ("same-origin", "none")
@@ -156,7 +158,7 @@ def wishes_of(query: Any) -> Wishes:
         if name == "token":
             continue
         if name not in WISHES:
-            raise ConfigError(f"'{shortened(name)}' is no option of /predict; {did_you_mean(name, WISHES)}")
+            raise ConfigError(f"'{shortened(name)}' is not an option of /predict; {did_you_mean(name, WISHES)}")
         try:
             given[name] = WISHES[name](text)
         except ValueError:

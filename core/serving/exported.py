@@ -64,7 +64,7 @@ class ServedExport(Served):
     def check(self, wishes: Wishes) -> None:
         """Sets of the coverages that were exported, and any number of classes."""
         if unknown := next((name for name in NOT_EXPORTED if getattr(wishes, name) is not None), None):
-            raise ConfigError(f"--{unknown.replace('_', '-')}: an export does not hold what it needs; serve the run")
+            raise ConfigError(f"--{unknown.replace('_', '-')}: an export cannot do that; serve the run")
         if wishes.top is not None and wishes.top < 1:
             raise ConfigError(f"--top {wishes.top}: give a number of classes, 1 or more")
         if wishes.coverage is not None and wishes.coverage not in self._coverages:

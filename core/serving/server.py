@@ -72,15 +72,17 @@ def check_token(host: str, token: str | None) -> tuple[str, bool]:
     """
     token, flag = (os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE) if token is None else (token, "--token")
     if token is not None and not TOKEN.fullmatch(token):
-        raise ConfigError(f"{flag}: may have letters, digits and . _ ~ - alone, and one of them at least")
+        raise ConfigError(f"{flag}: may hold only letters, digits and . _ ~ -, and at least one of them")
     try:
         addresses = {each[4][0].partition("%")[0] for each in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {host}: no such host ({getattr(error, 'strerror', error)})") from None
+        raise ConfigError(
+            f"--host {host}: no such host ({getattr(error, 'strerror', error)}); give an address of this machine"
+        ) from None
     loopback = all(ipaddress.ip_address(each).is_loopback for each in addresses)
     if not loopback and token is None:
         raise ConfigError(
-            f"--host {host}: other machines reach it, so give --token, or {TOKEN_VARIABLE} in the environment"
+            f"--host {host}: other machines can reach it, so give --token, or {TOKEN_VARIABLE} in the environment"
         )
     return token or "", loopback
 

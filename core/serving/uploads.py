@@ -97,17 +97,19 @@ async def read_uploads(request: Any, limits: Limits) -> list[Upload]:
     except HTTPException as error:
         if str(error.detail).startswith("Too many files"):
             raise LimitError(f"more than {limits.files} files in a request; send fewer at once") from None
-        raise ConfigError(f"the form cannot be read ({error.detail})") from None
+        raise ConfigError(f"the form cannot be read ({error.detail}); send pictures as multipart/form-data") from None
     try:
         uploads = []
         for field, value in form.multi_items():
             if isinstance(value, str):
-                raise ConfigError(f"form field '{printable(field[:40])}' is no file; options are part of the address")
+                raise ConfigError(
+                    f"form field '{printable(field[:40])}' is not a file; options are part of the address"
+                )
             uploads.append(Upload(printable((value.filename or "image")[:LONGEST_NAME]), await value.read()))
     finally:
         await form.close()
     if not uploads:
-        raise ConfigError("the form holds no file; send pictures as multipart/form-data")
+        raise ConfigError("the form holds no files; send pictures as multipart/form-data")
     return uploads
 
 

@@ -33,8 +33,8 @@ HUB_METRICS = {"macro_f1": "f1", "auroc": "roc_auc"}
 BASELINES = {"zero_shot": "zero-shot", "largest_class": "largest class", "linear_probe": "linear probe"}
 SPLIT_WORDS = {"support": "to learn from", "val": "to choose settings on", "test": "to test on"}
 REMEMBERS = (
-    "Weights remember what they were learned from, as those of any model do: where a method keeps a cache, features "
-    "of the labelled images are in adapter.safetensors."
+    "As with any model, the weights can reveal what they were learned from; where a method keeps a cache, "
+    "adapter.safetensors holds features of the labelled images."
 )
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 MOST_CLASSES = 50
@@ -197,7 +197,7 @@ class Card:
             rows.append([f"{measure.name}{arrow}", *cells, measure.text(value), measure.between(interval)])
         few = images is not None and images < SMALL_TEST_SET
         size = f"On {images} test images that the fit did not see." if images else ""
-        size += " With so few, read the intervals." if few else ""
+        size += " With so few images, read the intervals." if few else ""
         return [size, _table(columns, rows) if rows else "", self.verdict]
 
     def _baselines(self) -> dict[str, Mapping[str, Any]]:
@@ -209,8 +209,8 @@ class Card:
     def _data(self) -> list[str]:
         counts = self.data.get("counts") or {}
         drawn = (self.info.get("published") or {}).get("counts") or {}
-        name = self.dataset or "a data set that is not named here"
-        lines = [f"Fitted and tested on {name}. No image, name of a file or id of a sample is part of this repository."]
+        name = self.dataset or "a data set that this card does not name"
+        lines = [f"Fitted and tested on {name}. This repository holds no images, no file names and no sample ids."]
         if counts and all(isinstance(of, Mapping) for of in counts.values()):
             names = list(dict.fromkeys(each for of in counts.values() for each in of))[:MOST_CLASSES]
             rows = [[each, *(str(of.get(each, 0)) for of in counts.values())] for each in names]
@@ -218,7 +218,7 @@ class Card:
             lines.append(_table(["images", *counts], rows))
         if drawn:
             words = ", ".join(f"{count} {SPLIT_WORDS.get(split, split)}" for split, count in drawn.items())
-            groups = "Those of one group (a patient, say), and copies, are never in two of these."
+            groups = "Images of one group (a patient, for instance) and copies are never in two of these parts."
             lines.append(f"Images: {words} (seed {self.info.get('seed')}). {groups}")
         lines.append(REMEMBERS)
         return lines
@@ -231,21 +231,21 @@ class Card:
             ["software", "vladapt", "Apache-2.0"],
         ]
         lines = [_table(["of", "what", "licence"], rows, numbers=False)]
-        whole = "The backbone's weights are named, not part of this repository."
-        part = "adapter.safetensors holds the weights of the backbone that the training changed; the others are named."
+        whole = "The backbone's weights are named here but are not part of this repository."
+        part = "adapter.safetensors holds the backbone weights that the training changed; the others are only named."
         lines.append(part if self.tower_weights else whole)
         if NON_COMMERCIAL.search(self.backbone_licence):
-            lines.append("They are for non-commercial use only, and so is whatever is done with this adapter.")
+            lines.append("They are for non-commercial use only, and so is any use of this adapter.")
         if self.unknown:
-            lines.append(f"Not known is the licence of {' and of '.join(self.unknown)}: find out before you use this.")
+            lines.append(f"The licence of {' and of '.join(self.unknown)} is not known: find out before you use this.")
         return lines
 
     def _intended(self) -> str:
         what = "Telling apart the classes above" if self.info.get("class_names") else f"Task {self.info.get('task')}"
         domain = f" (domain {self.info['domain']})" if self.info.get("domain") else ""
         return (
-            f"{what} in images like those of the test set{domain}, with a person who looks at uncertain answers."
-            " Score it on images from where it will be used first."
+            f"{what} in images like those of the test set{domain}, with a person who checks uncertain answers. First "
+            "score it on images from the place where it will be used."
         )
 
     def _not_for(self) -> list[str]:
@@ -267,7 +267,7 @@ class Card:
                 commands = f"vladapt predict {place} image.png{own}\n{commands}"
                 given = ', backbone="YOUR_COPY"' if self.own_backbone else ""
                 python = f'```python\nimport vladapt\n\npredictor = vladapt.load_run("{place}"{given})\n```'
-        file = f"The backbone `{self.spec}` is not published; who has it names it." if self.own_backbone else ""
+        file = f"The backbone `{self.spec}` is not published; give your own copy of it." if self.own_backbone else ""
         return [f"```\npip install vladapt\n{commands}\n```", python, file]
 
 
@@ -279,7 +279,9 @@ def check_card(content: str, what: str) -> None:
         data = ModelCard(content).data
     except Exception as error:  # YAML's errors and the library's own
         reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{what}: its metadata cannot be read ({reason}); mend what is between the two ---") from error
+        raise DataError(
+            f"{what}: its metadata cannot be read ({reason}); correct what is between the two ---"
+        ) from error
     if data.get("library_name") != LIBRARY:
         raise DataError(f"{what}: its metadata lack 'library_name: {LIBRARY}'; put it back")
 

@@ -117,7 +117,7 @@ def load_model(model_uri: str, *, device: str = "auto"):
 
     folder = Path(download_artifacts(model_uri)) / "data"
     if not folder.is_dir():
-        raise DataError(f"{model_uri}: holds no run of vladapt; give the uri of a model that log_run made")
+        raise DataError(f"{model_uri}: holds no run of vladapt; give the URI of a model that log_run made")
     return load_run(folder, device=device)
 
 
@@ -286,7 +286,7 @@ def _paths(given: Any, folder: Path) -> Iterator[str]:
         elif isinstance(image, (str, Path)):
             yield str(image)
         else:
-            raise ConfigError(f"image {number}: is {type(image).__name__}; give paths, or bytes of files")
+            raise ConfigError(f"image {number}: is {type(image).__name__}; give paths or the bytes of files")
 
 
 def _images(given: Any) -> list[Any]:
@@ -295,7 +295,7 @@ def _images(given: Any) -> list[Any]:
     if hasattr(given, "columns"):
         names = list(given.columns)
         if IMAGE_COLUMN not in names and len(names) != 1:
-            raise ConfigError(f"columns {', '.join(map(str, names))}: name the one of the images '{IMAGE_COLUMN}'")
+            raise ConfigError(f"columns {', '.join(map(str, names))}: call the column of the images '{IMAGE_COLUMN}'")
         return list(given[IMAGE_COLUMN if IMAGE_COLUMN in names else names[0]])
     return list(given)
 

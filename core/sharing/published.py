@@ -57,9 +57,11 @@ def folder_of(place: str) -> Path:
         raise CapabilityError(f"{place}: needs huggingface_hub; install it with: pip install 'vladapt[sharing]'")
     repo, at, revision = rest.partition("@")
     if not REPOSITORY.fullmatch(repo) or repo.startswith(".") or (at and not REVISION.fullmatch(revision)):
-        raise DataError(f"{place}: names no run; write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION, or {LOCAL_WAY}")
+        raise DataError(
+            f"{place}: not the name of a run; write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION, or {LOCAL_WAY}"
+        )
     folder = cached_revision(repo, NEEDED, revision or None)
     folder = folder or hub_snapshot(repo, FILES, revision or None, LOCAL_WAY)
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise DataError(f"{place}: not a run of vladapt, it has no {missing[0]}; {LOCAL_WAY}, or name another one")
+        raise DataError(f"{place}: not a run of vladapt, it has no {missing[0]}; {LOCAL_WAY}, or another repository")
     return folder

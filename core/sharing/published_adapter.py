@@ -39,8 +39,8 @@ class Published(Adapter):
         theirs = (run.info["backbone"] or {}).get("fingerprint")
         if self.backbone_ and theirs and theirs != self.backbone_:
             raise CapabilityError(
-                f"{self.place}: was fitted on backbone '{run.info['recipe']['backbone']}' ({theirs}), this is another "
-                f"one ({self.backbone_}); give that one with --backbone"
+                f"{self.place}: was fitted on backbone '{run.info['recipe']['backbone']}' ({theirs}), this is a "
+                f"different one ({self.backbone_}); give the one of the fit with --backbone"
             )
         self._fitted = load_adapter(run.adapter_path, backbone).to(support.features.device)
         self._columns = self._matched(self._fitted.class_names_)
@@ -52,8 +52,8 @@ class Published(Adapter):
         for name in self.class_names_:
             if name not in have:
                 raise CapabilityError(
-                    f"{self.place}: class '{name}' of the data is none of its classes ({', '.join(have[:8])}); rename "
-                    "the class, or take it out with --classes"
+                    f"{self.place}: class '{name}' of the data is not one of its classes ({', '.join(have[:8])}); "
+                    "rename the class, or leave it out with --classes"
                 )
         return [have.index(name) for name in self.class_names_]
 
@@ -76,6 +76,6 @@ def published_class(place: str) -> type[Published]:
     """
     cls = adapter_class(Run.open(place).info["adapter"])
     if cls.transductive or "streams" in cls.can or not cls.at_predict <= ANSWERED:
-        raise ConfigError(f"{place}: adapter '{cls.name}' is not asked image by image; use `vladapt eval {place}`")
+        raise ConfigError(f"{place}: adapter '{cls.name}' does not answer image by image; use `vladapt eval {place}`")
     asks = {"at_predict": cls.at_predict, "multilabel": cls.multilabel, "needs": cls.at_predict & cls.needs}
     return type("Published", (Published,), {**asks, "place": place})

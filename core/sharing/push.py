@@ -84,7 +84,7 @@ def push(
     notes: list[str] = []
     if folder.exists() or folder.is_symlink():
         _check_again(folder, digest, upload_it)
-        notes.append(f"{folder} was there and is uploaded as it is")
+        notes.append(f"the folder {folder} existed already and is uploaded unchanged")
     else:
         notes += _write(run, task, told, folder, digest)
     if not upload_it:
@@ -102,7 +102,9 @@ def _check(run: Run, told: Told) -> None:
     if find_spec("huggingface_hub") is None:
         raise CapabilityError("push needs huggingface_hub; install it with: pip install 'vladapt[sharing]'")
     if not REPOSITORY.fullmatch(told.repo) or re.search(r"^[.-]|/[.-]|--|\.\.|[.-](?:/|$)", told.repo):
-        raise ConfigError(f"{told.repo}: no name of a repository; write OWNER/NAME, and --out FOLDER for the folder")
+        raise ConfigError(
+            f"{told.repo}: not the name of a repository; write OWNER/NAME, and give the folder with --out"
+        )
     check_licence("--licence", told.licence)
     if run.place:
         raise ConfigError(f"{run.place}: is published already; push a run of your own")
@@ -111,10 +113,10 @@ def _check(run: Run, told: Told) -> None:
     if NON_COMMERCIAL.search(licence) and holds_tower_weights(run):
         raise CapabilityError(
             f"{run.path}: '{run.info['adapter']}' keeps weights of {backbone['spec']}, which are under {licence} and "
-            "are named, not copied; push a method that keeps none (lora, coop, tip-adapter), or one on another backbone"
+            "are not copied; push a method that keeps none (lora, coop, tip-adapter), or one on another backbone"
         )
     if run.info.get("base"):
-        raise CapabilityError(f"{run.path}: answers with the run that it started from; push one that stands alone")
+        raise CapabilityError(f"{run.path}: needs the run that it started from; push a run that needs no other")
 
 
 def holds_tower_weights(run: Run) -> bool:
@@ -137,7 +139,10 @@ def _check_again(folder: Path, digest: str, upload_it: bool) -> None:
     if there != digest:
         raise DataError(f"{folder}: exists and is not this run; give --out with the name of a new folder")
     if not upload_it:
-        raise DataError(f"{folder}: exists, pushed before; --upload uploads it as it is; to write it anew, remove it")
+        raise DataError(
+            f"{folder}: exists from an earlier push; add --upload to upload it unchanged, or remove it to write it "
+            "again"
+        )
 
 
 def _write(run: Run, task: Task, told: Told, folder: Path, digest: str) -> list[str]:
@@ -168,9 +173,9 @@ def _notes(card: Card) -> Iterator[str]:
         said = f"the card says \"unknown\" for the licence of {' and of '.join(card.unknown)}"
         yield f"{said}; {' and '.join(cures)} say{'s' * (len(cures) == 1)} it" if cures else said
     if not card.dataset:
-        yield "the data set is not named in the card, since its name may be that of a folder; --dataset says it"
+        yield "the card does not name the data set, since its name may be that of a folder; --dataset names it"
     if card.own_backbone:
-        yield f"the backbone '{card.spec}' is a file of yours and is not pushed; who loads this needs it (--backbone)"
+        yield f"the backbone '{card.spec}' is your own file and is not pushed; who loads the run needs it (--backbone)"
 
 
 def _copy_tensors(source: Path, target: Path, privacy: Privacy) -> None:
@@ -201,7 +206,7 @@ def _check_untold(folder: Path, info: Mapping[str, Any]) -> None:
             with safe_open(str(folder / name), framework="pt") as file:
                 texts.append((name, " ".join((file.metadata() or {}).values())))
     if found := leaks(texts, info):
-        raise DataError(f"{folder.name}: {found}, which is not for others; take it out of the card, or out of the run")
+        raise DataError(f"{folder.name}: {found}, which should not be shared; remove it from the card or from the run")
 
 
 def _digest(path: Path) -> str:

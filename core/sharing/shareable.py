@@ -113,7 +113,7 @@ def check_backbone(info: Mapping[str, Any], place: str) -> None:
     if str(backbone.get("spec", "")).startswith(UNPUBLISHED):
         name = str(backbone["spec"]).removeprefix(UNPUBLISHED)
         raise CapabilityError(
-            f"{place}: its backbone '{name}' (fingerprint {backbone.get('fingerprint')}) is its author's own and was "
+            f"{place}: its backbone '{name}' (fingerprint {backbone.get('fingerprint')}) is the author's own and was "
             "not published; give your copy with --backbone"
         )
 

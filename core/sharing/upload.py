@@ -13,7 +13,7 @@ from .published import FILES
 
 OF_THE_HUB = frozenset({".gitattributes", "README.md"})
 """What an empty repository may have."""
-LATER = "the folder is as it was: the same command uploads it later"
+LATER = "the folder is unchanged, and the same command uploads it later"
 
 
 def check_login(repo: str) -> None:
@@ -25,10 +25,10 @@ def check_login(repo: str) -> None:
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES:
-        raise DataError(f"--upload: HF_HUB_OFFLINE forbids the network; unset it to upload to {repo}")
+        raise DataError(f"--upload: HF_HUB_OFFLINE forbids using the network; unset it to upload to {repo}")
     if get_token() is None:
         raise DataError(
-            f"--upload: nobody is logged in to the hub; `hf auth login` (or HF_TOKEN), then again for {repo}"
+            f"--upload: not logged in to the hub; run `hf auth login` (or set HF_TOKEN), then push to {repo} again"
         )
 
 
@@ -76,7 +76,7 @@ def _check_ours(there, repo: str) -> None:
     if names <= OF_THE_HUB or ("run.json" in names and there.library_name == LIBRARY):
         return
     raise DataError(
-        f"--upload {repo}: exists on the hub and holds no run of vladapt ({sorted(names - OF_THE_HUB)[0]}); give "
+        f"--upload {repo}: exists on the hub but holds no run of vladapt ({sorted(names - OF_THE_HUB)[0]}); give "
         "another name"
     )
 
@@ -88,10 +88,10 @@ def _one_line(repo: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError as error:
-        raise DataError(f"--upload {repo}: nobody is logged in to the hub; `hf auth login` first") from error
+        raise DataError(f"--upload {repo}: not logged in to the hub; run `hf auth login` first") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        refused = {401: "your token is not accepted; `hf auth login` again", 403: "your token may not write there"}
+        refused = {401: "your token is not accepted; run `hf auth login` again", 403: "your token may not write there"}
         reason = refused.get(status) or (str(error).splitlines() or ["no answer"])[0]
         raise DataError(f"--upload {repo}: the hub refuses ({reason}); {LATER}") from error
     except (OSError, ValueError) as error:

@@ -60,12 +60,14 @@ def with_published(recipe: Recipe, published: str | None, names: Iterable[str | 
     # rows of a features file come without a domain that would know the set: the method reads its name
     taken = [name for name, sets in settled.items() if published in sets or (published and recipe.features and sets)]
     if recipe.features and published and not taken:
-        raise ConfigError(f"--preset {published}: no settings for a set are published of {', '.join(settled)}; omit it")
+        raise ConfigError(
+            f"--preset {published}: no settings for single data sets are published for {', '.join(settled)}; omit it"
+        )
     taken = [name for name in taken if "preset" not in recipe.with_adapter(name).adapter_options]
     if not taken:
         return recipe, []
     options = {name: {"preset": published, **(recipe.adapters.get(name) or {})} for name in taken}
-    note = f"{', '.join(taken)}: the settings published for {published}; --preset none for the usual ones"
+    note = f"{', '.join(taken)}: the settings published for {published}; --preset none uses the usual ones"
     return recipe.with_(adapters={**recipe.adapters, **options}), [note]
 
 
@@ -87,7 +89,9 @@ def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
     for key in beside_name:
         if not any(key in options for options in has.values()):
             known = set().union(*has.values())
-            raise UnknownNameError(f"--set adapter.{key}: no option of {', '.join(names)}; {did_you_mean(key, known)}")
+            raise UnknownNameError(
+                f"--set adapter.{key}: not an option of {', '.join(names)}; {did_you_mean(key, known)}"
+            )
     shared = {name: {key: value for key, value in beside_name.items() if key in has[name]} for name in names}
     own = {name: {**options, **(recipe.adapters.get(name) or {})} for name, options in shared.items() if options}
     return recipe.with_(adapter={"name": recipe.adapter_name}, adapters={**recipe.adapters, **own})

@@ -296,7 +296,7 @@ def _check_untrained(path: Path) -> None:
     except (OSError, SafetensorError):
         whole = False
     if not whole:
-        raise DataError(f"{path}: damaged, or of another run; copy the run again")
+        raise DataError(f"{path}: damaged, or from another run; copy the run again")
 
 
 def _saved(done: FittedTowers, run: Run) -> Path | str:

@@ -149,7 +149,7 @@ def it_learns_without_texts(method: Method) -> Iterator[str]:
     if not torch.isfinite(logits).all():
         yield "is text_free, and without texts its logits are not finite numbers"
     elif torch.allclose(logits, logits[:1].expand_as(logits), rtol=0, atol=COUNTS):
-        yield "is text_free, and without texts it says the same of all images"
+        yield "is text_free, but without texts it gives the same answer for all images"
 
 
 def at_prediction_it_reads_what_it_declares(method: Method) -> Iterator[str]:

@@ -101,7 +101,7 @@ def fits_and_predicts(method: Method) -> Iterator[str]:
     if not report.adapter or (method.cls.name and report.adapter != method.cls.name):
         yield f"its report is of adapter '{report.adapter}'"
     if not report.chosen_on:
-        yield "its report does not say on what was chosen"
+        yield "its report does not say what settings were chosen on"
     try:
         json.dumps(report.to_dict())
     except TypeError as error:
@@ -156,7 +156,7 @@ def each_image_is_judged_alone(method: Method) -> Iterator[str]:
     adapter, items = method.fitted.adapter, method.world.items["test"][:3]
     alone = torch.cat([method.world.logits(adapter, [item]) for item in items])
     if not _close(alone, method.logits[:3], 1e-3):
-        yield f"judges an image otherwise beside others: its logits differ by {_apart(alone, method.logits[:3])}"
+        yield f"judges an image differently beside others: its logits differ by {_apart(alone, method.logits[:3])}"
 
 
 def what_is_given_stays_as_it_is(method: Method) -> Iterator[str]:

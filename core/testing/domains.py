@@ -115,7 +115,7 @@ def what_it_names_exists(trial: DomainTrial) -> Iterator[str]:
         for each in named:
             if isinstance(each, type):
                 if not issubclass(each, base):
-                    yield f"names {each.__name__} as a {kind}, which is no {base.__name__}"
+                    yield f"names {each.__name__} as a {kind}, which is not a {base.__name__}"
             elif each not in installed:
                 yield f"names the {kind} '{each}', which is not installed; {did_you_mean(each, installed)}"
 
@@ -125,7 +125,7 @@ def its_own_files_are_of_its_tasks(trial: DomainTrial) -> Iterator[str]:
     domain = trial.domain
     for task, suffixes in domain.own_files.items():
         if task not in domain.task_names:
-            yield f"has own_files of the task '{task}', which is none of its own"
+            yield f"has own_files of the task '{task}', which it does not have"
         if wrong := [each for each in suffixes if not re.fullmatch(r"\.[a-z0-9]+", each) or each in FILE_KINDS]:
             yield f"names '{wrong[0]}' in own_files; give suffixes in lower case, other than {', '.join(FILE_KINDS)}"
     if domain.own_files and type(domain).write_own is Domain.write_own:

@@ -87,7 +87,7 @@ def it_says_what_it_is(objective: Objective) -> Iterator[str]:
     """Names of outputs, a teacher of a kind that there is, towers that there are."""
     cls, known = objective.cls, {*OUTPUTS, *objective.cls.outputs}
     if unknown := sorted(objective.needs - known):
-        yield f"needs '{unknown[0]}', which is no output; bring it in outputs"
+        yield f"needs '{unknown[0]}', which is not an output; declare it in outputs"
     if cls.outputs.keys() & OUTPUTS.keys():
         yield f"outputs brings '{min(cls.outputs.keys() & OUTPUTS.keys())}', which there is already"
     teacher, asks = objective.build().teacher, any(name.startswith("teacher.") for name in objective.needs)
@@ -112,7 +112,7 @@ def it_gives_finite_scalars(objective: Objective) -> Iterator[str]:
         yield f"gives {', '.join(sorted(values))} and no 'loss'"
     for name, value in values.items():
         if not isinstance(value, Tensor) or value.ndim or not torch.isfinite(value):
-            yield f"its '{name}' is no finite scalar tensor"
+            yield f"its '{name}' is not a finite scalar tensor"
 
 
 def it_says_what_it_lacks(objective: Objective) -> Iterator[str]:
@@ -136,7 +136,7 @@ def something_learns(objective: Objective) -> Iterator[str]:
     step = objective.whole["steps"][0]
     gradients = [*step["outputs"].values(), *step["heads"].values()]
     if not any(gradient.abs().max() > 0 for gradient in gradients):
-        yield "its gradient is nothing"
+        yield "it has no gradient"
 
 
 def no_gradient_reaches_a_teacher(objective: Objective) -> Iterator[str]:
@@ -199,7 +199,7 @@ def nothing_moves_before_the_step(objective: Objective) -> Iterator[str]:
     before = {name: buffer.clone() for name, buffer in loss.named_buffers()}
     values = [loss(objective.batches[0], PROGRESS)["loss"].detach() for _ in range(2)]
     if not torch.allclose(*values, rtol=1e-6, atol=1e-6):
-        yield "gives another value for the same batch at once; move in after_step what moves"
+        yield "gives a different value for the same batch the second time; change state only in after_step"
     for name, buffer in loss.named_buffers():
         of_batch_norm = "running_" in name or "num_batches" in name
         if not of_batch_norm and not torch.equal(before[name], buffer):
@@ -218,7 +218,7 @@ def its_state_is_all_it_holds(objective: Objective) -> Iterator[str]:
     for other, words in ((again, "a deep copy"), (loaded, "a new one with its state dict")):
         gap = (other(second, PROGRESS)["loss"].detach() - value).abs()
         if gap > 1e-5 * (1 + value.abs()):
-            yield f"after a step {words} differs by {float(gap):.2g}; keep in buffers and parameters what lasts"
+            yield f"after a step {words} differs by {float(gap):.2g}; keep all state in buffers and parameters"
         if other == loss or hash(other) == hash(loss):
             yield "is equal to its copies; write @dataclass(eq=False, repr=False, kw_only=True)"
     for parameter in again.parameters():

@@ -93,9 +93,9 @@ def options_answer_in_one_line(options: Options) -> Iterator[str]:
             if did:
                 yield f"{written} {did}; give it bounds or choices, and call super().__post_init__()"
             elif not message.startswith(written):
-                yield f"{written} is refused in words that do not begin so: {message}"
+                yield f"{written} is refused with a message that does not begin like that: {message}"
             elif each.bounds.parse is None and each.accepts not in message:
-                yield f"{written} is refused, and not told to give {each.accepts}: {message}"
+                yield f"{written} is refused, but the message does not say to give {each.accepts}: {message}"
         wrong = f"{each.name}x"
         did, message = refusal(lambda o=wrong: chosen(options.cls, {o: 1}, options.title), UnknownNameError)
         if did or each.name not in message:
@@ -107,7 +107,7 @@ def options_hold_their_bounds(options: Options) -> Iterator[str]:
     for each in options.all:
         bounds, kinds = each.bounds, members_of(each)
         if int in scalars_of(each) and not bounds.choices and bounds.high is None and bounds.below is None:
-            yield f"option '{each.name}' counts, and has no highest value"
+            yield f"option '{each.name}' is a count without a highest value"
         if not {int, float} & set(kinds):
             continue
         ends = [(end, True) for end in (bounds.low, bounds.high) if end is not None]

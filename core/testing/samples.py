@@ -169,7 +169,7 @@ def reading_again_gives_the_same(trial: DomainTrial) -> Iterator[str]:
             yield f"{each.words}, read again, has other items, or in another order; sort what a folder lists"
         for one, other in zip(each.data.items, again.items):
             if _told(one) != _told(other):
-                yield f"{each.words}, read again, says otherwise of item '{one.id}'"
+                yield f"{each.words}, read again, describes item '{one.id}' differently"
 
 
 def splits_share_nothing(trial: DomainTrial) -> Iterator[str]:
@@ -302,7 +302,7 @@ def _pixel_faults(
         shown = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
         yield f"{who} becomes {shown} of an image {image.shape}; give float {wanted} where image_size is {size}"
     elif not torch.isfinite(pixels).all():
-        yield f"{who} becomes pixels that are no finite numbers"
+        yield f"{who} becomes pixels that are not finite numbers"
     elif not torch.equal(transform(image), pixels):
         yield f"{who} becomes other pixels the second time; let the seed alone decide"
 

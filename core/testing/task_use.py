@@ -70,7 +70,7 @@ def it_predicts_new_images(trial: TaskTrial) -> Iterator[str]:
     if not console.file.getvalue().strip():
         yield "its table of predictions is empty"
     if trial.predict(trial.images).rows() != rows:
-        yield "predicts otherwise the second time"
+        yield "predicts differently the second time"
 
 
 def unreadable_images_are_named(trial: TaskTrial) -> Iterator[str]:

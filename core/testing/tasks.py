@@ -189,7 +189,7 @@ def it_fits_and_scores(trial: TaskTrial) -> Iterator[str]:
     if str(result.summary.get("run")) != str(result.run):
         yield "its summary does not say in 'run' where the run is"
     if not result.report.chosen_on:
-        yield "its report does not say on what was chosen"
+        yield "its report does not say what settings were chosen on"
 
 
 def its_run_holds_what_it_did(trial: TaskTrial) -> Iterator[str]:

@@ -141,7 +141,7 @@ class StreamBatches:
         ranks = world_size()
         if streams % ranks:
             raise ConfigError(
-                f"{streams} streams read this set, which {ranks} processes cannot share equally; give a number of "
+                f"{streams} streams read this set, and {ranks} processes cannot share them equally; give a number of "
                 f"processes that divides {streams}"
             )
         if self.wanted % streams:

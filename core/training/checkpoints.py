@@ -65,7 +65,7 @@ def newest_checkpoint(folder: Path) -> tuple[Any, Path | None, list[str]]:
         reason = _damage_on_any(path)
         if reason is None:
             return run_on_all(lambda path=path: _read_as_main(path)), path, notes
-        notes.append(f"{path}: damaged ({reason}), the checkpoint before it is used")
+        notes.append(f"{path}: damaged ({reason}); the checkpoint before it is used")
     run_on_all(lambda: _check_none(folder, names))
     return None, None, notes
 
@@ -86,7 +86,7 @@ CURE = "give all processes one --out that they share, or copy rank 0's folder to
 
 def _check_there(path: Path) -> None:
     if not path.exists():
-        raise DataError(f"{path.parent}: rank {rank()} has no {path.name}, from which rank 0 goes on; {CURE}")
+        raise DataError(f"{path.parent}: rank {rank()} has no {path.name}, from which rank 0 continues; {CURE}")
 
 
 def _check_none(folder: Path, of_main: list[str]) -> None:
@@ -95,7 +95,7 @@ def _check_none(folder: Path, of_main: list[str]) -> None:
     if of_main and is_main():
         raise DataError(f"{folder}: all {len(kept)} checkpoints are damaged; start again without --resume")
     if kept and not of_main:
-        raise DataError(f"{folder}: rank {rank()} has {kept[-1].name} there, and rank 0 no checkpoint; {CURE}")
+        raise DataError(f"{folder}: rank {rank()} has {kept[-1].name} there, but rank 0 has no checkpoint; {CURE}")
 
 
 def _read_as_main(path: Path) -> Any:
@@ -105,7 +105,7 @@ def _read_as_main(path: Path) -> Any:
         return read_index(path)
     digest = all_gather_json(_digest_file(path).read_text(encoding="utf-8").strip() if is_main() else None)[0]
     if not is_main() and sha256(path) != digest:
-        raise DataError(f"{path}: on rank {rank()} it is not the file that rank 0 goes on from; {CURE}")
+        raise DataError(f"{path}: on rank {rank()} it differs from the file that rank 0 continues from; {CURE}")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -109,13 +109,13 @@ def views_of_training(
     images = resources.get("images")
     if images is None or backbone is None:
         raise CapabilityError(
-            "option fresh_views: new views take the images and the backbone, which a features file does not have; "
-            "give --data and --backbone, or omit it"
+            "option fresh_views: new views need the images and the backbone, which a features file does not have; give "
+            "--data and --backbone, or omit it"
         )
     if missing := set(support.ids or range(len(support))) - {item.id for item in images.items}:
         raise CapabilityError(
-            f"option fresh_views: {len(missing)} of {len(support)} rows of the support are of no training image, by "
-            "their ids; give the images of all of them"
+            f"option fresh_views: {len(missing)} of {len(support)} rows of the support have ids of no training image; "
+            "give the images of all of them"
         )
     transform = method.training_transform(images.train_transform)
     return EpochViews(replace(images, load=Remembered(images.load), train_transform=transform), backbone, seed, count)

@@ -38,8 +38,8 @@ def not_deterministic(backbone: Backbone, needs: Iterable[str]) -> list[str]:
     """
     resized = [what for what, run in _image_passes(backbone, needs).items() if resizes_in_backward(run)]
     return [
-        f"deterministic=yes: positions are resized for {what}, and torch resizes bicubically in the backward pass on a "
-        "GPU in no fixed order, so that two runs may differ; all else is deterministic"
+        f"deterministic=yes: positions are resized for {what}; the backward pass of torch's bicubic resize has no "
+        "fixed order on a GPU, so two runs may differ; all else is deterministic"
         for what in resized
     ]
 

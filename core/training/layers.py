@@ -131,7 +131,7 @@ def parameter_groups(
     """
     factors = {"image": layer_decay, "text": layer_decay if text_layer_decay is None else text_layer_decay}
     for option, value in (("layer_decay", factors["image"]), ("text_layer_decay", factors["text"])):
-        require(0 < value <= 1, option, value, "give above 0 to 1")
+        require(0 < value <= 1, option, value, "give a number above 0, at most 1")
     layouts: dict[str, _Layout] = {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in backbone.model.named_parameters():

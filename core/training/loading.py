@@ -66,7 +66,7 @@ def planned_batches(
     size, how = len(source), (settings.drop_last, settings.steps)
     if plan is not None:
         if isinstance(source, StreamedSource):
-            raise CapabilityError("batches of a plan need a set whose samples can be asked for; omit data.order")
+            raise CapabilityError("batches of a plan need samples in any order; omit data.order")
         return PlannedBatches(size, plan, settings.seed, settings.steps)
     if not isinstance(source, StreamedSource):
         return GlobalBatches(size, settings.batch_size, settings.seed, *how)
@@ -216,8 +216,8 @@ def refuse_whole_passes(source: StreamedSource, asking: str) -> Callable[..., An
 
     def refused(names: list[str]) -> Any:
         raise CapabilityError(
-            f"loss {asking} looks at all {len(source):,} samples before each epoch, which a set read in a row is too "
-            "large for; use another loss, or --set data.order=global where the shards are on a disk"
+            f"loss {asking} reads all {len(source):,} samples before each epoch, and a set read in sequence is too "
+            "large for that; use another loss, or --set data.order=global where the shards are on a disk"
         )
 
     return refused

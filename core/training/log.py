@@ -179,7 +179,7 @@ class LogFile:
             self._torn = True  # perhaps half a line stands there
             if not self._told:
                 self._told = True
-                self.on_message(f"{self.path}: cannot be written ({_reason(error)}); the training goes on without it")
+                self.on_message(f"{self.path}: cannot be written ({_reason(error)}); the training continues without it")
 
 
 class Visualisers:
@@ -213,7 +213,7 @@ class Visualisers:
                 call(backend)
             except Exception as error:
                 del self._open[name]
-                self.on_message(f"log_to={name}: {_reason(error)}; it is told no more, {FILE} goes on")
+                self.on_message(f"log_to={name}: {_reason(error)}; it gets no more lines, {FILE} does")
 
 
 class LogHook(Hook):

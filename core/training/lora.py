@@ -97,9 +97,9 @@ def check_lora_options(r: int, alpha: float, dropout: float, params: Collection[
     Raises:
         ConfigError: an option is out of range.
     """
-    require(isinstance(r, int) and r >= 1, "r", r, "give a whole number from 1 on")
-    require(alpha > 0, "alpha", alpha, "give above 0")
-    require(0 <= dropout < 1, "dropout", dropout, "give 0 to below 1")
+    require(isinstance(r, int) and r >= 1, "r", r, "give a whole number, 1 or more")
+    require(alpha > 0, "alpha", alpha, "give a number above 0")
+    require(0 <= dropout < 1, "dropout", dropout, "give a number from 0 to below 1")
     require(len(params) > 0 and set(params) <= set(PARAMS), "params", list(params), "give some of q, k, v, out")
     known = [*SHARES, *TOPS]
     require(positions in known, "positions", positions, f"give one of {', '.join(known)}")

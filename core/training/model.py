@@ -267,9 +267,7 @@ def checkpoint_blocks(backbone: Backbone) -> int:
     """
     blocks = backbone.block_modules()
     if not blocks:
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' has no list of blocks to checkpoint; leave checkpointing off"
-        )
+        raise CapabilityError(f"backbone '{backbone.spec}' has no list of blocks to checkpoint; omit checkpointing")
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)
     backbone.wrap_blocks(partial(_recomputed_block, backbone.model))

@@ -37,7 +37,9 @@ class Objective(nn.Module):
             _check_weight(name, weight)
         teachers = {loss.teacher for loss in losses.values() if loss.teacher}
         if len(teachers) > 1:
-            raise ConfigError(f"--loss {', '.join(losses)}: they need different teachers ({', '.join(teachers)})")
+            raise ConfigError(
+                f"--loss {', '.join(losses)}: they need different teachers ({', '.join(teachers)}); give one of them"
+            )
         self.teacher = next(iter(teachers), None)
         self.outputs = outputs_of(losses)
         self._agreed: set[int] = set()  # shapes of outputs that all ranks have
@@ -53,7 +55,7 @@ class Objective(nn.Module):
             lacking = sorted(need for need in loss.needs if out.get(need) is None)
             if lacking:
                 wanted = ", ".join(in_words(need, self.outputs) for need in lacking)
-                raise CapabilityError(f"loss '{name}' needs {wanted}, which nothing gives")
+                raise CapabilityError(f"loss '{name}' needs {wanted}, which nothing provides; choose another loss")
         present = {name: value for name, value in out.items() if value is not None}
         with compared_once(self._agreed):
             batch = rank_batch(present, shared_of(self.outputs))
@@ -95,7 +97,7 @@ def build_objective(
     options = dict(options or {})
     for name in options:
         if name not in weights:
-            raise ConfigError(f"--set loss.{name}: '{name}' is not among the losses ({', '.join(weights)})")
+            raise ConfigError(f"--set loss.{name}: '{name}' is not one of the losses ({', '.join(weights)})")
     return Objective({name: build_loss(name, dict(dims), **options.get(name, {})) for name in weights}, weights)
 
 
@@ -109,7 +111,10 @@ def outputs_of(losses: Mapping[str, Loss | type[Loss]]) -> dict[str, Output]:
     for name, loss in losses.items():
         for output, what in loss.outputs.items():
             if brought.setdefault(output, what) != what:
-                raise ConfigError(f"loss '{name}' brings an output '{output}' that another loss defines differently")
+                raise ConfigError(
+                    f"loss '{name}' brings an output '{output}' that another loss defines differently; omit one of the "
+                    "two"
+                )
     return brought
 
 

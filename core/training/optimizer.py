@@ -90,7 +90,7 @@ class StepOptimWrapper(OptimWrapper):
         saved = state_dict["optimizer"]
         options = {i: group for group in saved["param_groups"] for i in group["params"]}
         if len(options) != len(self.parameters):
-            raise DataError(f"its optimiser is of {len(options)} weights, this one's of {len(self.parameters)}")
+            raise DataError(f"its optimiser has {len(options)} weights, this one has {len(self.parameters)}")
         states = [
             {name: shards_like(parameter, value) for name, value in saved["state"].get(i, {}).items()}
             for i, parameter in enumerate(self.parameters)

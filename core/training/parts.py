@@ -199,7 +199,7 @@ class Parts:
         if "teacher.class_features" not in self.needs:
             return None
         if self.objective.teacher != "frozen":
-            raise CapabilityError("a loss needs 'teacher.class_features', which only a teacher that stays has")
+            raise CapabilityError("a loss needs 'teacher.class_features', which only a fixed teacher has")
         if self.task.teacher_classes is not None:
             return self.task.teacher_classes
         self._check_classes()

@@ -23,7 +23,7 @@ from .sharded_checkpoints import ShardedSaver, check_shared, load_sharded, on_ho
 from .sharding import is_sharded, load_plain, plain
 from .teacher import weights_of
 
-WHERE_FULL = "give another --out; once there is space, --resume goes on from the last checkpoint"
+WHERE_FULL = "give another --out; once there is space, --resume continues from the last checkpoint"
 
 
 class ResumeHook(Hook):
@@ -179,8 +179,8 @@ class ResumeHook(Hook):
         for name in sorted(set(saved) | set(self.identity)):
             if saved.get(name) != self.identity.get(name):
                 raise DataError(
-                    f"{path}: is of a run with {name}={saved.get(name)}, this one has {self.identity.get(name)}; "
-                    "give the same, or start without --resume in another --out"
+                    f"{path}: from a run with {name}={saved.get(name)}, this one has {self.identity.get(name)}; give "
+                    "the same, or start without --resume in another --out"
                 )
 
 
@@ -197,7 +197,7 @@ def _check_model(saved: Mapping[str, tuple], weights: Mapping[str, Tensor], path
         ours = tuple(weights[name].shape) if name in weights else None
         if theirs != ours:
             raise DataError(
-                f"{path}: is of another model: its weight '{name}' has shape {theirs}, this model's {ours}; give the "
+                f"{path}: from another model: its weight '{name}' has shape {theirs}, this model's {ours}; give the "
                 "same --backbone and losses, or start without --resume in another --out"
             )
 

@@ -41,18 +41,20 @@ class TrainingSettings:
 
     epochs: int = option(5, "passes over the training set", low=1, high=1_000_000)
     steps: int | None = option(
-        None, "steps after which a training ends within its epochs; by default all of these", low=1, high=10**9
+        None, "steps after which the training ends; by default all steps of its epochs", low=1, high=10**9
     )
     batch_size: int = option(
         64, "samples of one optimiser step, over all processes and micro-batches", low=2, high=10_000_000
     )
-    drop_last: bool = option(True, "leave a last batch of an epoch out that is not full")
+    drop_last: bool = option(True, "leave out the last batch of an epoch if it is not full")
     micro_batch_size: int | None = option(
         None, "samples of one forward pass of one process; by default all that it has", low=1, high=10_000_000
     )
     lr: float = option(1e-5, "peak learning rate", above=0)
-    head_rate: float = option(1.0, "factor on the rate of what losses and outputs add to the towers", above=0, high=1e6)
-    bias_rate: float | None = option(None, "factor on the rate of biases; none: as all else", above=0, high=1e6)
+    head_rate: float = option(
+        1.0, "factor on the rate of the weights that losses and outputs add to the towers", above=0, high=1e6
+    )
+    bias_rate: float | None = option(None, "factor on the rate of biases; none: the same rate", above=0, high=1e6)
     projection_rate: float = option(
         1.0, "factor on the rate of the towers' projections into the shared space", above=0, high=1e6
     )
@@ -60,11 +62,11 @@ class TrainingSettings:
     betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW and Adam", low=0, below=1)
     eps: float = option(1e-6, "eps of AdamW and Adam", above=0, high=1)
     weight_decay: float = option(0.2, "weight decay", low=0, high=MOST_RATE)
-    decayed: str = option("matrices", "what weight decay falls on; weights: all but biases", choices=DECAYED)
+    decayed: str = option("matrices", "what weight decay applies to; weights: all but biases", choices=DECAYED)
     schedule: str = option(
         "cosine", "schedule of the learning rate; epochs is Dassl's, epoch-cosine IRRA's", choices=SCHEDULES
     )
-    milestones: tuple[int, ...] = option((40, 70), "epochs from which schedule epoch-steps falls", low=1, high=10**6)
+    milestones: tuple[int, ...] = option((40, 70), "epochs at which schedule epoch-steps falls", low=1, high=10**6)
     step_factor: float = option(0.1, "factor of schedule epoch-steps at each milestone", above=0, high=1)
     warmup: float = option(
         0.1,
@@ -75,25 +77,30 @@ class TrainingSettings:
     warmup_lr: float = option(
         1e-5, "rate of the warm-up epochs of schedule epochs; others of epochs rise from it", low=0, high=MOST_RATE
     )
-    end_lr: float = option(0.0, "learning rate where the cosine ends", low=0, high=MOST_RATE)
+    end_lr: float = option(0.0, "learning rate at the end of the cosine", low=0, high=MOST_RATE)
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient", above=0, high=10**9)
     amp: str | None = option(None, "mixed precision; none: full precision", choices=PRECISIONS)
     ema: float | None = option(
-        None, "share that a moving average of the weights, which is kept, keeps in a step", above=0, below=1
+        None, "decay per step of a moving average of the weights, which is then kept", above=0, below=1
     )
     epoch_average: tuple[float, float] | None = option(
-        None, "mean and deviation, in epochs, of a Gaussian average of weights, which is kept", low=-(10**9), high=10**9
+        None,
+        "mean and deviation, in epochs, of a Gaussian average of weights, which is then kept",
+        low=-(10**9),
+        high=10**9,
     )
     average_from: int = option(1, "epoch from which `epoch_average` counts", low=1, high=1_000_000)
     checkpointing: bool = option(False, "recompute activations in the backward pass instead of holding them")
     compile: bool = option(False, "compile the towers with torch.compile")
-    lock: tuple[str, ...] = option((), "towers that stay as they are (LiT locks the image tower)", choices=TOWERS)
-    unlock_after: int = option(0, "epochs before the locked towers are trained too; 0: never", low=0, high=1_000_000)
+    lock: tuple[str, ...] = option((), "towers to keep frozen (LiT locks the image tower)", choices=TOWERS)
+    unlock_after: int = option(
+        0, "epochs after which the locked towers are trained too; 0: never", low=0, high=1_000_000
+    )
     train_last: int | None = option(None, "how many of each tower's last layers are trained", low=1, high=10_000)
-    lora: int = option(0, "rank of LoRA on the attention of both towers, in place of their weights", low=0, high=65_536)
+    lora: int = option(0, "rank of LoRA on the attention of both towers, instead of their weights", low=0, high=65_536)
     lora_alpha: float = option(1.0, "scale of LoRA", above=0, high=1_000_000)
-    lora_dropout: float = option(0.25, "share of LoRA's inputs left out in training", low=0, below=1)
+    lora_dropout: float = option(0.25, "dropout on LoRA's inputs in training", low=0, below=1)
     captions: str = option("uniform", "which of several captions and rewrites an epoch uses", choices=CAPTIONS)
     crop_scale: tuple[float, float] = option(
         (0.5, 1.0), "smallest and largest share of an image's area that the random crop keeps", above=0, high=1
@@ -104,7 +111,7 @@ class TrainingSettings:
         None, "epochs without a better val score after which training stops early", low=1, high=1_000_000
     )
     deterministic: bool = option(
-        False, "on a GPU too, the same bits in every run, by slower kernels; a CPU always gives them"
+        False, "make runs bit-identical on a GPU too, with slower kernels; a CPU always does so"
     )
     workers: int | None = option(
         None,
@@ -114,15 +121,15 @@ class TrainingSettings:
     )
     log_every: int | None = option(
         None,
-        "steps between two lines of the log, each printed too; by default 200 lines, not printed",
+        "steps between two lines of the log, also printed; by default 200 lines in all, not printed",
         low=1,
         high=10**9,
     )
     log_to: tuple[str, ...] = option(
-        (), "who else is told the log: tensorboard, wandb, mlflow, or a class of mmengine", parse=check_backends
+        (), "where else the log goes: tensorboard, wandb, mlflow, or a class of mmengine", parse=check_backends
     )
     parallel: str = option("ddp", "how several processes train", choices=PARALLEL)
-    seed: int = option(1, "fixes order, augmentation and initialisation", low=0, high=2**32 - 1)
+    seed: int = option(1, "random seed, of order, augmentation and initialisation", low=0, high=2**32 - 1)
 
     def __post_init__(self):
         settle(self, "the training")

@@ -88,7 +88,7 @@ class TowerAdapter(Augmented):
     micro_batch_size: int | None = option(
         None, "images per forward pass of a process; none: all; changes speed and memory only", low=1, high=1_048_576
     )
-    lr: float = option(1e-5, "peak learning rate, which a cosine follows", above=0)
+    lr: float = option(1e-5, "peak learning rate; a cosine schedule follows", above=0)
     weight_decay: float = option(0.1, "weight decay on matrices", low=0)
     warmup: float = option(
         0.1, "steps of linear rise, as a share of all steps (below 1) or a count", low=0, high=10_000_000
@@ -102,19 +102,19 @@ class TowerAdapter(Augmented):
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient; none: any", above=0)
     amp: str | None = option(None, "precision of the training; none: float32", choices=("bf16", "fp16"))
-    ema: float | None = option(None, "share that a mean of the weights keeps per step; none: no mean", above=0, below=1)
+    ema: float | None = option(None, "decay of a moving average of the weights; none: no average", above=0, below=1)
     checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
-    select: str = option("last", "weights that are kept: the last, or those of the best epoch on val", choices=SELECT)
+    select: str = option("last", "weights to keep: the last, or those of the best epoch on val", choices=SELECT)
     patience: int | None = option(
         None, "epochs without a better val score until training stops; none: never", low=1, high=100_000
     )
-    save_every: int | None = option(None, "steps between checkpoints; none: an epoch", low=1, high=10_000_000)
+    save_every: int | None = option(None, "steps between checkpoints; none: one per epoch", low=1, high=10_000_000)
     workers: int | None = option(None, "processes that decode images; none: as many as help", low=0, high=1024)
     log_every: int | None = option(
-        None, "steps between two lines of the log, each printed too; none: 200 lines, not printed", low=1, high=10**9
+        None, "steps between two lines of the log, also printed; none: 200 lines in all, not printed", low=1, high=10**9
     )
-    log_to: tuple[str, ...] = option((), "who else is told the log: tensorboard, wandb, mlflow")
-    deterministic: bool = option(False, "on a GPU too, the same bits in every run, by slower kernels")
+    log_to: tuple[str, ...] = option((), "where else the log goes: tensorboard, wandb, mlflow")
+    deterministic: bool = option(False, "make runs bit-identical on a GPU too, with slower kernels")
 
     # what a method says of itself
     default_loss: ClassVar[str] = "cross-entropy"
@@ -230,7 +230,7 @@ class TowerAdapter(Augmented):
         """
         towers = self.adapted(backbone)
         if self.multilabel_:
-            raise CapabilityError(f"{self.name} names other classes only where an image has one label")
+            raise CapabilityError(f"{self.name} can name other classes only where an image has one label")
         if not self.templates:
             raise CapabilityError(f"{self.name} was fitted without templates, so it cannot name other classes")
         other = build_adapter(self.name, **self.options)
@@ -279,7 +279,7 @@ class TowerAdapter(Augmented):
         def choose(model: Backbone) -> None:
             if model.context_length != backbone.context_length:
                 raise CapabilityError(
-                    f"option loss='{self.loss}': only `vladapt pretrain` keeps a text tower it stretches"
+                    f"option loss='{self.loss}': only `vladapt pretrain` keeps a stretched text tower; take another"
                 )
             notes.extend(self._choose(model))
             layer = model.input_layer()

@@ -114,7 +114,7 @@ def check_losses(loss: str | None, options: Mapping[str, Mapping[str, Any]]) -> 
         loss_class(name)
     for name, given in options.items():
         if loss and name not in named:
-            raise ConfigError(f"option loss_options: '{name}' is not among the losses ({', '.join(named)})")
+            raise ConfigError(f"option loss_options: '{name}' is not one of the losses ({', '.join(named)})")
         chosen(loss_class(name), given, f"loss '{name}'")
 
 
@@ -185,7 +185,7 @@ def score_by(
     in_order = [item for start in range(world_size()) for item in list(images.val)[start :: world_size()]]
     score = val_score(logits, labels_of(in_order), balanced)
     if math.isnan(score):
-        raise DataError("the val images have no label that some show and some do not; use select='last'")
+        raise DataError("no label is both present and absent among the val images; use select='last'")
     return score
 
 

@@ -91,9 +91,9 @@ def test_new_views_are_others_than_the_stored_ones_and_follow_the_seed(name):
 def test_new_views_without_images_are_refused_in_one_line(name):
     world = world_of(small_clip())
     resources = {k: v for k, v in world.inputs(quick(name))["resources"].items() if k != "images"}
-    with pytest.raises(CapabilityError, match=r"^option fresh_views: new views take the images and the backbone"):
+    with pytest.raises(CapabilityError, match=r"^option fresh_views: new views need the images and the backbone"):
         world.fit(quick(name), change={"resources": resources})
-    with pytest.raises(CapabilityError, match=r"fresh_views: 9 of 9 rows of the support are of no training image"):
+    with pytest.raises(CapabilityError, match=r"fresh_views: 9 of 9 rows of the support have ids of no training image"):
         world.fit(quick(name), change={"support": replace(world.inputs(quick(name))["support"], ids=None)})
 
 

@@ -71,7 +71,7 @@ def test_medical_images_have_no_views_unless_asked_for_and_then_mild_ones(run_of
     asked = run_of("--adapter", "coop", *QUICK, "--set", "adapter.views=3", domain="medical")
     assert says(asked, "Trained on 3 augmented views per image.")
     assert says(
-        asked, "Random crops keep 80 to 100 % of an image, as is safe for domain medical (published: 8 to 100 %)"
+        asked, "Random crops keep 80 to 100 % of an image, the safe share for domain medical (published: 8 to 100 %)"
     )
 
 
@@ -95,7 +95,7 @@ def test_methods_that_train_towers_crop_as_they_publish_or_as_is_safe(run_of):
     assert not says(run_of(*trained), "Random crops")  # it publishes none
     trained = ("--adapter", "clipfit", "--set", "adapter.epochs=1", "--set", "adapter.batch_size=4")
     assert says(run_of(*trained), "Random crops keep 8 to 100 % of an image, as published.")
-    assert says(run_of(*trained, domain="medical"), "Random crops keep 80 to 100 % of an image, as is safe for domain")
+    assert says(run_of(*trained, domain="medical"), "Random crops keep 80 to 100 % of an image, the safe share")
 
 
 def test_a_features_file_has_no_views(fit, refused, tmp_path):
@@ -107,7 +107,7 @@ def test_a_features_file_has_no_views(fit, refused, tmp_path):
     np.savez(tmp_path / "rows.npz", image_features=images, labels=labels, text_features=texts, class_names=names)
     rows = ("--features", tmp_path / "rows.npz")
     outcome = fit(*rows, "--adapter", "clip-adapter", "--set", "adapter.epochs=2", "--set", "adapter.fresh_views=true")
-    refused(outcome, outcome.code, "option fresh_views: new views take the images themselves, which a features file")
+    refused(outcome, outcome.code, "option fresh_views: new views need the images themselves, which a features file")
     assert outcome.code != 0
     done = fit(*rows, "--adapter", "clip-adapter", "--set", "adapter.epochs=2", "--protocol", "coop", "--json").json
     assert says(json.loads((Path(done["run"]) / "run.json").read_text()), AS_IS)

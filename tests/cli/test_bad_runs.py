@@ -89,8 +89,8 @@ def test_an_adapter_file_of_another_backbone(use, run, tmp_path, small_clip_spec
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('"seconds": NaN', "NaN is no number"),
-        ('"seconds": -Infinity', "-Infinity is no number"),
+        ('"seconds": NaN', "NaN is not a JSON number"),
+        ('"seconds": -Infinity', "-Infinity is not a JSON number"),
         ('"seconds": 1e999', "1e999"),
         (f'"seconds": {"7" * 400}', "400 digits"),
         (f'"deep": {"[" * 100_000}{"]" * 100_000}', "not readable as JSON"),
@@ -166,7 +166,7 @@ def test_tensors_of_an_older_file_that_do_not_fit_one_another(use, run):
     header.pop("tensors")
     tensors["keys"] = tensors["keys"][:, :-1].contiguous()
     write_safetensors(run / "adapter.safetensors", header, tensors)
-    check_use(use(run), "adapter.safetensors", "do not fit one another")
+    check_use(use(run), "adapter.safetensors", "do not match one another")
 
 
 def read_safetensors(path):
@@ -186,7 +186,7 @@ def test_eval_on_data_that_does_not_fit_the_run(vladapt, run, class_folders):
     other = class_folders("red", "green", name="other")
     (other / "green").rename(other / "mauve")
     outcome = vladapt("eval", run, "--data", other)
-    assert outcome.code == FAILED and "'mauve' is none of the run's (blue, green, red)" in outcome.error
+    assert outcome.code == FAILED and "'mauve' is not one of the run's (blue, green, red)" in outcome.error
     outcome = vladapt("eval", run, "--data", "nowhere")
     assert outcome.code == FAILED and "nowhere" in outcome.error
     outcome = vladapt("eval", run, "--split", "tset")

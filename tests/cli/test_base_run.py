@@ -81,14 +81,14 @@ def test_runs_that_were_moved(vladapt, rows, tmp_path):
     (tmp_path / "kept").mkdir()
     beside = shutil.move(base, tmp_path / "kept" / base.name)
     outcome = vladapt("eval", run, "--json")
-    assert "no such file or folder; if it was moved, give where it lies now" in outcome.error
+    assert "no such file or folder; if it was moved, give its new path" in outcome.error
     assert base.name in outcome.error and outcome.code != 0
     assert vladapt("eval", run, "--resource", f"base={beside}", "--json").json["adapted"] == expected
     moved = shutil.move(run, tmp_path / "kept" / run.name)
     assert vladapt("eval", moved, "--json").json["adapted"] == expected
     another = vladapt(*common, "--adapter", "linear-probe", "--shots", "2", "--json").json["run"]
     outcome = vladapt("eval", moved, "--resource", f"base={another}", "--json")
-    assert "not the run that this one started from, 'linear-probe' at" in outcome.error
+    assert "not the run that this one started from ('linear-probe' at" in outcome.error
 
 
 def test_what_is_no_base_is_one_line(vladapt, rows, tmp_path):
@@ -102,16 +102,16 @@ def test_what_is_no_base_is_one_line(vladapt, rows, tmp_path):
     cases = [
         ((*here, *FROM_TEXT, "--resource", "base=nowhere"), "base=nowhere: no such file or folder"),
         ((*here, *FROM_TEXT, "--resource", "base=empty"), "empty: no run.json there"),
-        ((*here, *FROM_TEXT, "--resource", f"base={started}"), "it starts from another run itself"),
-        ((*here, "--adapter", "ape", "--resource", f"base={base}"), "--resource base: ape has no use for it"),
+        ((*here, *FROM_TEXT, "--resource", f"base={started}"), "it started from another run itself"),
+        ((*here, "--adapter", "ape", "--resource", f"base={base}"), "--resource base: ape does not use it"),
         (("fit", "--features", renamed, *FROM_TEXT, "--resource", f"base={base}"), "(it lacks 'd')"),
         (("fit", "--features", more, *FROM_TEXT, "--resource", f"base={base}"), "(it lacks 'd')"),
-        ((*here, *FROM_TEXT, "--classes", "a,b", "--resource", f"base={base}"), "(it has 'c' besides)"),
+        ((*here, *FROM_TEXT, "--classes", "a,b", "--resource", f"base={base}"), "(it also has 'c')"),
         (
             ("fit", "--features", wider, *FROM_TEXT, "--resource", f"base={base}"),
             "(16 wide; these: 20)",
         ),
-        (("eval", plain, "--resource", f"base={base}"), "stat-a, once fitted, has no use for it"),
+        (("eval", plain, "--resource", f"base={base}"), "stat-a, once fitted, does not use it"),
     ]
     for arguments, words in cases:
         outcome = vladapt(*arguments)
@@ -140,5 +140,5 @@ def test_a_base_that_saw_test_images_is_told(vladapt, rows):
     common = ("fit", "--features", rows(), "--set", "split_seed=1")
     base = vladapt("fit", "--features", rows(), "--adapter", "linear-probe", "--shots", "8", "--json").json["run"]
     told = [vladapt(*each, *FROM_TEXT[:-1], "--resource", f"base={base}").out for each in (common, common[:3])]
-    assert "test images taught the run" in told[0] and "fit both on the same split" in told[0]
-    assert "taught the run" not in told[1]
+    assert "test images were used to fit the run" in told[0] and "fit both on the same split" in told[0]
+    assert "were used to fit the run" not in told[1]

@@ -110,7 +110,7 @@ def test_sets_of_labels_hold_the_share_that_is_asked_for(vladapt, labels_file, t
     assert "of an image’s true labels on average" in " ".join(outcome["notes"])
     assert "Sets that hold 80% of the true labels" in (tmp_path / "there" / "report.html").read_text()
     few = vladapt("eval", made["run"], "--coverage", 0.999).out
-    assert "are of all labels" in few and "at least 999 are needed" in few
+    assert "hold all labels" in few and "at least 999 are needed" in few
     refused = vladapt("eval", made["run"], "--coverage", 0.8, "--set-method", "aps")
     assert refused.code != 0 and "--set-method aps" in refused.error
 
@@ -184,7 +184,7 @@ def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp
         (("--threshold", 0.5), "have one label each"),
         (("--out", "no/where.csv"), "there is no folder no"),
         (("--out", "a", "--out", "b"), "a second folder"),
-        (("--out", "pictures"), "a classification writes pictures with --explain only"),
+        (("--out", "pictures"), "classification writes pictures only with --explain; otherwise"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_one_line(vladapt, run, colours, arguments, words):
@@ -239,7 +239,7 @@ def test_too_few_shots_for_folds_leave_validation_rows_that_chose_nothing(vladap
     scored = {tuple(row) for row in calibration.logits.tolist()}
     searched = adapter.logits(file.features.select([int(i) for i in splits["val"]])) if splits["val"] else []
     assert len(scored) > 20 and not scored & {tuple(row.tolist()) for row in searched}
-    assert "validation images that chose nothing" in calibration.source
+    assert "validation images that no choice was based on" in calibration.source
 
 
 def test_a_run_keeps_no_more_rows_than_it_needs(vladapt, rows_file, monkeypatch):
@@ -255,7 +255,7 @@ def test_prompts_are_calibrated_without_being_trained_again(fit, class_folders, 
     data = class_folders(each=30)
     outcome = fit("--data", data, "--adapter", "coop", "--shots", 4, "--epochs", 2, "--json")
     calibration = Calibration.load(outcome.json["run"])
-    assert "validation images that chose nothing" in calibration.source and len(calibration.logits) > 0
+    assert "validation images that no choice was based on" in calibration.source and len(calibration.logits) > 0
 
 
 def test_a_damaged_file_is_one_line(vladapt, run, colours):

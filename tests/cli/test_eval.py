@@ -111,6 +111,6 @@ def test_an_older_run_does_not_say(vladapt, made):
     (made / "linear-probe.safetensors").unlink()
     outcome = vladapt("eval", made)
     assert outcome.out.splitlines()[0] == (
-        "Whether images were in the fit is not known: the run was made by an older version."
+        "Whether some of these images were in the fit is not known: the run was made by an older version."
     )
     assert "linear_probe" not in vladapt("eval", made, "--json").json["baselines"]

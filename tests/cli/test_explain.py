@@ -60,10 +60,10 @@ def test_what_cannot_be_explained_is_one_line(vladapt, run, colours):
     image = colours / "red"
     for words, said in (
         (["--explain"], "--out DIR"),
-        (["--explain-method", "lime", "--out", "why"], "there are grad-cam, occlusion, rollout"),
+        (["--explain-method", "lime", "--out", "why"], "give one of grad-cam, occlusion, rollout"),
         (["--explain-method", "grad-cam", "--out", "why"], "is not convolutional; give --explain-method occlusion"),
-        (["--explain", "--stream", "--out", "why"], "omit one of them"),
-        (["--out", "why"], "with --explain only"),
+        (["--explain", "--stream", "--out", "why"], "omit one of the two"),
+        (["--out", "why"], "with --explain; otherwise"),
     ):
         outcome = vladapt("predict", run, image, *words)
         assert outcome.code in (1, 2) and said in outcome.error, outcome.err

@@ -69,7 +69,7 @@ def test_8_bits_say_what_they_change(run, vladapt, tmp_path):
     check = facts["checks"]["int8"]
     assert check["of_logit_range"] > facts["checks"]["pixels"]["of_logit_range"]
     said = " ".join(made.out.split())
-    assert "The same in 8 bits: on" in said and "right by the model" in said
+    assert "The same in 8 bits: on" in said and "right with the model" in said
     assert (f"{1 - check['same_answers']:.1%} of the answers change" in said) == (check["same_answers"] < 0.995)
 
 
@@ -116,9 +116,9 @@ def test_towers_of_a_retrieval_run(vladapt, small_clip_spec, colours):
 @pytest.mark.parametrize(
     ("adapter", "why"),
     [
-        ("stat-a", "adapter 'stat-a' reads all images together, which no graph does; predict with the run"),
-        ("tda", "adapter 'tda' learns from the images it is asked about, which no graph does; predict with the run"),
-        ("zero", "adapter 'zero' needs more of an image than its features (images), which no graph does"),
+        ("stat-a", "adapter 'stat-a' reads all images together, which no graph can do; predict with the run"),
+        ("tda", "adapter 'tda' learns from the images it predicts, which no graph can do; predict with the run"),
+        ("zero", "adapter 'zero' needs more of an image than its features (images), which no graph can do"),
     ],
 )
 def test_what_no_graph_does(adapter, why, fit, vladapt, colours):

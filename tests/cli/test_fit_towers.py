@@ -89,7 +89,7 @@ def test_an_unfinished_fit_is_not_started_anew_unasked(arguments, process, tmp_p
     process(arguments, kill_at=3)
     refused = process(arguments)
     assert refused.returncode == 2 and refused.stdout == ""
-    assert "this fit was stopped after step 2; add --resume to go on with it" in refused.stderr
+    assert "this fit was stopped after step 2; add --resume to continue it" in refused.stderr
     other = process([*arguments, "--seed", "5"])
     assert other.returncode == 0, "another seed is another fit"
     assert len(list((tmp_path / "runs" / ".resume").iterdir())) == 1
@@ -99,7 +99,7 @@ def test_a_stopped_fit_says_where_its_checkpoints_are(arguments, process, tmp_pa
     """Here by an error of the training itself."""
     done = process([*arguments, "--adapter", "full", "--lr", "1e9", "--set", "adapter.save_every=1"])
     assert done.returncode == 1
-    assert "the same command with --resume goes on from it" in done.stderr
+    assert "the same command with --resume continues from it" in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("vladapt: training stopped at step")
 
 

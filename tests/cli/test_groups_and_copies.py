@@ -29,7 +29,7 @@ def scans(tmp_path):
 def test_the_groups_of_a_table_are_told_and_may_be_named(fit, scans, refused):
     outcome = fit("--data", scans)
     assert "Images are grouped by column 'MRN': 16 groups" in outcome.out.replace("\n", " ")
-    assert "column 'exam' (5 groups) would group otherwise" in outcome.out.replace("\n", " ")
+    assert "column 'exam' (5 groups) would group them differently" in outcome.out.replace("\n", " ")
     assert "'exam': 5 groups" in fit("--data", scans, "--group-column", "Exam").out.replace("\n", " ")
     assert "--group-column none" in fit("--data", scans, "--group-column", "none").out.replace("\n", " ")
     assert "--group-column none" in fit("--data", scans, "--set", "data.group_column=none").out.replace("\n", " ")

@@ -144,17 +144,17 @@ def test_what_cannot_be_indexed_is_one_line(index, colours, tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     for arguments, said, code in (
-        ([], "give images (files or folders) or --texts FILE", 2),
-        ([colours, "--texts", "empty.txt"], "one of them", 2),
+        ([], "give either images (files or folders) or --texts FILE;", 2),
+        ([colours, "--texts", "empty.txt"], "an index holds one kind", 2),
         (["gone"], "gone: no such file or folder", 1),
         (["--texts", "gone.txt"], "--texts gone.txt: cannot be read", 1),
         (["--texts", "empty.txt"], "--texts empty.txt: empty", 1),
         (["--texts", "bytes.txt"], "not UTF-8 text", 1),
         (["--texts", "empty.txt", "--domain", "medical"], "omit it with --texts", 2),
-        ([colours, "--kind", "tree"], "--kind tree: there are flat, hnsw, ivf", 2),
-        ([colours, "--task", "classification"], "--task: belongs to a domain", 2),
-        ([colours, "--set", "data.window=lung"], "--set data.window: belongs to a domain", 2),
-        ([colours, "--out", str(colours)], "holds other things than an index", 1),
+        ([colours, "--kind", "tree"], "--kind tree: give one of flat, hnsw, ivf", 2),
+        ([colours, "--task", "classification"], "--task: is an option of a domain", 2),
+        ([colours, "--set", "data.window=lung"], "--set data.window: is an option of a domain", 2),
+        ([colours, "--out", str(colours)], "holds something other than an index", 1),
         ([colours, "--backbone", "embeded"], "embedded", 2),
     ):
         outcome = index(*arguments)
@@ -241,7 +241,7 @@ def test_the_backbone_of_the_index_is_asked_for_by_fingerprint(vladapt, photos, 
     tensors["text_projection"] += 1
     save_file(tensors, moved)
     other = vladapt("search", photos, "red", "--backbone", f"open_clip:{config}@{moved}")
-    assert other.code == 1 and "made with backbone" in other.error and "is another now" in other.error
+    assert other.code == 1 and "made with backbone" in other.error and "as it is now" in other.error
 
 
 def test_another_preprocessing_is_refused(vladapt, photos):
@@ -249,7 +249,7 @@ def test_another_preprocessing_is_refused(vladapt, photos):
     facts["reading"]["transform"] = "{}"
     Path("photos.index/index.json").write_text(json.dumps(facts))
     outcome = vladapt("search", photos, "red")
-    assert outcome.code == 1 and "another preprocessing" in outcome.error
+    assert outcome.code == 1 and "preprocessed differently" in outcome.error
 
 
 def test_what_cannot_be_searched_is_one_line(vladapt, photos, colours, tmp_path):

@@ -36,7 +36,7 @@ main(sys.argv[1:])
 IN_A_SESSION = "import os, sys; from vladapt.cli import main; os.setsid(); main(sys.argv[1:])"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """It starts its ranks as Pythons of their own."""
-STOPPED = "vladapt: stopped; what was computed is kept, the same command goes on from it"
+STOPPED = "vladapt: stopped; what was computed is kept, and the same command continues from there"
 
 
 @pytest.fixture

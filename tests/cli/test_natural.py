@@ -41,7 +41,7 @@ def run_of(vladapt, small_clip_spec):
 def test_a_folder_without_a_domain_is_of_photos_and_it_is_said(run_of, vladapt, colours):
     outcome, run = run_of("--data", colours)
     assert run["domain"] == "natural" and run["templates"] == ["a photo of a {}."]
-    assert "Domain natural, for ordinary photos" in outcome.err
+    assert "Domain: natural (ordinary photos)" in outcome.err
     image = next(Path(colours).rglob("*.png"))
     assert vladapt("predict", outcome.json["run"], image).code == 0
 
@@ -107,7 +107,7 @@ def test_rows_of_a_features_file_take_the_settings_of_a_named_set(vladapt, rows)
 
 @pytest.mark.parametrize(
     ("adapter", "preset", "said"),
-    [("ape", "eurosatt", "did you mean eurosat"), ("linear-probe", "eurosat", "are published of linear-probe")],
+    [("ape", "eurosatt", "did you mean eurosat"), ("linear-probe", "eurosat", "are published for linear-probe")],
 )
 def test_a_set_that_nothing_takes_is_refused(vladapt, rows, adapter, preset, said):
     refused = vladapt("fit", "--features", rows, "--adapter", adapter, "--preset", preset)
@@ -119,7 +119,7 @@ def test_a_protocol_takes_one_prompt_of_imagenet_or_all_seven(run_of, colours):
         given = ("--data", colours, "--adapter", "zero-shot", "--preset", "imagenet", "--protocol", protocol)
         _, run = run_of(*given)
         assert len(run["templates"]) == prompts
-        said = [note for note in run["notes"] if note.startswith("One prompt, as papers have it under coop")]
+        said = [note for note in run["notes"] if note.startswith("One prompt, as papers use under coop")]
         assert len(said) == (prompts == 1) and ("a photo of a {}." in run["templates"]) == (prompts == 1)
     _, mine = run_of(*given[:-1], "coop", "--set", "templates=art of the {}.")
     assert mine["templates"] == ["art of the {}."]

@@ -42,7 +42,7 @@ def test_a_gallery_is_searched_for_a_camera_and_a_time(vladapt, gallery, small_c
         (("red", "--camera", "9"), "--camera 9: no image has it", 2),
         (("red", "--where", "camera"), "--where camera: write NAME=VALUE", 2),
         (("red", "--where", "camera=1", "--camera", "2"), "given twice", 2),
-        (("red", "--where", "owner=me"), "does not know the owner", 1),
+        (("red", "--where", "owner=me"), "does not hold the owner", 1),
         (("red", "--blur"), "give --html too", 2),
         (("red", "--cluster", "2"), "--cluster 2: give a cosine", 2),
         (("red", "--text", "blue"), "given twice", 2),

@@ -175,7 +175,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "model.safetensors").exists()
     again = vladapt(*start)
-    assert again.code == 2 and "add --resume to go on with it" in again.err
+    assert again.code == 2 and "add --resume to continue it" in again.err
     resumed = vladapt(*start, "--resume")
     assert resumed.code == 0, resumed.err
     assert "Resumed at step 2" in resumed.err
@@ -202,7 +202,7 @@ def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_
         (["--loss", "clip=much"], 2, "write NAME or NAME=WEIGHT"),
         (["--loss", "clip", "--loss", "clip=2"], 2, "given twice"),
         (["--set", "lerning_rate=1"], 2, "there is no such setting"),
-        (["--set", "loss.siglip.init_bias=1"], 2, "not among the losses"),
+        (["--set", "loss.siglip.init_bias=1"], 2, "not one of the losses"),
         (["--set", "loss.clip.smoothing=1"], 2, "has no option 'smoothing'"),
         (["--loss", "clip=0"], 2, "--loss clip=0.0: give a weight above 0"),
         (["--data", "nothing.csv"], 1, "nothing.csv"),

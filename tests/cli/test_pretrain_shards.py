@@ -130,7 +130,7 @@ def test_another_set_of_shards_is_not_gone_on_with(vladapt, command, folder, tmp
     killed = run(["-c", KILLED, *command(folder, tmp_path / "run", *more)])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = vladapt(*command(f"{folder}/{{000..001}}.tar", tmp_path / "run", *more, "--resume"))
-    assert resumed.code == 1 and "is of a run with samples=68, this one has" in resumed.err.splitlines()[-1]
+    assert resumed.code == 1 and "from a run with samples=68, this one has" in resumed.err.splitlines()[-1]
 
 
 def test_a_small_set_says_that_its_order_is_global(vladapt, command, folder, tmp_path):
@@ -153,7 +153,7 @@ def test_a_shard_cut_short_is_told_with_its_name_and_the_rest_trained_on(vladapt
     done = vladapt(*command(cut, tmp_path / "few", *more))
     assert done.code == 0, done.err
     told = (tmp_path / "few" / "run.json").read_text()
-    assert "002.tar:" in done.out and "002.tar: ends before its sample 27" in told
+    assert "002.tar:" in done.out and "002.tar: ends before sample 27" in told
     (cut / "002.tar").write_bytes(whole[: 2048 * 10 + 700])
     done = vladapt(*command(cut, tmp_path / "many", *more))
     assert done.code == 1
@@ -165,7 +165,7 @@ def test_a_shard_cut_short_is_told_with_its_name_and_the_rest_trained_on(vladapt
     ("data", "more", "line"),
     [
         ("s3://none/{000..002}.tar", [], "s3://none/000.tar: no such file or bucket; restore it, or leave it out"),
-        ("pipe://cat", [], "pipe://cat: pipe:// is not read; give a path, or a URL of s3://"),
+        ("pipe://cat", [], "pipe://cat: pipe:// is not supported; give a path, or a URL of s3://"),
         ("s3://a/a.tar", ["--set", "data.val=0.2"], "val does not apply to shards that are read in sequence; give"),
         ("pairs.csv", ["--set", "data.order=shards"], "order=shards: pairs.csv has no tar shards; omit it"),
         ("sample", [], "option streams is for shards that are read in sequence; omit it, or add order=shards"),

@@ -146,7 +146,7 @@ def test_which_classes_have_no_image_is_said(run_of):
 def test_one_published_set_is_not_put_upon_several(vladapt, rows):
     given = ("--features", rows, "--features", rows, "--adapters", "ape", "--preset", "dtd")
     refused = vladapt("compare", *given)
-    assert refused.code != 0 and "--preset dtd: of one data set" in refused.err
+    assert refused.code != 0 and "--preset dtd: belongs to one data set" in refused.err
 
 
 def test_a_fit_is_judged_by_the_metric_of_its_protocol(vladapt, tmp_path):
@@ -160,9 +160,9 @@ def test_a_fit_is_judged_by_the_metric_of_its_protocol(vladapt, tmp_path):
     named = {"class_names": np.array(["crane", "heron"]), "split": np.array(splits), "labels": np.array(labels)}
     np.savez(tmp_path / "unequal.npz", image_features=images, text_features=texts, **named)
     for protocol, metric, why in (
-        ((), "balanced_accuracy", "for the classes of the test set are unequal (10 to 40 images)"),
-        (("--protocol", "coop"), "accuracy", "Accuracy decides, as the protocol has it"),
-        (("--protocol", "relaxed"), "balanced_accuracy", "for the classes of the test set are unequal"),
+        ((), "balanced_accuracy", "because the classes of the test set are unequal (10 to 40 images)"),
+        (("--protocol", "coop"), "accuracy", "Accuracy decides, as in the protocol"),
+        (("--protocol", "relaxed"), "balanced_accuracy", "because the classes of the test set are unequal"),
     ):
         given = ("--features", tmp_path / "unequal.npz", "--adapter", "ape", "--shots", 4, *protocol)
         outcome = vladapt("fit", *given)

@@ -193,7 +193,7 @@ def test_a_page_is_a_map_of_rasters_and_what_no_map_answers_is_one_line(run_on_w
         (("--out", tmp_path / "map.png"), "no kind of file that a map is written as"),
         (("--out", tmp_path / "map.tif", "--coverage", "0.9"), "--coverage: concerns rows of images"),
         (("--out", tmp_path / "map.tif", "--labels", tmp_path / "absent.gpkg"), "absent.gpkg"),
-        (("--out", tmp_path / "map.tif", "--stream"), "--stream: files of the domain's own are not made of a stream"),
+        (("--out", tmp_path / "map.tif", "--stream"), "--stream: files of the domain are not made from a stream"),
     ):
         outcome = vladapt("predict", run_on_windows, field[0], *arguments)
         assert outcome.code in (1, 2) and words in outcome.error and sorted(tmp_path.iterdir()) == before

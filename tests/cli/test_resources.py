@@ -53,7 +53,7 @@ def test_a_run_forgets_no_resource_and_takes_no_idle_one(vladapt, fit, colours, 
     pool.unlink()  # the run has what it needs of it
     assert vladapt("eval", found["run"], "--json").json["adapted"] == found["adapted"]
     outcome = vladapt("eval", found["run"], "--resource", f"captions={colours}")
-    assert outcome.code != 0 and "x-more, once fitted, has no use for it" in outcome.error
+    assert outcome.code != 0 and "x-more, once fitted, does not use it" in outcome.error
 
 
 def test_images_found_for_class_names_make_the_cache(fit, colours, class_folders, tmp_path):
@@ -146,8 +146,8 @@ def test_a_learned_context_is_a_start(fit, colours):
     "arguments, words",
     [
         (("--adapter", "x-more"), "needs a pool of captions; give --resource captions=FILE"),
-        (("--adapter", "gc-clip"), "needs boxes that a detector found; give --resource boxes=FILE"),
-        (("--adapter", "ape", "--resource", "captions=pool.txt"), "--resource captions: ape has no use for it"),
+        (("--adapter", "gc-clip"), "needs boxes from a detector; give --resource boxes=FILE"),
+        (("--adapter", "ape", "--resource", "captions=pool.txt"), "--resource captions: ape does not use it"),
         (("--adapter", "x-more", "--resource", "captions=nowhere.txt"), "captions=nowhere.txt: no such file"),
         (("--adapter", "x-more", "--resource", "caption=pool.txt"), "did you mean captions?"),
         (("--adapter", "x-more", "--resource", "captions"), "write NAME=PATH"),
@@ -175,7 +175,7 @@ def test_a_comparison_goes_on_without_what_it_lacks(vladapt, tmp_path):
     table = vladapt(*common, "--adapters", "tip-adapter").out
     assert "seconds per fit" in table
     assert "at once" not in table
-    assert "Note: transclip read all test images at once" in vladapt(*common, "--adapters", "transclip").out
+    assert "Note: Transclip read all test images at once" in vladapt(*common, "--adapters", "transclip").out
 
 
 def test_novel_classes_of_a_features_file_have_its_text_weights(vladapt, tmp_path):

@@ -116,7 +116,7 @@ def test_what_is_wrong_is_told_in_one_line_before_anything_is_loaded(vladapt, ru
     monkeypatch.delenv("VLADAPT_TOKEN", raising=False)
     outcome = vladapt("serve", run, "--host", "0.0.0.0")
     assert outcome.code == 2
-    assert outcome.error.startswith("vladapt: --host 0.0.0.0: other machines reach it, so give --token, or VLADAPT_")
+    assert outcome.error.startswith("vladapt: --host 0.0.0.0: other machines can reach it, so give --token, or")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         outcome = vladapt("serve", run, "--port", taken.getsockname()[1])
     assert outcome.code == 2 and "cannot be used (Address already in use)" in outcome.error

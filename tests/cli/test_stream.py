@@ -39,14 +39,14 @@ def test_one_at_a_time(run_of, vladapt, colours):
 
 def test_a_run_whose_method_was_not_kept_says_so(run_of, vladapt, colours):
     error = vladapt("predict", run_of("onzeta"), colours, "--stream").error
-    assert "onzeta was not kept, since nothing showed that it helps; omit --stream, or fit with --set judge=no" in error
+    assert "onzeta was not kept, because nothing showed that it helps; omit --stream, or fit with" in error
 
 
 def test_a_method_that_learns_nothing_from_what_it_is_asked(run_of, vladapt, colours):
     run = run_of("zero-shot")
     before = (run / "adapter.safetensors").read_bytes()
     assert (
-        "'zero-shot' learns nothing from the images it is asked about; omit --stream"
+        "'zero-shot' learns nothing from the images it predicts; omit --stream"
         in vladapt("predict", run, colours, "--stream").error
     )
     assert (run / "adapter.safetensors").read_bytes() == before

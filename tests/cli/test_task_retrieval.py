@@ -126,9 +126,9 @@ def test_methods_are_compared(vladapt, common, tmp_path):
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (["--adapter", "tip-adapter"], 1, "give full, lora or lit"),
-        (["--adapter", "zero-shot"], 1, "give full, lora or lit"),
-        (["--adapter", "full", "--shots", 4], 2, "retrieval trains on all training pairs, omit it"),
+        (["--adapter", "tip-adapter"], 1, "use full, lora or lit"),
+        (["--adapter", "zero-shot"], 1, "use full, lora or lit"),
+        (["--adapter", "full", "--shots", 4], 2, "retrieval trains on all training pairs; omit it"),
         (["--adapter", "full", "--shots", 16], 2, "--shots 16: counts images per class"),
         (["--adapter", "full", "--classes", "a,b"], 2, "has no classes"),
         (["--adapter", "full", "--data", "nothing"], 1, "nothing"),

@@ -49,7 +49,7 @@ def test_each_kind_is_a_row_with_the_mean_over_its_tasks(vladapt, rows):
     header, _, *lines = [line.strip("| ").split(" | ") for line in outcome.out.splitlines() if line.startswith("|")]
     assert header == ["tasks", "zero-shot", "transclip", "stat-a"]
     assert [line[0] for line in lines] == [*(kind.name for kind in TASKS), "seconds per fit"]
-    assert "3 tasks of each kind; published are 1000" in outcome.out
+    assert "3 tasks of each kind; published results use 1000" in outcome.out
     found = table_of(outcome)
     assert len(found) == 3 * len(TASKS)
     assert {row["task_count"] for (_, kind), row in found.items() if kind != "all"} == {"3"}

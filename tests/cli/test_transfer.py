@@ -61,7 +61,7 @@ def test_columns_are_found_by_name_and_those_of_one_name_in_order():
     assert every(logits).tolist() == [[1, 2, 9]]
     one = Columns.of_names(("missile", "crane"), fitted, "variant")  # which of both is not told: the higher counts
     assert one(logits).tolist() == [[2, 5]]
-    with pytest.raises(DataError, match="variant: class 'hern' is none of those fitted on; did you mean heron"):
+    with pytest.raises(DataError, match="variant: class 'hern' is not one of those of the fit; did you mean heron"):
         Columns.of_names(("hern",), fitted, "variant")
 
 
@@ -157,10 +157,10 @@ def test_fits_of_a_stopped_comparison_are_made_again(sets, monkeypatch):
 @pytest.mark.parametrize(
     ("protocol", "names", "adapters", "how", "error", "said"),
     [
-        ("cross-dataset", ("source",), ["gda"], {}, ConfigError, "give --data twice or more"),
+        ("cross-dataset", ("source",), ["gda"], {}, ConfigError, "give --data at least twice;"),
         ("cross-dataset", ("source", "fish"), ["ape"], {}, CapabilityError, "these have: gda"),
         ("cross-dataset", ("source", "fish"), ["gda"], {"splits": 3}, ConfigError, "--splits: .* omit it"),
-        ("domain-generalization", ("source", "fish"), ["ape"], {}, DataError, "class 'fish 0' is none of those"),
+        ("domain-generalization", ("source", "fish"), ["ape"], {}, DataError, "class 'fish 0' is not one of those"),
         ("domain-generalization", ("source", "variant"), ["stat-a"], {}, CapabilityError, "--protocol transductive"),
     ],
 )

@@ -75,6 +75,11 @@ def test_a_long_name_has_its_nearest_at_once():
     assert "did you mean" not in did_you_mean("x" * 10**7, ["alpha", "beta"])
 
 
+def test_near_names_are_listed_as_in_a_sentence():
+    assert did_you_mean("c3", ["c0", "c1", "c2"]) == "did you mean c2, c1 or c0?"
+    assert did_you_mean("ape-s", ["ape-t", "gda"]) == "did you mean ape-t?"
+
+
 def test_what_is_printed_holds_escapes_and_no_markup(capsys):
     from rich.table import Table
 

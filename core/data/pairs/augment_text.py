@@ -47,7 +47,7 @@ class TextAugment:
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        require(0 < self.alpha <= 1, "alpha", self.alpha, "give above 0 to 1")
+        require(0 < self.alpha <= 1, "alpha", self.alpha, "give a number above 0, at most 1")
 
     def __call__(self, text: str, generator: np.random.Generator) -> str:
         """The text with one change; one word alone stays as it is."""

@@ -51,7 +51,7 @@ def read_coco_captions(paths: Sequence[Path], root: Path | None = None) -> PairS
     for path in paths:
         content = read_json(path)
         if not is_coco_captions(content):
-            raise DataError(f"{path}: no COCO captions; give images, and annotations with image_id and caption")
+            raise DataError(f"{path}: holds no COCO captions; give images, and annotations with image_id and caption")
         split = split_of(path, path.parent) if len(paths) > 1 else ""
         captions = _captions(path, content["annotations"])
         for number, image in enumerate(content["images"], start=1):

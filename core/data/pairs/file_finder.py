@@ -47,8 +47,8 @@ class FileFinder:
                 leaves = leaves or reason == "leaves"
         if leaves:
             raise DataError(
-                f"{listed_in}: '{name[:80]}' leaves the folder {self.base}; "
-                "list only files inside it, or give the folder they are in as root"
+                f"{listed_in}: '{name[:80]}' leaves the folder {self.base}; list only files inside it, or give their "
+                "folder as root"
             )
         return "", f"no such file below {self.base}"
 

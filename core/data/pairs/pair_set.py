@@ -55,7 +55,7 @@ class StoredImages:
         except OSError as error:
             raise DataError(f"{source}: cannot be read ({error.strerror}); check the path") from error
         if size is not None and len(data) < size:
-            raise DataError(f"{source}: cut short, byte {offset} and {size} more are missing; replace it")
+            raise DataError(f"{source}: cut short, {size} bytes from byte {offset} on are missing; replace it")
         return data
 
     def decode(self, source: str, offset: int | None, size: int | None) -> Decoded:

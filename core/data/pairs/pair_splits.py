@@ -45,8 +45,8 @@ def assign_pair_splits(
         ConfigError: the shares are out of range.
         DataError: a file to be compared cannot be read.
     """
-    require(0 <= val < 1, "val", val, "give a share of 0 to below 1")
-    require(0 <= test < 1 - val, "test", test, "give a share of 0 to below 1, and with val less than all")
+    require(0 <= val < 1, "val", val, "give a share from 0 to below 1")
+    require(0 <= test < 1 - val, "test", test, "give a share from 0 to below 1, and with val less than all")
     free = np.flatnonzero(pairs.split_codes == 0)
     copies = [] if hashes is None else copies_in(pairs, free, hashes)
     images: dict[str, list[int]] = defaultdict(list)
@@ -60,7 +60,7 @@ def assign_pair_splits(
         name = "test" if rank < ends[0] else "val" if rank < ends[1] else "train"
         codes[images[key]] = SPLIT_CODES[name]
     extra = sum(len(rows) - 1 for rows in copies)
-    notes = [f"Exact copies of other images under other names: {extra}; each is in the split of the other."]
+    notes = [f"Exact copies of other images under other names: {extra}; each is in the same split as its original."]
     return pairs.with_split_codes(codes, notes if extra else ())
 
 
@@ -84,9 +84,9 @@ def without_divided_copies(pairs: PairSet, hashes: FileHashes) -> PairSet:
             codes[rows] = TRAIN
     notes = []
     if not kept.all():
-        notes.append(f"Left out of train and val, a copy being in the given test split: {int((~kept).sum())}.")
+        notes.append(f"Left out of train and val because a copy is in the given test split: {int((~kept).sum())}.")
     if moved:
-        notes.append(f"Moved from val to train, a copy being in the given train split: {moved}.")
+        notes.append(f"Moved from val to train because a copy is in the given train split: {moved}.")
     return pairs.with_split_codes(codes, notes).select(np.flatnonzero(kept)) if notes else pairs
 
 

@@ -63,14 +63,14 @@ class Reading:
         AUTO, "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
     root: str | None = option(None, "tables and annotation files: folder of the images")
-    split: str | None = option(None, "rows of this split alone; all rows, where the data has no splits", choices=SPLITS)
+    split: str | None = option(None, "only rows of this split; all rows where the data has no splits", choices=SPLITS)
     rewrites: tuple[str, ...] = option((), "tables: text files with one rewritten caption per row, as of LaCLIP")
     seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
     val: float = option(0.1, "share of the images held out to validate, where the data has no splits", low=0, below=1)
     test: float = option(0.1, "share of the images held out to test, where the data has no splits", low=0, below=1)
 
     order: str = option(
-        "auto", "tar shards: global reads them by an index, shards in a row; auto by size and place", choices=ORDERS
+        "auto", "tar shards: global (by an index) or shards (in sequence); auto: by size and place", choices=ORDERS
     )
     val_samples: int = option(2000, "shards in sequence: how many samples validate", low=0, high=10**7)
     test_samples: int = option(2000, "shards in sequence: how many samples test", low=0, high=10**7)
@@ -93,7 +93,7 @@ class Reading:
 
     def __post_init__(self):
         settle(self)
-        require(self.test < 1 - self.val, "test", self.test, "with val give less than all")
+        require(self.test < 1 - self.val, "test", self.test, "val and test together must be below 1")
 
 
 def read_pairs(

@@ -59,7 +59,9 @@ def reads_in_a_row(place: str, order: str) -> bool:
     """
     if is_url(place):
         if order == "global":
-            raise DataError(f"--set data.order=global: {shown(place)} is no file on a disk; copy it to one, or omit it")
+            raise DataError(
+                f"--set data.order=global: {shown(place)} is not a file on a disk; copy it to one, or omit the option"
+            )
         return True
     path = Path(os.path.abspath(place))
     tars = path.is_dir() and bool(shards_in(path))
@@ -105,7 +107,8 @@ def check_alike(value: Any, what: str) -> None:
     if other is not None:
         sizes = [f" ({each[0]:,})" if isinstance(each, list) else "" for each in (values[0], values[other])]
         raise DataError(
-            f"--data: rank {other}{sizes[1]} sees other {what} than rank 0{sizes[0]}; give all processes the same files"
+            f"--data: rank {other}{sizes[1]} sees different {what} from rank 0{sizes[0]}; give all processes the same "
+            "files"
         )
 
 
@@ -125,10 +128,10 @@ def _told_counts(shards: Sequence[str], cache: Path) -> list[int] | None:
 def _listed(shards: Sequence[str], sizes: Any, place: str) -> list[int]:
     names = [os.path.basename(shard.partition("?")[0]) for shard in shards]
     if not isinstance(sizes, Mapping):
-        raise DataError(f"{shown(place)}: holds no samples by shard; write {{'00000.tar': 10000, ...}}, or remove it")
+        raise DataError(f"{shown(place)}: holds no numbers of samples; write {{'00000.tar': 10000, ...}}, or remove it")
     for name in names:
         if not _is_count(sizes.get(name)):
-            raise DataError(f"{shown(place)}: names no number of samples for {name}; add it, or remove the file")
+            raise DataError(f"{shown(place)}: has no number of samples for {name}; add it, or remove the file")
     return [sizes[name] for name in names]
 
 
@@ -150,7 +153,7 @@ def _of_stats(shards: Sequence[str]) -> list[int] | None:
         stats = {} if content is None else _parsed(content, place)
         count = stats.get("successes") if isinstance(stats, Mapping) else None
         if not _is_count(count):
-            raise DataError(f"{shown(place)}: names no number of successes; restore it, or remove all _stats.json")
+            raise DataError(f"{shown(place)}: has no number of successes; restore it, or remove all _stats.json")
         counts.append(count)
     return counts
 

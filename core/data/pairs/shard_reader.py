@@ -93,7 +93,7 @@ class ShardReader:
         for number in range(self._place, run.first + run.count):
             sample = next(self._samples, None)
             if sample is None:
-                sample = ShardSample(f"{name}:sample {number}", lost=f"{name}: ends before its sample {number}")
+                sample = ShardSample(f"{name}:sample {number}", lost=f"{name}: ends before sample {number}")
             if number >= run.first:
                 yield sample
             self._place = number + 1
@@ -119,7 +119,7 @@ def samples_of(shard: str, first: int = 0) -> Iterator[ShardSample]:
                 yield ShardSample(f"{short}:{key}", members)
             return
         except tarfile.TarError as error:
-            reason = f"{name}: cut short or damaged ({error}), and what follows is lost; replace the file"
+            reason = f"{name}: cut short or damaged ({error}), and everything after that is lost; replace the file"
     for number in itertools.count():
         yield ShardSample(f"{short}:lost {number}", lost=reason)
 

@@ -152,7 +152,9 @@ def read_shard_set(
         **options,
     )
     if len(train) < 2:
-        raise DataError(f"--data {shown(place)}: {len(train)} samples to train on; give more shards, or hold fewer out")
+        raise DataError(
+            f"--data {shown(place)}: {len(train)} samples left to train on; give more shards, or hold fewer out"
+        )
     train = _looked_at(train)
     sets = [_copied(shards, runs[split], split, cache, train, say) for split in ("val", "test")]
     return train, *sets
@@ -170,7 +172,9 @@ def _split_of_shards(shards: Sequence[str], held_out: HeldOut) -> list[str]:
     for split, pattern in asked.items():
         fitting = [number for number, shard in enumerate(shards) if pattern and _fits(shard, pattern)]
         if pattern and not fitting:
-            raise ConfigError(f"--set data.{split}_shards={shown(pattern)}: fits none of {len(shards):,} shards")
+            raise ConfigError(
+                f"--set data.{split}_shards={shown(pattern)}: matches none of the {len(shards):,} shards; correct it"
+            )
         for number in fitting:
             splits[number] = split
     return splits
@@ -203,7 +207,7 @@ def _divided(
         if runs[split]:
             notes.append(f"{split.capitalize()}: {part}.")
     if runs["val"] or runs["test"]:
-        notes.append("Copies of an image in several splits are not looked for in a set of this size.")
+        notes.append("In a set of this size, copies of an image in several splits are not looked for.")
     return firsts, runs, notes
 
 

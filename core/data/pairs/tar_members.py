@@ -76,7 +76,9 @@ class TarFile:
                 yield member
             before = archive.offset
         if cut:
-            self.notes.append(f"{self.path.name}: {cut}; it is cut short or damaged, and what follows is lost.")
+            self.notes.append(
+                f"{self.path.name}: {cut}; it is cut short or damaged, and everything after that is lost."
+            )
 
     def skip(self, name: str, reason: str) -> None:
         self.skipped.append((f"{self.path.name}:{shortened(name, LONGEST_NAME)}", reason))
@@ -117,5 +119,5 @@ def _no_tar(path: Path) -> str:
     if not head:
         return "empty file (0 bytes); replace it"
     if head.startswith(PACKED):
-        return "packed, so that its parts cannot be read alone; unpack it to a plain .tar"
+        return "compressed, so its parts cannot be read alone; unpack it to a plain .tar"
     return "not a tar file; replace it"

@@ -27,7 +27,7 @@ async function ask(path, body) {
     response = await fetch(path, how);
   } catch {
     throw new Error(
-      "The server has ended: nothing more is kept. Start vladapt label again and open its new address; it goes on here.",
+      "The server has stopped: answers are no longer saved. Run vladapt label again and open its new address to continue.",
     );
   }
   const answer = await response.json();
@@ -90,7 +90,7 @@ const address = (image, which) => `still/${image}/${which}?token=${encodeURIComp
 function draw() {
   const done = state.images.filter(isDone).length;
   const total = state.images.length;
-  const finished = done === total ? " All are labelled: close this page and end vladapt label with Ctrl-C." : "";
+  const finished = done === total ? " All images are labelled: close this page and stop vladapt label with Ctrl-C." : "";
   at("progress").textContent = `Image ${current + 1} of ${total}, ${done} done.${finished}`;
   at("bar").value = done / total;
   const shown = address(current, still);
@@ -139,7 +139,7 @@ async function undo() {
 async function guess() {
   const { guess, confidence, given } = await ask(`guess/${current}`);
   at("guess").textContent = guess ? `The model's guess: ${guess} (${Math.round(100 * confidence)} %)` : "No guess.";
-  at("given").textContent = given ? `Its label so far: ${given}` : "";
+  at("given").textContent = given ? `Current label: ${given}` : "";
 }
 
 function move(x, y) {

@@ -36,7 +36,7 @@ async function start() {
   document.title = model.run;
   const several = model.multilabel ? "several labels per image" : "one label per image";
   const calibrated = model.coverages.length ? "" : " Its confidences are not calibrated.";
-  const kept = model.labelled ? "" : " It holds none of the images that it learned from, so it names no nearest ones.";
+  const kept = model.labelled ? "" : " It keeps none of the images that it learned from, so it cannot show the nearest ones.";
   at("about").textContent = `${model.adapter}, ${model.class_names.length} classes, ${several}.${calibrated}${kept}`;
   for (const share of model.coverages) at("coverage").append(new Option(`${Math.round(100 * share)} %`, share));
   at("sets").hidden = !model.coverages.length;
@@ -85,7 +85,7 @@ async function ask(file) {
     try {
       response = await fetch(`predict?${options}`, { method: "POST", headers, body: form });
     } catch {
-      throw new Error("The server does not answer: it has ended, or the picture is too large.");
+      throw new Error("The server does not answer: it has stopped, or the picture is too large.");
     }
     const said = await response.json();
     if (response.ok) return said.predictions;
@@ -102,7 +102,7 @@ function fill(answer, rows) {
     const names = row.label === undefined ? row.labels : [row.label];
     answer.append(made("p", "label", names.length ? names.join(", ") : "none of the labels"));
     if (row.unlike) {
-      answer.append(made("p", "unlike", "Unlike what the model learned from: its answer means little."));
+      answer.append(made("p", "unlike", "Unlike the images that the model learned from: its answer means little."));
     }
     const table = made("table", "classes");
     for (const each of row.top) {

@@ -135,7 +135,11 @@ def _published(recipe: Recipe, name: str, own: Mapping[str, Any]) -> bool:
 
 
 def _on_crop(crop: Crop, published: Crop, domain: str) -> str:
-    why = "as published" if crop == published else f"as is safe for domain {domain} (published: {_percent(published)})"
+    why = (
+        "as published"
+        if crop == published
+        else f"the safe share for domain {domain} (published: {_percent(published)})"
+    )
     return f"random crops keep {_percent(crop)} of an image, {why}"
 
 

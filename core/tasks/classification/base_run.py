@@ -56,7 +56,7 @@ class BaseRun:
             raise DataError(f"--resource base={error}") from error
         recipe = Recipe.of(run.info["recipe"])
         if "base" in recipe.resources:
-            raise ConfigError(f"--resource base={path}: it starts from another run itself; give that one, or another")
+            raise ConfigError(f"--resource base={path}: it started from another run itself; give that one, or another")
         adapter = load_adapter(run.adapter_path, backbone).to(device)
         if adapter.multilabel_:
             raise CapabilityError(f"--resource base={path}: has several labels per image; give a run that has one")
@@ -96,8 +96,8 @@ class BaseRun:
         """Raise the DataError of another run than the one that `facts` are of."""
         if facts.get("sha256") != self.facts["sha256"]:
             raise DataError(
-                f"--resource base={self.path}: not the run that this one started from, '{facts.get('adapter')}' at "
-                f"{facts.get('path')}; give where that lies now, or fit again"
+                f"--resource base={self.path}: not the run that this one started from ('{facts.get('adapter')}' at "
+                f"{facts.get('path')}); give the path of that run, or fit again"
             )
 
     def notes(self, prepared) -> list[str]:
@@ -110,8 +110,8 @@ class BaseRun:
         if not taught:
             return []
         return [
-            f"{taught} of the {len(test)} test images taught the run {self.path}, so scores of what starts from it are "
-            "too good; fit both on the same split"
+            f"{taught} of the {len(test)} test images were used to fit the run {self.path}, so scores of what starts "
+            "from it are too high; fit both on the same split"
         ]
 
     def predictions(self, prepared, features: FeatureSet) -> BasePredictions:
@@ -130,7 +130,9 @@ class BaseRun:
             moved = own if own.backbone is None else own.on(self.adapter.adapted(own.backbone))
             seen = features if moved is own else moved.of_ids(features.ids, parts="parts" in self.adapter.at_predict)
             if seen.ids != features.ids:
-                raise DataError(f"--resource base={self.path}: its towers give no finite features for some images")
+                raise DataError(
+                    f"--resource base={self.path}: its towers give NaN or infinity for some images; give another run"
+                )
             self._made[features.ids] = logits_of(self.adapter, moved.batches(self.adapter, seen), len(seen))
         return self.in_order(self._made[features.ids], class_names)
 
@@ -145,7 +147,7 @@ class BaseRun:
         have, want = list(self.adapter.class_names_), list(class_names)
         lacks, further = sorted(set(want) - set(have)), sorted(set(have) - set(want))
         if lacks or further:
-            which = f"lacks '{lacks[0]}'" if lacks else f"has '{further[0]}' besides"
+            which = f"lacks '{lacks[0]}'" if lacks else f"also has '{further[0]}'"
             raise ConfigError(
                 f"--resource base={self.path}: its classes are not those of the data (it {which}); give a run that was "
                 "fitted on the same classes"

@@ -70,7 +70,7 @@ class Extras:
         if "keys" in wanted:
             if self.keys is None:
                 raise CapabilityError(
-                    f"adapter '{adapter.name}' has keys of another backbone: give --resource keys=SPEC"
+                    f"adapter '{adapter.name}' has keys of another backbone; give --resource keys=SPEC"
                 )
             made["keys"] = _rows(self.keys(items, PROJECTED), features)
         if "boxes" in wanted:
@@ -105,7 +105,9 @@ class Extras:
         if "patch_tokens" not in adapter.at_predict:
             return {}
         if self.patches is None:
-            raise CapabilityError(f"adapter '{adapter.name}' looks at patches of the images, which are not there")
+            raise CapabilityError(
+                f"adapter '{adapter.name}' needs the patch tokens of the images, which are not there; give images"
+            )
         some = features.select(list(rows))
         tokens = self.patches(self._behind(some.ids)).to(features.features.device)  # (n, T, h, w, D)
         if some.parts is not None:
@@ -119,7 +121,9 @@ class Extras:
         if not adapter.at_predict & OF_IMAGES:
             return {}
         if self.load is None:
-            raise CapabilityError(f"adapter '{adapter.name}' needs the images themselves, which are not there")
+            raise CapabilityError(
+                f"adapter '{adapter.name}' needs the images themselves, which are not there; give images"
+            )
         items = self._behind(features.ids[rows.start : rows.stop])
         with ThreadPoolExecutor(cores()) as threads:
             decoded = list(threads.map(self.load, items))
@@ -201,7 +205,10 @@ def _rows(encoded: FeatureSet, features: FeatureSet) -> Tensor:
 
 def _same_rows(encoded: FeatureSet, features: FeatureSet) -> FeatureSet:
     if encoded.ids != features.ids:
-        raise DataError(f"{len(features) - len(encoded)} of {len(features)} images have features of one kind only")
+        raise DataError(
+            f"{len(features) - len(encoded)} of {len(features)} images have only one of the two kinds of features; "
+            "extract them again"
+        )
     return encoded
 
 

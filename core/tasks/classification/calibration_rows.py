@@ -83,10 +83,13 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
         return ""
     logits, rows, parts = [], [], folds(support, FOLDS, seed)
     if not parts:
-        return "too few images per class to score some by a fit on the others"
+        return "too few images per class to score some of them by a fit on the others"
     common = _unlearned(prepared, shots, adapter, seed, val_taught)
     if common is None:
-        return "no images but those that taught or are tested, which fits on parts of the support could be scaled by"
+        return (
+            "no images besides those of the fit and of the test, which would be needed to scale fits on parts of the "
+            "support"
+        )
     wanted = _logits(prepared, adapter, common)[0]
     for held in parts:
         fresh = build_adapter(adapter.name, **adapter.repeated())
@@ -121,7 +124,7 @@ def _left_of_val(
         return "no validation images to spare"
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
     logits, seen = _logits(prepared, adapter, rows)
-    source = f"{len(rows)} validation images that chose nothing"
+    source = f"{len(rows)} validation images that no choice was based on"
     return _made(prepared, logits.cpu(), rows.labels.cpu(), source, _unlike(prepared, adapter, shots.support, seen))
 
 

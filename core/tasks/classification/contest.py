@@ -171,7 +171,8 @@ class ClassificationContest(Contest):
         if chosen == "balanced_accuracy":
             fewest, most = class_range(labels)
             self.notes.append(
-                f"Balanced accuracy decides: the classes of the test set are unequal ({fewest} to {most} images)"
+                f"Balanced accuracy decides, because the classes of the test set are unequal ({fewest} to {most} "
+                "images)"
             )
         return chosen
 

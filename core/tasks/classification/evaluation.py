@@ -83,7 +83,7 @@ def write_evaluation(
         further=[growth_section(result["vocabulary"])] if "vocabulary" in result else [],
     )
     report = classification_report(results, run.shown)
-    place = f"Evaluation of the run {run.shown}, which is as it was; numbers are in metrics.json beside this page."
+    place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
     lead = f"{result['in_fit_words']} {report.lead.replace(' that it never saw', '')}"
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 

@@ -40,11 +40,11 @@ def check_explained(use: Use) -> None:
         ConfigError: no folder to write to, no such method, or a run that changes with each image.
     """
     if use.explain not in (AUTO, *METHODS):
-        raise ConfigError(f"--explain-method {use.explain}: there are {', '.join(METHODS)}")
+        raise ConfigError(f"--explain-method {use.explain}: give one of {', '.join(METHODS)}")
     if use.out is None:
-        raise ConfigError("--explain: writes a page and pictures; give a folder for them, --out DIR")
+        raise ConfigError("--explain: writes a page and pictures; give a folder for them with --out DIR")
     if use.stream:
-        raise ConfigError("--explain: with --stream the run changes from image to image; omit one of them")
+        raise ConfigError("--explain: with --stream the run changes from image to image; omit one of the two")
 
 
 def write_explanations(
@@ -84,7 +84,7 @@ def write_explanations(
         made.notes.append(f"no heat maps: {explainer.no_maps}")
     write_whole(folder / PAGE, _page(predictor, explainer, made, reasons, targets))
     made.files.append(folder / PAGE)
-    made.notes.append(f"why each is called what it is: {folder / PAGE}")
+    made.notes.append(f"explanations: {folder / PAGE}")
 
 
 def _explainer(use: Use, predictor: Predictor) -> Explainer:
@@ -113,10 +113,10 @@ def _page(
     if made.skipped:
         sections.append(TableSection("Could not be read", ("Image", "Why"), made.skipped, text_columns=2))
     info, count = predictor.run.info, plural(len(answers), "image")
-    lead = f"What {info['adapter']} on {predictor.backbone.spec} answers, and what speaks for each answer."
+    lead = f"The answers of {info['adapter']} on {predictor.backbone.spec}, and what each is based on."
     place = f"Run {predictor.run.path.name}."
     return render_report(
-        Report(kind="Explanations", title=f"Why it says so: {count}", lead=lead, sections=sections, place=place)
+        Report(kind="Explanations", title=f"Answers for {count}, explained", lead=lead, sections=sections, place=place)
     )
 
 

@@ -33,13 +33,13 @@ from ...runs.sections import Reasons
 from ...runtime.progress import Reporter
 
 CAUTION = (
-    "An aid, not a proof: a heat map marks where the score reacts in this picture, not why the model learned that, and "
+    "An aid, not a proof: a heat map marks where this picture changes the score, not why the model learned that, and "
     "images with similar features need not be the cause."
 )
 MAP_WORDS = {
-    "grad-cam": "Heat maps are by Grad-CAM, in cells of the tower’s last map",
-    "occlusion": "Heat maps are by occlusion: how far the score falls where a grey square covers the picture",
-    "rollout": "Heat maps are by attention rollout: what the tower looked at, whatever it called it",
+    "grad-cam": "Heat maps are made by Grad-CAM, in the cells of the tower’s last feature map",
+    "occlusion": "Heat maps are made by occlusion: how far the score falls where a grey square covers the picture",
+    "rollout": "Heat maps are made by attention rollout: what the tower attended to, whatever the answer",
 }
 SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
@@ -158,7 +158,9 @@ class Explainer:
                 raise
             self.no_maps = str(error)
         if quick and method is None and self.method == OCCLUSION and not self.no_maps:
-            self.no_maps = f"for this backbone they are by {OCCLUSION}, which takes long; see vladapt predict --explain"
+            self.no_maps = (
+                f"for this backbone they are made by {OCCLUSION}, which takes long; use vladapt predict --explain"
+            )
 
     @property
     def examples_count(self) -> bool:
@@ -175,8 +177,8 @@ class Explainer:
             examples = "This run keeps no labelled images."
         elif exact:
             examples = (
-                "Labelled images are those that add most to the logit of the answer, or take most from it: it is a sum "
-                "over them, and the shares are exact."
+                "Labelled images are those that add most to the logit of the answer, or take most from it: the logit "
+                "is a sum over them, and the shares are exact."
             )
         else:
             examples = "Labelled images are those with the most similar features (cosine)."

@@ -57,18 +57,20 @@ def check_exported(use: Use) -> None:
     """Raise the CapabilityError of a method whose answer is no function of one image's features or pixels."""
     cls, why = adapter_class(use.run.info["adapter"]), ""
     if "streams" in cls.can:
-        why = "learns from the images it is asked about"
+        why = "learns from the images it predicts"
     elif cls.transductive:
         why = "reads all images together"
     elif "parts" in cls.at_predict:
-        why = "looks at the parts of a sample"
+        why = "reads the parts of a sample"
     elif not cls.at_predict <= EXPORTED:
         extra = ", ".join(sorted(cls.at_predict - EXPORTED)).replace("_", " ")
         why = f"needs more of an image than its features ({extra})"
     elif "images" in cls.needs:
         why = "tunes itself on views of each image"
     if why:
-        raise CapabilityError(f"{use.run.shown}: adapter '{cls.name}' {why}, which no graph does; predict with the run")
+        raise CapabilityError(
+            f"{use.run.shown}: adapter '{cls.name}' {why}, which no graph can do; predict with the run"
+        )
 
 
 def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
@@ -79,7 +81,7 @@ def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, repor
     library("onnxruntime")
     recipe = recipe_again(use)
     if wishes.int8 and recipe.features:
-        raise ConfigError("--int8: is for the graph from pixels, which a run of a features file does not have; omit it")
+        raise ConfigError("--int8: is for the graph from pixels, and a run of a features file has none; omit it")
     other = bool(use.data or use.features)
     prepared = prepared_of(
         recipe.with_(shots=0), reporter, None if recipe.features else domain, task, divided=not other
@@ -159,10 +161,11 @@ class _Export:
         for name, check in checks.items():
             if name in FILES and check.share > LARGEST_SHARE:
                 raise CapabilityError(
-                    f"{self.use.run.shown}: the graph from {name} is not the model, {check.words}; predict with the run"
+                    f"{self.use.run.shown}: the graph from {name} does not match the model, {check.words}; predict "
+                    "with the run"
                 )
         if int8 and not self.pictures:
-            notes.append("8 bits are for the graph from pixels, so there is none in 8 bits")
+            notes.append("only a graph from pixels can have 8 bits, so none was written")
         elif int8:
             facts["int8"], checks["int8"] = self._in_8_bits(folder, reporter)
             facts["graphs"][PIXELS] = INT8
@@ -173,9 +176,7 @@ class _Export:
                     f"{FILES[PIXELS]} beside it is in 32 bits"
                 )
         if "files" in checks and checks["files"].share > LARGEST_SHARE:
-            notes.append(
-                f"pictures as predict.py prepares them are not quite those of the domain: {checks['files'].words}"
-            )
+            notes.append(f"predict.py prepares pictures a little differently from the domain: {checks['files'].words}")
         facts["checks"] = {name: check.facts for name, check in checks.items()}
         write_facts(folder, facts, {SCRIPT: STANDALONE} if self.scripted else {})
         return facts, notes

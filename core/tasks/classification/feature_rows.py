@@ -175,7 +175,9 @@ class PreparedFeatures:
     def test(self) -> FeatureSet:
         items = self.data.split("test")
         if not items:
-            raise DataError(f"{self.data.name}: no test rows; give more rows per class, or a `split` array with 'test'")
+            raise DataError(
+                f"{self.data.name}: no test rows; give more rows per class, or a `split` array that holds 'test'"
+            )
         return self.rows(items)
 
     @property
@@ -212,7 +214,7 @@ def rows_of_split(prepared: Prepared | PreparedFeatures, split: str, everything:
     elif split in given:
         items = prepared.data.split(split)
     else:
-        raise DataError(f"--split {split}: {prepared.data.name} has {', '.join(sorted(given))}")
+        raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(given))}; give one of them")
     if prepared.backbone is None:
         return prepared.rows(items)
     return prepared.features(items, f"{split} images")
@@ -231,7 +233,7 @@ def prepare_features(recipe: Recipe, reporter: Reporter, divided: bool = True) -
     file = load_features(path)
     whole = file.features.labels is None or set(file.split or ()) == {"test"}
     if whole and recipe.shots != 0:
-        why = "its rows have no labels" if file.features.labels is None else "all its rows are for testing"
+        why = "its rows have no labels" if file.features.labels is None else "all its rows are test rows"
         raise CapabilityError(
             f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images (stat-a for all "
             "images at once, zero-shot)"
@@ -266,7 +268,7 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
         return file
     if file.features.labels is None or file.features.multilabel:
         kind = "without labels" if file.features.labels is None else "with several labels per row"
-        raise CapabilityError(f"--classes: not for files {kind}")
+        raise CapabilityError(f"--classes: not for features files {kind}; omit it")
     position = torch.full((len(file.classifier),), -1, dtype=torch.int64)
     position[torch.tensor(indices)] = torch.arange(len(indices))
     labels = position[file.features.labels]
@@ -301,4 +303,4 @@ def _as_items(file: FeatureFile, path: Path) -> list[Item]:
 
 
 def _no_pixels(item: Item):
-    raise DataError(f"row {item.decode['row']} of {item.source}: a features file holds no pixels")
+    raise DataError(f"row {item.decode['row']} of {item.source}: a features file holds no pixels; give --data")

@@ -85,8 +85,8 @@ def fit_adapter(
     """
     if not (adapter.text_free or prepared.classifier.has_texts):
         raise CapabilityError(
-            f"adapter '{adapter.name}' learns from class texts, and these features have none, being of an image tower "
-            "alone; choose linear-probe or tip-adapter"
+            f"adapter '{adapter.name}' learns from class texts, and these features have none, because they come from "
+            "an image tower alone; choose linear-probe or tip-adapter"
         )
     unlabelled = Unlabelled.of(adapter, prepared, shots)
     counts = [f"{len(shots.support)} images"] if len(shots.support) or not unlabelled.items else []
@@ -120,7 +120,7 @@ def refitted(
         folder: of checkpoints; the second training has one of its own in it.
     """
     if shots.val is None:
-        report.notes.append("--refit: there was no val to learn from besides")
+        report.notes.append("--refit: there were no val images to add")
         return adapter, report
     again = build_adapter(adapter.name, **{**adapter.options, **adapter.settled(report)})
     both = prepared.with_val(shots)

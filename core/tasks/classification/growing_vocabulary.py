@@ -20,10 +20,10 @@ TRIALS = 3
 SIDES = {"zero_shot": "zero-shot", "adapted": "adapted"}
 SHARE = Measure("")
 WORDS = (
-    "The classes are divided into groups by chance. Each group is the whole vocabulary once, and the others then come "
-    "to it, in up to three orders. Extensibility is the accuracy on all images of the classes so far, stability that "
-    "on images of the first group; their means are over the vocabularies. The scores of the run are compared among "
-    "the classes of a vocabulary; nothing is fitted again."
+    "The classes are divided into groups at random. Each group is once the whole vocabulary, to which the other groups "
+    "are then added, in up to three orders. Extensibility is the accuracy on all images of the classes so far, "
+    "stability that on images of the first group; their means are over the vocabularies. The scores of the run are "
+    "compared among the classes of a vocabulary; nothing is fitted again."
 )
 
 
@@ -34,7 +34,9 @@ def check_steps(steps: int, classes: int, several: bool) -> None:
         CapabilityError: images have several labels. ConfigError: there are too few classes, or fewer than two steps.
     """
     if several:
-        raise CapabilityError(f"--vocabulary-steps {steps}: is for one label per image, these have several; omit it")
+        raise CapabilityError(
+            f"--vocabulary-steps {steps}: only for one label per image, and these have several; omit it"
+        )
     if not 2 <= steps <= classes:
         raise ConfigError(f"--vocabulary-steps {steps}: give 2 to {classes}, the number of classes")
 
@@ -50,7 +52,7 @@ def growth_of(scores: Scores, classes: int, steps: int, seed: int) -> dict[str, 
         raise CapabilityError(f"--vocabulary-steps {steps}: these images have no labels; omit it")
     if (shown := len(scores.labels.unique())) < steps:
         raise ConfigError(
-            f"--vocabulary-steps {steps}: only {shown} of {classes} classes have images here; give at most so many"
+            f"--vocabulary-steps {steps}: only {shown} of {classes} classes have images here; give at most {shown}"
         )
     group = divided_classes(scores.labels, classes, steps, seed)
     orders = growing_orders(steps, TRIALS, seed)

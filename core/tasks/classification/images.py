@@ -354,7 +354,7 @@ def _with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
         return replace(data, published=domain.use_preset(preset))
     if data.published is None:
         return data
-    note = f"Recognised as the published set {data.published}, whose prompts are taken; --preset none for others."
+    note = f"Recognised as the published set {data.published}, whose prompts are used; --preset none turns this off."
     return replace(data, notes=[*data.notes, note])
 
 

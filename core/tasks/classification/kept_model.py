@@ -56,10 +56,10 @@ def judged_without_labels(
     if found.better:
         said = f"{done.adapter.name} is kept: better than zero-shot with a probability of {found.probability:.0%}"
         return replace(done, notes=[*done.notes, f"{said}: {found.words}"], judge=facts), shots
-    reporter.info(f"{done.adapter.name} is not shown to help; zero-shot is kept")
+    reporter.info(f"{done.adapter.name} is not shown to help, so zero-shot is kept")
     note = (
-        f"This run's model is zero-shot: {done.adapter.name} is not shown to be better "
-        f"(probability {found.probability:.0%}): {found.words}; --set judge=no keeps it all the same"
+        f"This run's model is zero-shot: {done.adapter.name} is not shown to be better (probability "
+        f"{found.probability:.0%}): {found.words}; --set judge=no keeps {done.adapter.name} anyway"
     )
     adapter = fitted_zero_shot(shots.support, prepared.classifier)
     report = FitReport(adapter.name, notes=[note, *done.report.notes])
@@ -78,7 +78,7 @@ def heard(recipe: Recipe, adapter: Adapter) -> frozenset[str]:
         ConfigError: views of images that a features file does not have.
     """
     if recipe.judge_views and recipe.features:
-        raise ConfigError("--set judge_views: views are taken of images, which a features file does not have; omit it")
+        raise ConfigError("--set judge_views: views need images, which a features file does not have; omit it")
     return frozenset({"further_backbones"}) if adapter.label_free and recipe.judge and not recipe.shots else frozenset()
 
 
@@ -88,7 +88,7 @@ def turned_down_words(metrics: dict[str, Any]) -> list[str]:
     if "accuracy" not in of or "accuracy" not in (metrics.get("zero_shot") or {}):
         return []
     return [
-        f"The labels of the test images, which nothing was chosen by, say: {of['adapter']} {of['accuracy']:.1%}, "
+        f"By the labels of the test images, which no choice was based on: {of['adapter']} {of['accuracy']:.1%}, "
         f"zero-shot {metrics['zero_shot']['accuracy']:.1%}"
     ]
 

@@ -44,7 +44,7 @@ def mistakes_section(results: ClassificationResults) -> MistakeSection:
     reasons, note = [], ""
     if shown and results.explain is not None:
         reasons, note = results.explain([(m.index, target) for m, target, _, _ in wrong])
-    return MistakeSection("The mistakes it is surest of", shown, pictured, strips, reasons, note)
+    return MistakeSection("Most confident mistakes", shown, pictured, strips, reasons, note)
 
 
 def explained_mistakes(

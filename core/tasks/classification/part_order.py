@@ -169,6 +169,6 @@ def order_section(metrics: Mapping[str, Any]) -> TableSection | None:
     note = (
         "The test samples with their parts in another order. The score is the same: this method does not use the order."
         if unused
-        else "The test samples with their parts in another order. What is lost is owed to the order."
+        else "The test samples with their parts in another order. The difference is what the order contributes."
     )
     return TableSection("The order of the parts", ("Parts", measure.name, "Change", "Relative"), rows, note, sub=True)

@@ -155,9 +155,14 @@ def check_wishes(use: Use, multilabel: bool) -> None:
     if use.coverage is not None:
         check_coverage(use.coverage, use.set_method or "lac")
         if multilabel and use.set_method is not None:
-            raise ConfigError(f"--set-method {use.set_method}: images of this run may have several labels; omit it")
+            raise ConfigError(
+                f"--set-method {use.set_method}: only for one label per image, and images of this run may have "
+                "several; omit it"
+            )
     elif use.set_method is not None:
-        raise ConfigError(f"--set-method {use.set_method}: says how sets are made; give --coverage too, say 0.9")
+        raise ConfigError(
+            f"--set-method {use.set_method}: says how sets are made; give --coverage too, for instance 0.9"
+        )
     if use.explain is not None:
         check_explained(use)
     if use.max_error is not None:
@@ -204,8 +209,9 @@ def predictions_of(
     if made.unlike is not None and made.unlike.any():
         count, what = int(made.unlike.sum()), plural(len(ids), "image")
         made.notes.append(
-            f"{count} of {what} {'is' if count == 1 else 'are'} unlike those of the fit; what is said of "
-            f"{'it' if count == 1 else 'them'} means little (one in 20 ordinary images is flagged as well)"
+            f"{count} of {what} {'is' if count == 1 else 'are'} unlike those of the fit; the "
+            f"answer{'s' * (count != 1)} for {'it' if count == 1 else 'them'} mean{'s' * (count == 1)} little (one in "
+            "20 ordinary images is flagged too)"
         )
     return made
 
@@ -222,7 +228,7 @@ def probabilities_of(
         raw = logits.detach().double().cpu()
         return raw.sigmoid() if multilabel else raw.softmax(dim=1)
     if calibration.class_names != tuple(class_names) or calibration.multilabel != multilabel:
-        raise DataError(f"{use.run.shown}: its calibration is of other classes; copy the whole run folder again")
+        raise DataError(f"{use.run.shown}: its calibration is for other classes; copy the whole run folder again")
     return calibration.probabilities(logits)
 
 
@@ -232,7 +238,7 @@ def _with_sets(made: Predictions, use: Use, calibration: Calibration | None) -> 
     if calibration is None:
         made.sets = torch.ones_like(made.probabilities, dtype=torch.bool)
         every = "labels" if made.multilabel else "classes"
-        made.notes.append(f"sets are of all {every}: {uncalibrated_words(use.run.info)}; fit again")
+        made.notes.append(f"sets hold all {every}: {uncalibrated_words(use.run.info)}; fit again")
         return
     conformal = calibration.conformal(use.coverage, use.set_method)
     made.sets = conformal.sets(made.probabilities)

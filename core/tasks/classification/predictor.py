@@ -76,7 +76,8 @@ class Predictor:
         info = use.run.info
         if info["backbone"] is None:
             raise CapabilityError(
-                f"{use.run.shown}: made from a features file, so there is no backbone to encode images with"
+                f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; use "
+                "`vladapt eval --features FILE`"
             )
         recipe = recipe_again(use)
         backbone = backbone_of(recipe.with_(backbone=info["backbone"]["spec"]), domain, device=use.device)
@@ -95,7 +96,7 @@ class Predictor:
         judge = self.run.info.get("judge")
         judge = judge if isinstance(judge, dict) else {}
         if judge.get("kept", self.adapter.name) != judge.get("method", self.adapter.name):
-            turned_down = f"{self.run.path.name}: {judge['method']} was not kept, since nothing showed that it helps"
+            turned_down = f"{self.run.path.name}: {judge['method']} was not kept, because nothing showed that it helps"
             raise CapabilityError(f"{turned_down}; omit --stream, or fit with --set judge=no")
         if "streams" not in self.adapter.can:
             self.adapter.stream(torch.zeros(0))
@@ -265,7 +266,9 @@ class Source:
         source = replace(self, given=self.base.recipe.resources, base=None)
         logits, seen, _ = source.logits(self.base.adapter)
         if seen.ids != features.ids:
-            raise DataError(f"--resource base={self.base.path}: its towers give no finite features for some images")
+            raise DataError(
+                f"--resource base={self.base.path}: its towers give NaN or infinity for some images; give another run"
+            )
         return self.base.in_order(logits, class_names)
 
     def _encoder(self, backbone: Backbone):

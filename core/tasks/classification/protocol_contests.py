@@ -67,7 +67,7 @@ def _check_targets(recipes: Sequence[Recipe], axes: Axes, protocol: Protocol) ->
     """Raise the error of a comparison that is to test on other data and cannot."""
     if len({(recipe.features, recipe.data_path) for recipe in recipes}) < 2:
         raise ConfigError(
-            f"--protocol {protocol.name}: give --data twice or more; the first set is fitted on, the others are tested"
+            f"--protocol {protocol.name}: give --data at least twice; the first set is fitted on, the others are tested"
         )
     refused: dict[str, CapabilityError] = {}
     named = [name for name in axes.adapters if name not in (ZERO_SHOT, LARGEST_CLASS)]
@@ -194,7 +194,7 @@ class TasksContest(ClassificationContest):
         self._planned, self._answers = adapters, {}
         if count is not None:
             published = max(kind.count for kind in kinds)
-            self.notes.append(f"{count} tasks of each kind; published are {published}, of streams fewer")
+            self.notes.append(f"{count} tasks of each kind; published results use {published}, fewer for streams")
 
     @cached_property
     def test(self) -> FeatureSet:
@@ -228,7 +228,9 @@ class TasksContest(ClassificationContest):
     def _check(self, name: str) -> None:
         adapter = self._planned.get(name)
         if self.prepared.data.kind == "multilabel":
-            raise CapabilityError(f"--protocol {self.protocol.name}: these images have several labels; it is for one")
+            raise CapabilityError(
+                f"--protocol {self.protocol.name}: for one label per image, and these images have several"
+            )
         if adapter is not None and not adapter.label_free:
             raise CapabilityError(
                 f"--protocol {self.protocol.name}: adapter '{name}' learns from labelled images, and there are none; "

@@ -77,7 +77,7 @@ class Protocol:
     @property
     def note(self) -> str:
         """For the run."""
-        return f"Protocol {self.name}: {self.what}; methods as published"
+        return f"Protocol {self.name}: {self.what}; methods with their published settings"
 
 
 _SS_TEXT = "SS-Text (arXiv 2506.17500)"
@@ -118,15 +118,15 @@ _ALL = (
             SCENARIOS,
             (
                 "K shots per class",
-                "K shots per class on average, in the shares of the training images, one at least",
-                "K shots per class on average, in the shares of the training images, so that a class may have none",
+                "K shots per class on average, in proportion to the training images, at least one",
+                "K shots per class on average, in proportion to the training images, so a class may have none",
             ),
         )
     ),
     Protocol(
         "cross-dataset",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, "
-        "and tested on the classes of others",
+        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, and "
+        "tested on other sets and their classes",
         "CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
         MOST,
         shots=(16,),
@@ -137,8 +137,8 @@ _ALL = (
     ),
     Protocol(
         "domain-generalization",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, "
-        "and tested on its variants, among the classes that each has",
+        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, and "
+        "tested on its variants, among the classes of each",
         "CoOp (2109.01134), CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
         MOST,
         shots=(16,),
@@ -156,8 +156,8 @@ _ALL = (
         seeds=(1,),
         shots=(0,),
         baselines=(),
-        afterwards="All test images were classified at once; vladapt compare --protocol transductive has batches and "
-        "streams too",
+        afterwards="All test images were classified at once; vladapt compare --protocol transductive also tests "
+        "batches and streams",
         one_prompt=True,
         tasks=TASKS,
         shared=UNLABELLED,
@@ -184,7 +184,9 @@ def protocol_of(recipe: Recipe) -> Protocol | None:
     if recipe.protocol is None:
         return None
     if recipe.protocol not in PROTOCOLS:
-        raise UnknownNameError(f"--protocol {recipe.protocol}: unknown; {did_you_mean(recipe.protocol, PROTOCOLS)}")
+        raise UnknownNameError(
+            f"--protocol {recipe.protocol}: no such protocol; {did_you_mean(recipe.protocol, PROTOCOLS)}"
+        )
     return PROTOCOLS[recipe.protocol]
 
 
@@ -200,7 +202,7 @@ def templates_of(recipe: Recipe, domain: Domain, task: str) -> tuple[Any, list[s
     taken = protocol is not None and protocol.one_prompt and recipe.templates is None
     if not taken or (one := domain.one_template(task)) is None:
         return recipe.templates, []
-    return one, [f"One prompt, as papers have it under {recipe.protocol}: {one}"]
+    return one, [f"One prompt, as papers use under {recipe.protocol}: {one}"]
 
 
 def baselines_of(recipe: Recipe) -> tuple[str, ...]:

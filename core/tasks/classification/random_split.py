@@ -50,7 +50,9 @@ def add_random_split(
     if not prepared.data.blocks or "accuracy" not in metrics["adapted"]:
         return []
     if trains_towers(adapter.name):
-        return [f"splits are by place, {prepared.data.blocks}; no random split beside, since it would train twice"]
+        return [
+            f"splits are by place, {prepared.data.blocks}; not compared with a random split, which would train twice"
+        ]
     loose = replace(prepared, data=_split_at_random(prepared.data, recipe.split_seed), counts=Counts(), skipped=[])
     drawn = loose.draw(recipe.shots, recipe.seed, **drawing)
     again = build_adapter(adapter.name, **{**adapter.options, **adapter.settled(report)})
@@ -63,7 +65,7 @@ def add_random_split(
     }
     measure, by_place, at_random = against_random_split(metrics)
     gap = at_random - by_place
-    why = ", which is what neighbours give away" if gap > 0 else ", which is no better here"
+    why = ": the difference is what similar neighbours reveal" if gap > 0 else ", no better here"
     return [
         f"split by place ({prepared.data.blocks}): {measure.name.lower()} {measure.text(by_place)}; a random split of "
         f"the same images gives {measure.text(at_random)} ({points(measure, gap)}){why}"

@@ -12,7 +12,7 @@ from .images import Prepared
 SMALL = 300
 """Test images below which a comparison is repeated on other splits, unless it is told otherwise."""
 REPEATS, REPEATS_OF_TOWERS = 10, 3
-GIVEN = "The data name their test images, which are never split anew: the spread is that of the draws of shots alone"
+GIVEN = "The data name their test images, which are never split again: the spread is only that of the drawn shots"
 
 
 @dataclass

@@ -170,7 +170,7 @@ def _headline(results: ClassificationResults) -> HeadlineSection:
     numbers, tracks = [], [Track(*floor, role="floor")]
     if results.zero_shot_logits is not None:
         names = "label names" if results.multilabel else "class names"
-        footnote = f"Zero-shot is the untouched model, guided by the {names} alone."
+        footnote = f"Zero-shot is the unchanged model, given only the {names}."
         numbers.append(Number("Zero-shot", measure.text(before)))
         tracks.append(Track("Zero-shot", before, (between.get(ZERO_SHOT) or {}).get(deciding)))
     if probe := (metrics.get("baselines") or {}).get(LINEAR):
@@ -224,15 +224,15 @@ def _scores(results: ClassificationResults) -> TableSection:
 def _answers_words(results: ClassificationResults) -> str:
     """From which probability on an image has a label."""
     if not results.multilabel:
-        return "Means over classes leave out classes that have no test image."
+        return "Means over classes leave out classes without a test image."
     if not (thresholds := results.metrics.get("thresholds")):
-        return "Macro F1 and accuracy are those of labels from a raw probability of 0.5 on."
+        return "Macro F1 and accuracy use a threshold of 0.5 on raw probabilities."
     listed = ", ".join(f"{name} {value:.2f}" for name, value in list(thresholds.items())[:MOST_THRESHOLDS])
     more = len(thresholds) - MOST_THRESHOLDS
     return (
-        "Macro F1 and accuracy of the adapted model are those of each label from its own threshold on, as “vladapt "
-        f"predict” names labels: {listed}{f' and {more} more' if more > 0 else ''}, the best on the calibration rows. "
-        "Zero-shot and the linear probe have none and are at 0.5: compare them in the rows “at 0.5”."
+        "Macro F1 and accuracy of the adapted model use a threshold for each label, as “vladapt predict” does: "
+        f"{listed}{f' and {more} more' if more > 0 else ''}, the best on the calibration rows. Zero-shot and the "
+        "linear probe have none and are at 0.5: compare them in the rows “at 0.5”."
     )
 
 
@@ -248,8 +248,8 @@ def _per_class(results: ClassificationResults) -> TableSection:
     compared = results.zero_shot_logits is not None
     table = per_class_table(results.labels, results.zero_shot_logits, results.adapted_logits, results.class_names)
     note = (
-        "Recall is the share of a class’s test images that is found. Precision is the share of answers with that name "
-        "that is right."
+        "Recall is the share of a class’s test images that are found. Precision is the share of answers with that name "
+        "that are right."
     )
     rows: list[Any] = [_class_cells(row, compared) for row in table]
     if len(table) >= MANY_CLASSES:
@@ -290,7 +290,7 @@ def _per_label(results: ClassificationResults) -> TableSection:
 
 def _confusion(results: ClassificationResults) -> ConfusionSection | TableSection:
     """The matrix of few classes; of many, the pairs most often taken for each other."""
-    names, title = list(results.class_names), "What is mistaken for what"
+    names, title = list(results.class_names), "Which classes are confused"
     matrix = confusion_matrix(results.adapted_logits, results.labels, len(names))  # (C, C)
     if len(names) <= WIDEST_MATRIX:
         return ConfusionSection(title, names, matrix.tolist())
@@ -298,8 +298,8 @@ def _confusion(results: ClassificationResults) -> ConfusionSection | TableSectio
     places = wrong.flatten().argsort(descending=True, stable=True)[:PAIRS].tolist()
     pairs = [divmod(place, len(names)) for place in places]
     rows = [(names[r], names[c], int(wrong[r, c]), int(matrix[r].sum())) for r, c in pairs if wrong[r, c] > 0]
-    confused = "These pairs are confused most often." if rows else "No image was called by a wrong name."
-    note = f"With {len(names)} classes a full matrix cannot be read. {confused}"
+    confused = "These pairs are confused most often." if rows else "No image was misclassified."
+    note = f"With {len(names)} classes a full matrix would be unreadable. {confused}"
     return TableSection(title, ("True class", "Called", "Images", "Of"), rows, note, text_columns=2)
 
 
@@ -317,9 +317,13 @@ def _calibration_words(curve: list[CalibrationBin]) -> str:
     filled = [b for b in curve if b.count]
     gap = sum(b.count * (b.confidence - b.accuracy) for b in filled) / sum(b.count for b in filled)
     if abs(gap) < 0.02:
-        return "Taken together, the adapted model is about as sure as it is right."
-    how = "surer than it is right (overconfident)" if gap > 0 else "less sure than it could be (underconfident)"
-    return f"Taken together, the adapted model is {how}, by {100 * abs(gap):.0f} points."
+        return "On the whole, the adapted model is as confident as it is accurate."
+    how = (
+        "more confident than it is accurate (overconfident)"
+        if gap > 0
+        else "less confident than it is accurate (underconfident)"
+    )
+    return f"On the whole, the adapted model is {how}, by {100 * abs(gap):.0f} points."
 
 
 def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | None:

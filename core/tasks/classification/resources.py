@@ -58,7 +58,7 @@ def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Ma
     """
     _check_given(anew or {}, adapter.at_predict, f"{adapter.name}, once fitted,")
     needed = {name: value for name, value in all_given.items() if name in adapter.at_predict}
-    _check_given(needed, adapter.at_predict, adapter.name, "; if it was moved, give where it lies now")
+    _check_given(needed, adapter.at_predict, adapter.name, "; if it was moved, give its new path")
 
 
 def _check_given(
@@ -71,7 +71,7 @@ def _check_given(
             raise UnknownNameError(f"--resource {flag}: no resource has that name; {did_you_mean(name, GIVEN)}")
         if name not in used:
             instead = f", or take {_takers(name)}" if others else ""
-            raise ConfigError(f"--resource {flag}: {who} has no use for it; omit it{instead}")
+            raise ConfigError(f"--resource {flag}: {who} does not use it; omit it{instead}")
         if name not in ("further_backbones", "keys") and not Path(str(value)).exists():
             raise ConfigError(f"--resource {flag}={value}: no such file or folder{cure}")
 
@@ -103,8 +103,8 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
         )
     elif isinstance(adapter, FreshViews) and adapter.fresh:
         raise CapabilityError(
-            "option fresh_views: new views take the images themselves, which a features file does not have; "
-            "give --data and --backbone, or omit it"
+            "option fresh_views: new views need the images themselves, which a features file does not have; give "
+            "--data and --backbone, or omit it"
         )
     elif needs:
         what = "the text tower" if needs <= {"text_encoder", "captions"} else "the images themselves"
@@ -182,7 +182,7 @@ class Resources:
         path = Path(self._given("vocabulary"))
         words = tuple(dict.fromkeys(word for line in lines_of(path) if (word := " ".join(line.split()))))
         if len(words) < 2:
-            raise DataError(f"{path}: {len(words)} words; give a text file of two or more, one word per line")
+            raise DataError(f"{path}: {len(words)} words; give a text file of at least two, one word per line")
         return words
 
     @cached_property
@@ -205,10 +205,15 @@ class Resources:
         file = Run.open(path).adapter_path if path.is_dir() else path
         header, tensors = read_adapter_file(file)
         if "ctx" not in tensors:
-            raise DataError(f"{file}: adapter '{header['adapter']}' learned no context; give a run of coop, say")
+            raise DataError(
+                f"{file}: adapter '{header['adapter']}' learned no context; give a run of coop, for instance"
+            )
         backbone = self.prepared.backbone
         if header.get("backbone") != backbone.fingerprint:
-            raise CapabilityError(f"{file}: its context is of another backbone than '{backbone.spec}'; use that one")
+            raise CapabilityError(
+                f"{file}: its context was learned on another backbone than '{backbone.spec}'; use the backbone of that "
+                "run"
+            )
         return tensors["ctx"].to(backbone.device)
 
     @cached_property

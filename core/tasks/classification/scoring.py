@@ -81,8 +81,8 @@ def score(
     """
     if seen is not None and seen.ids != test.ids:
         raise DataError(
-            f"the trained towers give no finite features for {len(test) - len(seen)} of {len(test)} test images; "
-            "train with a smaller --lr"
+            f"the trained towers give NaN or infinity for {len(test) - len(seen)} of {len(test)} test images; train "
+            "with a smaller --lr"
         )
     seen = test if seen is None else seen
     rows = plain_batches(seen) if batched is None else batched(adapter, seen)

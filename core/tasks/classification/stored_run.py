@@ -38,7 +38,7 @@ def recipe_again(use: Use) -> Recipe:
         return recipe.with_source(data=use.data or SAMPLE, features=use.features)
     place = (use.run.info.get("data") or {}).get("path", recipe.data_path)
     if place == LEFT_OUT:
-        raise DataError(f"{use.run.shown}: redacted, it does not say where its data lies; give --data or --features")
+        raise DataError(f"{use.run.shown}: redacted, so it does not say where its data is; give --data or --features")
     place = place if place == SAMPLE else located(use.run, place)
     if place != SAMPLE and not Path(place).exists():
         origin = use.run.info.get("origin")
@@ -85,5 +85,5 @@ def fitted_adapter(run: Run, backbone: Backbone | None) -> Adapter:
     """
     adapter = load_adapter(run.adapter_path, backbone)
     if list(adapter.class_names_) != run.info["class_names"]:
-        raise DataError(f"{run.shown}: run.json and adapter.safetensors are of different classes; copy the run again")
+        raise DataError(f"{run.shown}: run.json and adapter.safetensors have different classes; copy the run again")
     return adapter

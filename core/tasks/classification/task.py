@@ -96,10 +96,9 @@ class Classification(Task):
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
-        "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
-        "open-vocab",
-        "classes": "for detection and segmentation; this run has its own classes",
-        "out": f"a classification writes pictures with --explain only; else give a file ({', '.join(FILE_KINDS)})",
+        "plan": "classification fits adapters and runs no mmengine config; give a recipe, or --domain open-vocab",
+        "classes": "only for detection and segmentation; this run has its own classes",
+        "out": f"classification writes pictures only with --explain; otherwise give a file ({', '.join(FILE_KINDS)})",
     }
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -122,10 +121,13 @@ class Classification(Task):
         if protocol is not None and protocol.tasks and recipe.gave("shots") and recipe.shots != 0:
             raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
         if protocol is not None and (recipe.gave("val_shots") or recipe.refit):
-            raise ConfigError(f"--protocol {recipe.protocol} says which images choose; omit --val-shots and --refit")
+            raise ConfigError(
+                f"--protocol {recipe.protocol} decides on which images settings are chosen; omit --val-shots and "
+                "--refit"
+            )
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
-            raise ConfigError(f"--novel {recipe.novel}: give True or False; {names}")
+            raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
 
@@ -186,7 +188,7 @@ class Classification(Task):
         reading = recipe_again(use).reading if self.own_files and not use.explain else {}
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
-                raise ConfigError("--stream: files of the domain's own are not made of a stream; omit it, or --out")
+                raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
             load = partial(RunScorer.of_use, use, self.domain, self.name)
             return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self.domain, self.name, reporter)
@@ -294,14 +296,14 @@ class Classification(Task):
                 yield folder
             return
         if recipe.resume:
-            reporter.info(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
+            reporter.info(f"--resume: {adapter.name} keeps no checkpoints, so there is nothing to continue from")
         yield None
 
     def _written(
         self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float, folder: Path | None = None
     ) -> FitResult:
         seconds = time.monotonic() - started
-        unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
+        unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers"]
         reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
         setting = setting_of(recipe, prepared, tasks_of_fit(recipe))
         published = note_on_published(setting, done.adapter.name, recipe.shots, reached)

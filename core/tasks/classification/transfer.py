@@ -62,7 +62,7 @@ class SharedClasses(Transfer):
         if adapter.transductive:
             raise CapabilityError(
                 f"--protocol domain-generalization: adapter '{adapter.name}' learns from the test images themselves; "
-                "give --protocol transductive"
+                "use --protocol transductive"
             )
 
     def onto(self, adapter: Adapter, prepared: Any) -> tuple[Adapter, Columns | None]:
@@ -99,7 +99,7 @@ class Columns:
             key = _plain(name)
             if key not in places:
                 raise DataError(
-                    f"{where}: class '{name}' is none of those fitted on; {did_you_mean(name, fitted)} (--protocol "
+                    f"{where}: class '{name}' is not one of those of the fit; {did_you_mean(name, fitted)} (--protocol "
                     "cross-dataset tests on other classes)"
                 )
             columns = places[key]

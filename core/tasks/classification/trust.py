@@ -21,8 +21,8 @@ TABLE_COVERAGES = (0.8, 0.9, 0.95)
 TABLE_ERRORS = (0.05, 0.1)
 UNCALIBRATED = "this run has no calibration rows"
 THRESHOLDS = (
-    "macro F1 and accuracy of the adapted model are those of each label from its own threshold on, the best on the "
-    "calibration rows, as predict names labels; zero-shot and the linear probe have none, so compare them at 0.5"
+    "macro F1 and accuracy of the adapted model use the threshold of each label that is best on the calibration rows, "
+    "as predict does; zero-shot and the linear probe have none, so compare them at 0.5"
 )
 AT_HALF = "_at_half"
 """After the names of metrics of several labels that are answered from a probability of 0.5 on."""
@@ -38,7 +38,9 @@ def calibrate_scores(calibration: Calibration | None, scores: Scores, why_not: s
         return []
     several = scores.labels.ndim == 2
     if calibration is None:
-        at_half = ["macro F1 and accuracy are those of each label from a raw probability of 0.5 on"] if several else []
+        at_half = (
+            ["macro F1 and accuracy use a threshold of 0.5 on the raw probability of each label"] if several else []
+        )
         return [f"confidences are not calibrated: {why_not}", *at_half]
     before, after = on_calibrated(calibration, scores)
     instead = f" ({why_not})" if why_not else ""
@@ -57,7 +59,7 @@ def calibrated_again(use: Use, scores: Scores) -> list[str]:
     if calibration is None:
         asked = use.coverage is not None or use.max_error is not None
         why = uncalibrated_words(use.run.info)
-        return [f"{why}, so nothing is promised of sets or errors; fit again"] if asked else []
+        return [f"{why}, so nothing can be promised about sets or errors; fit again"] if asked else []
     on_calibrated(calibration, scores)
     wishes = (use.coverage, use.set_method, use.max_error)
     told, notes = trust_scores(calibration, scores.adapted_logits, scores.labels, *wishes, groups=scores.groups)
@@ -173,7 +175,7 @@ def abstention_notes(calibration: Calibration, max_error: float) -> list[str]:
     shut = [name for name, each in zip(calibration.class_names, found) if each.note]
     if not shut:
         return []
-    return [f"always left open, for too few calibration rows or too many mistakes: {', '.join(shut)}"]
+    return [f"always left open, because of too few calibration rows or too many mistakes: {', '.join(shut)}"]
 
 
 def trust_section(
@@ -190,8 +192,8 @@ def trust_section(
         asked = f"Answers of which at most {max_error:.0%} are wrong"
         rows.append((asked, Cell(wrong, _between(scores["interval"])), f"{scores['open']:.1%} left open"))
     note = (
-        f"Made from {calibration.source}; they chose nothing. “vladapt predict --coverage 0.9” names the sets, "
-        "“--max-error 0.05” leaves answers open. The promise holds for images drawn like these."
+        f"Made from {calibration.source}; no choice was based on them. “vladapt predict --coverage 0.9” names the "
+        "sets, “--max-error 0.05” leaves answers open. The promise holds for images drawn like these."
     )
     return TableSection("How far the answers can be trusted", ("Asked for", "On the test images", ""), rows, note)
 
@@ -215,7 +217,7 @@ def calibrated_words(metrics: Mapping[str, Any], calibration: Calibration | None
     if calibration is None or raw is None:
         return " Its confidences are not calibrated." if calibration is None else ""
     return (
-        f" Its confidences are calibrated ({calibration.scaling.words}) on {calibration.source}; without that the "
+        f" Its confidences are calibrated ({calibration.scaling.words}) on {calibration.source}; without that, the "
         f"calibration error would be {raw:.3f}."
     )
 

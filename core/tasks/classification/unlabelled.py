@@ -35,14 +35,14 @@ def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
         data = read_data(recipe, domain, task)
     except NoClassesError as error:
         if not asked:
-            cure = "or name the classes by --classes and give a method that needs no labels"
+            cure = "or name the classes with --classes and give a method that needs no labels"
             raise NoClassesError(f"{error}, {cure}") from None
         images = images_of(domain, [recipe.data_path], recipe.reading)
         return _named(replace(images, name=Path(recipe.data_path).resolve().name), names)
     if not asked or data.kind != "labels" or _meant(names, data.class_names, recipe.shots == 0):
         return restrict_classes(data, recipe.classes)
     folders = ", ".join(data.class_names[:5]) + (", ..." if len(data.class_names) > 5 else "")
-    note = f"No class of --classes is among the labels of the data ({folders}), which are no labels here."
+    note = f"None of --classes is among the labels of the data ({folders}), so these are not used as labels."
     return _named(replace(data, published=None, notes=[*data.notes, note]), names)
 
 
@@ -72,7 +72,7 @@ def check_shots(recipe: Recipe, adapter: Adapter) -> None:
         return
     given, cure = "--shots 0", "give 1 or more, or a method that needs none"
     if recipe.protocol is not None and not recipe.gave("shots"):
-        given, cure = f"--protocol {recipe.protocol}", "there are none, so give --adapter with one that needs none"
+        given, cure = f"--protocol {recipe.protocol}", "there are none, so give --adapter a method that needs none"
     raise ConfigError(
         f"{given}: adapter '{adapter.name}' learns from labelled images; {cure} (stat-a for all images at once, "
         "zero-shot)"
@@ -127,8 +127,8 @@ class Unlabelled:
         taught = set() if adapter.label_free else {item.id for item in shots.items}
         items = [item for item in train if item.id not in taught]
         if not items:
-            reads = f"adapter '{adapter.name}' learns from images without labels too"
-            raise CapabilityError(f"{reads}, and all {len(train)} train images are shots; give fewer --shots")
+            reads = f"adapter '{adapter.name}' also learns from images without labels"
+            raise CapabilityError(f"{reads}, but all {len(train)} train images are shots; give fewer --shots")
         return cls.of_rows(prepared, prepared.of_ids([item.id for item in items]))
 
     @classmethod

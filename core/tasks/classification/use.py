@@ -39,7 +39,7 @@ from .stored_run import fitted_adapter, recipe_again
 from .transfer import on_target
 from .trust import calibrated_again
 
-OTHER_CLASSES = "confidences are not calibrated: these are other classes than those of the run"
+OTHER_CLASSES = "confidences are not calibrated, because these are not the classes of the run"
 STREAMING = "streaming.lock"
 
 
@@ -121,7 +121,8 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
     info = use.run.info
     if info["backbone"] is None:
         raise CapabilityError(
-            f"{use.run.shown}: made from a features file, so there is no backbone to encode images with"
+            f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; give "
+            "--features"
         )
     if not use.stream:
         return Predictor.of_use(use, domain, task).predict_use(use, reporter)
@@ -176,7 +177,7 @@ def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:
     unknown = [name for name in have if name not in want]
     if unknown:
         raise DataError(
-            f"{source}: class '{unknown[0]}' is none of the run's ({', '.join(want[:8])}); rename or remove it"
+            f"{source}: class '{unknown[0]}' is not one of the run's ({', '.join(want[:8])}); rename or remove it"
         )
     if features.multilabel:
         if len(have) != len(want):

@@ -15,18 +15,20 @@ from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT, above_guessing
 
 MEASURES = {
     "accuracy": Measure("Accuracy", "share of test images classified correctly"),
-    "top_5_accuracy": Measure("Top-5 accuracy", "share whose class is among the five of the highest scores"),
-    "balanced_accuracy": Measure("Balanced accuracy", "the same, every class counting alike"),
+    "top_5_accuracy": Measure("Top-5 accuracy", "share whose class is among the five with the highest scores"),
+    "balanced_accuracy": Measure("Balanced accuracy", "the same, with every class counted alike"),
     "macro_f1": Measure("Macro F1", "balance of recall and precision, mean over classes; 1 is best", "number"),
     "auroc": Measure(
-        "AUROC", "chance that an image with the class scores above one without; 0.5 is guessing", "number"
+        "AUROC", "chance that an image with the class scores above one without it; 0.5 is guessing", "number"
     ),
     "mean_average_precision": Measure("Mean average precision", "over all thresholds, mean over labels", "number"),
-    "macro_f1_at_half": Measure("Macro F1 at 0.5", "the same, each label from a raw probability of 0.5 on", "number"),
-    "accuracy_at_half": Measure("Accuracy at 0.5", "share of known labels right, from a raw probability of 0.5 on"),
+    "macro_f1_at_half": Measure("Macro F1 at 0.5", "the same, with a threshold of 0.5 on raw probabilities", "number"),
+    "accuracy_at_half": Measure(
+        "Accuracy at 0.5", "share of known labels that are right, with a threshold of 0.5 on raw probabilities"
+    ),
     "ece": Measure("Calibration error", "mean gap between confidence and accuracy; 0 is best", "number", falls=True),
     "ece_uncalibrated": Measure(
-        "Calibration error, raw", "the same of confidences that are not calibrated", "number", falls=True
+        "Calibration error, raw", "the same, for confidences before calibration", "number", falls=True
     ),
 }
 RANDOM_SPLIT = "random_split"
@@ -101,11 +103,11 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 def _why(metrics: Mapping[str, Any]) -> str:
     """Why this metric decides, where it is not simply accuracy."""
     if metrics.get("decided_by_protocol"):
-        return f"{MEASURES[metrics['deciding']].name} decides, as the protocol has it."
+        return f"{MEASURES[metrics['deciding']].name} decides, as in the protocol."
     if metrics.get("deciding") != "balanced_accuracy":
         return ""
     fewest, most = metrics["class_range"]
-    return f"Balanced accuracy decides, for the classes of the test set are unequal ({fewest} to {most} images)."
+    return f"Balanced accuracy decides, because the classes of the test set are unequal ({fewest} to {most} images)."
 
 
 def _against(metrics: Mapping[str, Any], key: str) -> str:
@@ -154,7 +156,8 @@ def random_split_section(metrics: dict[str, Any]) -> TableSection | None:
     ]
     note = (
         "The same method, learning from as many images per class. Neighbouring places look alike, so a random split "
-        "tests on what was all but seen: it says how well the map is filled in, not how well another place is read."
+        "tests on places much like those of the training: it shows how well gaps in the map are filled, not how well "
+        "the model does elsewhere."
     )
     return TableSection("Split by place, and at random", ("Split", "Test images", measure.name), rows, note, sub=True)
 
@@ -183,7 +186,7 @@ def warnings_of(
     accuracy = metrics["adapted"]["accuracy"]
     if accuracy <= share:
         sentences.append(
-            f"Always answering “{name}”, the commonest class, would be right on {share:.1%} of the test images; the "
+            f"Always answering “{name}”, the most common class, would be right on {share:.1%} of the test images; the "
             f"adapted model is right on {accuracy:.1%}. Look at the balanced accuracy."
         )
     return sentences
@@ -217,7 +220,7 @@ def _of_several_labels(metrics: Mapping[str, Any]) -> list[str]:
         )
     blank = [key.split("/", 1)[1] for key, v in metrics["adapted"].items() if key.startswith("auroc/") and v is None]
     if blank:
-        sentences.append(f"Without both values in the test set, so without a score: {', '.join(blank)}.")
+        sentences.append(f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}.")
     return sentences
 
 

@@ -79,7 +79,7 @@ class ConfigTask(Task):
     method: ClassVar = "recipe"
     can: ClassVar[frozenset[str]] = frozenset()
     refusals: ClassVar[Mapping[str, str]] = {
-        "export": "models of mmengine configs choose what they find by what they see, which is no fixed graph; predict "
+        "export": "models of mmengine configs have no fixed graph: what they compute depends on the image; predict "
         "with the run"
     }
 
@@ -148,8 +148,8 @@ class ConfigTask(Task):
                 value = recipe.adapter.get(key.partition(".")[2])
                 flag = f"--adapter {value}" if key == "adapter.name" else f"--set {key}={value}"
                 raise ConfigError(
-                    f"{flag}: {self.title} trains a config and no adapter; omit it "
-                    "(what is trained, --recipe or --config says)"
+                    f"{flag}: {self.title} trains a config, not an adapter; omit it (--recipe or --config says what is "
+                    "trained)"
                 )
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
@@ -290,7 +290,7 @@ class ConfigTask(Task):
         try:
             Path(out).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"--out {out}: cannot be made ({error.strerror}); give a folder you may write to"
+            reason = f"--out {out}: cannot be made ({error.strerror}); give a writable folder"
             raise DataError(reason) from error
         return Path(out)
 

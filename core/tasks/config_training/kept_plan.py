@@ -41,7 +41,7 @@ def check_plan(plan: Config) -> None:
         check_kept(kept, "the config", known=False)
     except DataError as error:
         fault = f"{error}".replace("the config: plan.", "the config: ").rpartition(";")[0]
-        raise ConfigError(f"{fault}; a run of it could not be read again, change that") from None
+        raise ConfigError(f"{fault}; a run of it could not be read again; change that") from None
 
 
 def kept_of(plan: Config) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _name_in_registry(name: str, registries) -> str:
     registered = registered_name(name, registries)
     if registered is None:
         raise ConfigError(
-            f"the config names the class {shown(name)}, which no registry has, so that a run could not be read again; "
+            f"the config names the class {shown(name)}, which no registry has, so a run of it could not be read again; "
             "register it"
         )
     return registered

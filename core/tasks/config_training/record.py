@@ -110,7 +110,7 @@ def write_evaluation(
         hidden = Redaction.of(data, data.skipped)
         info, sections = hidden.info(info), hidden.sections(sections)
     report = config_training_report(run.shown, info, metrics, sections, ())
-    place = f"Evaluation of the run {run.shown}, which is as it was; numbers are in metrics.json beside this page."
+    place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
     lead = f"{metrics['in_fit_words']} The scores are of {plural(metrics['test_images'], 'image')}."
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 

@@ -200,7 +200,7 @@ class _Check:
         elif isinstance(value, str):
             _check_text(value, where)
         elif isinstance(value, int) and abs(value) > LARGEST:
-            raise DataError(f"{where} is {shown(hex(value))}, no usable number; fit again")
+            raise DataError(f"{where} is {shown(hex(value))}, not a usable number; fit again")
 
     def _option(self, key: str, value: Any, where: str, depth: int) -> None:
         if key == "type":
@@ -210,11 +210,11 @@ class _Check:
         elif key in SOURCES and value and value != LOCAL:
             raise DataError(f"{where}: a run may not say where code or files come from; remove it, or fit again")
         elif key == TEACHER and isinstance(value, str):
-            raise DataError(f"{where} is {shown(value)}; a run names no file of a config; fit again")
+            raise DataError(f"{where} is {shown(value)}; a run must not name a config file; fit again")
         elif names_weights(key, value):
-            raise DataError(f"{where}: a run has its weights in adapter.safetensors alone; remove it, or fit again")
+            raise DataError(f"{where}: a run has its weights only in adapter.safetensors; remove it, or fit again")
         elif key == REFERENCES and value and not Path(str(value)).is_file():
-            raise DataError(f"{where} is {shown(value)}, which is not there, and a run makes no files; fit again")
+            raise DataError(f"{where} is {shown(value)}, which does not exist, and a run creates no files; fit again")
         elif key in TEXTS:
             _check_words(value, where, depth)
         else:
@@ -224,22 +224,25 @@ class _Check:
         if name is None:
             return
         if not isinstance(name, str):
-            raise DataError(f"{where} is {shown(name)}, no name of a type; fit again")
+            raise DataError(f"{where} is {shown(name)}, not the name of a type; fit again")
         if name.rpartition(".")[2] in READERS:
-            raise DataError(f"{where} is {shown(name)}, which reads files or code of its own; a run may not name it")
+            raise DataError(
+                f"{where} is {shown(name)}, which reads files or code of its own, so a run may not name it; remove it, "
+                "or fit again"
+            )
         if name in OPERATORS or is_registered(name, self.registries):
             return
         if self.known or ("." in name and name.partition(".")[0] not in SCOPES):
             raise DataError(
-                f"{where} is {shown(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built of "
-                "nothing else; import the package that registers it, or fit again"
+                f"{where} is {shown(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built only from "
+                "these; import the package that registers it, or fit again"
             )
 
 
 def _check_words(value: Any, where: str, depth: int) -> None:
     """Words, lists of words, and what is said of each, of which nothing is built; no file of them."""
     if isinstance(value, str) and value.lower().endswith(CLASS_FILES):
-        raise DataError(f"{where} is {shown(value)}; a run has its words itself, no file of them; fit again")
+        raise DataError(f"{where} is {shown(value)}; a run holds its words itself, not a file of them; fit again")
     if depth > DEEPEST:
         raise DataError(f"{where[:200]}: nested more than {DEEPEST} deep; fit again")
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()

@@ -129,7 +129,7 @@ class RetrievalExamples:
         """
         require(k >= 1, "k", k, "give 1 or more")
         if amp not in AMP:
-            raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
+            raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
         # What a tower keeps of its first pass (masks, positions) must still serve one that trains: not inference mode.
         with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
             images, readable = self._encoded_images(backbone, batch_size, workers, amp)  # (G, D), (G,)

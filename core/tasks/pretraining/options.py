@@ -60,7 +60,7 @@ def plan_of(
     weights = parse_losses(losses)
     for name in loss_options:
         if name not in weights:
-            raise ConfigError(f"--set loss.{name}: '{name}' is not among the losses ({', '.join(weights)})")
+            raise ConfigError(f"--set loss.{name}: '{name}' is not one of the losses ({', '.join(weights)})")
     classes = {name: loss_class(name) for name in weights}
     return PretrainPlan(
         data=data,

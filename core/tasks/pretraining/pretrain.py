@@ -305,8 +305,8 @@ class PretrainFolder:
                 raise ConfigError(f"--out {self.path}: holds a model already; give another folder")
             if self._stages():
                 raise ConfigError(
-                    f"--out {self.path}: holds a training that was stopped; add --resume to go on with it, "
-                    "or give another folder"
+                    f"--out {self.path}: holds a training that was stopped; add --resume to continue it, or give "
+                    "another folder"
                 )
             return None
         return (self._read("run.json"), self._read("metrics.json")) if finished else None

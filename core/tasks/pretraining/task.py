@@ -1,4 +1,4 @@
-"""Pre-training as a task: a backbone is trained on image-text pairs; the model is a `--backbone` afterwards."""
+"""Pre-training as a task: a backbone is trained on image-text pairs; the model serves as a `--backbone`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PretrainingOptions(TrainingSettings):
 
     loss: tuple[str, ...] = option(("clip",), "NAME or NAME=WEIGHT of each loss")
     loss_options: dict[str, Any] = option(help="loss -> its options", factory=dict)
-    teacher: str | None = option(None, "backbone that teaches, for losses that distil")
+    teacher: str | None = option(None, "teacher backbone, for losses that distil")
 
 
 class Pretraining(Task):
@@ -38,11 +38,11 @@ class Pretraining(Task):
     needs_domain: ClassVar = False
     unused: ClassVar = {
         "adapter": "pre-training fits no adapter; its settings are --epochs, --lr, --loss and --set NAME=value",
-        "shots": "counts images per class; pre-training takes all training pairs, omit it",
+        "shots": "counts images per class; pre-training takes all training pairs; omit it",
     }
     refusals: ClassVar = {
         "evaluate": "a pre-trained backbone is scored by its own report; use it as --backbone",
-        "predict": "a pre-trained backbone is used as --backbone",
+        "predict": "use a pre-trained backbone with --backbone",
         "compare": "pre-trainings are not compared: each writes its own backbone and report; omit --task",
     }
 

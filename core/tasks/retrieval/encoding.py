@@ -135,7 +135,7 @@ def image_rows(
 
 def _check_amp(amp: str | None) -> None:
     if amp not in AMP:
-        raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
+        raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
 
 
 def _labels(pairs: list[Any]) -> Tensor | None:

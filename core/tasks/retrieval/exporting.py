@@ -83,7 +83,7 @@ def export_towers(
     pixels = [transform(pairs.load_image(row)) for row, _ in rows]
     if pixels[0].ndim != 3:
         raise CapabilityError(
-            f"{use.run.shown}: a sample has several pictures, which no graph takes; index with the run"
+            f"{use.run.shown}: a sample has several pictures, which no graph can take; index with the run"
         )
     tokens = towers.tokenize([text for _, pair in rows for text in pair.captions])
     facts = _facts(use, towers, transform, opset)
@@ -97,7 +97,9 @@ def export_towers(
                 Graph(module, inputs, ["features"]).write(folder / FILES[name], opset, {"vladapt": json.dumps(facts)})
         check = _agreement(folder, towers, torch.stack(pixels), tokens)
         if check.share > LARGEST_SHARE:
-            raise CapabilityError(f"{use.run.shown}: the graphs are not the towers, {check.words}; index with the run")
+            raise CapabilityError(
+                f"{use.run.shown}: the graphs do not match the towers, {check.words}; index with the run"
+            )
         facts["checks"] = {"towers": check.facts}
         write_facts(folder, facts, {})
     return Exported(wishes.out, facts)

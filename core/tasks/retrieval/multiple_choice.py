@@ -28,12 +28,16 @@ def choice_scores(questions: Questions, features: PairFeatures) -> dict[str, Any
     row_of = {name: row for row, name in enumerate(features.ids)}
     asked = [each for each in questions.asked if all(option in row_of for option in each.options)]
     if not asked:
-        raise DataError(f"{questions.name}: of every question some sample is missing or unreadable; give all of them")
+        raise DataError(
+            f"{questions.name}: every question lacks a sample, which is missing or unreadable; give all of them"
+        )
     described = zip(features.image_of_text.tolist(), features.captions)
     text_of = {pair: row for row, pair in enumerate(described)}
     keys = [(row_of[each.options[each.answer]], each.text) for each in asked]
     if (unknown := next((key for key in keys if key not in text_of), None)) is not None:
-        raise DataError(f"{questions.name}: '{unknown[1]}' is no caption of {features.ids[unknown[0]]}; read it again")
+        raise DataError(
+            f"{questions.name}: '{unknown[1]}' is not a caption of {features.ids[unknown[0]]}; read it again"
+        )
     texts = features.texts[[text_of[key] for key in keys]]  # (Q, D)
     options = torch.tensor([[row_of[option] for option in each.options] for each in asked])  # (Q, O)
     parts = [
@@ -80,6 +84,6 @@ def _cells(told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ..
 
 
 def _words(told: Mapping[str, Any]) -> str:
-    why = "left out, some sample of theirs being missing or unreadable"
+    why = "left out, because a sample of theirs is missing or unreadable"
     left_out = f"; {told['left_out']} {why}" if told["left_out"] else ""
     return f"The {SHARE.name}; {plural(told['questions'], 'question')}{left_out}."

@@ -38,13 +38,13 @@ MEASURES = {
     "r1": R1,
     "r5": Measure("R@5", "it is among the first five"),
     "r10": Measure("R@10", "it is among the first ten"),
-    "median_rank": Measure("Median rank", "where it comes; 1 is best", "rank", falls=True),
-    "mean_rank": Measure("Mean rank", "where it comes; 1 is best", "rank", falls=True),
-    "map": Measure("Mean average precision", "all right ones early; 100% is best"),
-    "minp": Measure("Mean INP", "the last right one early; 100% is best"),
+    "median_rank": Measure("Median rank", "its rank; 1 is best", "rank", falls=True),
+    "mean_rank": Measure("Mean rank", "its rank; 1 is best", "rank", falls=True),
+    "map": Measure("Mean average precision", "whether all right ones come early; 100% is best"),
+    "minp": Measure("Mean INP", "whether the last right one comes early; 100% is best"),
 }
-MEAN_RECALL = Measure("Mean recall", "of R@1, R@5 and R@10 of both")
-ACCURACY = Measure("Accuracy", "its class, named by what is said of images of each class")
+MEAN_RECALL = Measure("Mean recall", "of R@1, R@5 and R@10 in both directions")
+ACCURACY = Measure("Accuracy", "its class, named by the captions of each class")
 FIRST = ("loss", "val", "lr")
 NO_CURVE = ("step", "epoch", "stage")
 CURVE_NAMES = {
@@ -106,7 +106,7 @@ def training_report(
             _facts(info, losses),
             shared.skipped(info.get("skipped") or (), "sample"),
             shared.use(_steps(info, str(folder)), "pairs") if info.get("model") else None,
-            shared.licences(info, unknown="not said"),
+            shared.licences(info, unknown="not known"),
         ],
         versions=info.get("versions") or {},
         place=f"Folder {folder}. Settings, seed and losses are in its run.json{epochs}.",
@@ -121,7 +121,7 @@ def verdict_of_retrieval(metrics: Mapping[str, Any], sentences: str) -> VerdictS
         sentences: on each direction, or "".
     """
     if not metrics.get("adapted"):
-        text = "The data has no test pairs, so nothing says how well it retrieves."
+        text = "The data has no test pairs, so retrieval was not measured."
         return VerdictSection("open", "Not measured", text)
     tests = metrics.get("mcnemar")
     if not tests:
@@ -251,7 +251,7 @@ def _headline(metrics: Mapping[str, Any]) -> HeadlineSection | None:
     of = f"{plural(metrics['test_images'], 'test image')}{_of_groups(metrics)}"
     of = f"{of} with {plural(metrics['test_texts'], 'text')}"
     several = metrics["test_texts"] > metrics["test_images"]
-    footnote = "Texts of one image are no independent trials: they are drawn together." if several else ""
+    footnote = "Texts of one image are not independent trials, so they are drawn together." if several else ""
     how = "Wilson; for the texts a bootstrap over images" if several else "Wilson"
     how = "bootstrap over groups" if metrics.get("test_groups") else how
     return HeadlineSection(numbers, tracks, R1, f"R@1 with its 95% interval ({how})", of, footnote)
@@ -278,7 +278,7 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
         rows += ["The class of an image", *shared.score_rows({"accuracy": ACCURACY}, before, after, intervals)]
     note = (
         "Each text searches all test images, and each image all their texts. Of equal scores the wrong ones come "
-        "first, so that a model that tells nothing apart finds nothing."
+        "first, so a model that cannot tell them apart finds nothing."
     )
     header = ("Score", "Before", "After", "Change") if before else ("Score", "After")
     return TableSection("Retrieval in numbers", header, rows, note)
@@ -359,7 +359,7 @@ def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
     search = f"vladapt index FOLDER --out photos.index --backbone {path}\nvladapt search photos.index {words}"
     adapt = f"vladapt fit --domain NAME --data FOLDER --backbone {path}"
     steps = [
-        ("The model is a backbone like any other. Adapt it to labels:", adapt),
+        ("The model is a backbone like any other. Adapt it to labelled images:", adapt),
         ("Search images with it:", search),
         ("From Python:", f"import vladapt\n\nbackbone = vladapt.load_backbone({model!r})"),
     ]

@@ -148,7 +148,7 @@ def evaluate_retrieval(
 
 def _labels(features: PairFeatures) -> torch.Tensor:
     if features.labels is None:
-        raise DataError("some images have no label, by which queries are judged here; label all of them")
+        raise DataError("some images have no label, and queries are judged by labels here; label all of them")
     return features.labels
 
 
@@ -303,8 +303,8 @@ def _part(pairs: Pairs, split: str | None) -> Pairs:
     name = getattr(pairs, "name", "") or "this set"
     if split is None:
         raise DataError(f"{name}: holds no pairs")
-    there = ", ".join(getattr(pairs, "splits", ())) or "none that is marked"
-    raise DataError(f"--split {split}: {name} has no such pairs; its splits: {there}")
+    there = ", ".join(getattr(pairs, "splits", ())) or "none is marked"
+    raise DataError(f"--split {split}: {name} has no such pairs; give one of its splits: {there}")
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:
@@ -322,7 +322,7 @@ def _paired(before: RetrievalScores, after: RetrievalScores) -> dict[str, dict[s
     for side in DIRECTIONS:
         old, new = before.rankings[side], after.rankings[side]
         if before.ids != after.ids or not torch.equal(old.query, new.query):
-            raise DataError("retrieval before and after is of different images or texts; evaluate both on one set")
+            raise DataError("the scores before and after are of different images or texts; evaluate both on one set")
         test, unit = vars(mcnemar(old.best == 1, new.best == 1)), after.units.get(side)
         if unit is not None and len(unit.unique()) < len(unit):
             gains = (new.best == 1).double() - (old.best == 1).double()

@@ -34,7 +34,7 @@ RULES = (
     "By best sentence: an image ranks images, each by the best of its sentences (CLIP4Clip). By own sentences: it "
     "ranks all sentences, and its best own one counts (collaborative-experts)."
 )
-READS_ALL = "the dual softmax reads all queries before it answers one, so no single search has these figures"
+READS_ALL = "the dual softmax reads all queries before it answers one, so a single search does not reach these figures"
 
 
 def sentence_scores(

@@ -77,7 +77,7 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
     for side, test in (metrics["mcnemar"] or {}).items():
         query = "image" if side == IMAGE_TO_TEXT else "text"
         if not test["gained"] and not test["lost"]:
-            sentences.append(f"{WORDS[side]}: the same {query}s find theirs first as before.")
+            sentences.append(f"{WORDS[side]}: the same {query}s find theirs first before and after.")
             continue
         find = "finds its own" if test["gained"] == 1 else "find theirs"
         lost = f"{test['lost']} no longer {'does' if test['lost'] == 1 else 'do'}"
@@ -129,7 +129,7 @@ def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], group
     table = Table(
         title=f"{images:,} images{of_groups}, {texts:,} texts",
         title_justify="left",
-        caption="rank 1 is the best, of equal scores the wrong ones come first; in brackets 95 % intervals",
+        caption="rank 1 is the best; of equal scores the wrong ones come first; 95 % intervals in brackets",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,

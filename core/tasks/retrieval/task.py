@@ -36,7 +36,7 @@ class RetrievalOptions:
     """Options of retrieval."""
 
     dual_softmax: bool = option(
-        False, "score with a dual softmax besides: it reads all queries before it answers one of them"
+        False, "also score with a dual softmax, which reads all queries before it answers one of them"
     )
 
     def __post_init__(self):
@@ -54,13 +54,13 @@ class Retrieval(TowerTraining):
     deciding: ClassVar = "text_to_image/r1"
     needs_domain: ClassVar = False
     unused: ClassVar = {
-        "shots": "counts images per class; retrieval trains on all training pairs, omit it",
+        "shots": "counts images per class; retrieval trains on all training pairs; omit it",
         "features": "a features file holds no captions; give --data",
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), NO_CLASSES),
     }
     default_adapter: ClassVar = "lora"
     default_loss: ClassVar = "clip"
-    cannot_learn: ClassVar = "adapter '{}' cannot learn from pairs; give full, lora or lit"
+    cannot_learn: ClassVar = "adapter '{}' cannot learn from pairs; use full, lora or lit"
     names_nothing: ClassVar = (
         "its model names no classes; find images with it: vladapt index IMAGES --backbone {} --out INDEX"
     )
@@ -144,7 +144,7 @@ class Retrieval(TowerTraining):
         facts = {**info["data"], "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}
         info = {**info, "data": facts, "verdict": retrieval_verdict(result)}
         report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
-        place = f"Evaluation of the run {folder}, which is as it was; numbers are in metrics.json beside this page."
+        place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
         lead = f"{result['in_fit_words']} {found_words(result)}"
         return self._completed(replace(report, kind="Report of one evaluation", lead=lead, place=place), hidden)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ....core.commands.options import Backbone, BatchSize, Debug, Device, Json, Workers
+from ....core.commands.options import Backbone, Debug, Device, EncodingBatch, Json, Workers
 from ....core.commands.tables import echo, echo_skipped, print_json, reporter
 
 GROUP = "curate"
@@ -35,7 +35,7 @@ def person_captions(
     seed: Annotated[int, typer.Option(min=0, help="Fixes order and words.")] = 0,
     backbone: Backbone = None,
     device: Device = None,
-    batch_size: BatchSize = None,
+    batch_size: EncodingBatch = None,
     workers: Workers = None,
     as_json: Json = False,
     debug: Debug = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ....core.commands.options import Backbone, BatchSize, Debug, Device, Json, Workers, numbers
+from ....core.commands.options import Backbone, Debug, Device, EncodingBatch, Json, Workers, numbers
 from ....core.commands.tables import echo, print_json, reporter, show_table
 
 
@@ -33,7 +33,7 @@ def localize(
     stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as of a fit.")] = None,
     backbone: Backbone = None,
     device: Device = None,
-    batch_size: BatchSize = None,
+    batch_size: EncodingBatch = None,
     workers: Workers = None,
     as_json: Json = False,
     debug: Debug = False,

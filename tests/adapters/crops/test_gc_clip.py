@@ -284,7 +284,7 @@ def test_what_is_refused_says_so(colours, found):
     clip = np.stack([colours.images[0]] * 4)
     with pytest.raises(CapabilityError, match="clip"):
         adapter.logits(Batch(features=colours.features()[:1], images=[clip], boxes=[[found(BOX)]]))
-    with pytest.raises(CapabilityError, match="boxes that a detector found"):
+    with pytest.raises(CapabilityError, match="boxes from a detector"):
         build_adapter("gc-clip").fit(colours.support, colours.classifier, backbone=colours.backbone)
     several = FeatureSet(colours.support.features, torch.eye(3), colours.support.class_names)
     with pytest.raises(CapabilityError, match="one label"):

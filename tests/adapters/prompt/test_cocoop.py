@@ -225,7 +225,7 @@ def test_what_cannot_be_is_said(small_clip, support, several_labels, classifier,
             build_adapter("cocoop", **bad)
     with pytest.raises(CapabilityError, match="'cocoop' takes one label per image"):
         fitted(several_labels, classifier, small_clip)
-    with pytest.raises(CapabilityError, match="fresh_views: new views take the images"):
+    with pytest.raises(CapabilityError, match="fresh_views: new views need the images"):
         fitted(support, classifier, small_clip, fresh_views=True)
     adapter = fitted(support, classifier, small_clip, epochs=1)
     with pytest.raises(CapabilityError, match="runs the backbone at prediction"):

@@ -259,7 +259,7 @@ def test_another_process_predicts_the_same_without_a_backbone(small_clip, suppor
 def test_needs_are_said_in_one_line(small_clip, support, classifier):
     with pytest.raises(CapabilityError, match="trains through the text tower"):
         build_adapter("coop").fit(support, classifier)
-    with pytest.raises(CapabilityError, match="fresh_views: new views take the images"):
+    with pytest.raises(CapabilityError, match="fresh_views: new views need the images"):
         fitted(support, classifier, small_clip, fresh_views=True)
     nameless = TextClassifier(weights=classifier.weights)
     with pytest.raises(ConfigError, match="class names"):

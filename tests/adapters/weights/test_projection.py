@@ -357,7 +357,7 @@ def test_what_is_missing_is_said():
         check_channels=lambda method, trains: None,
     )
     other.image_projection = lambda: Backbone.image_projection(other)  # of one that does not bring its own
-    with pytest.raises(CapabilityError, match="'other' does not say how it projects"):
+    with pytest.raises(CapabilityError, match="'other' does not declare its projection"):
         adapter.fit(problem.support, problem.text, backbone=other, resources=given)
     fitted, _ = problem.fit()
     with pytest.raises(CapabilityError, match=r"pass Batch\(pre_projection=...\)"):

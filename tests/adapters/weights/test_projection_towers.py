@@ -71,7 +71,7 @@ def test_a_tower_without_a_projection_is_scored_but_not_tuned(make_problem, smal
     backbone = load_backbone(f"hf:{small.write_hf(tmp_path / 'siglip', 'siglip')}", device="cpu")
     _, adapter, report = on_towers(make_problem, backbone)
     assert report.history[-1]["loss"] < report.history[0]["loss"]
-    with pytest.raises(CapabilityError, match="projects its image features by no matrix that could change"):
+    with pytest.raises(CapabilityError, match="has no projection of image features that could change"):
         adapter.tuned(backbone)
 
 

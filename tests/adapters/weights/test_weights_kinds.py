@@ -169,7 +169,7 @@ def test_a_learned_prefix_of_texts_is_kept(make_problem, small_clip_spec, tmp_pa
 
 
 def test_a_stretched_text_tower_is_refused(make_problem):
-    with pytest.raises(CapabilityError, match="only `vladapt pretrain` keeps a text tower it stretches"):
+    with pytest.raises(CapabilityError, match="only `vladapt pretrain` keeps a stretched text tower"):
         fitted(make_problem(), "full", loss="long-clip")
 
 
@@ -204,7 +204,7 @@ def test_a_place_keeps_checkpoints_and_a_resume_ends_alike(make_problem, tmp_pat
     whole = build_adapter("full", **options)
     problem.fit(whole)
     assert torch.equal(logits(again, problem), logits(whole, problem))
-    with pytest.raises(DataError, match="is of a run with"):
+    with pytest.raises(DataError, match="from a run with"):
         problem.fit(build_adapter("full", **options, last=1), place=TrainingPlace(tmp_path, resume=True))
 
 

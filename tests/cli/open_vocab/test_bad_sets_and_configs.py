@@ -75,7 +75,7 @@ def masks(tmp_path):
         (
             "train_pipeline.insert(1, dict(type='RandomFlop'))",
             2,
-            "'RandomFlop'.*did you mean RandomFlip or RandomCrop",
+            "'RandomFlop'.*did you mean RandomFlip, RandomCrop",
         ),
         ("model['bbox_head']['in_chanels'] = 7", 2, "the config cannot be run: .*'in_chanels'"),
         (
@@ -111,7 +111,7 @@ def test_a_config_of_the_other_task_says_which_task_it_is_of(fit):
         (["--novel"], 2, '--novel "a,b", or give coco or lvis'),
         (["--novel", "lvis"], 1, "the data do not tell how frequent classes are"),
         (["--shots", "0"], 2, "--shots 0: detection of domain 'open-vocab' is trained on labelled images"),
-        (["--adapter", "ape"], 2, "--adapter ape: detection of domain 'open-vocab' trains a config and no adapter"),
+        (["--adapter", "ape"], 2, "--adapter ape: detection of domain 'open-vocab' trains a config, not an adapter"),
         (["--set", "image_size=64"], 2, "--set image_size=64: images are resized by the config's pipelines"),
         (["--resource", "descriptions=x.json"], 2, "give descriptions with the names, --classes FILE.json"),
         (["--set", "data.clas_names=a"], 2, "did you mean class_names"),

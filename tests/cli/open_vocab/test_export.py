@@ -85,5 +85,5 @@ def test_a_detector_alone_gives_the_boxes_of_its_run(command, tiny, data, place)
 def test_a_tower_whose_positions_are_interpolated_is_refused_in_a_line(command, tiny, data, place, capfd):
     run = command("fit", "--config", tiny("detection"), "--data", data, "--epochs", 1, "--json").json["run"]
     told = command("export", run, "--out", "refused").error
-    assert "ONNX cannot say what this model does" in told and told.endswith("predict with the run")
+    assert "ONNX cannot express this model" in told and told.endswith("predict with the run")
     assert not (place / "refused").exists() and capfd.readouterr().out == ""

@@ -86,7 +86,7 @@ def test_gradients_reach_the_further_channels(open_clip_vit):
 
 def test_a_tower_whose_patches_come_as_rows_is_one_line(hf_folder):
     wide = load_backbone(f"hf:{hf_folder('siglip2')}", "cpu", channels=FIVE)
-    with pytest.raises(CapabilityError, match="no convolution where the channels of an image come in"):
+    with pytest.raises(CapabilityError, match="no convolution where image channels enter"):
         wide.model  # noqa: B018 (built here)
 
 

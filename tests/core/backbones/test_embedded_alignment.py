@@ -120,5 +120,5 @@ def test_a_cache_that_cannot_be_written_is_said_and_does_not_stop(makes, tmp_pat
     blocker = tmp_path / "a-file"
     blocker.write_text("")
     monkeypatch.setenv("VLADAPT_CACHE", str(blocker))
-    with pytest.warns(UserWarning, match="made again at each start"):
+    with pytest.warns(UserWarning, match="computed again at each start"):
         assert embedded._tensors.__wrapped__().keys() == {"rotation", "names", "centre"}

@@ -57,7 +57,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(spec, said):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("open_clip:ViT-B-32", r"names no weights; give open_clip:ViT-B-32/<tag> \(openai, .*\.\.\.\)"),
+        ("open_clip:ViT-B-32", r"has no weights; give open_clip:ViT-B-32/<tag> \(openai, .*\.\.\.\)"),
         ("open_clip:@file.pt", "does not have the form open_clip:<arch>/<tag>"),
         ("open_clip:ViT-B-32@", "does not have the form"),
         ("hf:", "names no model; give hf:<repo id or folder>"),
@@ -165,11 +165,11 @@ def test_another_architecture_names_what_differs(open_clip_vit, small, tmp_path)
     [
         (None, "no such file; give the configuration file"),
         ("{", "not JSON"),
-        ("[]", "not an open_clip configuration; it needs embed_dim"),
+        ("[]", "not an open_clip configuration; give one with embed_dim"),
         ('{"embed_dim": 8}', "not an open_clip configuration"),
         ('{"embed_dim": 8, "vision_cfg": {"layerz": 2}, "text_cfg": {}}', "cannot build this configuration .*layerz"),
         ('{"embed_dim": 8, "vision_cfg": {"image_size": [32]}, "text_cfg": {}}', r"image_size of vision_cfg is \[32\]"),
-        ('{"embed_dim": 8, "vision_cfg": {"image_size": "x"}, "text_cfg": {}}', "must be a side, or"),
+        ('{"embed_dim": 8, "vision_cfg": {"image_size": "x"}, "text_cfg": {}}', "give a side, or"),
         ('{"embed_dim": 8, "vision_cfg": {"image_size": [32, 0]}, "text_cfg": {}}', "image_size of vision_cfg"),
     ],
 )

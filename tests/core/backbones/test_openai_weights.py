@@ -134,7 +134,7 @@ def test_weights_of_unknown_origin_name_the_other_spelling(plain):
 
 def test_an_archive_without_the_facts_is_refused(plain, tmp_path):
     file = archive_of(plain, tmp_path / "w.pt", facts=False)
-    with pytest.raises(DataError, match=r"w\.pt: refused, a TorchScript archive .* none of OpenAI's"):
+    with pytest.raises(DataError, match=r"w\.pt: refused, a TorchScript archive .* not one of OpenAI's"):
         read_checkpoint(file)
 
 

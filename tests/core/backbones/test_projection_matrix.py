@@ -109,7 +109,7 @@ def test_a_change_reaches_the_librarys_own_forward_pass(backbone, name):
 def test_towers_without_a_matrix_say_so(backbone, name):
     tower = backbone(name)
     assert tower.image_projection() is None
-    with pytest.raises(CapabilityError, match="projects its image features by no matrix that could change"):
+    with pytest.raises(CapabilityError, match="has no projection of image features that could change"):
         tower.add_to_projection(torch.zeros(tower.embed_dim, tower.embed_dim))
 
 

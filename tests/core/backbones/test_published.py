@@ -203,9 +203,9 @@ def test_a_gated_and_an_unknown_repository_are_one_line(answering, spec, said):
 @pytest.mark.parametrize(
     ("spec", "error", "said"),
     [
-        ("open_clip:hf-hub:someone", ConfigError, "'someone' is no repository of the hub"),
+        ("open_clip:hf-hub:someone", ConfigError, "'someone' is not a repository of the hub"),
         ("open_clip:hf-hub:a/b/c.pt", ConfigError, "give open_clip:<arch>@hf-hub:a/b/c.pt"),
-        ("open_clip:ViT-B-32@hf-hub:a/b", ConfigError, "names no file; give hf-hub:<owner>/<name>/<file>"),
+        ("open_clip:ViT-B-32@hf-hub:a/b", ConfigError, "is not a file; give hf-hub:<owner>/<name>/<file>"),
         ("open_clip:hf-hub:a/b", DataError, "'a/b' is not in the hub's cache .* hf download a/b"),
         ("open_clip:local-dir:/no/where", DataError, "/no/where: no such folder"),
     ],

@@ -199,7 +199,7 @@ def test_a_tower_without_attention_is_told_of(backbone, name):
     with pytest.raises(CapabilityError, match="no attention that can be split in its image tower; choose") as caught:
         split_attention(tower, ("image",))
     assert "\n" not in str(caught.value) and kinds_of(tower) == kinds
-    with pytest.warns(UserWarning, match="its image tower has no attention that can be split; it stays as it is"):
+    with pytest.warns(UserWarning, match="its image tower has no attention that can be split; it is left unchanged"):
         split_attention(tower)
 
 

@@ -140,7 +140,7 @@ def test_words_are_whole_sentences():
     found = Evidence(images=1234, changed=0.25, support=-0.2, merged=-1.0, steadiness=-0.5, won=1, lost=3)
     assert found.words == (
         "25% of 1,234 images changed their class; the images most like them are 0.20 less sure of the new class than "
-        "of the old one; only 37% of the classes predicted before still are; half of the prompts leads to other "
-        "answers; of the labelled images it alone is right on 1, zero-shot alone on 3"
+        "of the old one; only 37% of the classes predicted before still are; half of the prompts lead to "
+        "different answers; of the labelled images, only it is right on 1 and only zero-shot on 3"
     )
     assert found.brief == "25% changed, support -0.20, 37% of the classes left"

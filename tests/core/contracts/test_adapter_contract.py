@@ -116,7 +116,7 @@ def test_needs_are_checked(problem):
 
     with pytest.raises(CapabilityError, match="text tower"):
         NeedsText().fit(support, classifier)
-    with pytest.raises(CapabilityError, match="norms are gone"):
+    with pytest.raises(CapabilityError, match="these are normalised"):
         NeedsRaw().fit(FeatureSet(support.unit, labels=support.labels, raw_norms=False), classifier)
     with pytest.raises(CapabilityError, match="unlabelled"):
         NeedsPool().fit(support, classifier)

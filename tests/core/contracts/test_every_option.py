@@ -85,7 +85,7 @@ def test_pairs_answer_before_they_look(tmp_path):
     for options, words in (
         ({"vall": 0.1}, "the reader of pairs has no option 'vall'; did you mean val"),
         ({"val": "much"}, "option val=much of the reader of pairs is not usable; give a number, 0 or more, below 1"),
-        ({"val": 0.5, "test": 0.5}, "option test=0.5 is not usable; with val give less than all"),
+        ({"val": 0.5, "test": 0.5}, "option test=0.5 is not usable; val and test together must be below 1"),
         ({"split": "dev"}, "option split=dev of the reader of pairs .*give one of train, val, test, or none"),
     ):
         with pytest.raises(ConfigError, match=words):

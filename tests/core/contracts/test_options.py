@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vladapt.core.contracts.options import as_text, chosen, option, options_of, settle
+from vladapt.core.contracts.recipe import value_of
 from vladapt.core.errors import ConfigError, UnknownNameError
 
 
@@ -242,3 +243,8 @@ def test_none_is_a_choice_of_that_name():
 def test_bounds_are_written_out():
     with pytest.raises(ConfigError, match=r"give a whole number, 1 to 1048576$"):
         Parsed(size=0)
+
+
+def test_shots_that_are_no_number_are_told_the_word_for_all_of_them():
+    with pytest.raises(ConfigError, match=r"^--shots x: give a whole number, 0 or more, or all$"):
+        value_of("shots", "x")

@@ -43,7 +43,7 @@ def test_views_of_shorter_samples_are_shorter():
     assert divided[..., 0].tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, 8, 0], [9, 10, 0]]]
     assert there.tolist() == [[[True] * 3] * 2, [[True, True, False]] * 2]
     mask[1, 3] = False
-    with pytest.raises(DataError, match="row 1 has 3 parts, which are not 2 views"):
+    with pytest.raises(DataError, match="row 1 has 3 parts, which do not divide into 2 views"):
         VIEWS.divided(parts, mask)
 
 
@@ -101,7 +101,7 @@ def test_parts_are_shuffled_and_reversed_within_their_views():
 
 def test_what_has_no_views_is_said(classifier):
     for count, middle, average in ((1, 0, "scores"), (2, 2, "scores"), (2, 0, "median")):
-        with pytest.raises(ConfigError, match="two views or more"):
+        with pytest.raises(ConfigError, match="at least two views"):
             PartViews(count, middle, average)
     assert PartViews.of_text(VIEWS.as_text) == VIEWS
     for text in ("many", "2,x,scores", "2,1", "9" * 5000 + ",0,scores"):

@@ -91,7 +91,7 @@ def test_images_that_are_not_in_the_data_are_left_out(read):
     [
         (result("cats/1.jpg", (1, 2, float("nan"), 4)), "entry 1 has bbox"),
         (result("cats/1.jpg", (1, float("inf"), 3, 4)), "entry 1 has bbox"),
-        (result("cats/1.jpg", (1, 2, -3, 4)), "width and height not below 0"),
+        (result("cats/1.jpg", (1, 2, -3, 4)), "width and height of 0 or more"),
         (result("cats/1.jpg", (1, 2, 3)), r"give \[x, y, width, height\]"),
         ({"image_id": "cats/1.jpg"}, r"entry 1 has bbox None"),
         (result("cats/1.jpg", ("a", 2, 3, 4)), "entry 1 has bbox"),
@@ -194,7 +194,7 @@ def test_folders_tell_images_of_one_name_apart():
 
 
 def test_doubt_is_an_error():
-    with pytest.raises(DataError, match=r"'1.jpg' may be 'cats/1.jpg' or 'dogs/1.jpg'; write the folder too"):
+    with pytest.raises(DataError, match=r"'1.jpg' may be 'cats/1.jpg' or 'dogs/1.jpg'; add its folder"):
         match(["1.jpg"], ["cats/1.jpg", "dogs/1.jpg"])
     with pytest.raises(DataError, match=r"'1' may be 'a/1.jpg' or 'b/1.png'"):
         match(["1"], ["a/1.jpg", "b/1.png"])

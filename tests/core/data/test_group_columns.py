@@ -112,7 +112,7 @@ def test_repeated_rows_of_one_image_are_no_repeats(tmp_path):
 
 def test_rows_without_a_value_stand_alone(tmp_path):
     grouping = grouped(tmp_path, mrn=["", None, "NaN", *thirds("p")[3:]])
-    assert grouping.groups[:3] == [None] * 3 and "each for itself: 3" in grouping.notes[1]
+    assert grouping.groups[:3] == [None] * 3 and "each a group of its own: 3" in grouping.notes[1]
 
 
 def test_numbers_are_one_patient_whether_whole_or_not(tmp_path):
@@ -198,7 +198,7 @@ def test_several_label_columns(scans):
         (scans / "list.csv").write_text(header + "".join(f"\n{name},{cells(n)}" for n, name in enumerate(names)))
         return read_any(scans / "list.csv")
 
-    with pytest.raises(DataError, match=r"'class' and 'category' may both be the label and differ.*--label-column"):
+    with pytest.raises(DataError, match=r"'class' and 'category' could both be the label.*--label-column"):
         read("image,category,class", lambda n: f"c{n % 3},k{n % 4}")
     assert read("image,class,class_name", lambda n: f"{n % 3},kind {n % 3}").class_names == ("0", "1", "2")
     data = read("image,label,category", lambda n: f"l{n % 4},c{n % 3}")

@@ -234,7 +234,7 @@ def test_masks_give_what_is_stored(tmp_path, mode):
 
 def test_masks_that_cannot_hold_class_numbers_are_refused(tmp_path):
     Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "half.tif")
-    with pytest.raises(DataError, match="a mask with fractions; save whole numbers"):
+    with pytest.raises(DataError, match="a mask with fractional values; save whole numbers"):
         decode_values(tmp_path / "half.tif")
     Image.fromarray(noise()).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="a JPEG mask, whose values are blurred"):

@@ -223,7 +223,7 @@ def test_large_sets_are_compared_without_being_checked_whole(folder, tmp_path, m
     assert all(len(side) == 1 for side in sides(divided)) and "Near copies" in divided.notes[0]
     monkeypatch.setattr(verify, "NEAR_COPIES_UP_TO", 20)
     data, hashes = checked(folder, tmp_path / "cache")
-    assert data.thumbnails is None and "looked for in sets of up to 20 images" in data.notes[-1]
+    assert data.thumbnails is None and "that is done for sets of up to 20 images" in data.notes[-1]
 
 
 def test_exact_copies_count_as_exact_alone(tmp_path):

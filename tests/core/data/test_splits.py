@@ -132,7 +132,7 @@ def test_large_groups_still_give_about_the_wanted_shares():
 def test_a_class_with_one_image_trains_and_is_named():
     data = made([item(0, 0), *(item(n, 1) for n in range(1, 9))])
     assert splits_of(data)["0000"] == "train"
-    assert "Trained but not tested, for want of test images: a." in data.notes
+    assert "Classes trained but not tested, for lack of test images: a." in data.notes
 
 
 def test_a_patient_who_alone_has_a_class_trains():
@@ -213,7 +213,7 @@ def test_a_single_given_split_is_made_anew_and_said():
 def test_items_without_a_split_train_beside_given_ones():
     data = made([item(n, n % 2, split="test" if n < 10 else "") for n in range(30)] + [item(99, 0, split="val")])
     assert Counter(i.split for i in data.items) == {"test": 10, "train": 20, "val": 1}
-    assert "Images without a split, which train: 20." in data.notes
+    assert "Images without a split, used for training: 20." in data.notes
 
 
 def test_given_splits_that_straddle_lose_train_images_never_test_images():

@@ -201,7 +201,7 @@ def test_rows_that_are_all_for_testing_are_not_split_again(tmp_path):
     path = features_file(tmp_path / "tests.npz", split=np.array(["test"] * 60))
     result = vladapt.fit(features=path, adapter="zero-shot", shots=0)
     assert result.metrics["test_images"] == 60 and result.metrics["adapted"]["accuracy"] > 0.9
-    with pytest.raises(CapabilityError, match="all its rows are for testing; give --shots 0"):
+    with pytest.raises(CapabilityError, match="all its rows are test rows; give --shots 0"):
         vladapt.fit(features=path, adapter="ape", shots=4)
 
 

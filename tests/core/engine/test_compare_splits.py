@@ -76,7 +76,7 @@ def test_splits_that_the_data_bring_are_kept_and_that_is_said(tmp_path):
     path = noisy_file(tmp_path / "rows.npz", split=split)
     found = compare(of_file(path), ["gda"], [2], [1, 2], splits=5, out="c")
     assert "split" not in found.rows[0] and {row["seed"] for row in found.rows} == {1, 2}
-    assert any("never split anew" in note for note in found.notes)
+    assert any("never split again:" in note for note in found.notes)
 
 
 def test_folds_test_every_image_once(tmp_path, monkeypatch):
@@ -260,7 +260,7 @@ def test_each_data_set_says_which_test_it_had():
     assert "pets, sun: corrected resampled t-test over 10 splits" in words
     assert "dtd: paired permutation test of the 300 test images" in words
     assert comparison_tests([tested("pets", splits=10)])[-1].startswith(
-        "In brackets 95% intervals. p values: corrected"
+        "In brackets: 95% intervals. p values: corrected"
     )
 
 

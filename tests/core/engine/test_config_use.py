@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_made_is_told(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr(toy_config_tasks.BoxTask, "save", lambda *a: [])
     monkeypatch.setattr(toy_config_tasks.BoxTask, "can", frozenset({"predict", "save"}))
     (tmp_path / "found").write_text("a file")
-    with pytest.raises(DataError, match=r"--out found: cannot be made .*give a folder you may write to"):
+    with pytest.raises(DataError, match=r"--out found: cannot be made .*give a writable folder"):
         vladapt.predict(fitted.run, ["9"], out="found")
 
 
@@ -192,7 +192,7 @@ def test_the_page_shows_the_domains_sections_and_runs_none_of_its_names(fitted):
 
 def test_what_only_adapters_take_is_refused_whatever_its_value(small_clip_spec):
     for flags, says in [
-        ({"adapter": "ape"}, "--adapter ape: detection of domain 'toy-boxes' trains a config and no adapter"),
+        ({"adapter": "ape"}, "--adapter ape: detection of domain 'toy-boxes' trains a config, not an adapter"),
         ({"adapter": "tip-adapter"}, "--adapter tip-adapter: detection of domain 'toy-boxes' trains a config"),
         ({"adapter": {"name": "tip-adapter", "alpha": 2.0}}, "adapter"),
         ({"generic": "folder"}, "--generic folder: detection of domain 'toy-boxes' does not use it; omit it"),

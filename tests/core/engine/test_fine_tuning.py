@@ -161,7 +161,7 @@ def test_what_the_towers_forgot_is_in_notes_metrics_log_and_report(small_clip_sp
     sentence = next(note for note in result.notes if note.startswith("Generic vocabulary (130 words, 150 drawings): "))
     assert sentence in (result.run / "log.txt").read_text()
     page = (result.run / "report.html").read_text()
-    assert "What the towers still know of other things" in page and "150 drawings" in page
+    assert "What the towers still know about other things" in page and "150 drawings" in page
     assert "vladapt.load_run(" in page
     assert json.loads((result.run / "metrics.json").read_text())["generic"]["before"] == generic["before"]
 
@@ -260,7 +260,7 @@ def test_resume_is_not_for_adapters_that_train_no_tower(small_clip_spec, capsys)
         domain="toy-labels", backbone=small_clip_spec, adapter="ape", shots=2, resume=True, reporter=Reporter()
     )
     assert result.metrics["adapted"]["accuracy"] > 0
-    assert "--resume: ape keeps no checkpoints, there is nothing to go on from" in capsys.readouterr().err
+    assert "--resume: ape keeps no checkpoints, so there is nothing to continue from" in capsys.readouterr().err
 
 
 def test_a_fit_is_known_by_what_it_learns_from_what(small_clip_spec, class_folders):

@@ -168,7 +168,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(small_clip):
     data = captioned(3)
     with pytest.raises(DataError, match="greys: no image has a caption"):
         pairs_of(data.with_items([item.with_(target=None) for item in data.items]))
-    with pytest.raises(DataError, match=r"--split val: .* no such pairs; its splits: test"):
+    with pytest.raises(DataError, match=r"--split val: .* no such pairs; give one of its splits: test"):
         evaluate_retrieval(small_clip, pairs_of(data), split="val")
 
 

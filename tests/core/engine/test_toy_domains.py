@@ -90,7 +90,7 @@ def test_a_domain_writes_files_of_its_own_from_scores_of_parts(small_clip_spec, 
     assert written.rows() == written.facts and written.cells() == [["blue", ""], ["red", ""]]
     rows = vladapt.predict(result.run, ["both.png"], domain=WithSums(), out="rows.csv").rows()
     assert [row["id"] for row in rows] == ["both.png"] and Path("rows.csv").is_file()
-    with pytest.raises(ConfigError, match="else give a file"):
+    with pytest.raises(ConfigError, match="otherwise give a file"):
         vladapt.predict(result.run, ["both.png"], out="all.sum", domain=vladapt.load_domain("natural"))
 
 

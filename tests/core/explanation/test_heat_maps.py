@@ -100,8 +100,8 @@ def test_the_default_of_the_default_backbone_points_at_the_evidence():
     ("claims", "why"),
     [
         ({"transductive": True}, "reads all images together"),
-        ({"can": frozenset({"streams"})}, "learns from the images it is asked about"),
-        ({"at_predict": frozenset({"features", "parts"})}, "looks at the parts"),
+        ({"can": frozenset({"streams"})}, "learns from the images it predicts"),
+        ({"at_predict": frozenset({"features", "parts"})}, "reads the parts"),
         ({"needs": frozenset({"images"})}, "tunes itself on views"),
         ({"at_predict": frozenset({"features", "further_backbones"})}, "further backbones"),
     ],
@@ -116,7 +116,7 @@ def test_a_method_that_does_not_suit_the_tower_says_which_does(small_clip_spec):
     for name, towers in ((ROLLOUT, corner_tower()), (GRAD_CAM, clip), (GRAD_CAM, corner_tower())):
         with pytest.raises(CapabilityError, match=f"{name}: backbone .*--explain-method occlusion"):
             check_method(name, Seen(towers, method()))
-    with pytest.raises(ConfigError, match="--explain-method lime: there are grad-cam, occlusion, rollout"):
+    with pytest.raises(ConfigError, match="--explain-method lime: give one of grad-cam, occlusion, rollout"):
         check_method("lime", Seen(clip, method()))
 
 

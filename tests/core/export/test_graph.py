@@ -64,7 +64,7 @@ def test_8_bits_are_nearly_the_same_and_16_nearer(whole, tmp_path):
     for bits in (8, 16):
         words = write_in_8_bits(path, tmp_path / "int8.onnx", examples, bits)
         slower = " (smaller, not faster)" if bits == 16 else ""
-        assert words == f"weights of convolutions in 8 bits, what they are given in {bits}{slower}"
+        assert words == f"weights of convolutions in 8 bits, their inputs in {bits}{slower}"
         model = onnx.load(str(tmp_path / "int8.onnx"))
         assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
         assert [each.key for each in model.metadata_props] == ["vladapt"]
@@ -88,7 +88,7 @@ class ByContent(nn.Module):
 
 
 def test_what_onnx_cannot_say_is_one_line(tmp_path, capsys):
-    with pytest.raises(CapabilityError, match=r"^ONNX cannot say what this model does.*; predict with the run$"):
+    with pytest.raises(CapabilityError, match=r"^ONNX cannot express this model.*; predict with the run$"):
         Graph(ByContent(), {"rows": torch.ones(2, 1)}, ["some"]).write(tmp_path / "m.onnx", 18, {})
     assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
 
@@ -99,7 +99,7 @@ class FirstBlock(nn.Module):
 
 
 def test_a_graph_of_the_first_block_alone_is_none(tmp_path):
-    with pytest.raises(CapabilityError, match="ONNX cannot say what this model does for more than 8 rows at once"):
+    with pytest.raises(CapabilityError, match="ONNX cannot express this model for more than 8 rows at once"):
         Graph(FirstBlock(), {"rows": torch.ones(2, 1)}, ["some"]).write(tmp_path / "m.onnx", 18, {})
 
 
@@ -128,7 +128,7 @@ def test_an_agreement_by_hand():
     assert (found.images, found.difference, found.share) == (3, 0.5, 0.125)
     assert found.same == pytest.approx(2 / 3) and found.accuracy == pytest.approx((2 / 3, 1 / 3))
     assert found.words == words_of(found.facts)
-    assert "66.7% of the answers are the same; 66.7% are right by the model, 33.3% by the graph" in found.words
+    assert "66.7% of the answers are the same; 66.7% are right with the model, 33.3% with the graph" in found.words
 
 
 def test_several_labels_are_answers_of_their_own():

@@ -154,7 +154,7 @@ BAD = {
     "negative label": ({"labels": np.array([0, -1, 2, 0, 0, 1])}, r"labels\[1\] is -1"),
     "half label": ({"labels": np.array([0, 0.5, 2, 0, 0, 1])}, "whole numbers"),
     "label columns": ({"labels": np.zeros((N, 2), np.float32)}, "2 columns for 3"),
-    "label values": ({"labels": np.full((N, C), 2, np.float32)}, "other values than 0, 1 and NaN"),
+    "label values": ({"labels": np.full((N, C), 2, np.float32)}, "other than 0, 1 and NaN"),
     "NaN": ({"image_features": np.where(np.arange(N)[:, None] == 4, np.nan, rows).astype(np.float32)}, "row 4"),
     "text width": ({"text_features": np.ones((C, 7), np.float32)}, r"shape \(3, 7\); 3 classes .* \(3, 4\)"),
     "text NaN": ({"text_features": np.full((C, D), np.inf, np.float32)}, "text_features holds NaN or infinity"),
@@ -162,7 +162,7 @@ BAD = {
     "one class": ({"class_names": np.array(["cat"])}, "two classes"),
     "same name": ({"class_names": np.array(["cat", "dog", "cat"])}, "'cat' twice"),
     "split length": ({"split": np.array(["train"])}, "split has 1 rows for 6"),
-    "split word": ({"split": np.array(["train"] * 5 + ["dev"])}, r"split\[5\] is 'dev'; there are train, val, test"),
+    "split word": ({"split": np.array(["train"] * 5 + ["dev"])}, r"split\[5\] is 'dev'; give one of train, val, test"),
     "scale": ({"logit_scale": np.float32(-1)}, "logit_scale is -1"),
     "scales": ({"logit_scale": np.ones(3, np.float32)}, "logit_scale is .* give one number"),
 }

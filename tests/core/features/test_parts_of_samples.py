@@ -213,7 +213,7 @@ def test_images_beside_a_clip_that_cannot_be_used_have_no_parts(tower):
     assert found.features.ids == ("0", "2") and found.features.parts is None
 
 
-@pytest.mark.parametrize(("shape", "said"), [((0, 3, SIZE, SIZE), "a part at least"), ((3, SIZE), r"\(3, 8\)")])
+@pytest.mark.parametrize(("shape", "said"), [((0, 3, SIZE, SIZE), "at least one part"), ((3, SIZE), r"\(3, 8\)")])
 def test_pixels_of_no_use_leave_their_sample_out(tower, shape, said):
     class Odd(Frames):
         def __call__(self, decoded, seed=None):
@@ -232,7 +232,7 @@ def test_a_decoding_that_gives_another_number_of_parts_is_named(tower):
     shards_of_features(store, tower)[1].unlink()
     longer = clip_set([6], load=lambda item: drawn_clip(0, 7))
     found = extracted(FeatureStore(), longer, TinyTower(), parts=True)
-    assert found.skipped == [("0", "it had 6 parts and now has 7; decoding it must give the same each time")]
+    assert found.skipped == [("0", "it had 6 parts and now has 7; decoding must give the same number each time")]
 
 
 def test_progress_counts_samples_not_parts(tower):

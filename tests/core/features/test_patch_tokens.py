@@ -148,7 +148,7 @@ def test_a_batch_has_them_in_the_order_of_its_parts(reader):
             whole, count = wanted(reader, int(name), 3), max(1, LENGTHS[int(name)])
             turned = torch.cat([whole[:count].flip(0), whole[count:]]) if seen.parts_order is not None else whole
             torch.testing.assert_close(batch.patch_tokens[row], whole if len(seen) == 3 else turned)
-    with pytest.raises(CapabilityError, match="looks at patches of the images, which are not there"):
+    with pytest.raises(CapabilityError, match="needs the patch tokens of the images, which are not there; give images"):
         next(batches(adapter, samples, Extras(items)))
 
 

@@ -87,7 +87,7 @@ def test_what_is_no_answer_is_refused_and_changes_nothing(opened, image, labels,
 
 def test_a_second_writer_is_refused_until_the_first_is_closed(opened):
     first = opened()
-    with pytest.raises(ConfigError, match="another page labels into it"):
+    with pytest.raises(ConfigError, match="another page is writing to it"):
         opened()
     first.close()
     opened()
@@ -96,7 +96,7 @@ def test_a_second_writer_is_refused_until_the_first_is_closed(opened):
 def test_other_files_are_refused_and_kept(opened, todo, pool):
     for name, text, words in [
         ("notes.csv", "image,label\na.png,cat\n", "has no column 'id'"),
-        ("empty.csv", "", "an empty file"),
+        ("empty.csv", "", "empty file"),
     ]:
         (pool.parent / name).write_text(text)
         with pytest.raises(DataError, match=words):
@@ -104,7 +104,7 @@ def test_other_files_are_refused_and_kept(opened, todo, pool):
         assert (pool.parent / name).read_text() == text
     with pytest.raises(ConfigError, match=r"written as \.csv"):
         opened(name="labels.txt")
-    with pytest.raises(ConfigError, match="is the list of images itself"):
+    with pytest.raises(ConfigError, match="is the list of images;"):
         opened(todo(), name="todo.csv")
 
 
@@ -114,7 +114,7 @@ def test_labels_of_other_images_or_classes_are_refused(opened, todo):
     first.close()
     with pytest.raises(DataError, match="labels of other images"):
         opened(todo(data="elsewhere"))
-    with pytest.raises(DataError, match="label 'owl' is no class of the list"):
+    with pytest.raises(DataError, match="label 'owl' is not a class of the list"):
         opened(todo(classes=("cat", "dog")))
 
 

@@ -126,8 +126,8 @@ def test_whatever_names_classes_have_they_are_read_as_written(names, data, tmp_p
 @pytest.mark.parametrize(
     ("found", "put", "words"),
     [
-        (",cat,", ",cta,", "label 'cta' is no class of it; did you mean cat"),
-        ("03.png", "02.png", "'02.png' stands in two rows"),
+        (",cat,", ",cta,", "label 'cta' is not one of its classes; did you mean cat"),
+        ("03.png", "02.png", "'02.png' is in two rows"),
         ("now,pcb,1", "now,pcb,x", "round 'x'"),
         (",dog,,", ",,,", "neither a label nor an answer"),
         (",dog,,", ",dog,maybe,", "answer 'maybe'"),
@@ -159,7 +159,7 @@ def test_images_elsewhere_are_read_where_the_user_says(written, pool):
 def test_a_table_names_images_of_one_reading(written):
     file = written(source=replace(SOURCE, reading={"max_pixels": 5000}))
     assert len(read(file, max_pixels="5000").items) == 8
-    with pytest.raises(ConfigError, match="read otherwise"):
+    with pytest.raises(ConfigError, match="read with another value;"):
         read(file, max_pixels=6000)
 
 
@@ -196,7 +196,7 @@ def test_classes_are_two_at_least(tmp_path):
     (tmp_path / "names.txt").write_text("cat\n\ndog\n")
     assert named_classes(str(tmp_path / "names.txt")) == named_classes(" cat, dog ") == ("cat", "dog")
     for text, words in [
-        (None, "say which classes"),
+        (None, "name the classes"),
         ("cat", "1 class; give at least two"),
         ("a,b,a", "'a' is given twice"),
     ]:

@@ -61,7 +61,7 @@ def test_thirty_images_by_keys_with_a_kill_between(browser, serve, todo):
     process.wait(PATIENCE)
     kept = labels.read_bytes()
     browser.type("3")
-    until(lambda: "The server has ended" in browser.text("message"))
+    until(lambda: "The server has stopped" in browser.text("message"))
     assert labels.read_bytes() == kept and len(read_answers(labels)[0]) == 13
 
     _, again = serve(table)
@@ -74,7 +74,7 @@ def test_thirty_images_by_keys_with_a_kill_between(browser, serve, todo):
     until(lambda: "scale(2.25)" in browser.run('document.getElementById("picture").style.transform'))
     assert browser.run('document.getElementById("picture").naturalWidth') == 16
     browser.type(*"12312312312312312")
-    until(lambda: "30 done. All are labelled" in browser.text("progress"))
+    until(lambda: "30 done. All images are labelled" in browser.text("progress"))
     rows = read_answers(labels)[0]
     assert [row.id for row in rows] == [f"{number:02d}.png" for number in range(30)]
     said = [(row.labels[0] if row.labels else row.answer) for row in rows]

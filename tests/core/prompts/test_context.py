@@ -156,7 +156,7 @@ def test_a_name_that_does_not_fit_is_named_with_what_to_do(toy):
 def test_what_cannot_be_is_refused(toy):
     with pytest.raises(CapabilityError, match=r"'toy' has no embed_tokens.*open_clip"):
         PromptLearner(toy([]), NAMES)
-    with pytest.raises(ConfigError, match=r"position.*end, middle and front"):
+    with pytest.raises(ConfigError, match=r"position.*end, middle or front"):
         PromptLearner(toy(), NAMES, position="start")
     with pytest.raises(ConfigError, match="n_ctx"):
         PromptLearner(toy(), NAMES, n_ctx=0)

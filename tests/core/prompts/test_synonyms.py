@@ -31,7 +31,7 @@ def test_counts_and_lists_come_most_frequent_first(tmp_path):
     [
         ("{", "is not JSON"),
         ([], "no object of classes"),
-        ({"lake": ["pond"]}, "'lake', no class of the data"),
+        ({"lake": ["pond"]}, "'lake', not a class of the data"),
         ({"minivan": []}, "'minivan' has no usable synonyms"),
         ({"minivan": {"van": -1}}, "'minivan' has no usable synonyms"),
         ({"minivan": {"van": True}}, "'minivan' has no usable synonyms"),

@@ -101,7 +101,7 @@ def test_a_name_taken_twice_names_both(tmp_path, monkeypatch):
     points = "[vladapt.adapters]\nape = mine:Mine\n"
     monkeypatch.syspath_prepend(str(distribution(tmp_path, "rival", {}, points)))
     with pytest.raises(
-        ConfigError, match=r"'ape' is taken twice: by vladapt\.adapters\.cache\.ape and by mine:Mine of rival"
+        ConfigError, match=r"'ape' is defined twice: by vladapt\.adapters\.cache\.ape and by mine:Mine of rival"
     ):
         catalogue.adapters()
 

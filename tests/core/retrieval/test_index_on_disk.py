@@ -150,7 +150,7 @@ def test_a_graph_keeps_as_many_candidates_as_are_asked_for(make_index):
 
 
 def test_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--kind tree: there are flat, hnsw, ivf"):
+    with pytest.raises(ConfigError, match="--kind tree: give one of flat, hnsw, ivf"):
         IndexBuilder(tmp_path / "x", dims=8, kind="tree")
 
 
@@ -188,7 +188,7 @@ def test_an_index_of_nothing_is_refused(tmp_path):
 def test_a_folder_of_other_things_is_not_overwritten(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
-    with pytest.raises(DataError, match="holds other things than an index"):
+    with pytest.raises(DataError, match="holds something other than an index"):
         IndexBuilder(tmp_path / "photos", dims=8)
     with pytest.raises(DataError, match="a file, not a folder"):
         IndexBuilder(tmp_path / "photos" / "a.png", dims=8)
@@ -285,7 +285,7 @@ def test_what_is_no_index_is_said(tmp_path):
 def test_another_backbone_is_refused(make_index):
     index = RetrievalIndex.open(make_index(unit_rows(3)))
     index.check_backbone(SimpleNamespace(spec="toy", fingerprint="abc"))
-    with pytest.raises(CapabilityError, match=r"made with backbone 'toy' \(abc\), 'toy' is another now \(xyz\)"):
+    with pytest.raises(CapabilityError, match=r"made with backbone 'toy' \(abc\), not with 'toy' as it is now \(xyz\)"):
         index.check_backbone(SimpleNamespace(spec="toy", fingerprint="xyz"))
     with pytest.raises(CapabilityError, match="rows of width 8"):
         index.search(torch.ones(9))

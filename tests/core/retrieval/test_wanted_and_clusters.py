@@ -59,11 +59,11 @@ def test_what_no_image_has_is_one_line(people):
     _, index = people
     query = torch.from_numpy(unit_rows(1, dims=16, seed=5)[0])
     for wanted, error, said in (
-        (Wanted({"camera": "c7"}), ConfigError, r"--camera c7: no image has it; did you mean c2 or c1 or c0"),
+        (Wanted({"camera": "c7"}), ConfigError, r"--camera c7: no image has it; did you mean c2, c1 or c0"),
         (
             Wanted({"owner": "me"}),
             DataError,
-            r"does not know the owner .* knows their camera, time; omit --where owner",
+            r"does not hold the owner .* holds their camera, time; omit --where owner",
         ),
         (Wanted(since="noon"), ConfigError, r"--since noon: neither a date and time .* nor a number"),
         (Wanted(since="12"), ConfigError, r"--since: the times of this index are dates"),
@@ -142,4 +142,4 @@ def test_the_page_has_groups_facts_and_no_face(tmp_path):
     assert pages[0] != pages[1] and all(page.count("data:image/jpeg") == 3 for page in pages)
     plain, hidden = (set(re.findall(r'src="(data:[^"]+)"', page)) for page in pages)
     assert not plain & hidden  # the picture asked for is hidden too
-    assert "camera c1" in pages[0] and pages[0].count("Alike: group") == 2 and "2 of 9 images" in pages[0]
+    assert "camera c1" in pages[0] and pages[0].count("<h2>Group") == 2 and "2 of 9 images" in pages[0]

@@ -36,7 +36,8 @@ def test_how_large_an_image_may_be_is_not_what_it_shows(items):
 def test_what_is_no_file_is_counted_and_said(items):
     info = {"digests": kept_digests({"train": items[:1]}, digests_of)}
     found = in_the_fit(info, lambda: digests_of([items[0], Item("drawn", "/nowhere/drawn.png")]))
-    assert found["in_fit"] == 1 and found["in_fit_words"].endswith("1 of them are no files that can be compared.")
+    assert found["in_fit"] == 1
+    assert found["in_fit_words"].endswith("1 of them are not files, so they cannot be compared.")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_what_is_no_file_is_counted_and_said(items):
     [
         (None, "an older version"),
         ({"too_many": 300_000}, "it had 300,000 images"),
-        ({"train": ["", "ab"]}, "some of its images were no files"),
+        ({"train": ["", "ab"]}, "some of its images were not files"),
     ],
 )
 def test_where_nobody_can_know_that_is_said(digests, why):

@@ -32,7 +32,7 @@ def generic(gained: int | None, lost: int | None, p_value: float | None, **chang
         ((1, 4, 0.4), "open", "A loss that could be chance"),
         ((4, 1, 0.4), "open", "No loss"),
         ((0, 0, 1.0), "open", "No loss"),
-        ((None, None, None), "open", "What it forgot cannot be told from this"),
+        ((None, None, None), "open", "This cannot tell what it forgot"),
     ],
 )
 def test_forgetting_is_told_from_chance(tested, tone, title):
@@ -44,7 +44,7 @@ def test_forgetting_is_told_from_chance(tested, tone, title):
 
 def test_a_reservation_is_told_and_outweighs_what_could_be_chance_only():
     guessing = verdict_of_generic(generic(1, 0, 1.0, note="before: 0.7 % cannot be told from guessing"))
-    assert (guessing.tone, guessing.title) == ("open", "What it forgot cannot be told from this")
+    assert (guessing.tone, guessing.title) == ("open", "This cannot tell what it forgot")
     assert guessing.text.endswith("Before: 0.7 % cannot be told from guessing.")
     broken = verdict_of_generic(generic(0, 30, 1e-6, note="after: the model gives NaN"))
     assert broken.tone == "bad" and broken.text.endswith("After: the model gives NaN.")
@@ -58,7 +58,7 @@ def test_own_generic_images_are_named():
 def test_forgetting_is_a_verdict_and_a_table_with_intervals():
     assert forgetting(None) == []
     verdict, table = forgetting(generic(3, 30, 1e-6))
-    assert verdict.heading == "What the towers still know of other things"
+    assert verdict.heading == "What the towers still know about other things"
     first, five = table.rows
     assert [cell.text for cell in first] == ["First word right ↑", "24.0%", "18.0%", "−6.0 points"]
     assert [cell.small for cell in first[1:3]] == ["17.8% to 31.5%", "12.7% to 25.0%"]

@@ -184,6 +184,6 @@ def test_a_training_that_was_stopped_before_its_first_checkpoint_leaves_nothing(
 def test_one_training_is_done_by_one_process(tmp_path, at_work):
     (tmp_path / ".resume" / "new").mkdir(parents=True)
     at_work(tmp_path / ".resume" / "new" / MARKER)
-    with pytest.raises(ConfigError, match="another process does this fit"), training(tmp_path, "new"):
+    with pytest.raises(ConfigError, match="another process is running this fit"), training(tmp_path, "new"):
         pass
     assert (tmp_path / ".resume" / "new" / MARKER).exists()

@@ -13,7 +13,7 @@ from forked import Group
 
 LINE = (
     "vladapt: rank {} has died (killed, out of memory, or its machine is gone), so all processes end; the same command "
-    "with --resume goes on from the last checkpoint"
+    "with --resume continues from the last checkpoint"
 )
 
 

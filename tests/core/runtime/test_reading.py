@@ -84,7 +84,7 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
         ('{"a":' * 100_000, "nested too deep"),
         ("9" * 400, "of 400 digits"),
         ("[-" + "9" * 5000 + "]", "of 5001 digits"),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' occurs twice"),
         ("[1", "Expecting"),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_host_that_does_not_answer_is_named_without_its_password(monkeypatch):
 def test_schemes_that_run_commands_or_are_unknown_are_refused():
     for name in ("pipe://cat /etc/passwd", "shell://x", "file:///etc/passwd", "simplecache::s3://a"):
         if is_url(name):
-            with pytest.raises(ConfigError, match=r":// is not read; give a path, or a URL of s3://"):
+            with pytest.raises(ConfigError, match=r":// is not supported; give a path, or a URL of s3://"):
                 open_stream(name)
     assert not is_url("pipe:cat file") and not is_url("C:/files/1.tar") and not is_url("shards/{0..3}.tar")
 

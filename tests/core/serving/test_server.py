@@ -74,9 +74,9 @@ def test_a_token_is_needed_where_others_reach_the_host(host, token, found, monke
 @pytest.mark.parametrize(
     ("host", "token", "words"),
     [
-        ("0.0.0.0", None, "--host 0.0.0.0: other machines reach it, so give --token, or VLADAPT_TOKEN"),
-        ("127.0.0.1", "", "--token: may have letters, digits"),
-        ("127.0.0.1", "a b&c", "--token: may have letters, digits"),
+        ("0.0.0.0", None, "--host 0.0.0.0: other machines can reach it, so give --token, or VLADAPT_TOKEN"),
+        ("127.0.0.1", "", "--token: may hold only letters, digits"),
+        ("127.0.0.1", "a b&c", "--token: may hold only letters, digits"),
         ("no such host", None, "--host no such host: no such host"),
     ],
 )

@@ -84,7 +84,7 @@ def test_rows_stay_in_their_places(logged, pictures, tmp_path):
     assert list(rows["label"].notna()) == [True, False, False, True] and rows["label"][0] == rows["label"][3]
     assert rows["error"][0] == "" and rows["error"][1] and "no such file" in rows["error"][2]
     assert model.predict([b"nothing"])["error"][0]
-    with pytest.raises(ConfigError, match="give paths, or bytes"):
+    with pytest.raises(ConfigError, match="give paths or the bytes"):
         model.predict([3])
 
 

@@ -59,7 +59,7 @@ class OfAnother(Whole):
         return FitReport("other")
 
 
-@breaks("its report does not say on what was chosen")
+@breaks("its report does not say what settings were chosen on")
 class ChosenOnNothing(Whole):
     """A baseline."""
 
@@ -142,7 +142,7 @@ class ByChance(Whole):
         return report
 
 
-@breaks("judges an image otherwise beside others: its logits differ by ...")
+@breaks("judges an image differently beside others: its logits differ by ...")
 class BesideOthers(Whole):
     """A baseline."""
 

@@ -98,12 +98,12 @@ class NoSuchMetric(Whole):
     metrics = ("kappa",)
 
 
-@breaks("names Label as a metric, which is no Metric", "its metrics are numbers: TypeError: ...")
+@breaks("names Label as a metric, which is not a Metric", "its metrics are numbers: TypeError: ...")
 class NoMetric(Whole):
     metrics = (Label,)
 
 
-@breaks("has own_files of the task 'mapping', which is none of its own")
+@breaks("has own_files of the task 'mapping', which it does not have")
 class FilesOfAnotherTask(Whole):
     own_files: ClassVar = {"mapping": (".map",)}
 

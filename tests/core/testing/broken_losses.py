@@ -61,7 +61,7 @@ class NoLoss(Whole):
         return {"near": super().compute(out, progress)["near"]}
 
 
-@breaks("its 'per_image' is no finite scalar tensor")
+@breaks("its 'per_image' is not a finite scalar tensor")
 class PerImage(Whole):
     """A baseline."""
 
@@ -86,7 +86,7 @@ class NeedsTooMuch(Whole):
     needs: ClassVar = Whole.needs | {"labels"}
 
 
-@breaks("its gradient is nothing")
+@breaks("it has no gradient")
 class LearnsNothing(Whole):
     """A baseline."""
 
@@ -147,8 +147,8 @@ class OfItsOwnRows(Whole):
     "half of the rows, with those of another rank, gives ..., the whole batch ...",
     "micro-batches change the gradient of ...",
     "in ...float16 it is ..., not ...",
-    "gives another value for the same batch at once; move in after_step what moves",
-    "after a step a deep copy differs by ...; keep in buffers and parameters what lasts",
+    "gives a different value for the same batch the second time; change state only in after_step",
+    "after a step a deep copy differs by ...; keep all state in buffers and parameters",
 )
 class ByChance(Whole):
     """A baseline."""
@@ -182,8 +182,8 @@ class MovesAtOnce(Whole):
 
 
 @breaks(
-    "gives another value for the same batch at once; move in after_step what moves",
-    "after a step a new one with its state dict differs by ...; keep in buffers and parameters what lasts",
+    "gives a different value for the same batch the second time; change state only in after_step",
+    "after a step a new one with its state dict differs by ...; keep all state in buffers and parameters",
 )
 class Counts(Whole):
     """A baseline."""
@@ -194,7 +194,7 @@ class Counts(Whole):
         return {**values, "loss": values["loss"] + (1.0 if self.times == 2 else 0.0)}
 
 
-@breaks("after a step a new one with its state dict differs by ...; keep in buffers and parameters what lasts")
+@breaks("after a step a new one with its state dict differs by ...; keep all state in buffers and parameters")
 class Remembers(Whole):
     """A baseline."""
 

@@ -59,7 +59,7 @@ class SkipsNothing(Says):
         return replace(found, skipped=[*found.skipped, ("a.png", "damaged")])
 
 
-@breaks("predicts otherwise the second time")
+@breaks("predicts differently the second time")
 class SaysOtherwise(Says):
     def said(self, found):
         chance = float(np.random.default_rng().random())

@@ -325,7 +325,7 @@ class Shuffled(Changed):
         return data.with_items(data.items[self.times :] + data.items[: self.times])
 
 
-@breaks("its sample, read again, says otherwise of item 'patch-0'")
+@breaks("its sample, read again, describes item 'patch-0' differently")
 class SaysOtherwise(Changed):
     times = 0
 

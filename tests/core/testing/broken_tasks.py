@@ -153,7 +153,7 @@ class NoPlace(Told):
         return replace(result, summary={"run": "runs"})
 
 
-@breaks("its report does not say on what was chosen")
+@breaks("its report does not say what settings were chosen on")
 class ChosenOnNothing(Told):
     def told(self, result):
         return replace(result, report=FitReport("pointing", chosen_on=""))

@@ -137,7 +137,7 @@ class Narrow(Settled):
         (LongHelp, ["option 'flag' has help that is longer than a line of 100 characters"]),
         (Stop, ["option 'flag' has help that ends with a full stop or a space"]),
         (Capital, ["option 'flag' has help that begins with a capital letter"]),
-        (Endless, ["option 'count' counts, and has no highest value"]),
+        (Endless, ["option 'count' is a count without a highest value"]),
         (Turned, ["option 'text' reads its own default 'a' as 'a!'"]),
         (Narrow, ["option count=1 is refused; it accepts a whole number, 1 to 9"]),
     ],
@@ -158,7 +158,7 @@ def test_a_broken_rule_is_said(cls, said):
         ),
         (OtherType, "option 'pair' reads its own default [0.1, 0.2] as (0.1, 0.2)"),
         (Unsettled, "option rate=abc raises nothing; give it bounds or choices, and call super().__post_init__()"),
-        (OwnWords, "option rate=abc is refused in words that do not begin so: no"),
+        (OwnWords, "option rate=abc is refused with a message that does not begin like that: no"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

@@ -63,8 +63,8 @@ def test_rank_0_decides_where_another_has_a_newer_one(resumed):
 def test_an_empty_folder_on_one_process_ends_both_with_one_line(resumed, rank):
     codes, lines, _ = resumed(lambda places: shutil.rmtree(places[rank]))
     assert codes == [1, 1] and lines[0] == lines[1]
-    told = "rank 1 has no step-00000004.pt, from which rank 0 goes on"
-    assert (told if rank else "rank 1 has step-00000004.pt there, and rank 0 no checkpoint") in lines[0]
+    told = "rank 1 has no step-00000004.pt, from which rank 0 continues"
+    assert (told if rank else "rank 1 has step-00000004.pt there, but rank 0 has no checkpoint") in lines[0]
     assert "give all processes one --out that they share" in lines[0]
 
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_training_on_one_process_ends_both(resumed):
 
     codes, lines, _ = resumed(other)
     assert codes == [1, 1] and lines[0] == lines[1]
-    assert "on rank 1 it is not the file that rank 0 goes on from" in lines[0]
+    assert "on rank 1 it differs from the file that rank 0 continues from" in lines[0]
 
 
 def test_damaged_checkpoints_of_rank_0_end_both(resumed):

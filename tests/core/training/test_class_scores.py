@@ -145,5 +145,5 @@ def test_a_teachers_classes_are_its_own_or_given(small_clip_spec, toy_pairs, mon
     assert found == pytest.approx(float((own - given).square().sum()), rel=1e-4)
     with pytest.raises(CapabilityError, match=r"'class_features' .*, 'teacher\.class_features' .*; pairs have no"):
         first_loss(prompts=None)
-    with pytest.raises(CapabilityError, match=r"'teacher\.class_features', which only a teacher that stays has"):
+    with pytest.raises(CapabilityError, match=r"'teacher\.class_features', which only a fixed teacher has"):
         first_loss(Followed)

@@ -141,7 +141,7 @@ def test_a_log_that_cannot_be_written_is_told_once_and_goes_on_later(tmp_path):
     file.start(0)
     file.add({"step": 1})
     file.amend({"step": 1, "val": 0.5})
-    assert len(told) == 1 and "cannot be written" in told[0] and "goes on without it" in told[0]
+    assert len(told) == 1 and "cannot be written" in told[0] and "continues without it" in told[0]
     (tmp_path / "taken").unlink()
     file.add({"step": 2})
     assert read_log(tmp_path / "taken" / FILE) == [{"step": 2}]
@@ -198,7 +198,7 @@ def test_a_visualiser_that_fails_is_left_and_the_training_goes_on(fresh_clip, to
     remembering.fail_at = 2
     rows, told = logged(fresh_clip, toy_pairs(), tmp_path, log_to=("Remembering",))
     assert len(rows) == 9 and len(remembering.made[0].scalars) == 1
-    assert told == [f"log_to=Remembering: no network; it is told no more, {FILE} goes on"]
+    assert told == [f"log_to=Remembering: no network; it gets no more lines, {FILE} goes on"]
 
 
 def test_a_visualiser_that_cannot_be_started_ends_the_training_before_it_begins(

@@ -170,7 +170,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(job, on, tmp_path,
     wider = {**job["loss_options"], "slip": {"mlp_dim": 16, "emb_dim": 16}}
     codes, lines = ends({**job, "loss_options": wider, "folder": str(place), "resume": True}, ranks)
     assert codes == [1] * ranks and len(set(lines)) == 1
-    assert "is of another model: its weight 'objective.losses.slip." in lines[0]
+    assert "from another model: its weight 'objective.losses.slip." in lines[0]
     assert "shape (32,), this model's (16,)" in lines[0]
 
 

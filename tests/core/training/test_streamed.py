@@ -187,7 +187,7 @@ def test_samples_that_cannot_be_read_are_named_and_others_come_in_their_place(mo
     assert len(batch["index"]) == 41
     named = dict(batch["broken"])
     assert set(named) == {"s.tar:0007", "s.tar:sample 40"}
-    assert "ends before its sample 40" in named["s.tar:sample 40"]
+    assert "ends before sample 40" in named["s.tar:sample 40"]
 
 
 def test_unreadable_samples_beyond_many_are_counted_and_not_named(monkeypatch):
@@ -206,7 +206,7 @@ def test_streams_that_do_not_share_a_batch_are_refused(monkeypatch):
     assert [streams_for(8, workers, 100) for workers in (0, 1, 2, 3, 4, 100)] == [2, 2, 4, 4, 8, 8]
     with pytest.raises(ConfigError, match="--batch-size 9 is not a multiple of the 2 processes"):
         streams_for(9, 1, 100)
-    with pytest.raises(ConfigError, match="3 streams read this set, which 2 processes cannot share"):
+    with pytest.raises(ConfigError, match="3 streams read this set, and 2 processes cannot share"):
         StreamBatches(100, 12, 3)
     with pytest.raises(ConfigError, match="--batch-size 10 is not a multiple of the 4 streams"):
         StreamBatches(100, 10, 4)
@@ -241,7 +241,7 @@ def test_the_order_is_said(fresh_clip, shards, tmp_path):
 
 def test_a_loss_that_looks_at_the_whole_set_is_refused(fresh_clip, shards, tmp_path):
     task = Task(streamed(shards), {"protoclip": 1.0}, {"protoclip": {"clusters": 2, "hidden_dim": 8}})
-    with pytest.raises(CapabilityError, match="loss protoclip looks at all 102 samples before each epoch"):
+    with pytest.raises(CapabilityError, match="loss protoclip reads all 102 samples before each epoch"):
         train(fresh_clip, task, TrainingSettings(**{**SETTINGS, "workers": 0}), tmp_path)
 
 

@@ -142,7 +142,7 @@ def test_recipes_can_be_built(name):
     [
         ({"rde": {"tau": -1}}, "option tau=-1 of loss 'rde' is not usable"),
         ({"rde": {"taus": 1}}, "loss 'rde' has no option 'taus'"),
-        ({"clip": {}}, "'clip' is not among the losses"),
+        ({"clip": {}}, "'clip' is not one of the losses"),
     ],
 )
 def test_what_is_wrong_with_a_loss_is_said_when_the_adapter_is_made(options, said):

@@ -126,9 +126,9 @@ def test_a_band_that_tells_the_classes_apart_is_learned_and_known_at_prediction(
 @pytest.mark.parametrize(
     ("adapter", "words"),
     [
-        ({"name": "tip-adapter"}, "'tip-adapter' sees nothing of nir: .* fit lora or full, or give --bands of three"),
-        ({"name": "full", "last": 1, "epochs": 1, "batch_size": 4}, "'full' sees nothing of nir"),
-        ({"name": "lit", "epochs": 1, "batch_size": 4}, "'lit' sees nothing of nir"),
+        ({"name": "tip-adapter"}, "'tip-adapter' cannot use nir: .* fit lora or full, or give --bands of three"),
+        ({"name": "full", "last": 1, "epochs": 1, "batch_size": 4}, "'full' cannot use nir"),
+        ({"name": "lit", "epochs": 1, "batch_size": 4}, "'lit' cannot use nir"),
     ],
 )
 def test_a_method_that_does_not_train_the_first_layer_is_refused(fit, adapter, words):
@@ -139,7 +139,7 @@ def test_a_method_that_does_not_train_the_first_layer_is_refused(fit, adapter, w
 def test_features_alone_are_refused_where_they_would_lack_the_bands(fields, small_clip_spec, tmp_path):
     flags = {"domain": "remote-sensing", "backbone": small_clip_spec, "data.path": str(fields)}
     recipe = resolve(flags=flags, sets=["data.bands=1,2,3,4"])
-    with pytest.raises(CapabilityError, match="`vladapt embed` sees nothing of 4"):
+    with pytest.raises(CapabilityError, match="`vladapt embed` cannot use 4"):
         embed(recipe, tmp_path / "features.safetensors")
 
 

@@ -124,10 +124,10 @@ def test_questions_with_a_clip_that_is_missing_are_left_out(folder, tmp_path):
     told = choice_scores(data.questions, Features)
     assert told == {"name": "EgoMCQ", "questions": 1, "left_out": 1, "scores": {"inter": 1.0}}
     Features.captions = ("something else",) * len(ids)
-    with pytest.raises(DataError, match="is no caption of"):
+    with pytest.raises(DataError, match="is not a caption of"):
         choice_scores(data.questions, Features)
     Features.ids = ("other",) * len(ids)
-    with pytest.raises(DataError, match="some sample is missing"):
+    with pytest.raises(DataError, match="lacks a sample, which is missing"):
         choice_scores(data.questions, Features)
 
 

@@ -198,7 +198,7 @@ def test_a_file_gives_the_same_towers(make_problem, small_clip_spec, name, tmp_p
     torch.testing.assert_close(
         again.logits(Batch(pixels=problem.pixels())), again.logits(features), atol=1e-4, rtol=1e-5
     )
-    with pytest.raises(CapabilityError, match="has learned tokens in its towers already"):
+    with pytest.raises(CapabilityError, match="has learned tokens in its towers;"):
         make_on = replace(problem, backbone=adapter.adapted(problem.backbone))
         fitted(make_on, name)
 

@@ -167,10 +167,10 @@ def test_what_is_wrong_is_one_line():
         build_selector("badgr")
     with pytest.raises(ConfigError, match="base"):
         build_selector("pcb", base="margin")
-    with pytest.raises(ConfigError, match="50 of 40 candidates"):
+    with pytest.raises(ConfigError, match="50 images are asked for, there are 40 candidates"):
         build_selector("random").select(pool_of(), 50)
     pool = pool_of()
-    with pytest.raises(CapabilityError, match="take random or coreset first"):
+    with pytest.raises(CapabilityError, match="use random or coreset first"):
         build_selector("entropy").select(Pool(pool.features, pool.candidates, pool.labelled, pool.counts), 2)
 
 

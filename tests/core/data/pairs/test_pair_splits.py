@@ -103,7 +103,9 @@ def test_renamed_copies_are_found_and_told(tmp_path):
     assert sorted(found) == [[2 * n, 2 * n + 1] for n in range(12)]
     assigned = assign_pair_splits(pairs, test=0.3, hashes=FileHashes(tmp_path / "cache"))
     assert [pair.split for pair in assigned][::2] == [pair.split for pair in assigned][1::2]
-    assert assigned.notes == ["Exact copies of other images under other names: 12; each is in the split of the other."]
+    assert assigned.notes == [
+        "Exact copies of other images under other names: 12; each is in the same split as its original."
+    ]
 
 
 def test_only_what_may_be_a_copy_is_read(tmp_path, monkeypatch):
@@ -131,8 +133,8 @@ def test_given_splits_give_up_copies_of_test_images(tmp_path):
         "again_03.png": "train",
     }
     assert kept.notes == [
-        "Left out of train and val, a copy being in the given test split: 1.",
-        "Moved from val to train, a copy being in the given train split: 2.",
+        "Left out of train and val because a copy is in the given test split: 1.",
+        "Moved from val to train because a copy is in the given train split: 2.",
     ]
 
 

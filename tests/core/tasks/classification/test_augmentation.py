@@ -61,7 +61,7 @@ def test_photos_are_cropped_as_each_method_publishes(augmented):
 
 def test_a_domain_s_safe_crop_goes_before_a_smaller_one_and_not_before_a_larger(augmented):
     coop = augmented("coop", "medical", {"views": 3})
-    assert coop.transform.scale == SAFE and "as is safe for domain medical (published: 8 to 100 %)" in coop.note
+    assert coop.transform.scale == SAFE and "the safe share for domain medical (published: 8 to 100 %)" in coop.note
     mild = augmented("wise-ft", "medical")
     assert mild.transform.scale == (0.9, 1.0) and mild.note.endswith("as published")
     assert type(mild.transform) is type(coop.transform)  # the domain's own otherwise

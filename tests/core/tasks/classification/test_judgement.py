@@ -103,7 +103,7 @@ def test_groups_widen_every_interval_and_are_counted():
     assert "of 12 groups" in verdict(grouped) and "McNemar" not in verdict(grouped)
     assert metrics_table(grouped).title == "240 test images of 12 groups, accuracy decides"
     said = " ".join(warnings_of(grouped, EQUAL, NAMES, []))
-    assert "240 test images come from 12 groups only" in said
+    assert "240 test images come from only 12 groups" in said
 
 
 def test_few_images_of_a_class_are_said():

@@ -1,4 +1,4 @@
-"""How much of a score is owed to the order of a sample's parts."""
+"""How much of a score the order of a sample's parts contributes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_head_that_sees_the_order_loses_it(prepared, samples):
     section = order_section({"part_order": told})
     assert [row[0].split(",")[0] for row in section.rows] == ["In order", "Shuffled", "Reversed"]
     assert section.rows[2][2].text == "−100.0 points" and section.rows[2][3].text == "−100.0%"
-    assert "owed to the order" in section.note
+    assert "what the order contributes." in section.note
 
 
 def test_drop_is_absolute_and_relative_with_its_spread(samples):

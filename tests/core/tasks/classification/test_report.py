@@ -227,7 +227,7 @@ def test_a_picture_that_is_gone_is_said_and_other_errors_are_not_hidden():
 
 
 def test_a_perfect_model_has_no_mistakes():
-    assert "every test image is right" in page(one_label(gain=100.0)).text
+    assert "every test image is classified correctly" in page(one_label(gain=100.0)).text
 
 
 def test_chance_is_told_from_more_than_chance():
@@ -250,8 +250,8 @@ def test_a_small_test_set_says_so_once():
 
 def test_a_zero_shot_at_chance_and_a_model_below_the_commonest_class_are_said():
     assert "Zero-shot cannot be told from guessing among 3 classes (33.3%)" in page(one_label()).text
-    assert "the commonest class, would be right on" in page(one_label(gain=-2.0)).text
-    assert "the commonest class, would be right on" not in page(one_label(gain=3.0)).text
+    assert "the most common class, would be right on" in page(one_label(gain=-2.0)).text
+    assert "the most common class, would be right on" not in page(one_label(gain=3.0)).text
     better = one_label()
     better.metrics["intervals"]["zero_shot"] = [0.5, 0.6]
     assert "cannot be told from guessing" not in page(better).text
@@ -275,12 +275,12 @@ def test_the_confusion_matrix_holds_the_counts():
 def test_several_labels_have_a_table_of_labels_and_no_confusion_matrix():
     given = several_labels()
     text = page(given).text
-    assert "Label by label" in text and "What is mistaken for what" not in text
+    assert "Label by label" in text and "Which classes are confused" not in text
     assert f"{given.metrics['adapted']['auroc/opacity']:.3f}" in text
     low, high = given.metrics["intervals"]["adapted"]
     assert f"{low:.3f} to {high:.3f}" in text
     assert "The gain is more than chance" in text
-    assert "so without a score: hernia" in text
+    assert "one of the two values: hernia" in text
     assert re.search(r"0 of 120 – – –", text)  # hernia: never present
     assert "present" in text and "absent" in text
     assert "share of known labels that are right" in text and "share of test images classified" not in text

@@ -68,7 +68,7 @@ def test_every_image_of_a_folder_without_labels_is_classified(small_clip_spec, p
     rows = list(csv.DictReader((result.run / "predictions.csv").open()))
     assert len(rows) == 4 * max(1, len(folders)) == result.metrics["test_images"]
     assert {row["label"] for row in rows} <= set(NAMES.split(",")) and not result.metrics["adapted"]
-    assert any("no labels here" in note for note in result.notes) == (len(folders) > 1)
+    assert any("not used as labels." in note for note in result.notes) == (len(folders) > 1)
     again = {row["id"].split("/")[-1]: row["label"] for row in vladapt.predict(result.run, [data]).rows()}
     assert again == {row["id"].split("/")[-1]: row["label"] for row in rows}
 
@@ -88,7 +88,7 @@ def test_what_needs_labels_says_that_there_are_none(small_clip_spec, pictures):
         (("cats", "dogs"), "cat,dog,bird", {}, "did you mean cats"),  # a slip
         (("cat", "dog"), "cat,bird", {"shots": 0}, "no class 'bird'"),  # some are classes of the data
         (("2020", "2021"), NAMES, {"shots": 4}, "no class 'crimson'"),  # labels are asked for
-        ((), None, {}, "or name the classes by --classes"),
+        ((), None, {}, "or name the classes with --classes"),
         ((), "cat", {}, "at least two classes"),
     ],
 )
@@ -156,8 +156,8 @@ def test_texts_come_as_resources_and_what_cannot_be_used_is_one_line(small_clip_
     assert "pairs of classes compared" in said and "No --resource" not in said
     said = notes("s3a", "vocabulary", "realign_prompts")
     assert "words found among 5" in said and "No --resource" not in said  # two of the classes are no words of the file
-    with pytest.raises(ConfigError, match="--resource vocabulary: gta-clip has no use for it; omit it, or take s3a"):
+    with pytest.raises(ConfigError, match="--resource vocabulary: gta-clip does not use it; omit it, or take s3a"):
         notes("gta-clip", "vocabulary")
     (tmp_path / "words.txt").write_text("wall\n")
-    with pytest.raises(DataError, match="1 words; give a text file of two or more"):
+    with pytest.raises(DataError, match="1 words; give a text file of at least two"):
         notes("s3a", "vocabulary")

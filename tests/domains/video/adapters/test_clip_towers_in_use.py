@@ -106,7 +106,7 @@ def test_towers_without_blocks_are_refused_in_one_line(name):
 
 def test_a_tower_sees_parts_by_one_thing_at_most(problem):
     towers = seeing(problem.backbone, NeighbouringFrames(FRAMES))
-    with pytest.raises(CapabilityError, match="sees the parts of a sample together already"):
+    with pytest.raises(CapabilityError, match="already encodes the parts of a sample together;"):
         attach_joint(towers, NeighbouringFrames(FRAMES))
     with pytest.raises(CapabilityError, match="positions for 64 frames, and a clip has 65"):
         Branch(problem.backbone, 65, depth=1, drop_path=0.0)
