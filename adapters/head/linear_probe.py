@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,6 +20,7 @@ from ...core.errors import CapabilityError
 from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import ALIKE, best_setting, val_score
 from ...core.training.class_offsets import FOLDS, cross_fitted_offsets
+from ._logistic import logistic_regression
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0
@@ -171,8 +171,7 @@ def _multinomial(
     seen = np.unique(labels)
     if len(seen) < 2:
         raise CapabilityError("adapter 'linear-probe' needs support images of at least two classes; there is one")
-    model = _solve(features, labels, c, max_iter, class_weight="balanced" if balanced else None)
-    weight, bias = model.coef_, model.intercept_
+    weight, bias = logistic_regression(features, labels, c, max_iter, balanced)
     if len(seen) == 2:  # one row for the second class: halves of it give the same probabilities
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     whole, offsets = np.zeros((num_classes, features.shape[1])), np.full(num_classes, NEVER)
@@ -187,23 +186,10 @@ def _one_vs_rest(features, labels, num_classes: int, c: float, max_iter: int) ->
         target = labels[known, label] > 0.5
         positives, negatives = target.sum(), (~target).sum()
         if positives and negatives:
-            model = _solve(features[known], target, c, max_iter)
-            weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+            (weight[label],), (bias[label],) = logistic_regression(features[known], target, c, max_iter)
         else:
             bias[label] = math.log((positives + 0.5) / (negatives + 0.5))
     return weight, bias
-
-
-def _solve(features, target, c: float, max_iter: int, class_weight: str | None = None):
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        # At the search's largest C separable shots have no finite optimum; the last iterate is scored, as published.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # one shot is meant
-        model = LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter, class_weight=class_weight)
-        return model.fit(features, target)
 
 
 def _notes(support, class_names, num_classes: int) -> list[str]:
