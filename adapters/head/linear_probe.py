@@ -20,7 +20,7 @@ from ...core.errors import CapabilityError
 from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import ALIKE, best_setting, val_score
 from ...core.training.class_offsets import FOLDS, cross_fitted_offsets
-from ._logistic import logistic_regression
+from ...core.training.logistic import logistic_regression
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0

@@ -6,13 +6,17 @@ The weight of a class with n of the N images is N / (C n), with C the classes th
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..training.logistic import softmax_loss
+
 MOST_SHOTS = 16
 """Shots per class that few-shot methods are published for, at most."""
-OFFSET_RIDGE, OFFSET_STEPS = 1e-2, 100
-"""Of `balancing_offsets`: the weight of squared offsets beside a mean cross-entropy, and the steps of L-BFGS."""
+OFFSET_RIDGE = 1e-2
+OFFSET_SOLVER = {"maxiter": 200, "maxls": 50, "gtol": 1e-8, "ftol": 1e-14}
+"""Of `balancing_offsets`: the weight of squared offsets beside a mean cross-entropy, and when L-BFGS ends."""
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor | None:
@@ -60,6 +64,8 @@ def balancing_offsets(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (N, C) of images that were not learned from.
         labels: (N,) class indices.
     """
+    from scipy.optimize import minimize
+
     counts = torch.bincount(labels, minlength=logits.shape[1]).cpu()
     seen = counts > 0
     offsets = torch.zeros(len(counts), dtype=torch.double)
@@ -67,21 +73,18 @@ def balancing_offsets(logits: Tensor, labels: Tensor) -> Tensor:
         return offsets.to(logits)
     known, places = logits.detach()[:, seen.to(logits.device)].double().cpu(), seen.cumsum(0)[labels.cpu()] - 1
     spread = float(known.std()) + 1e-12
-    log_factor = torch.zeros((), dtype=torch.double, requires_grad=True)
-    shifts = torch.zeros(known.shape[1], dtype=torch.double, requires_grad=True)
-    weights = (len(labels) / (seen.sum() * counts[seen])).double()[places]  # (N,) of mean 1
-    optimizer = torch.optim.LBFGS([log_factor, shifts], max_iter=OFFSET_STEPS, line_search_fn="strong_wolfe")
+    weights = (1 / (seen.sum() * counts[seen])).double()[places]  # (N,) of sum 1
+    scaled, loss = known.numpy() / spread, softmax_loss(places.numpy(), weights.numpy())
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        each = torch.nn.functional.cross_entropy(log_factor.exp() * known / spread + shifts, places, reduction="none")
-        value = (weights * each).mean() + OFFSET_RIDGE * (shifts.square().sum() + log_factor.square())
-        value.backward()
-        return value
+    def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
+        factor = np.exp(at[0])
+        value, slopes = loss(factor * scaled + at[1:])
+        own = np.concatenate([[factor * np.vdot(slopes, scaled)], slopes.sum(axis=0)])
+        return value + OFFSET_RIDGE * float(at @ at), own + 2 * OFFSET_RIDGE * at
 
-    with torch.enable_grad():
-        optimizer.step(loss)
-    fitted = shifts.detach() * spread / log_factor.detach().exp()
+    start = np.zeros(1 + known.shape[1])
+    found = minimize(objective, start, method="L-BFGS-B", jac=True, options=OFFSET_SOLVER).x
+    fitted = torch.from_numpy(found[1:] * spread / np.exp(found[0]))
     offsets[seen] = fitted
     offsets[~seen] = fitted[counts[seen].argmin()]
     return offsets.to(logits)

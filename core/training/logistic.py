@@ -41,7 +41,7 @@ def logistic_regression(
     if balanced:
         rows = (len(places) / (len(classes) * np.bincount(places)))[places]
     total, rows = rows.sum(), rows / rows.sum()
-    loss = _two_classes(places, rows) if len(classes) == 2 else _several_classes(places, rows)
+    loss = _two_classes(places, rows) if len(classes) == 2 else softmax_loss(places, rows)
     shape, penalty = (1 if len(classes) == 2 else len(classes), features.shape[1]), 1 / (c * total)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -57,7 +57,13 @@ def logistic_regression(
     return found[: -shape[0]].reshape(shape), found[-shape[0] :]
 
 
-def _several_classes(places: np.ndarray, rows: np.ndarray) -> Loss:
+def softmax_loss(places: np.ndarray, rows: np.ndarray) -> Loss:
+    """The cross-entropy of several classes.
+
+    Args:
+        places: (N,) the class of each row.
+        rows: (N,) weights, whose sum is 1 for a mean.
+    """
     at = np.arange(len(places)), places
 
     def loss(logits: np.ndarray) -> tuple[float, np.ndarray]:
