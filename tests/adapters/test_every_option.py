@@ -14,7 +14,6 @@ from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.adapters import adapter_checks
 from vladapt.core.testing.options import takes_any_text
 
-pytestmark = pytest.mark.usefixtures("few_published_templates")
 ALL = sorted(catalogue.adapters())
 OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
 
