@@ -49,8 +49,7 @@ def test_libraries_are_looked_for_again_where_more_modules_are_imported(monkeypa
     assert len(asked) == 1
     monkeypatch.setitem(sys.modules, "another", None)
     with threads_for(1):
-        assert blas_threads() <= {1}
-    assert len(asked) == 2
+        assert len(asked) == 2
 
 
 def test_threads_are_given_back_after_an_error():
