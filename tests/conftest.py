@@ -43,6 +43,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Assertions are rewritten in millions of small objects, which the collector of garbage need not look through."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays: the collector of garbage need not look through it again and again."""
     gc.collect()

@@ -355,12 +355,14 @@ def _right(rival, true_zero_shot, cache, true_cache, alphas: Tensor, truth) -> T
 def _sweep_auroc(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:
     """(B, A, G) macro AUROCs."""
     base, truth = zero_shot.T, labels.T  # (C, V)
-    scores = np.empty((len(betas), len(alphas), sums.num_gammas))
-    for b, cache in enumerate(_whole_sums(sums, queries, betas)):
-        for a, alpha in enumerate(alphas):
-            logits = torch.add(base[:, None], cache, alpha=alpha).transpose(0, 1)  # (G, C, V)
-            scores[b, a] = macro_auroc(logits.contiguous(), truth).cpu().numpy()
-    return scores
+    several = torch.tensor(alphas, dtype=zero_shot.dtype, device=queries.device)[:, None, None, None]  # (A, 1, 1, 1)
+    scores = []
+    for cache in _whole_sums(sums, queries, betas):
+        cache = cache.transpose(0, 1)  # (G, C, V)
+        for some in several.split(max(1, BLOCK // cache.numel())):
+            logits = torch.addcmul(base, cache, some)  # (A', G, C, V)
+            scores.append(macro_auroc(logits.flatten(0, 1), truth))
+    return torch.cat(scores).view(len(betas), len(alphas), -1).cpu().numpy()
 
 
 def _whole_sums(sums: _ClassSums, queries: Tensor, betas: Sequence[float]) -> Iterator[Tensor]:

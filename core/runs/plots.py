@@ -25,6 +25,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#5
 MARKERS = "osD^vPX*"
 NO_SHOTS, ALL_SHOTS = 0.5, 2.5
 """Places on the axis: of no shots, and of all there are, times the most."""
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 STYLES = ("-", "--", ":")
 """Of curves whose colours repeat."""
 GREY, GRID = "#666666", "#e3e6ea"
@@ -96,8 +97,8 @@ def curve_picture(section: CurveSection, small: bool = False) -> str:
         axes.set_xlabel(section.x)
         axes.set_ylabel("" if small else section.y)
         axes.grid(axis="both" if section.unit else "y", color=GRID, linewidth=0.8)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+        buffer, figure.dpi = io.BytesIO(), 150
+        figure.canvas.print_png(buffer, metadata={"Software": None})  # savefig would draw it twice, once to lay it out
     return _address("png", buffer)
 
 
@@ -141,11 +142,25 @@ def _scale(axes, section: CurveSection) -> None:
         axes.set_ylim(0, 1.03)
         return
     axes.margins(y=0.1)
-    axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+    axes.yaxis.set_major_formatter(_numbers())
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if xs and all(isinstance(x, int) for x in xs):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlim(min(xs) - 0.5, max(xs) + 0.5)
+
+
+def _numbers():
+    """Numbers of an axis, with the power of ten that they have in common above them: in characters, since formulas take
+    longer to set than the rest of the plot to draw."""
+    from matplotlib.ticker import ScalarFormatter
+
+    class Plain(ScalarFormatter):
+        def get_offset(self) -> str:
+            return f"×10{str(self.orderOfMagnitude).translate(RAISED)}" if self.orderOfMagnitude else ""
+
+    numbers = Plain(useOffset=False)
+    numbers.set_powerlimits((-3, 5))
+    return numbers
 
 
 def accuracy_over_shots(

@@ -253,19 +253,17 @@ def every_option_counts(method: Method) -> Iterator[str]:
 
 
 def cost_options_change_no_result(method: Method) -> Iterator[str]:
-    """They may change speed and memory."""
-    for option in options_of(method.cls):
-        if option.name not in method.claims.cost_options:
-            continue
-        for value in alternatives(option, method.options.get(option.name, option.default))[:2]:
-            try:
-                adapter = method.fit(options={option.name: value}).adapter
-            except (ConfigError, CapabilityError):
-                continue
-            logits = method.world.logits(adapter, method.world.items["test"][:FEW])
-            if not torch.allclose(logits, method.logits[:FEW], rtol=SAME, atol=SAME):
-                given = f"{option.name}={as_text(value)}"
-                yield f"option '{option.name}' is in cost_options, and {given} changes the result"
+    """They may change speed and memory. Switches are tried together, and numbers; then one by one what may be it."""
+    costs = [each for each in options_of(method.cls) if each.name in method.claims.cost_options]
+    tried = {each.name: alternatives(each, method.options.get(each.name, each.default))[:2] for each in costs}
+    switches = {name: values[0] for name, values in tried.items() if len(values) == 1}
+    numbers = [{name: values[turn] for name, values in tried.items() if len(values) == 2} for turn in (0, 1)]
+    for given in filter(None, (switches, *numbers)):
+        same = _same_with(method, given)
+        guilty = [] if same else [name for name in given if _same_with(method, {name: given[name]}) is False]
+        for names in guilty or ([", ".join(given)] if same is False else []):
+            value = as_text(given.get(names, "these together"))
+            yield f"option '{names}' is in cost_options, and {names}={value} changes the result"
 
 
 def packages_are_declared(method: Method) -> Iterator[str]:
@@ -358,6 +356,16 @@ class _Results:
     def _all(self, options: Mapping[str, Any]) -> str:
         built = self.method.build(**options)
         return repr([getattr(built, each.name) for each in options_of(self.method.cls)])
+
+
+def _same_with(method: Method, options: Mapping[str, Any]) -> bool | None:
+    """Whether the method gives the same with other options; None where they are refused."""
+    try:
+        adapter = method.fit(options=options).adapter
+    except (ConfigError, CapabilityError):
+        return None
+    logits = method.world.logits(adapter, method.world.items["test"][:FEW])
+    return torch.allclose(logits, method.logits[:FEW], rtol=SAME, atol=SAME)
 
 
 def _of_new_classes(method: Method, adapter: Adapter) -> Tensor | None:

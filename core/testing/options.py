@@ -19,6 +19,8 @@ NO_NUMBERS = (math.nan, math.inf, -math.inf)
 ABSURD = 10**12
 YES_AND_NO = {"yes": True, "TRUE": True, "1": True, "no": False, "False": False, "0": False}
 MOST_TRIES = 7
+FEW = 8
+"""A number up to which the next ones are tried first."""
 
 
 def members_of(option: Option) -> tuple[Any, ...]:
@@ -204,7 +206,9 @@ def _numbers(kind: type, value: Any, bounds) -> Iterator[int | float]:
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     if kind is int:
         start = int(bounds.low or 0) if number is None else number
-        yield from (start + 1, start - 1, 1, 2, start // 2, 2 * start + 1) if number is not None else (start, 1, 2, 3)
+        near = (start + 1, start - 1)
+        some = (*near, 1, 2) if start <= FEW else (2, 1, *near)  # one more of many changes little
+        yield from (*some, start // 2, 2 * start + 1) if number is not None else (start, 1, 2, 3)
     elif number:
         yield from (number * 3, number / 3, number / 30, number * 30)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,14 @@ def render_item(item: Item) -> np.ndarray:
     """(96, 96, 3) uint8; of two kinds, the second in the eastern half."""
     shown = render(int(item.decode["kind"]), int(item.decode["number"]))
     if "east" in item.decode:
-        shown[:, SIDE // 2 :] = render(int(item.decode["east"]), int(item.decode["number"]))[:, SIDE // 2 :]
+        shown[:, SIDE // 2 :] = _eastern_half(int(item.decode["east"]), int(item.decode["number"]))
     return shown
+
+
+@lru_cache(maxsize=16)
+def _eastern_half(kind: int, number: int) -> np.ndarray:
+    """(96, 48, 3) of a scene, which eleven pictures share."""
+    return render(kind, number)[:, SIDE // 2 :].copy()
 
 
 def render(kind: int, number: int) -> np.ndarray:

@@ -73,3 +73,13 @@ def make_multilabel_task():
         return Task(drawn(images), drawn(30), drawn(30), classifier)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def few_published_templates():
+    """Each fit of prompt-src encodes three of them per class in place of sixty."""
+    from vladapt.adapters.prompt import prompt_src
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_src, "PUBLISHED_TEMPLATES", 3)
+        yield

@@ -25,6 +25,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 which make others fast, are refused."""
 
 
+QUICKER: dict[str, dict[str, Any]] = {"open-vclip": {"patching_ratio": 0.0}}
+"""Besides, where options are checked: without a search over eleven ratios in each of some sixty fits."""
+
+
 def between(option: str, one: Any, other: Any, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two values of an option among other settings."""
     return {**settings, option: one}, {**settings, option: other}

@@ -11,7 +11,7 @@ from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, load_adapter
 from vladapt.core.testing.adapters import adapter_checks
 
-pytestmark = pytest.mark.usefixtures("forked_workers")
+pytestmark = pytest.mark.usefixtures("forked_workers", "few_published_templates")
 ALL = sorted(catalogue.adapters())
 OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
 """In `test_every_option.py`, with the settings that they need."""

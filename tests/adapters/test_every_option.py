@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from settings import COUNTS, OPTIONS
+from settings import COUNTS, OPTIONS, QUICKER
 
 from vladapt.core.contracts.options import options_of, typed
 from vladapt.core.errors import ConfigError
@@ -18,12 +18,16 @@ ALL = sorted(catalogue.adapters())
 OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
 
 
+def quick(name: str) -> dict:
+    return {**OPTIONS.get(name, {}), **QUICKER.get(name, {})}
+
+
 @pytest.mark.parametrize(
     "check",
     [
         pytest.param(check, id=f"{name}-{rule}")
         for name in ALL
-        for rule, check in adapter_checks(adapter_class(name), options=OPTIONS.get(name), counts=COUNTS.get(name))
+        for rule, check in adapter_checks(adapter_class(name), options=quick(name), counts=COUNTS.get(name))
         if rule in OF_OPTIONS or rule.startswith("options_")
     ],
 )

@@ -27,11 +27,11 @@ SEARCHED = [name for name in ON_FEATURES if issubclass(adapter_class(name), Sear
 QUICK = {
     "tip-adapter": {"search_step": (30, 10)}, "tip-adapter-f": {"search_step": (30, 10), "epochs": 10},
     "ape": {"search_step": (20, 10, 4)}, "ape-t": {"search_step": (30, 10), "epochs": 10},
-    "tip-x": {"search_step": (30, 10, 10)}, "clip-adapter": {"epochs": 20}, "clap": {"epochs": 300},
-    "taskres": {"epochs": 100}, "nmtune": {"epochs": 5, "ratio": 1}, "lp-plus-plus": {},
-    "linear-probe": {"steps": 2, "max_iter": 200}, "real-linear": {"iterations": 200, "lr": 1e-3},
+    "tip-x": {"search_step": (30, 10, 10)}, "clip-adapter": {"epochs": 20}, "clap": {"epochs": 100},
+    "taskres": {"epochs": 50}, "nmtune": {"epochs": 5, "ratio": 1}, "lp-plus-plus": {},
+    "linear-probe": {"steps": 2, "max_iter": 200}, "real-linear": {"iterations": 100, "lr": 2e-3},
     "auto": {"candidates": ("proker", "gda", "ridge", "zero-shot", "nearest-mean")},
-    "cross-modal": {"iterations": 300, "lr": 1e-3, "weight_decay": 0.01, "batch_size": 32, "eval_every": 50},
+    "cross-modal": {"iterations": 150, "lr": 2e-3, "weight_decay": 0.01, "batch_size": 32, "eval_every": 50},
 }  # fmt: skip
 TRAINED = {"wise-ft": {"alpha": 1.0}}
 SIZES = (2, 4, 9, 20, 45, 100)

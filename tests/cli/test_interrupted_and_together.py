@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import PATIENCE, run, run_ranks, start
+from forked import PATIENCE, run_ranks, start
 
 SLOW = """
 import sys, time
@@ -36,6 +36,20 @@ main(sys.argv[1:])
 IN_A_SESSION = "import os, sys; from vladapt.cli import main; os.setsid(); main(sys.argv[1:])"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """It starts its ranks as Pythons of their own."""
+COMMANDS = """
+import contextlib, json, sys
+from vladapt.cli import main
+from vladapt.core.runtime.distributed import start_from_environment
+start_from_environment()
+*first, last = json.loads(sys.argv[1])
+for command in first:
+    with contextlib.suppress(SystemExit):
+        main(command)
+{last}
+main(last)
+"""
+"""Several commands in turn, the last one after some lines of its own."""
+NAMED = ("--out", "compared", "--json")
 STOPPED = "vladapt: stopped; what was computed is kept, and the same command continues from there"
 
 
@@ -118,14 +132,22 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     assert list(tmp_path.rglob("step-*.pt"))
 
 
-def test_torchrun_that_is_stopped_ends_its_ranks_with_one_line(many, small_clip_spec, tmp_path, environment):
+def test_torchrun_fits_as_one_process_and_stopped_it_ends_its_ranks_with_one_line(
+    vladapt, arguments, many, small_clip_spec, environment, tmp_path
+):
+    """The real one, whose ranks are Pythons of their own; elsewhere ranks are started as it starts them."""
+    alone = vladapt(*arguments, "--adapter", "ape", "--json").json
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "4"]
-    (tmp_path / "slow.py").write_text(SLOW)
-    command = [*TORCHRUN, tmp_path / "slow.py", *base, "--out", tmp_path / "f.npz"]
-    process = start(command, env=environment, cwd=tmp_path)
-    wait_for(lambda: batches(tmp_path) > 5, process)
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "commands.py").write_text(COMMANDS.format(last=SLOW.partition("main(sys")[0]))
+    commands = [[*arguments, "--adapter", "ape", "--json"], [*base, "--out", "f.npz"]]
+    command = [*TORCHRUN, tmp_path / "commands.py", json.dumps(commands)]
+    process = start(command, env=environment, cwd=tmp_path / "ranks")
+    wait_for(lambda: batches(tmp_path / "ranks") > 5, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate()
+    out, err = process.communicate()
+    assert json.loads(out)["adapted"] == pytest.approx(alone["adapted"], abs=1e-6)
+    assert err.count("Fitting ape on 12 images") == 1
     assert process.returncode != 0
     assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err
     assert err.count("Traceback") <= 1  # torchrun's own
@@ -145,45 +167,22 @@ def wait_for(condition, process) -> None:
 
 
 def test_two_ranks_make_one_of_everything_with_the_numbers_of_one_process(vladapt, arguments, environment, tmp_path):
-    """By the real torchrun; elsewhere ranks are started as it starts them."""
     alone = vladapt(*arguments, "--adapter", "ape", "--json").json
     (tmp_path / "ranks").mkdir()
-    (tmp_path / "commands.py").write_text(
-        "import contextlib, json, sys\n"
-        "from vladapt.cli import main\n"
-        "from vladapt.core.runtime.distributed import start_from_environment\n"
-        "start_from_environment()\n"
-        "for command in json.loads(sys.argv[1]):\n"
-        "    with contextlib.suppress(SystemExit):\n"
-        "        main(command)\n"
-    )
+    (tmp_path / "commands.py").write_text(COMMANDS.format(last=""))
     base = arguments[1:7]
     commands = [
         [*arguments, "--adapter", "ape", "--json"],
         ["embed", *base, "--out", "f.npz", "--json"],
-        [
-            "compare",
-            *base,
-            "--adapters",
-            "ape",
-            "--shots",
-            "4",
-            "--seeds",
-            "1",
-            "--splits",
-            "1",
-            "--out",
-            "compared",
-            "--json",
-        ],
+        ["compare", *base, "--adapters", "ape", *("--shots", "4", "--seeds", "1", "--splits", "1"), *NAMED],
     ]
-    done = run([*TORCHRUN, tmp_path / "commands.py", json.dumps(commands)], env=environment, cwd=tmp_path / "ranks")
-    assert done.returncode == 0, done.stderr
-    made, embedded, compared = map(json.loads, done.stdout.splitlines())
+    ranks = run_ranks([tmp_path / "commands.py", json.dumps(commands)], env=environment, cwd=tmp_path / "ranks")
+    assert all(done.returncode == 0 for done in ranks), ranks
+    made, embedded, compared = map(json.loads, "".join(done.stdout for done in ranks).splitlines())
     assert [path.name for path in (tmp_path / "ranks" / "runs").iterdir()] == [Path(made["run"]).name]
     assert made["zero_shot"] == pytest.approx(alone["zero_shot"], abs=1e-6)
     assert made["adapted"] == pytest.approx(alone["adapted"], abs=1e-6)
-    assert done.stderr.count("Fitting ape on 12 images") == 1
+    assert sum(done.stderr.count("Fitting ape on 12 images") for done in ranks) == 1
     assert embedded["images"] == 36
     accuracy = {row["adapter"]: row["accuracy"] for row in compared["rows"]}
     assert [accuracy["zero-shot"], accuracy["ape"]] == pytest.approx(

@@ -38,7 +38,8 @@ def installed(built, tmp_path_factory) -> Path:
     """A folder that the wheel is installed into, away from the repository."""
     target = tmp_path_factory.mktemp("installed")
     wheel = next(built.glob("*.whl"))
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target"]
+    command += [target, wheel]
     subprocess.run(command, check=True, capture_output=True)
     return target
 

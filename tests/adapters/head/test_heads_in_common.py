@@ -86,10 +86,11 @@ def drawn(labels, shots, seed):
 
 @pytest.mark.parametrize("name, at_four", [("lp-plus-plus", 10), ("gda", 10), ("nmtune", 3)])
 def test_real_features_gain_with_shots(data_dir, name, at_four):
-    """ViT-B/32, means of 2 seeds: 4 shots beat zero-shot by `at_four` points at least, 16 shots beat 4 shots."""
+    """ViT-B/32, means of 2 seeds, of the slow nmtune one: 4 shots beat zero-shot by `at_four` points at least, 16 shots
+    beat 4 shots."""
     data, text = whurs19(data_dir, "ViTB32")
     accuracy = {shots: [] for shots in (0, 4, 16)}
-    for seed in (1, 2):
+    for seed in (1,) if name == "nmtune" else (1, 2):
         for shots in (4, 16):
             support, val, test = (data.select(rows) for rows in drawn(data.labels, shots, seed))
             adapter = build_adapter(name)

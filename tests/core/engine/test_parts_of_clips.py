@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import run
 from safetensors.torch import load_file
 
 import vladapt
@@ -130,9 +130,7 @@ def test_the_run_scores_the_same_again(fitted, stored):
 def test_new_clips_are_predicted_in_another_process(fitted, tmp_path):
     clips = [f"{way}-{number}" for number in range(100, 106) for way in ("left", "right")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(THIRD_PARTY), *sys.path])}
-    command = [sys.executable, "-m", "vladapt", "predict", str(fitted.run), *clips, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    done = run(["-m", "vladapt", "predict", fitted.run, *clips, "--json"], env=environment, check=True)
     rows = json.loads(done.stdout)["predictions"]
     here = vladapt.predict(fitted.run, clips)
     assert [row["label"] for row in rows] == [row["label"] for row in here.rows()]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import PIPE, Process, start
 
 from vladapt.core.errors import CacheError, ConfigError, DataError
 from vladapt.core.runtime import files
@@ -40,13 +39,13 @@ def at_work(tmp_path):
     """at_work(marker) -> a process that claims it until it is killed."""
     processes = []
 
-    def start(marker: Path) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-c", CLAIM, str(marker)], stdout=subprocess.PIPE, text=True)
+    def claim(marker: Path) -> Process:
+        process = start(["-c", CLAIM, marker], stdin=PIPE)
         processes.append(process)
         assert process.stdout.readline() == "claimed\n"
         return process
 
-    yield start
+    yield claim
     for process in processes:
         process.kill()
         process.wait()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -34,6 +35,21 @@ def test_small_products_have_one_thread_and_others_as_many_as_before():
     for many in (FEW + 1, math.inf):
         with threads_for(many):
             assert torch.get_num_threads() == 2 and blas_threads() == of_blas
+
+
+def test_libraries_are_looked_for_again_where_more_modules_are_imported(monkeypatch):
+    import threadpoolctl
+
+    asked, made = [], threadpoolctl.ThreadpoolController
+    monkeypatch.setattr(threadpoolctl, "ThreadpoolController", lambda: asked.append(1) or made())
+    monkeypatch.setitem(sys.modules, "one more", None)
+    for _ in range(3):
+        with threads_for(1):
+            assert torch.get_num_threads() == 1
+    assert len(asked) == 1
+    monkeypatch.setitem(sys.modules, "another", None)
+    with threads_for(1):
+        assert len(asked) == 2
 
 
 def test_threads_are_given_back_after_an_error():
