@@ -226,7 +226,7 @@ def licences(info: Info, unknown: str = "features from a file") -> TableSection:
 
 
 def _licence(licence: str | None) -> str:
-    return licence if licence and licence != "unknown" else "not known; find out before you share or deploy the model"
+    return licence if licence and licence != "unknown" else "not known; find out before you share or deploy"
 
 
 def _share(numbers: Mapping[str, Any]) -> str:

@@ -119,5 +119,5 @@ def _no_tar(path: Path) -> str:
     if not head:
         return "empty file (0 bytes); replace it"
     if head.startswith(PACKED):
-        return "compressed, so its parts cannot be read alone; unpack it to a plain .tar"
+        return "packed, so its parts cannot be read alone; unpack it to a plain .tar"
     return "not a tar file; replace it"

@@ -67,7 +67,7 @@ def test_what_is_not_shown_to_help_leaves_zero_shot(features):
     assert result.metrics[TURNED_DOWN]["accuracy"] == kept.metrics["adapted"]["accuracy"]
     assert result.metrics[TURNED_DOWN]["interval"] == kept.metrics["baselines"]["zero_shot"]["interval"]
     assert any("This run's model is zero-shot: onzeta is not shown to be better" in note for note in result.notes)
-    assert any("say: onzeta" in note for note in result.notes)
+    assert any("based on: onzeta" in note for note in result.notes)
 
 
 def test_the_answers_of_such_a_run_are_those_of_zero_shot(features):
