@@ -83,7 +83,10 @@ def key_rows(keys: FurtherBackbone) -> Rows:
     def rows(features: FeatureSet) -> FeatureSet:
         lacking = [name for name in features.ids or ("rows without ids",) if name not in place]
         if lacking:
-            raise DataError(f"--resource keys={keys.spec}: that backbone has no features of {lacking[0]}")
+            raise DataError(
+                f"--resource keys={keys.spec}: that backbone has no features of {lacking[0]}; compute them "
+                "for the same images"
+            )
         made = torch.stack([place[name][0].features[place[name][1]] for name in features.ids])
         return replace(features, features=made.to(features.features.device), views=None, parts=None, parts_mask=None)
 

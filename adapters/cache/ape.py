@@ -68,7 +68,7 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
     """
 
     differs: ClassVar[str] = (
-        "unequal shots are averaged per class (the released code assumes equal ones); never searched on test"
+        "unequal shots are averaged per class (the released code assumes equal ones); nothing is searched on test"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -84,7 +84,7 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
     )
     w: tuple[float, float] | None = option(
         None,
-        "how much (similarity, variance) count; none: the preset's, or 0.5,0.5",
+        "weights of (similarity, variance); none: the preset's, or 0.5,0.5",
     )
     search_scale: tuple[float, float, float] | None = option(
         None, "upper ends (beta, alpha, gamma) of the grid; none: the preset's, or 7,7,1", above=0.1

@@ -76,9 +76,9 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     """
 
     differs: ClassVar[str] = (
-        "channels by the text criterion as the paper says; as shipped the released function cannot run (two channel "
-        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val; by default 10 stored "
-        "augmented views in turn in place of new ones (`fresh_views`)"
+        "channels are chosen by the text criterion, as the paper says (the released function mixes up two channel "
+        "counts, cannot run as shipped, and reuses APE's channels from disk); the epoch is chosen on val; by default "
+        "10 stored augmented views in turn in place of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -95,8 +95,8 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     top_q: int | None = option(
         None, "channels with a residual; none: the preset's share of the width, or 0.8 of it", low=1, high=1_048_576
     )
-    w: tuple[float, float] = option((0.2, 0.8), "how much (similarity, variance) count in the criterion")
-    criterion: str = option("text", "what the channels are chosen by: text alone, or images too", choices=CRITERIA)
+    w: tuple[float, float] = option((0.2, 0.8), "weights of (similarity, variance) in the criterion")
+    criterion: str = option("text", "choose the channels by text alone, or by images too", choices=CRITERIA)
     search_scale: tuple[float, float] | None = option(
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1
     )
@@ -106,7 +106,7 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     weight_decay: float = option(0.1, "weight decay of AdamW", low=0)
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 30", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
-    select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
+    select: str = option("best_val", "epoch to keep: the best on val, or the last", choices=SELECT)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         base, self.logit_bias = zero_shot_text(classifier)
@@ -116,7 +116,7 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
         selection = selection_split(support, val, seed)
         given = {"base": base, "seed": seed, "seen": views_of_training(self, support, backbone, resources, seed)}
         trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
-        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels learn"]
+        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels are trained"]
         notes += [self.views_note(support)] if self.fresh else []
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 

@@ -77,9 +77,9 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
 
     differs: ClassVar[str] = (
         "logits are the released ones times the logit scale; a class without images keeps its zero-shot score "
-        "(released: it is not there at all); rows of val may come in any order (released: grouped by class); settings "
-        "that were found are never read back from disk. Without val they are searched on held-out images. ProKeR+CLAP "
-        "is not here"
+        "(released: the class is missing); rows of val may come in any order (released: grouped by class); settings "
+        "found earlier are never read back from disk. Without val they are searched on held-out images. ProKeR+CLAP "
+        "is not included"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -134,7 +134,7 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
         rows, most = len(selection.train) * max(1, taken), max(MOST_SEARCHED, self.most_rows)
         if rows <= most or self.most_rows == NO_LIMIT or selection.val is None:
             return selection
-        words = f"defaults: {rows} rows, more than the {most} that are searched without a preset or a protocol"
+        words = f"defaults: {rows} rows are more than the {most} searched without a preset or a protocol"
         return replace(selection, val=None, words=words)
 
     def _axes(self, support: FeatureSet) -> tuple[Axis, Axis]:
@@ -174,7 +174,7 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
         if not taken:
             return ["rows are features of the images as they are, without augmented views"]
         given = min(self.views, support.views.shape[1])
-        fewer = f", in place of {given}, for at most {self.most_rows} rows" if taken < given else ""
+        fewer = f" (of {given}, to keep to {self.most_rows} rows)" if taken < given else ""
         return [f"{taken} augmented views of each image are rows of their own{fewer}"]
 
     def _logits(self, batch: Batch) -> Tensor:

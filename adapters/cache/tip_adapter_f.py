@@ -81,8 +81,8 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
 
     differs: ClassVar[str] = (
         "by default 10 stored augmented views in turn in place of new ones (`fresh_views`); the epoch is chosen on "
-        "val; the released code chooses it, and reports, on test. Compared is the last epoch; the fixture's values at "
-        "its best test epoch document that leak and are left out"
+        "val; the released code chooses it, and reports, on test. The last epoch is compared; the fixture's values "
+        "at its best epoch on test document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -106,7 +106,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 20", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
-    select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
+    select: str = option("best_val", "epoch to keep: the best on val, or the last", choices=SELECT)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

@@ -78,10 +78,10 @@ class TipX(Searched, PooledViews, ByExample):
     """
 
     differs: ClassVar[str] = (
-        "ranges of divergences and cosines are those of the images that the weights were chosen on, and stay; a "
-        "class's keys are averaged, so that unequal shots are fair. The released code scales the divergences of the "
-        "test images, by their own range, to the cosines of val, which its variable still holds: the logits of test "
-        "images are compared with that range put in by hand, without it they differ"
+        "the ranges of divergences and cosines come from the images on which the weights were chosen, and stay "
+        "fixed; a class's keys are averaged, so that unequal shots are treated alike. The released code scales the "
+        "divergences of the test images, by their own range, to the cosines of val, which its variable still holds: "
+        "the logits of test images are compared with that range put in by hand; without it they differ"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -103,12 +103,17 @@ class TipX(Searched, PooledViews, ByExample):
     search_step: tuple[int, int, int] = option(
         (200, 20, 50), "points (beta, alpha, gamma) of the grid", low=1, high=100_000
     )
-    temperature: float = option(0.5, "what cosines are divided by before the softmax of a signature", above=0)
+    temperature: float = option(0.5, "divisor of the cosines before the softmax of a signature", above=0)
     use_shots: bool = option(False, "whether the cache holds the shots as well as the images of a support folder")
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.search_scale[0] > 1, "search_scale", self.search_scale, "its grid of beta starts at 1: give more")
+        require(
+            self.search_scale[0] > 1,
+            "search_scale",
+            self.search_scale,
+            "the grid of beta starts at 1; give a larger end",
+        )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
@@ -138,7 +143,7 @@ class TipX(Searched, PooledViews, ByExample):
         selection = selection_split(support, val, seed)
         if folder is None or self.use_shots or (selection.val is not None and not selection.held_out):
             return selection
-        return Selection(support, support, f"the {len(support)} shots, none of which the cache holds")
+        return Selection(support, support, f"the {len(support)} shots, none of them in the cache")
 
     def _axes(self) -> tuple[Axis, ...]:
         """In the order of the published loops. Defaults: Tip-Adapter's, and a gamma too small to decide alone."""

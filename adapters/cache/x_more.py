@@ -68,9 +68,9 @@ class XMoRe(Adapter):
 
     differs: ClassVar[str] = (
         "a confidence is divided by its mean over the images of the fit; the released code divides by the sum of "
-        "those tested so far, so that the order counts. `image_weight`, `caption_weight` and `scores` are compared "
+        "those tested so far, so that the order matters. `image_weight`, `caption_weight` and `scores` are compared "
         "with the released running weights put through our mixture; these lines of the reference were restated, as "
-        "its loop skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION"
+        "its loop skips every image. Captions are the nearest in a pool, not those of the nearest images in LAION"
     )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
@@ -78,7 +78,7 @@ class XMoRe(Adapter):
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
     cost_options: ClassVar[frozenset[str]] = frozenset({"search"})
 
-    top_k: int = option(PUBLISHED, "captions per image; all of a pool that has fewer", low=1, high=100_000)
+    top_k: int = option(PUBLISHED, "captions per image; a smaller pool is used whole", low=1, high=100_000)
     search: str = option(
         "auto", "what finds the captions; auto: faiss for a large pool on the CPU; changes speed only", choices=SEARCHES
     )
@@ -145,7 +145,7 @@ def mixture(image: Tensor, caption: Tensor, image_weight: Tensor, caption_weight
 
 def _unit_captions(pool, support) -> Tensor:
     if not len(pool):
-        raise DataError("captions: there are none in the pool; give a file with at least one")
+        raise DataError("captions: the pool is empty; give a file with at least one caption")
     if pool.features.shape[1] != support.dim:
         raise DataError(
             f"captions: features are {pool.features.shape[1]} wide, those of the images {support.dim}; "
@@ -161,7 +161,9 @@ def _images(support, val, unlabeled) -> tuple[Tensor, str]:
     parts = [part.unit for part in (support, val) if part is not None]
     images = torch.cat(parts)
     if not len(images):
-        raise CapabilityError("adapter 'x-more' takes mean confidences over images, and there are none; give some")
+        raise CapabilityError(
+            "adapter 'x-more' averages confidences over images, and there are none; pass a support, or unlabeled="
+        )
     return images, f"{len(images)} images of support{' and val' if len(parts) == 2 else ''}"
 
 

@@ -81,7 +81,7 @@ class GcClip(CropAdapter):
     )
     margins: tuple[float, ...] = option(
         (0.0, 0.25, 0.5, 0.75, 1.0),
-        "shares, from 0, the box, to 1, the whole image; a single one is one crop",
+        "crop sizes, from 0 (the box) to 1 (the whole image); each makes one crop",
         low=0,
         high=1,
     )
@@ -104,14 +104,16 @@ class GcClip(CropAdapter):
         if not foreign:
             return []
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
-        return [f"labels of boxes that name no class, taken as saying nothing of it: {shown}"]
+        return [f"boxes with these labels may show any class, since no class has such a name: {shown}"]
 
     def _logits(self, batch: Batch) -> Tensor:
         images, device = self._images(batch), self._device(batch)
         if batch.boxes is None:
-            raise CapabilityError(f"adapter '{self.name}' needs what a detector found; pass Batch(boxes=...)")
+            raise CapabilityError(f"adapter '{self.name}' needs a detector's boxes; pass Batch(boxes=...)")
         if len(batch.boxes) != len(images):
-            raise CapabilityError(f"boxes of {len(batch.boxes)} images for {len(images)} images")
+            raise CapabilityError(
+                f"boxes of {len(batch.boxes)} images for {len(images)} images; give one list per image"
+            )
         text = self.text.to(device)
         whole = text.new_empty(len(images), text.shape[1]) if batch.features is None else batch.unit  # (B, D)
         if batch.features is None:

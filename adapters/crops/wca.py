@@ -61,8 +61,8 @@ class Wca(CropAdapter):
 
     differs: ClassVar[str] = (
         "crops are cut with the configured alpha 0.5 (the released code never passes it on and cuts with 0.1; "
-        "`alpha=0.1` does too); one draw of crops that follows from the seed and the pixels, in place of 20 draws "
-        "out of a pool. The fixture starts behind the crops, from their features"
+        "`alpha=0.1` does too); one draw of crops, set by the seed and the pixels, in place of 20 draws from a pool. "
+        "The fixture starts after the cropping, from the features of the crops"
     )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
@@ -73,10 +73,12 @@ class Wca(CropAdapter):
     n_crops: int = option(60, "crops per image, N", low=1, high=10_000)
     alpha: float = option(0.5, "smallest side of a crop, as a share of the image's shorter side", above=0, high=1)
     beta: float = option(0.9, "largest side of a crop, as a share of the image's shorter side", above=0, high=1)
-    image_scale: float = option(math.exp(4), "what sharpens the weights of crops, a; 0 weighs them alike", low=0)
-    text_scale: float = option(math.exp(2), "what sharpens the weights of sentences, b; 0 weighs them alike", low=0)
+    image_scale: float = option(math.exp(4), "a, sharpness of the weights of crops; 0 weighs them alike", low=0)
+    text_scale: float = option(math.exp(2), "b, sharpness of the weights of sentences; 0 weighs them alike", low=0)
     templates: tuple[str, ...] = option(
-        PHOTO, "texts with {} for the class, which its sentences are weighted by", parse=check_templates
+        PHOTO,
+        "texts with {} for the class; its sentences are weighted by their likeness to them",
+        parse=check_templates,
     )
 
     def __post_init__(self):

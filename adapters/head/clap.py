@@ -72,9 +72,9 @@ class Clap(ClassWeighted, PooledViews):
     """
 
     differs: ClassVar[str] = (
-        "a class without samples gets the mean multiplier of the others (released: NaN); the multiplier is that of "
-        "zero-shot also where prototypes start at random; `adaptive` follows the chosen distance (released: always "
-        "l2). The comparison sets the fixture's learning rates, which are not those of a whole training"
+        "a class without samples gets the mean multiplier of the others (released: NaN); multipliers are those of "
+        "zero-shot even where prototypes start at random; `adaptive` follows the chosen distance (released: always "
+        "l2). The comparison uses the fixture's learning rates, which are not those of a full training"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
@@ -84,18 +84,18 @@ class Clap(ClassWeighted, PooledViews):
 
     views: int = 20
     constraint: str = option("l2", "distance of prototypes and text that is penalised", choices=CONSTRAINTS)
-    multipliers: str = option("zero-shot", "what the penalty of each class is multiplied by", choices=MULTIPLIERS)
-    adaptive: bool = option(False, "step the multipliers after each epoch, as an augmented Lagrangian does")
+    multipliers: str = option("zero-shot", "multiplier of the penalty of each class", choices=MULTIPLIERS)
+    adaptive: bool = option(False, "update the multipliers after each epoch, as in an augmented Lagrangian")
     init: str = option("zero-shot", "what the prototypes start from", choices=INITS)
     lr: float = option(0.1, "peak learning rate", above=0)
     epochs: int = option(300, "epochs; 300 are published", low=1, high=100_000)
     batch_size: int = option(256, "rows per step", low=1, high=1_048_576)
-    batches: int | None = option(
-        None, "steps per epoch, as far as the rows go; none: the published number", low=1, high=1_048_576
-    )
+    batches: int | None = option(None, "most steps per epoch; none: the published number", low=1, high=1_048_576)
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(0.0, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
 
     def __post_init__(self):
         super().__post_init__()

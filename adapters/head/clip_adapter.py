@@ -91,7 +91,9 @@ class ClipAdapter(Searched, FreshViews):
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)

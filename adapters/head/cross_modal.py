@@ -82,18 +82,16 @@ class CrossModal(Searched, PooledViews):
     )
     iterations: int = option(12_800, "steps of a training", low=1, high=10_000_000)
     stop: int | None = option(
-        None, "steps after which it ends on its way; none: where val says, else never", low=1, high=10_000_000
+        None, "step at which training stops early; none: chosen on val, else never", low=1, high=10_000_000
     )
-    warmup: int = option(50, "steps of the warm-up, which the cosine follows", low=0, high=10_000_000)
-    eval_every: int = option(100, "steps from one look at val to the next", low=1, high=10_000_000)
+    warmup: int = option(50, "steps of the warm-up, before the cosine", low=0, high=10_000_000)
+    eval_every: int = option(100, "steps between evaluations on val", low=1, high=10_000_000)
     prompts: bool = option(True, "learn from prompts as well as from images; no: batches of images alone")
     init: str = option("zero-shot", "what the head starts from", choices=("zero-shot", "random"))
     trained_share: float = option(
-        1.0, "weight of the trained head in the one that predicts; 0.5 is the WiSE-FT row", low=0, high=1
+        1.0, "share of the trained head, the rest being zero-shot; 0.5 is the WiSE-FT row", low=0, high=1
     )
-    views: int = option(
-        1, "augmented views of each image learned from besides it, where there are any", low=0, high=1000
-    )
+    views: int = option(1, "augmented views to learn from besides each image, where there are any", low=0, high=1000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias or 0.0

@@ -73,9 +73,10 @@ class GDA(Searched, PooledViews):
     """
 
     differs: ClassVar[str] = (
-        "a class without images has the mean of a new class (released: fails); never searched on test, which the "
+        "a class without images has the mean of a new class (released: fails); nothing is searched on test, as the "
         "released ImageNet script does; any width in base-to-new (released: 512). The precision is shrunk in both "
-        'settings; that of the released base-to-new is not, and its fixture is met with `estimator="class-mean"`'
+        "settings; that of the released base-to-new code is not, and its fixture is matched by "
+        '`estimator="class-mean"`'
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -88,11 +89,11 @@ class GDA(Searched, PooledViews):
 
     alpha: float | None = option(None, "weight of the Gaussian scores; none to search it", low=0)
     estimator: str = option(
-        "shrunk", "of the precision; class-mean: of the released script of new classes", choices=ESTIMATORS
+        "shrunk", "estimator of the precision; class-mean: that of the released base-to-new script", choices=ESTIMATORS
     )
     neighbors: int = option(64, "rows nearest to the text of a class without images", low=2, high=1_000_000)
     text_copies: int = option(16, "how often that text counts as a row of its class", low=0, high=1_000_000)
-    keep_rows: bool = option(True, "keep the rows of the support, which other classes need; no saves their space")
+    keep_rows: bool = option(True, "keep the rows of the support, which new classes need; no saves space")
 
     def for_classes(
         self, backbone: Backbone | None, class_names: Sequence[str], classifier: TextClassifier | None = None
@@ -196,7 +197,7 @@ class GDA(Searched, PooledViews):
             notes.append("one row per class has no covariance: this is zero-shot; take more shots or views")
         absent = len(self.text) - len(labels.unique())
         if absent:
-            notes.append(f"{absent} classes without images have means of their text and the rows nearest to it")
+            notes.append(f"{absent} classes without images have means made of their text and the rows nearest to it")
         return notes
 
     def _check_transfer(self, backbone: Backbone | None, classifier: TextClassifier | None) -> None:

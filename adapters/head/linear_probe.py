@@ -209,7 +209,9 @@ def _solve(features, target, c: float, max_iter: int, class_weight: str | None =
 def _notes(support, class_names, num_classes: int) -> list[str]:
     notes = []
     if not support.raw_norms:
-        notes.append("the features' norms are gone: fitted on unit features, the published probe uses raw ones")
+        notes.append(
+            "the features' norms are gone: this was fitted on unit features, the published probe uses raw ones"
+        )
     return notes + never_predicted(support, class_names, num_classes)
 
 

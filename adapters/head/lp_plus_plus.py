@@ -65,8 +65,8 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     """
 
     differs: ClassVar[str] = (
-        "float32; unequal shots. The never zeroed gradient of alpha is kept by default, for the published numbers "
-        "were made with it, and so the fixtures are met with it; `accumulate=False` zeroes it"
+        "float32; shots may be unequal. By default the gradient of alpha is never zeroed: so were the published "
+        "numbers and the fixtures made; `accumulate=False` zeroes it"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -77,7 +77,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     momentum: float = option(0.9, "momentum of the steps of w and b", low=0, below=1)
     alpha_scale: float = option(250.0, "what the mean similarity is multiplied by to start alpha", low=0)
     alpha_every: int = option(10, "epochs from one step of alpha to the next", low=1, high=100_000)
-    accumulate: bool = option(True, "alpha follows the sum of all gradients so far, as released, or the present one")
+    accumulate: bool = option(True, "alpha follows the sum of all gradients so far, as released, or the current one")
     views: int = option(
         1, "1 learns from one augmented view per image, where there are any; 0 from the image", low=0, high=1
     )

@@ -58,15 +58,15 @@ class NearestMean(Adapter):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked against means and distances written out. The mean that `center` takes off is that of the "
-        "support (SimpleShot: of the base classes)"
+        "no fixture: checked against means and distances written out. `center` subtracts the mean of the support "
+        "(SimpleShot: of the base classes)"
     )
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("middle", "weight", "bias")
 
-    distance: str = option("cosine", "by which a mean is near", choices=("cosine", "euclidean"))
-    center: bool = option(False, "take the mean of all classes off every feature")
+    distance: str = option("cosine", "distance between an image and a mean", choices=("cosine", "euclidean"))
+    center: bool = option(False, "subtract the mean of all classes from every feature")
     scale: float | None = option(
         None, "what similarities are multiplied by; none: the most likely for the support", above=0
     )

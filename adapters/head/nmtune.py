@@ -68,7 +68,7 @@ class NMTune(ClassWeighted, FreshViews):
     published_crop: ClassVar[tuple[float, float]] = (0.8, 1.0)
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 
-    ratio: int = option(4, "width of the hidden layer, in widths of the features", low=1, high=1024)
+    ratio: int = option(4, "width of the hidden layer, as a multiple of the features'", low=1, high=1024)
     mse_weight: float = option(1.0, "weight of the consistency with the frozen features", low=0)
     cov_weight: float = option(0.04, "weight of the covariances of different channels", low=0)
     svd_weight: float = option(0.001, "weight of the share of the largest singular values", low=0)
@@ -76,7 +76,7 @@ class NMTune(ClassWeighted, FreshViews):
     lr: float = option(1e-3, "peak learning rate", above=0)
     weight_decay: float = option(1e-4, "weight decay of AdamW, on all parameters", low=0)
     epochs: int = option(30, "passes over the support", low=1, high=100_000)
-    batch_size: int = option(64, "images per step, which make twice as many rows", low=1, high=1_048_576)
+    batch_size: int = option(64, "images per step, each with two views", low=1, high=1_048_576)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._priors = self.priors_of(support.labels, len(classifier))
@@ -144,9 +144,11 @@ class NMTune(ClassWeighted, FreshViews):
     def _notes(self, support: FeatureSet) -> list[str]:
         notes = [self.views_note(support)] if self.fresh else []
         if not self.fresh and (not self.views or support.views is None):
-            notes.append("no augmented views: each image is both of its views")
+            notes.append("no augmented views: each image stands for both of its views")
         if not support.raw_norms:
-            notes.append("the features' norms are gone: fitted on unit features, the published method takes raw ones")
+            notes.append(
+                "the features' norms are gone: this was fitted on unit features, the published method uses raw ones"
+            )
         return notes
 
 

@@ -74,16 +74,16 @@ class RealLinear(ClassWeighted):
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 
     per_class: int | None = option(
-        100, "most images per class of the folder; none: all with a similarity of 0 or more", low=1, high=1_000_000
+        100, "images taken per class of the folder; none: all with a similarity of 0 or more", low=1, high=1_000_000
     )
     use_shots: bool = option(False, "learn from the shots as well as the folder's images")
     iterations: int | None = option(None, "steps; none: the published number", low=1, high=10_000_000)
     batch_size: int = option(PUBLISHED_BATCH, "images, and as many prompts, per step", low=1, high=1_048_576)
     lr: float = option(1e-4, "peak learning rate of AdamW", above=0)
     weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
-    warmup: int = option(50, "steps of the warm-up, which the cosine follows", low=0, high=10_000_000)
+    warmup: int = option(50, "steps of the warm-up, before the cosine", low=0, high=10_000_000)
     trained_share: float = option(
-        0.5, "weight of the trained head in the one that predicts; 0 is REAL-Prompt", low=0, high=1
+        0.5, "share of the trained head, the rest being its start; 0 is REAL-Prompt", low=0, high=1
     )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
@@ -115,7 +115,7 @@ class RealLinear(ClassWeighted):
         similarity = (words * texts.ranking[folder.labels]).sum(dim=-1)  # (N,)
         kept = folder.select(most_alike(similarity, folder.labels, self.per_class))
         if not len(kept):
-            raise DataError(f"support folder: by {by} no image is like its class; check that folders are classes")
+            raise DataError(f"support folder: by {by}, no image resembles its class; check that each folder is a class")
         notes = [f"{len(kept)} of {len(folder)} images of the support folder, ranked by {by}"]
         if not self.use_shots:
             return kept.unit, kept.labels, notes

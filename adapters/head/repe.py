@@ -53,15 +53,15 @@ class Repe(Adapter):
 
     differs: ClassVar[str] = (
         "captions are the nearest of a pool, not those of the nearest images of LAION-5B; a class without one keeps "
-        "its text; a moved text is always of unit length, in the released code with several prompts per class only"
+        "its text; a moved text always has unit length (released: only with several prompts per class)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     label_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias")
 
     shift: float = option(0.25, "how far a text moves towards its captions; 0 is zero-shot", low=0, high=1)
-    top_k: int = option(100, "captions of a class, of those that hold a word of its name", low=1, high=100_000)
-    retrieved: int = option(1000, "captions among which these are looked for, the nearest", low=1, high=100_000)
+    top_k: int = option(100, "captions per class, of those that hold a word of its name", low=1, high=100_000)
+    retrieved: int = option(1000, "nearest captions, among which those are sought", low=1, high=100_000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         pool = resources["captions"]
@@ -108,7 +108,7 @@ def _nearest(texts: Tensor, captions: Tensor, count: int) -> Tensor:
 def _unit_captions(pool: TextPool, classifier: TextClassifier) -> Tensor:
     """(N, D) unit rows."""
     if not len(pool):
-        raise DataError("captions: there are none in the pool; give a file with at least one")
+        raise DataError("captions: the pool is empty; give a file with at least one caption")
     if pool.features.shape[1] != (width := classifier.weights.shape[1]):
         widths = f"captions: features are {pool.features.shape[1]} wide, class texts {width}"
         raise DataError(f"{widths}; both must come from one backbone")

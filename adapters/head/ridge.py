@@ -73,7 +73,7 @@ class Ridge(Searched):
 
     penalty: float | None = option(None, "weight of the squared weights; none to choose it", above=0)
     choose_by: str = option(
-        "val", "what chooses the penalty: val where there is any, else leave-one-out; or always that", choices=WAYS
+        "val", "choose the penalty on val where there is any, else by leave-one-out; or always as named", choices=WAYS
     )
 
     @torch.no_grad()

@@ -53,16 +53,16 @@ class SSText(Adapter):
     """
 
     differs: ClassVar[str] = (
-        "lambda is what the paper says for any number of shots (released: at least 0.001, another rule from 1,000 "
+        "lambda is as in the paper for any number of shots (released: at least 0.001, and another rule from 1,000 "
         "shots on, which `least_lambda=0.001` follows); any number of classes (released: 127); without shots of a "
         "class the baseline `images` takes its text (released: NaN)"
     )
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 
-    variant: str = option("ss-text", "what lambda is; images: without text", choices=VARIANTS)
-    repel: bool | None = option(None, "push class weights from their mean; none: in variant plus alone")
-    fixed_lambda: float = option(0.1, "lambda of variant fixed", above=0)
-    least_lambda: float = option(0.0, "least lambda, which the released code sets to 0.001", low=0)
+    variant: str = option("ss-text", "how lambda is set; images: a baseline without text", choices=VARIANTS)
+    repel: bool | None = option(None, "push class weights away from their mean; none: only in variant plus")
+    fixed_lambda: float = option(0.1, "lambda of the variant fixed", above=0)
+    least_lambda: float = option(0.0, "smallest lambda; 0.001 in the released code", low=0)
 
     @torch.no_grad()
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
@@ -101,7 +101,11 @@ def _of_one_length(classifier: TextClassifier, support: FeatureSet) -> tuple[Ten
     if support.raw_norms and has_lengths(classifier):
         return classifier.unnormalized.float(), support.features, []
     which = "images" if has_lengths(classifier) else "texts"
-    return classifier.weights, support.unit, [f"features of {which} come without their lengths: all were made unit"]
+    return (
+        classifier.weights,
+        support.unit,
+        [f"features of {which} come without their lengths: all were scaled to unit length"],
+    )
 
 
 def _of_few(counts: Tensor) -> list[str]:

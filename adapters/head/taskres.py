@@ -58,8 +58,8 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
     """
 
     differs: ClassVar[str] = (
-        "float32; by default 10 stored augmented views in turn in place of new ones (`fresh_views`); where text "
-        "features have no lengths (a features file) they are made 10 long, about CLIP's"
+        "float32; by default 10 stored augmented views in turn in place of new ones (`fresh_views`); text features "
+        "without lengths (a features file) are scaled to length 10, about that of CLIP's"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
@@ -74,7 +74,9 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
         256, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
     )
     weight_decay: float = option(5e-4, "weight decay of Adam, added to the gradient as in Dassl", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
 
     @property
     def alpha_(self) -> float:

@@ -56,7 +56,7 @@ class ZeroShot(Adapter):
     later_state: ClassVar[dict[str, Any]] = {"offsets": None}
 
     debias: str | None = option(
-        None, "make the scores of images that show nothing the same for all classes", choices=("content-free",)
+        None, "shift scores until images that show nothing score all classes alike", choices=("content-free",)
     )
     debias_mean: str = option(
         "geometric", "mean over the images that show nothing", choices=("geometric", "arithmetic")
@@ -69,11 +69,11 @@ class ZeroShot(Adapter):
         asked = f"option debias={self.debias} of adapter '{self.name}'"
         if several_labels:
             raise CapabilityError(
-                f"{asked} weighs classes against each other, these images have several labels; omit it"
+                f"{asked} weighs classes against each other, but these images have several labels; omit it"
             )
         if not text_encoder:
             cure = "give --data and --backbone, or omit it"
-            raise CapabilityError(f"{asked} encodes blank images, which a features file has no backbone for; {cure}")
+            raise CapabilityError(f"{asked} encodes blank images, and a features file has no backbone for that; {cure}")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.multilabel_ = self.multilabel_ or classifier.negative is not None
@@ -87,7 +87,8 @@ class ZeroShot(Adapter):
         self.offsets = content_free_offsets(logits, self.debias_mean)
         shift = float(self.offsets.max() - self.offsets.min())
         note = (
-            f"images that show nothing score one class up to {shift:.1f} above another; that is taken from all scores"
+            f"images that show nothing score one class up to {shift:.1f} above another; this is subtracted from all "
+            "scores"
         )
         return FitReport(self.name, chosen={"debias": self.debias}, chosen_on="options", notes=[note])
 

@@ -131,4 +131,4 @@ def _token_count(backbone: Backbone, text: str) -> int:
 
 
 def _described(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
-    return f"{tokens.count} in the {tower} tower, anew before {tokens.depth} of its blocks"
+    return f"{tokens.count} in the {tower} tower, new ones before {tokens.depth} of its blocks"

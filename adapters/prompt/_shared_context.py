@@ -99,8 +99,10 @@ class SharedContext(ClassWeighted, FreshViews):
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    trim: bool = option(True, "cut prompts to the longest one, and share their beginning; changes speed only")
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
+    trim: bool = option(True, "cut prompts to the length of the longest, and share their beginning; changes speed only")
     class_chunk: int | None = option(
         None, "prompts through the text tower at once; changes speed and memory only", low=1, high=1_048_576
     )

@@ -81,9 +81,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
-    reduction: int = option(
-        16, "how many times narrower than the features the network's inside is", low=1, high=1_048_576
-    )
+    reduction: int = option(16, "width of the features over that of the network's hidden layer", low=1, high=1_048_576)
     lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number", low=1, high=100_000)
     batch_size: int = option(
@@ -91,8 +89,10 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    trim: bool = option(True, "cut prompts to the longest one; changes speed only")
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
+    trim: bool = option(True, "cut prompts to the length of the longest; changes speed only")
     class_chunk: int | None = option(
         None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576
     )

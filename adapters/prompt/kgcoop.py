@@ -45,8 +45,8 @@ class Kgcoop(SharedContext):
     """
 
     differs: ClassVar[str] = (
-        'as coop; `ctx_init` is what it says (the released code starts from "a photo of a" whatever is given); '
-        "guidance 8 as in the published commands, the code alone has 1"
+        'as coop; `ctx_init` counts (the released code starts from "a photo of a" whatever is given); guidance 8 '
+        "as in the published commands (the code's own default: 1)"
     )
     multilabel: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 100),)

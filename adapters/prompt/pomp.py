@@ -54,14 +54,14 @@ class Pomp(SharedContext):
     """
 
     differs: ClassVar[str] = (
-        "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
-        "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)"
+        "as coop; the margin is a natural logarithm as the paper derives it. The released version behind the fixture "
+        "takes it to base 10, and is matched by `correction='log10'` (without a margin: `None`)"
     )
     published_randaugment: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
     sampled_classes: int = option(
-        1000, "classes in a step, the image's own among them; all where there are no more", low=2, high=100_000_000
+        1000, "classes per step, the image's own among them; at most all", low=2, high=100_000_000
     )
     correction: str | None = option("ln", "logarithm of the margin; none: no margin", choices=BASES)
 

@@ -71,8 +71,8 @@ class PromptSrc(TextTokenAdapter):
 
     packages: ClassVar[Mapping[str, str]] = {"open_clip": "open-clip"}  # has the published templates
     differs: ClassVar[str] = (
-        "as vpt; the Gaussian that averages the epochs moves with their number where it is not given. The "
-        "comparison sets the fixture's learning rates, tokens and teacher's texts"
+        "as vpt; the Gaussian that averages the epochs scales with their number unless it is given. The comparison "
+        "uses the fixture's learning rates, tokens and teacher's texts"
     )
     default_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"
     default_epochs: ClassVar[int] = PUBLISHED_EPOCHS

@@ -51,7 +51,7 @@ class Vpt(TokenAdapter):
     )
     default_epochs: ClassVar[int] = 5
 
-    n_ctx: int = option(8, "tokens behind the patches", low=1, high=1024)
+    n_ctx: int = option(8, "tokens after the patches", low=1, high=1024)
     depth: int = option(12, "blocks with their own tokens", low=1, high=1000)
     lr: float = 2.5e-3
     prompts_a_class: int | None = 1

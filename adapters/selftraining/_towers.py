@@ -96,7 +96,7 @@ class SelfTrained(TowerAdapter):
         return report
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' learns from images of classes, which pairs do not have; use full")
+        raise CapabilityError(f"adapter '{self.name}' learns from classes, which pairs do not have; use full")
 
     def _rows(self, batch: Batch, rows: Tensor) -> Tensor:
         """(B, C) scaled cosines of a batch by the trained image tower with (C, D) unit rows."""

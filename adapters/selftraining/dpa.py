@@ -83,9 +83,10 @@ class Dpa(WithPreset, SelfTrained):
     """
 
     differs: ClassVar[str] = (
-        "labels are of the image as it is tested (released: cropped at random along its longer side); torchvision's "
-        "RandAugment (released: timm's); the last weights are kept (released: the epoch that is best on test labels). "
-        "The similarity-weighted prototypes, which the released code has and does not use, are not here"
+        "pseudo-labels come from the image as it is tested (released: cropped at random along its longer side); "
+        "torchvision's RandAugment (released: timm's); the last weights are kept (released: the epoch that is best "
+        "on test labels). The similarity-weighted prototypes, which the released code has but does not use, are not "
+        "included"
     )
     published_crop: ClassVar[tuple[float, float]] = (0.3, 1.0)
     published_randaugment: ClassVar[bool] = True
@@ -101,7 +102,7 @@ class Dpa(WithPreset, SelfTrained):
         None, "weight of the term that holds text prototypes near the images'; none: 1, or the preset's", low=0
     )
     sharpness: float | None = option(
-        None, "what cosines of prototypes are multiplied by in it; none: 100, or the preset's", above=0
+        None, "what cosines of prototypes are multiplied by in that term; none: 100, or the preset's", above=0
     )
 
     def setting(self, name: str) -> float:
@@ -127,7 +128,7 @@ class Dpa(WithPreset, SelfTrained):
         report.chosen |= {"trained parameters": report.trained_parameters, **terms}
         held = int((loss.labels.bincount(minlength=len(classifier)) > 0).sum())
         report.notes.append(
-            f"{len(unlabeled)} unlabelled images were given {held} of {len(classifier)} classes at the end"
+            f"in the end the {len(unlabeled)} unlabelled images were given {held} of {len(classifier)} classes"
         )
         return report
 

@@ -32,9 +32,9 @@ class Fpl(PseudoLabelled):
     """
 
     differs: ClassVar[str] = (
-        "which images get pseudo-labels is compared, the training is checked against a loop written out. Float32 "
-        "(released: float16); the domain's prompts; all labelled images are learned from (released: 80 %); the weights "
-        "of the best epoch on pseudo-labels held out are kept (released: the last, whatever was best)"
+        "which images get pseudo-labels is compared; the training is checked against a loop written out. Float32 "
+        "(released: float16); the domain's prompts; it learns from all labelled images (released: 80 %); the weights "
+        "of the best epoch on held-out pseudo-labels are kept (released: the last, whichever was best)"
     )
 
     pseudo_shots: int = option(FEW, "pseudo-labels per class", low=1, high=1_000_000)

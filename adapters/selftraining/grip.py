@@ -33,7 +33,7 @@ class Grip(PseudoLabelled):
     """
 
     differs: ClassVar[str] = (
-        "as ifpl; a class has one pseudo-label at least (released: none of small sets, and it fails)"
+        "as ifpl; a class has at least one pseudo-label (released: none on small sets, where it fails)"
     )
 
     rounds: int = option(10, "rounds, each on a further share of the images", low=1, high=1000)

@@ -31,8 +31,8 @@ class Ifpl(PseudoLabelled):
     """
 
     differs: ClassVar[str] = (
-        "as fpl; prompts start anew in each round (released: textual ones go on from the round before, as a parameter "
-        "shares memory with its start)"
+        "as fpl; prompts start anew in each round (released: textual ones continue from the round before, as a "
+        "parameter shares memory with its start)"
     )
 
     pseudo_shots: int = option(FEW, "pseudo-labels per class", low=1, high=1_000_000)

@@ -149,7 +149,7 @@ class Lafter(WithPreset, SelfTrained):
     def _absent_classes(self, classifier: TextClassifier, unlabeled, base) -> list[str]:
         """How many classes seem to occur; nothing is assumed of that."""
         told = super()._absent_classes(classifier, unlabeled, base)
-        each = f"'{self.name}' labels each image by itself and assumes nothing of how many classes occur"
+        each = f"'{self.name}' labels each image by itself and assumes nothing about how many classes occur"
         return [f"{note.split(';')[0]}; {each}" for note in told]
 
 

@@ -69,9 +69,9 @@ class Reclip(AnsweredTogether, SelfTrained):
 
     assumes: ClassVar[str] = "every class occurs, with more images than an image has neighbours in the graph"
     differs: ClassVar[str] = (
-        "the fixture is of the propagation; the training is checked against a loop written out. The image model's loss "
-        "is a mean over the images that agree (released: divided by the batch size besides, `image_loss`); the last "
-        "weights are kept (released: the epoch that is best on test labels)"
+        "the fixture covers the propagation; the training is checked against a loop written out. The image model's "
+        "loss is a mean over the images that agree (released: divided by the batch size as well, `image_loss`); the "
+        "last weights are kept (released: the epoch that is best on test labels)"
     )
     needs: ClassVar[frozenset[str]] = SelfTrained.needs
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "pixels"})
@@ -83,10 +83,12 @@ class Reclip(AnsweredTogether, SelfTrained):
     n_neighbors: int = option(20, "k, nodes that each text and each image has edges to", low=1, high=100_000)
     alpha: float = option(0.99, "how far labels spread along edges", low=0, below=1)
     cut: int | None = option(
-        None, "first singular vector of the texts that goes; none: 768, or 250 with over 500 classes", low=2, high=10**6
+        None, "first singular vector of the texts to drop; none: 768, or 250 with over 500 classes", low=2, high=10**6
     )
-    iterations: int = option(20, "most steps of the solver", low=1, high=100_000)
-    image_loss: str = option(MEAN, "released: of the image model, divided by the batch size", choices=IMAGE_LOSSES)
+    iterations: int = option(20, "limit on the steps of the solver", low=1, high=100_000)
+    image_loss: str = option(
+        MEAN, "loss of the image model; released: divided by the batch size as well", choices=IMAGE_LOSSES
+    )
     batch_size: int = 64
     lr: float = option(1e-3, "learning rate of both models", above=0)
     weight_decay: float = option(1e-4, "weight decay on all that trains", low=0)

@@ -81,10 +81,10 @@ class S3a(SelfTrained):
     """
 
     differs: ClassVar[str] = (
-        "the fixture is of the votes and assignments; the training is checked against a loop written out. The class "
-        "names are in the vocabulary and prediction is among them (released: over all words); sentences are read from "
-        "a file; the last weights are kept (released: the epoch that is best on test labels); the number of clusters "
-        "is given, not estimated"
+        "the fixture covers the votes and assignments; the training is checked against a loop written out. The class "
+        "names are in the vocabulary and prediction is among them (released: over all words); sentences are read "
+        "from a file; the last weights are kept (released: the epoch that is best on test labels); the number of "
+        "clusters is given, not estimated"
     )
     optional: ClassVar[frozenset[str]] = frozenset({"vocabulary", "realign_prompts"})
     default_epochs: ClassVar[int] = 30
@@ -94,16 +94,16 @@ class S3a(SelfTrained):
     clip_grad: ClassVar[None] = None
 
     batch_size: int = 64
-    lr: float = option(2e-5, "peak learning rate of batches of 256 images; of others in proportion", above=0)
+    lr: float = option(2e-5, "peak learning rate for batches of 256 images; in proportion for others", above=0)
     weight_decay: float = 0.05
-    layer_decay: float = option(0.65, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
+    layer_decay: float = option(0.65, "factor on the rate per layer below the top; 1 for none", above=0, high=1)
     clusters: int | None = option(None, "clusters of images; none: as many as classes", low=2, high=1_000_000)
-    rounds: int = option(3, "times that clusters vote, are assigned and moved", low=1, high=1000)
-    candidates: int = option(3, "words of a cluster that sentences tell apart", low=1, high=1000)
-    nearest: int = option(3, "sentences that each image names", low=1, high=1000)
-    confidence: float = option(0.5, "how sure the teacher must be of a word", low=0, below=1)
-    structure: float = option(0.25, "weight of the words of clusters, beside 1 of the teacher's", low=0)
-    fixed_epochs: int = option(2, "epochs before clusters vote anew", low=0, high=100_000)
+    rounds: int = option(3, "rounds in which clusters vote, are assigned and moved", low=1, high=1000)
+    candidates: int = option(3, "words of each cluster that are compared by sentences", low=1, high=1000)
+    nearest: int = option(3, "nearest sentences that each image votes for", low=1, high=1000)
+    confidence: float = option(0.5, "least confidence of the teacher in a word", low=0, below=1)
+    structure: float = option(0.25, "weight of the clusters' words, the teacher's having 1", low=0)
+    fixed_epochs: int = option(2, "first epochs, in which clusters do not vote anew", low=0, high=100_000)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         share = self.batch_size / RATE_OF

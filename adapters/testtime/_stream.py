@@ -36,7 +36,7 @@ class Streamed(AnsweredTogether):
     state: ClassVar[tuple[str, ...]] = (*AnsweredTogether.state, "text", "logit_scale", "logit_bias", "seen", "length")
     memory: ClassVar[tuple[str, ...]] = ()
 
-    shuffle: bool = option(True, "the seed draws the order of the images; no: they come as they are given")
+    shuffle: bool = option(True, "draw the order of the images by the seed; no: take them as they are given")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._begin(classifier)

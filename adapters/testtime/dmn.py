@@ -89,7 +89,7 @@ class Dmn(FreshViews, Searched, Streamed):
     dynamic_weight: float | None = option(None, "b_2, weight of the dynamic memory; none: chosen, or 1", low=0)
     static_weight: float | None = option(None, "b_3, weight of the static memory; none: chosen, or 1", low=0)
     train: bool = option(True, "learn the residuals of the memories from the shots, where there are any")
-    lr: float = option(1e-4, "first learning rate of AdamW", above=0)
+    lr: float = option(1e-4, "initial learning rate of AdamW", above=0)
     epochs: int = option(20, "epochs of the residuals", low=1, high=100_000)
     batch_size: int = option(128, "images per step", low=1, high=1_048_576)
     weight_decay: float = option(1e-4, "weight decay of AdamW", low=0)

@@ -47,7 +47,7 @@ class OnZeta(Streamed):
         torch.Size([12, 3])
     """
 
-    assumes: ClassVar[str] = "every class gets its share of the images, and that these are many"
+    assumes: ClassVar[str] = "every class gets its share of the images, and that there are many images"
     differs: ClassVar[str] = "classes are those of the text (released: those among the labels of the test images)"
     memory: ClassVar[tuple[str, ...]] = ("proxies", "rho")
     state: ClassVar[tuple[str, ...]] = (*Streamed.state, *memory)

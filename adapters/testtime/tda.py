@@ -73,7 +73,7 @@ class Tda(WithPreset, Streamed):
 
     assumes: ClassVar[str] = "sure predictions are right more often than not, whichever classes occur"
     differs: ClassVar[str] = (
-        "caches in float32 (released: float16); one view at least is kept (released: none of fewer than 10)"
+        "caches in float32 (released: float16); at least one view is kept (released: none of fewer than 10)"
     )
     memory: ClassVar[tuple[str, ...]] = (
         "positives", "positive_entropy", "negatives", "negative_entropy", "negative_marks",
@@ -87,10 +87,10 @@ class Tda(WithPreset, Streamed):
     negative_beta: float = option(1.0, "sharpness of the negative cache", low=0)
     negative_slots: int = option(2, "images per class in the negative cache; 0 for no such cache", low=0, high=10_000)
     entropy_bounds: tuple[float, float] = option(
-        (0.2, 0.5), "entropy in nats over log2(C) between which an image is offered to the negative cache", low=0
+        (0.2, 0.5), "bounds of entropy (nats over log2(C)) of the images offered to the negative cache", low=0
     )
     mask_bounds: tuple[float, float] = option(
-        (0.03, 1.0), "probability between which a negative speaks against a class", low=0, high=1
+        (0.03, 1.0), "bounds of the probability of classes that a negative counts against", low=0, high=1
     )
 
     def __post_init__(self):

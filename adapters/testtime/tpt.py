@@ -80,7 +80,7 @@ class Tpt(PromptsAtPrediction, SeenInViews):
     images_at_once: int = option(
         1, "images tuned side by side, each with its own context; changes no result", low=1, high=1_048_576
     )
-    trim: bool = option(True, "cut prompts to the longest one; changes speed only")
+    trim: bool = option(True, "cut prompts to the length of the longest; changes speed only")
     class_chunk: int | None = option(
         None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576
     )

@@ -49,7 +49,7 @@ class Zero(ScoredInViews):
 
     selection: float = option(0.3, "share of the views that vote, the most confident ones", above=0, high=1)
     temperature: float = option(
-        0.0, "of a view's vote, in units of cosines; 0: its largest class has all of it", low=0, high=1
+        0.0, "temperature of a view's vote, in units of cosines; 0: all to its most probable class", low=0, high=1
     )
 
     def scored(self, bag: Tensor) -> Tensor:

@@ -81,9 +81,9 @@ class GtaClip(ClassifiedTogether, SelfTrained):
 
     assumes: ClassVar[str] = "every class occurs"
     differs: ClassVar[str] = (
-        "sentences are read from files (released: asked of a language model); all of the towers trains (released: not "
-        'what has "proj" in its name, `tune`); no jittered colours; the last round is kept (released: the best on test '
-        "labels). The training is checked against a loop written out"
+        "sentences are read from files (released: asked of a language model); the whole towers are trained "
+        '(released: all but what has "proj" in its name, `tune`); no jittered colours; the last round is kept '
+        "(released: the best on test labels). The training is checked against a loop written out"
     )
     needs: ClassVar[frozenset[str]] = SelfTrained.needs
     optional: ClassVar[frozenset[str]] = frozenset({"attributes", "pair_attributes"})
@@ -104,9 +104,13 @@ class GtaClip(ClassifiedTogether, SelfTrained):
     iterations: int = option(10, "updates of assignments, means and variance", low=1, high=100_000)
     inner_iterations: int = option(5, "updates of the assignments in each of them", low=1, high=100_000)
     temperature: float = option(50.0, "what the log-likelihood is divided by", above=0)
-    confident_images: int = option(8, "images of a class that a mean starts from, and that train", low=1, high=10**6)
-    margin: float = option(0.1, "difference of the two largest z below which an image is confused", above=0, high=1)
-    compared: float = option(0.05, "share of the first round's confused pairs that is compared", low=0, high=1)
+    confident_images: int = option(
+        8, "images per class that a mean starts from, and that are trained on", low=1, high=10**6
+    )
+    margin: float = option(
+        0.1, "difference of the two largest z below which an image counts as confused", above=0, high=1
+    )
+    compared: float = option(0.05, "share of the first round's confused pairs to compare", low=0, high=1)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         own = {"betas": (0.9, 0.98), "eps": 1e-6, "decayed": "all", "schedule": "constant"}

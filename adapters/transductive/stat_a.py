@@ -65,10 +65,10 @@ class StatA(ClassifiedTogether):
     stands_absent_classes: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variances")
 
-    alpha: float = option(1.0, "strength of the anchor: as many images weigh as much as it does", low=0)
+    alpha: float = option(1.0, "weight of the anchor, in images", low=0)
     soft_counts: bool = option(False, "count the images of a class by the sum of their z, not by their largest z")
     text_weight: float = option(1.0, "lambda, weight of the predictions it starts from", low=0)
-    neighbor_weight: float = option(1.0, "l, weight of what an image's neighbours are", low=0)
+    neighbor_weight: float = option(1.0, "l, weight of the classes of an image's neighbours", low=0)
     n_neighbors: int = option(3, "nearest images that an image is linked to; 0 for none", low=0, high=100_000)
     iterations: int = option(10, "updates of assignments, means and variances", low=1, high=100_000)
     inner_iterations: int = option(5, "updates of the assignments in each of them", low=1, high=100_000)

@@ -69,11 +69,11 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     assumes: ClassVar[str] = "every class occurs, and images of a class lie together"
     differs: ClassVar[str] = (
         "each gamma starts anew (released: from the end of the gamma before); a shot keeps its nearest image "
-        "(released: drops it as if it were itself); z of shots and images is in the order of the links. The "
-        "released few-shot code multiplies rows (support, queries) by rows (queries, support), and its few-shot "
-        "numbers (`fs16_`, `fs1_`) are met only by our solver with these mixed-up links and carried-over starts put "
-        "in by hand; with links in order ours is more accurate on the same 16 shots. Zero-shot numbers are met as "
-        "they are"
+        "(released: drops it as if it were itself); z of shots and images has the order of the links. The released "
+        "few-shot code multiplies rows (support, queries) by rows (queries, support), and its few-shot numbers "
+        "(`fs16_`, `fs1_`) are matched only by our solver with these mixed-up links and carried-over starts put in "
+        "by hand; with links in order ours is more accurate on the same 16 shots. Zero-shot numbers are matched "
+        "without changes"
     )
     state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variance")
 
@@ -86,9 +86,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     iterations: int = option(10, "updates of assignments, means and variance", low=1, high=100_000)
     inner_iterations: int = option(5, "updates of the assignments in each of them", low=1, high=100_000)
     temperature: float = option(50.0, "what the log-likelihood is divided by, T", above=0)
-    confident_images: int = option(
-        8, "images that a first mean is made of, where there are no shots", low=1, high=1_000_000
-    )
+    confident_images: int = option(8, "images in the first mean of a class without shots", low=1, high=1_000_000)
 
     def __post_init__(self):
         super().__post_init__()

@@ -72,14 +72,14 @@ class Zlap(ReadTogether):
     gamma: float = option(5.0, "power of the cosines of images with texts", above=0, high=100)
     alpha: float = option(0.3, "how far labels spread along edges", low=0, below=1)
     scale_similarities: bool = option(
-        False, "first bring the smallest cosine of the graph to 0 and the largest to 1, as for InMaP's classifiers"
+        False, "first scale the graph's cosines to the range from 0 to 1, as for InMaP's classifiers"
     )
     setup: str = option(
         TRANSDUCTIVE,
-        "transductive, or each image by its edges alone; sparse: a node gives its largest score",
+        "transductive, or each image by its own edges; sparse: nodes give only their largest score",
         choices=SETUPS,
     )
-    iterations: int = option(50, "most steps of the solver", low=1, high=100_000)
+    iterations: int = option(50, "limit on the steps of the solver", low=1, high=100_000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.queries = classifier.weights, unlabeled.unit

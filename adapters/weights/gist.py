@@ -192,10 +192,12 @@ class Gist(ClassWeighted, TowerAdapter):
         return self._made
 
     def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
-        raise CapabilityError(f"adapter '{self.name}' learned a probe of its classes, which cannot name others")
+        raise CapabilityError(f"adapter '{self.name}' learned a probe of its own classes, which cannot name others")
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' matches texts to labelled images, pairs have theirs; use full")
+        raise CapabilityError(
+            f"adapter '{self.name}' matches texts to labelled images, while pairs already have texts; use full"
+        )
 
 
 def matched_texts(

@@ -38,13 +38,13 @@ class Lit(TowerAdapter):
     """
 
     differs: ClassVar[str] = (
-        "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. "
-        "The text tower can read beforehand (paper: from scratch), at the settings of `full`"
+        "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. The "
+        "text tower starts pretrained (paper: from scratch), with the settings of `full`"
     )
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
     default_loss: ClassVar[str] = "clip"
 
-    lock: str = option("image", "the tower that stays; text is the mirror image", choices=TOWERS)
+    lock: str = option("image", "the tower that stays frozen; text is the mirror image of LiT", choices=TOWERS)
     last: int | None = option(None, "train only this many last layers of the other tower; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:

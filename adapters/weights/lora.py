@@ -68,7 +68,7 @@ class Lora(ClassTowerAdapter):
     iterations: int = option(ITERATIONS, "steps per shot, where epochs is none", low=1, high=10_000_000)
     r: int = option(2, "rank of the matrices", low=1, high=100_000)
     alpha: float = option(1.0, "what is divided by sqrt(r) to scale the matrices", above=0)
-    dropout: float = option(0.25, "share of the input that is left out in training", low=0, below=1)
+    dropout: float = option(0.25, "dropout of their input in training", low=0, below=1)
     params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=PARAMS)
     towers: str = option("both", "towers that get matrices", choices=TOWERS)
     positions: str = option("all", "blocks of each tower that get matrices", choices=(*SHARES, *TOPS))
@@ -85,7 +85,7 @@ class Lora(ClassTowerAdapter):
         if layer is None:
             return notes
         layer.requires_grad_(True)
-        return [*notes, f"the layer that takes the {len(backbone.channels)} channels of an image was trained, too"]
+        return [*notes, f"the layer that takes the {len(backbone.channels)} channels of an image was trained too"]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         matrices, layer = lora_state(trained), trained.input_layer()

@@ -160,7 +160,9 @@ class Projection(ClassWeighted, PooledViews):
     def _notes(self, backbone: Backbone, views: int) -> list[str]:
         notes = [] if views else ["trained on features of the images as they are, without augmented views"]
         if self.weight is None:
-            notes.append(f"backbone '{backbone.spec}' projects by no matrix: what is learned is a linear map beside it")
+            notes.append(
+                f"backbone '{backbone.spec}' has no projection matrix: a linear map beside its projection is learned"
+            )
         return notes
 
     # what was learned
@@ -221,6 +223,6 @@ def _check_rows(hidden: FeatureSet, shared: FeatureSet, which: str) -> None:
     same_ids = hidden.ids is None or shared.ids is None or hidden.ids == shared.ids
     if len(hidden) != len(shared) or not same_ids:
         raise DataError(
-            f"resource pre_projection: its {which} has {len(hidden)} rows of other images than the {len(shared)} "
-            "of the fit; take both of the same images, in one order"
+            f"resource pre_projection: its {which} has {len(hidden)} rows, which are not the {len(shared)} images of "
+            "the fit; give both for the same images, in the same order"
         )

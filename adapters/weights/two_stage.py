@@ -70,7 +70,7 @@ class TwoStage(ClassTowerAdapter):
     differs: ClassVar[str] = (
         "float32 unless `amp` says otherwise (released: fp16, and steps that overflow are not counted); the domain's "
         "prompts and augmentation where it has them; towers other than vision transformers as far as they go "
-        "(released: refused). Base and new classes may be named together (released: never are)"
+        "(released: refused). Base and new classes may be classified together (released: never)"
     )
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
@@ -208,7 +208,7 @@ class TwoStage(ClassTowerAdapter):
         return other
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' learns a classifier, which pairs do not have; use full or lora")
+        raise CapabilityError(f"adapter '{self.name}' learns a classifier, and pairs have no classes; use full or lora")
 
 
 class CosineHead(nn.Module):

@@ -122,7 +122,7 @@ class WiseFt(ClassTowerAdapter):
     lr: float | None = option(None, "peak learning rate; none: 3e-5, or 1e-3 with freeze_encoder", above=0)
     weight_decay: float = 0.1
     warmup: float = option(
-        WARMUP, "steps of linear rise, a tenth of all at most; below 1 their share", low=0, high=10_000_000
+        WARMUP, "warm-up steps, at most a tenth of all; below 1: their share of all", low=0, high=10_000_000
     )
     clip_grad: float | None = 1.0
     alpha: float | None = option(None, "share of the fine-tuned weights; none: chosen on val", low=0, high=1)
@@ -162,7 +162,7 @@ class WiseFt(ClassTowerAdapter):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         if self.label_smoothing and self.multilabel_:
-            raise ConfigError("option label_smoothing: it is for one label per image, these have several")
+            raise ConfigError("option label_smoothing: needs one label per image, and these have several; omit it")
         head = LinearHead.of(classifier)
         self._now = _Fit(head, copy.deepcopy(head).requires_grad_(False), resources.get("images"), seed)
         if self.freeze_encoder:
@@ -300,10 +300,10 @@ class WiseFt(ClassTowerAdapter):
         return F.linear(unit, self.head.to(unit.device), self.head_bias.to(unit.device))
 
     def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
-        raise CapabilityError(f"adapter '{self.name}' learned a head of its classes, which cannot name others")
+        raise CapabilityError(f"adapter '{self.name}' learned a head of its own classes, which cannot name others")
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' learns a head of classes, which pairs do not have; use full")
+        raise CapabilityError(f"adapter '{self.name}' learns a head of classes, and pairs have none; use full")
 
 
 def _few(steps: int) -> list[str]:
@@ -311,7 +311,8 @@ def _few(steps: int) -> list[str]:
     if steps >= WARMUP:
         return []
     return [
-        f"{steps} steps are few: published for large sets, whose warm-up alone takes {WARMUP}; more epochs learn more"
+        f"{steps} steps are few for this method, published for large sets with a warm-up of {WARMUP} steps; give "
+        "more epochs"
     ]
 
 

@@ -221,7 +221,7 @@ def test_errors(described):
         fitted(task, pool_of(torch.ones(4, 5)))
     with pytest.raises(DataError, match="none in the pool"):
         fitted(task, pool_of(torch.ones(0, 24)))
-    with pytest.raises(CapabilityError, match="there are none; give some"):
+    with pytest.raises(CapabilityError, match="there are none; pass a support"):
         fitted(task, pool, support=task.support.select([]))
     narrow = replace(task.support, features=task.support.features[:, :3], labels=None)
     with pytest.raises(CapabilityError, match="must come from one backbone"):

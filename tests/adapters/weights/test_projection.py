@@ -343,7 +343,7 @@ def test_what_is_missing_is_said():
     given = {"pre_projection": PreProjection(problem.hidden)}
     with pytest.raises(CapabilityError, match="starts from a backbone's projection"):
         adapter.fit(problem.support, problem.text, resources=given)
-    with pytest.raises(DataError, match="its support has 3 rows of other images than the 16"):
+    with pytest.raises(DataError, match="its support has 3 rows, which are not the 16 images"):
         short = {"pre_projection": PreProjection(problem.hidden.select([0, 1, 2]))}
         adapter.fit(problem.support, problem.text, backbone=problem.backbone, resources=short)
     with pytest.raises(DataError, match="its val has 2 rows"):

@@ -119,7 +119,7 @@ def test_the_linear_version_needs_features_alone(make_task, make_multilabel_task
     adapter = linear(lr=0.05, epochs=30)
     report = adapter.fit(several.support, several.text, val=several.val)
     assert report.history[-1]["loss"] < report.history[0]["loss"] and report.val_score > 0.5
-    with pytest.raises(ConfigError, match="label_smoothing: it is for one label per image"):
+    with pytest.raises(ConfigError, match="label_smoothing: needs one label per image"):
         linear(label_smoothing=0.1).fit(several.support, several.text)
 
 
