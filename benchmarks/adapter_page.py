@@ -27,7 +27,7 @@ IN_WORDS = {
     "parts": "parts of samples",
     "pre_projection": "features before the projection",
     "text_encoder": "text tower",
-    "pixels": "images, trained on",
+    "pixels": "images to train on",
     "images": "images",
     "unlabeled": "all test images at once",
     "descriptions": "sentences about classes",

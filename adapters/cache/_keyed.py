@@ -1,8 +1,8 @@
 """Caches whose keys are of another backbone than the texts: `--resource keys=SPEC`.
 
-A cache compares images with images, so that a tower without texts will do for it (DINO's beside CLIP's in "Prompt,
-Generate, then Cache: Cascade of Foundation Models makes Strong Few-shot Learners", Zhang et al., 2023,
-arXiv 2303.02151). Where a method ties its cache to the texts (APE's channels, TIP-X's signatures) it says nothing.
+A cache compares images with images, so a tower without texts will do for it (DINO's beside CLIP's in "Prompt, Generate,
+then Cache: Cascade of Foundation Models makes Strong Few-shot Learners", Zhang et al., 2023, arXiv 2303.02151). Where a
+method ties its cache to the texts (APE's channels, TIP-X's signatures) it says nothing.
 """
 
 from __future__ import annotations

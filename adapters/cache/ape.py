@@ -48,13 +48,13 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
     a key's label from softmax(F_Q W_Q^T), which has no temperature.
 
     Beta, alpha and gamma are searched on val, else on images held out of the support, as in tip-adapter. Unequal shots
-    are averaged a class before classes are compared (the released code assumes equal ones; the same where they are).
-    The released ImageNet setting searches on test: not offered.
+    are averaged per class before classes are compared (the released code assumes equal ones; with them the result is
+    the same). The released ImageNet setting searches on test and is not offered.
 
     A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102").
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.

@@ -45,9 +45,9 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
     published): W' is the text weights and F' the keys, to whose chosen channels the residual (C, Q) of the class is
-    added, v (N,) scales each key's value. Only residual (from 0) and v (from 1) learn; affinities use all channels and
-    nothing is normalised again. AdamW, cosine per step, cross-entropy, at the given beta and alpha, else 1 and the
-    preset's alpha (3); then beta and alpha are searched with what was learned.
+    added, v (N,) scales each key's value. Only the residual (from 0) and v (from 1) are trained; affinities use all
+    channels and nothing is normalised again. AdamW, cosine per step, cross-entropy, at the given beta and alpha, else 1
+    and the preset's alpha (3); then beta and alpha are searched with what was learned.
 
     As shipped the released code cannot run APE-T: it mixes up two channel counts, and reuses the channels that APE left
     on disk. Here the channels are chosen by the text alone, its default; `criterion="image_text"` chooses them as APE
@@ -58,11 +58,11 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support; "images" are
     the `TrainingImages` of `fresh_views`.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache as it was before training counts as an
-    epoch, 0, which is kept where it scores better on val.
+    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache before training counts as epoch 0,
+    which is kept where it scores better on val.
 
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.

@@ -37,16 +37,16 @@ class GcClip(CropAdapter):
     4. logits = mean over the margins of s cos(crop, class) (+ bias), among the likely classes; each other class keeps
        the distance by which it trailed the last of them in the whole image.
 
-    An image without a usable box keeps its zero-shot logits. Nothing is learned; the support is not looked at.
+    An image without a usable box keeps its zero-shot logits. Nothing is learned; the support is not used.
 
-    Experimental: no code is public, and of the paper its abstract, its reviews and what others report of it were known:
-    five likely classes for which an open-vocabulary detector is asked, the best box enlarged, margins even from 0 to 1
-    with 1 the whole image, logits averaged alike over them. Ours are: five margins; the formula of a margin (each edge
-    moves that share of its way to the image's edge); the square around the box, where the paper may cut it as it is;
-    what labels and their lack mean (the paper's detector always answers for the classes asked); the logits of unlikely
-    classes. The paper's other augmentation, random crops of the box, is left out.
+    Experimental: no code is public, and only the paper's abstract, its reviews and what others report of it were known:
+    an open-vocabulary detector is asked for five likely classes, the best box is enlarged, margins are even from 0 to 1
+    with 1 the whole image, and logits are averaged over them with equal weights. Ours are: five margins; the formula of
+    a margin (each edge moves that share of its way to the image's edge); the square around the box, where the paper may
+    crop the box as it is; what labels and their lack mean (the paper's detector always answers for the classes asked);
+    the logits of unlikely classes. The paper's other augmentation, random crops of the box, is left out.
 
-    `square` is for preprocessings that crop the centre: they would cut a part off a box that is longer one way.
+    `square` is for preprocessings that crop the centre: they would cut off a part of a box that is not square.
 
     Resources:
         boxes: `Detections`, what a detector found in the images (`core.data.detections.read_detections`); at prediction

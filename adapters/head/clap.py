@@ -1,4 +1,4 @@
-"""CLAP: a linear probe that starts from the text and is held near it, class by class."""
+"""CLAP: a linear probe that starts from the text and is kept near it, class by class."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Clap(ClassWeighted, PooledViews):
 
     logits = s x (w_c/|w_c|); the prototypes w (C, D) start from the text features t as the tower gives them and are
     trained by SGD on cross-entropy + (1/C) sum_c lambda_c |w_c - t_c|^2. lambda_c is the mean zero-shot probability of
-    class c over its training samples, set before training: where the text knows a class, it is held near the text.
-    Hyper-parameters are the same for every set, nothing is chosen on val, the last step's prototypes are kept.
+    class c over its training samples, set before training: a class that the text knows well is kept near the text.
+    Hyper-parameters are the same for every set, nothing is chosen on val, and the prototypes of the last step are kept.
     `constraint="none"` is the paper's ZS-LP.
 
     Training samples are all `views` of all N images as rows, V N of them. An epoch permutes them all and takes as many
     batches as N images make, floor(N / batch_size); with fewer images than a batch, one batch of rows.
 
     Where it differs from the released code: `adaptive` measures the distance that `constraint` names (there always l2);
-    lambda is of the zero-shot classifier also with `init="random"` (there of the random one); a class without samples
-    gets the mean lambda of the others (there NaN). Published rates and penalties go with text features as long as
-    CLIP's and its logit scale of 100: where text features are unit (a features file, some towers), t is the unit
-    classifier brought to length 10 sqrt(s/100), at which a step turns the prototypes, and the penalty weighs against
-    cross-entropy, as with CLIP.
+    lambda comes from the zero-shot classifier even with `init="random"` (there from the random one); a class without
+    samples gets the mean lambda of the others (there NaN). Published rates and penalties assume text features as long
+    as CLIP's and its logit scale of 100: where text features have unit length (a features file, some towers), t is the
+    unit classifier scaled to length 10 sqrt(s/100), at which a step turns the prototypes as far, and the penalty weighs
+    as much against cross-entropy, as with CLIP.
 
     Several labels per image (not in the paper): binary cross-entropy, sigmoid instead of softmax, lambda_c over the
     images known to have label c; each label's logit is relative to its negative prompts, without them to the backbone's
@@ -54,8 +54,8 @@ class Clap(ClassWeighted, PooledViews):
     each epoch: lambda <- max(0, lambda + rho h), rho <- h, with h_c the distance and rho 0 at first. The constraint
     "l2" is squared, "cosine" is 1 - cosine. `init="random"` (normal, variance 2 / D) is the usual linear probe.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Resources:
         batch_order: (epochs, V N) int64, the order of rows in each epoch instead of a seeded shuffle; row v N + n is

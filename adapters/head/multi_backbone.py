@@ -42,11 +42,11 @@ class MultiBackbone(ClassWeighted):
     what it gives (one temperature per backbone) and by which loss it learns. The formula, the network's size, the
     penalty that holds temperatures near 1 and the training are ours: t by L-BFGS first, then everything by AdamW.
 
-    The penalty is the mean square of log T over images, summed over backbones. It cannot be 0: where the shots are all
-    classified right, the cross-entropy alone has no least.
+    The penalty is the mean square of log T over images, summed over backbones. Its weight cannot be 0: where all shots
+    are classified right, the cross-entropy alone has no minimum.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
-    logits in training; with equal classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`), by log shares that are added to the logits in
+    training; with equal classes nothing differs.
 
     Resources:
         further_backbones: tuple of `FurtherBackbone`, of the same images in the same order.

@@ -25,27 +25,27 @@ class NMTune(ClassWeighted, FreshViews):
     arXiv 2309.17002).
 
     z = s MLP(f) + f, with f the frozen feature as the tower gives it, MLP = linear (D to `ratio` D), batch
-    normalisation, ReLU, linear (back to D), and s a learned factor a channel that starts at 1; logits = a linear head
-    on z, which is not made unit. Each step sees two augmented views of B images, 2 B rows, and minimises
+    normalisation, ReLU, linear (back to D), and s a learned factor per channel that starts at 1; logits = a linear head
+    on z, which is not normalised. Each step sees two augmented views of B images, 2 B rows, and minimises
 
     * the cross-entropy of all rows,
     * `mse_weight` times the mean squared difference of unit z of one view and unit f of the other (mean over B D),
     * `cov_weight` times the sum of squared covariances of different channels of z (unbiased, over 2 B rows) over D,
     * minus `svd_weight` times the mean share of the largest singular values of z, not centred, in the sum of all.
 
-    AdamW with a cosine over all steps; the model of the last step is kept, nothing is chosen. The text tower has no
-    part in it.
+    AdamW with a cosine over all steps; the model of the last step is kept, and nothing is chosen. The text tower is not
+    used.
 
     Where it differs from the released code: there an epoch draws two new crops of each image (scale 0.8 to 1), as with
     `fresh_views`; by default epoch e takes stored views 2e and 2e + 1, modulo their number. Without views an image
-    stands for both, and is one row: the same one twice would change no term but for the one that unbiased covariances
+    stands for both, and is one row: taking it twice would change no term, except for the 1 that unbiased covariances
     subtract from the number of rows. An image left over alone joins the batch before it. Defaults are those of the
-    published commands, which differ from those of the released argument parser. The code overwrites z by its centred
-    rows after the singular values are taken; here each term takes what it names. Only singular values are
-    differentiated, which equal ones do not upset.
+    published commands, which differ from those of the released argument parser. The released code overwrites z with its
+    centred rows after the singular values are taken; here each term takes what it names. Only singular values are
+    differentiated, so that equal ones do no harm.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of images in each epoch instead of a seeded shuffle.

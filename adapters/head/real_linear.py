@@ -33,28 +33,28 @@ class RealLinear(ClassWeighted):
     """The Neglected Tails in Vision-Language Models (Parashar, Lin, Liu, Dong, Li, Ramanan, Caverlee and Kong, 2024,
     arXiv 2401.12425): REAL-Prompt and REAL-Linear.
 
-    REAL-Prompt: where synonyms and a text tower are given, the zero-shot weights W are those of each class's most
-    frequent synonym in the templates. REAL-Linear: a head without bias starts at W and learns, with logits s x W^T and
+    REAL-Prompt: where synonyms and a text tower are given, the zero-shot weights W come from each class's most frequent
+    synonym in the templates. REAL-Linear: a head without bias starts at W and learns, with logits s x W^T and
     cross-entropy, from batches of 32 images and 32 prompts together; AdamW, a linear warm-up from 1e-5, a cosine. The
     head that predicts is half the trained one and half W.
 
-    The images are those of the support folder: of each class the 100 whose captions are most like its texts (mean of
-    the cosines to the classifiers of all its synonyms), none of them below 0. Without captions of the images, the
+    The images come from the support folder: per class the 100 whose captions are most like its texts (mean of the
+    cosines to the classifiers of all its synonyms), none with a mean below 0. Without captions of the images, the
     images' own features are ranked. Without a folder the shots are the images, all of them.
 
-    Where it differs from the released code: the number of iterations is the published min(32000, 100 C 10 / 32) also
-    where classes have other than 100 images; the logit scale is the model's, which for CLIP is the published 100;
-    fewer images or prompts than a batch are taken whole, where the released code finds no batch. Nothing is chosen on
-    val; with synonyms its accuracy on the fifth of the classes that are rarest is noted, as the paper reports it.
+    Where it differs from the released code: the number of iterations is the published min(32000, 100 C 10 / 32) even
+    where classes do not have 100 images; the logit scale is the model's, which for CLIP is the published 100; fewer
+    images or prompts than a batch are taken whole, where the released code finds no batch. Nothing is chosen on val;
+    with synonyms, accuracy on the rarest fifth of the classes is noted, as the paper reports it.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Resources:
         support_folder: `FeatureSet` of labelled images, optional.
-        support_captions: `TextPool`, a caption each of them, optional.
-        synonyms: C tuples of (name, count), optional; needs a backbone with a text tower.
-        templates: texts with `{}` for the synonyms; "a photo of a {}." where there are none.
+        support_captions: `TextPool`, one caption for each of them, optional. synonyms: C tuples of (name, count),
+        optional; needs a backbone with a text tower. templates: texts with `{}` for the synonyms; "a photo of a {}."
+        where there are none.
 
     Raises:
         ConfigError: an option is out of range.

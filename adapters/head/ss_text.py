@@ -37,10 +37,11 @@ class SSText(Adapter):
 
     What `repel` does is not what its name says where classes are unequal: |w_c| grows with n_c and u_c has length 1,
     so classes with many shots stay where they are, and one without any, whose u_c is about -m/|m|, is drawn towards the
-    mean. It is a part of SS-Text+ as published; `repel=False` leaves it out.
+    mean. It is part of SS-Text+ as published; `repel=False` leaves it out.
 
-    Where lengths of images or texts are gone (a file of unit features) both are unit. There is no `class_weight`: a
-    cosine counts no images, and how much its own images count in a class is what the variants differ in.
+    Where the lengths of images or texts are gone (a file of unit features) both have unit length. There is no
+    `class_weight`: a cosine does not depend on the number of images, and how much its own images count in a class is
+    what the variants differ in.
 
     Raises:
         ConfigError: an option is out of range.

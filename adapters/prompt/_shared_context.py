@@ -60,10 +60,10 @@ class SharedContext(ClassWeighted, FreshViews):
 
     `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
     every prompt at full length, as published. `checkpointing` encodes the prompts again, chunk by chunk, in the
-    backward pass: the memory of one chunk however many classes, for a third more time.
+    backward pass: the memory of one chunk however many classes there are, for a third more time.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
-    logits in training; published is "none". With equal classes, or several labels per image, nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`), by log shares that are added to the logits in
+    training; published is "none". With equal classes, or several labels per image, nothing differs.
 
     By default epoch e trains on view e mod V of a stored pool of `views` augmented views of each image, or on the image
     as it is where there is no pool (a features file). `fresh_views` encodes a new view of each image in every epoch, as

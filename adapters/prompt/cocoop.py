@@ -39,18 +39,18 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
 
         v_m(x) = v_m + W_up relu(W_down x + b_down) + b_up,   x of unit length
 
-    Both are trained by SGD on the cross-entropy, the towers stay frozen. Every image has its own prompts, so that B
-    images of C classes cost B * C runs of the text tower, in training and at prediction, where the backbone is still
-    needed. Published: one image per step, 10 epochs, words "a photo of a", 16 shots.
+    The context and the network are trained by SGD on the cross-entropy; the towers stay frozen. Every image has its own
+    prompts, so that B images of C classes cost B * C runs of the text tower, in training and at prediction, where the
+    backbone is still needed. Published: one image per step, 10 epochs, words "a photo of a", 16 shots.
 
     Where it differs from the released code: float32 instead of float16, and by default a stored pool of augmented views
     in place of new ones, as in `coop`. Several images per step or at prediction go through the text tower together, as
     many as fit.
 
-    `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay is on the network too.
+    `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay also applies to the network.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
-    logits in training, whatever the image; published is "none". With equal classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`), by log shares that are added to the logits in
+    training, whatever the image; published is "none". With equal classes nothing differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.

@@ -1,4 +1,4 @@
-"""What `auto` does where no image has a label: methods that need none, each judged by the evidence of the images."""
+"""What `auto` does where no image has a label: it judges methods that need none by the evidence of the images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRIC = "probability of being better than zero-shot"
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate, fitted, with what the images say of it."""
+    """A fitted candidate, with what the images say of it."""
 
     adapter: Adapter
     report: FitReport

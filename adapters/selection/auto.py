@@ -1,4 +1,4 @@
-"""Auto: fast methods judged on parts of the support that they did not see, and one of them taken."""
+"""Auto: the best of several fast methods, each judged on parts of the support that it did not see."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ class Auto(ByExample):
     2010, arXiv 0907.4728) with the one-standard-error rule of Classification and Regression Trees (Breiman, Friedman,
     Olshen and Stone, 1984). Which methods, and their order, are ours.
 
-    Candidates are methods of seconds that learn from features alone, zero-shot and logistic regression among them. Each
-    is fitted on the support, and chooses its settings as it always does. With these it is fitted again on four of five
-    parts of the support and judged on the fifth, in turn; images of one group (patient, identity) are in one part. The
-    first of `candidates` whose score is within one standard error of the best one is taken. They stand in the order of
-    how well they do on average (docs/adapters.md), since a few dozen images cannot tell methods apart that differ by
-    less.
+    Candidates are methods that take seconds and learn from features alone, zero-shot and logistic regression among
+    them. Each is fitted on the support, and chooses its settings as it always does. With these settings it is fitted
+    again on four of five parts of the support and judged on the fifth, in turn; images of one group (patient, identity)
+    stay in one part. The first of `candidates` whose score is within one standard error of the best is taken. They are
+    ordered by how well they do on average (docs/adapters.md), since a few dozen images cannot tell apart methods that
+    differ by less.
 
     The score is accuracy, balanced where classes have unequal numbers of images; its standard error is that over images
     or groups. With several labels it is the macro AUROC of a part, its standard error that over parts.
 
     With fewer than 4 images per class (`min_shots`), or where groups leave nothing to hold out, nothing can be judged:
     the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text),
-    or that would take long (many images of many classes), is left out, which a note says.
+    or that would take long (many images of many classes), is left out, and a note says so.
 
-    Without labels, methods that need none are fitted on the images that are to be classified, and judged by what these
-    say (`core/confidence/without_labels.py`): of those that are better than zero-shot with a probability of 0.7 or more
-    the one with the greatest gain is taken, and zero-shot where there is none.
+    Without labels, methods that need none are fitted on the images to be classified and judged by evidence from these
+    images (`core/confidence/without_labels.py`): of those that are better than zero-shot with a probability of 0.7 or
+    more, the one with the greatest gain is taken; if there is none, zero-shot.
 
-    Methods are judged on the support alone, so also under a protocol without validation images; what candidates choose
-    on such images has its defaults there.
+    Methods are judged on the support alone, even under a protocol without validation images; what candidates would
+    choose on such images then keeps its defaults.
 
     Raises:
         ConfigError: a candidate needs more than features, or `settings` are of none.

@@ -1,4 +1,4 @@
-"""What `fpl`, `ifpl` and `grip` share: rounds of prompt tuning on images that a model labelled itself."""
+"""What `fpl`, `ifpl` and `grip` share: rounds of prompt tuning on images that the model labelled itself."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ class PseudoLabelled(Adapter):
     """Base of the methods of "Enhancing CLIP with CLIP". A method says how many pseudo-labels each round has.
 
     `prompts` says what is learned, always from the same random start: "textual", 16 vectors before the class names;
-    "visual", 16 tokens behind the patches; "multimodal", 4 of each, which go through one block of a transformer
-    together. The towers stay frozen, images are not augmented.
+    "visual", 16 tokens after the patches; "multimodal", 4 of each, which go through one block of a transformer
+    together. The towers stay frozen; images are not augmented.
 
-    `learning` says what is known. "unsupervised": no label is read. "semi-supervised": a few images of every class have
+    `learning` says which labels are used. "unsupervised": none. "semi-supervised": a few images of every class have
     labels; the loss is gamma times the mean cross-entropy on the labelled images of a batch plus that on its
     pseudo-labelled ones, with gamma = pseudo-labels / labels. "transductive-zero-shot": some classes, those of `seen`
     or else those with labelled images, have labels and no unlabelled images, all others unlabelled images and no
     labels; only these are given as pseudo-labels, by probabilities among themselves, and the second term is multiplied
     by labels / pseudo-labels.
 
-    Pseudo-labels are given to the k most probable images of each class (`_leaderboards.py`). With 10 or more of a class
-    a fifth of all is held out of the training, and the weights of the first epoch that is best on these are kept.
+    Pseudo-labels are given to the k most probable images of each class (`_leaderboards.py`). With 10 or more per class,
+    a fifth of all is held out of the training, and the weights of the first epoch that is best on them are kept.
 
-    Assumed of the classes: each has about as many unlabelled images, since each gets as many pseudo-labels.
+    Assumption: all classes have about equally many unlabelled images, since all get equally many pseudo-labels.
 
     Resources:
         images, unlabeled_images: `TrainingImages` of the labelled and of the unlabelled images, where the image tower

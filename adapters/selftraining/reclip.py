@@ -1,4 +1,4 @@
-"""ReCLIP: pseudo-labels by propagation in a projected space, and both towers trained where their labels agree."""
+"""ReCLIP: pseudo-labels by propagation in a projected space; both towers are trained where their labels agree."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Reclip(AnsweredTogether, SelfTrained):
         (I - alpha S)^-1
 
     and an image's label is its largest one. V's classes are then the unit means of the (not projected) features of each
-    label; T's projection is made of its texts anew. In the epoch both are trained by cross-entropy on the images whose
-    two labels agree, T with the first prompt of each class: SGD at 1e-3, momentum 0.9, weight decay 1e-4, batches of
-    64, no augmentation, N / 5000 + 2 epochs, 100 at most. The prediction is the mean of the logits of both.
+    label; T's projection is made anew from its texts. In the epoch both are trained by cross-entropy on the images
+    whose two labels agree, T with the first prompt of each class: SGD at 1e-3, momentum 0.9, weight decay 1e-4, batches
+    of 64, no augmentation, N / 5000 + 2 epochs, 100 at most. The prediction is the mean of the logits of both.
 
-    With `train=False` no tower is trained and none is needed: one propagation. An unlabelled image has the logarithm of
-    its scores; any other image the mean of the logits by the texts and by the centroids.
+    With `train=False` no tower is trained or needed: there is one propagation. An unlabelled image gets the logarithm
+    of its scores; any other image the mean of the logits by the texts and by the centroids.
 
     Without labels nothing is chosen. It assumes that images of a class lie near each other once what all classes share
-    is taken away, and that the unlabelled images are of all the classes: classes that are absent draw images of others.
+    is removed, and that all the classes occur among the unlabelled images: absent classes attract images of others.
 
-    Where it differs from the released code: float32; the loss of V is the mean over the images that agree, as that of T
-    (released: besides divided by the size of the batch, `image_loss="released"`); the last weights are kept (released:
-    the epoch that is best on the test labels, which its last training is not among); a step in which no two labels
-    agree has only weight decay (released: none).
+    Where it differs from the released code: float32; the loss of V is the mean over the images that agree, like that of
+    T (released: also divided by the batch size, `image_loss="released"`); the last weights are kept (released: the
+    epoch that is best on the test labels, the last training excluded); a step in which no two labels agree applies only
+    weight decay (released: none).
 
     Raises:
         ConfigError: an option is out of range.

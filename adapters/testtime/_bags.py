@@ -1,4 +1,4 @@
-"""What methods share that look at random views of each test image, the image itself first."""
+"""What methods share that use random views of each test image, the image itself first."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ class Mta(ScoredInViews):
 
     The mode is then classified by the texts. Nothing is learned, and no image depends on another.
 
-    Where it differs from the released code: a view has at least one neighbour, so that fewer than 5 views do (there not
-    a number); crops are resized bicubically.
+    Where it differs from the released code: a view has at least one neighbour, so that fewer than 5 views work (there
+    the result is NaN); crops are resized bicubically.
 
     Raises:
         ConfigError: an option out of range.

@@ -1,4 +1,5 @@
-"""TDA: a cache of the surest test images speaks for their classes, another of unsure ones against what they may be."""
+"""TDA: a cache of confident test images counts for their classes, another of uncertain ones against possible
+classes."""
 
 from __future__ import annotations
 
@@ -40,20 +41,20 @@ class Tda(WithPreset, Streamed):
     """Efficient Test-Time Adaptation of Vision-Language Models (Karmanov et al., 2024, arXiv 2403.18293).
 
     Images x come one after the other, with text features t and p = softmax(text logits). Two caches hold a few images
-    per predicted class, each time the surest ones by the entropy H(p):
+    per predicted class, those with the lowest entropy H(p):
 
         positive   every image is offered                                   3 per class
         negative   images with low < H(p) / log2(C) < high are offered       2 per class
 
-    The image is offered first and scored then, so that one that was taken speaks for itself:
+    The image is offered first and then scored, so that one that was taken counts for itself:
 
         text logits + a sum over positives of exp(-b (1 - x.k)) of its class
                     - a' sum over negatives of exp(-b' (1 - x.k)) of each class whose p was in (0.03, 1)
 
     Of a bag of views (see `Streamed`) the tenth with the lowest entropy counts: x, the logits and p are their means, x
-    not normalised again. Nothing is trained and no label is looked at. Alpha and beta are published per test set, how
-    they were found is not; `preset` takes them, and those of ImageNet stand elsewhere. The method assumes that the sure
-    predictions are right more often than not, and the result depends on the order of the images.
+    not normalised again. Nothing is trained and no label is used. Alpha and beta are published per test set, but not
+    how they were found; `preset` takes them, and without one those of ImageNet are used. The method assumes that
+    confident predictions are right more often than not, and the result depends on the order of the images.
 
     Where it differs from the released code: caches are float32 (there float16); at least one view is kept (there none
     of fewer than 10). As there, entropy is in nats and its divisor is log2(C), so that the bounds (0.2, 0.5) are 29 %

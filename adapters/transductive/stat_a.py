@@ -30,10 +30,10 @@ class StatA(ClassifiedTogether):
 
     w_ij is the cosine (not below 0) where j is one of the n nearest images of i. The first z is y, the first m is t,
     and the first s, of all classes, is s_0 = the mean over images of sum_k y_ik (x_i - t_k)^2. So each class is held by
-    an anchor, what the text says of it, and the more so the fewer images it has: a class without images keeps t_k and
-    s_0, and takes no images from the others. That is what lets it stand sets in which many of the classes are absent.
+    an anchor, its text, the more so the fewer images it has: a class without images keeps t_k and s_0, and takes no
+    images from the others. This makes it robust where many of the classes are absent.
 
-    No label is looked at and nothing is tuned. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
+    No label is used and nothing is tuned. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
 
     Prediction: an image of the unlabelled set (the same feature) gets its z of the joint solution; copies of one image
     share the mean of their log z. Any other image gets one update of its own with the solution kept: y, likelihood, and

@@ -39,11 +39,11 @@ class Zlap(ReadTogether):
 
     Any other image (and with `setup="inductive"` every image) gets y P, where y holds the weights of the edges that it
     would have: to its k nearest unlabelled images and its k nearest texts. With `setup="sparse-inductive"` a row of P
-    keeps its largest number alone. So no answer depends on the batch. P is (C + Q, C) and all that prediction needs
+    keeps only its largest number. So no answer depends on the batch. P is (C + Q, C) and all that prediction needs
     besides the features; it is found by conjugate gradients. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
 
-    No label is looked at and nothing is tuned. The method assumes that images of a class lie near each other and that
-    the unlabelled images are of all the classes. Logits are the logarithms of the paper's scores: a softmax gives each
+    No label is used and nothing is tuned. The method assumes that images of a class lie near each other and that all
+    the classes occur among the unlabelled images. Logits are the logarithms of the paper's scores: a softmax gives each
     class its share of them.
 
     Where it differs from the released code: with `scale_similarities` the weights of other images, which as released

@@ -1,4 +1,4 @@
-"""WiSE-FT: the zero-shot model and the fine-tuned one, every weight between the two."""
+"""WiSE-FT: every weight lies between those of the zero-shot and of the fine-tuned model."""
 
 from __future__ import annotations
 
@@ -69,24 +69,25 @@ class WiseFt(ClassTowerAdapter):
 
         (1 - alpha) zero-shot + alpha fine-tuned
 
-    with alpha the best of 0, 0.1, ... 1 on the val images (of several the one nearest to 0.5), or 0.5 without val. The
-    text tower and the logit scale do not train. AdamW at 3e-5 with weight decay 0.1 on all that trains, 10 epochs, a
-    linear warm-up, a cosine to 0 over the steps, gradients clipped to a norm of 1, and the last weights. A batch is of
-    512 images, 32 of them at a time. Only tensors that changed are saved.
+    with alpha the best of 0, 0.1, ... 1 on the val images (in a tie the one nearest to 0.5), or 0.5 without val. The
+    text tower and the logit scale are not trained. AdamW at 3e-5 with weight decay 0.1 on all that trains, 10 epochs, a
+    linear warm-up, a cosine to 0 over the steps, gradients clipped to a norm of 1; the last weights are kept. A batch
+    has 512 images, 32 of them at a time. Only tensors that changed are saved.
 
-    `freeze_encoder` is the linear version: the head alone trains, on features of the images as they are, and only it is
-    interpolated; no image is read. Without val alpha is then chosen on floor(K/4) images per class held out of the
+    `freeze_encoder` is the linear version: only the head is trained, on features of the images as they are, and only it
+    is interpolated; no image is read. Without val alpha is then chosen on floor(K/4) images per class held out of the
     support, by a first training on the rest.
 
-    Where it differs from the released code: alpha is chosen on val, which that leaves to its caller; the head starts at
-    the logit bias where the backbone has one (SigLIP), and its rate follows a logit scale other than 100. Several
-    labels per image: binary cross-entropy, and the head starts from the difference to the negative prompts.
+    Where it differs from the released code: alpha is chosen on val, which the released code leaves to its caller; the
+    head starts at the logit bias where the backbone has one (SigLIP), and its rate follows a logit scale other than
+    100. Several labels per image: binary cross-entropy, and the head starts from the difference to the negative
+    prompts.
 
-    With `freeze_encoder` options about images and towers are of no effect. `fisher` estimates the Fisher information of
-    every weight at both ends, by which the two weights then count (released: 10 passes, as one of two ways).
+    With `freeze_encoder` options about images and towers have no effect. `fisher` estimates the Fisher information of
+    every weight at both ends, by which the two are then weighted (released: 10 passes, as one of two ways).
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Raises:
         ConfigError: an option is out of range, or smoothing of several labels.
