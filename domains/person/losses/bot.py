@@ -1,4 +1,4 @@
-"""BoT: the strong baseline of re-identification, on any image tower."""
+"""BoT: the strong baseline of re-identification, for any image tower."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Bot(Loss):
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
     finds: ClassVar[bool] = True
 
-    margin: float | None = option(0.3, "of the triplet loss; none: a soft margin", low=0, high=1000)
+    margin: float | None = option(0.3, "margin of the triplet loss; none: a soft margin", low=0, high=1000)
     smoothing: float = option(0.1, "share of the targets that is spread over all identities", low=0, below=1)
     identity_weight: float = option(1.0, "weight of naming the identity", low=0, high=10_000)
     triplet_weight: float = option(1.0, "weight of the triplets; 0 leaves them out", low=0, high=10_000)
     center_weight: float = option(5e-4, "weight of the distance to the centre; 0 leaves it out", low=0, high=10_000)
     center_rate: float = option(0.5, "learning rate of the centres", low=0, high=100)
-    momentum: float = option(0.1, "share of a batch's statistics in those that the neck keeps", above=0, high=1)
+    momentum: float = option(0.1, "share of each batch in the running statistics of the neck", above=0, high=1)
 
     def __post_init__(self):
         super().__post_init__()

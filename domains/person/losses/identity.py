@@ -1,4 +1,4 @@
-"""Which of the people of the training set is it? Asked of images and of texts by one classifier."""
+"""Identity loss: one classifier names the person of the training set, from images and from texts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def number_of_people(loss: Loss) -> int:
     """
     if "num_labels" not in loss.dims:
         raise CapabilityError(
-            f"{loss.title} names the people of the training set, and this set names none, or is read in a row; give a "
-            "column 'identity', or leave the loss out"
+            f"{loss.title} names the people of the training set, and this set names none, or is read in a row; give "
+            "a column 'identity', or omit the loss"
         )
     return loss.dim("num_labels", "its classifier of identities")
 
@@ -55,7 +55,7 @@ class Identity(RowLoss):
     differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_embedding", "text_embedding", "labels"})
 
-    deviation: float = option(0.001, "of the classifier's weights at the start", above=0, high=10)
+    deviation: float = option(0.001, "standard deviation of the classifier's initial weights", above=0, high=10)
 
     def __post_init__(self):
         super().__post_init__()

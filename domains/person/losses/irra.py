@@ -26,11 +26,11 @@ class Irra(RowLoss):
     """Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval, 2023, arXiv 2303.12501.
 
     The sum of similarity distribution matching (loss `sdm`, at a fixed scale of 50), of the identity loss (`identity`)
-    and of hidden words that are found again by looking at the image (`masked-words`). A part of weight 0 is left out
-    with what only it needs.
+    and of hidden words that are found again by looking at the image (`masked-words`). A part of weight 0 is left out,
+    along with what only it needs.
 
     In the released code the hidden words are written into the memory of the caption itself, so that the first two parts
-    read captions with words hidden. Here they read them whole; `leak` has it as released.
+    read captions with words hidden. Here they read whole captions; `leak` does as released.
 
     Raises:
         ConfigError: all weights are 0, or `leak` without hidden words.

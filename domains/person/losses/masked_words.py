@@ -1,4 +1,4 @@
-"""Hidden words of a caption, found again by looking at the image."""
+"""Hidden words of a caption, predicted by looking at the image."""
 
 from __future__ import annotations
 

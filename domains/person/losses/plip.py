@@ -1,4 +1,4 @@
-"""PLIP: pictures of people and sentences trained together by who it is, by what is said, and by colours."""
+"""PLIP: pictures of people and sentences trained together by identity, hidden words and colours."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Plip(RowLoss):
     identity: float = option(1.0, "weight of the contrast of identities, 0 for none", low=0, high=10_000)
     attributes: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
     colours: float = option(1.0, "weight of the colours, 0 for none", low=0, high=10_000)
-    cells: int = option(4, "cells along each side of a patch whose colours are told", low=1, high=64)
+    cells: int = option(4, "cells along each side of a patch whose colours are predicted", low=1, high=64)
     reader_width: int = option(256, "width of the attention between towers", low=1, high=65_536)
-    reader_heads: int = option(4, "its heads", low=1, high=1024)
+    reader_heads: int = option(4, "heads of that attention", low=1, high=1024)
     products: str = products_option()
 
     def __post_init__(self):
@@ -103,7 +103,7 @@ class Plip(RowLoss):
         if self.colours:
             if backbone.channels is not None:
                 raise CapabilityError(
-                    f"{self.title}: colours are those of pictures, and these have {len(backbone.channels)} channels; "
+                    f"{self.title}: colours need pictures of 3 channels, and these have {len(backbone.channels)}; "
                     "give the loss colours=0 (--set adapter.loss_options.plip.colours=0)"
                 )
             self.painter = GuidedReader(image, text, *size, 3 * self.cells**2).to(backbone.device)

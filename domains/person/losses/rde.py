@@ -27,18 +27,18 @@ class Rde(Loss):
     A pair is compared twice: by the features of the towers (global), and by embeddings of the tokens that their last
     attention looks at most (selection). Before each epoch two Gaussians are fitted to the losses of all pairs, once for
     each embedding; a pair counts as clean where both find it in the Gaussian of lower losses, and where they differ a
-    coin decides. Triplet alignment (TAL), of clean pairs alone, is for each sample and both directions
+    coin decides. Triplet alignment (TAL), computed on clean pairs alone, is for each sample and both directions
 
         [margin - sum_p a_p s_p + tau log sum_n exp(s_n / tau)]_+
 
     over samples p of the same person, weighed by their softmax a, and all samples n of others; the sum over pairs, of
     both embeddings. A pair is found by the mean of both cosines: see `embed_image` and `embed_text`.
 
-    It is computed of the whole batch by each process: the selection's BatchNorm is to see all of it.
+    Each process computes it for the whole batch, since the selection's BatchNorm must see all of it.
 
     The coin and the order in which pairs are judged are drawn anew in each epoch, from `seed` and the epoch. Towers
     without attention of a class token (`embedded`, a ResNet) can select tokens by their cosine with the feature of the
-    whole, which is ours, as is `trust_epochs`: at the start of towers that know nothing of people losses tell little.
+    whole, which is ours, as is `trust_epochs`: while towers know nothing of people, losses tell little.
 
     Raises:
         CapabilityError: dims lacks embed_dim or num_samples; or the towers have no such attention.
@@ -72,15 +72,15 @@ class Rde(Loss):
 
     finds: ClassVar[bool] = True
 
-    margin: float = option(0.1, "by how much a pair is to be nearer than others", low=0, high=2)
+    margin: float = option(0.1, "margin by which a pair is to be nearer than others", low=0, high=2)
     tau: float = option(0.015, "temperature of the alignment", above=0, high=100)
     ratio: float = option(0.3, "share of the tokens that are selected", above=0, high=1)
     selection_dim: int = option(1024, "width of the embedding of selected tokens", low=2, high=65_536)
-    select_by: str = option("attention", "what tokens are selected by; by similarity is ours", choices=SELECTED_BY)
+    select_by: str = option("attention", "how tokens are selected; similarity is ours", choices=SELECTED_BY)
     mixture: str = option("coarse", "how Gaussians are fitted; fine suits more than 40 % wrong pairs", choices=FITS)
-    pairs_at_once: int = option(64, "pairs among which losses are compared before an epoch", low=2, high=1_000_000)
+    pairs_at_once: int = option(64, "pairs whose losses are compared together before an epoch", low=2, high=1_000_000)
     trust_epochs: int = option(0, "first epochs in which all pairs count as clean", low=0, high=1_000_000)
-    divide: bool = option(True, "tell clean pairs from wrong ones; without it all are clean")
+    divide: bool = option(True, "tell clean pairs from wrong ones; no: all count as clean")
     seed: int = option(0, "fixes the coins and the order in which pairs are judged", low=0, high=2**31 - 1)
 
     def __post_init__(self):

@@ -69,7 +69,7 @@ class TbpsClip(RowLoss):
     citc: float = option(0.1, "weight of the cyclic consistency", low=0, high=10_000)
     simclr: float = option(0.4, "weight of SimCLR's part; at 0 no strong views are needed", low=0, high=10_000)
     soft: float = option(0.5, "share of the model's own softmax in the contrast's targets", low=0, high=1)
-    ramp: float = option(0.2, "share of the training over which it rises: one epoch of five", low=0, high=1)
+    ramp: float = option(0.2, "share of the training over which that share rises: one epoch of five", low=0, high=1)
     second_view: bool = option(True, "the contrast sees a second augmented view of the image too")
     epsilon: float = option(0.01, "added to the targets of the reversed divergence", above=0, high=1)
     in_modal: float = option(0.25, "weight of image pairs beside text pairs in the consistency", low=0, high=10_000)

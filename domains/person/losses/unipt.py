@@ -1,4 +1,4 @@
-"""UniPT: both towers trained before on people with made-up sentences, by contrast and by rebuilding what is hidden."""
+"""UniPT: both towers pre-trained on people with generated sentences, by contrast and by rebuilding what is hidden."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Unipt(RowLoss):
     contrast: float = option(1.0, "weight of the contrast, 0 for none", low=0, high=10_000)
     patches: float = option(1.0, "weight of the hidden patches, 0 for none", low=0, high=10_000)
     words: float = option(1.0, "weight of the hidden words, 0 for none", low=0, high=10_000)
-    logit_scale: float = option(1.0, "what cosines are multiplied by; 1: nothing, as published", above=0, high=10_000)
+    logit_scale: float = option(1.0, "what cosines are multiplied by; 1 as published", above=0, high=10_000)
     hidden_share: float = option(0.75, "share of the patches that are hidden", above=0, below=1)
     decoder_width: int = option(512, "width of the decoder, a multiple of 32", low=HEAD_WIDTH, high=65_536)
     decoder_depth: int = option(8, "blocks of the decoder", low=1, high=1000)

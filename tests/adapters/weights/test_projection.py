@@ -294,7 +294,7 @@ def test_a_map_beside_an_unknown_projection_is_the_same_method():
     closed = Closed(problem.backbone.weight, problem.backbone.bias)
     adapter, report = problem.fit(backbone=closed, lr=1e-2, penalty=0.1)
     torch.testing.assert_close(problem.logits(adapter), problem.logits(known), atol=1e-4, rtol=1e-4)
-    assert adapter.weight is None and any("projects by no matrix" in note for note in report.notes)
+    assert adapter.weight is None and any("has no projection matrix" in note for note in report.notes)
 
 
 def test_columns_that_no_text_reads_stay():

@@ -95,7 +95,7 @@ def test_duke_and_msmt17(person, tmp_path):
         ("train 0", "1", "", "train"), ("train 0", "5", "", "train"),
         ("test 0", "2", "query", "test"), ("test 0", "14", "gallery", "test"),
     ]  # fmt: skip
-    assert any("they train too" in note for note in data.notes)
+    assert any("they are used for training too" in note for note in data.notes)
     (msmt / "list_query.txt").write_text("0000/strange.jpg 0\n")
     with pytest.raises(DataError, match=r"list_query\.txt line 1: .* is not PATH PERSON"):
         person.read(msmt, REID)
