@@ -1,4 +1,4 @@
-"""What people wear and carry, told picture by picture: a classification with several labels, with tables of its own."""
+"""What people wear and carry, picture by picture: a classification with several labels, with tables of its own."""
 
 from __future__ import annotations
 

@@ -111,8 +111,8 @@ class Mug(TunedTextHead):
     """
 
     differs: ClassVar[str] = (
-        "padding is told by masks, of frames too, where the released code takes a cosine of 0 for padding and lets it "
-        "into `full` and `wti`; a residual of each class is learned from the shots"
+        "padding is known by masks, for frames too, while the released code takes a cosine of 0 for padding and lets "
+        "it into `full` and `wti`; a residual of each class is learned from the shots"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})

@@ -25,10 +25,10 @@ class Egonce(Loss):
     Texts without a verb, or without a noun, share nothing.
 
     `scene_negatives` brings another clip of the same video with each sample, and its text: all 2B are rows and columns.
-    What is drawn near in time, and that it is another clip, is the business of who makes the pairs: where the drawn one
-    shows the same action, it is a positive.
+    Whoever makes the pairs sees to it that the drawn clip is another one and near in time; where it shows the same
+    action, it is a positive.
 
-    Needs two columns of the pairs, `verbs` and `nouns`: one number per class, 0 where a text has it not. With
+    Needs two columns of the pairs, `verbs` and `nouns`: one number per class, 0 where a text does not have it. With
     `scene_negatives` also `verbs_negative` and `nouns_negative`.
 
     Example:

@@ -1,4 +1,4 @@
-"""TeachText: the similarities of texts and videos are taught by models with other text encoders."""
+"""TeachText: models with other text encoders teach the similarities of texts and videos."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class TeachText(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
     teacher: ClassVar[str | None] = "frozen"
 
-    margin: float = option(0.2, "how far a pair is to lie above others", above=0, high=100)
+    margin: float = option(0.2, "margin by which a pair is to score above others", above=0, high=100)
     distill: float = option(1.0, "weight of the teacher's similarities, 0 for none", low=0, high=10_000)
-    diagonal: bool = option(False, "let pairs themselves stay in the mean, as in an early version of the code")
+    diagonal: bool = option(False, "keep pairs themselves in the mean, as an early version of the code does")
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         taught = out["teacher.text"].detach() @ out["teacher.image"].detach().T

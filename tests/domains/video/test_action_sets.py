@@ -112,7 +112,7 @@ def test_videos_beside_folders_of_frames_are_refused(frames, clips, tmp_path):
     frames("few/sit/b"), clips("few/run/c.mp4", "few/sit/d.mp4")
     frames("apart/run/a"), frames("apart/hop/a"), clips("apart/sit/d.mp4")
     for name in ("set", "few", "apart"):
-        with pytest.raises(DataError, match=r"holds videos and folders of frames \(.+\); keep one kind"):
+        with pytest.raises(DataError, match=r"holds both videos and folders of frames \(.+\); keep one kind"):
             read(tmp_path / name)
 
 
@@ -162,7 +162,7 @@ def test_a_list_with_numbers_of_frames_and_names_of_folders(frames, write):
 
 def test_another_separator_in_a_list_is_one_line(clips, write):
     clips("a.mp4", "b.mp4")
-    with pytest.raises(DataError, match=r"list.txt line 2: 'b.mp4;1' is no path and label with a space between them"):
+    with pytest.raises(DataError, match=r"list.txt line 2: 'b.mp4;1' is not a path and a label with a space between them"):
         read(write("list.txt", "a.mp4 0\nb.mp4;1\n"))
 
 
@@ -197,7 +197,7 @@ def test_lists_of_hmdb51_by_their_split_with_the_source_of_each_clip(clips, writ
     assert groups[0] == groups[1] != groups[2]
     assert len(read(root / "set", fold=2).items) == 3, "0 is neither"
     write(f"{folder}/sit_test_split1.txt", "x.mp4 7\n")
-    with pytest.raises(DataError, match=r"sit_test_split1.txt line 1: 'x.mp4 7' is no file and 0, 1 or 2"):
+    with pytest.raises(DataError, match=r"sit_test_split1.txt line 1: 'x.mp4 7' is not a file and 0, 1 or 2"):
         read(root / "set")
 
 
@@ -322,7 +322,7 @@ def test_bad_tables_are_one_line(clips, write):
         "clip,label\n../secret.mp4,run\n": "leaves the folder",
         "clip,label,split\na.mp4,run,other\n": "split 'other'",
         "clip,label\na,run\nc,sit\n": r"'a' may be .*a.mp4",
-        "clip,caption\na.mp4,somebody runs\n": "holds captions and no classes; give --task retrieval",
+        "clip,caption\na.mp4,somebody runs\n": "holds captions but no classes; give --task retrieval",
     }.items():
         path = write("all.csv", text)
         if words is None:

@@ -201,7 +201,7 @@ def test_an_mmseg_config_is_read_with_what_its_numbers_mean(fields):
 
 def test_numbers_that_mean_other_classes_in_testing_are_refused(fields):
     fields["val_dataloader"]["dataset"]["reduce_zero_label"] = False
-    with pytest.raises(ConfigError, match="mean other classes by the same numbers of a mask"):
+    with pytest.raises(ConfigError, match="use the same mask values for different classes"):
         read_config_data(fields, SEGMENTATION)
 
 

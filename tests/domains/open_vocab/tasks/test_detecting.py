@@ -176,7 +176,7 @@ def test_who_asks_a_model_of_one_or_two_names_for_others_is_told(text_model, per
     assert notes_on_names(model) == []
     model.asked_for = ("raccoon", "hose", "cat")
     assert notes_on_names(model) == [
-        "trained on raccoon alone, the model has learned to tell it from background and not from other things: "
+        "trained on raccoon alone, the model has learned to tell it from background but not from other things: "
         "scores of hose, cat say little"
     ]
     of_three = text_model(perfect, NAMES)
