@@ -190,7 +190,7 @@ def test_the_column_of_the_class(field, write_layer, columns, words):
 def test_a_layer_elsewhere_on_earth_is_one_line(field, write_layer, write_raster):
     raster, _ = field
     layer = write_layer("far.gpkg", [(shapely.box(700_000, 4_000_000, 700_500, 4_000_500), "a")])
-    with pytest.raises(DataError, match=r"far\.gpkg: covers no window of field\.tif by 50%; check that it lies in the same place"):
+    with pytest.raises(DataError, match=r"far\.gpkg: covers no window of field\.tif by 50%; check that it lies"):
         read(raster, layer)
     far = write_raster("far.tif", np.ones((1, 8, 8), np.uint8), left=700_000)
     with pytest.raises(DataError, match=r"far\.tif: lies elsewhere on earth than field\.tif"):

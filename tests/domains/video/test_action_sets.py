@@ -162,7 +162,7 @@ def test_a_list_with_numbers_of_frames_and_names_of_folders(frames, write):
 
 def test_another_separator_in_a_list_is_one_line(clips, write):
     clips("a.mp4", "b.mp4")
-    with pytest.raises(DataError, match=r"list.txt line 2: 'b.mp4;1' is not a path and a label with a space between them"):
+    with pytest.raises(DataError, match=r"list.txt line 2: 'b.mp4;1' is not a path and a label with a space"):
         read(write("list.txt", "a.mp4 0\nb.mp4;1\n"))
 
 
