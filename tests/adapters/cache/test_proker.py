@@ -108,7 +108,7 @@ def test_each_view_is_a_row_as_far_as_rows_go(make_task):
     fewer = fitted(task, most_rows=35, **at)
     assert torch.equal(fewer.logits(task.test), fitted(task, views=2, **at).logits(task.test))
     assert fewer.report.notes == [
-        "2 augmented views of each image are rows of their own, in place of 4, for at most 35 rows"
+        "2 augmented views of each image are rows of their own (of 4, to keep to 35 rows)"
     ]
     assert len(fitted(task, most_rows=2, **at).rows) == 15  # never fewer images
     assert len(fitted(task, preset="dtd", **at).rows) == len(fitted(task, most_rows=0, **at).rows) == 60

@@ -285,7 +285,7 @@ def test_a_file_gives_the_same_towers_and_head(make_problem, small_clip_spec, tm
     same, other = fitted(problem, alpha=0.6)[0], fitted(problem, seed=2, alpha=0.6)[0]
     assert torch.equal(logits(same, problem), logits(adapter, problem))
     assert not torch.equal(logits(other, problem), logits(adapter, problem))
-    with pytest.raises(CapabilityError, match="learned a head of its classes"):
+    with pytest.raises(CapabilityError, match="learned a head of its own classes"):
         adapter.for_classes(problem.backbone, ["a", "b"])
 
 

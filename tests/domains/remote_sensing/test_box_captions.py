@@ -131,5 +131,5 @@ def test_masks_become_captioned_images(images):
     assert "Images without boxes, left out: 1." in data.notes
     with pytest.raises(DataError, match=r"what the values of its masks mean; name them by --set data\.class_names="):
         RemoteSensing().read(images, "retrieval")
-    with pytest.raises(DataError, match=r"a\.png: has the value 1; only 1 classes are named"):
+    with pytest.raises(DataError, match=r"a\.png: has the value 1, but only 1 classes are named"):
         RemoteSensing().read(images, "retrieval", class_names="background")

@@ -116,9 +116,9 @@ def test_regions_without_area_are_refused():
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ({}, "no list"),
-        ([], "no list"),
-        ([3], "is no"),
+        ({}, "not a list"),
+        ([], "not a list"),
+        ([3], "not of the form"),
         ([{"jpg_name": "a.jpg", "points": [SQUARE]}], "no caption"),
         ([{"jpg_name": "", "caption": "a", "points": [SQUARE]}], "no jpg_name"),
         ([{"jpg_name": "a.jpg", "caption": "a", "points": []}], "no points"),

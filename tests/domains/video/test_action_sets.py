@@ -214,7 +214,7 @@ def test_tables_of_kinetics_with_videos_that_are_gone(clips, write):
     }
     times = {item.id: (item.decode.get("start"), item.decode.get("end")) for item in data.items}
     assert times["abc#0-10"] == (None, None) and times["def#0.1-0.4"] == (0.1, 0.4), "abc was cut out already"
-    assert data.notes == ["Clips that the list names and that are not there: 1, first gone."] and not data.skipped
+    assert data.notes == ["Clips that the list names but that are missing: 1, the first gone."] and not data.skipped
     content = {"abc": {"annotations": {"label": "run", "segment": [0, 10]}, "subset": "train"}}
     content["ghi"] = {"annotations": {"label": "sit", "segment": [0, 0.4]}, "subset": "validate"}
     assert sorted(said(read(write("set/all.json", content))).values()) == [("run", "train"), ("sit", "val")]

@@ -134,7 +134,7 @@ def test_published_forms_and_tables_give_the_same_moments(clips, write):
     [
         ("charades_sta_test.txt", "v1 0 0.2##a\nv1 0.2 a\n", "line 2: .* is not of the form 'VIDEO start end##"),
         ("charades_sta_test.txt", "v1 3 2##a\n", "line 1: begins at 3 seconds and ends at 2; correct the times"),
-        ("m.jsonl", '{"vid": "v1", "query": "a", "relevant_windows": [3]}', r"windows '\[3\]'; give \[\[start"),
+        ("m.jsonl", '{"vid": "v1", "query": "a", "relevant_windows": [3]}', r"windows are '\[3\]'; give \[\[start"),
     ],
 )
 def test_bad_lines_are_named(clips, write, name, content, message):

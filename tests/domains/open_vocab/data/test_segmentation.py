@@ -77,7 +77,7 @@ def test_colours_are_looked_up(write_masks, file, content):
 
 def test_colours_without_a_table_say_what_to_add(write_masks):
     folder = write_masks({"a": np.array([[(0, 0, 255), (0, 255, 0)]], dtype=np.uint8)})
-    with pytest.raises(DataError, match=r"store colours and nothing says which class each is; add labelmap.txt"):
+    with pytest.raises(DataError, match=r"store colours, and nothing says which class each is; add labelmap.txt"):
         read_segmentation(folder)
 
 
@@ -105,7 +105,7 @@ def test_two_numbers_need_no_names_more_do(write_masks):
     ):
         read_segmentation(folder)
     assert masks_of(read_segmentation(folder, class_names=["a", "b", "c"]))[0].tolist() == [[0, 1, 2]]
-    with pytest.raises(DataError, match=r"class_names are 2 \(a, b\), its masks store 3 numbers \(0, 40, 90\)"):
+    with pytest.raises(DataError, match=r"class_names are 2 \(a, b\), but its masks store 3 numbers \(0, 40, 90\)"):
         read_segmentation(folder, class_names=["a", "b"])
 
 

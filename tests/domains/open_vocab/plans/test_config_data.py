@@ -113,7 +113,7 @@ def test_splits_with_other_classes_are_refused(coco):
 
 def test_a_file_that_is_not_there_is_named(coco):
     coco["train_dataloader"]["dataset"]["ann_file"] = "none.json"
-    with pytest.raises(DataError, match=r"none\.json: .*; the config names it, correct its data_root, or give --data"):
+    with pytest.raises(DataError, match=r"none\.json: .*; the config names it: correct its data_root, or give --data"):
         read_config_data(coco, DETECTION)
 
 

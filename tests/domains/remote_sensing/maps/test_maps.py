@@ -242,9 +242,9 @@ def test_several_rasters_share_a_page_and_names_that_meet_are_refused(make_maps,
     [
         (["map.png"], r"map\.png: maps are not written as files of that kind; give \.tif"),
         (["map.tif", "other.tif"], "2 files of that kind"),
-        (["there.tif"], r"there\.tif: exists"),
-        (["beside.tif"], r"beside_scores\.tif: exists"),
-        (["land.tif"], r"land\.tif: exists"),
+        (["there.tif"], r"there\.tif: already exists"),
+        (["beside.tif"], r"beside_scores\.tif: already exists"),
+        (["land.tif"], r"land\.tif: already exists"),
     ],
 )
 def test_places_that_no_map_can_be_written_to_are_one_line(

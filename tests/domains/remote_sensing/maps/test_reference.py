@@ -132,7 +132,7 @@ def test_a_reference_that_does_not_fit_is_one_line_before_anything_is_scored(
     for layer, words in (
         (far, r"far\.gpkg: lies elsewhere on earth than land\.tif"),
         (raster, r"far\.tif: lies elsewhere on earth than land\.tif"),
-        (other, r"other\.gpkg: class 'water' is none of the map's \(red, green, blue\)"),
+        (other, r"other\.gpkg: class 'water' is not one of the map's \(red, green, blue\)"),
     ):
         with pytest.raises(DataError, match=words):
             make_maps([land], ["map.tif"], reference=layer)
