@@ -49,8 +49,10 @@ def checked_synonyms(synonyms, classifier: TextClassifier, backbone):
             "--data and --backbone, or omit the synonyms"
         )
     if len(synonyms) != len(classifier) or not all(synonyms):
+        empty = sum(not names for names in synonyms)
         raise DataError(
-            f"synonyms: given for {len(synonyms)} classes of {len(classifier)}; give at least one name per class"
+            f"synonyms: {len(synonyms)} lists for {len(classifier)} classes, {empty} of them empty; give each class at "
+            "least one name"
         )
     return synonyms
 

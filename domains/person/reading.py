@@ -89,8 +89,8 @@ def read_set(path: Path, task: str, reading: Reading, formats: Sequence[SetForma
         return fmt.read(source, reading, task)
     if others:
         tasks = " or ".join(f"--task {name}" for name in others[0].tasks)
-        raise DataError(f"{path}: {others[0].name}, which {task} cannot be read from; give {tasks}, or {kinds}")
-    raise DataError(f"{path}: nothing that {task} can be read from; give {kinds}")
+        raise DataError(f"{path}: {others[0].name}, which {task} cannot use; give {tasks}, or {kinds}")
+    raise DataError(f"{path}: nothing that {task} can use; give {kinds}")
 
 
 def _given(reading: Reading) -> list[str]:

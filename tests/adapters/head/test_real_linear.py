@@ -267,7 +267,7 @@ def test_synonyms_that_cannot_be_used(named, small_clip):
     with pytest.raises(CapabilityError, match="give --data and --backbone, or omit the synonyms"):
         build_adapter("real-linear").fit(support, classifier, resources=resources)
     for wrong in (SYNONYMS[:2], (*SYNONYMS[:2], ())):
-        with pytest.raises(DataError, match=f"synonyms: given for {len(wrong)} classes for 3"):
+        with pytest.raises(DataError, match=f"synonyms: {len(wrong)} lists for 3 classes"):
             build_adapter("real-linear").fit(support, classifier, backbone=small_clip, resources={"synonyms": wrong})
 
 

@@ -218,9 +218,7 @@ def test_masks_without_a_listed_class_are_one_line(fit, masks):
     assert found.code == 1 and "no mask holds a listed class; stored are 40, 41, 42" in found.error
 
 
-@pytest.mark.parametrize(
-    ("task", "what"), [("detection", "holds no boxes"), ("segmentation", "no images with masks")]
-)
+@pytest.mark.parametrize(("task", "what"), [("detection", "holds no boxes"), ("segmentation", "no images with masks")])
 def test_data_of_another_kind_says_what_would_be_read(fit, tmp_path, masks, task, what):
     folder = masks() if task == "detection" else tmp_path
     (folder / "notes.txt").write_text("nothing")

@@ -319,7 +319,7 @@ def test_bad_tables_are_one_line(clips, write):
         "clip,start,end,label\na.mp4,soon,1,run\n": "line 2: 'soon' is not a time",
         "clip,colour\na.mp4,red\n": "no column of the label or caption",
         "name of it,label\na.mp4,red\n": "no column of the clip",
-        "clip,label\n../secret.mp4,run\n": "leaves the folder",
+        "clip,label\n../secret.mp4,run\n": "lies outside the folder",
         "clip,label,split\na.mp4,run,other\n": "split 'other'",
         "clip,label\na,run\nc,sit\n": r"'a' may be .*a.mp4",
         "clip,caption\na.mp4,somebody runs\n": "holds captions but no classes; give --task retrieval",
