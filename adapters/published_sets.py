@@ -1,4 +1,4 @@
-"""The eleven sets of the few-shot protocol, for which methods publish settings, and the option that takes these."""
+"""The eleven sets of the few-shot protocol, for which methods publish settings, and the option that selects them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Caches whose keys are of another backbone than the texts: `--resource keys=SPEC`.
 
-A cache compares images with images, so that a tower without texts will do for it (DINO's beside CLIP's in "Prompt,
-Generate, then Cache: Cascade of Foundation Models makes Strong Few-shot Learners", Zhang et al., 2023,
-arXiv 2303.02151). Where a method ties its cache to the texts (APE's channels, TIP-X's signatures) it says nothing.
+A cache compares images with images, so a tower without texts will do for it (DINO's beside CLIP's in "Prompt, Generate,
+then Cache: Cascade of Foundation Models makes Strong Few-shot Learners", Zhang et al., 2023, arXiv 2303.02151). Where a
+method ties its cache to the texts (APE's channels, TIP-X's signatures) it says nothing.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ def key_rows(keys: FurtherBackbone) -> Rows:
     def rows(features: FeatureSet) -> FeatureSet:
         lacking = [name for name in features.ids or ("rows without ids",) if name not in place]
         if lacking:
-            raise DataError(f"--resource keys={keys.spec}: that backbone has no features of {lacking[0]}")
+            raise DataError(
+                f"--resource keys={keys.spec}: that backbone has no features of {lacking[0]}; compute them "
+                "for the same images"
+            )
         made = torch.stack([place[name][0].features[place[name][1]] for name in features.ids])
         return replace(features, features=made.to(features.features.device), views=None, parts=None, parts_mask=None)
 

@@ -48,13 +48,13 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
     a key's label from softmax(F_Q W_Q^T), which has no temperature.
 
     Beta, alpha and gamma are searched on val, else on images held out of the support, as in tip-adapter. Unequal shots
-    are averaged a class before classes are compared (the released code assumes equal ones; the same where they are).
-    The released ImageNet setting searches on test: not offered.
+    are averaged per class before classes are compared (the released code assumes equal ones; with them the result is
+    the same). The released ImageNet setting searches on test and is not offered.
 
     A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102").
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
@@ -68,7 +68,7 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
     """
 
     differs: ClassVar[str] = (
-        "unequal shots are averaged per class (the released code assumes equal ones); never searched on test"
+        "unequal shots are averaged per class (the released code assumes equal ones); nothing is searched on test"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
@@ -84,7 +84,7 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
     )
     w: tuple[float, float] | None = option(
         None,
-        "how much (similarity, variance) count; none: the preset's, or 0.5,0.5",
+        "weights of (similarity, variance); none: the preset's, or 0.5,0.5",
     )
     search_scale: tuple[float, float, float] | None = option(
         None, "upper ends (beta, alpha, gamma) of the grid; none: the preset's, or 7,7,1", above=0.1

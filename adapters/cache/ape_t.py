@@ -45,9 +45,9 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
     published): W' is the text weights and F' the keys, to whose chosen channels the residual (C, Q) of the class is
-    added, v (N,) scales each key's value. Only residual (from 0) and v (from 1) learn; affinities use all channels and
-    nothing is normalised again. AdamW, cosine per step, cross-entropy, at the given beta and alpha, else 1 and the
-    preset's alpha (3); then beta and alpha are searched with what was learned.
+    added, v (N,) scales each key's value. Only the residual (from 0) and v (from 1) are trained; affinities use all
+    channels and nothing is normalised again. AdamW, cosine per step, cross-entropy, at the given beta and alpha, else 1
+    and the preset's alpha (3); then beta and alpha are searched with what was learned.
 
     As shipped the released code cannot run APE-T: it mixes up two channel counts, and reuses the channels that APE left
     on disk. Here the channels are chosen by the text alone, its default; `criterion="image_text"` chooses them as APE
@@ -58,11 +58,11 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support; "images" are
     the `TrainingImages` of `fresh_views`.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache as it was before training counts as an
-    epoch, 0, which is kept where it scores better on val.
+    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache before training counts as epoch 0,
+    which is kept where it scores better on val.
 
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
@@ -95,8 +95,8 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     top_q: int | None = option(
         None, "channels with a residual; none: the preset's share of the width, or 0.8 of it", low=1, high=1_048_576
     )
-    w: tuple[float, float] = option((0.2, 0.8), "how much (similarity, variance) count in the criterion")
-    criterion: str = option("text", "what the channels are chosen by: text alone, or images too", choices=CRITERIA)
+    w: tuple[float, float] = option((0.2, 0.8), "weights of (similarity, variance) in the criterion")
+    criterion: str = option("text", "choose the channels by text alone, or by images too", choices=CRITERIA)
     search_scale: tuple[float, float] | None = option(
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1
     )
@@ -106,7 +106,7 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     weight_decay: float = option(0.1, "weight decay of AdamW", low=0)
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 30", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
-    select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
+    select: str = option("best_val", "epoch to keep: the best on val, or the last", choices=SELECT)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         base, self.logit_bias = zero_shot_text(classifier)
@@ -116,7 +116,7 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
         selection = selection_split(support, val, seed)
         given = {"base": base, "seed": seed, "seen": views_of_training(self, support, backbone, resources, seed)}
         trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
-        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels learn"]
+        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels are trained"]
         notes += [self.views_note(support)] if self.fresh else []
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 

@@ -44,21 +44,22 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
 
     Beta and lambda (`penalty`) are searched on val, the first best with beta in the outer loop; without val on images
     held out of the support, whose rows are left out meanwhile. Where nothing can be held out, and by default for more
-    than 2,048 rows (each beta takes time cubic in them), they are those that the authors found on ImageNet for as many
-    shots. By default a set of many images takes fewer views, so that there are at most `most_rows`; a preset or a
-    protocol takes all views, and searches however long.
+    than 2,048 rows (each beta takes time cubic in them), they are the values that the authors found on ImageNet for the
+    same number of shots. By default a set of many images takes fewer views, so that there are at most `most_rows`; a
+    preset or a protocol takes all views and searches, however long that takes.
 
-    A class without images keeps its zero-shot score, which the regression would take to 0 near every image that it saw.
+    A class without images keeps its zero-shot score, which the regression would move towards 0 near every image of the
+    support.
 
     Without texts (W = 0, of an image tower alone) it is the regression of the labels themselves. The kernel may be of
-    another backbone than the texts (`--resource keys=dinov2`): it compares that one's unit features, without views.
+    another backbone than the texts (`--resource keys=dinov2`): it then compares the unit features of that backbone,
+    without views.
 
     A preset is a set of the few-shot protocol in any usual spelling: its grid.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`): with v the weights of the rows, I
-    in A becomes diag(1 / v), the regression in which each class has the same sum of weights. Of settings that score
-    alike on val the middle is taken (`ties`). Published are "none" and "published". With equal classes only ties
-    differ.
+    Classes with unequal numbers of images count alike (`class_weight`): with v the weights of the rows, I in A becomes
+    diag(1 / v), the regression in which each class has the same sum of weights. Among settings that score alike on val
+    the middle one is taken (`ties`). Published are "none" and "published". With equal classes only ties differ.
 
     Resources:
         keys: `FurtherBackbone`, of the same images.
@@ -133,7 +134,7 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
         rows, most = len(selection.train) * max(1, taken), max(MOST_SEARCHED, self.most_rows)
         if rows <= most or self.most_rows == NO_LIMIT or selection.val is None:
             return selection
-        words = f"defaults: {rows} rows, more than the {most} that are searched without a preset or a protocol"
+        words = f"defaults: {rows} rows are more than the {most} searched without a preset or a protocol"
         return replace(selection, val=None, words=words)
 
     def _axes(self, support: FeatureSet) -> tuple[Axis, Axis]:
@@ -173,7 +174,7 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
         if not taken:
             return ["rows are features of the images as they are, without augmented views"]
         given = min(self.views, support.views.shape[1])
-        fewer = f", in place of {given}, for at most {self.most_rows} rows" if taken < given else ""
+        fewer = f" (of {given}, to keep to {self.most_rows} rows)" if taken < given else ""
         return [f"{taken} augmented views of each image are rows of their own{fewer}"]
 
     def _logits(self, batch: Batch) -> Tensor:

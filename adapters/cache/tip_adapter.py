@@ -42,15 +42,15 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
 
     Keys are the normalised mean of the raw features of augmented views where the support has views (published: 10),
     else the normalised feature. Beta and alpha are searched on val (top-1 accuracy, or macro AUROC with several labels
-    per image); without val on floor(K/4) images per class held out of the support, whose keys the cache lacks
-    meanwhile; with fewer than 4 shots the defaults are used. The released ImageNet script searches on test: not
-    offered.
+    per image); without val, on floor(K/4) images per class held out of the support, whose keys the cache lacks
+    meanwhile; with fewer than 4 shots the defaults are used. The released ImageNet script searches on test, which is
+    not offered.
 
     A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102"): its search scale and alpha.
     The grid starts at 0.1.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
     Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`): x F^T is then of its unit
     features, as they are, without views.

@@ -44,10 +44,11 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     cosine per step, cross-entropy (binary cross-entropy with several labels per image). While training, beta and
     alpha are the given ones, else 1 and the preset's alpha (1.17); then they are searched with the trained keys.
 
-    Epoch, beta and alpha are chosen on val. The released code keeps the epoch of best TEST accuracy, a leak: here test
-    is never seen, and `select="last"` keeps the last epoch. Without val and with 4 shots or more, floor(K/4) images
-    per class are held out, a first run on the rest chooses epoch, beta and alpha, and a second one on all, with the
-    same cosine, ends after that epoch. With fewer shots the last epoch and the default beta and alpha are used.
+    Epoch, beta and alpha are chosen on val. The released code keeps the epoch with the best TEST accuracy, which is a
+    leak: here test is never seen, and `select="last"` keeps the last epoch. Without val and with 4 shots or more,
+    floor(K/4) images per class are held out, a first run on the rest chooses epoch, beta and alpha, and a second one on
+    all, with the same cosine, ends after that epoch. With fewer shots the last epoch and the default beta and alpha are
+    used.
 
     Where the support has views, epoch e trains on view e mod V of every image, and a key is the mean of the views.
     `fresh_views` trains on a new view in each epoch instead, as the released code does.
@@ -55,11 +56,11 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support; "images" are
     the `TrainingImages` of `fresh_views`.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache as it was before training counts as an
-    epoch, 0, which is kept where it scores better on val.
+    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache before training counts as epoch 0,
+    which is kept where it scores better on val.
 
     Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`), as in tip-adapter; then only
     features of the images as they are train the keys.
@@ -106,7 +107,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 20", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
-    select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
+    select: str = option("best_val", "epoch to keep: the best on val, or the last", choices=SELECT)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

@@ -49,19 +49,19 @@ class TipX(Searched, PooledViews, ByExample):
 
     With a support folder (SuS: images retrieved or generated for the class names) the cache holds its images, and the
     shots only serve to choose the weights; without one it holds the shots. Alpha, beta and gamma are searched on val,
-    else on shots that the cache lacks: all of them where it holds a folder only, else floor(K/4) per class held out;
-    with fewer than 4 shots the defaults are used (ours: none were published).
+    else on shots that are not in the cache: all of them where it holds only a folder, else floor(K/4) per class held
+    out; with fewer than 4 shots the defaults are used (ours: none were published).
 
-    Where it differs from the released code: least and largest divergence and cosine are those of the images that the
-    weights were chosen on (where there are none: of pairs of different keys) and then stay. The released code takes
-    those of the test images among them, so that an image's logits depend on which others are tested with it, and maps
-    them to the cosines of val. Every image is compared; there the last of the rows that do not fill a hundred are not.
-    phi L adds a class's keys up, which says something of classes with equally many only: here it is the class's mean
-    times the mean number of keys per class, the same where they are equal; a class without keys counts as unlike as the
-    most unlike.
+    Where it differs from the released code: the least and largest divergence and cosine are those of the images on
+    which the weights were chosen (without such images: of pairs of different keys) and then stay fixed. The released
+    code takes the divergences of the test images, so that an image's logits depend on which others are tested with it,
+    and maps them to the cosines of val. Every image is compared; the released code skips the last rows, which do not
+    fill a hundred. phi L adds up the keys of a class, which is only meaningful where all classes have equally many:
+    here it is the mean over the class's keys times the mean number of keys per class, which is the same where they are
+    equal; a class without keys counts as unlike as the most unlike one.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
     Resources:
         support_folder: `FeatureSet` of labelled images, optional.
@@ -103,12 +103,17 @@ class TipX(Searched, PooledViews, ByExample):
     search_step: tuple[int, int, int] = option(
         (200, 20, 50), "points (beta, alpha, gamma) of the grid", low=1, high=100_000
     )
-    temperature: float = option(0.5, "what cosines are divided by before the softmax of a signature", above=0)
+    temperature: float = option(0.5, "divisor of the cosines before the softmax of a signature", above=0)
     use_shots: bool = option(False, "whether the cache holds the shots as well as the images of a support folder")
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.search_scale[0] > 1, "search_scale", self.search_scale, "its grid of beta starts at 1: give more")
+        require(
+            self.search_scale[0] > 1,
+            "search_scale",
+            self.search_scale,
+            "the grid of beta starts at 1; give a larger end",
+        )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
@@ -138,7 +143,7 @@ class TipX(Searched, PooledViews, ByExample):
         selection = selection_split(support, val, seed)
         if folder is None or self.use_shots or (selection.val is not None and not selection.held_out):
             return selection
-        return Selection(support, support, f"the {len(support)} shots, none of which the cache holds")
+        return Selection(support, support, f"the {len(support)} shots, none of them in the cache")
 
     def _axes(self) -> tuple[Axis, ...]:
         """In the order of the published loops. Defaults: Tip-Adapter's, and a gamma too small to decide alone."""

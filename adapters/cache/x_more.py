@@ -31,7 +31,7 @@ class XMoRe(Adapter):
     """Cross-Modal Retrieval Meets Inference: Improving Zero-Shot Classification with Cross-Modal Retrieval (Eom, Ho, Oh
     and Yun, 2023, arXiv 2308.15273).
 
-    Nothing is trained and no label is looked at. An image retrieves its K nearest captions of a pool, and
+    Nothing is trained and no label is used. An image retrieves its K nearest captions from a pool, and
 
         score = w_img softmax(s x W^T) + w_cap mean over captions c of softmax(s c W^T),
 
@@ -41,23 +41,23 @@ class XMoRe(Adapter):
 
     Where it differs from the released code: there a confidence is divided by the sum of those of all images tested so
     far, in an order that is shuffled, so that an image's weights depend on the images before it and the first image
-    has two weights of 1. What counts is the ratio of the two weights, and over many images it tends to the ratio of
-    confidences relative to their means: the means are taken once, at the fit, over `unlabeled` images where they are
-    given, else over those of the support and val. The released code retrieves captions through the images they belong
-    to, from an index of LAION-400M; here a pool has captions only, and those nearest to the image are taken. Captions
-    are taken as they are, without the words "a_photo_of_a" before them.
+    has two weights of 1. Only the ratio of the two weights matters, and over many images it tends to the ratio of
+    confidences relative to their means: here the means are taken once, at the fit, over `unlabeled` images where they
+    are given, else over those of the support and val. The released code retrieves captions through the images they
+    belong to, from an index of LAION-400M; here a pool has only captions, and those nearest to the image are taken, as
+    they are, without the words "a_photo_of_a" before them.
 
-    The adapter's file holds the features of the whole pool, for any of them may be nearest to a new image, in float32:
-    rounded to float16, captions of nearly the same cosine change places. Pools of 100,000
-    captions and more are searched by faiss, on the CPU and if it is installed.
+    The adapter's file holds the features of the whole pool, since any of them may be nearest to a new image, in
+    float32: rounded to float16, captions of nearly the same cosine would change places. Pools of 100,000 captions and
+    more are searched by faiss, on the CPU and if it is installed.
 
     Resources:
         captions: `TextPool`.
 
     Raises:
         ConfigError: an option is out of range.
-        CapabilityError: no captions, or no image to take means over; "faiss" is not installed.
-        DataError: captions of another width, or none in the pool.
+        CapabilityError: no captions, or no image to average over; "faiss" is not installed. DataError: captions of
+        another width, or none in the pool.
 
     Example:
         >>> adapter = build_adapter("x-more", top_k=4)
@@ -78,7 +78,7 @@ class XMoRe(Adapter):
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
     cost_options: ClassVar[frozenset[str]] = frozenset({"search"})
 
-    top_k: int = option(PUBLISHED, "captions per image; all of a pool that has fewer", low=1, high=100_000)
+    top_k: int = option(PUBLISHED, "captions per image; a smaller pool is used whole", low=1, high=100_000)
     search: str = option(
         "auto", "what finds the captions; auto: faiss for a large pool on the CPU; changes speed only", choices=SEARCHES
     )
@@ -145,7 +145,7 @@ def mixture(image: Tensor, caption: Tensor, image_weight: Tensor, caption_weight
 
 def _unit_captions(pool, support) -> Tensor:
     if not len(pool):
-        raise DataError("captions: there are none in the pool; give a file with at least one")
+        raise DataError("captions: the pool is empty; give a file with at least one caption")
     if pool.features.shape[1] != support.dim:
         raise DataError(
             f"captions: features are {pool.features.shape[1]} wide, those of the images {support.dim}; "
@@ -161,7 +161,9 @@ def _images(support, val, unlabeled) -> tuple[Tensor, str]:
     parts = [part.unit for part in (support, val) if part is not None]
     images = torch.cat(parts)
     if not len(images):
-        raise CapabilityError("adapter 'x-more' takes mean confidences over images, and there are none; give some")
+        raise CapabilityError(
+            "adapter 'x-more' averages confidences over images, and there are none; pass a support, or unlabeled="
+        )
     return images, f"{len(images)} images of support{' and val' if len(parts) == 2 else ''}"
 
 

@@ -40,9 +40,13 @@ class CropAdapter(Adapter):
 
     def _images(self, batch: Batch) -> Sequence[Any]:
         if batch.images is None:
-            raise CapabilityError(f"adapter '{self.name}' looks at parts of images; pass Batch(images=...), decoded")
+            raise CapabilityError(
+                f"adapter '{self.name}' looks at parts of images; pass decoded ones as Batch(images=...)"
+            )
         if batch.features is not None and len(batch.images) != len(batch.features):
-            raise CapabilityError(f"{len(batch.images)} images for {len(batch.features)} rows of features")
+            raise CapabilityError(
+                f"{len(batch.images)} images for {len(batch.features)} rows of features; give one image per row"
+            )
         return batch.images
 
     def _picture(self, image: Any) -> np.ndarray:
@@ -50,7 +54,7 @@ class CropAdapter(Adapter):
         array = np.asarray(image)
         if array.ndim not in (2, 3):
             raise CapabilityError(
-                f"adapter '{self.name}' cuts single images, this is a clip or the like, of shape {array.shape}; "
+                f"adapter '{self.name}' cuts single images, and this is a clip or volume of shape {array.shape}; "
                 "choose a method that works on features"
             )
         return array

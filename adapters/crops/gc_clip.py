@@ -37,16 +37,16 @@ class GcClip(CropAdapter):
     4. logits = mean over the margins of s cos(crop, class) (+ bias), among the likely classes; each other class keeps
        the distance by which it trailed the last of them in the whole image.
 
-    An image without a usable box keeps its zero-shot logits. Nothing is learned; the support is not looked at.
+    An image without a usable box keeps its zero-shot logits. Nothing is learned; the support is not used.
 
-    Experimental: no code is public, and of the paper its abstract, its reviews and what others report of it were known:
-    five likely classes for which an open-vocabulary detector is asked, the best box enlarged, margins even from 0 to 1
-    with 1 the whole image, logits averaged alike over them. Ours are: five margins; the formula of a margin (each edge
-    moves that share of its way to the image's edge); the square around the box, where the paper may cut it as it is;
-    what labels and their lack mean (the paper's detector always answers for the classes asked); the logits of unlikely
-    classes. The paper's other augmentation, random crops of the box, is left out.
+    Experimental: no code is public, and only the paper's abstract, its reviews and what others report of it were known:
+    an open-vocabulary detector is asked for five likely classes, the best box is enlarged, margins are even from 0 to 1
+    with 1 the whole image, and logits are averaged over them with equal weights. Ours are: five margins; the formula of
+    a margin (each edge moves that share of its way to the image's edge); the square around the box, where the paper may
+    crop the box as it is; what labels and their lack mean (the paper's detector always answers for the classes asked);
+    the logits of unlikely classes. The paper's other augmentation, random crops of the box, is left out.
 
-    `square` is for preprocessings that crop the centre: they would cut a part off a box that is longer one way.
+    `square` is for preprocessings that crop the centre: they would cut off a part of a box that is not square.
 
     Resources:
         boxes: `Detections`, what a detector found in the images (`core.data.detections.read_detections`); at prediction
@@ -81,7 +81,7 @@ class GcClip(CropAdapter):
     )
     margins: tuple[float, ...] = option(
         (0.0, 0.25, 0.5, 0.75, 1.0),
-        "shares, from 0, the box, to 1, the whole image; a single one is one crop",
+        "crop sizes, from 0 (the box) to 1 (the whole image); each makes one crop",
         low=0,
         high=1,
     )
@@ -104,14 +104,16 @@ class GcClip(CropAdapter):
         if not foreign:
             return []
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
-        return [f"labels of boxes that name no class, taken as saying nothing of it: {shown}"]
+        return [f"boxes with these labels may show any class, since no class has such a name: {shown}"]
 
     def _logits(self, batch: Batch) -> Tensor:
         images, device = self._images(batch), self._device(batch)
         if batch.boxes is None:
-            raise CapabilityError(f"adapter '{self.name}' needs what a detector found; pass Batch(boxes=...)")
+            raise CapabilityError(f"adapter '{self.name}' needs a detector's boxes; pass Batch(boxes=...)")
         if len(batch.boxes) != len(images):
-            raise CapabilityError(f"boxes of {len(batch.boxes)} images for {len(images)} images")
+            raise CapabilityError(
+                f"boxes of {len(batch.boxes)} images for {len(images)} images; give one list per image"
+            )
         text = self.text.to(device)
         whole = text.new_empty(len(images), text.shape[1]) if batch.features is None else batch.unit  # (B, D)
         if batch.features is None:

@@ -34,14 +34,15 @@ class Wca(CropAdapter):
         w = softmax_i(a cos(x, x_i)),  v = softmax_j(b cos("a photo of a {c}.", y_j))
         image = unit(sum_i w_i x_i),  class = unit(sum_j v_j y_j),  logit = s cos(image, class) (+ bias)
 
-    with s the backbone's logit scale, which changes no decision. Nothing is learned; the support is not looked at. The
-    whole image counts through the weights alone. An image's crops follow from its pixels and the seed of the fit, so
-    they are the same in whatever batch it comes.
+    with s the backbone's logit scale, which changes no decision. Nothing is learned; the support is not used. The whole
+    image only counts through the weights. An image's crops follow from its pixels and the seed of the fit, so they are
+    the same in every batch.
 
-    Where it differs from the released code: that cuts with alpha 0.1 whatever its configuration says, as the value is
-    never passed on. The configured 0.5 is the default here; `alpha=0.1` gives the released crops. It scores 20 times 60
-    crops drawn with replacement out of 60 or 100, to report a spread; here it is one draw of N. As there, and unlike a
-    plain sum of weighted similarities, both sums are made unit before they are compared.
+    Where it differs from the released code: the latter crops with alpha 0.1 whatever its configuration says, since the
+    value is never passed on. The configured 0.5 is the default here; `alpha=0.1` gives the released crops. The released
+    code scores 20 draws of 60 crops out of 60 or 100, with replacement, to report a spread; here there is one draw of
+    N. As there, and unlike a plain sum of weighted similarities, both sums are scaled to unit length before they are
+    compared.
 
     Published are alpha 0.7 for Places365, a = exp(4) and b = exp(2).
 
@@ -50,7 +51,7 @@ class Wca(CropAdapter):
 
     Raises:
         ConfigError: an option out of range, or classes without names.
-        DataError: descriptions of another number of classes, or none of one.
+        DataError: descriptions of another number of classes, or a class without any.
 
     Example:
         >>> adapter = build_adapter("wca", n_crops=4)
@@ -73,10 +74,12 @@ class Wca(CropAdapter):
     n_crops: int = option(60, "crops per image, N", low=1, high=10_000)
     alpha: float = option(0.5, "smallest side of a crop, as a share of the image's shorter side", above=0, high=1)
     beta: float = option(0.9, "largest side of a crop, as a share of the image's shorter side", above=0, high=1)
-    image_scale: float = option(math.exp(4), "what sharpens the weights of crops, a; 0 weighs them alike", low=0)
-    text_scale: float = option(math.exp(2), "what sharpens the weights of sentences, b; 0 weighs them alike", low=0)
+    image_scale: float = option(math.exp(4), "a, sharpness of the weights of crops; 0 weighs them alike", low=0)
+    text_scale: float = option(math.exp(2), "b, sharpness of the weights of sentences; 0 weighs them alike", low=0)
     templates: tuple[str, ...] = option(
-        PHOTO, "texts with {} for the class, which its sentences are weighted by", parse=check_templates
+        PHOTO,
+        "texts with {} for the class; its sentences are weighted by their likeness to them",
+        parse=check_templates,
     )
 
     def __post_init__(self):

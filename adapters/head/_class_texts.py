@@ -45,11 +45,15 @@ def checked_synonyms(synonyms, classifier: TextClassifier, backbone):
         return None
     if backbone is None:
         raise CapabilityError(
-            "adapter 'real-linear' encodes synonyms with the text tower, which a features file does not have; "
-            "give --data and --backbone, or leave the synonyms out"
+            "adapter 'real-linear' encodes synonyms with the text tower, which a features file does not have; give "
+            "--data and --backbone, or omit the synonyms"
         )
     if len(synonyms) != len(classifier) or not all(synonyms):
-        raise DataError(f"synonyms: of {len(synonyms)} classes for {len(classifier)}; give at least one name each")
+        empty = sum(not names for names in synonyms)
+        raise DataError(
+            f"synonyms: {len(synonyms)} lists for {len(classifier)} classes, {empty} of them empty; give each class at "
+            "least one name"
+        )
     return synonyms
 
 

@@ -62,7 +62,7 @@ def text_base(classifier: TextClassifier, length: float = REFERENCE_LENGTH) -> t
     """
     if has_lengths(classifier):
         return classifier.unnormalized.float().clone(), []
-    note = f"text features come without their lengths; each was made {length:.3g} long, which is about CLIP's own"
+    note = f"text features come without their lengths; each was scaled to length {length:.3g}, about that of CLIP's"
     return length * classifier.weights, [note]
 
 

@@ -31,19 +31,19 @@ class Clap(ClassWeighted, PooledViews):
 
     logits = s x (w_c/|w_c|); the prototypes w (C, D) start from the text features t as the tower gives them and are
     trained by SGD on cross-entropy + (1/C) sum_c lambda_c |w_c - t_c|^2. lambda_c is the mean zero-shot probability of
-    class c over its training samples, set before training: where the text knows a class, it is held near the text.
-    Hyper-parameters are the same for every set, nothing is chosen on val, the last step's prototypes are kept.
+    class c over its training samples, set before training: a class that the text knows well is kept near the text.
+    Hyper-parameters are the same for every set, nothing is chosen on val, and the prototypes of the last step are kept.
     `constraint="none"` is the paper's ZS-LP.
 
     Training samples are all `views` of all N images as rows, V N of them. An epoch permutes them all and takes as many
     batches as N images make, floor(N / batch_size); with fewer images than a batch, one batch of rows.
 
     Where it differs from the released code: `adaptive` measures the distance that `constraint` names (there always l2);
-    lambda is of the zero-shot classifier also with `init="random"` (there of the random one); a class without samples
-    gets the mean lambda of the others (there NaN). Published rates and penalties go with text features as long as
-    CLIP's and its logit scale of 100: where text features are unit (a features file, some towers), t is the unit
-    classifier brought to length 10 sqrt(s/100), at which a step turns the prototypes, and the penalty weighs against
-    cross-entropy, as with CLIP.
+    lambda comes from the zero-shot classifier even with `init="random"` (there from the random one); a class without
+    samples gets the mean lambda of the others (there NaN). Published rates and penalties assume text features as long
+    as CLIP's and its logit scale of 100: where text features have unit length (a features file, some towers), t is the
+    unit classifier scaled to length 10 sqrt(s/100), at which a step turns the prototypes as far, and the penalty weighs
+    as much against cross-entropy, as with CLIP.
 
     Several labels per image (not in the paper): binary cross-entropy, sigmoid instead of softmax, lambda_c over the
     images known to have label c; each label's logit is relative to its negative prompts, without them to the backbone's
@@ -54,8 +54,8 @@ class Clap(ClassWeighted, PooledViews):
     each epoch: lambda <- max(0, lambda + rho h), rho <- h, with h_c the distance and rho 0 at first. The constraint
     "l2" is squared, "cosine" is 1 - cosine. `init="random"` (normal, variance 2 / D) is the usual linear probe.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Resources:
         batch_order: (epochs, V N) int64, the order of rows in each epoch instead of a seeded shuffle; row v N + n is
@@ -84,18 +84,18 @@ class Clap(ClassWeighted, PooledViews):
 
     views: int = 20
     constraint: str = option("l2", "distance of prototypes and text that is penalised", choices=CONSTRAINTS)
-    multipliers: str = option("zero-shot", "what the penalty of each class is multiplied by", choices=MULTIPLIERS)
-    adaptive: bool = option(False, "step the multipliers after each epoch, as an augmented Lagrangian does")
+    multipliers: str = option("zero-shot", "multiplier of the penalty of each class", choices=MULTIPLIERS)
+    adaptive: bool = option(False, "update the multipliers after each epoch, as in an augmented Lagrangian")
     init: str = option("zero-shot", "what the prototypes start from", choices=INITS)
     lr: float = option(0.1, "peak learning rate", above=0)
     epochs: int = option(300, "epochs; 300 are published", low=1, high=100_000)
     batch_size: int = option(256, "rows per step", low=1, high=1_048_576)
-    batches: int | None = option(
-        None, "steps per epoch, as far as the rows go; none: the published number", low=1, high=1_048_576
-    )
+    batches: int | None = option(None, "most steps per epoch; none: the published number", low=1, high=1_048_576)
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(0.0, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
 
     def __post_init__(self):
         super().__post_init__()

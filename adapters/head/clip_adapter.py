@@ -36,7 +36,7 @@ class ClipAdapter(Searched, FreshViews):
 
     f' = ratio A(f) + (1 - ratio) f with A(f) = ReLU(W2 ReLU(W1 f)), no biases, W1 (D/4, D), W2 (D, D/4); logits =
     s f'/|f'| W^T. Only W1 and W2 are trained, from torch's usual init of a linear layer, by SGD on the cross-entropy
-    with Dassl's warm-up and cosine, and the last step's are kept. It is the paper's visual adapter; the
+    with Dassl's warm-up and cosine; the weights of the last step are kept. This is the paper's visual adapter; the
     released code has no other.
 
     The paper searches the ratio for each set; the released code has 0.2, the default here. `ratio=None` trains one
@@ -44,17 +44,17 @@ class ClipAdapter(Searched, FreshViews):
     floor(K/4) images per class held out of the support, then trains again on all; with fewer than 4 shots it is 0.2.
 
     A has no biases, so A(c f) = c A(f): the length of f changes neither logits nor gradients, and features without
-    their norms serve as well. Unit ones are used.
+    their norms serve as well. Unit features are used.
 
-    Where it differs from the released code: its width is not fixed to RN50's 1024. That augments anew in every epoch,
-    as `fresh_views` does; by default epoch e takes stored view e modulo `views`, or the image itself where there are no
-    views.
+    Where it differs from the released code: its width is not fixed to RN50's 1024. The released code augments anew in
+    every epoch, as `fresh_views` does; by default epoch e takes stored view e modulo `views`, or the image itself where
+    there are no views.
 
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
     Resources:
         batch_order: (epochs, N) int64, the order of the whole support in each epoch instead of a seeded shuffle.
@@ -91,7 +91,9 @@ class ClipAdapter(Searched, FreshViews):
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)

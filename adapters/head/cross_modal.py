@@ -1,4 +1,4 @@
-"""Cross-modal linear probe: a linear head trained on images and on the class prompts as if these were images too."""
+"""Cross-modal linear probe: a linear head trained on images, and on the class prompts as if they were images too."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ class CrossModal(Searched, PooledViews):
     Ramanan, 2023, arXiv 2301.06267), the linear probe.
 
     logits = s x W^T with x a unit feature and s the logit scale; W (C, D) starts as the zero-shot weights (the unit
-    mean of the text features as the tower gives them) and is not normalised. Half of each batch are images, half
+    mean of the text features as the tower gives them) and is not normalised. Half of each batch is images, half
     prompts: every prompt of every class is one more sample of it. Both halves are shuffled by themselves. Plain
     cross-entropy, AdamW, a linear warm-up over 50 steps, then a cosine that starts after it and ends as many steps
     early.
 
     Published, and the default with val: rates 1e-3 and 1e-4, decays 0, 1e-2 and 1e-4, batches of 8 and 32, 12,800 steps
-    each; val is looked at after step 1 and every 100 steps from there, each training keeps the first best, and the
-    first best of the grid is taken. The last 99 steps are never candidates. Batches whose half a data set does not
-    exceed are left out of the grid; where all would be, 8 stays, and a smaller set comes whole. Without val on images
-    held out of the support, which is then trained on whole for as many steps. With too few shots for that 1e-3, 1e-2
-    and 8, and the last step.
+    each; val is scored after step 1 and every 100 steps from there; each training keeps its first best step, and the
+    first best point of the grid is taken. The last 99 steps are never candidates. Batches of which half is not smaller
+    than the data set are left out of the grid; where all would be, 8 stays, and a smaller set is taken whole. Without
+    val the choice is made on images held out of the support; the head is then trained on all of it for as many steps.
+    With too few shots for that, 1e-3, 1e-2 and 8 are used, and the last step.
 
     `trained_share=0.5` is the paper's WiSE-FT row, half the trained head and half the zero-shot one; `prompts=False`
-    its uni-modal probe. Its partial fine-tuning and its adapter are not here.
+    its uni-modal probe. Its partial fine-tuning and its adapter are not included.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`): logits are adjusted by the shares
-    of the classes among images and prompts together. Of points of the grid that score alike the middle is taken
+    Classes with unequal numbers of images count alike (`class_weight`): logits are adjusted by the shares of the
+    classes among images and prompts together. Among points of the grid that score alike the middle one is taken
     (`ties`). Published are "none" and "published". With equal classes only ties differ.
 
     Raises:
@@ -82,18 +82,16 @@ class CrossModal(Searched, PooledViews):
     )
     iterations: int = option(12_800, "steps of a training", low=1, high=10_000_000)
     stop: int | None = option(
-        None, "steps after which it ends on its way; none: where val says, else never", low=1, high=10_000_000
+        None, "step at which training stops early; none: chosen on val, else never", low=1, high=10_000_000
     )
-    warmup: int = option(50, "steps of the warm-up, which the cosine follows", low=0, high=10_000_000)
-    eval_every: int = option(100, "steps from one look at val to the next", low=1, high=10_000_000)
+    warmup: int = option(50, "steps of the warm-up, before the cosine", low=0, high=10_000_000)
+    eval_every: int = option(100, "steps between evaluations on val", low=1, high=10_000_000)
     prompts: bool = option(True, "learn from prompts as well as from images; no: batches of images alone")
     init: str = option("zero-shot", "what the head starts from", choices=("zero-shot", "random"))
     trained_share: float = option(
-        1.0, "weight of the trained head in the one that predicts; 0.5 is the WiSE-FT row", low=0, high=1
+        1.0, "share of the trained head, the rest being zero-shot; 0.5 is the WiSE-FT row", low=0, high=1
     )
-    views: int = option(
-        1, "augmented views of each image learned from besides it, where there are any", low=0, high=1000
-    )
+    views: int = option(1, "augmented views to learn from besides each image, where there are any", low=0, high=1000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias or 0.0

@@ -36,26 +36,26 @@ class GDA(Searched, PooledViews):
 
     logits of class c = s x t_c + alpha s/100 (x P mu_c - mu_c P mu_c / 2 - log C), with s the logit scale (100 where
     alphas were published): the zero-shot score, and that of a Gaussian of mean mu_c and a precision P that all classes
-    share, all classes equally likely. mu_c is the mean of the unit features of a class, not made unit again. With S the
-    covariance of all n rows around their class means, P = D ((n - 1) S + tr(S) I)^-1.
+    share, all classes equally likely. mu_c is the mean of the unit features of a class, not normalised again. With S
+    the covariance of all n rows around their class means, P = D ((n - 1) S + tr(S) I)^-1.
 
-    Every augmented view of an image is a row of its own. With one view of one shot per class S is 0, and so is P: what
-    is left is zero-shot. Alpha is searched on val, the first best of 1e-4, 1e-3 ... 100; without val on images held out
-    of the support, P and mu then taken from all of it; with too few shots for that it is 0.1, where the published
+    Every augmented view of an image is a row of its own. With one view of one shot per class S is 0, and so is P:
+    zero-shot is left. Alpha is searched on val, the first best of 1e-4, 1e-3 ... 100; without val, on images held out
+    of the support, with P and mu then taken from all of it; with too few shots for that it is 0.1, where the published
     search starts.
 
-    `for_classes` makes a classifier of classes that no image was seen of: mu is the mean of the k rows of the support
-    that are nearest to the class's text, of whatever class, and of some copies of that text; P is the mean over new
-    classes of D ((k - 1) S_c + tr(S_c) I)^-1, with S_c the covariance of those k rows around the text; alpha is kept.
+    `for_classes` makes a classifier of classes of which no image was seen: mu is the mean of the k rows of the support,
+    of any class, that are nearest to the class's text, and of some copies of that text; P is the mean over new classes
+    of D ((k - 1) S_c + tr(S_c) I)^-1, with S_c the covariance of those k rows around the text; alpha is kept.
 
     Where it differs from the released code: the script of base and new classes hard-codes D = 512 and takes, for the
     base classes, the pseudo-inverse of the mean of the class covariances without shrinkage (`estimator="class-mean"`;
-    a class of one row has none and is left out). ImageNet's alpha is chosen on test there: not offered. A class without
-    images gets the mean that a new class gets (the released code fails). The D x D systems are solved in float64, the
-    shrunk ones by Cholesky.
+    a class of one row has none and is left out). There ImageNet's alpha is chosen on test, which is not offered. A
+    class without images gets the mean that a new class gets (the released code fails). The D x D systems are solved in
+    float64, the shrunk ones by Cholesky.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
     For unequal classes mu P mu is made unbiased: the mean of few images is too long by trace(P S) / n.
 
@@ -89,11 +89,11 @@ class GDA(Searched, PooledViews):
 
     alpha: float | None = option(None, "weight of the Gaussian scores; none to search it", low=0)
     estimator: str = option(
-        "shrunk", "of the precision; class-mean: of the released script of new classes", choices=ESTIMATORS
+        "shrunk", "estimator of the precision; class-mean: that of the released base-to-new script", choices=ESTIMATORS
     )
     neighbors: int = option(64, "rows nearest to the text of a class without images", low=2, high=1_000_000)
     text_copies: int = option(16, "how often that text counts as a row of its class", low=0, high=1_000_000)
-    keep_rows: bool = option(True, "keep the rows of the support, which other classes need; no saves their space")
+    keep_rows: bool = option(True, "keep the rows of the support, which new classes need; no saves space")
 
     def for_classes(
         self, backbone: Backbone | None, class_names: Sequence[str], classifier: TextClassifier | None = None
@@ -197,7 +197,7 @@ class GDA(Searched, PooledViews):
             notes.append("one row per class has no covariance: this is zero-shot; take more shots or views")
         absent = len(self.text) - len(labels.unique())
         if absent:
-            notes.append(f"{absent} classes without images have means of their text and the rows nearest to it")
+            notes.append(f"{absent} classes without images have means made of their text and the rows nearest to it")
         return notes
 
     def _check_transfer(self, backbone: Backbone | None, classifier: TextClassifier | None) -> None:

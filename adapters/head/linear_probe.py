@@ -34,21 +34,21 @@ class LinearProbe(Searched):
     Learning to Prompt for Vision-Language Models, arXiv 2109.01134).
 
     L2-regularised logistic regression (lbfgs) on features as the tower gives them, not normalised; where only unit
-    features are left it runs on them and says so. C is the best of 1e6, 1e4, ... 1e-6 on val, then bisected in log10
-    between a tenth and ten times of it, the better end kept. Without val on floor(K/4) images per class held out of the
-    support, then refitted on all; with fewer than 4 shots C is 1. With several labels per image, one-vs-rest: each
-    label on the images where it is known, one C for all, chosen by macro AUROC.
+    features are available it uses those and says so. C is the best of 1e6, 1e4, ... 1e-6 on val, then bisected in log10
+    between a tenth of it and ten times it, keeping the better end. Without val the search is on floor(K/4) images per
+    class held out of the support, and the probe is refitted on all; with fewer than 4 shots C is 1. With several labels
+    per image, one-vs-rest: each label on the images where it is known, one C for all, chosen by macro AUROC.
 
-    A class without support images is never predicted; a label that is always or never there in the support gets a
+    A class without support images is never predicted; a label that is always or never present in the support gets a
     constant logit.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ. Unequal
+    Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
+    middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ. Unequal
     ones get offsets (`core/training/class_offsets.py`).
 
     Raises:
         ConfigError: an option is out of range.
-        CapabilityError: the support has one class only.
+        CapabilityError: the support has only one class.
 
     Example:
         >>> adapter = build_adapter("linear-probe", C=10.0)
@@ -209,7 +209,9 @@ def _solve(features, target, c: float, max_iter: int, class_weight: str | None =
 def _notes(support, class_names, num_classes: int) -> list[str]:
     notes = []
     if not support.raw_norms:
-        notes.append("the features' norms are gone: fitted on unit features, the published probe uses raw ones")
+        notes.append(
+            "the features' norms are gone: this was fitted on unit features, the published probe uses raw ones"
+        )
     return notes + never_predicted(support, class_names, num_classes)
 
 

@@ -33,20 +33,22 @@ class LPPlusPlus(ClassWeighted, PooledViews):
       class's images, b as a linear layer does.
     * w and b take steps of 4 N / lambda_max(F^T F) with momentum, alpha steps of N / (4 max_c sum_n (x_n t_c)^2).
 
-    Trained for all epochs; the one of the best accuracy on val is kept, the latest of a tie. Without val on a part held
-    out of the support, which is then trained on whole for as many epochs; with too few shots for that, the last epoch.
+    Trained for all epochs; the one with the best accuracy on val is kept, the latest of a tie. Without val it is chosen
+    on a held-out part of the support, all of which is then trained on for as many epochs; with too few shots for that,
+    the last epoch is kept.
 
     The algorithm is that of the released code, which made the published numbers: SGD with momentum on w, and alpha
-    moved once every 10 epochs. The paper speaks of block-coordinate majorise-minimise steps instead. In the code the
-    gradient of alpha is never set to zero, so that a step of alpha goes along the sum of the gradients of all epochs so
-    far. That is the default here; `accumulate=False` goes along the gradient of the epoch alone, which is what a
-    descent on alpha means.
+    moved once every 10 epochs. The paper speaks of block-coordinate majorise-minimise steps instead. In the released
+    code the gradient of alpha is never set to zero, so that a step of alpha follows the sum of the gradients of all
+    epochs so far. That is the default here; `accumulate=False` follows the gradient of the current epoch alone, which
+    is what a descent on alpha means.
 
     Where it differs from the released code: float32, and shots may be unequal (the code takes N / K for the number of
-    classes; K itself cancels). A class without images starts at w = 0 and has no part in the mean that alpha starts at.
+    classes; K itself cancels). A class without images starts at w = 0 and has no part in the mean from which alpha
+    starts.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
     The bias takes in the offsets of unequal classes (`core/training/class_offsets.py`).
@@ -77,7 +79,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     momentum: float = option(0.9, "momentum of the steps of w and b", low=0, below=1)
     alpha_scale: float = option(250.0, "what the mean similarity is multiplied by to start alpha", low=0)
     alpha_every: int = option(10, "epochs from one step of alpha to the next", low=1, high=100_000)
-    accumulate: bool = option(True, "alpha follows the sum of all gradients so far, as released, or the present one")
+    accumulate: bool = option(True, "alpha follows the sum of all gradients so far, as released, or the current one")
     views: int = option(
         1, "1 learns from one augmented view per image, where there are any; 0 from the image", low=0, high=1
     )

@@ -42,11 +42,11 @@ class MultiBackbone(ClassWeighted):
     what it gives (one temperature per backbone) and by which loss it learns. The formula, the network's size, the
     penalty that holds temperatures near 1 and the training are ours: t by L-BFGS first, then everything by AdamW.
 
-    The penalty is the mean square of log T over images, summed over backbones. It cannot be 0: where the shots are all
-    classified right, the cross-entropy alone has no least.
+    The penalty is the mean square of log T over images, summed over backbones. Its weight cannot be 0: where all shots
+    are classified right, the cross-entropy alone has no minimum.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
-    logits in training; with equal classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`), by log shares that are added to the logits in
+    training; with equal classes nothing differs.
 
     Resources:
         further_backbones: tuple of `FurtherBackbone`, of the same images in the same order.
@@ -205,8 +205,8 @@ def _check(further, support: FeatureSet, val: FeatureSet | None, classifier: Tex
         names, theirs = classifier.class_names, other.classifier.class_names
         if len(other.classifier) != len(classifier) or (names and theirs and names != theirs):
             raise DataError(
-                f"further backbone '{other.spec}': its text classifier is of other classes, or of another order; "
-                "make both of the same names"
+                f"further backbone '{other.spec}': its text classifier has other classes, or another order; make "
+                "both from the same names"
             )
 
 
@@ -218,7 +218,8 @@ def _check_rows(spec: str, what: str, theirs: FeatureSet, ours: FeatureSet) -> N
     same_labels = theirs.labels is None or ours.labels is None or torch.equal(theirs.labels.cpu(), ours.labels.cpu())
     if not (same_ids and same_labels):
         raise DataError(
-            f"further backbone '{spec}': its {what} are others, or in another order; rows must be the same images"
+            f"further backbone '{spec}': its {what} are others, or in another order; give the same images in the "
+            "same order"
         )
 
 

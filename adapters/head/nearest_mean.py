@@ -33,19 +33,19 @@ class NearestMean(Adapter):
     arXiv 1911.04623).
 
     A class is the mean of the unit features of its images, and logits are a scale times the cosine of image and mean.
-    `distance="euclidean"` is SimpleShot's: the scale times -|x - mean|^2 / 2, the mean not made unit again; the two
-    differ where classes are unequally spread. `center` takes the mean over all classes off every feature before it is
-    made unit (SimpleShot's CL2N, there the mean of the base classes).
+    `distance="euclidean"` is SimpleShot's: the scale times -|x - mean|^2 / 2, with the mean not normalised again; the
+    two differ where classes are unequally spread. `center` subtracts the mean over all classes from every feature
+    before it is normalised (SimpleShot's CL2N, there the mean of the base classes).
 
-    Each class counts alike however many images it has. The scale decides how sure it is, never which class is nearest:
-    it is the most likely one for the images of the support, each compared with the mean of the other images of its
-    class. Where images belong to groups (patients, videos), they are held out in folds of whole groups and compared
+    All classes count alike, however many images they have. The scale decides how sure it is, never which class is
+    nearest: it is the most likely one for the images of the support, each compared with the mean of the other images of
+    its class. Where images belong to groups (patients, videos), they are held out in folds of whole groups and compared
     with the means of the rest. Where all classes have one image, or most of them one group, it is 100, CLIP's.
 
     Several labels per image: a label's logit says how much nearer the image is to the mean of the images that have it
     than to the mean of those that do not, with slope and offset from the support in the same way.
 
-    Text, logit scale and validation images are not read. A class without images is never predicted.
+    Text, logit scale and validation images are not used. A class without images is never predicted.
 
     Raises:
         ConfigError: an option is out of range.
@@ -65,8 +65,8 @@ class NearestMean(Adapter):
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("middle", "weight", "bias")
 
-    distance: str = option("cosine", "by which a mean is near", choices=("cosine", "euclidean"))
-    center: bool = option(False, "take the mean of all classes off every feature")
+    distance: str = option("cosine", "distance between an image and a mean", choices=("cosine", "euclidean"))
+    center: bool = option(False, "subtract the mean of all classes from every feature")
     scale: float | None = option(
         None, "what similarities are multiplied by; none: the most likely for the support", above=0
     )

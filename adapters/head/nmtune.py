@@ -25,27 +25,27 @@ class NMTune(ClassWeighted, FreshViews):
     arXiv 2309.17002).
 
     z = s MLP(f) + f, with f the frozen feature as the tower gives it, MLP = linear (D to `ratio` D), batch
-    normalisation, ReLU, linear (back to D), and s a learned factor a channel that starts at 1; logits = a linear head
-    on z, which is not made unit. Each step sees two augmented views of B images, 2 B rows, and minimises
+    normalisation, ReLU, linear (back to D), and s a learned factor per channel that starts at 1; logits = a linear head
+    on z, which is not normalised. Each step sees two augmented views of B images, 2 B rows, and minimises
 
     * the cross-entropy of all rows,
     * `mse_weight` times the mean squared difference of unit z of one view and unit f of the other (mean over B D),
     * `cov_weight` times the sum of squared covariances of different channels of z (unbiased, over 2 B rows) over D,
     * minus `svd_weight` times the mean share of the largest singular values of z, not centred, in the sum of all.
 
-    AdamW with a cosine over all steps; the model of the last step is kept, nothing is chosen. The text tower has no
-    part in it.
+    AdamW with a cosine over all steps; the model of the last step is kept, and nothing is chosen. The text tower is not
+    used.
 
     Where it differs from the released code: there an epoch draws two new crops of each image (scale 0.8 to 1), as with
     `fresh_views`; by default epoch e takes stored views 2e and 2e + 1, modulo their number. Without views an image
-    stands for both, and is one row: the same one twice would change no term but for the one that unbiased covariances
+    stands for both, and is one row: taking it twice would change no term, except for the 1 that unbiased covariances
     subtract from the number of rows. An image left over alone joins the batch before it. Defaults are those of the
-    published commands, which differ from those of the released argument parser. The code overwrites z by its centred
-    rows after the singular values are taken; here each term takes what it names. Only singular values are
-    differentiated, which equal ones do not upset.
+    published commands, which differ from those of the released argument parser. The released code overwrites z with its
+    centred rows after the singular values are taken; here each term takes what it names. Only singular values are
+    differentiated, so that equal ones do no harm.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of images in each epoch instead of a seeded shuffle.
@@ -68,7 +68,7 @@ class NMTune(ClassWeighted, FreshViews):
     published_crop: ClassVar[tuple[float, float]] = (0.8, 1.0)
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 
-    ratio: int = option(4, "width of the hidden layer, in widths of the features", low=1, high=1024)
+    ratio: int = option(4, "width of the hidden layer, as a multiple of the features'", low=1, high=1024)
     mse_weight: float = option(1.0, "weight of the consistency with the frozen features", low=0)
     cov_weight: float = option(0.04, "weight of the covariances of different channels", low=0)
     svd_weight: float = option(0.001, "weight of the share of the largest singular values", low=0)
@@ -76,7 +76,7 @@ class NMTune(ClassWeighted, FreshViews):
     lr: float = option(1e-3, "peak learning rate", above=0)
     weight_decay: float = option(1e-4, "weight decay of AdamW, on all parameters", low=0)
     epochs: int = option(30, "passes over the support", low=1, high=100_000)
-    batch_size: int = option(64, "images per step, which make twice as many rows", low=1, high=1_048_576)
+    batch_size: int = option(64, "images per step, each with two views", low=1, high=1_048_576)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._priors = self.priors_of(support.labels, len(classifier))
@@ -144,9 +144,11 @@ class NMTune(ClassWeighted, FreshViews):
     def _notes(self, support: FeatureSet) -> list[str]:
         notes = [self.views_note(support)] if self.fresh else []
         if not self.fresh and (not self.views or support.views is None):
-            notes.append("no augmented views: each image is both of its views")
+            notes.append("no augmented views: each image stands for both of its views")
         if not support.raw_norms:
-            notes.append("the features' norms are gone: fitted on unit features, the published method takes raw ones")
+            notes.append(
+                "the features' norms are gone: this was fitted on unit features, the published method uses raw ones"
+            )
         return notes
 
 

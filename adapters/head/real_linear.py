@@ -33,28 +33,28 @@ class RealLinear(ClassWeighted):
     """The Neglected Tails in Vision-Language Models (Parashar, Lin, Liu, Dong, Li, Ramanan, Caverlee and Kong, 2024,
     arXiv 2401.12425): REAL-Prompt and REAL-Linear.
 
-    REAL-Prompt: where synonyms and a text tower are given, the zero-shot weights W are those of each class's most
-    frequent synonym in the templates. REAL-Linear: a head without bias starts at W and learns, with logits s x W^T and
+    REAL-Prompt: where synonyms and a text tower are given, the zero-shot weights W come from each class's most frequent
+    synonym in the templates. REAL-Linear: a head without bias starts at W and learns, with logits s x W^T and
     cross-entropy, from batches of 32 images and 32 prompts together; AdamW, a linear warm-up from 1e-5, a cosine. The
     head that predicts is half the trained one and half W.
 
-    The images are those of the support folder: of each class the 100 whose captions are most like its texts (mean of
-    the cosines to the classifiers of all its synonyms), none of them below 0. Without captions of the images, the
+    The images come from the support folder: per class the 100 whose captions are most like its texts (mean of the
+    cosines to the classifiers of all its synonyms), none with a mean below 0. Without captions of the images, the
     images' own features are ranked. Without a folder the shots are the images, all of them.
 
-    Where it differs from the released code: the number of iterations is the published min(32000, 100 C 10 / 32) also
-    where classes have other than 100 images; the logit scale is the model's, which for CLIP is the published 100;
-    fewer images or prompts than a batch are taken whole, where the released code finds no batch. Nothing is chosen on
-    val; with synonyms its accuracy on the fifth of the classes that are rarest is noted, as the paper reports it.
+    Where it differs from the released code: the number of iterations is the published min(32000, 100 C 10 / 32) even
+    where classes do not have 100 images; the logit scale is the model's, which for CLIP is the published 100; fewer
+    images or prompts than a batch are taken whole, where the released code finds no batch. Nothing is chosen on val;
+    with synonyms, accuracy on the rarest fifth of the classes is noted, as the paper reports it.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Resources:
         support_folder: `FeatureSet` of labelled images, optional.
-        support_captions: `TextPool`, a caption each of them, optional.
-        synonyms: C tuples of (name, count), optional; needs a backbone with a text tower.
-        templates: texts with `{}` for the synonyms; "a photo of a {}." where there are none.
+        support_captions: `TextPool`, one caption for each of them, optional. synonyms: C tuples of (name, count),
+        optional; needs a backbone with a text tower. templates: texts with `{}` for the synonyms; "a photo of a {}."
+        where there are none.
 
     Raises:
         ConfigError: an option is out of range.
@@ -76,16 +76,16 @@ class RealLinear(ClassWeighted):
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 
     per_class: int | None = option(
-        100, "most images per class of the folder; none: all with a similarity of 0 or more", low=1, high=1_000_000
+        100, "images taken per class of the folder; none: all with a similarity of 0 or more", low=1, high=1_000_000
     )
     use_shots: bool = option(False, "learn from the shots as well as the folder's images")
     iterations: int | None = option(None, "steps; none: the published number", low=1, high=10_000_000)
     batch_size: int = option(PUBLISHED_BATCH, "images, and as many prompts, per step", low=1, high=1_048_576)
     lr: float = option(1e-4, "peak learning rate of AdamW", above=0)
     weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
-    warmup: int = option(50, "steps of the warm-up, which the cosine follows", low=0, high=10_000_000)
+    warmup: int = option(50, "steps of the warm-up, before the cosine", low=0, high=10_000_000)
     trained_share: float = option(
-        0.5, "weight of the trained head in the one that predicts; 0 is REAL-Prompt", low=0, high=1
+        0.5, "share of the trained head, the rest being its start; 0 is REAL-Prompt", low=0, high=1
     )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
@@ -117,7 +117,7 @@ class RealLinear(ClassWeighted):
         similarity = (words * texts.ranking[folder.labels]).sum(dim=-1)  # (N,)
         kept = folder.select(most_alike(similarity, folder.labels, self.per_class))
         if not len(kept):
-            raise DataError(f"support folder: by {by} no image is like its class; check that folders are classes")
+            raise DataError(f"support folder: by {by}, no image resembles its class; check that each folder is a class")
         notes = [f"{len(kept)} of {len(folder)} images of the support folder, ranked by {by}"]
         if not self.use_shots:
             return kept.unit, kept.labels, notes

@@ -24,16 +24,16 @@ SIMILARITIES = 2**24
 class Repe(Adapter):
     """Retrieval-enhanced prompt engineering of Ren et al., Delving into the Openness of CLIP, 2022, arXiv 2206.01986.
 
-    Each class retrieves the captions nearest to its text, keeps those that hold a word of its name, and of these the
-    first K. Each of its prompts t becomes the unit vector of (1 - shift) t + shift m, with m the mean of the captions'
-    unit features, and the class the unit mean of its prompts. A class that retrieves no such caption keeps its text.
-    Logits are the scaled cosines. No label and no image is looked at, so that nothing is assumed of the classes
+    Each class retrieves the captions nearest to its text, keeps those that hold a word of its name, and takes the first
+    K of them. Each of its prompts t becomes the unit vector of (1 - shift) t + shift m, with m the mean of the
+    captions' unit features, and the class the unit mean of its prompts. A class that retrieves no such caption keeps
+    its text. Logits are the scaled cosines. No label and no image is used, so that nothing is assumed about the classes
     present; each class is made by itself, so that its text is the same in every vocabulary (`vladapt eval RUN
     --vocabulary-steps N`).
 
-    Where it differs from the released code: there captions are those of the images of LAION-5B that are nearest to "a
-    photo of a NAME"; here a pool has captions only, and those nearest to the class's text are taken. A class without a
-    caption there takes the feature of "a photo of a NAME". With one prompt per class the code leaves the moved text
+    Where it differs from the released code: there captions are those of the images of LAION-5B nearest to "a photo of a
+    NAME"; here a pool has only captions, and those nearest to the class's text are taken. A class without a caption
+    there takes the feature of "a photo of a NAME". With one prompt per class the released code leaves the moved text
     unnormalised, which makes the logits of classes whose captions differ from their text smaller; here it is a unit
     vector, as with several prompts.
 
@@ -60,8 +60,8 @@ class Repe(Adapter):
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias")
 
     shift: float = option(0.25, "how far a text moves towards its captions; 0 is zero-shot", low=0, high=1)
-    top_k: int = option(100, "captions of a class, of those that hold a word of its name", low=1, high=100_000)
-    retrieved: int = option(1000, "captions among which these are looked for, the nearest", low=1, high=100_000)
+    top_k: int = option(100, "captions per class, of those that hold a word of its name", low=1, high=100_000)
+    retrieved: int = option(1000, "nearest captions, among which those are sought", low=1, high=100_000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         pool = resources["captions"]
@@ -108,7 +108,7 @@ def _nearest(texts: Tensor, captions: Tensor, count: int) -> Tensor:
 def _unit_captions(pool: TextPool, classifier: TextClassifier) -> Tensor:
     """(N, D) unit rows."""
     if not len(pool):
-        raise DataError("captions: there are none in the pool; give a file with at least one")
+        raise DataError("captions: the pool is empty; give a file with at least one caption")
     if pool.features.shape[1] != (width := classifier.weights.shape[1]):
         widths = f"captions: features are {pool.features.shape[1]} wide, class texts {width}"
         raise DataError(f"{widths}; both must come from one backbone")

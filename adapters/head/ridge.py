@@ -42,16 +42,16 @@ class Ridge(Searched):
 
     The penalty is the best of 0.001, 0.0032, ... 1000 on val. Without val each image is left out in turn, which the
     residuals and the diagonal of the hat matrix give without a further fit; images of one group (patient, identity) are
-    left out together, by their block of it. Where that takes too long (many classes), or with `choose_by="gcv"`, the
-    generalised cross-validation of Golub, Heath and Wahba (1979, doi 10.1080/00401706.1979.10489751) takes the trace in
-    place of the diagonal. With one image per class it is 0.1. Of penalties that score alike the middle is taken
-    (`ties`).
+    left out together, by their block of that matrix. Where that takes too long (many classes), or with
+    `choose_by="gcv"`, the generalised cross-validation of Golub, Heath and Wahba (1979, doi
+    10.1080/00401706.1979.10489751) takes the trace in place of the diagonal. With one image per class it is 0.1. Among
+    penalties that score alike the middle one is taken (`ties`).
 
-    Scores of least squares are no probabilities: logits are the scores divided by the temperature that makes the labels
-    of images left out most likely. With several labels each has a slope and an offset from them; each label is
-    regressed on the images where it is known, with one penalty for all, chosen by macro AUROC.
+    Scores of least squares are not probabilities: logits are the scores divided by the temperature that makes the
+    labels of left-out images most likely. With several labels each has a slope and an offset, found in the same way;
+    each label is regressed on the images where it is known, with one penalty for all, chosen by macro AUROC.
 
-    Text and logit scale are not read. A class without images is never predicted.
+    Text and logit scale are not used. A class without images is never predicted.
 
     Raises:
         ConfigError: an option is out of range.
@@ -73,7 +73,7 @@ class Ridge(Searched):
 
     penalty: float | None = option(None, "weight of the squared weights; none to choose it", above=0)
     choose_by: str = option(
-        "val", "what chooses the penalty: val where there is any, else leave-one-out; or always that", choices=WAYS
+        "val", "choose the penalty on val where there is any, else by leave-one-out; or always as named", choices=WAYS
     )
 
     @torch.no_grad()

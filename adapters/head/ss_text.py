@@ -37,10 +37,11 @@ class SSText(Adapter):
 
     What `repel` does is not what its name says where classes are unequal: |w_c| grows with n_c and u_c has length 1,
     so classes with many shots stay where they are, and one without any, whose u_c is about -m/|m|, is drawn towards the
-    mean. It is a part of SS-Text+ as published; `repel=False` leaves it out.
+    mean. It is part of SS-Text+ as published; `repel=False` leaves it out.
 
-    Where lengths of images or texts are gone (a file of unit features) both are unit. There is no `class_weight`: a
-    cosine counts no images, and how much its own images count in a class is what the variants differ in.
+    Where the lengths of images or texts are gone (a file of unit features) both have unit length. There is no
+    `class_weight`: a cosine does not depend on the number of images, and how much its own images count in a class is
+    what the variants differ in.
 
     Raises:
         ConfigError: an option is out of range.
@@ -59,10 +60,10 @@ class SSText(Adapter):
     )
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 
-    variant: str = option("ss-text", "what lambda is; images: without text", choices=VARIANTS)
-    repel: bool | None = option(None, "push class weights from their mean; none: in variant plus alone")
-    fixed_lambda: float = option(0.1, "lambda of variant fixed", above=0)
-    least_lambda: float = option(0.0, "least lambda, which the released code sets to 0.001", low=0)
+    variant: str = option("ss-text", "how lambda is set; images: a baseline without text", choices=VARIANTS)
+    repel: bool | None = option(None, "push class weights away from their mean; none: only in variant plus")
+    fixed_lambda: float = option(0.1, "lambda of the variant fixed", above=0)
+    least_lambda: float = option(0.0, "smallest lambda; 0.001 in the released code", low=0)
 
     @torch.no_grad()
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
@@ -101,7 +102,11 @@ def _of_one_length(classifier: TextClassifier, support: FeatureSet) -> tuple[Ten
     if support.raw_norms and has_lengths(classifier):
         return classifier.unnormalized.float(), support.features, []
     which = "images" if has_lengths(classifier) else "texts"
-    return classifier.weights, support.unit, [f"features of {which} come without their lengths: all were made unit"]
+    return (
+        classifier.weights,
+        support.unit,
+        [f"features of {which} come without their lengths: all were scaled to unit length"],
+    )
 
 
 def _of_few(counts: Tensor) -> list[str]:

@@ -26,22 +26,22 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
 
     t' = t + alpha r, logits = s x (t'/|t'|)^T. t (C, D) are the text features as the tower gives them, a mean over a
     class's texts; the residual r (C, D) starts at 0 and is all that is trained: Adam on the cross-entropy, Dassl's
-    warm-up and cosine; the last step's is kept, nothing is chosen on val. With alpha 0 it is zero-shot on t. This is
-    the paper's TaskRes on the regular base; an enhanced base is another text tower, and so another backbone.
+    warm-up and cosine; that of the last step is kept, and nothing is chosen on val. With alpha 0 it is zero-shot on t.
+    This is the paper's TaskRes on the regular base; an enhanced base is another text tower, and so another backbone.
 
-    Where it differs from the released code: float32. That augments anew in every epoch, as `fresh_views` does; by
-    default epoch e takes stored view e modulo `views`, or the image itself where there are no views. How far a step
-    turns t depends on its length: where the text features are unit (a features file, some towers), t is the unit
-    classifier brought to length 10, about that of CLIP's, for which the rate was published.
+    Where it differs from the released code: float32. The released code augments anew in every epoch, as `fresh_views`
+    does; by default epoch e takes stored view e modulo `views`, or the image itself where there are no views. How far a
+    step turns t depends on its length: where the text features have unit length (a features file, some towers), t is
+    the unit classifier scaled to length 10, about that of CLIP's, for which the rate was published.
 
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts, which stay as
-    they are; without them to the backbone's logit bias, or else to its mean zero-shot score over the support.
+    they are; without them to the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
     Published are alpha 0.5 (1 for Flowers102), a rate of 2e-3 (2e-4 for ImageNet), and 200 epochs from 8 shots on, else
     100.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
@@ -74,7 +74,9 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
         256, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
     )
     weight_decay: float = option(5e-4, "weight decay of Adam, added to the gradient as in Dassl", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
 
     @property
     def alpha_(self) -> float:

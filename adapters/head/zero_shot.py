@@ -23,18 +23,18 @@ class ZeroShot(Adapter):
     """Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021, arXiv 2103.00020).
 
     logits = s x W^T (+ bias where the model has one). With several labels per image and negative prompts, the logit of
-    the positive against the negative prompt of each label. Nothing is learned; the support is not looked at.
+    the positive against the negative prompt of each label. Nothing is learned; the support is not used.
 
     `debias=content-free` is the post-hoc debias of Zhang et al., Debiasing Large Visual Language Models, 2024, arXiv
     2403.05262. Probabilities p become A p, divided by their sum, with A = diag(1 / q), where q are the probabilities of
     images that show nothing: pixels of zeros, of ones, and of Gaussian noise, as the image tower takes them. On these
     the mean score of all classes is then the same; a constant that is added to the score of a class changes nothing.
-    It assumes nothing of the classes present.
+    Nothing is assumed about the classes present.
 
-    Published for answers of a language model, with the q of each question; here one q serves all images, since nothing
-    but the image changes. By default q is the geometric mean over the three images, by which a constant cancels
-    exactly: at the scale of a CLIP the arithmetic mean is that of whichever image is most confident.
-    `debias_mean=arithmetic` is as released: the arithmetic mean, and 1e-4 added to each probability.
+    It was published for the answers of a language model, with a q per question; here one q serves all images, since
+    only the image changes. By default q is the geometric mean over the three images, with which a constant cancels
+    exactly: at CLIP's scale the arithmetic mean is ruled by whichever image is most confident. `debias_mean=arithmetic`
+    is as released: the arithmetic mean, and 1e-4 added to each probability.
 
     Raises:
         CapabilityError: `debias` with several labels per image, or without a backbone.
@@ -56,7 +56,7 @@ class ZeroShot(Adapter):
     later_state: ClassVar[dict[str, Any]] = {"offsets": None}
 
     debias: str | None = option(
-        None, "make the scores of images that show nothing the same for all classes", choices=("content-free",)
+        None, "shift scores until images that show nothing score all classes alike", choices=("content-free",)
     )
     debias_mean: str = option(
         "geometric", "mean over the images that show nothing", choices=("geometric", "arithmetic")
@@ -69,11 +69,11 @@ class ZeroShot(Adapter):
         asked = f"option debias={self.debias} of adapter '{self.name}'"
         if several_labels:
             raise CapabilityError(
-                f"{asked} weighs classes against each other, these images have several labels; omit it"
+                f"{asked} weighs classes against each other, but these images have several labels; omit it"
             )
         if not text_encoder:
             cure = "give --data and --backbone, or omit it"
-            raise CapabilityError(f"{asked} encodes blank images, which a features file has no backbone for; {cure}")
+            raise CapabilityError(f"{asked} encodes blank images, and a features file has no backbone for that; {cure}")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.multilabel_ = self.multilabel_ or classifier.negative is not None
@@ -87,7 +87,8 @@ class ZeroShot(Adapter):
         self.offsets = content_free_offsets(logits, self.debias_mean)
         shift = float(self.offsets.max() - self.offsets.min())
         note = (
-            f"images that show nothing score one class up to {shift:.1f} above another; that is taken from all scores"
+            f"images that show nothing score one class up to {shift:.1f} above another; this is subtracted from all "
+            "scores"
         )
         return FitReport(self.name, chosen={"debias": self.debias}, chosen_on="options", notes=[note])
 

@@ -1,4 +1,4 @@
-"""What methods share that hang learned tokens inside the towers and train them alone."""
+"""What methods share that put learned tokens inside the towers and train only these."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class TokenAdapter(ClassTowerAdapter):
 class TextTokenAdapter(TokenAdapter):
     """Base of those that have tokens in the text tower too, and so choose the words around them.
 
-    A class's text is what `ctx_init` says behind its first tokens, in whose place the learned ones come, and the
-    class's name. The domain's own prompts are not read, as published.
+    A class's text is `ctx_init` with its first tokens replaced by the learned ones, then the class's name. As
+    published, the domain's own prompts are not used.
     """
 
     prompts_a_class: ClassVar[None] = None  # no option: there is one
@@ -131,4 +131,4 @@ def _token_count(backbone: Backbone, text: str) -> int:
 
 
 def _described(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
-    return f"{tokens.count} in the {tower} tower, anew before {tokens.depth} of its blocks"
+    return f"{tokens.count} in the {tower} tower, new ones before {tokens.depth} of its blocks"

@@ -60,10 +60,10 @@ class SharedContext(ClassWeighted, FreshViews):
 
     `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
     every prompt at full length, as published. `checkpointing` encodes the prompts again, chunk by chunk, in the
-    backward pass: the memory of one chunk however many classes, for a third more time.
+    backward pass: the memory of one chunk however many classes there are, for a third more time.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
-    logits in training; published is "none". With equal classes, or several labels per image, nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`), by log shares that are added to the logits in
+    training; published is "none". With equal classes, or several labels per image, nothing differs.
 
     By default epoch e trains on view e mod V of a stored pool of `views` augmented views of each image, or on the image
     as it is where there is no pool (a features file). `fresh_views` encodes a new view of each image in every epoch, as
@@ -99,8 +99,10 @@ class SharedContext(ClassWeighted, FreshViews):
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    trim: bool = option(True, "cut prompts to the longest one, and share their beginning; changes speed only")
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
+    trim: bool = option(True, "cut prompts to the length of the longest, and share their beginning; changes speed only")
     class_chunk: int | None = option(
         None, "prompts through the text tower at once; changes speed and memory only", low=1, high=1_048_576
     )

@@ -39,18 +39,18 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
 
         v_m(x) = v_m + W_up relu(W_down x + b_down) + b_up,   x of unit length
 
-    Both are trained by SGD on the cross-entropy, the towers stay frozen. Every image has its own prompts, so that B
-    images of C classes cost B * C runs of the text tower, in training and at prediction, where the backbone is still
-    needed. Published: one image per step, 10 epochs, words "a photo of a", 16 shots.
+    The context and the network are trained by SGD on the cross-entropy; the towers stay frozen. Every image has its own
+    prompts, so that B images of C classes cost B * C runs of the text tower, in training and at prediction, where the
+    backbone is still needed. Published: one image per step, 10 epochs, words "a photo of a", 16 shots.
 
     Where it differs from the released code: float32 instead of float16, and by default a stored pool of augmented views
     in place of new ones, as in `coop`. Several images per step or at prediction go through the text tower together, as
     many as fit.
 
-    `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay is on the network too.
+    `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay also applies to the network.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
-    logits in training, whatever the image; published is "none". With equal classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`), by log shares that are added to the logits in
+    training, whatever the image; published is "none". With equal classes nothing differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
@@ -81,9 +81,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
-    reduction: int = option(
-        16, "how many times narrower than the features the network's inside is", low=1, high=1_048_576
-    )
+    reduction: int = option(16, "width of the features over that of the network's hidden layer", low=1, high=1_048_576)
     lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number", low=1, high=100_000)
     batch_size: int = option(
@@ -91,8 +89,10 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    trim: bool = option(True, "cut prompts to the longest one; changes speed only")
+    warmup: str | None = option(
+        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
+    )
+    trim: bool = option(True, "cut prompts to the length of the longest; changes speed only")
     class_chunk: int | None = option(
         None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576
     )

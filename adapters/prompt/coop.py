@@ -22,12 +22,12 @@ class Coop(WithPreset, SharedContext):
 
     Where it differs from the released code: float32 instead of float16, and by default a stored pool of 10 augmented
     views per image, epoch e on view e modulo 10, so that no image tower runs while training. `fresh_views` encodes a
-    new random crop and flip in every epoch, as published; `--protocol` and `--preset` take it. With `csc` and
-    `ctx_init` every class starts from the words; the released code then ignores `csc`.
+    new random crop and flip in every epoch, as published; `--protocol` and `--preset` turn it on. With `csc` and
+    `ctx_init` every class starts from those words; the released code then ignores `csc`.
 
-    Several labels per image: one sigmoid per label, binary cross-entropy. A cosine times the logit scale is no
-    calibrated logit, so each label's is taken relative to its negative prompts (`classifier.negative`, fixed); without
-    them to the backbone's logit bias, or else to the mean zero-shot score of the label over the support.
+    Several labels per image: one sigmoid per label, binary cross-entropy. A cosine times the logit scale is not a
+    calibrated logit, so that of each label is taken relative to its negative prompts (`classifier.negative`, fixed);
+    without them to the backbone's logit bias, or else to the mean zero-shot score of the label over the support.
 
     Options, resources and errors are those of `SharedContext`.
 

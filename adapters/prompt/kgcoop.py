@@ -28,10 +28,10 @@ class Kgcoop(SharedContext):
     mean). The context starts from the words "a photo of a". Published for base-to-new: 16 shots, 100 epochs in batches
     of 128, guidance 8.
 
-    Where it differs from the released code: as `coop`; `ctx_init` is the words themselves, where the released code
-    starts from "a photo of a" whatever words are given; the guidance is 8, as in the published commands, where the code
-    alone has 1. For unit vectors the squared distance of the paper's equation is twice the term above, so that its
-    lambda is half of `guidance`.
+    Where it differs from the released code: as `coop`; the context starts from the words of `ctx_init`, while the
+    released code starts from "a photo of a" whatever words are given; the guidance is 8, as in the published commands,
+    while the default of the code is 1. For unit vectors the squared distance of the paper's equation is twice the term
+    above, so that its lambda is half of `guidance`.
 
     Several labels per image: binary cross-entropy in place of cross-entropy, with logits as in `coop`.
 

@@ -21,23 +21,23 @@ class Maple(TextTokenAdapter):
     Khattak et al., MaPLe: Multi-modal Prompt Learning, 2022, arXiv 2210.03117.
 
     n tokens stand between the start and the words of every text; before block i of the text tower, for 0 < i < depth,
-    they are replaced by n others. A linear map for each block makes of them the tokens that come behind the patches in
-    the image tower, and before its block i. Tokens and maps are trained by cross-entropy, the towers stay. The last
-    ones are kept, nothing is chosen on val.
+    they are replaced by n others. A linear map per block makes from them the tokens that follow the patches in the
+    image tower, and those before its block i. Tokens and maps are trained by cross-entropy; the towers stay frozen. The
+    last ones are kept; nothing is chosen on val.
 
     Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), any widths and
     depths of towers (published: 512, 768 and 12; with fewer blocks all of them have tokens), and the domain's
-    augmentation where it has one. Published are the words "a photo of a" whatever the data: with two tokens in place of
-    the first two, a class's text goes on with "of a NAME.", here too. More tokens than `ctx_init` has start at random,
+    augmentation where it has one. As published, the words are "a photo of a" whatever the data: with two tokens in
+    place of the first two, a class's text continues with "of a NAME.". More tokens than `ctx_init` has start at random,
     before "NAME.".
 
-    Several labels per image: binary cross-entropy on the difference to the negative prompts, which the tokens stand
-    before as well.
+    Several labels per image: binary cross-entropy on the difference to the negative prompts, which the tokens precede
+    as well.
 
-    Published are 9 blocks with tokens, 3 for transfer between data sets. Tokens without words start from N(0, 0.02^2).
+    Published: 9 blocks with tokens, 3 for transfer between data sets. Tokens without words start from N(0, 0.02^2).
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.

@@ -25,21 +25,21 @@ class Pomp(SharedContext):
     arXiv 2304.04704.
 
     CoOp, with a softmax in each step over an image's own class and K - 1 other classes, drawn evenly and anew for the
-    whole batch (local contrast). What was not drawn is made up for by a margin on the logits of the others,
+    whole batch (local contrast). A margin on the logits of the other classes makes up for what was not drawn,
 
         log((C - 1) / n),   n of C - 1 other classes drawn,
 
     which makes the sum of their exponentials an unbiased estimate of that over all C (local correction). With all
     classes drawn it is CoOp. Where classes have unequal numbers of images (`class_weight`), the log share of each class
-    is added to its logit before that, so that the estimate is of CoOp's adjusted sum. Prompts are encoded of the drawn
-    classes and the batch's own alone, and memory holds nothing of the others but their token ids; for 20,000 classes
+    is added to its logit before that, so that the estimate is of CoOp's adjusted sum. Only the prompts of the drawn
+    classes and of the batch's own are encoded, and memory holds only the token ids of the others; for 20,000 classes
     add `checkpointing=True`.
 
-    Images are augmented by RandAugment besides the crop and flip, as published, where their domain has no milder
+    Images are augmented by RandAugment as well as crop and flip, as published, unless their domain has a milder
     augmentation of its own.
 
     Where it differs from the released code: as `coop`. The margin is a natural logarithm as the paper's derivation
-    wants; one version of the released code takes that to base 10 (`correction="log10"`). n counts the classes drawn,
+    requires; one version of the released code takes it to base 10 (`correction="log10"`). n counts the classes drawn,
     where the code counts K - 1 even if there are fewer. Classes are drawn evenly, as in the published runs; the code
     can also draw hard or easy ones. Published: 16 shots of ImageNet-21k, 20 epochs on 8 processes of 32 images each;
     here there is one process.
@@ -61,7 +61,7 @@ class Pomp(SharedContext):
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
     sampled_classes: int = option(
-        1000, "classes in a step, the image's own among them; all where there are no more", low=2, high=100_000_000
+        1000, "classes per step, the image's own among them; at most all", low=2, high=100_000_000
     )
     correction: str | None = option("ln", "logarithm of the margin; none: no margin", choices=BASES)
 

@@ -36,27 +36,27 @@ class PromptSrc(TextTokenAdapter):
 
     Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, 2023, arXiv 2307.06948.
 
-    Each tower has its own tokens: n behind the patches, n between the start and the words of every text, replaced
-    before block i for 0 < i < depth. They are trained by cross-entropy + `text_weight` * mean |class features - frozen
-    ones| + `image_weight` * mean |image features - frozen ones| + `scores_weight` * KL(frozen scores || scores), see
-    the loss `self-regulation`. The frozen class features are means over many templates, the frozen image features those
-    of the same augmented image. The tokens at the ends of the epochs are averaged, epoch e of E with the weight that a
-    normal density gives it (`gpa`); the average is kept.
+    Each tower has its own tokens: n after the patches, n between the start and the words of every text, replaced before
+    block i for 0 < i < depth. They are trained by cross-entropy + `text_weight` * mean |class features - frozen ones| +
+    `image_weight` * mean |image features - frozen ones| + `scores_weight` * KL(frozen scores || scores), see the loss
+    `self-regulation`. The frozen class features are means over many templates, the frozen image features those of the
+    same augmented image. The tokens at the ends of the epochs are averaged, epoch e of E with the weight that a normal
+    density gives it (`gpa`); the average is kept.
 
     Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), any widths and
     depths of towers (with fewer blocks all of them have tokens), the domain's augmentation where it has one, and the
-    Gaussian of the average moves with the number of epochs, where it is not given. As published, a class's text begins
+    Gaussian of the average scales with the number of epochs unless it is given. As published, a class's text begins
     with "a photo of a" whatever the data, with the tokens in place of these words, and the mean over templates is of
     features with their norms.
 
     `teacher_templates` says what the frozen class features are made of: "published", the first 60 of CLIP's 80
     templates for ImageNet; "own", the domain's prompts; or templates with {} for the class name. Without `gpa_mean` and
-    `gpa_std` the density is 15 and 1 of 20 epochs, in proportion. Published besides: 6 and 10 of 20 for transfer
-    between data sets; for few shots, of 50 epochs, 30 and 30 or 45 and 5. The weights of the three terms are without
-    effect where `loss` leaves these out.
+    `gpa_std` the density is 15 and 1 of 20 epochs, in proportion. Also published: 6 and 10 of 20 for transfer between
+    data sets; for few shots, of 50 epochs, 30 and 30 or 45 and 5. The weights of the three terms have no effect where
+    `loss` omits these terms.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.

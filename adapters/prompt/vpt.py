@@ -18,22 +18,22 @@ class Vpt(TokenAdapter):
     Jia et al., Visual Prompt Tuning, 2022, arXiv 2203.12119, as Khattak et al. have it for CLIP in MaPLe: Multi-modal
     Prompt Learning, 2022, arXiv 2210.03117.
 
-    n tokens come behind the patches of every image, before the first norm and without positions; before block i, for
-    0 < i < depth, they are replaced by n others. They alone are trained, by cross-entropy on the scaled cosines to the
-    first prompt of each class, whose features stay as they are. The last tokens are kept, nothing is chosen on val.
+    n tokens follow the patches of every image, before the first norm and without positions; before block i, for 0 < i <
+    depth, they are replaced by n others. Only they are trained, by cross-entropy on the scaled cosines to the first
+    prompt of each class, whose features stay as they are. The last tokens are kept; nothing is chosen on val.
 
     Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), the domain's prompt
     in place of "a photo of a {}.", and its augmentation where it has one. Where a tower has fewer blocks than `depth`,
-    all of them have tokens. After the last block the tokens are taken out, so that a tower which pools over patches
-    does not pool over them. Those of the original VPT, which has no text, stand before the patches; attention does not
-    see the order.
+    all of them have tokens. After the last block the tokens are removed, so that a tower that pools over patches does
+    not pool over them. In the original VPT, which has no text, they stand before the patches; attention does not see
+    the order.
 
     Several labels per image: binary cross-entropy on the difference to the negative prompts.
 
     A depth of 1 is "shallow", more is "deep".
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Raises:
         CapabilityError: the image tower has no transformer blocks.
@@ -51,7 +51,7 @@ class Vpt(TokenAdapter):
     )
     default_epochs: ClassVar[int] = 5
 
-    n_ctx: int = option(8, "tokens behind the patches", low=1, high=1024)
+    n_ctx: int = option(8, "tokens after the patches", low=1, high=1024)
     depth: int = option(12, "blocks with their own tokens", low=1, high=1000)
     lr: float = 2.5e-3
     prompts_a_class: int | None = 1

@@ -1,4 +1,4 @@
-"""What `auto` does where no image has a label: methods that need none, each judged by the evidence of the images."""
+"""What `auto` does where no image has a label: it judges methods that need none by the evidence of the images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRIC = "probability of being better than zero-shot"
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate, fitted, with what the images say of it."""
+    """A fitted candidate, with what the images say of it."""
 
     adapter: Adapter
     report: FitReport
@@ -95,8 +95,7 @@ def check(method: Adapter) -> None:
     """Raise the ConfigError of a method that learns from labels, or needs more than features."""
     if not method.label_free or method.needs - {"features", "views"} != {"unlabeled"}:
         raise ConfigError(
-            f"adapter 'auto' chooses without labels among methods that need none and read features alone; "
-            f"{method.name} is none of them: take it out of without_labels"
+            f"option without_labels of adapter 'auto': {method.name} needs labels, or more than features; omit it"
         )
 
 
@@ -114,11 +113,11 @@ def report_of(name: str, chosen: FitReport, judged: Sequence[Judged], taken: Jud
         for each in judged
     ]
     if taken is None:
-        note = f"auto took {ZERO_SHOT}: no label tells, and of no method do the images show that it does better"
+        note = f"auto took {ZERO_SHOT}: there are no labels, and the images show no method to be better"
     else:
         note = (
             f"auto took {method}: better than zero-shot with a probability of {taken.evidence.probability:.0%} "
-            f"({taken.evidence.words}); no label was looked at"
+            f"({taken.evidence.words}); no labels were used"
         )
     notes = [note, *chosen.notes]
     words = f"{len(judged)} methods that need no labels, judged by the images"

@@ -51,26 +51,26 @@ class Auto(ByExample):
     2010, arXiv 0907.4728) with the one-standard-error rule of Classification and Regression Trees (Breiman, Friedman,
     Olshen and Stone, 1984). Which methods, and their order, are ours.
 
-    Candidates are methods of seconds that learn from features alone, zero-shot and logistic regression among them. Each
-    is fitted on the support, and chooses its settings as it always does. With these it is fitted again on four of five
-    parts of the support and judged on the fifth, in turn; images of one group (patient, identity) are in one part. The
-    first of `candidates` whose score is within one standard error of the best one is taken. They stand in the order of
-    how well they do on average (docs/adapters.md), since a few dozen images cannot tell methods apart that differ by
-    less.
+    Candidates are methods that take seconds and learn from features alone, zero-shot and logistic regression among
+    them. Each is fitted on the support, and chooses its settings as it always does. With these settings it is fitted
+    again on four of five parts of the support and judged on the fifth, in turn; images of one group (patient, identity)
+    stay in one part. The first of `candidates` whose score is within one standard error of the best is taken. They are
+    ordered by how well they do on average (docs/adapters.md), since a few dozen images cannot tell apart methods that
+    differ by less.
 
     The score is accuracy, balanced where classes have unequal numbers of images; its standard error is that over images
     or groups. With several labels it is the macro AUROC of a part, its standard error that over parts.
 
     With fewer than 4 images per class (`min_shots`), or where groups leave nothing to hold out, nothing can be judged:
     the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text),
-    or that would take long (many images of many classes), is left out, which a note says.
+    or that would take long (many images of many classes), is left out, and a note says so.
 
-    Without labels, methods that need none are fitted on the images that are to be classified, and judged by what these
-    say (`core/confidence/without_labels.py`): of those that are better than zero-shot with a probability of 0.7 or more
-    the one with the greatest gain is taken, and zero-shot where there is none.
+    Without labels, methods that need none are fitted on the images to be classified and judged by evidence from these
+    images (`core/confidence/without_labels.py`): of those that are better than zero-shot with a probability of 0.7 or
+    more, the one with the greatest gain is taken; if there is none, zero-shot.
 
-    Methods are judged on the support alone, so also under a protocol without validation images; what candidates choose
-    on such images has its defaults there.
+    Methods are judged on the support alone, even under a protocol without validation images; what candidates would
+    choose on such images then keeps its defaults.
 
     Raises:
         ConfigError: a candidate needs more than features, or `settings` are of none.
@@ -95,15 +95,15 @@ class Auto(ByExample):
     state: ClassVar[tuple[str, ...]] = ("method", "method_options", "numbers", "tensors")
     _method: ClassVar[Adapter | None] = None
 
-    candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, the one to prefer first")
-    few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer than min_shots, the one to prefer first")
-    min_shots: int = option(4, "images per class, typically, from which methods are judged", low=2, high=1000)
+    candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, preferred ones first")
+    few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer images than min_shots, preferred ones first")
+    min_shots: int = option(4, "least images per class (typically) for methods to be judged", low=2, high=1000)
     without_labels: tuple[str, ...] = option(without_labels.CANDIDATES, "methods to choose from without labels")
-    settings: dict[str, Any] = option(help="options of candidates, each under its name", factory=dict)
-    as_papers: bool = option(False, "candidates have the options of papers where ours differ, as under a protocol")
-    parts: int = option(5, "into which the support is cut, each judged by a fit on the others", low=2, high=100)
+    settings: dict[str, Any] = option(help="options of the candidates, by their names", factory=dict)
+    as_papers: bool = option(False, "give candidates the papers' options where ours differ, as protocols do")
+    parts: int = option(5, "parts of the support, each judged by a fit on the others", low=2, high=100)
     rule: str = option(
-        ONE_SE, "take the first candidate within one standard error of the best, or the best", choices=RULES
+        ONE_SE, "take the first candidate within one standard error of the best, or the best itself", choices=RULES
     )
 
     def __post_init__(self):
@@ -123,7 +123,7 @@ class Auto(ByExample):
                 raise ConfigError(f"option settings of adapter 'auto': {name}={as_text(options)}; give its options")
             build_adapter(name, **options)
         if not self.candidates or not self.few_shots:
-            raise ConfigError("adapter 'auto': give one of candidates and one of few_shots at least")
+            raise ConfigError("adapter 'auto': give at least one method in candidates and one in few_shots")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         if support.labels is None or not len(support):
@@ -135,7 +135,7 @@ class Auto(ByExample):
         if alone or not parts:
             taken = next(trial.fits(self.candidates if alone else self.few_shots), None)
             words = f"fewer than {self.min_shots} images per class to judge methods on"
-            words = "most classes are of one group (patient), so that none can be held out" if enough else words
+            words = "most classes come from one group (patient), so that none can be held out" if enough else words
             words = "the only candidate" if alone else words
             scores: dict[str, _Score] = {}
         else:
@@ -229,7 +229,7 @@ class Auto(ByExample):
         else:
             _check(cls)
         if missing := [name for name in cls.state if name not in {**cls.later_state, **values}]:
-            raise DataError(f"an adapter file of auto lacks {', '.join(missing)} of {self.method}; fit again")
+            raise DataError(f"the adapter file of auto lacks {', '.join(missing)} of {self.method}; fit again")
         for name in cls.state:
             setattr(method, name, {**cls.later_state, **values}[name])
         method.class_names_, method.backbone_, method.dim_ = self.class_names_, self.backbone_, self.dim_
@@ -340,7 +340,7 @@ def _check(cls: type[Adapter]) -> None:
         needed = ", ".join(further).replace("_", " ") or "more"
         raise ConfigError(
             f"adapter 'auto' chooses among methods that learn from features alone, and {cls.name} needs {needed}; "
-            "take it out of candidates and few_shots"
+            "omit it in candidates and few_shots"
         )
 
 
@@ -394,5 +394,5 @@ def _why(name: str, scores: Mapping[str, _Score], rule: str) -> str:
     best, own = max(scores, key=lambda each: scores[each].mean), scores[name]
     if name == best:
         return f"{own.metric} {own.text} in cross-validation, and none of the {len(scores)} does better"
-    near = f"within one standard error of the best ({best}, {scores[best].text}), and before it in the list"
+    near = f"within one standard error of the best ({best}, {scores[best].text}), and earlier in the list"
     return f"{own.metric} {own.text} in cross-validation, {near}"

@@ -1,4 +1,4 @@
-"""Which images get a pseudo-label: the most probable ones of each class, as many in all classes."""
+"""Which images get a pseudo-label: the most probable ones of each class, equally many in all classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A CLIP whose prompts alone are learned: vectors in the text, tokens of the image, or both together."""
+"""A CLIP of which only prompts are learned: vectors in the text, tokens in the image, or both together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fpl`, `ifpl` and `grip` share: rounds of prompt tuning on images that a model labelled itself."""
+"""What `fpl`, `ifpl` and `grip` share: rounds of prompt tuning on images that the model labelled itself."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ class PseudoLabelled(Adapter):
     """Base of the methods of "Enhancing CLIP with CLIP". A method says how many pseudo-labels each round has.
 
     `prompts` says what is learned, always from the same random start: "textual", 16 vectors before the class names;
-    "visual", 16 tokens behind the patches; "multimodal", 4 of each, which go through one block of a transformer
-    together. The towers stay frozen, images are not augmented.
+    "visual", 16 tokens after the patches; "multimodal", 4 of each, which go through one block of a transformer
+    together. The towers stay frozen; images are not augmented.
 
-    `learning` says what is known. "unsupervised": no label is read. "semi-supervised": a few images of every class have
+    `learning` says which labels are used. "unsupervised": none. "semi-supervised": a few images of every class have
     labels; the loss is gamma times the mean cross-entropy on the labelled images of a batch plus that on its
     pseudo-labelled ones, with gamma = pseudo-labels / labels. "transductive-zero-shot": some classes, those of `seen`
     or else those with labelled images, have labels and no unlabelled images, all others unlabelled images and no
     labels; only these are given as pseudo-labels, by probabilities among themselves, and the second term is multiplied
     by labels / pseudo-labels.
 
-    Pseudo-labels are given to the k most probable images of each class (`_leaderboards.py`). With 10 or more of a class
-    a fifth of all is held out of the training, and the weights of the first epoch that is best on these are kept.
+    Pseudo-labels are given to the k most probable images of each class (`_leaderboards.py`). With 10 or more per class,
+    a fifth of all is held out of the training, and the weights of the first epoch that is best on them are kept.
 
-    Assumed of the classes: each has about as many unlabelled images, since each gets as many pseudo-labels.
+    Assumption: all classes have about equally many unlabelled images, since all get equally many pseudo-labels.
 
     Resources:
         images, unlabeled_images: `TrainingImages` of the labelled and of the unlabelled images, where the image tower
@@ -98,7 +98,7 @@ class PseudoLabelled(Adapter):
 
     learning: str | None = option(
         None,
-        "what is known; none: semi-supervised where images have labels, else unsupervised",
+        "which labels are used; none: semi-supervised where images have labels, else unsupervised",
         choices=(SEMI, UNSUPERVISED, TRANSDUCTIVE),
     )
     seen: tuple[str, ...] = option(
@@ -110,7 +110,7 @@ class PseudoLabelled(Adapter):
     batch_size: int = option(16, "images per step", low=1, high=1_048_576)
     lr: float | None = option(None, "peak learning rate; none: 0.1, or 0.01 where multimodal", above=0)
     weight_decay: float = option(0.1, "weight decay of SGD", low=0)
-    warmup: int = option(5, "epochs of linear rise from 0, before the cosine", low=0, high=100_000)
+    warmup: int = option(5, "epochs of linear warm-up from 0, before the cosine", low=0, high=100_000)
     hold_out: float = option(
         0.2, "share of the pseudo-labels that chooses the epoch, with 10 or more per class", low=0, below=1
     )
@@ -135,7 +135,9 @@ class PseudoLabelled(Adapter):
         if not self.class_names_:
             raise ConfigError(f"{self.name} writes prompts around class names, and none are given; name the classes")
         if not len(unlabeled):
-            raise CapabilityError(f"adapter '{self.name}' learns from unlabelled images, and there are none; give some")
+            raise CapabilityError(
+                f"adapter '{self.name}' learns from unlabelled images, and there are none; pass some as unlabeled="
+            )
         known = self._known(support)
         others = self._others(support, unlabeled, known)
         unlabeled = unlabeled.select(others)
@@ -276,16 +278,16 @@ class PseudoLabelled(Adapter):
     def _report(self, known, counts, pseudo, unlabeled, epoch, history, model) -> FitReport:
         images = len(pseudo[0].unique())
         notes = [
-            f"{known.setting}, with {self.prompts} prompts: in the last round {images} of {len(unlabeled)} unlabelled "
-            f"images had pseudo-labels, up to {counts[-1]} of each of {len(known.candidates)} classes"
+            f"{known.setting}, with {self.prompts} prompts: in the last round {images} of {len(unlabeled)} "
+            f"unlabelled images had pseudo-labels, up to {counts[-1]} in each of {len(known.candidates)} classes"
         ]
         if known.setting != UNSUPERVISED:
-            notes.append(f"{len(known.labelled)} labelled images were learned from")
+            notes.append(f"{len(known.labelled)} labelled images were used as well")
         chosen = {"learning": known.setting, "pseudo-labels": len(pseudo[0]), "rounds": len(counts), "epoch": epoch}
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         words = "options and published settings"
         if "val_score" in history[-1]:
-            words += "; the epoch on pseudo-labels held out"
+            words += "; the epoch on held-out pseudo-labels"
         return FitReport(self.name, chosen, words, history=history, notes=notes, trained_parameters=trained)
 
     # what was learned

@@ -26,9 +26,9 @@ View = Callable[[Any, int], Tensor]
 class SelfTrained(TowerAdapter):
     """Base of the methods that train towers on images whose labels they make themselves.
 
-    They find the images in `resources["unlabeled_images"]` and their features in `unlabeled`, and train by one loss of
-    their own. No labelled image is looked at, nothing is chosen on val, and the last weights are kept. A method
-    implements `_fit` by `_self_train` and sets what names the classes afterwards.
+    They find the images in `resources["unlabeled_images"]` and their features in `unlabeled`, and train by a loss of
+    their own. No labelled image is used, nothing is chosen on val, and the last weights are kept. A method implements
+    `_fit` by `_self_train` and sets what names the classes afterwards.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pixels", "text_encoder", "unlabeled"})
@@ -96,7 +96,7 @@ class SelfTrained(TowerAdapter):
         return report
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' learns from images of classes, which pairs do not have; use full")
+        raise CapabilityError(f"adapter '{self.name}' learns from classes, which pairs do not have; use full")
 
     def _rows(self, batch: Batch, rows: Tensor) -> Tensor:
         """(B, C) scaled cosines of a batch by the trained image tower with (C, D) unit rows."""

@@ -1,4 +1,4 @@
-"""S3A's structural alignment: clusters vote for words, each gets one, and images move to the nearest of these words."""
+"""S3A's structural alignment: clusters vote for words, each gets one, and images move to the nearest of those words."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class Dpa(WithPreset, SelfTrained):
     and Naseem, 2024, arXiv 2408.08855).
 
     The norms of the image tower and C text prototypes t, which start as the class texts, train on unlabelled images.
-    Image prototypes c are the unit means of the images of each label (the text's where there is none), made anew after
-    each epoch. Of an image x as it is tested, with s the logit scale,
+    Image prototypes c are the unit means of the images of each label (the text prototype where there is none), made
+    anew after each epoch. Of an image x as it is tested, with s the logit scale,
 
         p_t = softmax(s x t),  p_c = softmax(s x c),  q = p_t / mean of the last 32 batches' means of p_t, to sum 1
         y = argmax of share * p_c + (1 - share) * q
@@ -59,17 +59,17 @@ class Dpa(WithPreset, SelfTrained):
         mean of w * cross-entropy(l, y) - fairness * mean over classes of log(mean softmax(l))
         + alignment * mean over classes of cross-entropy(sharpness * c_k t, k)
 
-    By AdamW with decay 0.1 on all but biases, a cosine from `lr` down to 2e-6, batches of 64, 15 epochs. The prediction
-    is s x t by the trained image tower. `preset` takes the published numbers of a set; without one the rate is 1e-5,
-    in the middle of theirs, which is ours.
+    It is trained by AdamW with decay 0.1 on all but biases, a cosine from `lr` down to 2e-6, batches of 64, 15 epochs.
+    The prediction is s x t by the trained image tower. `preset` takes the published numbers of a set; without one the
+    rate is 1e-5, our choice, in the middle of theirs.
 
     Without labels nothing is chosen. It assumes that all classes occur, about equally often: the mean of predictions is
-    divided out, and the fairness term holds it near uniform.
+    divided out, and the fairness term keeps it near uniform.
 
-    Where it differs from the released code: float32; labels are of the image as it is tested (released: cropped at
-    random along its longer side); RandAugment is torchvision's (released: timm's) and is left out where a domain's
-    images do not stand it; the last weights are kept (released: the epoch that is best on the test labels); the text
-    tower, whose norms the released code lets train and never runs, stays.
+    Where it differs from the released code: float32; pseudo-labels come from the image as it is tested (released:
+    cropped at random along its longer side); RandAugment is torchvision's (released: timm's) and is left out where it
+    would spoil a domain's images; the last weights are kept (released: the epoch that is best on the test labels); the
+    text tower, whose norms the released code leaves trainable but which it never runs, stays frozen.
 
     Raises:
         ConfigError: an option is out of range.
@@ -102,7 +102,7 @@ class Dpa(WithPreset, SelfTrained):
         None, "weight of the term that holds text prototypes near the images'; none: 1, or the preset's", low=0
     )
     sharpness: float | None = option(
-        None, "what cosines of prototypes are multiplied by in it; none: 100, or the preset's", above=0
+        None, "what cosines of prototypes are multiplied by in that term; none: 100, or the preset's", above=0
     )
 
     def setting(self, name: str) -> float:
@@ -128,7 +128,7 @@ class Dpa(WithPreset, SelfTrained):
         report.chosen |= {"trained parameters": report.trained_parameters, **terms}
         held = int((loss.labels.bincount(minlength=len(classifier)) > 0).sum())
         report.notes.append(
-            f"{len(unlabeled)} unlabelled images were given {held} of {len(classifier)} classes at the end"
+            f"in the end the {len(unlabeled)} unlabelled images were given {held} of {len(classifier)} classes"
         )
         return report
 
@@ -137,7 +137,7 @@ class Dpa(WithPreset, SelfTrained):
 
 
 class DualPrototypes(Loss):
-    """The loss above. Owns the text prototypes, and a memory of all images.
+    """The loss above. It owns the text prototypes and a memory of all images.
 
     Args:
         text: (C, D) unit rows to start from.

@@ -16,13 +16,13 @@ class Fpl(PseudoLabelled):
     """Few pseudo-labels, of Menghini, Delworth and Bach, Enhancing CLIP with CLIP: Exploring Pseudolabeling for
     Limited-Label Prompt Tuning, 2023, arXiv 2306.01669.
 
-    Zero-shot gives pseudo-labels to 16 unlabelled images of each class, and prompts are tuned on them once. What is
-    learned and what is known of the images: `PseudoLabelled`.
+    Zero-shot gives pseudo-labels to 16 unlabelled images of each class, and prompts are tuned on them once.
+    `PseudoLabelled` describes what is learned and which labels are used.
 
     Where it differs from the released code: float32 in place of float16; the domain's prompts name the classes at
-    first, and a full stop stands behind them; all labelled images are learned from (released: 80 % of them); the
-    weights of the best epoch are kept (released: that epoch is noted, and the last one's are used); the rows held out
-    follow the seed of the fit (released: always 0).
+    first, followed by a full stop; all labelled images are used for learning (released: 80 % of them); the weights of
+    the best epoch are kept (released: that epoch is noted, but those of the last are used); the held-out rows follow
+    the seed of the fit (released: always 0).
 
     Example:
         >>> adapter = build_adapter("fpl", epochs=2)

@@ -15,14 +15,14 @@ class Grip(PseudoLabelled):
     """Grow and refine iteratively pseudo-labels, of Menghini, Delworth and Bach, Enhancing CLIP with CLIP: Exploring
     Pseudolabeling for Limited-Label Prompt Tuning, 2023, arXiv 2306.01669.
 
-    Ten rounds, each on a tenth of the unlabelled images more than the one before, divided evenly among the classes: in
-    the first zero-shot gives the pseudo-labels, in each later one the model of the round before. Prompts start anew in
-    each round. What is learned and what is known of the images: `PseudoLabelled`.
+    Ten rounds, each with a further tenth of the unlabelled images, divided evenly among the classes: in the first round
+    zero-shot gives the pseudo-labels, in each later one the model of the round before. Prompts start anew in each
+    round. `PseudoLabelled` describes what is learned and which labels are used.
 
-    In the end all images have a pseudo-label and all classes as many of them: of images that show few of the classes,
-    or some classes far more often than others, most are then wrong.
+    In the end all images have a pseudo-label, equally many per class: where the images show few of the classes, or some
+    classes far more often than others, most of these are wrong.
 
-    Where it differs from the released code: as `ifpl`; a class has one pseudo-label at least (released: none, and the
+    Where it differs from the released code: as `ifpl`; a class has at least one pseudo-label (released: none, and the
     training fails, where there are more classes than a tenth of the images).
 
     Example:

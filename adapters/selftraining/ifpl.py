@@ -15,13 +15,13 @@ class Ifpl(PseudoLabelled):
     """Iterative few pseudo-labels, of Menghini, Delworth and Bach, Enhancing CLIP with CLIP: Exploring Pseudolabeling
     for Limited-Label Prompt Tuning, 2023, arXiv 2306.01669.
 
-    Ten rounds of `fpl`: in the first zero-shot gives the pseudo-labels, in each later one the model of the round
-    before, 16 per class every time. Prompts start anew in each round. What is learned and what is known of the images:
-    `PseudoLabelled`.
+    Ten rounds of `fpl`, each with 16 pseudo-labels per class: in the first round zero-shot gives them, in each later
+    one the model of the round before. Prompts start anew in each round. `PseudoLabelled` describes what is learned and
+    which labels are used.
 
     Where it differs from the released code: as `fpl`; and the start is the same in each round, as the paper says (in
-    the released code textual prompts go on from where the round before left them, since a parameter shares its memory
-    with the start it is made of).
+    the released code textual prompts continue from where the round before left them, since a parameter shares its
+    memory with its start).
 
     Example:
         >>> adapter = build_adapter("ifpl", epochs=2, rounds=2)

@@ -43,16 +43,17 @@ class Lafter(WithPreset, SelfTrained):
     (1) A linear classifier without bias is trained on the unit features of all texts of the classes (prompts, and
     sentences that describe them, where there are some) as if they were images: Gaussian noise of 0.1 is added to them
     anew in each of 400 steps on all of them, the loss is cross-entropy with labels smoothed by 0.1. A copy of it, which
-    stays, labels every unlabelled image as it is tested, by the frozen tower.
-    (2) The classifier, 50 tokens in the image tower and its norms are trained on strongly augmented views of the images
-    with these labels, by the same loss. The student's features are not made unit.
+    stays fixed, labels every unlabelled image as it is tested, by the frozen tower. (2) The classifier, 50 tokens in
+    the image tower and its norms are trained on strongly augmented views of the images with these labels, by the same
+    loss. The student's features are not normalised.
 
-    Both by AdamW at 5e-4, decay 0.01 on all but biases, a constant rate; 50 epochs in batches of 50. `preset` takes the
-    published steps of the text classifier of a set (400 to 600). Views: a crop of 20 to 100 % of the area, a flip,
-    colours jittered, grey at times, blurred; a crop that a domain knows to be safe goes before the published one.
+    Both use AdamW at a constant rate of 5e-4, with decay 0.01 on all but biases; the second takes 50 epochs in batches
+    of 50. `preset` takes the published steps of the text classifier of a set (400 to 600). Views: a crop of 20 to 100 %
+    of the area, a flip, jittered colours, sometimes grey, blurred; where a domain has a crop that it knows to be safe,
+    it replaces the published one.
 
-    Assumed of the classes: that the texts tell them apart. Each image is labelled by itself, so that nothing is assumed
-    of how many of the classes occur, and nothing holds the labels even.
+    Assumption: the texts tell the classes apart. Each image is labelled by itself, so that nothing is assumed about how
+    many of the classes occur, and nothing keeps the labels balanced.
 
     Where it differs from the released code: the last weights are kept (released: the epoch that is best on the test
     labels is reported); float32; the domain's prompts.
@@ -149,7 +150,7 @@ class Lafter(WithPreset, SelfTrained):
     def _absent_classes(self, classifier: TextClassifier, unlabeled, base) -> list[str]:
         """How many classes seem to occur; nothing is assumed of that."""
         told = super()._absent_classes(classifier, unlabeled, base)
-        each = f"'{self.name}' labels each image by itself and assumes nothing of how many classes occur"
+        each = f"'{self.name}' labels each image by itself and assumes nothing about how many classes occur"
         return [f"{note.split(';')[0]}; {each}" for note in told]
 
 

@@ -1,4 +1,4 @@
-"""ReCLIP: pseudo-labels by propagation in a projected space, and both towers trained where their labels agree."""
+"""ReCLIP: pseudo-labels by propagation in a projected space; both towers are trained where their labels agree."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Reclip(AnsweredTogether, SelfTrained):
         (I - alpha S)^-1
 
     and an image's label is its largest one. V's classes are then the unit means of the (not projected) features of each
-    label; T's projection is made of its texts anew. In the epoch both are trained by cross-entropy on the images whose
-    two labels agree, T with the first prompt of each class: SGD at 1e-3, momentum 0.9, weight decay 1e-4, batches of
-    64, no augmentation, N / 5000 + 2 epochs, 100 at most. The prediction is the mean of the logits of both.
+    label; T's projection is made anew from its texts. In the epoch both are trained by cross-entropy on the images
+    whose two labels agree, T with the first prompt of each class: SGD at 1e-3, momentum 0.9, weight decay 1e-4, batches
+    of 64, no augmentation, N / 5000 + 2 epochs, 100 at most. The prediction is the mean of the logits of both.
 
-    With `train=False` no tower is trained and none is needed: one propagation. An unlabelled image has the logarithm of
-    its scores; any other image the mean of the logits by the texts and by the centroids.
+    With `train=False` no tower is trained or needed: there is one propagation. An unlabelled image gets the logarithm
+    of its scores; any other image the mean of the logits by the texts and by the centroids.
 
     Without labels nothing is chosen. It assumes that images of a class lie near each other once what all classes share
-    is taken away, and that the unlabelled images are of all the classes: classes that are absent draw images of others.
+    is removed, and that all the classes occur among the unlabelled images: absent classes attract images of others.
 
-    Where it differs from the released code: float32; the loss of V is the mean over the images that agree, as that of T
-    (released: besides divided by the size of the batch, `image_loss="released"`); the last weights are kept (released:
-    the epoch that is best on the test labels, which its last training is not among); a step in which no two labels
-    agree has only weight decay (released: none).
+    Where it differs from the released code: float32; the loss of V is the mean over the images that agree, like that of
+    T (released: also divided by the batch size, `image_loss="released"`); the last weights are kept (released: the
+    epoch that is best on the test labels, the last training excluded); a step in which no two labels agree applies only
+    weight decay (released: none).
 
     Raises:
         ConfigError: an option is out of range.
@@ -83,10 +83,12 @@ class Reclip(AnsweredTogether, SelfTrained):
     n_neighbors: int = option(20, "k, nodes that each text and each image has edges to", low=1, high=100_000)
     alpha: float = option(0.99, "how far labels spread along edges", low=0, below=1)
     cut: int | None = option(
-        None, "first singular vector of the texts that goes; none: 768, or 250 with over 500 classes", low=2, high=10**6
+        None, "first singular vector of the texts to drop; none: 768, or 250 with over 500 classes", low=2, high=10**6
     )
-    iterations: int = option(20, "most steps of the solver", low=1, high=100_000)
-    image_loss: str = option(MEAN, "released: of the image model, divided by the batch size", choices=IMAGE_LOSSES)
+    iterations: int = option(20, "limit on the steps of the solver", low=1, high=100_000)
+    image_loss: str = option(
+        MEAN, "loss of the image model; released: divided by the batch size as well", choices=IMAGE_LOSSES
+    )
     batch_size: int = 64
     lr: float = option(1e-3, "learning rate of both models", above=0)
     weight_decay: float = option(1e-4, "weight decay on all that trains", low=0)

@@ -37,22 +37,22 @@ class S3a(SelfTrained):
     """Towards Realistic Zero-Shot Classification via Self Structural Semantic Alignment (S3A; Zhang, Naseer, Chen,
     Shen, Khan, Zhang and Khan, 2023, arXiv 2308.12960).
 
-    Unlabelled images are named by words of a broad vocabulary. K-means makes clusters of their features. Three times
-    the images of each cluster vote, each for its nearest word; every cluster is assigned one word, no two alike, with
-    the most votes in all; and each image moves to the nearest of these words, which makes the clusters anew. Then the
-    three words with most votes of each cluster are told apart by sentences about them: each image names the 3 nearest
-    of all these sentences, a word's score is how often its own were named, on average, and words are assigned by these
+    Unlabelled images are named by words of a broad vocabulary. K-means makes clusters of their features. Three times,
+    the images of each cluster vote, each for its nearest word; every cluster is assigned a different word, with the
+    most votes in total; and each image moves to the nearest of these words, which makes new clusters. Then the three
+    words with the most votes of each cluster are compared by sentences about them: each image votes for the 3 nearest
+    of all these sentences, a word's score is the mean number of votes for its own, and words are assigned by these
     scores once more.
 
-    The image tower, whole, then learns over the whole vocabulary: of a strongly augmented view the cross-entropy with
-    the word that a teacher gives the image as it is tested, where it is more than 0.5 sure, plus 0.25 times that with
-    the word of its cluster. The teacher is a mean of the tower over time, which keeps 0.999, after 2,000 steps 0.9998
-    of itself. From the third epoch on clusters vote, are assigned and moved anew before each epoch, by the features of
-    the teacher. AdamW at 2e-5 for 256 images, less for fewer, each layer 0.65 times the one above it, decay 0.05, a
-    cosine, batches of 64, 30 epochs. The prediction is the scaled cosine to the texts of the classes.
+    The whole image tower then learns over the whole vocabulary, from strongly augmented views: by the cross-entropy
+    with the word that a teacher gives the image as it is tested, where its confidence exceeds 0.5, plus 0.25 times that
+    with the word of its cluster. The teacher is a running mean of the tower with decay 0.999, 0.9998 after 2,000 steps.
+    From the third epoch on, clusters vote, are assigned and moved anew before each epoch, by the features of the
+    teacher. AdamW at 2e-5 for 256 images, less for fewer, each layer 0.65 times the one above it, decay 0.05, a cosine,
+    batches of 64, 30 epochs. The prediction is the scaled cosine to the texts of the classes.
 
-    The vocabulary comes by `--resource vocabulary=FILE` (a word per line), else it is ImageNet-21k's, which timm has;
-    the names of the classes are always among it. The sentences come by `--resource realign-prompts=FILE` (JSON,
+    The vocabulary is given by `--resource vocabulary=FILE` (a word per line), else it is ImageNet-21k's, from timm; the
+    names of the classes are always part of it. The sentences are given by `--resource realign-prompts=FILE` (JSON,
     {word: [sentences]}); a word without any stands for itself. Without that file the step is left out, and the run says
     so.
 
@@ -60,8 +60,8 @@ class S3a(SelfTrained):
     each of which forms a cluster; it does not assume that these are the classes.
 
     Where it differs from the released code: float32; the class names are in the vocabulary, and prediction is among
-    them (released: over all words, with labels to compare); sentences are read from a file (released: asked of a
-    language model, repeated answers counting more); the words of teachers and clusters are of the image as it is tested
+    them (released: over all words, with labels to compare); sentences are read from a file (released: from a language
+    model, repeated answers counting more); the words of teacher and clusters come from the image as it is tested
     (released: cropped at random along its longer side); torchvision's RandAugment (released: timm's); the last weights
     are kept (released: the epoch that is best on the test labels). How many clusters there are is not estimated.
 
@@ -94,16 +94,16 @@ class S3a(SelfTrained):
     clip_grad: ClassVar[None] = None
 
     batch_size: int = 64
-    lr: float = option(2e-5, "peak learning rate of batches of 256 images; of others in proportion", above=0)
+    lr: float = option(2e-5, "peak learning rate for batches of 256 images; in proportion for others", above=0)
     weight_decay: float = 0.05
-    layer_decay: float = option(0.65, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
+    layer_decay: float = option(0.65, "factor on the rate per layer below the top; 1 for none", above=0, high=1)
     clusters: int | None = option(None, "clusters of images; none: as many as classes", low=2, high=1_000_000)
-    rounds: int = option(3, "times that clusters vote, are assigned and moved", low=1, high=1000)
-    candidates: int = option(3, "words of a cluster that sentences tell apart", low=1, high=1000)
-    nearest: int = option(3, "sentences that each image names", low=1, high=1000)
-    confidence: float = option(0.5, "how sure the teacher must be of a word", low=0, below=1)
-    structure: float = option(0.25, "weight of the words of clusters, beside 1 of the teacher's", low=0)
-    fixed_epochs: int = option(2, "epochs before clusters vote anew", low=0, high=100_000)
+    rounds: int = option(3, "rounds in which clusters vote, are assigned and moved", low=1, high=1000)
+    candidates: int = option(3, "words of each cluster that are compared by sentences", low=1, high=1000)
+    nearest: int = option(3, "nearest sentences that each image votes for", low=1, high=1000)
+    confidence: float = option(0.5, "least confidence of the teacher in a word", low=0, below=1)
+    structure: float = option(0.25, "weight of the clusters' words, the teacher's having 1", low=0)
+    fixed_epochs: int = option(2, "first epochs, in which clusters do not vote anew", low=0, high=100_000)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         share = self.batch_size / RATE_OF

@@ -1,4 +1,4 @@
-"""What methods share that look at random views of each test image, the image itself first."""
+"""What methods share that use random views of each test image, the image itself first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SeenInViews(Adapter):
         CapabilityError: at prediction, a batch without decoded images.
     """
 
-    n_views: int = option(64, "views of a test image, itself included", low=2, high=1000)
+    n_views: int = option(64, "views per test image, the image included", low=2, high=1000)
     crop_scale: tuple[float, float] = option(
         (0.08, 1.0), "smallest and largest share of the image's area that a crop keeps", above=0, high=1
     )
@@ -45,10 +45,12 @@ class SeenInViews(Adapter):
         """(V, D) unit features of each image: as it is always looked at, then crops."""
         if batch.images is None:
             raise CapabilityError(
-                f"adapter '{self.name}' looks at views of each test image; pass Batch(images=...), decoded"
+                f"adapter '{self.name}' looks at views of each test image; pass decoded images as Batch(images=...)"
             )
         if batch.features is not None and len(batch.images) != len(batch.features):
-            raise CapabilityError(f"{len(batch.images)} images for {len(batch.features)} rows of features")
+            raise CapabilityError(
+                f"{len(batch.images)} images for {len(batch.features)} rows of features; give one image per row"
+            )
         known = None if batch.features is None else batch.unit.to(self.towers.device)  # (B, D), of view 0
         transform = batch.transform or self.towers.preprocess()
         for row, image in enumerate(batch.images):
@@ -87,7 +89,7 @@ class ScoredInViews(SeenInViews):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.seed = classifier.weights, seed
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias or 0.0
-        return FitReport(self.name, notes=["nothing is learned: each test image is looked at in views of its own"])
+        return FitReport(self.name, notes=["nothing is learned: each test image is classified by its own views"])
 
     def _logits(self, batch: Batch) -> Tensor:
         device = self.text.device if batch.features is None else batch.features.device

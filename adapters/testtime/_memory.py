@@ -1,4 +1,4 @@
-"""A few images per class that a stream has seen: the surest ones, by entropy."""
+"""A few images per class that a stream has seen: those of lowest entropy."""
 
 from __future__ import annotations
 

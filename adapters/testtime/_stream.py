@@ -18,15 +18,16 @@ from ..transductive._together import AnsweredTogether
 
 @dataclass(eq=False, kw_only=True)
 class Streamed(AnsweredTogether):
-    """Base of the methods whose test images come as a stream: each is answered by what those before it left behind.
+    """Base of the methods whose test images come as a stream: each is answered with the state that those before it
+    left.
 
     The fit takes the unlabelled images one after the other, in an order drawn by the seed or as they are given. Each of
-    them keeps the answer that it got when its turn came; copies of one image share the mean of theirs. Any other image
-    is answered as if it came next, and leaves nothing behind, so that no answer depends on the batch; `stream` lets
-    images come next in earnest.
+    them keeps the answer that it got in its turn; copies of one image share the mean of theirs. Any other image is
+    answered as if it came next, without changing the state, so that no answer depends on the batch; `stream` makes
+    images really come next.
 
-    A set with views of each image (N, V, D) gives a bag of views, the image itself first; else the image is the only
-    one of its bag.
+    A set with views of each image (N, V, D) gives a bag of views, the image itself first; otherwise the bag holds only
+    the image.
 
     A method implements `_start` and `_next`, and names in `memory` the tensors that `_next` changes.
     """
@@ -36,7 +37,7 @@ class Streamed(AnsweredTogether):
     state: ClassVar[tuple[str, ...]] = (*AnsweredTogether.state, "text", "logit_scale", "logit_bias", "seen", "length")
     memory: ClassVar[tuple[str, ...]] = ()
 
-    shuffle: bool = option(True, "the seed draws the order of the images; no: they come as they are given")
+    shuffle: bool = option(True, "draw the order of the images by the seed; no: take them as they are given")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._begin(classifier)

@@ -52,7 +52,9 @@ def random_views(
     """
     array = np.asarray(image)
     if array.ndim not in (2, 3):
-        raise CapabilityError(f"random views are of single images, this is a clip or the like, of shape {array.shape}")
+        raise CapabilityError(
+            f"random views are made of single images, and this is a clip or volume of shape {array.shape}"
+        )
     draws = np.random.default_rng([seed, *_content(array)]).spawn(count + 1)
     boxes = random_boxes(*array.shape[:2], count, scale, draws[0])
 

@@ -37,27 +37,27 @@ class Dmn(FreshViews, Searched, Streamed):
     arXiv 2403.17589).
 
     Images x come one after the other, with text features t and p = softmax(text logits). The dynamic memory holds up to
-    50 images for each predicted class, the surest ones by the entropy of p; an image is offered to it before it is
-    scored. The static memory holds the shots. A memory answers for class c by its own entries k, the text among them,
-    as they resemble x:
+    50 images for each predicted class, those of lowest entropy of p; an image is offered to it before it is scored. The
+    static memory holds the shots. A memory answers for class c with its entries k of that class, the text among them,
+    weighted by their likeness to x:
 
         m_c = unit(sum_k exp(-beta (1 - x.k)) k)
         answer = softmax(logit scale m_c.x)
 
-    The dynamic memory is read together with the shots. Without labels there is no static memory, and the shots are left
-    out of the other (DMN-ZS). The score is p + b_2 dynamic + b_3 static, and logits are its logarithm.
+    The dynamic memory is read together with the shots. Without labels there is no static memory, and no shots in the
+    dynamic one (DMN-ZS). The score is p + b_2 dynamic + b_3 static, and logits are its logarithm.
 
-    From labels five residuals per class are learned (DMN; with `train=no` none, DMN-TF): added to the query (one for
+    From labels, five residuals per class are learned (DMN; none with `train=no`, DMN-TF): added to the query (one for
     all classes, their mean), to keys, to values, to what is read and to the text; each is brought to unit length again.
     The loss is the cross-entropy of the static memory plus that of the text, by AdamW with a cosine per step.
 
-    B_2 and b_3 are chosen by accuracy on val, or on images held out of the support, which come as a stream of their
-    own; else both are 1. The method assumes that the sure predictions are right more often than not, and the result
-    depends on the order of the images. Of a bag of views (see `Streamed`) the tenth with the lowest entropy says the
-    predicted class, and the image itself is stored and scored.
+    b_2 and b_3 are chosen by accuracy on val, or on images held out of the support, which form a stream of their own;
+    else both are 1. The method assumes that confident predictions are right more often than not, and the result depends
+    on the order of the images. Of a bag of views (see `Streamed`) the tenth with the lowest entropy says the predicted
+    class, and the image itself is stored and scored.
 
     Where it differs from the released code: b_2 and b_3 are never chosen on test (there they are, over the same grid);
-    classes may have unequal numbers of shots; one view at least is kept; by default residuals learn from 10 stored
+    classes may have unequal numbers of shots; at least one view is kept; by default residuals learn from 10 stored
     augmented views in turn (there from new ones in every epoch: `fresh_views`).
 
     Raises:
@@ -89,7 +89,7 @@ class Dmn(FreshViews, Searched, Streamed):
     dynamic_weight: float | None = option(None, "b_2, weight of the dynamic memory; none: chosen, or 1", low=0)
     static_weight: float | None = option(None, "b_3, weight of the static memory; none: chosen, or 1", low=0)
     train: bool = option(True, "learn the residuals of the memories from the shots, where there are any")
-    lr: float = option(1e-4, "first learning rate of AdamW", above=0)
+    lr: float = option(1e-4, "initial learning rate of AdamW", above=0)
     epochs: int = option(20, "epochs of the residuals", low=1, high=100_000)
     batch_size: int = option(128, "images per step", low=1, high=1_048_576)
     weight_decay: float = option(1e-4, "weight decay of AdamW", low=0)

@@ -32,8 +32,8 @@ class Mta(ScoredInViews):
 
     The mode is then classified by the texts. Nothing is learned, and no image depends on another.
 
-    Where it differs from the released code: a view has at least one neighbour, so that fewer than 5 views do (there not
-    a number); crops are resized bicubically.
+    Where it differs from the released code: a view has at least one neighbour, so that fewer than 5 views work (there
+    the result is NaN); crops are resized bicubically.
 
     Raises:
         ConfigError: an option out of range.
@@ -54,7 +54,7 @@ class Mta(ScoredInViews):
     lambda_y: float = option(0.2, "temperature of the inlierness of the views", above=0)
     lambda_q: float = option(4.0, "weight of the agreement of the views' predictions", low=0)
     neighbors: float = option(0.3, "share of the other views that a view's bandwidth is taken from", above=0, high=1)
-    iterations: int = option(5, "rounds, and most steps of each of their two loops", low=1, high=10_000)
+    iterations: int = option(5, "rounds, and the limit on the steps of both their loops", low=1, high=10_000)
 
     def scored(self, bag: Tensor) -> Tensor:
         return self._scores(self.mode(bag)[0][None])[0]

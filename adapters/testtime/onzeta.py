@@ -26,13 +26,13 @@ class OnZeta(Streamed):
         answer = b p + (1 - b) q,  b = beta sqrt(i / n)
         w   <- unit rows of w - c_w / (tau_i sqrt(i)) (p - q) x^T
 
-    Rho raises classes that the texts have given less than alpha / C of the images so far, and w moves from the texts,
-    which lie apart from the images, to where the images of each class are. Each answer uses rho and w as the images
-    before left them; p and q weigh alike in the end only as far as beta lets them. Logits are the logarithm of the
-    answer. Of a bag of views the image itself counts.
+    Rho raises classes to which the texts have given less than alpha / C of the images so far, and w moves from the
+    texts, which lie apart from the images, to where the images of each class are. Each answer uses rho and w as the
+    images before left them; beta limits the final weight of p. Logits are the logarithm of the answer. In a bag of
+    views only the image itself counts.
 
-    No label is looked at and nothing is chosen. The method assumes that every class gets a share of the images. After
-    the n images of the fit b stays at beta. Tau is the inverse of the backbone's logit scale, 100 as published.
+    No label is used and nothing is chosen. The method assumes that every class gets a share of the images. After the n
+    images of the fit b stays at beta. Tau is the inverse of the backbone's logit scale, 100 as published.
 
     Where it differs from the released code: C counts the classes of the text (there those among the test labels).
 

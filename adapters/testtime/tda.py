@@ -40,20 +40,20 @@ class Tda(WithPreset, Streamed):
     """Efficient Test-Time Adaptation of Vision-Language Models (Karmanov et al., 2024, arXiv 2403.18293).
 
     Images x come one after the other, with text features t and p = softmax(text logits). Two caches hold a few images
-    per predicted class, each time the surest ones by the entropy H(p):
+    per predicted class, those with the lowest entropy H(p):
 
         positive   every image is offered                                   3 per class
         negative   images with low < H(p) / log2(C) < high are offered       2 per class
 
-    The image is offered first and scored then, so that one that was taken speaks for itself:
+    The image is offered first and then scored, so that one that was taken counts for itself:
 
         text logits + a sum over positives of exp(-b (1 - x.k)) of its class
                     - a' sum over negatives of exp(-b' (1 - x.k)) of each class whose p was in (0.03, 1)
 
     Of a bag of views (see `Streamed`) the tenth with the lowest entropy counts: x, the logits and p are their means, x
-    not normalised again. Nothing is trained and no label is looked at. Alpha and beta are published per test set, how
-    they were found is not; `preset` takes them, and those of ImageNet stand elsewhere. The method assumes that the sure
-    predictions are right more often than not, and the result depends on the order of the images.
+    not normalised again. Nothing is trained and no label is used. Alpha and beta are published per test set, but not
+    how they were found; `preset` takes them, and without one those of ImageNet are used. The method assumes that
+    confident predictions are right more often than not, and the result depends on the order of the images.
 
     Where it differs from the released code: caches are float32 (there float16); at least one view is kept (there none
     of fewer than 10). As there, entropy is in nats and its divisor is log2(C), so that the bounds (0.2, 0.5) are 29 %
@@ -87,10 +87,10 @@ class Tda(WithPreset, Streamed):
     negative_beta: float = option(1.0, "sharpness of the negative cache", low=0)
     negative_slots: int = option(2, "images per class in the negative cache; 0 for no such cache", low=0, high=10_000)
     entropy_bounds: tuple[float, float] = option(
-        (0.2, 0.5), "entropy in nats over log2(C) between which an image is offered to the negative cache", low=0
+        (0.2, 0.5), "bounds of entropy (nats over log2(C)) of the images offered to the negative cache", low=0
     )
     mask_bounds: tuple[float, float] = option(
-        (0.03, 1.0), "probability between which a negative speaks against a class", low=0, high=1
+        (0.03, 1.0), "bounds of the probability of classes that a negative counts against", low=0, high=1
     )
 
     def __post_init__(self):

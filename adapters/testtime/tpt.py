@@ -36,10 +36,10 @@ class Tpt(PromptsAtPrediction, SeenInViews):
     image costs a forward and a backward pass of all C prompts, a second forward pass, and 64 runs of the image tower.
 
     Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16 with a scaled loss,
-    whose state lasts from image to image, and whose overflowing steps are left out); crops are resized bicubically, as
-    whole images are, where the code is bilinear; random numbers come from the seed and the image's content, so that
-    results do not depend on the order of images. A context that CoOp learned on other images, from which the paper
-    also starts, goes into `resources["ctx"]`; that of CoCoOp does not.
+    whose state lasts from image to image, and whose overflowing steps are skipped); crops are resized bicubically, as
+    whole images are (released: bilinear); random numbers come from the seed and the image's content, so that results do
+    not depend on the order of images. A context that CoOp learned on other images, from which the paper also starts,
+    goes into `resources["ctx"]`; that of CoCoOp does not.
 
     AdamW's first step moves almost every number of the context by just the rate. AugMix mixes each crop with slightly
     altered ones, as published for fine-grained sets. `ctx_init`, `trim` and `checkpointing` are those of `coop`.
@@ -80,7 +80,7 @@ class Tpt(PromptsAtPrediction, SeenInViews):
     images_at_once: int = option(
         1, "images tuned side by side, each with its own context; changes no result", low=1, high=1_048_576
     )
-    trim: bool = option(True, "cut prompts to the longest one; changes speed only")
+    trim: bool = option(True, "cut prompts to the length of the longest; changes speed only")
     class_chunk: int | None = option(
         None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576
     )

@@ -17,16 +17,16 @@ class Zero(ScoredInViews):
     """Frustratingly Easy Test-Time Adaptation of Vision-Language Models (Farina et al., 2024, arXiv 2405.18330).
 
     Each image gets 64 views: itself, and 63 random crops, flipped at random. The 30 % of the views whose predictions
-    softmax(text logits) have the lowest entropy are kept, and each votes for its largest class: the temperature is set
-    to zero. The class with most votes wins. Where several have most, the remaining views are asked from the surest on,
-    and the first that names one of them gives it a vote more. Logits are the votes.
+    softmax(text logits) have the lowest entropy are kept, and each votes for its most probable class: the temperature
+    is set to zero. The class with the most votes wins. In a tie the remaining views are asked, the most confident
+    first, and the first that names a tied class gives it one more vote. Logits are the votes.
 
     Nothing is learned, and no image depends on another.
 
     Where it differs from the released code: a vote is a whole one (there a softmax at the temperature of the number
     format's precision, in float16 as little as half a vote: `temperature=9.8e-4`); where no remaining view names a tied
-    class, the surest of the kept ones that names one does (there a class outside the tie may win); one view at least is
-    kept; crops are resized bicubically.
+    class, the most confident kept view that names one decides (there a class outside the tie may win); at least one
+    view is kept; crops are resized bicubically.
 
     Raises:
         ConfigError: an option out of range.
@@ -49,7 +49,7 @@ class Zero(ScoredInViews):
 
     selection: float = option(0.3, "share of the views that vote, the most confident ones", above=0, high=1)
     temperature: float = option(
-        0.0, "of a view's vote, in units of cosines; 0: its largest class has all of it", low=0, high=1
+        0.0, "temperature of a view's vote, in units of cosines; 0: all to its most probable class", low=0, high=1
     )
 
     def scored(self, bag: Tensor) -> Tensor:

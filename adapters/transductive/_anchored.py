@@ -1,4 +1,4 @@
-"""StatA's mixture: one Gaussian per class, each with a variance of its own and held near what the text says of it."""
+"""StatA's mixture: one Gaussian per class, each with a variance of its own and held near its text."""
 
 from __future__ import annotations
 

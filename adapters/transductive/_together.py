@@ -1,4 +1,4 @@
-"""What methods that read all test images together share: where they start, what they keep, how they answer."""
+"""What methods share that read all test images together: where they start, what they keep, how they answer."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ class GtaClip(ClassifiedTogether, SelfTrained):
     A class's logit is the mean over its attribute texts of the scaled cosine to each. In each of 30 rounds
 
     1. all unlabelled images are classified together, as TransCLIP does without shots (`transclip`): assignments z;
-    2. images whose two largest z differ by less than 0.1 say which pairs of classes are confused. Pairs that more than
-       a number of images confuse are compared: sentences that tell each from the other join its attributes, and step 1
-       is done again. That number is the one that about 5 % of the pairs of the first round exceed; a pair is compared
-       once;
+    2. images whose two largest z differ by less than 0.1 show which pairs of classes are confused. Pairs that are
+       confused by more than a given number of images are compared: sentences that tell each class from the other join
+       its attributes, and step 1 is repeated. About 5 % of the pairs of the first round exceed that number; a pair is
+       compared once;
     3. the 8 images of largest z of each class are its pseudo-labels. Each such image is paired with an attribute of
        its classes, drawn by chance, and both towers train on them for one epoch: for every image the mean of
        -log p over the texts of the batch that are of a class of its own, p the softmax over the texts, and for every
@@ -52,18 +52,18 @@ class GtaClip(ClassifiedTogether, SelfTrained):
     At the end all are classified once more. An unlabelled image has its z. Any other image gets one update of its own
     with the solution kept, as in `transclip`.
 
-    Attributes come by `--resource attributes=FILE` (JSON, {class: [sentences]}), what tells two classes apart by
+    Attributes are given by `--resource attributes=FILE` (JSON, {class: [sentences]}), what tells two classes apart by
     `--resource pair-attributes=FILE` (JSON, {class: {other class: [sentences]}}). Without the first the class prompts
     stand for attributes, without the second step 2 is left out; the run says so.
 
-    Without labels nothing is chosen. It assumes that the unlabelled images are of all the classes: each class takes 8
-    of them for its own, also one that is absent.
+    Without labels nothing is chosen. It assumes that all the classes occur among the unlabelled images: each class
+    takes 8 of them as its own, even an absent one.
 
-    Where it differs from the released code: sentences are read, not asked of a language model while it runs; all of the
-    towers trains, as the paper has it (released: whatever has "proj" in its name stays but the two projections, which
-    takes most of the attention and half of the feed-forward layers: `tune="released"`); crops and flips are the
-    domain's, without jittered colours; the last round's z is that of its trained towers (released: the best of all
-    rounds on the test labels). No checkpoints are kept: a fit that is stopped starts anew.
+    Where it differs from the released code: sentences are read, not asked of a language model during the run; the whole
+    towers are trained, as in the paper (released: whatever has "proj" in its name stays frozen, but for the two
+    projections; that is most of the attention and half of the feed-forward layers: `tune="released"`); crops and flips
+    are the domain's, without jittered colours; the last round's z is that of its trained towers (released: the best of
+    all rounds on the test labels). No checkpoints are kept: an interrupted fit starts anew.
 
     Resources:
         attributes, pair_attributes: as in `core/contracts/resources.py`.
@@ -104,9 +104,13 @@ class GtaClip(ClassifiedTogether, SelfTrained):
     iterations: int = option(10, "updates of assignments, means and variance", low=1, high=100_000)
     inner_iterations: int = option(5, "updates of the assignments in each of them", low=1, high=100_000)
     temperature: float = option(50.0, "what the log-likelihood is divided by", above=0)
-    confident_images: int = option(8, "images of a class that a mean starts from, and that train", low=1, high=10**6)
-    margin: float = option(0.1, "difference of the two largest z below which an image is confused", above=0, high=1)
-    compared: float = option(0.05, "share of the first round's confused pairs that is compared", low=0, high=1)
+    confident_images: int = option(
+        8, "images per class that a mean starts from, and that are trained on", low=1, high=10**6
+    )
+    margin: float = option(
+        0.1, "difference of the two largest z below which an image counts as confused", above=0, high=1
+    )
+    compared: float = option(0.05, "share of the first round's confused pairs to compare", low=0, high=1)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         own = {"betas": (0.9, 0.98), "eps": 1e-6, "decayed": "all", "schedule": "constant"}

@@ -30,10 +30,10 @@ class StatA(ClassifiedTogether):
 
     w_ij is the cosine (not below 0) where j is one of the n nearest images of i. The first z is y, the first m is t,
     and the first s, of all classes, is s_0 = the mean over images of sum_k y_ik (x_i - t_k)^2. So each class is held by
-    an anchor, what the text says of it, and the more so the fewer images it has: a class without images keeps t_k and
-    s_0, and takes no images from the others. That is what lets it stand sets in which many of the classes are absent.
+    an anchor, its text, the more so the fewer images it has: a class without images keeps t_k and s_0, and takes no
+    images from the others. This makes it robust where many of the classes are absent.
 
-    No label is looked at and nothing is tuned. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
+    No label is used and nothing is tuned. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
 
     Prediction: an image of the unlabelled set (the same feature) gets its z of the joint solution; copies of one image
     share the mean of their log z. Any other image gets one update of its own with the solution kept: y, likelihood, and
@@ -65,10 +65,10 @@ class StatA(ClassifiedTogether):
     stands_absent_classes: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variances")
 
-    alpha: float = option(1.0, "strength of the anchor: as many images weigh as much as it does", low=0)
+    alpha: float = option(1.0, "weight of the anchor, in images", low=0)
     soft_counts: bool = option(False, "count the images of a class by the sum of their z, not by their largest z")
     text_weight: float = option(1.0, "lambda, weight of the predictions it starts from", low=0)
-    neighbor_weight: float = option(1.0, "l, weight of what an image's neighbours are", low=0)
+    neighbor_weight: float = option(1.0, "l, weight of the classes of an image's neighbours", low=0)
     n_neighbors: int = option(3, "nearest images that an image is linked to; 0 for none", low=0, high=100_000)
     iterations: int = option(10, "updates of assignments, means and variances", low=1, high=100_000)
     inner_iterations: int = option(5, "updates of the assignments in each of them", low=1, high=100_000)

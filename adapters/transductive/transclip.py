@@ -34,7 +34,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
 
     w_ij is the cosine (not below 0) where j is one of the n nearest images of i; a shot s, whose z_s is its label, is
     linked to its n nearest images. The first z is y, the first s is 1/D; the first means come from the shots, or, in
-    zero-shot mode and for a class without shots, from the images the text is surest of.
+    zero-shot mode and for a class without shots, from the images of which the text is most confident.
 
     Gamma is chosen by accuracy on val, where a val image takes the answer of the nearest unlabelled image; without val
     on floor(K/4) images per class held out of the support; with fewer than 4 shots it is 0.02, in the middle of the
@@ -45,15 +45,15 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     and its n nearest unlabelled images, counted both ways: sum_j w_ij z_j / n. So no answer depends on the batch.
     Neither (Q, Q) nor (Q, C, D) numbers are ever held.
 
-    Where it differs from the released code: each gamma starts anew (there z, means and variance go on from the gamma
-    before); z of shots and of images is in the order of the links (there rows are mixed up); a shot keeps its nearest
-    image (there it is dropped, as if it were itself); the classes are those of the text, no label of a query is looked
-    at; scale and bias of y are the backbone's, not 100.
+    Where it differs from the released code: each gamma starts anew (there z, means and variance continue from the gamma
+    before); z of shots and of images has the order of the links (there rows are mixed up); a shot keeps its nearest
+    image (there it is dropped, as if it were the shot itself); the classes are those of the text, and no label of a
+    query is used; scale and bias of y are the backbone's, not 100.
 
     With `resources["base"]` (`--resource base=RUN`) y is what another fitted adapter predicts.
 
-    In few-shot mode lambda is 0.5 and in zero-shot mode 1, as published. Zero-shot mode does not look at the support,
-    with or without labels. Of gammas that score alike `ties` says which is taken; published is the first.
+    In few-shot mode lambda is 0.5 and in zero-shot mode 1, as published. Zero-shot mode does not use the support, with
+    or without labels. `ties` says which of several gammas that score alike is taken; published is the first.
 
     Raises:
         ConfigError: an option is out of range.
@@ -86,9 +86,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     iterations: int = option(10, "updates of assignments, means and variance", low=1, high=100_000)
     inner_iterations: int = option(5, "updates of the assignments in each of them", low=1, high=100_000)
     temperature: float = option(50.0, "what the log-likelihood is divided by, T", above=0)
-    confident_images: int = option(
-        8, "images that a first mean is made of, where there are no shots", low=1, high=1_000_000
-    )
+    confident_images: int = option(8, "images in the first mean of a class without shots", low=1, high=1_000_000)
 
     def __post_init__(self):
         super().__post_init__()

@@ -39,11 +39,11 @@ class Zlap(ReadTogether):
 
     Any other image (and with `setup="inductive"` every image) gets y P, where y holds the weights of the edges that it
     would have: to its k nearest unlabelled images and its k nearest texts. With `setup="sparse-inductive"` a row of P
-    keeps its largest number alone. So no answer depends on the batch. P is (C + Q, C) and all that prediction needs
+    keeps only its largest number. So no answer depends on the batch. P is (C + Q, C) and all that prediction needs
     besides the features; it is found by conjugate gradients. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
 
-    No label is looked at and nothing is tuned. The method assumes that images of a class lie near each other and that
-    the unlabelled images are of all the classes. Logits are the logarithms of the paper's scores: a softmax gives each
+    No label is used and nothing is tuned. The method assumes that images of a class lie near each other and that all
+    the classes occur among the unlabelled images. Logits are the logarithms of the paper's scores: a softmax gives each
     class its share of them.
 
     Where it differs from the released code: with `scale_similarities` the weights of other images, which as released
@@ -72,14 +72,14 @@ class Zlap(ReadTogether):
     gamma: float = option(5.0, "power of the cosines of images with texts", above=0, high=100)
     alpha: float = option(0.3, "how far labels spread along edges", low=0, below=1)
     scale_similarities: bool = option(
-        False, "first bring the smallest cosine of the graph to 0 and the largest to 1, as for InMaP's classifiers"
+        False, "first scale the graph's cosines to the range from 0 to 1, as for InMaP's classifiers"
     )
     setup: str = option(
         TRANSDUCTIVE,
-        "transductive, or each image by its edges alone; sparse: a node gives its largest score",
+        "transductive, or each image by its own edges; sparse: nodes give only their largest score",
         choices=SETUPS,
     )
-    iterations: int = option(50, "most steps of the solver", low=1, high=100_000)
+    iterations: int = option(50, "limit on the steps of the solver", low=1, high=100_000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.queries = classifier.weights, unlabeled.unit

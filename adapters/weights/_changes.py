@@ -1,4 +1,4 @@
-"""Weights between those of two models, each weighed by its Fisher information where that is wanted."""
+"""Weights between those of two models, weighted by their Fisher information where that is wanted."""
 
 from __future__ import annotations
 

@@ -24,19 +24,19 @@ class Clipfit(WithPreset, ClassTowerAdapter):
 
     Li et al., Vision-Language Model Fine-Tuning via Simple Parameter-Efficient Modification, 2024, arXiv 2409.16718.
 
-    Of the text tower the output biases of all feed-forward layers train (`mlp.c_proj.bias` in CLIP), of the image tower
-    the weights and biases of all LayerNorms, and nothing else. The first prompt of each class is encoded anew in each
-    step. The loss is
+    In the text tower the output biases of all feed-forward layers are trained (`mlp.c_proj.bias` in CLIP), in the image
+    tower the weights and biases of all LayerNorms, and nothing else. The first prompt of each class is encoded anew in
+    each step. The loss is
 
         cross-entropy + anchor * (1 - mean over classes of cos(t_c, t_c before the training))
 
-    and SGD with momentum 0.9 and weight decay on all that trains goes by Dassl's schedule: one epoch at a rate of 1e-5,
-    then a cosine, one rate per epoch. The last weights are kept, nothing is chosen on val. Only tensors that changed
+    and SGD with momentum 0.9 and weight decay on all that trains follows Dassl's schedule: one epoch at a rate of 1e-5,
+    then a cosine, one rate per epoch. The last weights are kept; nothing is chosen on val. Only tensors that changed
     are saved.
 
     Published: 100 epochs (10 on Food101 and ImageNet), anchor 8 (with few shots 2 on all sets but DTD and SUN397);
     `preset` takes those of a set. Where it differs from
-    the released code: that has only settings of batches of 32 and 128, here 32; float32 unless `amp` says otherwise; a
+    the released code: its settings are for batches of 32 and 128, here 32; float32 unless `amp` says otherwise; a
     class's text features are encoded once per step, not twice; the domain's prompts and augmentation where it has them.
     The paper's penalty on changes of the norms is not in the released training, nor here. An image tower without
     LayerNorm (a CNN) stays as it is, and so does a text tower whose blocks are not open; the report says so.
@@ -46,8 +46,8 @@ class Clipfit(WithPreset, ClassTowerAdapter):
 
     The anchor is not used where `loss` is given.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Raises:
         CapabilityError: the backbone has neither such biases nor norms.

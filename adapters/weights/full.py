@@ -18,19 +18,19 @@ class Full(ClassTowerAdapter):
     Goyal et al., Finetune like you pretrain: Improved finetuning of zero-shot vision models (FLYP), 2022,
     arXiv 2212.00638.
 
-    Everything trains, the logit scale too, with the class prompts as the text. By default by cross-entropy over all
-    classes, the prompts encoded anew in each step, which suits few classes and small batches; `loss="clip"` is FLYP's
-    own, the contrastive loss between the images of a batch and a prompt of each one's class, drawn in turn.
+    Everything is trained, the logit scale too, with the class prompts as the text. The default is cross-entropy over
+    all classes, with the prompts encoded anew in each step, which suits few classes and small batches; `loss="clip"` is
+    FLYP's own, the contrastive loss between the images of a batch and a prompt of each one's class, drawn in turn.
 
     Learning rate, optimiser, weight decay and cosine are those that FLYP publishes for ImageNet, the 20 epochs those of
     its few-shot sets. A batch of 32 (published: 512, or the whole set in few-shot) and a warm-up over a tenth of the
     steps (published: 500 steps, none in few-shot) are ours, for sets of a few images per class. Only tensors that
     changed are saved.
 
-    Of the last layers 1 is what comes after the blocks, 2 the last block too.
+    For the last layers, 1 is what comes after the blocks, 2 the last block as well.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Example:
         >>> adapter = build_adapter("full", last=1, epochs=1, batch_size=4)

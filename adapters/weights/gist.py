@@ -63,22 +63,24 @@ class Gist(ClassWeighted, TowerAdapter):
     """Lewis, Mu, Dalca and Guttag, GIST: Generating Image-Specific Text for Fine-grained Object Classification, 2023,
     arXiv 2307.11315.
 
-    For fine classes with few labels and texts about each class, which a language model may have written. Each labelled
-    image is matched to the texts of its own class whose features are nearest to its own: its k nearest make k pairs of
-    the image and "CLASS: TEXT". On all pairs both towers and the logit scale are trained by the contrastive loss of
-    CLIP, among the pairs of a batch. Then the towers stay, and a linear probe is trained on the image features as the
-    tower gives them, their norms kept; it alone classifies. Assumed of the classes: each to be learned has an image.
+    It is meant for fine-grained classes with few labels and texts about each class, which a language model may have
+    written. Each labelled image is matched to the k texts of its own class whose features are nearest to its own, which
+    gives k pairs of the image and "CLASS: TEXT". On all pairs both towers and the logit scale are trained by the
+    contrastive loss of CLIP, among the pairs of a batch. Then the towers are frozen, and a linear probe is trained on
+    the image features as the tower gives them, with their norms; it alone classifies. Each class to be learned needs an
+    image.
 
     Published: k = 4, Adam at 1e-6, betas 0.9 and 0.98, eps 1e-6, weight decay 1e-3 in the gradient of all weights, a
-    constant rate, batches of 20 pairs (the last one of an epoch is what is left), crops of 8 to 100 % of the area. The
+    constant rate, batches of 20 pairs (the last one of an epoch may be smaller), crops of 8 to 100 % of the area. The
     released script trains 200 epochs; its example for few shots takes the weights after 40, as here. The probe: plain
-    SGD at 0.5 in batches of 64, 1,000 epochs, and the weights of the last of the epochs that are best on val; without
-    val those of the last epoch. Where classes have unequal numbers of images the log shares of the classes are added to
-    the probe's logits in training, and val is scored by balanced accuracy (`class_weight`; published is "none").
+    SGD at 0.5 in batches of 64, 1,000 epochs, keeping the weights of the last of the epochs that are best on val;
+    without val those of the last epoch. Where classes have unequal numbers of images the log shares of the classes are
+    added to the probe's logits in training, and val is scored by balanced accuracy (`class_weight`; published is
+    "none").
 
     Where it differs from the released code: float32 in place of float16; texts are matched by the backbone that is
     tuned (released: another one, of LAION-2B); the logit scale is held at 100 at most; a class with fewer texts than k
-    makes pairs of all it has.
+    uses all of them.
 
     Resources:
         images: `TrainingImages`.
@@ -87,7 +89,7 @@ class Gist(ClassWeighted, TowerAdapter):
 
     Raises:
         ConfigError: an option out of range, or classes without names.
-        CapabilityError: several labels per image; pairs, or classes that it never saw.
+        CapabilityError: several labels per image, pairs, or classes that it never saw.
 
     Example:
         >>> adapter = build_adapter("gist", epochs=1, probe_epochs=5)
@@ -192,10 +194,12 @@ class Gist(ClassWeighted, TowerAdapter):
         return self._made
 
     def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
-        raise CapabilityError(f"adapter '{self.name}' learned a probe of its classes, which cannot name others")
+        raise CapabilityError(f"adapter '{self.name}' learned a probe of its own classes, which cannot name others")
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' matches texts to labelled images, pairs have theirs; use full")
+        raise CapabilityError(
+            f"adapter '{self.name}' matches texts to labelled images, while pairs already have texts; use full"
+        )
 
 
 def matched_texts(

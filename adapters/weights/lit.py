@@ -19,16 +19,17 @@ class Lit(TowerAdapter):
 
     Zhai et al., LiT: Zero-Shot Transfer with Locked-image text Tuning, 2021, arXiv 2111.07991.
 
-    The image tower stays bit for bit, the text tower and the logit scale train by the contrastive loss between images
-    and texts: on labelled images, a prompt of each one's class, drawn in turn. Only tensors that changed are saved.
+    The image tower stays the same bit for bit; the text tower and the logit scale are trained by the contrastive loss
+    between images and texts: on labelled images, the prompts of the class of each, drawn in turn. Only tensors that
+    changed are saved.
 
-    There is no weight of classes: among the texts of a batch a class stands as often as it has images, so that a rare
-    one is not crowded out.
+    Classes are not weighted: among the texts of a batch a class occurs as often as it has images, so that a rare one is
+    not crowded out.
 
-    The paper trains a text tower from scratch, with batches of 16,384 and a learning rate of 1e-3; here one that can
-    read is tuned further, so the settings are those of `full`.
+    The paper trains a text tower from scratch, with batches of 16,384 and a learning rate of 1e-3; here a pretrained
+    one is tuned further, so the settings are those of `full`.
 
-    Of the last layers 1 is what comes after the blocks, 2 the last block too.
+    For the last layers, 1 is what comes after the blocks, 2 the last block as well.
 
     Example:
         >>> adapter = build_adapter("lit", epochs=1, batch_size=4)
@@ -44,7 +45,7 @@ class Lit(TowerAdapter):
     can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
     default_loss: ClassVar[str] = "clip"
 
-    lock: str = option("image", "the tower that stays; text is the mirror image", choices=TOWERS)
+    lock: str = option("image", "the tower that stays frozen; text is the mirror image of LiT", choices=TOWERS)
     last: int | None = option(None, "train only this many last layers of the other tower; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:

@@ -29,9 +29,9 @@ class Lora(ClassTowerAdapter):
     Zanella and Ben Ayed, Low-Rank Few-Shot Adaptation of Vision-Language Models (CLIP-LoRA), 2024, arXiv 2405.18541.
 
     The query, key and value projections of every attention get a product of two matrices of rank 2 beside them, scaled
-    by 1 / sqrt(rank), with a quarter of its input dropped out; all else is frozen, the logit scale too. Images and the
-    first prompt of each class are encoded anew in every step and trained by cross-entropy. The last weights are kept,
-    nothing is chosen on val. Only the matrices are saved.
+    by 1 / sqrt(rank), with a dropout of a quarter on their input; all else is frozen, the logit scale too. Images and
+    the first prompt of each class are encoded anew in every step, and the loss is cross-entropy. The last weights are
+    kept; nothing is chosen on val. Only the matrices are saved.
 
     Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), steps rounded up to
     whole epochs, blocks counted by each tower's own depth, and the domain's augmentation where it has one. A tower
@@ -41,8 +41,8 @@ class Lora(ClassTowerAdapter):
     `iterations` counts where `epochs` is None: published are 500 per shot, the images of the largest class. On pairs
     there are 20 epochs.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Example:
         >>> adapter = build_adapter("lora", r=4, epochs=1, batch_size=4)
@@ -68,7 +68,7 @@ class Lora(ClassTowerAdapter):
     iterations: int = option(ITERATIONS, "steps per shot, where epochs is none", low=1, high=10_000_000)
     r: int = option(2, "rank of the matrices", low=1, high=100_000)
     alpha: float = option(1.0, "what is divided by sqrt(r) to scale the matrices", above=0)
-    dropout: float = option(0.25, "share of the input that is left out in training", low=0, below=1)
+    dropout: float = option(0.25, "dropout of their input in training", low=0, below=1)
     params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=PARAMS)
     towers: str = option("both", "towers that get matrices", choices=TOWERS)
     positions: str = option("all", "blocks of each tower that get matrices", choices=(*SHARES, *TOPS))
@@ -85,7 +85,7 @@ class Lora(ClassTowerAdapter):
         if layer is None:
             return notes
         layer.requires_grad_(True)
-        return [*notes, f"the layer that takes the {len(backbone.channels)} channels of an image was trained, too"]
+        return [*notes, f"the layer that takes the {len(backbone.channels)} channels of an image was trained too"]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         matrices, layer = lora_state(trained), trained.input_layer()

@@ -36,24 +36,24 @@ class Projection(ClassWeighted, PooledViews):
     Fahes, Vu, Bursuc, Perez, de Charette: CLIP's Visual Embedding Projector is a Few-shot Cornucopia, 2024,
     arXiv 2410.05270. (Not the probabilistic ProLIP, which is the loss `prolip`.)
 
-    logits = s norm(h P + b) W^T with h (B, W) the pooled image features before the projection. Only P learns, from the
-    tower's own P0, by cross-entropy + lambda ||P - P0||^2 (a sum over entries): Adam with epsilon 1e-4, 300 epochs of
-    one full batch, a cosine to 0. An epoch sees one augmented view of every image, epoch e view e mod V, where
+    logits = s norm(h P + b) W^T with h (B, W) the pooled image features before the projection. Only P is trained, from
+    the tower's own P0, by cross-entropy + lambda ||P - P0||^2 (a sum over entries): Adam with epsilon 1e-4, 300 epochs
+    of one full batch, a cosine to 0. An epoch sees one augmented view of every image, epoch e view e mod V, where
     `FitReport.chosen` gives V. With several labels per image: binary cross-entropy.
 
     With val the learning rate is one of 1e-2, 1e-3, ... 1e-8 and lambda one of 10, 1, ... 1e-4, 0: all 49 pairs are
-    trained, together, and the first of the best is kept, of high rates and penalties first. Without val nothing is held
-    out of the support: the published choice is then lr 1e-5 and lambda 1/K, K the images of the largest class.
+    trained, together, and the first of the best is kept, with high rates and penalties first. Without val nothing is
+    held out of the support: then lr is 1e-5 and lambda 1/K as published, K the images of the largest class.
 
-    Where it differs from the released code: its first view is the second of the list; it is the change P - P0 that is
-    learned, which is the same; losses use the backbone's own logit scale. A tower that does not project by a matrix
-    (the embedded backbone's closed form, SigLIP's none) gets a linear map beside what it does: norm(p(h) + h C), C from
+    Where it differs from the released code: its first view is the second of the list; the change P - P0 is learned,
+    which is equivalent; losses use the backbone's own logit scale. A tower without a projection matrix (the embedded
+    backbone's has a closed form, SigLIP has none) gets a linear map beside its own projection: norm(p(h) + h C), C from
     0, which is ProLIP where p(h) = h P0 + b. Columns that no class text reads stay as they are; CLIP has none.
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`), in the loss by log shares that are
-    added to the logits, and on val; published is "none". With equal classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`), in the loss by log shares that are added to the
+    logits, and on val; published is "none". With equal classes nothing differs.
 
-    The towers are not needed again to score: `logits` takes `Batch(pre_projection=...)`. `tuned` gives them with the
+    The towers are not needed again to score: `logits` takes `Batch(pre_projection=...)`. `tuned` returns them with the
     new projection in place.
 
     Resources:
@@ -160,7 +160,9 @@ class Projection(ClassWeighted, PooledViews):
     def _notes(self, backbone: Backbone, views: int) -> list[str]:
         notes = [] if views else ["trained on features of the images as they are, without augmented views"]
         if self.weight is None:
-            notes.append(f"backbone '{backbone.spec}' projects by no matrix: what is learned is a linear map beside it")
+            notes.append(
+                f"backbone '{backbone.spec}' has no projection matrix: a linear map beside its projection is learned"
+            )
         return notes
 
     # what was learned
@@ -221,6 +223,6 @@ def _check_rows(hidden: FeatureSet, shared: FeatureSet, which: str) -> None:
     same_ids = hidden.ids is None or shared.ids is None or hidden.ids == shared.ids
     if len(hidden) != len(shared) or not same_ids:
         raise DataError(
-            f"resource pre_projection: its {which} has {len(hidden)} rows of other images than the {len(shared)} "
-            "of the fit; take both of the same images, in one order"
+            f"resource pre_projection: its {which} has {len(hidden)} rows, which are not the {len(shared)} images of "
+            "the fit; give both for the same images, in the same order"
         )

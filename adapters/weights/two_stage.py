@@ -38,19 +38,19 @@ class TwoStage(ClassTowerAdapter):
     """Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages (2SFS; Farina, Mancini, Iacca and Ricci,
     2025, arXiv 2503.11609).
 
-    Of a budget of 300 steps per shot the first 60 % train LayerNorms of both towers by cross-entropy on scaled cosines,
-    the first prompt of each class encoded anew in every step. In the other 40 % the towers stay as they have become,
-    and a classifier is trained alone on augmented images: it starts as the unit text features of the tuned text tower,
-    and its rows are made unit in every step. The logit scale is frozen. Each stage has its own AdamW at a rate of 2e-4
+    Of a budget of 300 steps per shot, the first 60 % train the LayerNorms of both towers by cross-entropy on scaled
+    cosines, the first prompt of each class encoded anew in every step. In the other 40 % the tuned towers stay fixed,
+    and only a classifier is trained, on augmented images: it starts as the unit text features of the tuned text tower,
+    and its rows are normalised in every step. The logit scale is frozen. Each stage has its own AdamW at a rate of 2e-4
     with decay 0.01 on all that trains and its own cosine down to 1e-6; no warm-up, nothing chosen on val, the last
     weights are kept. All of this is the same for every set.
 
     Selective inference, by class name (`for_classes`): a class of the fit has its trained row, any other its text as
     the tuned text tower reads it.
 
-    `tune` says what the first stage trains: "norms", the two norms of every block, which is what the released code
-    does, and what the published numbers are of; "all-norms", those before and after the blocks too, which it names but
-    freezes again by mistake (of ViT-B/16 65,536 parameters in place of 61,440); "biases" of all layers; "lora", as in
+    `tune` says what the first stage trains: "norms", the two norms of every block, as in the released code and the
+    published numbers; "all-norms", those before and after the blocks too, which the released code names but freezes
+    again by mistake (for ViT-B/16 65,536 parameters in place of 61,440); "biases" of all layers; "lora", as in
     CLIP-LoRA. What a tower does not have (a CNN has no blocks) stays as it is, and the report says so.
 
     Several labels per image: binary cross-entropy on the difference to the negative prompts, whose rows the classifier
@@ -208,7 +208,7 @@ class TwoStage(ClassTowerAdapter):
         return other
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' learns a classifier, which pairs do not have; use full or lora")
+        raise CapabilityError(f"adapter '{self.name}' learns a classifier, and pairs have no classes; use full or lora")
 
 
 class CosineHead(nn.Module):

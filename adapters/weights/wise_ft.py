@@ -69,24 +69,25 @@ class WiseFt(ClassTowerAdapter):
 
         (1 - alpha) zero-shot + alpha fine-tuned
 
-    with alpha the best of 0, 0.1, ... 1 on the val images (of several the one nearest to 0.5), or 0.5 without val. The
-    text tower and the logit scale do not train. AdamW at 3e-5 with weight decay 0.1 on all that trains, 10 epochs, a
-    linear warm-up, a cosine to 0 over the steps, gradients clipped to a norm of 1, and the last weights. A batch is of
-    512 images, 32 of them at a time. Only tensors that changed are saved.
+    with alpha the best of 0, 0.1, ... 1 on the val images (in a tie the one nearest to 0.5), or 0.5 without val. The
+    text tower and the logit scale are not trained. AdamW at 3e-5 with weight decay 0.1 on all that trains, 10 epochs, a
+    linear warm-up, a cosine to 0 over the steps, gradients clipped to a norm of 1; the last weights are kept. A batch
+    has 512 images, 32 of them at a time. Only tensors that changed are saved.
 
-    `freeze_encoder` is the linear version: the head alone trains, on features of the images as they are, and only it is
-    interpolated; no image is read. Without val alpha is then chosen on floor(K/4) images per class held out of the
+    `freeze_encoder` is the linear version: only the head is trained, on features of the images as they are, and only it
+    is interpolated; no image is read. Without val alpha is then chosen on floor(K/4) images per class held out of the
     support, by a first training on the rest.
 
-    Where it differs from the released code: alpha is chosen on val, which that leaves to its caller; the head starts at
-    the logit bias where the backbone has one (SigLIP), and its rate follows a logit scale other than 100. Several
-    labels per image: binary cross-entropy, and the head starts from the difference to the negative prompts.
+    Where it differs from the released code: alpha is chosen on val, which the released code leaves to its caller; the
+    head starts at the logit bias where the backbone has one (SigLIP), and its rate follows a logit scale other than
+    100. Several labels per image: binary cross-entropy, and the head starts from the difference to the negative
+    prompts.
 
-    With `freeze_encoder` options about images and towers are of no effect. `fisher` estimates the Fisher information of
-    every weight at both ends, by which the two weights then count (released: 10 passes, as one of two ways).
+    With `freeze_encoder` options about images and towers have no effect. `fisher` estimates the Fisher information of
+    every weight at both ends, by which the two are then weighted (released: 10 passes, as one of two ways).
 
-    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
-    classes nothing differs.
+    Classes with unequal numbers of images count alike (`class_weight`); published is "none". With equal classes nothing
+    differs.
 
     Raises:
         ConfigError: an option is out of range, or smoothing of several labels.
@@ -122,7 +123,7 @@ class WiseFt(ClassTowerAdapter):
     lr: float | None = option(None, "peak learning rate; none: 3e-5, or 1e-3 with freeze_encoder", above=0)
     weight_decay: float = 0.1
     warmup: float = option(
-        WARMUP, "steps of linear rise, a tenth of all at most; below 1 their share", low=0, high=10_000_000
+        WARMUP, "warm-up steps, at most a tenth of all; below 1: their share of all", low=0, high=10_000_000
     )
     clip_grad: float | None = 1.0
     alpha: float | None = option(None, "share of the fine-tuned weights; none: chosen on val", low=0, high=1)
@@ -162,7 +163,7 @@ class WiseFt(ClassTowerAdapter):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         if self.label_smoothing and self.multilabel_:
-            raise ConfigError("option label_smoothing: it is for one label per image, these have several")
+            raise ConfigError("option label_smoothing: needs one label per image, and these have several; omit it")
         head = LinearHead.of(classifier)
         self._now = _Fit(head, copy.deepcopy(head).requires_grad_(False), resources.get("images"), seed)
         if self.freeze_encoder:
@@ -300,10 +301,10 @@ class WiseFt(ClassTowerAdapter):
         return F.linear(unit, self.head.to(unit.device), self.head_bias.to(unit.device))
 
     def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
-        raise CapabilityError(f"adapter '{self.name}' learned a head of its classes, which cannot name others")
+        raise CapabilityError(f"adapter '{self.name}' learned a head of its own classes, which cannot name others")
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
-        raise CapabilityError(f"adapter '{self.name}' learns a head of classes, which pairs do not have; use full")
+        raise CapabilityError(f"adapter '{self.name}' learns a head of classes, and pairs have none; use full")
 
 
 def _few(steps: int) -> list[str]:
@@ -311,7 +312,8 @@ def _few(steps: int) -> list[str]:
     if steps >= WARMUP:
         return []
     return [
-        f"{steps} steps are few: published for large sets, whose warm-up alone takes {WARMUP}; more epochs learn more"
+        f"{steps} steps are few for this method, published for large sets with a warm-up of {WARMUP} steps; give "
+        "more epochs"
     ]
 
 

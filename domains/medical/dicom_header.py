@@ -79,7 +79,7 @@ def read_header(path: Path) -> Header:
         has_pixels = any(keyword in data_set for keyword in PIXEL_KEYWORDS) and bool(data_set.get("Rows"))
         is_marked = has_dicom_mark(path)
         if not has_pixels and not is_marked:
-            raise DataError(f"{path}: not a DICOM file, despite its name; replace it or leave it out")
+            raise DataError(f"{path}: not a DICOM file, despite its name; replace or remove it")
         frames = max(1, int(data_set.get("NumberOfFrames") or 1)) if has_pixels else 0
         modality = modality if modality.isalnum() and len(modality) <= 16 else ""
         syntax = data_set.file_meta.get("TransferSyntaxUID")
@@ -92,7 +92,7 @@ def read_header(path: Path) -> Header:
     except DataError:
         raise
     except Exception as error:  # pydicom converts values at first use and raises many types on damaged ones
-        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace it or leave it out") from None
+        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace or remove it") from None
 
 
 def open_data_set(path: Path, **options) -> pydicom.Dataset:
@@ -115,7 +115,7 @@ def open_data_set(path: Path, **options) -> pydicom.Dataset:
         raise DataError(f"{path}: cannot be read ({error.strerror or 'read error'}); check it") from None
     except Exception as error:
         reason = f"not a readable DICOM file ({type(error).__name__})"
-        raise DataError(f"{path}: {reason}; replace it or leave it out") from None
+        raise DataError(f"{path}: {reason}; replace or remove it") from None
 
 
 def hush_pydicom() -> None:
@@ -138,8 +138,8 @@ def _pixels(path: Path, data_set: pydicom.Dataset, frames: int, deflated: bool, 
     bits = 1 if encapsulated else int(data_set.get("BitsAllocated") or 1) * int(data_set.get("SamplesPerPixel") or 1)
     least = FRAGMENT_BYTES * frames if encapsulated else frames * pixels * bits // 8 // 2  # 4:2:2 stores two thirds
     if frames > MOST_FRAMES or least > path.stat().st_size:
-        claim = f"claims {shortened(frames)} frames of {pixels} pixels, which it has no room for"
-        raise DataError(f"{path}: {claim}; copy it again or leave it out")
+        claim = f"claims {shortened(frames)} frames of {pixels} pixels, more than it can hold"
+        raise DataError(f"{path}: {claim}; copy it again or remove it")
     return pixels
 
 
@@ -157,7 +157,9 @@ def _check_deflated(path: Path) -> None:
                 length += len(inflate.decompress(chunk, DEFLATED_CHUNK))
                 chunk = inflate.unconsumed_tail
                 if length > MOST_INFLATED:
-                    raise DataError(f"{path}: inflates to more than {MOST_INFLATED:,} bytes; store it as it is")
+                    raise DataError(
+                        f"{path}: inflates to more than {MOST_INFLATED:,} bytes; store it without deflation"
+                    )
 
 
 def _with_syntax(data_set: pydicom.Dataset) -> pydicom.Dataset:

@@ -61,7 +61,7 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
         raise DataError(f"{path}: has no frame {frame}, only 0 to {header.frames - 1}; correct the frame")
     stored, data_set = _decode(path, frame, header)
     if is_preset(window) and not _in_hounsfield(data_set):
-        unit = f"window '{window}' is in Hounsfield units, this is not a CT image ({header.modality})"
+        unit = f"window '{window}' is in Hounsfield units, but this is not a CT image ({header.modality})"
         raise DataError(f'{path}: {unit}; give window="centre,width" or "minmax"')
     try:
         if stored.ndim == 3:
@@ -73,13 +73,13 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
     except DataError:
         raise
     except Exception as error:  # values converted at first use; their text may be personal and is not shown
-        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace it or leave it out") from None
+        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace or remove it") from None
 
 
 def check_size(path: Path, header: Header, max_pixels: int) -> None:
     """Raise the DataError of a file without images, or with larger ones than are decoded."""
     if header.frames == 0:
-        raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); leave it out")
+        raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); remove it")
     limit, cure = max_pixels, "raise --max-pixels"
     if header.is_jpeg2000_colour and DECODER_LIMITS["JPEG2000"] < limit <= MAX_PIXELS:
         limit, cure = DECODER_LIMITS["JPEG2000"], f"raise --max-pixels above {MAX_PIXELS}"
@@ -163,7 +163,7 @@ def _use_frame_groups(data_set: Dataset, frame: int) -> None:
 def _grey(path: Path, stored: np.ndarray, data_set: Dataset, window: str | None) -> Decoded:
     values = apply_modality_lut(stored, data_set)
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: holds NaN or infinity; replace it or leave it out")
+        raise DataError(f"{path}: holds NaN or infinity; replace or remove it")
     is_inverse = data_set.get("PhotometricInterpretation") == "MONOCHROME1"
     if window is None and _is_plain_8_bit(stored, values, data_set):
         return to_rgb(255 - stored if is_inverse else stored)

@@ -70,14 +70,16 @@ class Reading(domain.Reading):
     window: str | tuple[float, float] | None = option(
         None, "DICOM and NIfTI: a preset (lung, bone, brain, ...), centre and width, or minmax"
     )
-    axis: str = option("axial", "volumes: along which axis they are cut into slices", choices=PLANES)
-    every: int = option(1, "NIfTI: every n-th slice", low=1, high=1_000_000)
-    central: float = option(0.5, "NIfTI: share of the slices, around the middle, that is used", above=0, high=1)
-    volume: int = option(0, "NIfTI: which volume of a 4-D file", low=0, high=1_000_000)
-    slice: int | None = option(None, "MedMNIST volumes: which slice; by default the middle one", low=0, high=1_000_000)
+    axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
+    every: int = option(1, "NIfTI: take every n-th slice", low=1, high=1_000_000)
+    central: float = option(0.5, "NIfTI: share of the slices to use, around the middle", above=0, high=1)
+    volume: int = option(0, "NIfTI: volume of a 4-D file", low=0, high=1_000_000)
+    slice: int | None = option(None, "MedMNIST volumes: the slice; by default the middle one", low=0, high=1_000_000)
     label_tag: str | None = option(None, "DICOM without class folders: attribute of the header that names the class")
     class_names: tuple[str, ...] | None = option(None, "manifests and MedMNIST: the classes in order")
-    modality: str | None = option(None, "which prompts; by default general", choices=prompts())
+    modality: str | None = option(
+        None, "kind of images, which chooses the prompts; by default general", choices=prompts()
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -118,7 +120,8 @@ class Medical(Domain):
     tasks = ("classification",)
     reading = Reading
     not_for = (
-        "Diagnosis, triage or any other decision about a patient: it is no medical device and not validated as one.",
+        "Diagnosis, triage or any other decision about a patient: it is not a medical device and was not validated "
+        "as one.",
     )
     views = 0  # of blood cells and X-rays, on `embedded`: views cost ten times the encoding, and few methods gain
 
@@ -251,8 +254,8 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
     if not is_medmnist(path):
         held = ", ".join(array_names(path)[:6]) or "nothing"
         raise DataError(
-            f"{path}: not a MedMNIST file, which holds train_images, train_labels, ...; this one holds {held} "
-            "(features go to --features)"
+            f"{path}: not a MedMNIST file of train_images, train_labels, ...: it holds {held}; give such a file, or "
+            "features by --features"
         )
     return read_medmnist(
         path,

@@ -109,7 +109,7 @@ def _known_sets() -> dict[str, dict[str, Any]]:
 def _labels(path: Path, split: str) -> np.ndarray:
     """(N, 1) or (N, C) integers."""
     if f"{split}_labels" not in array_names(path):
-        raise DataError(f"{path}: has {split}_images but no {split}_labels; use the file as MedMNIST publishes it")
+        raise DataError(f"{path}: has {split}_images but no {split}_labels; give the file as MedMNIST publishes it")
     labels = read_small(path, f"{split}_labels")
     if labels.ndim not in (1, 2) or labels.dtype.kind not in "iuf" or (labels.ndim == 2 and not labels.shape[1]):
         raise DataError(
@@ -140,7 +140,9 @@ def _class_names(path: Path, labels: dict[str, np.ndarray], given: Sequence[str]
     if given is None:
         return tuple(f"class {i}" for i in range(count))
     if len(given) < count:
-        raise ConfigError(f"option class_names: {len(given)} names for the {count} classes of {path}")
+        raise ConfigError(
+            f"option class_names: {len(given)} names for the {count} classes of {path}; give one per class"
+        )
     return tuple(given)
 
 
@@ -152,12 +154,14 @@ def _slice(path: Path, split: str, axis: str, slice_at: int | None) -> dict[str,
         raise DataError(f"{path}: {split}_images has shape {shape}; (N, H, W), (N, H, W, 3) or (N, D, H, W) is needed")
     if not is_volume:
         if slice_at is not None:
-            raise ConfigError(f"option slice: {path} holds images, not volumes; leave it out")
+            raise ConfigError(f"option slice: {path} holds images, not volumes; omit it")
         return {}
     depth = shape[1 + VOLUME_AXES[axis]]
     position = depth // 2 if slice_at is None else slice_at
     if not 0 <= position < depth:
-        raise ConfigError(f"option slice={slice_at}: {path} has slices 0 to {depth - 1} along its {axis} axis")
+        raise ConfigError(
+            f"option slice={slice_at}: {path} has slices 0 to {depth - 1} along its {axis} axis; give one of these"
+        )
     return {"axis": axis, "slice": position}
 
 
@@ -180,7 +184,7 @@ def _unit(image: np.ndarray, item: Item) -> np.ndarray:
         limits = (0, 1) if image.dtype == bool else (0, np.iinfo(image.dtype).max)
         return np.clip(image.astype(np.float32) / limits[1], 0, 1)
     if not np.isfinite(image).all():
-        raise DataError(f"{item.source}: {item.id} holds NaN or infinity; leave the row out")
+        raise DataError(f"{item.source}: {item.id} holds NaN or infinity; remove the row")
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
         image = (image - low) / (high - low if high > low else 1.0)

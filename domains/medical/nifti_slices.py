@@ -85,7 +85,7 @@ def check_size(path: Path, axis: int, max_pixels: int) -> None:
     if (pixels := voxels // count_slices(path, axis)) > max_pixels:
         raise LimitError(f"{path}: {too_large(f'slices of {pixels} pixels', max_pixels)}")
     if least > path.stat().st_size:
-        raise DataError(f"{path}: cut short, its header claims more voxels than it holds; copy it again")
+        raise DataError(f"{path}: cut short (its header claims more voxels than it holds); copy it again")
 
 
 @remember_by_file(size=4096)
@@ -161,9 +161,7 @@ def _range_of_slabs(path: Path, image, volume: int) -> tuple[float, float, float
 
 def _check_finite(path: Path, unusable: int) -> None:
     if unusable:
-        raise DataError(
-            f"{path}: {unusable} voxels are NaN or infinity; replace them by a number or leave the file out"
-        )
+        raise DataError(f"{path}: {unusable} voxels are NaN or infinity; replace them by a number or remove the file")
 
 
 def _read_plane(path: Path, axis: int, index: int, volume: int) -> tuple[np.ndarray, tuple[float, float]]:
@@ -230,7 +228,9 @@ def _read(path: Path, image, where: list[Any]) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # gzip, zlib and nibabel raise many types on damaged files
-        raise DataError(f"{path}: voxels cannot be read, cut short or damaged ({type(error).__name__})") from None
+        raise DataError(
+            f"{path}: voxels cannot be read: cut short or damaged ({type(error).__name__}); copy it again"
+        ) from None
     if np.iscomplexobj(values):
         raise DataError(f"{path}: holds complex numbers, not intensities; store their magnitude")
     return values if values.dtype.fields else values.astype(np.float32, copy=False)
@@ -268,11 +268,11 @@ def _open(path: Path):
         image = nibabel.load(path)
     except Exception as error:  # damaged headers make nibabel raise many types
         reason = f"not a readable NIfTI file ({type(error).__name__})"
-        raise DataError(f"{path}: {reason}; replace it or leave it out") from None
+        raise DataError(f"{path}: {reason}; replace or remove it") from None
     if not isinstance(image, nibabel.Nifti1Image):
-        raise DataError(f"{path}: a {type(image).__name__}, not a NIfTI volume; leave it out")
+        raise DataError(f"{path}: a {type(image).__name__}, not a NIfTI volume; remove it")
     if image.affine is None or not np.isfinite(image.affine).all():
-        raise DataError(f"{path}: its affine holds NaN or infinity, so nothing says how it lies; correct its header")
+        raise DataError(f"{path}: its affine holds NaN or infinity, so its orientation is unknown; correct its header")
     return image
 
 
@@ -288,7 +288,7 @@ def _file_axis(path: Path, image, axis: int) -> int:
     try:
         return int(np.flatnonzero(io_orientation(image.affine)[:, 0] == axis)[0])
     except (IndexError, ValueError, np.linalg.LinAlgError):
-        raise DataError(f"{path}: its affine does not say how it lies; correct its header") from None
+        raise DataError(f"{path}: its affine gives no orientation; correct its header") from None
 
 
 def _square_pixels(path: Path, plane: np.ndarray, zooms: tuple[float, float], max_pixels: int) -> np.ndarray:

@@ -86,7 +86,7 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
         raise DataError(f"{path}: lacks the array '{name}'; give a MedMNIST .npz")
     shape, by_columns, dtype = headers[name]
     if 0 in shape[1:]:
-        raise DataError(f"{path}: array {name} has shape {shape}, whose rows hold nothing; copy the file again")
+        raise DataError(f"{path}: array {name} has shape {shape}, whose rows are empty; copy the file again")
     if by_columns or not shape:
         raise DataError(f"{path}: array {name} is not stored row by row; save it again with numpy.ascontiguousarray")
     return shape, dtype

@@ -1,4 +1,5 @@
-"""A synthetic set that looks like stained blood cells under a microscope: made by this code, no patient and no camera.
+"""A synthetic set that looks like stained blood cells under a microscope: made by this code, from no patient and no
+camera.
 
 Five kinds of cells differ in the shape of the nucleus and in granules, as white blood cells do. Stain, brightness,
 size, place, turn, blur, noise and neighbours vary at random and say nothing about the kind. Every image is drawn when

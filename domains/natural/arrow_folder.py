@@ -108,7 +108,7 @@ class _Names:
         if declared is None or self.given is not None:
             return
         if self.declared not in (None, declared):
-            raise DataError(f"{file}: names other classes than the files before it; take one set at a time")
+            raise DataError(f"{file}: names other classes than the files before it; give one set at a time")
         self.declared = declared
 
     def see(self, label: Any, file: Path) -> None:

@@ -24,7 +24,7 @@ class Reading(domain.Reading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
-    val_list: str | None = option(None, "JSON lines of path and label: the images that settings are chosen on")
+    val_list: str | None = option(None, "JSON lines of path and label: the images on which settings are chosen")
 
 
 class Natural(Domain):

@@ -26,7 +26,7 @@ DEVKITS = ("ILSVRC2012_devkit_t12/data", "devkit/data", "ILSVRC2012_devkit_t12",
 """Where the labels of a flat folder of validation images may lie."""
 FLAT = "ILSVRC2012_val_"
 TRUTH, SYNSETS = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-NAMED = "Class names are CLIP's for the WordNet ids of ImageNet, as open_clip has them"
+NAMED = "Class names are CLIP's names of the WordNet ids of ImageNet, from open_clip"
 INSTALL = "pip install 'vladapt[open-clip]'"
 
 
@@ -42,8 +42,8 @@ def library_names() -> dict[str, str]:
         from timm.data import ImageNetInfo
     except ImportError:
         raise CapabilityError(
-            f"folders named by WordNet ids (n01440764): their names come with open_clip: {INSTALL}, or put CoOp's "
-            f"{LIST} beside them"
+            f"folders named by WordNet ids (n01440764): the names of the classes come with open_clip: {INSTALL}, or "
+            f"put CoOp's {LIST} beside the folders"
         ) from None
     return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))
 
@@ -127,7 +127,9 @@ def _of_class_folders(images: Path, root: Path, names: dict[str, str], split: st
         if id_ not in names:
             listed = (root / LIST).is_file()
             cure = (
-                "add a line" if listed else "it is none of ImageNet's 1,000 classes, so write a list of ids and names"
+                "add a line"
+                if listed
+                else "it is not one of ImageNet's 1,000 classes, so write a list of ids and names"
             )
             raise DataError(f"{root / LIST}: has no name for folder '{shortened(inner.name)}'; {cure}")
         yield from of_folder(inner, root, names[id_], split, order=id_)
@@ -139,14 +141,14 @@ def _of_flat_folder(images: str, root: Path, names: dict[str, str]) -> Iterator[
     kit = next((place for place in places if (place / TRUTH).is_file() and (place / SYNSETS).is_file()), None)
     if kit is None:
         raise DataError(
-            f"{root / images}: holds no folders of classes; unpack ILSVRC2012_devkit_t12 beside it, which has {TRUTH} "
-            f"and {SYNSETS}, or move the images into folders called by WordNet ids"
+            f"{root / images}: holds no class folders; unpack ILSVRC2012_devkit_t12 beside it, which has {TRUTH} and "
+            f"{SYNSETS}, or move the images into folders named by WordNet ids"
         )
     id_of = _ids_by_number(kit / SYNSETS)
     for place, line in enumerate(filter(None, map(str.strip, text_lines(kit / TRUTH))), start=1):
         id_ = id_of.get(line)
         if id_ is None or id_ not in names:
-            raise DataError(f"{kit / TRUTH}: '{shortened(line)}' in line {place} is no class; get it again")
+            raise DataError(f"{kit / TRUTH}: '{shortened(line)}' in line {place} is not a class; get it again")
         yield Entry(f"{images}/{FLAT}{place:08d}.JPEG", names[id_], "test", id_)
 
 

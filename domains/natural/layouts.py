@@ -204,7 +204,7 @@ def _flower_names(folder: Path) -> dict[int, str]:
         content = read_json(file)
         named = isinstance(content, dict) and all(k.isdigit() and isinstance(v, str) for k, v in content.items())
         if not named:
-            raise DataError(f"{file}: is no object of numbers and names; get the file again")
+            raise DataError(f"{file}: not a JSON object of numbers and names; get the file again")
         return {int(number): name for number, name in content.items()}
     from torchvision.datasets import Flowers102
 

@@ -40,7 +40,7 @@ class NovelOptions:
 
     novel_images: str = option(
         KEEP,
-        "with --novel, images for training that show such a class: keep, as background there; drop",
+        "with --novel, training images that show a novel class: keep (it is background there), or drop",
         choices=(KEEP, DROP),
     )
 
@@ -68,7 +68,7 @@ class ByNames(ConfigTask):
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
         if recipe.novel is True:
-            raise ConfigError('--novel: name what is tested and not trained, --novel "a,b", or give coco or lvis')
+            raise ConfigError('--novel: give the classes to test but not to train, --novel "a,b", or coco or lvis')
         if recipe.task_options.get("novel_images", KEEP) != KEEP and not recipe.novel:
             raise ConfigError('--set novel_images=drop: no class is novel; name some, --novel "a,b", or omit it')
 
@@ -110,7 +110,8 @@ class ByNames(ConfigTask):
         plan = make_plan(self._config(recipe), self.configs, recipe, data, described)
         if plan.model.get(UPSAMPLER) == BICUBIC:
             plan.vladapt.notes.append(
-                "No weights of the upsampler are given (--resource upsampler=FILE): features are upsampled bicubically."
+                "No weights of the upsampler were given (--resource upsampler=FILE): features are upsampled "
+                "bicubically."
             )
         return plan
 

@@ -75,20 +75,22 @@ def _operators() -> Finding:
         cure = f"pip uninstall -y {' '.join(both)} && {CURE}"
         return Finding(what, False, f"{names} are both installed, and share one folder", cure)
     if not compiled:
-        return Finding(what, True, "mmcv without compiled ones; vladapt's stand in, over torch and torchvision")
+        return Finding(
+            what, True, "mmcv without compiled operators; vladapt's own replace them, built on torch and torchvision"
+        )
     try:
         import mmcv._ext  # noqa: F401
     except ImportError as error:
         cure = f"pip uninstall -y {' '.join(both) or 'mmcv'} && {CURE}"
-        return Finding(what, False, f"mmcv's compiled ones do not load ({error})", cure)
-    return Finding(what, True, f"mmcv's own, compiled ({compiled[0].name})")
+        return Finding(what, False, f"mmcv's compiled operators do not load ({error})", cure)
+    return Finding(what, True, f"mmcv's own compiled operators ({compiled[0].name})")
 
 
 def _language_models() -> Finding:
     what = "open-vocab: GLIP, Grounding DINO"
     number = _version("transformers")
     if number is None or not SpecifierSet(TRANSFORMERS).contains(number, prereleases=True):
-        return Finding(what, False, f"transformers {number or 'is missing'} (wants {TRANSFORMERS})", CURE)
+        return Finding(what, False, f"transformers {number or 'is missing'} (needs {TRANSFORMERS})", CURE)
     return Finding(what, True, f"transformers {number}")
 
 

@@ -22,9 +22,9 @@ READERS = {"detection": ("read_detection", ("class_names",)), "segmentation": ("
 class Reading:
     """Options of `OpenVocab.read`, given as `data.NAME` in a recipe."""
 
-    class_names: tuple[str, ...] | None = option(None, "which classes, in which order; names by number where none are")
-    reduce_zero_label: bool = option(False, "masks: 0 stands for no class, and 1 is the first class")
-    background: bool = option(True, "masks of COCO outlines: the pixels outside are a class, the first one")
+    class_names: tuple[str, ...] | None = option(None, "classes, in order; names by number where the data have none")
+    reduce_zero_label: bool = option(False, "masks: 0 is no class, and 1 the first class")
+    background: bool = option(True, "masks of COCO outlines: the pixels outside are the first class")
     max_pixels: int = option(
         MAX_PIXELS,
         "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
@@ -47,9 +47,7 @@ class OpenVocab(Domain):
     tasks = tuple(READERS)
     reading = Reading
 
-    def read(
-        self, path: str | Path, task: str, *, formats: Sequence[Format] = (IMAGE,), **options: Any
-    ) -> DomainData:
+    def read(self, path: str | Path, task: str, *, formats: Sequence[Format] = (IMAGE,), **options: Any) -> DomainData:
         """A set with boxes or masks.
 
         Args:
@@ -69,9 +67,7 @@ class OpenVocab(Domain):
         limit = reading.pop("max_pixels")
         for option_name in reading:
             if taken is not None and option_name not in taken and options.get(option_name) is not None:
-                raise ConfigError(
-                    f"--set data.{option_name}: {task} reads its data without it; omit it, or give another --task"
-                )
+                raise ConfigError(f"--set data.{option_name}: not used by {task}; omit it, or give another --task")
         formats = with_max_pixels(formats, limit)
         read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
         return read if limit == MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])

@@ -70,8 +70,8 @@ def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[st
     takers = [module for module in model.modules() if isinstance(module, NamedClasses)]
     if not takers:
         raise CapabilityError(
-            f"{type(model).__name__}: nothing in it takes class names, its classes are fixed; give it a text "
-            "classifier (docs/open-vocab.md)"
+            f"{type(model).__name__}: takes no class names, its classes are fixed; give it a text classifier "
+            "(docs/open-vocab.md)"
         )
     for module in takers:
         kept = getattr(module, "templates", "photo")

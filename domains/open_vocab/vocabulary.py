@@ -175,7 +175,7 @@ def _entry(name: str, value: Any, where: str | Path) -> tuple[tuple[str, ...], t
     lists = [parts.get(key, []) for key in ("synonyms", "descriptions")]
     known = set(parts) <= {"synonyms", "descriptions"}
     if not known or not all(isinstance(texts, (list, tuple)) and all(map(_is_text, texts)) for texts in lists):
-        raise DataError(f"{where}: class '{name}' is described in another shape; {JSON_SHAPE}")
+        raise DataError(f"{where}: class '{name}' is described in another form; {JSON_SHAPE}")
     synonyms, descriptions = (tuple(" ".join(text.split()) for text in texts) for texts in lists)
     return synonyms, descriptions
 
@@ -187,7 +187,7 @@ def _checked(described: dict, listed: Sequence[str]) -> dict:
     for name in listed:
         key = spoken(name).casefold()
         if key in seen:
-            raise ConfigError(f"--classes: '{seen[key]}' and '{name}' are the same class; leave one out")
+            raise ConfigError(f"--classes: '{seen[key]}' and '{name}' are the same class; remove one")
         seen[key] = name
     return described
 

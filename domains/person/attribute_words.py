@@ -1,7 +1,7 @@
-"""What attributes are called in sentences, and their contraries: "a person with long hair", "... with short hair".
+"""What attributes are called in sentences, and their opposites: "a person with long hair", "... with short hair".
 
-"Towards Unified Text-based Person Retrieval" (APTM; Yang et al. 2023, arXiv 2306.02898) asks each attribute by a pair
-of sentences, one for either value; the pairs of `attribute_words.json` are ours.
+"Towards Unified Text-based Person Retrieval" (APTM; Yang et al. 2023, arXiv 2306.02898) asks for each attribute by a
+pair of sentences, one for each value; the pairs of `attribute_words.json` are ours.
 """
 
 from __future__ import annotations

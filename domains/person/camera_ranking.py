@@ -1,7 +1,7 @@
 """Where queries find the same person in a gallery, by the rule of cameras.
 
-A picture of the same person by the same camera as the query counts neither as found nor as missed; queries that nothing
-is left for are no queries. So evaluate "Scalable Person Re-identification: A Benchmark" (Zheng et al., ICCV 2015,
+A picture of the same person by the same camera as the query counts neither as found nor as missed; queries for which
+nothing is left are dropped. So evaluate "Scalable Person Re-identification: A Benchmark" (Zheng et al., ICCV 2015,
 Market-1501) and all that followed. The released codes leave equal distances to their sort. Here the gallery's order
 decides, or with `worst_first` those that are not the person come first: a tower that gives everything the same feature
 then finds nobody, rather than some by luck.
@@ -118,7 +118,7 @@ def ranked(distances: Callable[[Tensor], Tensor], sought: Sought, worst_first: b
     """
     rows = sought.answerable.nonzero().flatten()
     if not len(rows):
-        raise DataError("no query has another picture of its person in the gallery; give more pictures of a person")
+        raise DataError("no query has another picture of its person in the gallery; give more pictures of each person")
     step = max(1, NUMBERS_AT_ONCE // len(sought.gallery_ids))
     parts = [
         _ranked(distances(some), sought.same(some), sought.left_out(some), worst_first) for some in rows.split(step)

@@ -1,4 +1,4 @@
-"""Care with pictures of people: what reports and logs leave out, and what a run says of its use.
+"""Care with pictures of people: what reports and logs leave out, and what a run says about its use.
 
 People may be recognised by pictures and by names of files, so a report shows none and nothing that is written names
 any, unless the user says `--show-people`.
@@ -22,12 +22,12 @@ CARD = "CARD.md"
 NOTHING_TRAINED = "* Nothing was trained here: the backbone is as it was published."
 HEADING = "Before you use it on people"
 CONSENT = (
-    "To identify people, or to find one person again, may need their consent, a legal basis or a notice, and is "
+    "Identifying people, or finding one person again, may need their consent, a legal basis or a notice, and is "
     "unlawful in some places and for some purposes. Find out before you run this on pictures of people.",
-    "A match is a lead and no proof: people who look alike are confused, most of all across cameras, light and "
-    "clothes that the training has not seen. Let a person decide, and let the one concerned object.",
+    "A match is a lead, not proof: people who look alike are confused, most of all across cameras, light and clothes "
+    "that the training has not seen. Let a person decide, and let those concerned object.",
     "How well it works differs from camera to camera and between groups of people. Read the tables by camera and by "
-    "attribute, and test on pictures from where it will be used.",
+    "attribute, and test on pictures from the place where it will be used.",
 )
 
 
@@ -35,7 +35,7 @@ CONSENT = (
 class PeopleOptions:
     """Options of every task on pictures of people."""
 
-    show_people: bool = option(False, "reports show pictures of people, and what is written names their files")
+    show_people: bool = option(False, "show pictures of people in reports, and name their files")
 
     def __post_init__(self):
         settle(self)

@@ -69,8 +69,11 @@ def read_paraphrases(path: str | Path, captions: Collection[str] | None = None) 
     for caption, others in content.items():
         texts = [others] if isinstance(others, str) else others
         if not (isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts)):
-            raise DataError(f"{path}: paraphrases of '{shortened(caption)}' are no texts; write {FORM}")
+            raise DataError(f"{path}: paraphrases of '{shortened(caption)}' are not texts; write {FORM}")
         found[caption] = tuple(texts)
     if captions is not None and found.keys().isdisjoint(captions):
-        raise DataError(f"{path}: of none of the {len(set(captions))} captions of the training; give their own texts")
+        raise DataError(
+            f"{path}: has no paraphrase of any of the {len(set(captions))} training captions; give the "
+            "captions exactly as they are"
+        )
     return found

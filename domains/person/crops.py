@@ -38,13 +38,15 @@ def cut_people(data: DomainData, crops: str | Path, *, one_each: bool, max_pixel
         found = [box for box in boxes.get(item.id, ()) if _is_person(box) or not named]
         if len(found) != 1 and one_each:
             many = (
-                f"{len(found)} people in it, and the set does not say which one it means" if found else "nobody in it"
+                f"{len(found)} people in it, and the set does not say which one is meant" if found else "nobody in it"
             )
             skipped.append((item.id, f"{many}, by {path.name}"))
         elif found:
             items += _cut(item, found, path, one_each, max_pixels)
     if not items:
-        raise DataError(f"{path}: cuts nobody out of the {len(data.items)} photographs; give boxes of people in them")
+        raise DataError(
+            f"{path}: has no box of a person in any of the {len(data.items)} photographs; give boxes of people in them"
+        )
     note = f"People cut from photographs by {path.name}: {len(items)}."
     return replace(data, items=items, skipped=skipped, notes=[*data.notes, note])
 

@@ -26,7 +26,7 @@ NEGATIVE = ("a photo of a person without {}.",)
 
 
 class Person(Domain):
-    """Pictures of people, cut out, a person each."""
+    """Cropped pictures of people, one person in each."""
 
     name = "person"
     not_for = CONSENT

@@ -34,7 +34,7 @@ def plain(cell, counted):
 
     counted[0] += 1
     if counted[0] > MOST_VALUES:
-        sys.exit("holds more values than attributes of people are")
+        sys.exit("holds more values than attributes of people could")
     if isinstance(cell, np.ndarray) and cell.dtype.names is None:
         values = [plain(each, counted) for each in cell.ravel()]
         return values[0] if len(values) == 1 else values

@@ -24,11 +24,11 @@ class Reading:
     root: str | None = option(
         None, "tables and JSON: folder that paths of images are relative to; by default their own"
     )
-    crops: str | None = option(None, "a detector's COCO JSON, by which people are cut from photographs")
+    crops: str | None = option(None, "a detector's COCO JSON, by which people are cut out of photographs")
     detected: bool = option(False, "CUHK03: the boxes of a detector in place of those drawn by hand")
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
-    absent: str = option("0", "attributes: the value in tables of who has it not")
-    unknown: str = option("-1", "attributes: the value in tables and .mat files where nobody knows")
+    absent: str = option("0", "attributes: the value in tables for people without it")
+    unknown: str = option("-1", "attributes: the value in tables and .mat files for unknown")
     max_pixels: int = option(
         MAX_PIXELS,
         "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
@@ -89,8 +89,8 @@ def read_set(path: Path, task: str, reading: Reading, formats: Sequence[SetForma
         return fmt.read(source, reading, task)
     if others:
         tasks = " or ".join(f"--task {name}" for name in others[0].tasks)
-        raise DataError(f"{path}: {others[0].name}, which {task} cannot be read from; give {tasks}, or {kinds}")
-    raise DataError(f"{path}: nothing that {task} can be read from; give {kinds}")
+        raise DataError(f"{path}: {others[0].name}, which {task} cannot use; give {tasks}, or {kinds}")
+    raise DataError(f"{path}: nothing that {task} can use; give {kinds}")
 
 
 def _given(reading: Reading) -> list[str]:

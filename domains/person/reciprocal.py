@@ -84,7 +84,7 @@ def _squared(some: Tensor, features: Tensor) -> np.ndarray:
 def _re_ranked(rows: Rows, queries: np.ndarray, outside: int, total: int, k1: int, k2: int, weight: float) -> Tensor:
     """Of the queries, which are some of N pictures; the gallery are those from `outside` on."""
     if not 1 <= k2 <= total or not 1 <= k1 < total:
-        raise ConfigError(f"re-ranking with k1={k1} and k2={k2} needs more than {total} pictures; give smaller ones")
+        raise ConfigError(f"re-ranking with k1={k1} and k2={k2} needs more than {total} pictures; give smaller values")
     everyone = np.arange(total)
     near = np.concatenate([_nearest(squared, k1 + 1, some) for some, squared in _blocks(rows, everyone, total)])
     parts = [_weights(squared, some, near, k1) for some, squared in _blocks(rows, everyone, total)]

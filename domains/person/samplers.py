@@ -146,7 +146,9 @@ class IdentityBatches:
     def __post_init__(self):
         count = len(_rows_of(self.identities))
         if count < 2:
-            raise DataError(f"{count} identity to train on; batches of several people need two at least")
+            raise DataError(
+                f"{count} identity to train on; batches of several people need at least two, give more people"
+            )
         object.__setattr__(self, "people", min(self.people, count))
 
     @property

@@ -1,3 +1,3 @@
-"""Pictures from above: scenes of satellites and aircraft, multi-band rasters, maps' labels and captions."""
+"""Pictures from above: satellite and aerial scenes, multi-band rasters, labels from maps, and captions."""
 
 from .domain import RemoteSensing as RemoteSensing

@@ -89,7 +89,7 @@ def check_bands(text: str | int | Sequence[str | int]) -> str:
     for picture in pictures:
         count = len(_spread(picture))
         if count in (0, 2) or (count > COLOURS and len(pictures) > 1):
-            cure = "give one, three or more" if count <= COLOURS else "each of several pictures has one or three"
+            cure = "give one, three or more" if count <= COLOURS else "give each of several pictures one or three"
             raise ConfigError(f"{count} channels in '{','.join(picture)}'; {cure}")
         names = _spread(picture)
         if count > COLOURS and (twice := [name for place, name in enumerate(names) if name in names[:place]]):
@@ -138,7 +138,7 @@ def pictures_of(
     text = text or _usual(known, len(names), place)
     if alpha and str(len(names) + 1) in (name for picture in _split(text) for name in picture):
         raise DataError(
-            f"{place}: has no band {len(names) + 1}, it has {len(names)} and one marked as transparency; correct "
+            f"{place}: has no band {len(names) + 1}, only {len(names)} and one marked as transparency; correct "
             "--bands, or name the --sensor"
         )
     return [
@@ -180,7 +180,7 @@ def _usual(known: dict[str, int], count: int, place: str) -> str:
     if count == 1:
         return "1"
     if count == 2:
-        raise DataError(f"{place}: nothing says what its 2 bands are; choose by --bands 1, or name the --sensor")
+        raise DataError(f"{place}: nothing says what its 2 bands are; choose one by --bands 1, or name the --sensor")
     return "1,2,3"
 
 
@@ -199,7 +199,7 @@ def _position(name: str, known: dict[str, int], names: Sequence[Sequence[str]], 
     if name.isdigit():
         if int(name) <= len(names):
             return int(name) - 1
-        raise DataError(f"{place}: has no band {name}, it has {len(names)}; correct --bands")
+        raise DataError(f"{place}: has no band {name}, only {len(names)}; correct --bands")
     called = [called[-1].lower() for called in names if called]
     if not called:
         raise DataError(f"{place}: its bands have no names, so none is '{name}'; give numbers, or name the --sensor")

@@ -148,8 +148,8 @@ def read_captions_of_boxes(path: Path, formats: Sequence[Format], class_names: S
             target = captions_of_boxes(boxes, _size_of(file), id_)
             collector.add_file(file, id_, formats, target=target, split=image.split)
     if not collector.items:
-        raise DataError(f"{path}: no image of it has a box, so none has a caption; give boxes of COCO, or masks")
-    notes = [*notes, "Captions are made of boxes, five per image (`domains/remote_sensing/box_captions.py`)."]
+        raise DataError(f"{path}: none of its images has a box, so none has a caption; give COCO boxes, or masks")
+    notes = [*notes, "Captions are made from boxes, five per image (`domains/remote_sensing/box_captions.py`)."]
     notes += [f"Images without boxes, left out: {without}."] if without else []
     parts = {"kind": "captions", "name": folder.name, "skipped": collector.skipped, "notes": notes}
     return DomainData(collector.items, (), loader(formats), licence=licence_of(folder), **parts)
@@ -158,7 +158,7 @@ def read_captions_of_boxes(path: Path, formats: Sequence[Format], class_names: S
 def _masked_images(folder: Path, class_names: Sequence[str] | None) -> Iterator[BoxedImage]:
     if not class_names:
         raise DataError(
-            f"{folder}: its masks do not say what their values mean; name them by --set "
+            f"{folder}: nothing says what the values of its masks mean; name them by --set "
             "data.class_names=background,road (0, 1, ...)"
         )
     by_stem = {file.stem: file for file in sorted((folder / IMAGES).glob("*")) if file.is_file()}
@@ -167,7 +167,9 @@ def _masked_images(folder: Path, class_names: Sequence[str] | None) -> Iterator[
         if file.stem in by_stem:
             mask = decode_values(file)
             if (most := int(mask[mask != IGNORED].max(initial=0))) >= len(class_names):
-                raise DataError(f"{file}: has the value {most}; only {len(class_names)} classes are named, name all")
+                raise DataError(
+                    f"{file}: has the value {most}, but only {len(class_names)} classes are named; name all"
+                )
             boxes = tuple(boxes_of_mask(mask, class_names, ignored))
             yield BoxedImage(f"{IMAGES}/{by_stem[file.stem].name}", folder, (folder,), boxes)
 

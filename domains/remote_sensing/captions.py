@@ -58,7 +58,7 @@ def read_captions(
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return _of_table(path, formats, root, language)
     if language is not None:
-        raise ConfigError(f"--language {language}: {path.name} is no table with a column language; omit it")
+        raise ConfigError(f"--language {language}: {path.name} is not a table with a column language; omit it")
     if _has_boxes(path):
         return read_captions_of_boxes(path, formats, class_names)
     return _of_pairs(path, formats, root, max_pixels)
@@ -88,8 +88,8 @@ def _of_table(path: Path, formats: tuple[Format, ...], root: str | None, languag
     if not collector.items:
         name, reason = collector.skipped[0]
         raise DataError(
-            f"{path}: captions without images: none of its {len(captions)} can be read ({name}: {reason}); name their "
-            "folder by --set data.root=FOLDER"
+            f"{path}: no image of its {len(captions)} captions can be read ({name}: {reason}); name their folder by "
+            "--set data.root=FOLDER"
         )
     return DomainData(
         collector.items,
@@ -122,7 +122,9 @@ def _captions_by_image(path: Path, language: str | None) -> tuple[dict[str, list
     languages: dict[str, None] = {}
     for row in rows:
         if len(row) <= max(image, caption, spoken or 0):
-            raise DataError(f"{path}: a row of {len(row)} cells, {len(header)} columns; quote cells that hold commas")
+            raise DataError(
+                f"{path}: a row has {len(row)} cells for {len(header)} columns; quote cells that hold commas"
+            )
         if spoken is not None:
             languages[row[spoken].strip().lower()] = None
         if language is not None and row[spoken].strip().lower() != language.lower():
@@ -134,20 +136,20 @@ def _captions_by_image(path: Path, language: str | None) -> tuple[dict[str, list
     if not captions and language is not None:
         raise ConfigError(f"--language {language}: {path} has no such captions; it has: {', '.join(languages)}")
     if not captions:
-        raise DataError(f"{path}: no row has an image and a caption; give one of each per row")
+        raise DataError(f"{path}: no row has an image and a caption; give both in each row")
     return captions, splits, "" if encoding == ENCODINGS[0] else "The table is in GB18030, not UTF-8."
 
 
 def _decoded(path: Path) -> tuple[str, str]:
     if check_regular(path) > MOST_BYTES:
-        raise DataError(f"{path}: a table of more than {MOST_BYTES >> 30} GB; divide it")
+        raise DataError(f"{path}: a table of more than {MOST_BYTES >> 30} GB; split it")
     content = read_start(path, MOST_BYTES)
     for encoding in ENCODINGS:
         try:
             return content.decode(encoding).replace("\0", ""), encoding
         except UnicodeDecodeError:
             continue
-    raise DataError(f"{path}: is neither UTF-8 nor GB18030 text; save the file as UTF-8")
+    raise DataError(f"{path}: neither UTF-8 nor GB18030 text; save the file as UTF-8")
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:

@@ -68,32 +68,34 @@ class Reading(domain.Reading):
         parse=check_bands,
     )
     band_start: str = option(
-        ZERO, "four or more bands: weights of those after red, green, blue at first; mean: of these", choices=STARTS
+        ZERO,
+        "four or more bands: initial weights of the others than red, green, blue; mean: the mean of those",
+        choices=STARTS,
     )
     sensor: str | None = option(
-        None, "rasters: what took them, which says how bands are called and scaled", choices=sensors()
+        None, "rasters: the sensor, which determines the names and the scale of the bands", choices=sensors()
     )
     stretch: str | tuple[float, ...] = option(
         "auto",
-        "rasters of over 8 bits: auto for percentiles of a sample, image for those of each, or low,high",
+        "rasters of over 8 bits: auto (percentiles of a sample), image (of each image), or low,high",
         parse=check_stretch,
     )
     labels: str | None = option(
-        None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; at prediction a map's reference"
+        None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; in predict the map's reference"
     )
     window_size: int | None = option(
         None,
-        "large rasters: side of a window in pixels; by default 224, of segmentation and detection 512",
+        "large rasters: side of a window in pixels; by default 224, for segmentation and detection 512",
         low=8,
         high=8192,
     )
-    overlap: float = option(0.25, "large rasters: share of a window that the next covers too", low=0, below=1)
+    overlap: float = option(0.25, "large rasters: share of a window that the next window covers too", low=0, below=1)
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
-    cut: bool = option(False, "new rasters larger than a window are cut; segmentation and detection do so anyway")
-    background: bool = option(True, "masks: pixels that no label covers are a class, the first one, and not ignored")
+    cut: bool = option(False, "cut new rasters larger than a window; segmentation and detection do so anyway")
+    background: bool = option(True, "masks: pixels that no label covers are the first class, not ignored")
     window_sides: tuple[int, ...] | None = option(
         None,
-        "new rasters as windows of several sides, for an index that localize asks: 256,512,768",
+        "new rasters as windows of several sides, for an index that localize uses: 256,512,768",
         low=LEAST_SIDE,
         high=MOST_SIDE,
         parse=check_sides,
@@ -106,7 +108,7 @@ class Reading(domain.Reading):
     )
 
     language: str | None = option(
-        None, "captions: those of this language alone, where a table has a column language; by default all"
+        None, "captions: only those of this language, in tables with a column language; by default all"
     )
 
     @property
@@ -145,8 +147,8 @@ class Reading(domain.Reading):
 class RemoteSensing(Domain):
     """Pictures from above.
 
-    A published scene set is recognised by the names of its classes: they are said in words, and methods take the
-    settings that they publish for it.
+    A published scene set is recognised by the names of its classes: these are spelled out in words, and methods use the
+    settings published for that set.
     """
 
     name = "remote-sensing"
@@ -237,8 +239,8 @@ class RemoteSensing(Domain):
         options, given = self.reading_of(reading), use.reading or {}
         if not fitted_on_windows(use) and "window_size" not in given:
             raise ConfigError(
-                f"{use.run.shown}: was fitted on whole pictures; give --window-size, the side in pixels of the windows "
-                "that a map is made of, as large as those pictures are"
+                f"{use.run.shown}: was fitted on whole pictures; give --window-size, the side in pixels of the "
+                "windows of a map, as large as those pictures"
             )
         self.corpus = options.corpus
         rasters = read_unlabelled(use.images, options.formats)
@@ -250,8 +252,8 @@ class RemoteSensing(Domain):
         learned = (use.run.info["recipe"].get("data") or {}).get("labels")
         if layer is not None and learned and Path(layer).name == Path(learned).name:
             written.notes.append(
-                f"the run learned from a layer called {Path(layer).name} too: where that is this one, the accuracy "
-                "flatters the map; the run's report has that of windows it did not learn from"
+                f"the run learned from a layer called {Path(layer).name} too: if it is this one, the accuracy "
+                "flatters the map; the run's report shows the accuracy on windows that it did not learn from"
             )
         return written
 
@@ -274,7 +276,7 @@ class RemoteSensing(Domain):
             return super().decode(path, decode)
         pixels = decode_raster(path, dict(decode))
         if pixels.ndim != 3:
-            raise DataError(f"{path}: --bands makes several pictures of a place; give one composite")
+            raise DataError(f"{path}: --bands makes several pictures of each place; give one composite")
         return pixels
 
     def further_files(self, rows, data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
@@ -321,7 +323,7 @@ class RemoteSensing(Domain):
         unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
         for name in unused:
             if getattr(reading, name) != getattr(Reading(), name):
-                raise ConfigError(f"--set data.{name}: {task} reads its data without it; omit it")
+                raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
         if reading.channels is not None:
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
         other = registry.load_domain(OPEN_VOCAB)
@@ -354,7 +356,7 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
     from .split_lists import with_split_lists
 
     if path.is_file() and is_raster(path):
-        raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer that says what is where")
+        raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer of classes")
     shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
     return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
 

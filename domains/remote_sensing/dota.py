@@ -57,7 +57,9 @@ def read_dota(path: Path, formats: Sequence[Format]) -> DomainData:
             listed += [(item, _objects(file)) for item in collector.items[before:]]
     names = tuple(sorted({each.name for _, objects in listed for each in objects}))
     if not listed or not names:
-        raise DataError(f"{path}: no picture with an object; put pictures into images/ and their labels into labelTxt/")
+        raise DataError(
+            f"{path}: holds no picture with an object; put pictures into images/ and their labels into labelTxt/"
+        )
     index = {name: place for place, name in enumerate(names)}
     items = [_item(item, objects, index) for item, objects in listed]
     return DomainData(
@@ -67,7 +69,7 @@ def read_dota(path: Path, formats: Sequence[Format]) -> DomainData:
         kind="boxes",
         name=path.resolve().name,
         skipped=collector.skipped,
-        notes=["Oriented boxes of DOTA: their upright hulls are used, their corners are outlines."],
+        notes=["Oriented boxes of DOTA: boxes are their upright hulls, outlines their corners."],
         licence=licence_of(path),
     )
 

@@ -63,9 +63,9 @@ def opened(file: Path):
     """
     driver = DRIVERS.get(file.suffix.lower())
     if driver is None:
-        raise DataError(f"{file}: no raster of a known kind; known: {' '.join(DRIVERS)}")
+        raise DataError(f"{file}: not a raster of a known kind; known: {' '.join(DRIVERS)}")
     if check_regular(file) == 0:
-        raise DataError(f"{file}: empty file (0 bytes); replace it or leave it out")
+        raise DataError(f"{file}: empty file (0 bytes); replace or remove it")
     if driver == "VRT":
         check_vrt(file)
     return _rasterio().open(file.absolute(), driver=driver)
@@ -91,7 +91,7 @@ def moved(
     except _gdal_errors():
         moved_x = moved_y = np.array([np.nan])
     if not (np.isfinite(moved_x).all() and np.isfinite(moved_y).all()):
-        raise DataError(f"{place}: has coordinates outside of what its CRS describes; correct the CRS or the transform")
+        raise DataError(f"{place}: has coordinates outside the range of its CRS; correct the CRS or the transform")
     return moved_x, moved_y
 
 

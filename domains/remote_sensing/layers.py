@@ -62,9 +62,9 @@ class Shapes:
 
         if bool(self.crs) != bool(header.crs):
             which = self.path if not self.crs else raster
-            raise DataError(f"{which}: has no CRS, and what it is laid over has one; add its CRS")
+            raise DataError(f"{which}: has no CRS, but what it is laid over has one; add its CRS")
         if header.transform is None:
-            raise DataError(f"{raster}: lies nowhere, it has no transform; a label layer needs one")
+            raise DataError(f"{raster}: has no transform, which a label layer needs; add one")
         geometries = self.geometries
         if self.crs and self.crs != header.crs:
             geometries = shapely.transform(geometries, lambda xy: _moved(xy, self.crs, header.crs, self.path))
@@ -99,7 +99,7 @@ class ClassRaster:
         own, target = header_of([self.path]), header_of(files)
         same = (own.height, own.width, own.transform) == (target.height, target.width, target.transform)
         if bool(own.crs) != bool(target.crs) or (not own.crs and not same):
-            raise DataError(f"{self.path}: has another size than {raster.name}, and no CRS says where it lies; add one")
+            raise DataError(f"{self.path}: differs in size from {raster.name}, and no CRS says where it lies; add one")
         covered = np.zeros((len(boxes), len(self.names)))
         values = np.array(self.values)
         with open_raster([self.path], grid=target if own.crs and not same else None) as layer:
@@ -108,7 +108,10 @@ class ClassRaster:
                 places = np.searchsorted(values, stored[0][there].astype(np.int64))
                 covered[number] = np.bincount(places, minlength=len(values) + 1)[: len(values)] / there.size
         if not covered.any():
-            raise DataError(f"{self.path}: lies elsewhere on earth than {raster.name}, or says nothing there")
+            raise DataError(
+                f"{self.path}: lies elsewhere on earth than {raster.name}, or has no value there; give the "
+                "layer of that place"
+            )
         return covered
 
 
@@ -127,21 +130,23 @@ def read_layer(path: Path, column: str | None, class_names: Sequence[str] | None
         return _class_raster(path, class_names)
     if path.suffix.lower() not in STARTS:
         known = " ".join([*STARTS, *DRIVERS])
-        raise DataError(f"{path}: no label layer of a known kind; known: {known}")
+        raise DataError(f"{path}: not a label layer of a known kind; known: {known}")
     return _shapes(path, column, class_names)
 
 
 def _class_raster(path: Path, class_names: Sequence[str] | None) -> ClassRaster:
     with open_raster([path]) as raster:
         if np.dtype(raster.header.kinds[0]).kind not in "iu" or len(raster.header.kinds) != 1:
-            raise DataError(f"{path}: a raster of classes has one band of whole numbers")
+            raise DataError(f"{path}: a raster of classes must have one band of whole numbers; convert it")
         values = _values_of(raster)
     if not 1 <= len(values) <= MOST_CLASSES:
-        raise DataError(f"{path}: has {len(values)} different values; a raster of classes has 1 to {MOST_CLASSES}")
+        raise DataError(f"{path}: has {len(values)} different values; give a raster of 1 to {MOST_CLASSES} classes")
     names = tuple(class_names or (f"class {value}" for value in values))
     if len(names) != len(values):
         listed = shortened(", ".join(map(str, values)))
-        raise DataError(f"{path}: has the values {listed}, and class_names names {len(names)}; name each in order")
+        raise DataError(
+            f"{path}: has the values {listed}, but class_names names {len(names)}; name each value in order"
+        )
     return ClassRaster(path, tuple(values.tolist()), names)
 
 
@@ -162,7 +167,7 @@ def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None) -
     geometries = shapely.from_wkb(wkb, on_invalid="ignore")
     usable = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     if not usable.any():
-        raise DataError(f"{path}: holds no shape; give a layer of points, polygons or boxes")
+        raise DataError(f"{path}: holds no shapes; give a layer of points, polygons or boxes")
     named = _class_column(path, columns, column)
     texts = np.array([_text(value) for value in columns[named]], dtype=object)
     usable &= texts != ""
@@ -189,10 +194,10 @@ def _read(path: Path) -> tuple[Any, dict[str, Any], np.ndarray, dict[str, np.nda
     check_regular(path)
     kind = path.suffix.lower()
     if not read_start(path, 64).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").startswith(STARTS[kind]):
-        raise DataError(f"{path}: not what its name says; give a GeoPackage, GeoJSON or Shapefile")
+        raise DataError(f"{path}: its content is not what its name says; give a GeoPackage, GeoJSON or Shapefile")
     siblings = [path.with_suffix(suffix) for suffix in (".dbf", ".shx", ".prj", ".cpg")] if kind == ".shp" else []
     if any(file.exists() and not stays_inside(file, path.parent) for file in siblings):
-        raise DataError(f"{path}: a part of it is a link that leaves its folder; copy the file there")
+        raise DataError(f"{path}: a part of it is a link out of its folder; copy the file there")
     # a Shapefile is several files, which must be seen; those of the others are not needed
     options = {name: value for name, value in NO_NETWORK.items() if name != "GDAL_DISABLE_READDIR_ON_OPEN"}
     try:
@@ -204,7 +209,9 @@ def _read(path: Path) -> tuple[Any, dict[str, Any], np.ndarray, dict[str, np.nda
     except DataError:
         raise
     except Exception as error:  # pyogrio's errors have no common base
-        raise DataError(f"{path}: damaged label layer ({shortened(' '.join(str(error).split()), 160)})") from None
+        raise DataError(
+            f"{path}: damaged label layer ({shortened(' '.join(str(error).split()), 160)}); make or copy it again"
+        ) from None
     if geometry is None:
         raise DataError(f"{path}: holds a table without shapes; give a layer of points, polygons or boxes")
     return shapely, meta, geometry, dict(zip(map(str, meta["fields"]), values))
@@ -221,7 +228,7 @@ def _class_column(path: Path, columns: dict[str, np.ndarray], asked: str | None)
     if usual or len(texts) == 1:
         return (usual or texts)[0]
     listed = ", ".join(columns) or "none"
-    raise DataError(f"{path}: nothing says which column names the class; name it by --label-column (columns: {listed})")
+    raise DataError(f"{path}: it is not clear which column names the class; give --label-column (columns: {listed})")
 
 
 def _text(value: Any) -> str:

@@ -56,7 +56,7 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
             if target is not None:
                 items.append(window_of(item, box).with_(target=target, group=block if words else None))
     if not any(item.target.boxes for item in items):
-        raise DataError(f"{layer_path}: covers no window of {path.name}; does it lie elsewhere?")
+        raise DataError(f"{layer_path}: covers no window of {path.name}; check that it lies in the same place")
     notes = list(layer.notes)
     if words:
         notes.append(f"Splits are by place: {words}, each on one side (--block-size).")
@@ -226,7 +226,9 @@ def _of_raster(
     own = header_of([layer.path])
     same = (own.height, own.width, own.transform) == (header.height, header.width, header.transform)
     if bool(own.crs) != bool(header.crs) or (not own.crs and not same):
-        raise DataError(f"{layer.path}: has another size than {item.source.name}, and no CRS says where it lies")
+        raise DataError(
+            f"{layer.path}: differs in size from {item.source.name}, and no CRS says where it lies; add one"
+        )
     with open_raster([layer.path], grid=header if own.crs and not same else None) as raster:
         for box in boxes:
             stored, there = raster.read([0], box)

@@ -176,7 +176,7 @@ def with_stretch(data: DomainData, stretch: str | Sequence[float]) -> DomainData
     items = [i.with_(decode={**i.decode, "stretch": list(ranges)}) if i.id in there else i for i in data.items]
     pairs = ", ".join(f"{low:g} to {high:g}" for low, high in zip(ranges[::2], ranges[1::2]))
     low, high = PERCENTILES
-    note = f"Channels are stretched from {pairs} (percentiles {low:g} and {high:g} of a sample), at prediction too."
+    note = f"Channels are stretched from {pairs} (percentiles {low:g} and {high:g} of a sample), in prediction too."
     kept = {**data.reading, "stretch": ranges}
     return replace(data, items=items, notes=[*data.notes, note], reading=kept)
 
@@ -207,7 +207,7 @@ def _ranges_of(items: Sequence[Item]) -> tuple[float, ...] | None:
             pools, kinds = [[] for _ in values], [c.kind for picture in pictures for c in picture]
         if len(values) != len(pools):
             raise DataError(
-                f"{item.source}: gives {len(values)} channels, others {len(pools)}; say which bands by --bands"
+                f"{item.source}: has {len(values)} channels, others have {len(pools)}; choose the bands by --bands"
             )
         for pool, channel in zip(pools, values):
             pool.append(channel[valid])
@@ -280,7 +280,9 @@ def _stretched(values: np.ndarray, valid: np.ndarray, channels: Sequence[Channel
         ranges = list(zip(stretch[::2], stretch[1::2]))
         ranges = ranges * len(channels) if len(ranges) == 1 else ranges
     if len(ranges) != len(channels):
-        raise DataError(f"{path}: {len(channels)} channels, and a stretch for {len(ranges)}; correct --stretch")
+        raise DataError(
+            f"{path}: has {len(channels)} channels, but --stretch gives ranges for {len(ranges)}; correct it"
+        )
     low, high = (np.array(side, np.float32)[:, None, None] for side in zip(*ranges))
     unit = np.clip((values - low) / np.maximum(high - low, np.float32(1e-12)), 0, 1)
     return np.where(valid, unit, 0).astype(np.float32)

@@ -123,8 +123,8 @@ def with_blocks(data: DomainData, block_size: float | None) -> DomainData:
     blocks = _blocks_of(centres, size)
     if len(set(blocks)) < 2:
         raise DataError(
-            f"{data.name}: its pictures cover less than two blocks of {metres(size)}, so that nothing tests them; give "
-            "a smaller --block-size, 0 for none, or a split of your own"
+            f"{data.name}: its pictures cover less than two blocks of {metres(size)}, so that none is left for "
+            "testing; give a smaller --block-size, 0 for random splits, or your own split"
         )
     items = [item.with_(group=f"block {row} {column}") for item, (row, column) in zip(data.items, blocks)]
     note = f"Splits are by place: {len(set(blocks))} blocks of {metres(size)}, each on one side (--block-size)."

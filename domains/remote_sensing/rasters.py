@@ -131,7 +131,7 @@ class OpenRaster:
         self._colours = dict(zip(every, (name for names in colours for name in names)))
         solid = [band for band in every if self._colours[band] != "alpha"]
         if not solid:
-            raise DataError(f"{files[0]}: has no band but transparency; give another file")
+            raise DataError(f"{files[0]}: has no band other than transparency; give another file")
         # four bands are easily written with the fourth marked as transparency: a sensor that is named knows better
         named = sensors().get(sensor)
         self._mistaken = len(files) == 1 and len(every) > len(solid) and bool(named and named.order_of(len(every)))
@@ -191,7 +191,7 @@ class OpenRaster:
     def _check_window(self, window: Sequence[int]) -> None:
         left, top, width, height = window
         if min(left, top) < 0 or left + width > self.header.width or top + height > self.header.height:
-            raise DataError(f"{self.files[0]}: window {list(window)} lies outside of it; correct the window")
+            raise DataError(f"{self.files[0]}: window {list(window)} lies outside it; correct the window")
 
     def _there(self, raw: np.ndarray, dataset, index: int) -> np.ndarray | bool:
         """Where values mean something, as far as the mask of the file does not say it."""
@@ -281,7 +281,7 @@ def _opened_on_one_grid(
     files: Sequence[Path], sensor: str | None, stack: ExitStack, grid: Header | None = None
 ) -> OpenRaster:
     if len(files) > MOST_FILES:
-        raise DataError(f"{files[0]}: {len(files)} bands in files of their own; {MOST_FILES} at most")
+        raise DataError(f"{files[0]}: {len(files)} bands in separate files, more than {MOST_FILES}; remove some")
     datasets = [stack.enter_context(opened(file)) for file in files]
     if grid is not None:
         datasets = [stack.enter_context(_on_grid(each, grid)) for each in datasets]
@@ -313,7 +313,7 @@ def _on_one_grid(datasets: list[Any], files: Sequence[Path], stack: ExitStack) -
             placed.append(each)
             continue
         if each.crs is None or finest.crs is None:
-            raise DataError(f"{file}: has another size than the other bands of its place, and no CRS; resample it")
+            raise DataError(f"{file}: differs in size from the other bands of its place, and has no CRS; resample it")
         placed.append(stack.enter_context(WarpedVRT(each, resampling=Resampling.bilinear, **grid)))
     return placed
 
@@ -331,7 +331,9 @@ def _sensor(name: str | None, files: Sequence[Path], count: int) -> Sensor | Non
         sensor = sensors()[name]
         if len(files) == 1 and sensor.order_of(count) is None:
             counts = ", ".join(str(len(order)) for order in sensor.orders)
-            raise DataError(f"{files[0]}: has {count} bands, files of {name} have {counts}; correct or omit --sensor")
+            raise DataError(
+                f"{files[0]}: has {count} bands, but files of {name} have {counts}; correct or omit --sensor"
+            )
         return sensor
     parts = files[0].resolve().parts[-6:]
     return next((sensors()[known] for sign, known in SENSOR_NAMES for part in parts if sign.match(part)), None)

@@ -34,7 +34,7 @@ def with_split_lists(data: DomainData, folder: Path) -> DomainData:
     split_of = _splits(data, lists)
     absent = sum(item.id not in split_of for item in data.items)
     names = ", ".join(sorted(file.name for file in lists))
-    data.notes.append(f"Splits are the published ones, of {names}.")
+    data.notes.append(f"Splits are the published ones, from {names}.")
     if absent:
         data.notes.append(f"Images that no list names, left out: {absent}.")
     return data.with_items([i.with_(split=split_of[i.id]) for i in data.items if i.id in split_of])
@@ -58,10 +58,10 @@ def _splits(data: DomainData, lists: dict[Path, str]) -> dict[str, str]:
     for file, split in lists.items():
         named = [id_ for name in _names(file) for id_ in _meant(name, by_name)]
         if not named:
-            raise DataError(f"{file}: names none of the images beside it; is it a list of another set?")
+            raise DataError(f"{file}: names none of the images beside it; remove it if it belongs to another set")
         for id_ in named:
             if split_of.setdefault(id_, split) != split:
-                raise DataError(f"{file}: '{shortened(id_)}' is in the list of {split_of[id_]} too; take it from one")
+                raise DataError(f"{file}: '{shortened(id_)}' is in the list of {split_of[id_]} too; remove it from one")
     return split_of
 
 

@@ -84,7 +84,7 @@ def safe_scaling(files: Sequence[Path]) -> tuple[tuple[float, ...], tuple[float,
             if node.tag in ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET")
         }
     except (IndexError, TypeError, ValueError):
-        raise DataError(f"{product}: says no quantification value; get the product again") from None
+        raise DataError(f"{product}: gives no quantification value; get the product again") from None
     if not quantification > 0:
         raise DataError(f"{product}: has the quantification value {quantification}; get the product again")
     of_band = [offsets.get(str(ORDER.index(band_of(file))), 0.0) if band_of(file) in ORDER else 0.0 for file in files]
@@ -137,7 +137,7 @@ def _xml(path: Path) -> ElementTree.Element:
         raise DataError(f"{path}: metadata of more than {MOST_BYTES >> 20} MB; get the product again")
     text = read_start(path, MOST_BYTES)
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise DataError(f"{path}: metadata with entities of their own, which are not read; get the product again")
+        raise DataError(f"{path}: metadata with XML entities of its own, which are not read; get the product again")
     try:
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:

@@ -42,7 +42,7 @@ def check_vrt(path: Path) -> list[Path]:
         raise DataError(f"{path}: a VRT of more than {MOST_BYTES >> 20} MB; give the files that it names")
     text = read_start(path, MOST_BYTES)
     if re.search(rb"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise DataError(f"{path}: a VRT with entities of its own, which are not read; give the files that it names")
+        raise DataError(f"{path}: a VRT with XML entities of its own, which are not read; give the files that it names")
     try:
         root = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
@@ -67,7 +67,7 @@ def _check_element(path: Path, element: ElementTree.Element) -> None:
 def _named_file(path: Path, element: ElementTree.Element) -> Path:
     name = (element.text or "").strip()
     if re.search(r"^/vsi|^[a-z0-9+_.-]{2,}:|[<>\0]", name, re.IGNORECASE):
-        raise DataError(f"{path}: names '{shortened(name)}', which is no file in its folder; only such are read")
+        raise DataError(f"{path}: names '{shortened(name)}', which is not a file in its folder; copy the file there")
     file = path.parent / name if element.get("relativeToVRT") == "1" else Path(name)
     if not file.is_absolute() and element.get("relativeToVRT") != "1":
         raise DataError(f"{path}: names '{shortened(name)}' without relativeToVRT; make it again beside its files")
@@ -75,5 +75,5 @@ def _named_file(path: Path, element: ElementTree.Element) -> Path:
         raise DataError(f"{path}: names '{shortened(name)}', outside its folder; copy the file beside it")
     check_regular(file, "copy the file beside the VRT that names it")
     if not read_start(file, 12).startswith(STARTS):
-        raise DataError(f"{path}: names '{shortened(name)}', which is no TIFF or JPEG 2000 file; only such are read")
+        raise DataError(f"{path}: names '{shortened(name)}', which is not a TIFF or JPEG 2000 file; convert it")
     return file

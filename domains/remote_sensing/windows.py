@@ -84,7 +84,10 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
     cuts = [_cut(item, header, layer, cutting, sides) for item, header, sides in of_each]
     items, unlabelled = list(_items(cuts, bool(blocks.words))), sum(int((cut.labels < 0).sum()) for cut in cuts)
     if not items:
-        raise DataError(f"{layer_path}: covers no window of {path.name} by {cutting.share:.0%}; does it lie elsewhere?")
+        raise DataError(
+            f"{layer_path}: covers no window of {path.name} by {cutting.share:.0%}; check that it lies in "
+            "the same place, or lower --min-share"
+        )
     notes = list(layer.notes)
     if blocks.words:
         notes.append(f"Splits are by place: {blocks.words}, each on one side (--block-size).")
@@ -159,7 +162,7 @@ def rasters_of(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
             collector.add_file(file, shown(file, root), reading.formats)
     if not collector.items:
         why = f" ({collector.skipped[0][0]}: {collector.skipped[0][1]})" if collector.skipped else ""
-        raise DataError(f"{path}: no raster in it to lay {layer_path.name} over{why}")
+        raise DataError(f"{path}: holds no raster for {layer_path.name} to lie over{why}; give a folder of rasters")
     return collector
 
 
@@ -181,8 +184,8 @@ def _blocks(path: Path, headers: Sequence[Header], cutting: Cutting) -> _Blocks:
     land = sum(header.height * header.width / (high * wide) for header, (high, wide) in zip(headers, blocks.sides))
     if land < 2:
         raise DataError(
-            f"{path}: smaller than two {blocks.words}, so that nothing tests it; give a smaller --block-size or "
-            "--window-size, or --block-size 0 for random splits"
+            f"{path}: smaller than two {blocks.words}, so that none is left for testing; give a smaller --block-size "
+            "or --window-size, or --block-size 0 for random splits"
         )
     return blocks
 
@@ -190,8 +193,8 @@ def _blocks(path: Path, headers: Sequence[Header], cutting: Cutting) -> _Blocks:
 def _blocks_on_earth(path: Path, headers: Sequence[Header], cutting: Cutting, ten: int) -> _Blocks:
     if len({header.crs for header in headers}) > 1:
         raise DataError(
-            f"{path}: its rasters have several CRSs, so that blocks of land do not fit; bring them to one, or give "
-            "--block-size 0 for random splits"
+            f"{path}: its rasters have several CRSs, so that they cannot be divided into blocks; reproject them to "
+            "one, or give --block-size 0 for random splits"
         )
     scales = [metres_per_pixel(header) for header in headers]
     size = cutting.block or ten * float(np.median(scales))

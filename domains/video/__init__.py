@@ -1,3 +1,3 @@
-"""Clips: actions recognised, videos found by sentences; frames are the parts of a sample."""
+"""Video clips: actions are recognised, videos and moments found by sentences."""
 
 from .domain import Video as Video

@@ -48,7 +48,9 @@ def ucf_annotations(folder: Path, fold: int) -> list[Annotation]:
             name = line.split(" ")[0] if re.search(r" \d+$", line) else line
             category, _, file = name.rpartition("/")
             if not category:
-                raise DataError(f"{place}: '{shortened(line)}' is no CLASS/v_CLASS_g01_c01.avi; correct it")
+                raise DataError(
+                    f"{place}: '{shortened(line)}' is not of the form CLASS/v_CLASS_g01_c01.avi; correct it"
+                )
             group = UCF_SOURCE.match(file)
             annotations.append(
                 Annotation(name, place, (category,), split=split, group=group[1] if group else None, names=(file,))
@@ -69,7 +71,7 @@ def hmdb_annotations(folder: Path, fold: int) -> list[Annotation]:
         for place, line in _lines(path) if number == fold else ():
             name, _, mark = line.rpartition(" ")
             if mark not in ("0", "1", "2") or not name:
-                raise DataError(f"{place}: '{shortened(line)}' is no file and 0, 1 or 2; correct it")
+                raise DataError(f"{place}: '{shortened(line)}' is not a file and 0, 1 or 2; correct it")
             if mark == "0":
                 continue
             name = name.strip()
@@ -119,7 +121,7 @@ def something_annotations(path: Path, content: Sequence[Mapping[str, Any]]) -> l
         place, template = f"{path} entry {number}", str(entry.get("template") or "")
         name = BRACKETS.sub(r"\1", template)
         if "id" not in entry:
-            raise DataError(f"{place}: has no id; give that of its video")
+            raise DataError(f"{place}: has no id; add that of its video")
         captions = (str(entry["label"]),) if entry.get("label") else ()
         annotations.append(Annotation(str(entry["id"]), place, (name,) if name else (), captions, split=split))
     return annotations
@@ -145,7 +147,9 @@ def listed_annotations(path: Path, names: Sequence[str] | None = None) -> list[A
         cells = [cell.strip() for cell in line.split(separator) if cell.strip()] if separator else [line]
         if len(cells) < 2:
             shown = {"\t": "a tab", " ": "a space", None: "a space"}.get(separator, f"'{separator}'")
-            raise DataError(f"{place}: '{shortened(line)}' is no path and label with {shown} between them; correct it")
+            raise DataError(
+                f"{place}: '{shortened(line)}' is not a path and a label with {shown} between them; correct it"
+            )
         name, label = _path_and_label(cells)
         labels = tuple(numbered[int(one)] if _is_number(one, numbered) else one for one in label)
         annotations.append(Annotation(name, place, labels, split=split_in(path.stem)))

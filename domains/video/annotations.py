@@ -122,7 +122,7 @@ def data_of(
             raise DataError(f"{source}: {what} without clips: {missing}; name their folder by --set data.root=FOLDER")
         if lacking_is_usual:
             count, first_name = sum(lacking.values()), next(iter(lacking))
-            said.append(f"Clips that the list names and that are not there: {count}, first {first_name}.")
+            said.append(f"Clips that the list names but that are missing: {count}, the first {first_name}.")
         else:
             collector.skipped += [(video, f"no such video below {files.roots[0]}") for video in lacking]
     if not collector.items:
@@ -243,7 +243,7 @@ def _targets(wanted: Sequence[Annotation], classes: Sequence[str], captions: boo
 
 def _other_task(annotations: Sequence[Annotation], captions: bool) -> str:
     if captions and any(a.labels for a in annotations):
-        return "holds classes and no captions; omit --task retrieval, or give captions"
+        return "holds classes but no captions; omit --task retrieval, or give captions"
     if not captions and any(a.captions for a in annotations):
-        return "holds captions and no classes; give --task retrieval"
-    return "no line says anything of a clip; give a label or a caption in each"
+        return "holds captions but no classes; give --task retrieval"
+    return "no line has a label or a caption; give one in each"

@@ -187,7 +187,7 @@ def _video(id_: str, path: Path, captions: Sequence[str], split: str) -> Annotat
 def _beside(path: Path, name: str, partition: str) -> Path:
     file = path.parent / name
     if not file.is_file():
-        raise ConfigError(f"--set data.partition={partition}: wants {name} beside {path.name}; put it there")
+        raise ConfigError(f"--set data.partition={partition}: needs {name} beside {path.name}; put it there")
     return file
 
 

@@ -38,7 +38,9 @@ class ClipFiles:
         for root in self.roots:
             path = root / spelled
             if not stays_inside(path, root):
-                raise DataError(f"{place}: '{shortened(name)}' leaves the folder {root}; list only files inside it")
+                raise DataError(
+                    f"{place}: '{shortened(name)}' lies outside the folder {root}; list only files inside it"
+                )
             if path.is_file():
                 return path
             if path.is_dir() and (file := self._of_folder(path)) is not None:

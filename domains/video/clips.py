@@ -77,7 +77,9 @@ class Sampling:
             several = [name for name, rule in RULES.items() if "clips" in rule.options]
             raise ConfigError(f"--clips {self.clips}: for the sampling {', '.join(several)}; omit it")
         if self.rule == "dense" and self.frames > rules.DENSE_REACH:
-            raise ConfigError(f"--frames {self.frames}: the sampling dense has {rules.DENSE_REACH} at most; give fewer")
+            raise ConfigError(
+                f"--frames {self.frames}: the sampling dense takes at most {rules.DENSE_REACH}; give fewer"
+            )
 
     def as_decode(self) -> dict[str, Any]:
         """For `Item.decode`: the rule and what changes its result."""

@@ -37,7 +37,7 @@ def with_mirrored(data: DomainData) -> DomainData:
     """
     if data.kind != "clips" or not any(item.split == "train" for item in data.items):
         raise DataError(
-            f"{data.name}: --mirror-labels wants clips of one label each and lists of train and test; omit it"
+            f"{data.name}: --mirror-labels needs clips with one label each and lists of train and test; omit it"
         )
     shown = mirror_names(data.class_names)
     images = [
@@ -46,7 +46,7 @@ def with_mirrored(data: DomainData) -> DomainData:
         if item.split == "train" and shown[item.target.index] is not None
     ]
     changed = sum(shown[place] not in (None, place) for place in range(len(shown)))
-    note = f"Mirror images of training clips: {len(images)}; {changed} classes exchange left and right in them."
+    note = f"Mirror images of training clips: {len(images)}; {changed} classes swap left and right in them."
     made = data.with_items([*data.items, *images])
     made.notes = [*data.notes, note]
     return made

@@ -28,7 +28,9 @@ SPREAD = 8
 class DoctorOptions:
     """What `vladapt doctor` may be asked of this domain."""
 
-    video: str | None = option(None, "a video file: frames per second by decoder and number of threads")
+    video: str | None = option(
+        None, "a video file, on which decoders are timed (frames per second, by number of threads)"
+    )
 
 
 def findings() -> list[Finding]:
@@ -61,7 +63,7 @@ def _pyav() -> Finding:
 def _torchcodec() -> Finding:
     reason = _why_not("torchcodec.decoders")
     found = f"torchcodec {_version('torchcodec')}" + (f" does not import ({reason})" if reason else "")
-    cure = "install FFmpeg's shared libraries, or leave it: PyAV reads all the same" if reason else ""
+    cure = "install FFmpeg's shared libraries, or ignore this: PyAV reads the same files" if reason else ""
     return Finding("video: TorchCodec", not reason, found, cure)
 
 

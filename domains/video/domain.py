@@ -37,8 +37,8 @@ ENTRIES = (FRAMES, "clips")
 class Reading(domain.Reading):
     """Options of `Video.read`, given as `data.NAME` in a recipe."""
 
-    frames: int = option(8, "frames of a clip that are decoded, of each where there are several", low=1, high=4096)
-    sampling: str = option("uniform", "which frames, by the rule of that name", choices=RULES)
+    frames: int = option(8, "frames decoded per clip, or per part where a video has several", low=1, high=4096)
+    sampling: str = option("uniform", "rule by which frames are chosen", choices=RULES)
     interval: int = option(8, "sampling stretches and slowfast: frames from one to the next", low=1, high=10_000)
     fps: float = option(1.0, "sampling fps, moments and index: frames per second", above=0, high=1000)
     clips: int = option(1, "sampling uniform, stretches, dense, slowfast: clips of a video", low=1, high=1000)
@@ -46,20 +46,20 @@ class Reading(domain.Reading):
         1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
     )
     average_views: str = option(
-        "none", "average what is predicted of several clips and crops; none: frames in a row", choices=AVERAGES
+        "none", "average the predictions of several clips and crops; none: all frames as one sequence", choices=AVERAGES
     )
-    short_side: int = option(SHORT_SIDE, "larger frames are reduced to this shorter side", low=16, high=8192)
-    mirror_labels: bool = option(False, "training clips mirrored too, left and right of their classes exchanged")
-    keep_frames: bool = option(False, "decoded frames are kept in the cache: for training, which reads them many times")
+    short_side: int = option(SHORT_SIDE, "shorter side to which larger frames are reduced", low=16, high=8192)
+    mirror_labels: bool = option(False, "also train on mirrored clips, with left and right in class names swapped")
+    keep_frames: bool = option(False, "keep decoded frames in the cache: for training, which reads them many times")
     frame_rate: float = option(25.0, "folders of frames: frames per second", above=0, high=100_000)
     frame_pattern: str | None = option(None, "folders of frames: names of the frames, img_*.jpg; by default all images")
-    fold: int = option(1, "UCF101, HMDB51: which of the published splits", low=1, high=99)
-    partition: str = option("full", "MSR-VTT: which videos are for training, and which for test", choices=PARTITIONS)
-    target: str = option("action", "tables with verbs and nouns by number: what is the class", choices=TARGETS)
+    fold: int = option(1, "UCF101, HMDB51: number of the published split", low=1, high=99)
+    partition: str = option("full", "MSR-VTT: partition into training and test videos", choices=PARTITIONS)
+    target: str = option("action", "tables with verbs and nouns by number: which of them is the class", choices=TARGETS)
     train_list: str | None = option(None, "list of the clips to learn from, as published (train1_few_shot_2.txt)")
-    val_list: str | None = option(None, "list of the clips that settings are chosen on")
+    val_list: str | None = option(None, "list of the clips on which settings are chosen")
     moments: bool = option(False, "DiDeMo, ActivityNet: each sentence with its times, not one paragraph per video")
-    entries: str = option(FRAMES, "index: what is found, frames at --fps by themselves or whole clips", choices=ENTRIES)
+    entries: str = option(FRAMES, "index: what is searched, single frames at --fps or whole clips", choices=ENTRIES)
 
     def __post_init__(self):
         super().__post_init__()
@@ -83,7 +83,7 @@ class Reading(domain.Reading):
 
         if (count := self.clips * self.crops) < 2:
             raise ConfigError(
-                f"--average-views {self.average_views}: there is one view of each clip; give --clips or --crops too"
+                f"--average-views {self.average_views}: each clip has only one view; give --clips or --crops too"
             )
         middle = MIDDLE_CROP[self.crops] * self.clips + (self.clips - 1) // 2
         return PartViews(count, middle, self.average_views)
@@ -147,7 +147,7 @@ class Video(Domain):
 
         task, reading = self.check_task(task), self.reading_of(options)
         if task == "moments" and reading.crops > 1:
-            raise ConfigError(f"--crops {reading.crops}: moments looks at whole frames; omit it")
+            raise ConfigError(f"--crops {reading.crops}: task moments uses whole frames; omit it")
         asked = replace(reading, moments=True) if task == "moments" else reading
         data = self._named(read_clips(Path(path), asked, task not in OF_CLASSES))
         data = self._with_views(with_shot_lists(data, Path(path), reading), reading)

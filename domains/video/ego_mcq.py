@@ -40,7 +40,9 @@ def ego_mcq_annotations(path: Path, content: Mapping[str, Any]) -> tuple[list[An
         if kind is None or not 0 <= answer < len(choices):
             raise DataError(f"{place}: answer {answer} of {len(choices)}, types {entry['types']}; types are 1 and 2")
         if asked and len(choices) != len(asked[0].options):
-            raise DataError(f"{place}: has {len(choices)} choices, the first {len(asked[0].options)}; correct it")
+            raise DataError(
+                f"{place}: has {len(choices)} choices, but the first question has {len(asked[0].options)}; correct it"
+            )
         clips = [_clip(each, place, (text,) if at == answer else ()) for at, each in enumerate(choices)]
         annotations += clips
         asked.append(Question(text, tuple(item_id(clip) for clip in clips), answer, kind))

@@ -86,7 +86,7 @@ def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
     if lists := _lists_in(path, in_folders and reading.label_column is None):
         return _of_lists(lists, path, reading, captions)
     if captions:
-        raise DataError(f"{path}: no list of captions in it; give a table with a clip and a caption per row")
+        raise DataError(f"{path}: holds no list of captions; give a table with a clip and a caption per row")
     return _of_folders(path, reading)
 
 
@@ -233,9 +233,7 @@ def _of_form(read: Callable[[Path, Any, Any], Listed], path: Path, content: Any,
         return read(path, content, reading)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         reason = shortened(f"{type(error).__name__}: {error}", 80)
-        raise DataError(
-            f"{path}: some entry is not of the form that the first one has ({reason}); correct it"
-        ) from None
+        raise DataError(f"{path}: an entry does not have the form of the first one ({reason}); correct it") from None
 
 
 def _of_table(path: Path, reading: Reading) -> Listed:
@@ -350,7 +348,8 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
     if all(both):
         first, second = (shown(each, path) for each in both)
         raise DataError(
-            f"{path}: holds videos and folders of frames ({first}, {second}); keep one kind, or list clips in a table"
+            f"{path}: holds both videos and folders of frames ({first}, {second}); keep one kind, or list clips in a "
+            "table"
         )
     if of_videos is None and of_frames is not None:
         return _of_frame_folders(path, of_frames, reading, frames)
@@ -381,7 +380,7 @@ def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format)
                 label = Label(index[printable(category.name)])
                 collector.add_file(first, shown(clip, path), [frames], target=label, split=split)
     if not collector.items:
-        raise DataError(f"{path}: holds images and no clips; put the frames of each clip into CLASS/CLIP/")
+        raise DataError(f"{path}: holds images but no clips; put the frames of each clip into CLASS/CLIP/")
     data = DomainData(
         collector.items,
         tuple(map(as_words, layout.class_names)),

@@ -68,7 +68,7 @@ def _load(first: Path, decode: Mapping[str, Any]) -> Decoded:
     first, decode = Path(first), dict(decode)
     names = _frames(first.parent, decode.get("pattern"), _changed(first.parent))
     if not names:
-        raise DataError(f"{first.parent}: holds no frame; replace it or leave it out")
+        raise DataError(f"{first.parent}: holds no frame; replace or remove it")
 
     def draw(seed: int | None) -> np.ndarray:
         rate = float(decode["rate"])

@@ -36,7 +36,7 @@ def charades_annotations(path: Path) -> list[Annotation]:
             continue
         place, match = f"{path} line {number}", CHARADES_LINE.match(line.strip())
         if match is None:
-            raise DataError(f"{place}: '{shortened(line)}' is no line 'VIDEO start end##sentence'; correct it")
+            raise DataError(f"{place}: '{shortened(line)}' is not of the form 'VIDEO start end##sentence'; correct it")
         video, start, end, text = match.groups()
         annotations.append(_moment(video, text.strip(), start, end, place, split_in(path.stem)))
     return annotations
@@ -53,7 +53,7 @@ def qvhighlights_rows(table: Table) -> list[Annotation]:
     for row in table.rows:
         listed = row.values.get(windows) or []
         if not isinstance(listed, list) or not all(isinstance(each, list) and len(each) == 2 for each in listed):
-            raise DataError(f"{row.place}: relevant_windows '{shortened(str(listed))}'; give [[start, end], ...]")
+            raise DataError(f"{row.place}: relevant_windows are '{shortened(str(listed))}'; give [[start, end], ...]")
         name, text = row.text(video), row.text(query)
         split = split_in(table.path.stem)
         annotations += [_moment(name, text, start, end, row.place, split) for start, end in listed]

@@ -35,7 +35,7 @@ LEAST_SHARE = 0.95
 KEPT_INDEXES = 64
 UNTIMED = np.iinfo(np.int64).min
 USUAL_RATE = 25.0
-CURE = "replace it or leave it out"
+CURE = "replace or remove it"
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def frames_at(
     index = index_of(path, max_pixels)
     wanted = np.unique(np.asarray(positions, dtype=np.int64))
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
-        raise DataError(f"{path}: has frames 0 to {len(index) - 1}; ask for one of these at least, and for no other")
+        raise DataError(f"{path}: has frames 0 to {len(index) - 1}; ask for one or more of these")
     with opened_video(path, threads) as (container, stream):
         size = None
         for position, frame in _shown(container, stream, index, wanted.tolist()):
@@ -202,7 +202,7 @@ def _video_stream(path: Path, container: Any) -> Any:
         others = sorted({stream.type for stream in container.streams})
         raise DataError(f"{path}: has no video stream, only {' and '.join(others) or 'a header'}; {CURE}")
     if streams[0].codec_context is None:
-        raise DataError(f"{path}: its codec is not built into PyAV; convert it to H.264, or leave it out")
+        raise DataError(f"{path}: its codec is not built into PyAV; convert it to H.264, or remove it")
     return streams[0]
 
 

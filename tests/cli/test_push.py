@@ -64,7 +64,7 @@ def test_a_folder_as_the_hub_has_it(vladapt, run):
     assert accuracy.metric_name == f"Accuracy (95% interval {low:.4f} to {high:.4f})"
     for words in ("zero-shot | largest class | linear probe | this model | 95% interval", "Not to be used for"):
         assert words in card.text
-    assert "no medical device" in card.text and "hf:me/colours" in card.text and "red, green" not in card.text
+    assert "not a medical device" in card.text and "hf:me/colours" in card.text and "red, green" not in card.text
     assert "The licence of the backbone and of the data is not known" in card.text
 
 

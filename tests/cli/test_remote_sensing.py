@@ -190,8 +190,8 @@ def test_a_page_is_a_map_of_rasters_and_what_no_map_answers_is_one_line(run_on_w
     assert "Image by image" in (tmp_path / "rows.html").read_text()
     before = sorted(tmp_path.iterdir())
     for arguments, words in (
-        (("--out", tmp_path / "map.png"), "no kind of file that a map is written as"),
-        (("--out", tmp_path / "map.tif", "--coverage", "0.9"), "--coverage: concerns rows of images"),
+        (("--out", tmp_path / "map.png"), "maps are not written as files of that kind"),
+        (("--out", tmp_path / "map.tif", "--coverage", "0.9"), "--coverage: applies to tables of predictions"),
         (("--out", tmp_path / "map.tif", "--labels", tmp_path / "absent.gpkg"), "absent.gpkg"),
         (("--out", tmp_path / "map.tif", "--stream"), "--stream: files of the domain are not made from a stream"),
     ):

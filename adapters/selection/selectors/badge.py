@@ -1,4 +1,4 @@
-"""BADGE: images whose gradients would be large and unlike each other."""
+"""BADGE: images whose gradients would be large and unlike one another."""
 
 from __future__ import annotations
 

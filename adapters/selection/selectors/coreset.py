@@ -1,4 +1,4 @@
-"""Core-set: each image the one farthest from all that are labelled."""
+"""Core-set: each time the image farthest from all that are labelled."""
 
 from __future__ import annotations
 

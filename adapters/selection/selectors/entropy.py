@@ -1,4 +1,4 @@
-"""Entropy: the images whose predicted distribution over classes is the flattest."""
+"""Entropy: the images whose predicted distribution over classes is flattest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Entropy(Selector):
     """Uncertainty sampling by entropy (Active Learning Literature Survey, Settles, 2009, Computer Sciences Technical
     Report 1648 of the University of Wisconsin-Madison).
 
-    `epsilon` inside the logarithm is that of PCB's released code.
+    The `epsilon` inside the logarithm is that of PCB's released code.
 
     Example:
         >>> build_selector("entropy").select(pool, 3)

@@ -1,4 +1,4 @@
-"""Margin: the images whose two likeliest classes are the closest."""
+"""Margin: the images whose two most likely classes are closest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCB: pseudo-class balance, so that no class is left out of what is labelled."""
+"""PCB: pseudo-class balance, so that no class is left without labels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RANDOM, PREDICTED = "random", "predicted"
 class Pcb(Selector):
     """Active Prompt Learning in Vision Language Models (Bang, Ahn and Lee, 2024, arXiv 2311.11178).
 
-    `base` chooses `share` of the whole pool as candidates, or as many as are to be labelled where that is more. Of them
-    one is drawn at a time: at random among those predicted as the class that has the fewest images so far, labelled
-    ones by their labels and drawn ones by their predictions; at random among all where none is predicted as that class.
+    `base` chooses `share` of the whole pool as candidates, or as many as are to be labelled where that is more. They
+    are drawn one at a time: at random among those predicted as the class with the fewest images so far (labelled images
+    count by label, drawn ones by prediction), or among all where none is predicted as that class.
 
-    As published the first round, when nothing is labelled, is random. `first` "predicted" balances zero-shot's
-    predictions then too. The released code leaves `base` "random" without effect, its candidates being no more than
-    are drawn; here they are the same share as of other bases.
+    As published, the first round, when nothing is labelled, is random. `first` "predicted" balances zero-shot's
+    predictions in that round too. In the released code `base` "random" has no effect, since it has no more candidates
+    than are drawn; here they are the same share as for other bases.
 
     Example:
         >>> build_selector("pcb", base="entropy").select(pool, 3, seed=1)

@@ -1,4 +1,4 @@
-"""Random: every candidate alike, the selection that others are measured by."""
+"""Random: every candidate alike, the selection that others are measured against."""
 
 from __future__ import annotations
 

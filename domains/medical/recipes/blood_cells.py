@@ -1,4 +1,4 @@
-"""Single cells of stained blood smears: few channels tell them apart, which is what APE chooses."""
+"""Single cells of stained blood smears: APE, which chooses the few channels that tell them apart."""
 
 domain = "medical"
 data = {"modality": "haematology"}

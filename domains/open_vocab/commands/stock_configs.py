@@ -17,13 +17,14 @@ GROUP = "check"
 
 def stock_configs(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[FOLDER]...", help="Such as mmseg, mmdet/dino or fcn; all if none.")
+        list[str] | None,
+        typer.Argument(metavar="[FOLDER]...", help="Folders such as mmseg, mmdet/dino or fcn; by default all."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file that gets a line of JSON per folder as it is tried.")
+        Path | None, typer.Option(metavar="FILE", help="File for one line of JSON per folder, written as it is tried.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the file of --out: try only what is not in it.")
+        bool, typer.Option("--resume", help="Continue the file of --out: try only what is not in it.")
     ] = False,
     memory: Annotated[float, typer.Option(min=0.5, help="Memory in GiB that each config may take.")] = 10.0,
     seconds: Annotated[int, typer.Option(min=1, help="Seconds of CPU time that each config may take.")] = 120,
@@ -42,9 +43,9 @@ def stock_configs(
     Example: vladapt check stock-configs mmdet/faster_rcnn mmseg/fcn
     """
     if resume and out is None:
-        raise ConfigError("--resume: goes on with the file of --out; give it too")
+        raise ConfigError("--resume: continues the file of --out; give --out too")
     if out is not None and out.exists() and not resume:
-        raise ConfigError(f"--out {out}: is there already; add --resume, or give another")
+        raise ConfigError(f"--out {out}: already exists; add --resume, or give another")
     from ..stock.choice import chosen_folders
     from ..stock.limited import Limits
     from ..stock.outcomes import as_line, page, read_outcomes, summary, told

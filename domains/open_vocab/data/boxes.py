@@ -22,12 +22,12 @@ from .outlines import corners_of, valid_outline
 
 Corners = tuple[float, float, float, float]
 
-CLIPPED = "Boxes that reached more than a pixel out of their image, cut at its edge"
+CLIPPED = "Boxes that reached more than a pixel beyond their image, cut at its edge"
 OUTSIDE = "Boxes outside their image, left out"
 FLAT = "Boxes without area, left out"
 NOT_FINITE = "Boxes with a coordinate that is not a number, left out"
-BAD_OUTLINE = "Outlines that cannot be used, left out while their boxes stay"
-OTHER_SIZE = "Images of another size than their annotation says, whose boxes count in pixels of the file"
+BAD_OUTLINE = "Unusable outlines, left out (their boxes stay)"
+OTHER_SIZE = "Images of another size than their annotation says; boxes are taken as pixels of the file"
 JOINED = "Images listed twice, their boxes joined"
 IGNORED = "Boxes that are neither trained on nor counted (crowds, difficult objects)"
 EMPTY = "Images without a box, kept as background"

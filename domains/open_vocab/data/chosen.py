@@ -62,7 +62,7 @@ def chosen_data(
         raise ConfigError(f"split '{split}': give one of {', '.join(SPLITS)}")
     data = READERS[kind](path, **options) if items_json is None else read_items(items_json)
     if data.kind != kind:
-        raise DataError(f"{items_json}: holds {data.kind}, {kind} are asked for; give the file of the right task")
+        raise DataError(f"{items_json}: holds {data.kind}, but {kind} are needed; give a file of the right task")
     if isinstance(classes, str):
         classes = [name.strip() for name in classes.split(",") if name.strip()]
     if classes is not None:
@@ -79,7 +79,7 @@ def chosen_data(
     if split != "all":
         data = data.with_items(data.split(split))
     if not data.items:
-        raise DataError(f"{path or items_json}: its split '{split}' is empty; give another")
+        raise DataError(f"{path or items_json}: its split '{split}' is empty; give another split")
     return data
 
 

@@ -57,7 +57,7 @@ def class_positions(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
         )
     positions = [exact[name] if name in exact else alike[_key(name)] for name in wanted]
     if len(set(positions)) < len(positions):
-        raise ConfigError(f"classes ({_listed(wanted)}): a class is named twice; leave one out")
+        raise ConfigError(f"classes ({_listed(wanted)}): a class is named twice; remove one")
     return positions
 
 

@@ -28,10 +28,10 @@ from .boxes import Box, BoxSet, ListedImage
 ANNOTATION_FOLDERS = ("annotations", "annotation", "Annotations")
 UNLISTED_CLASS = "Annotations of a class id that the file does not list, left out"
 UNLISTED_IMAGE = "Annotations of an image id that the file does not list, left out"
-REPEATED = "Annotations that the file holds twice, left out once"
+REPEATED = "Annotations that the file holds twice, kept once"
 SAME_ID = "Different annotations with the same id, all kept"
-SAME_NAME = "Class ids with the name of another, taken as one class"
-GROUPING = "Classes that name a group of others and have no box, left out"
+SAME_NAME = "Class ids that share a name, taken as one class"
+GROUPING = "Classes that name a group of others but have no box, left out"
 
 
 def find_coco_annotations(folder: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def read_coco_boxes(path: Path) -> BoxSet:
     """
     files = find_coco_annotations(path) if path.is_dir() else [path]
     if not files:
-        raise DataError(f"{path}: no COCO file in it; name it instances*.json")
+        raise DataError(f"{path}: holds no COCO file; name it instances*.json")
     folder = _set_folder(path)
     files, contents, notes = _chosen(path, files, folder)
     box_set = BoxSet([], (), folder, notes=notes)
@@ -190,8 +190,8 @@ def _images_by_id(file: Path, content: dict[str, Any]) -> dict[Hashable, dict[st
             raise DataError(f"{file}: an image lacks its id or file_name ({shortened(error)}); correct it") from error
         if _file_name(file, known) != name:
             raise DataError(
-                f"{file}: image id {number!r} stands for '{_file_name(file, known)}' and for '{name}'; "
-                "number the images anew"
+                f"{file}: image id {number!r} stands for '{_file_name(file, known)}' and for '{name}'; give each "
+                "image its own id"
             )
     return images
 

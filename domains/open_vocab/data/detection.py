@@ -65,7 +65,7 @@ def _found(path: Path, class_names: Sequence[str] | None, formats: Sequence[Form
         return read_voc_boxes(path, formats)
     if is_yolo(path):
         return read_yolo(path, class_names, formats)
-    raise DataError(f"{path}: no boxes found in it; give {WHAT_IS_READ}")
+    raise DataError(f"{path}: holds no boxes; give {WHAT_IS_READ}")
 
 
 def read_voc_boxes(path: Path, formats: Sequence[Format] = (IMAGE,)) -> BoxSet:

@@ -65,7 +65,7 @@ def write_items(path: str | Path, data: DomainData, *, images: str | Path | None
         "items": [_as_data(item) for item in data.items],
     }
     if data.load_mask is not None and content["masks"] is None:
-        raise DataError(f"{path}: the masks of {data.name} are made, not stored; give a folder to save images in")
+        raise DataError(f"{path}: the masks of {data.name} are generated, not stored; give a folder to save images in")
     write_cached(path, json.dumps(content).encode())
     return path
 

@@ -131,7 +131,7 @@ def _by_key(masks: Sequence[Path], folder: Path, root: Path) -> dict[tuple[str, 
     for same in by_key.values():
         if len(same) > 1:
             first, second = (shown(mask, root) for mask in same[:2])
-            raise DataError(f"{root}: '{first}' and '{second}' may be masks of one image; leave one of them out")
+            raise DataError(f"{root}: '{first}' and '{second}' may both be masks of one image; remove one of them")
     return {key: same[0] for key, same in by_key.items()}
 
 

@@ -107,7 +107,7 @@ class MaskReader:
         """Outlines on each other, the largest first; boxes without an outline and ignored objects are ignored."""
         drawn = annotated_mask(item).outlines
         if drawn is None or drawn.size is None:
-            raise DataError(f"{item.id}: has neither a mask file nor outlines; leave it out")
+            raise DataError(f"{item.id}: has neither a mask file nor outlines; remove it")
         width, height = drawn.size
         labels = np.full((height, width), IGNORED if self.background is None else self.background, dtype=np.uint8)
         none = (None,) * len(drawn.boxes)

@@ -117,11 +117,11 @@ def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False, i
         *data.notes,
         f"Base classes, trained on: {len(split.base)}; novel classes, only tested: {len(split.novel)}.",
         *([f"Classes that are in neither, left out: {len(split.left_out)}."] if split.left_out else []),
-        *([f"Images of train and val with novel objects only, left out: {gone}."] if gone else []),
+        *([f"Images of train and val with only novel objects, left out: {gone}."] if gone else []),
         *([f"Images of train and val that show a novel class, left out (novel_images): {dropped}."] if dropped else []),
     ]
     if not any(item.split == "train" for item in items):
-        cure = ", or leave out --set novel_images=drop" if dropped else ""
+        cure = ", or omit --set novel_images=drop" if dropped else ""
         raise DataError(f"{data.name}: no training image has a base class; name fewer novel classes{cure}")
     reader = None if data.load_mask is None else choosable(data.load_mask)
     return replace(data, items=items, notes=notes, load_mask=reader)
@@ -172,7 +172,7 @@ def _coco(class_names: Sequence[str]) -> NovelSplit:
 def _lvis(class_names: Sequence[str], frequency: Sequence[str] | None) -> NovelSplit:
     if frequency is None:
         raise DataError(
-            "--novel lvis: the data do not tell how frequent classes are; give an LVIS file, or name novel classes"
+            "--novel lvis: the data do not say how frequent classes are; give an LVIS file, or name novel classes"
         )
     pairs = list(zip(class_names, frequency, strict=True))
     return _checked([name for name, often in pairs if often != "r"], [name for name, often in pairs if often == "r"])

@@ -70,7 +70,7 @@ def read_segmentation(
         elif find_coco_annotations(path):
             data = outlines_as_masks(boxes_of(read_coco_boxes(path), formats), background)
         else:
-            raise DataError(f"{path}: no images with masks found in it; give {WHAT_IS_READ}")
+            raise DataError(f"{path}: holds no images with masks; give {WHAT_IS_READ}")
     return data if class_names is None else choose_classes(data, class_names)
 
 
@@ -158,10 +158,10 @@ def _from_masks(
     items = [_item(pair, what, table, folder, in_colour, unlisted) for pair, what in usable]
     if unlisted:
         first = ", ".join(map(str, sorted(unlisted)[:10]))
-        notes.append(f"Stored in masks but no class, ignored: {first} (in {max(unlisted.values())} masks).")
+        notes.append(f"Values in masks that name no class, ignored: {first} (in {max(unlisted.values())} masks).")
     if not any(any(item.target.labels) for item in items):
         raise DataError(
-            f"{folder}: no mask holds a listed class; stored are {', '.join(map(str, sorted(unlisted)[:10]))}, "
+            f"{folder}: no mask holds a listed class: stored are {', '.join(map(str, sorted(unlisted)[:10]))}, "
             f"listed are {', '.join(map(str, list(getattr(table, chosen))[:10]))}; correct {_source(beside)}"
         )
     return DomainData(
@@ -198,7 +198,7 @@ def _look(pair: Pair, colours: bool, formats: Sequence[Format]) -> _Seen:
 def _coloured(folder: Path, table: MaskTable | None) -> MaskTable:
     if table is None or not table.colours:
         raise DataError(
-            f"{folder}: its masks store colours and nothing says which class each is; add labelmap.txt "
+            f"{folder}: its masks store colours, and nothing says which class each is; add labelmap.txt "
             "(name:r,g,b:: per line) or classes.json ({name: [r, g, b]})"
         )
     return table
@@ -221,8 +221,8 @@ def _numbered(
     if class_names is None:
         if values not in ([0, 1], [0, IGNORED], [0, 1, IGNORED]) or reduce_zero_label:
             raise DataError(
-                f"{folder}: its masks store {', '.join(map(str, values[:10]))} and nothing names them; "
-                "add classes.json or give class_names"
+                f"{folder}: its masks store {', '.join(map(str, values[:10]))} but nothing names them; add "
+                "classes.json or give class_names"
             )
         notes.append("Nothing names the classes: 0 is 'background', the rest 'foreground'; class_names names them.")
         class_names = BINARY
@@ -237,7 +237,7 @@ def _numbered(
         numbers = values
     else:
         raise DataError(
-            f"{folder}: class_names are {len(class_names)} ({', '.join(class_names[:10])}), its masks store "
+            f"{folder}: class_names are {len(class_names)} ({', '.join(class_names[:10])}), but its masks store "
             f"{len(values)} numbers ({', '.join(map(str, values[:10]))}); name each, or add classes.json"
         )
     return MaskTable(tuple(class_names), {value: position for position, value in enumerate(numbers)})
@@ -261,7 +261,9 @@ def _item(pair: Pair, what: _Seen, table: MaskTable, folder: Path, in_colour: bo
 
 def _check_count(where: object, names: Sequence[str]) -> None:
     if len(names) > MOST_CLASSES:
-        raise DataError(f"{where}: {len(names)} classes, masks hold {MOST_CLASSES} at most; choose some by class_names")
+        raise DataError(
+            f"{where}: {len(names)} classes, but masks hold at most {MOST_CLASSES}; choose some by class_names"
+        )
 
 
 def _source(beside: tuple[MaskTable, Path] | None) -> str:

@@ -98,8 +98,8 @@ def _names(folder: Path, yaml: Path | None, config: dict[str, Any], given: Seque
         raise DataError(f"{yaml or folder}: its names are not a list of classes ({error}); write a list") from error
     if given is not None and not set(given) <= set(named.values()):
         raise ConfigError(
-            f"class_names ({', '.join(given)}) are not those of {yaml or folder} ({', '.join(named.values())}); "
-            "leave the option out, or correct it"
+            f"class_names ({', '.join(given)}) are not those of {yaml or folder} ({', '.join(named.values())}); omit "
+            "the option, or correct it"
         )
     return named
 

@@ -57,15 +57,15 @@ class Boxes(Form):
         name, head = type(self.model).__name__, getattr(self.model, "bbox_head", None)
         if isinstance(self.model, TwoStageDetector):
             raise CapabilityError(
-                f"{name} looks again at regions that it chooses in a first stage, which is no fixed graph; fit with "
+                f"{name} has a second stage over regions that it chooses, which is not a fixed graph; fit with "
                 "--recipe open-vocab/retinanet, or predict with the run"
             )
         usual = isinstance(self.model, SingleStageDetector) and isinstance(head, (RetinaHead, RTMDetHead))
         if not usual or not _decodes_as_usual(head):
             raise CapabilityError(
-                f"{name} with {type(head).__name__} finds boxes in a way of its own, which is no fixed graph (the "
-                "heads of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict with "
-                "the run"
+                f"{name} with {type(head).__name__} finds boxes in its own way, which is not a fixed graph (only "
+                "heads of RetinaNet and RTMDet are exported); fit with --recipe open-vocab/retinanet, or predict "
+                "with the run"
             )
         _ = self.facts
 

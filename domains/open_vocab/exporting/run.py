@@ -99,7 +99,7 @@ def export_run(form: Form, use: Use, wishes: Wishes, read: Callable[[], DomainDa
     """
     model = form.model
     if wishes.int8:
-        raise ConfigError("--int8: graphs of detectors and segmentors have 32 bits; omit it")
+        raise ConfigError("--int8: detectors and segmentors are only exported in 32 bits; omit it")
     check_free(wishes.out)
     opset = check_opset(wishes.opset)
     library("onnxruntime")
@@ -119,7 +119,9 @@ def export_run(form: Form, use: Use, wishes: Wishes, read: Callable[[], DomainDa
                 checks = _checks(form, graph.module, ask, _answered(model, data, items, progress), data, facts, away)
             worst = checks["pixels"]
             if worst.share > LARGEST_SHARE or worst.same < LEAST_SAME:
-                raise CapabilityError(f"the graph is not the model, {worst.words}; predict with the run")
+                raise CapabilityError(
+                    f"the graph does not answer as the model does, {worst.words}; predict with the run"
+                )
             facts["checks"] = {name: check.facts for name, check in checks.items()}
             scripted = facts["preprocessing"] is not None
             files = {SCRIPT: form.script, "pictures.py": "pictures.py"} if scripted else {}

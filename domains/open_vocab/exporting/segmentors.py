@@ -41,13 +41,13 @@ class Maps(Form):
     def check(self) -> None:
         if type(self.model) is not EncoderDecoder:
             raise CapabilityError(
-                f"{type(self.model).__name__} cuts and compares images in a way of its own, which is no fixed graph "
+                f"{type(self.model).__name__} cuts and compares images in its own way, which is not a fixed graph "
                 "(fpn is exported); predict with the run"
             )
         if self.model.test_cfg.get("mode", "whole") != "whole":
             raise CapabilityError(
-                "its config looks through windows (test_cfg.mode='slide'), as many as an image has, which is no fixed "
-                "graph; fit with test_cfg.mode='whole', or predict with the run"
+                "its config uses sliding windows (test_cfg.mode='slide'), whose number depends on the image, which "
+                "is not a fixed graph; fit with test_cfg.mode='whole', or predict with the run"
             )
 
     def graph(self, pixels: Tensor) -> Graph:

@@ -111,7 +111,7 @@ def notes_on_names(model) -> list[str]:
         return []
     few, them = " and ".join(trained), "it" if len(trained) == 1 else "them"
     return [
-        f"trained on {few} alone, the model has learned to tell {them} from background and not from other things: "
+        f"trained on {few} alone, the model has learned to tell {them} from background but not from other things: "
         f"scores of {', '.join(asked)} say little"
     ]
 
@@ -202,8 +202,8 @@ def _mistakes(
         pictures.append((_drawn(data, items[image], one), f"{items[image].id}: {name}, {score:.2f}"))
     if not pictures:
         return []
-    note = "Look at these first: they are often objects that nobody marked, or what the model has not understood."
-    return [PictureSection("The mistakes it is surest of", pictures, note)]
+    note = "Look at these first: they are often objects that nobody marked, or things that the model has not learned."
+    return [PictureSection("Its most confident mistakes", pictures, note)]
 
 
 def _false(truth: Truth, predicted: PredictedBoxes) -> list[int]:

@@ -168,6 +168,6 @@ def refuse_fixed(model: nn.Module) -> None:
     """Raise the CapabilityError of a model whose classes cannot be changed."""
     if not takes_names(model):
         raise CapabilityError(
-            "--classes: nothing in this model takes class names, its classes are "
-            f"{', '.join(known_names(model))}; train one with a text classifier (docs/open-vocab.md)"
+            f"--classes: this model takes no class names, its classes are {', '.join(known_names(model))}; train one "
+            "with a text classifier (docs/open-vocab.md)"
         )

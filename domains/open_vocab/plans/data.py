@@ -50,7 +50,7 @@ def _one(parts: list[DomainData]) -> DomainData:
         part = choose_classes(part, first.class_names)
         if part.load_mask is not None and part.load_mask.as_data() != first.load_mask.as_data():
             raise ConfigError(
-                "the config's data sets mean other classes by the same numbers of a mask (reduce_zero_label, "
+                "the config's data sets use the same mask values for different classes (reduce_zero_label, "
                 "label_map, or the order of metainfo.classes); make these the same"
             )
         for item in part.items:
@@ -117,7 +117,7 @@ def _built(dataset: Node, scope: str) -> Any:
         except OSError as error:
             place = error.filename or dataset.get("ann_file") or dataset.get("data_root")
             reason = error.strerror or error
-            raise DataError(f"{place}: {reason}; the config names it, correct its data_root, or give --data") from error
+            raise DataError(f"{place}: {reason}; the config names it: correct its data_root, or give --data") from error
 
 
 def _check_places(dataset: Node) -> None:
@@ -127,7 +127,7 @@ def _check_places(dataset: Node) -> None:
         with suppress(OSError, ValueError):  # no path, or none that is there
             reason = why_not_regular(os.stat(os.path.join(root, value)))
             if reason is not None and not os.path.isdir(os.path.join(root, value)):
-                raise DataError(f"{os.path.join(root, value)}: {reason}; the config names it, correct that")
+                raise DataError(f"{os.path.join(root, value)}: {reason}; the config names it: correct the config")
 
 
 def _annotated(dataset: Node) -> list[str]:

@@ -86,7 +86,7 @@ def check_options(recipe: Recipe, config_of: Callable[[Recipe], Mapping[str, Any
         for name in OF_REMEMBERING:
             if options.get(name) is not None:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')}: counts with --remember alone; give --remember NAMES too"
+                    f"--{name.replace('_', '-')}: has an effect only with --remember; give --remember NAMES too"
                 )
     if not any(options.get(name) for name in ("start", *OPTIONAL)):
         return
@@ -94,8 +94,8 @@ def check_options(recipe: Recipe, config_of: Callable[[Recipe], Mapping[str, Any
     for name in OPTIONAL:
         if options.get(name) and not config.get("load_from"):
             raise ConfigError(
-                f"--{name.replace('_', '-')}: the training starts from a detector that has learned nothing yet; give "
-                "one to go on from, --start RUN"
+                f"--{name.replace('_', '-')}: the training starts from an untrained detector; give a trained one, "
+                "--start RUN"
             )
     if options.get("remember"):
         check_known(options["remember"], _start(recipe, config), config["model"])
@@ -180,10 +180,10 @@ def trained_and_kept(
 def _check_novel(novel: Any, names: Sequence[str]) -> None:
     """A name that is held out of training cannot be remembered by it."""
     if novel == "coco":
-        raise ConfigError("--novel coco leaves classes out that are to be remembered; name the novel ones, or omit it")
+        raise ConfigError("--novel coco leaves out classes that are to be remembered; name the novel ones, or omit it")
     held_out = {alike(name) for name in str(novel or "").split(",")}
     if both := [name for name in names if alike(name) in held_out]:
-        raise ConfigError(f"--novel and --remember both name '{both[0]}'; take it out of one of them")
+        raise ConfigError(f"--novel and --remember both name '{both[0]}'; remove it from one of them")
 
 
 def _sure(recipe: Recipe) -> float:
@@ -213,5 +213,5 @@ def _notes(data: DomainData, items: Sequence[Item], further: int) -> list[str]:
     given = f", {further} of them given to remember by" if further else ""
     images = sum(item.split == "train" for item in items)
     return [
-        f"Boxes of the detector before, learned beside those annotated: {after - before} in {images} images{given}."
+        f"Boxes of the earlier detector, learned beside those annotated: {after - before} in {images} images{given}."
     ]

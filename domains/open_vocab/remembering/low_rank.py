@@ -59,7 +59,7 @@ def add_low_rank(model: nn.Module, rank: int) -> None:
     layers = [layer for layer in _layers(model, rank) if id(layer) not in inside]
     if not layers:
         raise ConfigError(
-            f"--lora-rank {rank}: {type(model).__name__} has no layer of more outputs and inputs; give less"
+            f"--lora-rank {rank}: {type(model).__name__} has no layer with more inputs and outputs; give a lower rank"
         )
     trained = [parameter for each in whole for parameter in each.parameters() if parameter.requires_grad]
     model.requires_grad_(False)

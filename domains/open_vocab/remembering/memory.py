@@ -19,7 +19,7 @@ from .weights import ALPHAS, DEFAULT_ALPHA, Scores, best_alpha, put_between, sta
 
 Progress = Callable[[int, int], None]
 COLUMNS = ("Name", "AP before", "AP after", "Agreement AP50", "Objects")
-NOTE = "Agreement is AP50 where the boxes of the detector before, not those that are annotated, are taken for right."
+NOTE = "Agreement is AP50 with the boxes of the earlier detector, not the annotated ones, taken as the truth."
 
 
 @dataclass
@@ -143,6 +143,6 @@ def _on_missing(missing: Sequence[str]) -> list[str]:
     if not missing:
         return []
     return [
-        f"No test image has boxes of {', '.join(missing)}: AP50 against what the detector before finds tells how far "
-        "it agrees with it, not whether either is right."
+        f"No test image has boxes of {', '.join(missing)}: AP50 against the boxes of the earlier detector shows how "
+        "far the two agree, not whether either is right."
     ]

@@ -66,12 +66,14 @@ def start_at(place: str | Path, option: str = "--start") -> Start:
     if path.is_file() and path.suffix in CHECKPOINTS:
         return Start(str(place), path)
     if not path.is_dir():
-        raise DataError(f"{option} {place}: no run folder and no checkpoint ({', '.join(CHECKPOINTS)}); give one")
+        raise DataError(f"{option} {place}: neither a run folder nor a checkpoint ({', '.join(CHECKPOINTS)}); give one")
     run = Run.open(path)
     check_run(run)
     kept = (run.info.get("plan") or {}).get("vladapt") or {}
     if run.info.get("task") != DETECTION.task or not kept:
-        raise ConfigError(f"{option} {place}: a run of {run.info.get('task')} with no detector; give one of detection")
+        raise ConfigError(
+            f"{option} {place}: a run of {run.info.get('task')} without a detector; give a run of detection"
+        )
     return Start(str(place), run.adapter_path, run)
 
 
@@ -93,8 +95,8 @@ def on_start(config: Mapping[str, Any], start: Start, recipe: Recipe) -> dict[st
     kind, other = (str(each.get("type")).rpartition(".")[2] for each in (model, config["model"]))
     if kind != other:
         raise ConfigError(
-            f"--start {start.place}: its model is a {kind}, the config trains a {other}; give the recipe that the run "
-            "was trained by, with --recipe or --config"
+            f"--start {start.place}: its model is a {kind}, but the config trains a {other}; give the recipe by "
+            "which the run was trained, with --recipe or --config"
         )
     for key in sorted(recipe.given):
         if key.startswith(MODEL):
@@ -169,7 +171,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
-        raise DataError(f"{path}: cannot be read as a checkpoint ({reason}); give another to go on from") from error
+        raise DataError(f"{path}: cannot be read as a checkpoint ({reason}); give another to start from") from error
     return content if "state_dict" in content else {"state_dict": content}
 
 

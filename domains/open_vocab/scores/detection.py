@@ -163,12 +163,12 @@ def score_detections(
 def check_labels(truths: Sequence[Truth], detected: Sequence[Detected], class_names: Sequence[str]) -> None:
     """Raise the ConfigError of lists of different length, or of a label without a name."""
     if len(truths) != len(detected):
-        raise ConfigError(f"found objects of {len(detected)} images, there are {len(truths)}; give one entry per image")
+        raise ConfigError(f"detections of {len(detected)} images for {len(truths)} images; give one entry per image")
     for what, entries in (("annotation", truths), ("detector", detected)):
         highest = max((int(np.max(entry.labels)) for entry in entries if len(entry.labels)), default=-1)
         if highest >= len(class_names):
             raise ConfigError(
-                f"the {what} has class number {highest}, there are {len(class_names)} names "
+                f"the {what} has class number {highest}, but there are {len(class_names)} names "
                 f"({', '.join(list(class_names)[:10])}); give both the same classes"
             )
 

@@ -47,7 +47,9 @@ def confusion(truth: Any, predicted: Any, num_classes: int, ignored: int = IGNOR
     rows, columns = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
     if rows.size and (rows.min() < 0 or rows.max() >= num_classes):
         wrong = rows[(rows < 0) | (rows >= num_classes)][0]
-        raise ConfigError(f"a mask has class number {wrong}, there are {num_classes} classes; give them the same")
+        raise ConfigError(
+            f"a mask has class number {wrong}, but there are {num_classes} classes; give masks of these classes"
+        )
     columns = np.where((columns < 0) | (columns >= num_classes), num_classes, columns)
     counts = np.bincount(rows * (num_classes + 1) + columns, minlength=num_classes * (num_classes + 1))
     return counts.reshape(num_classes, num_classes + 1)

@@ -28,13 +28,15 @@ def packaged_config(name: str) -> Path:
     package, _, inner = name.partition("::")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.origin:
-        raise ConfigError(f"config '{name}': the package '{package}' is not installed")
+        raise ConfigError(
+            f"config '{name}': the package '{package}' is not installed; install it, or give the path of a file"
+        )
     folder = configs_folder(package).resolve()
     file = (folder / inner).resolve()
     if not folder.is_dir():
         raise ConfigError(f"config '{name}': the installed {package} brings no configs; give the path of a file")
     if not file.is_relative_to(folder):
-        raise ConfigError(f"config '{name}': leads out of the configs of {package}; give the path of a file")
+        raise ConfigError(f"config '{name}': lies outside the configs of {package}; give the path of a file")
     if not file.is_file():
         there = [known.relative_to(folder).as_posix() for known in folder.glob("*/**/*.py")]
         raise ConfigError(f"config '{name}': {package} has no such config; {_nearest(inner, there)}")

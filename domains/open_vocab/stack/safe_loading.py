@@ -93,6 +93,7 @@ def _load(loader: Callable, file, **options):
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise DataError(
-            f"{file}: refused, it holds more than weights and reading it could run code"
-            f"{f' (it asks for {asked[1]})' if asked else ''}; save its state dict as .safetensors where you trust it"
+            f"{file}: refused, it holds more than weights and reading it could run "
+            f"code{f' (it asks for {asked[1]})' if asked else ''}; save its state dict as .safetensors if you trust "
+            "it"
         ) from error

@@ -22,25 +22,25 @@ class DetectionOptions(NovelOptions):
 
     suppress: str = option(
         "untrained",
-        "which names share no thing, the surest alone is kept: those not trained together; all; none",
+        "overlapping boxes, of which only the best is kept: of names not trained together; all; none",
         choices=("untrained", "all", "none"),
     )
     dets_per_class: int = option(
-        10_000, "LVIS: so many detections per class, in all test images, count in fixed AP", low=1, high=10**6
+        10_000, "LVIS: detections per class, in all test images, that count in fixed AP", low=1, high=10**6
     )
-    start: str | None = option(None, "run, or checkpoint of the config's model, that the training goes on from")
+    start: str | None = option(None, "run, or checkpoint of the config's model, from which training starts")
     remember: tuple[str, ...] | None = option(
-        None, "names, or a file of names, that the start knows and is not to forget"
+        None, "names, or a file of names, that the start knows and must not forget"
     )
-    remember_images: str | None = option(None, "folder of images without the new classes, to remember by")
+    remember_images: str | None = option(None, "folder of images without the new classes, by which to remember")
     remember_score: float | None = option(
-        None, "from which score on what the start finds is learned as a box; 0.5 by default", low=0, high=1
+        None, "score from which what the start finds is learned as a box; 0.5 by default", low=0, high=1
     )
     wise_alpha: float | None = option(
-        None, "share of the trained weights in those that are kept; chosen on val by default", low=0, high=1
+        None, "share of the trained weights in the kept ones; chosen on val by default", low=0, high=1
     )
     lora_rank: int | None = option(
-        None, "rank of matrices that train in place of the start's weights", low=1, high=4096
+        None, "rank of the matrices trained in place of the start's weights", low=1, high=4096
     )
 
     def __post_init__(self):

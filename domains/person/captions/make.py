@@ -72,11 +72,9 @@ class Captioned:
     Attributes:
         out: the file.
         pictures, sentences: how many have captions, and how many captions there are.
-        silent: pictures of which nothing was sure enough to be said.
-        root: the folder that names of pictures are relative to.
-        attributes: attribute -> how many pictures say it.
-        html: the page, or None.
-        skipped: (picture, reason) of what could not be read.
+        silent: pictures of which nothing was certain enough to be mentioned. root: the folder that names of pictures
+        are relative to. attributes: attribute -> how many pictures say it. html: the page, or None. skipped: (picture,
+        reason) of what could not be read.
     """
 
     out: Path
@@ -133,7 +131,9 @@ def caption_people(
         data, captions = _from_list(paths, Path(attributes), how)
     else:
         if not paths:
-            raise ConfigError("give pictures of people: files, folders or sample; or --attributes with a list of them")
+            raise ConfigError(
+                "give pictures of people (files, folders or sample), or a list of their attributes by --attributes"
+            )
         questions = usual_questions() if attributes is None else questions_with(Path(attributes))
         data = _pictures(paths)
         tower = load_backbone(backbone, device)
@@ -165,7 +165,10 @@ def _from_pictures(
     reporter: Reporter,
 ) -> list[Caption]:
     if not tower.has_text:
-        raise CapabilityError(f"backbone '{tower.spec}' has no text tower to ask pictures with; take one that has both")
+        raise CapabilityError(
+            f"backbone '{tower.spec}' has no text tower to ask about pictures with; give --backbone one "
+            "that has both towers"
+        )
     store, transform = FeatureStore(), load_domain(PERSON).transforms(tower, False, ATTRIBUTES)
 
     def encode(texts: list[str]) -> Tensor:
@@ -206,7 +209,7 @@ def _caption(item: Item, answers: dict[str, Answer], questions: Sequence[Questio
 def _from_list(paths: Sequence[str | Path], file: Path, how: Captioning) -> tuple[DomainData, list[Caption]]:
     """Sentences from known attributes; a folder of pictures says where they lie."""
     if len(paths) > 1 or (paths and not Path(paths[0]).is_dir()):
-        raise ConfigError(f"--attributes {file}: names the pictures itself; give at most the folder that they lie in")
+        raise ConfigError(f"--attributes {file}: already names the pictures; give at most their folder")
     root = {"root": str(paths[0])} if paths else {}
     data = load_domain(PERSON).read(file, ATTRIBUTES, **root)
     faces, captions = are_faces(data.class_names), []
@@ -226,8 +229,8 @@ def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Capt
     said = [each for each in captions if each.texts]
     if not said:
         raise DataError(
-            f"--out {out}: of {len(captions)} pictures nothing is known with a confidence of {how.least:g}; "
-            "lower --min-confidence, or take a tower that knows people (--backbone)"
+            f"--out {out}: nothing is known with a confidence of {how.least:g} of any of the {len(captions)} "
+            "pictures; lower --min-confidence, or give a tower that knows people (--backbone)"
         )
     said = [_with_file(each, data, out) for each in said]
     root = _root(said, out)

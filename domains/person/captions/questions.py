@@ -78,7 +78,10 @@ def questions_with(path: Path) -> list[Question]:
     questions.update({name: _question(name, of, path) for name, of in content.items()})
     for each in questions.values():
         if each.colour_of and each.colour_of not in questions:
-            raise DataError(f"{path}: '{each.name}' is the colour of '{each.colour_of}', which is not asked; add that")
+            raise DataError(
+                f"{path}: '{each.name}' is the colour of '{each.colour_of}', which is not asked about; add "
+                "that question"
+            )
     return list(questions.values())
 
 
@@ -89,7 +92,11 @@ def _file() -> dict[str, Any]:
 
 def _question(name: str, of: Any, path: Path) -> Question:
     if not isinstance(of, dict) or (unknown := sorted(set(of) - set(KEYS))) or not {"ask", "values"} <= set(of):
-        said = f"'{unknown[0]}' is not known" if isinstance(of, dict) and set(of) - set(KEYS) else "ask or values lack"
+        said = (
+            f"'{unknown[0]}' is not known"
+            if isinstance(of, dict) and set(of) - set(KEYS)
+            else "ask or values is missing"
+        )
         raise DataError(f"{path}: question '{name}': {said}; give {', '.join(KEYS)}, the first two always")
     ask, values, asked = of["ask"], of["values"], of.get("asked") or {}
     if not _texts(ask) or not isinstance(values, dict) or not all(_texts(each) for each in values.values()):

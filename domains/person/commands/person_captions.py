@@ -23,7 +23,7 @@ def person_captions(
     ] = None,
     sentences: Annotated[int, typer.Option(metavar="N", help="Sentences per picture, at most.")] = 2,
     min_confidence: Annotated[
-        float, typer.Option(metavar="SHARE", help="Probability from which an attribute is said, 0 to 1.")
+        float, typer.Option(metavar="SHARE", help="Probability from which an attribute is mentioned, 0 to 1.")
     ] = 0.5,
     grouping: Annotated[
         str, typer.Option(metavar="NAME", help="Of faces: text2facegan (six groups) or facecaption (five).")
@@ -70,7 +70,7 @@ def person_captions(
     echo(f"Captions:   {made.out} ({made.pictures:,} pictures, {made.sentences:,} sentences)")
     echo(f"Attributes: {said}")
     if made.silent:
-        echo(f"Left out:   {made.silent:,} pictures, of which nothing was sure enough to be said")
+        echo(f"Left out:   {made.silent:,} pictures of which nothing was certain enough to be mentioned")
     if made.html:
         echo(f"Page:       {made.html}")
     if made.root != made.out.absolute().parent:

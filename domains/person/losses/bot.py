@@ -1,4 +1,4 @@
-"""BoT: the strong baseline of re-identification, on any image tower."""
+"""BoT: the strong baseline of re-identification, for any image tower."""
 
 from __future__ import annotations
 

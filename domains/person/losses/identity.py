@@ -25,8 +25,8 @@ def number_of_people(loss: Loss) -> int:
     """
     if "num_labels" not in loss.dims:
         raise CapabilityError(
-            f"{loss.title} names the people of the training set, and this set names none, or is read in a row; give a "
-            "column 'identity', or leave the loss out"
+            f"{loss.title} names the people of the training set, and this set names none, or is read in a row; give "
+            "a column 'identity', or omit the loss"
         )
     return loss.dim("num_labels", "its classifier of identities")
 

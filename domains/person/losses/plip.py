@@ -107,7 +107,7 @@ class Plip(RowLoss):
         if self.colours:
             if backbone.channels is not None:
                 raise CapabilityError(
-                    f"{self.title}: colours are those of pictures, and these have {len(backbone.channels)} channels; "
+                    f"{self.title}: colours need pictures of 3 channels, and these have {len(backbone.channels)}; "
                     "give the loss colours=0 (--set adapter.loss_options.plip.colours=0)"
                 )
             self.painter = GuidedReader(image, text, *size, 3 * self.cells**2).to(backbone.device)

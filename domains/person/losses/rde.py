@@ -79,7 +79,7 @@ class Rde(Loss):
     selection_dim: int = option(1024, "width of the embedding of selected tokens", low=2, high=65_536)
     select_by: str = option("attention", "how tokens are selected; similarity is ours", choices=SELECTED_BY)
     mixture: str = option("coarse", "how Gaussians are fitted; fine suits more than 40 % wrong pairs", choices=FITS)
-    pairs_at_once: int = option(64, "pairs among which losses are compared before an epoch", low=2, high=1_000_000)
+    pairs_at_once: int = option(64, "pairs whose losses are compared together before an epoch", low=2, high=1_000_000)
     trust_epochs: int = option(0, "first epochs in which all pairs count as clean", low=0, high=1_000_000)
     divide: bool = option(True, "tell clean pairs from wrong ones; without it all count as clean")
     seed: int = option(0, "seed of the coin flips and of the order in which pairs are judged", low=0, high=2**31 - 1)

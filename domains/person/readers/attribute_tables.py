@@ -124,8 +124,8 @@ class Values:
         texts = {row.text(name) for row in table.rows for name in names}
         if self.unknown in texts and not (texts & set(_spellings(self.absent))) and texts & set(HAS):
             raise DataError(
-                f"{table.path}: its attributes are 1 and {self.unknown}, none is {self.absent}; where {self.unknown} "
-                f"means absent, as in CelebA, say --set data.absent={self.unknown}"
+                f"{table.path}: its attributes are 1 and {self.unknown}, none is {self.absent}; if {self.unknown} "
+                f"means absent, as in CelebA, give --set data.absent={self.unknown}"
             )
 
     def of(self, row: Row, name: str) -> float:
@@ -143,8 +143,8 @@ class Values:
             return float("nan")
         raise DataError(
             f"{row.place}: '{shortened(row.text(name))}' in column '{shortened(name)}'; attributes are 1, "
-            f"{self.absent}, or {self.unknown} for unknown (--set data.absent, data.unknown); name the columns of "
-            "attributes by --set data.class_names where this is none"
+            f"{self.absent}, or {self.unknown} for unknown (--set data.absent, data.unknown); if this column is not "
+            "an attribute, name those that are by --set data.class_names"
         )
 
 

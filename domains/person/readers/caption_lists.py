@@ -48,7 +48,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     rows = []
     for number, entry in enumerate(content, start=1):
         if not isinstance(entry, dict) or IDENTITY not in entry or not any(entry.get(key) for key in IMAGE_KEYS):
-            raise DataError(f"{path} entry {number}: no object with {IDENTITY} and {IMAGE_KEYS[0]}; correct it")
+            raise DataError(f"{path} entry {number}: not an object with {IDENTITY} and {IMAGE_KEYS[0]}; correct it")
         image = next(entry[key] for key in IMAGE_KEYS if entry.get(key))
         named = {key: entry.get(key) for key in ("camera", "time", "split", "role", CAPTIONS)}
         rows.append(Row({**named, "image": image, "identity": entry[IDENTITY]}, f"{path} entry {number}"))
@@ -61,7 +61,10 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
 def _check_kind(path: Path, content) -> None:
     wanted = f"a list of objects with {IDENTITY}, {CAPTIONS} and {IMAGE_KEYS[0]} (CUHK-PEDES and its like)"
     if is_coco(content):
-        raise DataError(f"{path}: COCO annotations, not {wanted}; people are cut out by --crops, beside a set")
+        raise DataError(
+            f"{path}: COCO annotations, not {wanted}; to cut people out of a set by these boxes, give the "
+            "file as --crops"
+        )
     if not isinstance(content, list) or not content:
         raise DataError(f"{path}: not {wanted}; give such a file")
     first = content[0]

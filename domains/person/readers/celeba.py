@@ -109,7 +109,9 @@ def _words(path: Path | None, meanings: dict[str, str] | None) -> dict[str, str]
                 raise DataError(f"{path} line {number}: not a file and a number; get the list again")
             continue
         if meanings is not None and cells[1] not in meanings:
-            raise DataError(f"{path} line {number}: '{shortened(cells[1])}' is none of {', '.join(meanings)}")
+            raise DataError(
+                f"{path} line {number}: '{shortened(cells[1])}' is none of {', '.join(meanings)}; get the list again"
+            )
         words[cells[0]] = cells[1] if meanings is None else meanings[cells[1]]
     return words
 

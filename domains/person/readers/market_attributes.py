@@ -71,7 +71,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     data = camera_names.read(camera_names.find(root), reading, task)
     kept = [item for item in data.items if item.target.identity in of_person]
     if not kept:
-        raise DataError(f"{path}: names none of the people in {root}; is it the file of another set?")
+        raise DataError(f"{path}: names none of the people in {root}; check that it belongs to this set")
     chosen = chosen_names(names, reading, path)
     places = [names.index(name) for name in chosen]
     items = [
@@ -115,7 +115,7 @@ def attributes_of(path: Path, unknown: str) -> tuple[dict[str, tuple[float, ...]
         named = _columns(variable, fields)
         columns = named if columns is None else columns
         if named != columns:
-            raise DataError(f"{path}: its train and test have other attributes; get it again")
+            raise DataError(f"{path}: its train and test have different attributes; get it again")
         rows = _rows(path, part, ids, fields, columns, unknown)
         people.update({_plain(name): row for name, row in zip(ids, rows, strict=True)})
     return people, [name for _, _, name in columns]
@@ -128,7 +128,9 @@ def matlab_structure(path: Path, variable: str) -> Mapping[str, Any]:
         DataError: it is no such file, or too large for one.
     """
     if (size := check_regular(path)) > MOST_BYTES:
-        raise DataError(f"{path}: {size >> 20} MB, more than attributes of people take; is it another file?")
+        raise DataError(
+            f"{path}: {size >> 20} MB, more than attributes of people take; check that it is the right file"
+        )
     script = Path(__file__).parents[1] / "matlab_process.py"
     command = [sys.executable, "-I", str(script), str(path.absolute()), variable]
     try:
@@ -177,8 +179,8 @@ def _rows(path, part: str, ids, fields, columns, unknown: str) -> list[tuple[flo
             known = isinstance(value, (int, float)) and value in range(1, most[field] + 1)
             if not known and _text(value) != unknown:
                 raise DataError(
-                    f"{path}: '{field}' of person {shortened(person)} is {shortened(_text(value))}; 1 to "
-                    f"{most[field]} are known, and {unknown} for unknown"
+                    f"{path}: '{field}' of person {shortened(person)} is {shortened(_text(value))}; it must be 1 to "
+                    f"{most[field]}, or {unknown} for unknown"
                 )
         unsure = {field for field, value in at.items() if _text(value) == unknown}
         rows.append(tuple(float("nan") if of in unsure else float(at[of] == value) for of, value, _ in columns))

@@ -25,7 +25,9 @@ LISTS = {
 }
 """List -> the split, the beginning of the folder with its pictures, and their role."""
 NEEDED = ("list_train.txt", "list_query.txt", "list_gallery.txt")
-NOTE = "The published val pictures show people of train: they train too, and val is made of other people."
+NOTE = (
+    "The published val pictures show people of train: they are used for training too, and val is made of other people."
+)
 
 
 def find(path: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""CLIP fine-tuned on pictures of people and their captions: the baseline that other recipes are compared with.
+"""CLIP fine-tuned on pictures of people and their captions: the baseline for other recipes.
 
 Whole towers, the contrastive loss with all captions and pictures of a person as positives (`same_label`), AdamW at a
 low rate. Settings are ours.

@@ -1,7 +1,7 @@
 """CMPM and CMPC: projections matched over the batch and classified by person. `--backbone openai-rn50`.
 
 "Deep Cross-Modal Projection Learning for Image-Text Matching", ECCV 2018; the settings are those with which PLIP (2023,
-arXiv 2305.08386) fine-tunes, but for AdamW in the place of Adan and a cosine in that of the step at epoch 20.
+arXiv 2305.08386) fine-tunes, but with AdamW in place of Adan and a cosine in place of the step at epoch 20.
 """
 
 domain = "person"

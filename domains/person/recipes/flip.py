@@ -1,8 +1,8 @@
-"""FLIP's way with attributes of faces: both towers stay as they are, the last linear layer of the image tower learns.
+"""FLIP's way with attributes of faces: only the last linear layer of the image tower is trained.
 
-"15M Multimodal Facial Image-Text Dataset" (FaceCaption-15M; 2024, arXiv 2407.08515) tunes nothing but the linear layer
-of its model for attributes of CelebA. Here it learns by binary cross-entropy against the sentences of the attributes,
-on all labelled images; the settings are ours.
+"15M Multimodal Facial Image-Text Dataset" (FaceCaption-15M; 2024, arXiv 2407.08515) tunes only the linear layer of its
+model for attributes of CelebA. Here it is trained by binary cross-entropy against the sentences of the attributes, on
+all labelled images; the settings are ours.
 """
 
 domain = "person"

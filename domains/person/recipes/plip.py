@@ -1,4 +1,4 @@
-"""PLIP's three tasks, ours after its abstract: identities, hidden words told by the image, colours told by the caption.
+"""PLIP's three tasks, after its abstract: identities, hidden words from the image, colours from the caption.
 
 "PLIP: Language-Image Pre-training for Person Representation Learning", 2023, arXiv 2305.08386. No code of its training
 is public: losses and settings are ours. `--backbone openai-rn50`, or `embedded`.

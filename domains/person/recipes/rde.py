@@ -1,8 +1,8 @@
-"""RDE, robust to captions of somebody else: clean pairs are told by their losses. `--backbone openai-vit-b-16`.
+"""RDE, robust to captions of somebody else: clean pairs are known by their losses. `--backbone openai-vit-b-16`.
 
 "Noisy-Correspondence Learning for Text-to-Image Person Re-identification", 2024, arXiv 2308.09911. As released: IRRA's
-training, the embedding of selected tokens at a rate of 1e-3; but for its changes of captions, and the epoch, chosen on
-val (released: on test).
+training, the embedding of selected tokens at a rate of 1e-3; without its changes of captions, and with the epoch chosen
+on val (released: on test).
 """
 
 _base_ = ["./irra.py"]

@@ -1,8 +1,8 @@
 """TBPS-CLIP, a strong and simple baseline: soft targets, consistency, SimCLR. `--backbone openai-vit-b-16`.
 
 "An Empirical Study of CLIP for Text-based Person Search", 2023, arXiv 2308.10045. As released: 5 epochs of AdamW in
-batches of 320, squares of 224, two of six changes of a picture, words left out; but for its translations into another
-language and back, which `--set paraphrases=FILE.json` may give, and the epoch, chosen on val (released: on test).
+batches of 320, squares of 224, two of six changes of a picture, words left out; without its translations into another
+language and back, which `--set paraphrases=FILE.json` may supply, and with the epoch chosen on val (released: on test).
 """
 
 domain = "person"

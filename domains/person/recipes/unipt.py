@@ -1,4 +1,4 @@
-"""UniPT, before another recipe: contrast, hidden patches and words; made-up sentences do. `--backbone openai-vit-b-16`.
+"""UniPT, a pre-training before another recipe, on generated sentences. `--backbone openai-vit-b-16`.
 
 "Unified Pre-training with Pseudo Texts for Text-To-Image Person Re-identification", 2023, arXiv 2309.01420. Rate,
 batch, epochs and warm-up as the released settings have them; the rest is ours. Its sentences are made by

@@ -169,7 +169,7 @@ def train_on_people(
     adapter, source = adapter_of(recipe), IdentitySource.of(people.data, "train")
     if not len(source):
         raise DataError(
-            f"{people.data.name}: no picture of a known person trains; give identities, or --adapter zero-shot"
+            f"{people.data.name}: no training picture names its person; give identities, or --adapter zero-shot"
         )
     plan = planned_people(people, source, adapter.options["batch_size"], seed)
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
@@ -196,8 +196,8 @@ def planned_people(people: ReidData, source: IdentitySource, batch_size: int, se
     pictures, sampler = people.options["pictures"], people.options["sampler"]
     if batch_size % pictures:
         raise DataError(
-            f"--batch-size {batch_size}: no multiple of the {pictures} pictures of each person in a batch; give one, "
-            "or --set pictures=K"
+            f"--batch-size {batch_size}: not a multiple of the {pictures} pictures of each person in a batch; give a "
+            "multiple, or --set pictures=K"
         )
     cameras = cameras_of(source.items)
     return IdentityBatches(source.labels, cameras, batch_size // pictures, pictures, sampler, seed)
@@ -206,11 +206,11 @@ def planned_people(people: ReidData, source: IdentitySource, batch_size: int, se
 def _validation(recipe: Recipe, people: ReidData) -> tuple[Callable[[Backbone], float] | None, list[str]]:
     """mAP of a backbone on val, and a note where nothing can be retrieved there."""
     if not people.data.split("val"):
-        return None, ["Nothing was chosen on val, which has no people: the last epoch is kept."]
+        return None, ["Nothing was chosen on val, which has no people; the last epoch is kept."]
     try:
         protocol = people.protocol("val")
     except DataError as error:
-        return None, [f"Nothing was chosen on val, the last epoch is kept: {error}."]
+        return None, [f"Nothing was chosen on val; the last epoch is kept: {error}."]
 
     def score(towers: Backbone) -> float:
         return scored(towers, people, protocol, recipe).ranking.metrics()["map"]

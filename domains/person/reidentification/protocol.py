@@ -93,9 +93,7 @@ class Protocol:
         if self.drawn:
             how = "one picture of each person in each camera" if self.camera_rule else "every picture"
         rule = "pictures by the query's own camera do not count" if self.camera_rule else "cameras do not count"
-        return (
-            f"Queries: {how}. Of the person that is sought, {rule}." if self.camera_rule else f"Queries: {how}; {rule}."
-        )
+        return f"Queries: {how}. Of the person sought, {rule}." if self.camera_rule else f"Queries: {how}; {rule}."
 
     def _check_answerable(self, name: str) -> None:
         if not self.queries:
@@ -105,7 +103,7 @@ class Protocol:
         counts = torch.tensor([each for each in self.identities if each != NOBODY]).bincount()
         if int(counts.max()) < 2:
             raise DataError(f"{name}: one image per identity: nothing to retrieve; give several pictures of a person")
-        rule = f" under the rule of cameras; give people in two, or {NO_RULE}" if self.camera_rule else ""
+        rule = f" under the camera rule; give people seen by two cameras, or {NO_RULE}" if self.camera_rule else ""
         raise DataError(f"{name}: no query has another picture of its person in the gallery{rule}")
 
 
@@ -113,7 +111,7 @@ def _check_cameras(cameras: Sequence[str], name: str) -> None:
     missing = sum(not camera for camera in cameras)
     if missing:
         raise DataError(
-            f"{name}: {missing} of {len(cameras)} pictures do not name their camera, which the rule of cameras needs; "
+            f"{name}: {missing} of {len(cameras)} pictures do not name their camera, which the camera rule needs; "
             f"add a column camera, or {NO_RULE}"
         )
     if len(set(cameras)) == 1:

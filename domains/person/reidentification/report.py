@@ -38,7 +38,7 @@ MEASURES = {
     "r10": Measure("Rank-10", "one of the nearest ten is"),
     "map": Measure("mAP", "all pictures of the person come early"),
     "minp": Measure("mINP", "the last picture of the person comes early, too"),
-    "map_trapezoid": Measure("mAP, trapezoid", "as the first code of Market-1501 counts; it is lower"),
+    "map_trapezoid": Measure("mAP, trapezoid", "as the first code of Market-1501 computes it; it is lower"),
 }
 WHEN = {"zero_shot": "before", "adapted": "after", "reranked": "re-ranked"}
 SHOWN_QUERIES, SHOWN_RESULTS = 6, 4
@@ -138,7 +138,7 @@ def reid_report(
             _facts(info),
             shared.skipped(info.get("skipped") or (), "picture"),
             shared.use(_steps(info, str(folder)), "pictures of people") if info.get("model") else None,
-            shared.licences(info, unknown="not said"),
+            shared.licences(info, unknown="not stated"),
         ],
         versions=info.get("versions") or {},
         place=f"Folder {folder}. Settings and seed are in its run.json.",

@@ -1,4 +1,4 @@
-"""What people wear and carry, told picture by picture: a classification with several labels, with tables of its own."""
+"""What people wear and carry, picture by picture: a classification with several labels, with tables of its own."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Attributes(Classification):
             change = [] if before is None else [RATE.text(old), RATE.change(_known(old), _known(mean))]
             rows.append((name, RATE.text(found), RATE.text(passed), RATE.text(mean), *change))
         scores.metrics["attributes"] = kept
-        header = ("Attribute", "Found", "Rightly not said", "Mean accuracy")
+        header = ("Attribute", "Found", "Rightly absent", "Mean accuracy")
         header += () if before is None else ("Zero-shot", "Change")
         note = (
-            "Found: share of those who have it of whom it is said. Rightly not said: share of those who have it not. "
-            "Mean accuracy is the mean of the two; – where the test images do not tell."
+            "Found: share of the people with it for whom it is predicted. Rightly absent: share of those without it "
+            "for whom it is not. Mean accuracy is the mean of the two; –: the test images cannot tell."
         )
         return TableSection("Attribute by attribute", header, rows, note)
 
@@ -83,7 +83,7 @@ class Attributes(Classification):
             kept[camera] = {"images": len(of), **values}
             rows.append((camera or "unknown", len(of), *(RATE.text(values.get(key)) for key in OF_CAMERA)))
         scores.metrics["cameras"] = kept
-        note = "The adapted model. A camera whose numbers are lower is one where it fails more often."
+        note = "Scores of the adapted model. It fails more often on cameras with lower numbers."
         return TableSection("Camera by camera", ("Camera", "Images", *OF_CAMERA.values()), rows, note)
 
 

@@ -38,13 +38,15 @@ class SearchOptions(PeopleOptions):
         True, "train on each caption as a sample of its own; else on each picture, with one of its captions"
     )
     sampler: str = option(
-        IN_ANY_ORDER, "how batches are made: at random, or of several people", choices=(IN_ANY_ORDER, *SAMPLERS)
+        IN_ANY_ORDER,
+        "how batches are drawn: at random, or as several people with several samples each",
+        choices=(IN_ANY_ORDER, *SAMPLERS),
     )
-    pictures: int = option(4, "samples of each person in a batch, of samplers of several people", low=1, high=1000)
+    pictures: int = option(4, "samples of each person in a batch, with a sampler of several people", low=1, high=1000)
     views: str = option("pedestrian", "how pictures are augmented in training", choices=VIEWS)
     deletion: float = option(0.0, "probability that a word of a caption is left out in training", low=0, below=1)
-    paraphrases: str | None = option(None, "JSON file of the captions in other words, by caption; none: no paraphrases")
-    paraphrased: float = option(0.1, "probability that a caption gives way to a paraphrase", low=0, below=1)
+    paraphrases: str | None = option(None, "JSON file of paraphrases by caption; none: no paraphrases")
+    paraphrased: float = option(0.1, "probability that a caption is replaced by a paraphrase", low=0, below=1)
 
 
 class PersonSearch(Retrieval):
@@ -181,6 +183,6 @@ def _check(people: PeoplePairs, name: str) -> None:
         some = people.split(split)
         if len(some) and not any(item.captions() for item in some.items):
             raise DataError(
-                f"{name}: no picture of split '{split}' has a caption, so nobody can be searched; give captions, or "
-                "task re-identification"
+                f"{name}: no picture of split '{split}' has a caption, so nobody can be searched for; give captions, "
+                "or --task re-identification"
             )

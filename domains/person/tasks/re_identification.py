@@ -42,23 +42,25 @@ class ReidOptions(PeopleOptions):
     """Options of re-identification. Augmentation, sampler and numbers are those that BoT publishes."""
 
     camera_rule: bool = option(True, "pictures of the sought person by the query's own camera do not count")
-    rerank: bool = option(False, "re-rank by k-reciprocal neighbours; the table has both")
-    rerank_k1: int = option(K1, "re-ranking: nearest that may be reciprocal", low=1, high=10_000)
-    rerank_k2: int = option(K2, "re-ranking: nearest over which weights are averaged", low=1, high=10_000)
-    rerank_weight: float = option(WEIGHT, "re-ranking: share of the distance itself", low=0, high=1)
+    rerank: bool = option(False, "re-rank by k-reciprocal neighbours; the table shows both")
+    rerank_k1: int = option(K1, "re-ranking: nearest pictures that may be reciprocal", low=1, high=10_000)
+    rerank_k2: int = option(K2, "re-ranking: nearest pictures over which weights are averaged", low=1, high=10_000)
+    rerank_weight: float = option(WEIGHT, "re-ranking: share of the original distance", low=0, high=1)
     sampler: str = option("random-identity", "how a batch draws people and pictures", choices=tuple(SAMPLERS))
     pictures: int = option(4, "pictures of each person in a batch", low=2, high=1024)
     flip: float = option(0.5, "probability that a training picture is flipped", low=0, high=1)
     pad: int = option(10, "pixels around a training picture, from which a crop is taken", low=0, high=1024)
     erasing: float = option(0.5, "probability that a part of a training picture is erased", low=0, high=1)
     erasing_fill: str = option("mean", "what erased parts are painted with", choices=FILLS)
-    last_stride: int = option(2, "of a ResNet's last stage; at 1, BoT's, its last map is twice as fine", low=1, high=2)
+    last_stride: int = option(
+        2, "stride of a ResNet's last stage; 1, as in BoT, makes its last map twice as fine", low=1, high=2
+    )
 
 
 class ReIdentification(TowerTraining):
     """A query picture ranks a gallery; found is another picture of the same person, by the rule of cameras.
 
-    Towers learn by the loss `bot`, or others that labels are enough for; zero-shot compares the features as they are.
+    Towers learn by the loss `bot`, or by others that need only labels; zero-shot compares the features as they are.
     """
 
     takes: ClassVar = frozenset(
@@ -68,15 +70,13 @@ class ReIdentification(TowerTraining):
     defaults: ClassVar = {"image_size": (256, 128)}
     deciding: ClassVar = "map"
     unused: ClassVar = {
-        "shots": "counts images per class; re-identification trains on all training pictures, omit it",
+        "shots": "counts images per class; re-identification trains on all training pictures; omit it",
         "features": "a features file names no people; give --data",
-        "redact": "names of people are left out anyway, unless --show-people says otherwise; omit it",
+        "redact": "names of people are left out anyway, unless --show-people is given; omit it",
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "re-identification has no classes; omit it"),
     }
     default_adapter: ClassVar = "full"  # as BoT trains
-    cannot_learn: ClassVar = (
-        "adapter '{}' trains no towers; for --task re-identification give full, lora or zero-shot"
-    )
+    cannot_learn: ClassVar = "adapter '{}' trains no towers; for --task re-identification give full, lora or zero-shot"
     names_nothing: ClassVar = (
         "its model names nobody; find people with it: vladapt index IMAGES --domain person --backbone {} --out INDEX"
     )
@@ -147,7 +147,7 @@ class ReIdentification(TowerTraining):
         return reid_verdict(metrics)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        raise CapabilityError("a re-identification names nobody")
+        raise CapabilityError("a re-identification run names nobody; find people by `vladapt index` and `search`")
 
     def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done: FittedTowers, data, hidden) -> Report:
         searches = shown_searches(done.after, data.data.load) if hidden.shown else None

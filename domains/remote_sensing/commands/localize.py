@@ -15,11 +15,13 @@ def localize(
         str,
         typer.Argument(metavar="RASTER|INDEX", help="A raster, an image, or an index of windows; or a folder of them."),
     ],
-    out: Annotated[str, typer.Option(metavar="PLACE", help="The map, .tif or .png; a folder where there are several.")],
+    out: Annotated[str, typer.Option(metavar="PLACE", help="The map, .tif or .png; a folder if there are several.")],
     text: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
     annotation: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="anno.json: jpg_name, caption and points of the regions; scores the maps."),
+        typer.Option(
+            metavar="FILE", help="anno.json with jpg_name, caption and points of regions, by which maps are scored."
+        ),
     ] = None,
     sides: Annotated[
         str | None, typer.Option(metavar="N,N", help="Sides of the windows in pixels; by default 256,512,768.")
@@ -28,9 +30,9 @@ def localize(
     even_odd: Annotated[
         bool, typer.Option("--even-odd", help="Score overlapping regions with a hole, as the released code does.")
     ] = False,
-    bands: Annotated[str | None, typer.Option(help="Bands of rasters, as of a fit.")] = None,
-    sensor: Annotated[str | None, typer.Option(help="What took the rasters, as of a fit.")] = None,
-    stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as of a fit.")] = None,
+    bands: Annotated[str | None, typer.Option(help="Bands of rasters, as for fit.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="Sensor of the rasters, as for fit.")] = None,
+    stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as for fit.")] = None,
     backbone: Backbone = None,
     device: Device = None,
     batch_size: EncodingBatch = None,
@@ -80,7 +82,7 @@ def _table(found):
 
     from ..localization.scores import mean_scores
 
-    table = Table(caption="a map that is the same everywhere has Rsu 0.507", caption_justify="left")
+    table = Table(caption="a uniform map has Rsu 0.507", caption_justify="left")
     for name in ("picture", "sentence", "Rsu ↑", "Ras ↓", "Rda ↑", "Rmi ↑"):
         table.add_column(name, overflow="fold", justify="right" if name[0] == "R" else "left")
     for each in found:

@@ -37,16 +37,16 @@ def read_annotation(path: Path) -> list[Annotated]:
     """
     content = read_json(path, 'give a list of {"jpg_name", "caption", "points"}')
     if not isinstance(content, list) or not content:
-        raise DataError(f'{path}: no list of {{"jpg_name", "caption", "points"}}; give an annotation of that form')
+        raise DataError(f'{path}: not a list of {{"jpg_name", "caption", "points"}}; give an annotation of that form')
     return [_entry(entry, f"{path} entry {number}") for number, entry in enumerate(content)]
 
 
 def _entry(entry: Any, where: str) -> Annotated:
     if not isinstance(entry, dict):
-        raise DataError(f'{where}: is no {{"jpg_name", "caption", "points"}}; correct it')
+        raise DataError(f'{where}: not of the form {{"jpg_name", "caption", "points"}}; correct it')
     for key in ("jpg_name", "caption"):
         if not isinstance(entry.get(key), str) or not entry[key].strip():
-            raise DataError(f"{where}: has no {key}; write one")
+            raise DataError(f"{where}: has no {key}; add it")
     regions = entry.get("points")
     if not isinstance(regions, list) or not regions:
         raise DataError(f"{where}: has no points; give one polygon [[x, y], ...] or more")
@@ -55,7 +55,7 @@ def _entry(entry: Any, where: str) -> Annotated:
 
 def _polygon(region: Any, where: str) -> tuple[tuple[float, float], ...]:
     if not isinstance(region, list) or len(region) < 3 or not all(map(_is_point, region)):
-        raise DataError(f"{where}: '{shortened(str(region))}' is no polygon of 3 points [x, y] or more; correct it")
+        raise DataError(f"{where}: '{shortened(str(region))}' is not a polygon of 3 points [x, y] or more; correct it")
     return tuple((float(x), float(y)) for x, y in region)
 
 

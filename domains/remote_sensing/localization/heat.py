@@ -52,9 +52,7 @@ def windows_of(height: int, width: int, sides: Sequence[int] = SIDES) -> np.ndar
             rows, columns = (_starts(length, side, offset) for length in (height, width))
             found |= {(row, row + side, column, column + side) for row in rows for column in columns}
     if not found:
-        raise TooSmall(
-            f"{width} x {height} pixels are less than a window of {min(sides)}; give smaller sides of windows"
-        )
+        raise TooSmall(f"{width} x {height} pixels are less than a window of {min(sides)}; give smaller --sides")
     return np.array(sorted(found), np.int64)
 
 

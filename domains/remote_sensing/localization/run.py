@@ -132,7 +132,9 @@ def localize(
         check_map_file(out)
     if (source / FACTS).is_file():
         if sides is not None or reading:
-            raise ConfigError(f"{source}: an index has its windows and how they were read; omit --sides, --bands, ...")
+            raise ConfigError(
+                f"{source}: an index already has its windows and options of reading; omit --sides, --bands, ..."
+            )
         pictures: _Pictures | _Index = _Index(source, backbone, device)
     else:
         how = {"sides": sides or SIDES, "batch_size": batch_size, "workers": workers}
@@ -162,7 +164,8 @@ def _sentences(annotation: Path, source: Path, text: str | None) -> list[Annotat
         if source.name not in images:
             listed = shortened(", ".join(images))
             raise DataError(
-                f"{annotation}: is not of {source.name} (of: {listed}); give a picture of it, or its folder"
+                f"{annotation}: does not name {source.name} (it names: {listed}); give a picture that it names, or "
+                "their folder"
             )
         entries = [entry for entry in entries if entry.image == source.name]
     if text is None:
@@ -211,7 +214,7 @@ class _Pictures:
                 raise DataError(f"{self.source}: a folder; give one raster, or an --annotation")
             path = locate(name, [self.source], "the annotation")
             if path is None:
-                raise DataError(f"{self.source}: has no {name}, which the annotation names; put it there")
+                raise DataError(f"{self.source}: has no {name}, which the annotation names; add it")
             return path
         return self.source
 
@@ -260,7 +263,7 @@ class _Index:
         of_name = [source for source in sources if name in (None, Path(source).name)]
         if len(of_name) != 1:
             which = "holds no picture" if not of_name else f"holds {len(of_name)} pictures"
-            named = "" if name is None else f" of the name {name}"
+            named = "" if name is None else f" named {name}"
             raise DataError(
                 f"{self.opened.path}: {which}{named}; give an index of one, or an --annotation that names it"
             )

@@ -74,12 +74,12 @@ def localization_scores(heat: np.ndarray, regions: Sequence[Polygon], even_odd: 
         DataError: no region, or one without an area inside the picture.
     """
     if not regions:
-        raise DataError("no region is annotated; draw one polygon or more")
+        raise DataError("no region is annotated; draw at least one polygon")
     mask = region_mask(heat.shape, regions, even_odd)
     area = int(mask.sum())
     circles = np.array([_circle(region) for region in regions], np.int64)
     if not area or not circles[:, 2].all():
-        raise DataError("a region lies outside of the picture or has no area; correct its points")
+        raise DataError("a region lies outside the picture or has no area; correct its points")
     probability = heat / 255.0
     centres = attention_centres(probability)
     distances = [_distances(circle, centres) for circle in circles]  # to the centres within each radius

@@ -103,7 +103,7 @@ def write_maps(
     """
     for key in OF_ROWS:
         if getattr(use, key) is not None:
-            raise ConfigError(f"--{key.replace('_', '-')}: concerns rows of images, and a map has none; omit it")
+            raise ConfigError(f"--{key.replace('_', '-')}: applies to tables of predictions, not to maps; omit it")
     class_names = tuple(use.run.info["class_names"])
     items, skipped = _rasters_of(rasters)
     plans = [_planned(item, name, use, options) for name, item in _named(items).items()]
@@ -115,8 +115,8 @@ def write_maps(
     model = scorer()
     if model.multilabel:
         raise ConfigError(
-            f"{use.run.shown}: several labels may hold of one window, and a map has one per pixel; give a run that was "
-            "fitted on one label per image"
+            f"{use.run.shown}: has several labels per window, but a map has one class per pixel; give a run fitted "
+            "on one label per image"
         )
     metres = any(plan.ground.in_metres for plan in plans)
     written = OwnFiles([], columns_of(len(plans) > 1, metres, options.reference is not None), skipped=skipped)
@@ -165,7 +165,7 @@ def _rasters_of(data: DomainData) -> tuple[list[Item], list[tuple[str, str]]]:
         try:
             if not is_raster(item.source):
                 known = " ".join(DRIVERS)
-                raise DataError(f"{item.source}: no raster, which a map is made of; known: {known}")
+                raise DataError(f"{item.source}: not a raster, which a map needs; known: {known}")
             header_of(files_of_item(item), item.decode.get("sensor"))
             items.append(item)
         except DataError as error:
@@ -173,7 +173,7 @@ def _rasters_of(data: DomainData) -> tuple[list[Item], list[tuple[str, str]]]:
                 raise
             skipped.append((item.id, str(error)))
     if not items:
-        raise DataError(f"no raster that can be mapped among what was given; {skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(f"none of the files given is a raster that can be mapped; {skipped[0][0]}: {skipped[0][1]}")
     return items, skipped
 
 
@@ -213,20 +213,22 @@ def _check_places(use: Use, plans: Sequence[Planned], several: bool) -> None:
     """Raise the ConfigError of what cannot be written before anything is computed."""
     if use.out is not None and Path(use.out).suffix[1:].isalpha() and not Path(use.out).is_dir():
         known = ", ".join((*MAP_FILES, PAGE, *FACTS))
-        raise ConfigError(f"--out {use.out}: no kind of file that a map is written as; give {known}, or a folder")
+        raise ConfigError(f"--out {use.out}: maps are not written as files of that kind; give {known}, or a folder")
     single = [file for file in use.files if file.suffix.lower() in MAP_FILES]
     if several and single:
-        raise ConfigError(f"--out {single[0]}: one file, and {len(plans)} rasters are given; give a folder")
+        raise ConfigError(f"--out {single[0]}: one file for {len(plans)} rasters; give a folder")
     suffixes = [file.suffix.lower() for file in use.files]
     for file, suffix in zip(use.files, suffixes):
         if suffixes.count(suffix) > 1:
             raise ConfigError(f"--out {file}: {suffixes.count(suffix)} files of that kind; give one of each")
     targets = [target for plan in plans for target in plan.targets.values() if target not in use.files]
     if twice := [target for target in targets if targets.count(target) > 1]:
-        raise ConfigError(f"{twice[0]}: would be written twice, of rasters with such names; rename one of them")
+        raise ConfigError(f"{twice[0]}: would be written twice, for two rasters of that name; rename one of them")
     for target in [*use.files, *targets]:
         if target.exists() or target.is_symlink():
-            raise ConfigError(f"{target}: exists, and a map replaces no file; remove it or give another --out")
+            raise ConfigError(
+                f"{target}: already exists, and maps do not replace files; remove it or give another --out"
+            )
 
 
 def _place(plan: Planned, use: Use) -> Path:
@@ -286,7 +288,7 @@ def _made(
     shown = {"legend": legend, "facts": list(plan.notes), "matrix": matrix_of(accuracy)}
     layer = layer_of(windows, plan.made(MAP), plan.name, **shown)
     if layer.scale > 1:
-        plan.notes.append(f"the page shows one of {layer.scale} x {layer.scale} pixels")
+        plan.notes.append(f"the page shows one pixel of {layer.scale} x {layer.scale}")
     return facts, layer
 
 

@@ -68,7 +68,9 @@ def write_rasters(
         ConfigError: more classes. DataError: no space left, or another refusal.
     """
     if len(class_names) > MOST_CLASSES:
-        raise ConfigError(f"a map has {MOST_CLASSES} classes at most, this run has {len(class_names)}")
+        raise ConfigError(
+            f"a map has at most {MOST_CLASSES} classes, but this run has {len(class_names)}; give a run of fewer"
+        )
     header, folder = scored.windows.header, classes_file.parent
     plain = [folder / f"plain-{file.name}" for file in (classes_file, scores_file)]
     ground, counted, written = Ground.of(header), _Counting(len(class_names)), 0

@@ -76,7 +76,7 @@ class Reference:
         spelled = [plain(spoken_name(name)) for name in layer.names]
         if unknown := [name for name, key in zip(layer.names, spelled) if key not in number]:
             listed = shortened(", ".join(class_names))
-            raise DataError(f"{path}: class '{shortened(unknown[0])}' is none of the map's ({listed}); rename it")
+            raise DataError(f"{path}: class '{shortened(unknown[0])}' is not one of the map's ({listed}); rename it")
         classes = np.array([number[key] for key in spelled], np.int64)
         nowhere = np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
         if isinstance(layer, ClassRaster):
@@ -168,11 +168,11 @@ def assess(
     """
     sample = _at_points(reference, classes_file) if len(reference.points[1]) else _drawn(reference, classes_file, seed)
     if not len(sample.of_map):
-        return None, [f"{reference.layer.path.name} says nothing where {reference.raster.name} has a value"]
+        return None, [f"{reference.layer.path.name} has no class where {reference.raster.name} has a value"]
     made = map_accuracy(class_names, sample.matrix(len(class_names)), tally.areas)
     if made.unsampled:
         named = ", ".join(made.unsampled)
-        sample.notes.append(f"the reference says nothing where the map has {named}: that part is left out")
+        sample.notes.append(f"the reference has no class where the map has {named}: that part is left out")
     return made, sample.notes
 
 
@@ -183,10 +183,10 @@ def _at_points(reference: Reference, classes_file: Path) -> Sample:
         here = (at[:, 1] >= top) & (at[:, 1] < top + len(of_class))
         said[here] = of_class[at[here, 1] - top, at[here, 0]]
     known = said != NOTHING
-    note = f"accuracy is of {known.sum():,} points of {reference.layer.path.name}"
+    note = f"accuracy is measured at {known.sum():,} points of {reference.layer.path.name}"
     note += "" if known.all() else f"; {(~known).sum():,} more lie where the raster has no value"
     areas = len(reference.shapes[1])
-    note += f"; its {areas:,} areas are not used beside points" if areas else ""
+    note += f"; its {areas:,} areas are not used" if areas else ""
     note += "; intervals hold if points were drawn at random within each class of the map"
     return Sample(said[known] - 1, truth[known], [note])
 
@@ -211,8 +211,9 @@ def _drawn(reference: Reference, classes_file: Path, seed: int) -> Sample:
     said = np.concatenate([np.full(len(true), each - 1) for each, (_, true) in drawn.items()] or [np.zeros(0, int)])
     true = np.concatenate([true for _, true in drawn.values()] or [np.zeros(0, int)])
     note = (
-        f"accuracy is of {len(true):,} pixels, drawn at random from each class of the map among the {covered:,} that "
-        f"{reference.layer.path.name} covers; intervals hold if it covers all, or parts that were drawn at random"
+        f"accuracy is measured at {len(true):,} pixels, drawn at random from each class of the map among the "
+        f"{covered:,} that {reference.layer.path.name} covers; intervals hold if it covers all, or parts that were "
+        "drawn at random"
     )
     return Sample(said, true, [note])
 
@@ -239,7 +240,7 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
     placed = own.crs and header.crs and own.transform and header.transform
     if not placed:
         if (own.height, own.width, own.transform) != (header.height, header.width, header.transform):
-            raise DataError(f"{layer.path}: has another size than {raster.name}, and one of them no CRS; add it")
+            raise DataError(f"{layer.path}: differs in size from {raster.name}, and one of them has no CRS; add it")
         return
     xy = corners_of(own.transform, (own.height, own.width))
     try:

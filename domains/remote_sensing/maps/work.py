@@ -43,7 +43,7 @@ def work_folders(places: Sequence[Path], keys: Sequence[str], reporter: Reporter
         except BaseException:
             if kept := _kept(folders):
                 listed = ", ".join(map(str, kept))
-                reporter.info(f"The windows that were scored are kept in {listed}; the same command goes on from them")
+                reporter.info(f"The windows scored so far are kept in {listed}; the same command continues from them")
             _remove_empty([*(folder.parent for folder in folders), *made])
             raise
         for folder in folders:
@@ -63,7 +63,7 @@ def _claimed(folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         return claimed(folder / MARKER)
     except BlockingIOError:
-        raise ConfigError(f"{folder}: another process makes this map; wait for it, or give another --out") from None
+        raise ConfigError(f"{folder}: another process is making this map; wait for it, or give another --out") from None
     except OSError as error:
         raise refused(folder.parent, error) from error
 

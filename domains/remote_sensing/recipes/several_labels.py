@@ -1,4 +1,5 @@
-"""Scenes of several labels each (a table as BigEarthNet has): a logistic regression per label, 16 images of each."""
+"""Scenes with several labels each (a table like that of BigEarthNet): a logistic regression per label, 16 images of
+each."""
 
 domain = "remote-sensing"
 adapter = {"name": "linear-probe"}

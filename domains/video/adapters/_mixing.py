@@ -33,9 +33,9 @@ class Mixed(ClipTowerAdapter):
     """
 
     warmup: float = WARMUP_SHARE
-    mixup: float = option(0.8, "alpha of the Beta that shares of mixup are drawn from; 0: no mixup", low=0, high=1000)
-    cutmix: float = option(1.0, "alpha of the Beta that areas of CutMix are drawn from; 0: no CutMix", low=0, high=1000)
-    cutmix_share: float = option(0.5, "of the batches, how many get CutMix where both are on", low=0, high=1)
+    mixup: float = option(0.8, "alpha of the Beta distribution of mixup shares; 0: no mixup", low=0, high=1000)
+    cutmix: float = option(1.0, "alpha of the Beta distribution of CutMix areas; 0: no CutMix", low=0, high=1000)
+    cutmix_share: float = option(0.5, "share of the batches that get CutMix where both are on", low=0, high=1)
     label_smoothing: float = option(0.1, "share of the target spread over all classes", low=0, below=1)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:

@@ -239,7 +239,7 @@ class TunedTextHead(TextHead):
     state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual")
 
     weight_decay: float = 0.01
-    tune_text: bool = option(True, "learn a residual of each class text too, as TaskRes does")
+    tune_text: bool = option(True, "also learn a residual of each class text, as TaskRes does")
 
     def _frame(self, classifier: TextClassifier) -> None:
         super()._frame(classifier)

@@ -72,7 +72,7 @@ class ActionClip(TextHead):
     """ActionCLIP: A New Paradigm for Video Action Recognition (Wang, Xing and Liu, 2021, arXiv 2109.08472).
 
     The head `sim_header` makes a video feature of the frames: Transf (published default, 6 blocks), LSTM or Conv_1D.
-    Its meanP learns nothing and is `mean-pool` with `unit_frames=false`; its Transf_cls is not here.
+    Its meanP learns nothing and is `mean-pool` with `unit_frames=false`; its Transf_cls is not included.
 
     A batch of B clips with the texts of their classes is a B x B matrix of scaled cosines. Its ground truth is 1 where
     two have one class; the loss is KL(softmax(10 truth) || softmax(scores)) of its rows and of its columns, averaged,

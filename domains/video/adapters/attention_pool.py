@@ -45,8 +45,8 @@ class AttentionPool(TunedTextHead):
     frames of a clip: the gated attention of its equation 9 says how much each frame counts.
 
     Its scoring vector starts at 0, so that before the first step a clip is the mean of its frames. Scores are cosines
-    to the class texts, of each of which a residual is learned besides (`tune_text`; ours, as in `mean-pool`). The order
-    of frames changes nothing.
+    to the class texts, and a residual of each is learned too (`tune_text`; ours, as in `mean-pool`). The order of
+    frames changes nothing.
 
     Raises:
         ConfigError: an option out of range.

@@ -169,13 +169,13 @@ class Clip2video(TextHead):
     published: ClassVar[dict] = {"epochs": 5, "batch_size": 128, "lr": 1e-4}
 
     temporal_proj: str = option(
-        "sigmoid_selfA", "what is done to differences", choices=("default", "sigmoid_mlp", "sigmoid_selfA")
+        "sigmoid_selfA", "how differences are transformed", choices=("default", "sigmoid_mlp", "sigmoid_selfA")
     )
     center_proj: str = option("TAB_TDB", "what is aligned besides frames", choices=("none", "TAB", "TAB_TDB"))
     centers: int = option(5, "centres that clips and texts share", low=1, high=1024)
-    center_weight: float = option(0.5, "weight of the whole beside the aligned features", low=0, high=1)
+    center_weight: float = option(0.5, "weight of whole clips and texts beside the aligned features", low=0, high=1)
     released_mask: bool = option(
-        False, "count the difference to padding behind a short clip, as the released code does"
+        False, "count the difference to the padding after a short clip, as the released code does"
     )
     layers: int = option(4, "blocks over frames and differences", low=1, high=48)
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)

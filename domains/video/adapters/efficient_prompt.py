@@ -119,11 +119,11 @@ class EfficientPrompt(TextHead):
 
     weight_decay: float = 0.01
     prefix: int = option(16, "learned vectors before a class name", low=0, high=256)
-    postfix: int = option(16, "learned vectors behind a class name", low=0, high=256)
+    postfix: int = option(16, "learned vectors after a class name", low=0, high=256)
     layers: int = option(2, "blocks over the frames", low=1, high=48)
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
     temperature: float = option(0.07, "what cosines are divided by", above=0)
-    contrast: int = option(400, "classes that a step chooses among, if its batch has no more", low=1, high=1_048_576)
+    contrast: int = option(400, "classes among which a step chooses, unless its batch has more", low=1, high=1_048_576)
 
     def _network(self, width: int) -> nn.Module:
         return TemporalModelling(width, self.layers, heads_of(width, self.heads))
@@ -192,7 +192,7 @@ def prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, post
         ConfigError: a name that does not fit beside the free places, or no names.
     """
     if not class_names:
-        raise ConfigError("efficient-prompt writes prompts around class names, and none are given")
+        raise ConfigError("efficient-prompt writes prompts around class names, and none are given; name the classes")
     layout = Layout.of(backbone)
     tokens = backbone.tokenize([spoken(name) for name in class_names]).to(backbone.device)
     names = layout.words(tokens)
@@ -200,8 +200,9 @@ def prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, post
     if longest > room:
         worst = class_names[int(names.argmax())]
         raise ConfigError(
-            f"class '{worst}' takes {longest} tokens, {max(room, 0)} are left beside {prefix} + {postfix} learned ones "
-            f"in this tower's {backbone.context_length}; shorten the class name, or give a smaller prefix and postfix"
+            f"class '{worst}' takes {longest} tokens, but only {max(room, 0)} are left beside {prefix} + {postfix} "
+            f"learned ones in this tower's {backbone.context_length}; shorten the class name, or give a smaller "
+            "prefix and postfix"
         )
     source, free = shifted(tokens, names, layout.lead, prefix, postfix)
     holder = backbone.tokenize([PLACEHOLDER])[0, layout.lead].to(tokens)

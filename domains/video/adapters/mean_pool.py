@@ -31,11 +31,11 @@ class FrameAverage(nn.Module):
 @dataclass(eq=False, kw_only=True)
 class MeanPool(TunedTextHead):
     """Frame averaging, the baseline of every temporal method: the meanP of CLIP4Clip (Luo et al., 2021,
-    arXiv 2104.08860) makes frames unit, averages them and makes the mean unit; ViFi-CLIP (Rasheed et al., 2022,
-    arXiv 2212.03640) averages them as they are (`unit_frames=false`).
+    arXiv 2104.08860) normalises frames, averages them and normalises the mean; ViFi-CLIP (Rasheed et al., 2022, arXiv
+    2212.03640) averages them as they are (`unit_frames=false`).
 
-    Both learn nothing on features. Of the shots a residual of each class text is learned here (`tune_text`), as
-    TaskRes does (Yu et al., 2023, arXiv 2211.10277), so that heads that see the order can be compared with this one;
+    Neither learns anything on features. Here a residual of each class text is learned from the shots (`tune_text`), as
+    in TaskRes (Yu et al., 2023, arXiv 2211.10277), so that heads that see the order can be compared with this one;
     without it the scores are zero-shot ones.
 
     The order of frames changes nothing: the means are summed in float64.
@@ -56,7 +56,7 @@ class MeanPool(TunedTextHead):
     )
     state: ClassVar[tuple[str, ...]] = tuple(name for name in TunedTextHead.state if name != "weights")
 
-    unit_frames: bool = option(True, "make frames unit before they are averaged, as CLIP4Clip does")
+    unit_frames: bool = option(True, "normalise frames before they are averaged, as CLIP4Clip does")
 
     def _network(self, width: int) -> nn.Module:
         return FrameAverage(self.unit_frames)

@@ -96,13 +96,13 @@ class OpenVclip(ClipTowerAdapter):
       one nearest to 0.5; without val it is 0.5, that of the released example.
 
     Published for Kinetics: a rate of 3.33e-6, 22 epochs, 2 of warm-up, a cosine down to a hundredth, batches of 64
-    clips of 8 frames, no augmentation but crops and flips. How many frames a clip has the domain says (`--frames`).
+    clips of 8 frames, no augmentation but crops and flips. The domain sets the number of frames per clip (`--frames`).
 
     With zeros in the place of the missing frames, a clip of one frame is not what the tower makes of an image.
 
     Several labels per clip: binary cross-entropy on the difference to the negative prompts.
 
-    Where classes have unequal numbers of clips each counts alike (`class_weight`); published is "none".
+    Classes with unequal numbers of clips count alike (`class_weight`); published is "none".
 
     Raises:
         ConfigError: an option out of range.
@@ -132,9 +132,11 @@ class OpenVclip(ClipTowerAdapter):
         (0.0, 0.6), "share of CLIP in the weights of the second gradient, (smallest, largest)", low=0, high=1
     )
     loss_ratio: float = option(0.5, "weight of the second gradient; 0: none", low=0, high=100)
-    average_from: int = option(2, "epoch from which weights are averaged, the last at the latest", low=1, high=100_000)
+    average_from: int = option(
+        2, "first epoch whose weights are averaged, the last one at the latest", low=1, high=100_000
+    )
     patching_ratio: float | None = option(
-        None, "share of CLIP in what is kept; none: chosen on val, else 0.5", low=0, high=1
+        None, "share of CLIP in the kept weights; none: chosen on val, else 0.5", low=0, high=1
     )
 
     def __post_init__(self):

@@ -104,8 +104,8 @@ class PllavaPool(TunedTextHead):
     PLLaVA gives these tokens to a language model. Here class texts read them (ours): each looks at the tokens, to which
     learned vectors of their place in time are added, by a softmax of its similarities to them, and what it finds is
     added to its cosine to the averaged frames, the head `mean-pool`. The projector's last layer and the places start at
-    0, so that before the first step scores are those of averaged frames. A residual of each class text is learned
-    besides (`tune_text`).
+    0, so that before the first step scores are those of averaged frames. A residual of each class text is learned too
+    (`tune_text`).
 
     Patches are stored, frame by frame, at the first fit; a line says how many GB that will be.
 

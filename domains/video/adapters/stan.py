@@ -159,14 +159,14 @@ class Stan(ClipTowerAdapter):
 
     Published for retrieval (MSR-VTT): the contrastive loss between clips and sentences, AdamW with a rate of 2e-6 and
     weight decay 0.05, gradients of norm 5 at most, 10 epochs, 12 frames. Here classes are told apart by cross-entropy
-    on labelled clips, and by `loss="clip"` or on pairs it is the published loss. How many frames a clip has the domain
-    says (`--frames`).
+    on labelled clips, and by `loss="clip"` or on pairs it is the published loss. The domain sets the number of frames
+    per clip (`--frames`).
 
-    The layer after attention in time starts at zero, so that at first time counts by its embeddings alone.
+    The layer after attention in time starts at zero, so that at first only the time embeddings matter.
 
     Several labels per clip: binary cross-entropy on the difference to the negative prompts.
 
-    Where classes have unequal numbers of clips each counts alike (`class_weight`); published is "none".
+    Classes with unequal numbers of clips count alike (`class_weight`); published is "none".
 
     Raises:
         ConfigError: an option out of range.
@@ -191,8 +191,10 @@ class Stan(ClipTowerAdapter):
     lr: float = 2e-6
     weight_decay: float = 0.05
     clip_grad: float | None = 5.0
-    depth: int = option(4, "blocks of the image tower that it stands beside, the last ones", low=1, high=1000)
-    drop_path: float = option(0.1, "share of rows dropped in its last layer, rising evenly from 0", low=0, below=1)
+    depth: int = option(4, "last blocks of the image tower, beside which the branch stands", low=1, high=1000)
+    drop_path: float = option(
+        0.1, "share of rows dropped in the last layer of the branch, rising evenly from 0", low=0, below=1
+    )
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return {**super()._settings_of_method(epochs), "betas": (0.9, 0.98)}

@@ -91,8 +91,12 @@ class TemporalAdapter(TunedTextHead):
     differs: ClassVar[str] = "ours"
     state: ClassVar[tuple[str, ...]] = (*TunedTextHead.state, "ordered")
 
-    use: str = option(AUTO, "keep what sees the order: where it helps, always, or never", choices=(AUTO, ORDER, MEAN))
-    hidden: int = option(64, "width of what sees the order", low=1, high=65_536)
+    use: str = option(
+        AUTO,
+        "keep the part that sees the order of frames: where it helps, always, or never",
+        choices=(AUTO, ORDER, MEAN),
+    )
+    hidden: int = option(64, "width of the part that sees the order", low=1, high=65_536)
     degree: int = option(3, "highest degree of the polynomials of time", low=1, high=64)
 
     def _network(self, width: int) -> nn.Module:
@@ -132,7 +136,7 @@ class TemporalAdapter(TunedTextHead):
             pairs = [(support.select(_others(rows, len(support))), support.select(rows)) for rows in left_out]
             words = f"the support, {len(pairs)} folds of clips left out in turn"
         if not pairs:
-            return False, None, "defaults: most classes have one clip or group, so that none can be left out"
+            return False, None, "defaults: most classes have only one clip or group, so that none can be held out"
         right = {use: [] for use in (ORDER, MEAN)}
         for learned, seen in pairs:
             for use, rows in right.items():

@@ -38,9 +38,9 @@ class TemporalTip(Searched):
     its reverse are far apart by it. `match=mean` takes the cosine of the means instead, and is Tip-Adapter on averaged
     frames.
 
-    Beta and alpha are searched on val, without val on held-out clips of the support, with fewer than 4 shots the
-    defaults 1 and 1.17 are taken. Where classes have unequal numbers of clips each counts alike (`class_weight`), and
-    of settings that score alike the middle is taken (`ties`).
+    Beta and alpha are searched on val, without val on held-out clips of the support, or with fewer than 4 shots set to
+    the defaults 1 and 1.17. Classes with unequal numbers of clips count alike (`class_weight`), and among settings that
+    score alike the middle one is taken (`ties`).
 
     Raises:
         ConfigError: an option out of range.

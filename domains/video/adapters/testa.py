@@ -129,14 +129,14 @@ class Testa(ClipTowerAdapter):
 
     Published for retrieval: the contrastive and the matching loss between videos and texts, AdamW with a rate of 1e-5
     and weight decay 0.05, 10 epochs. Here classes are told apart by cross-entropy on labelled clips; `loss="clip"` or
-    pairs give the contrastive loss. How many frames a clip has the domain says (`--frames`).
+    pairs give the contrastive loss. The domain sets the number of frames per clip (`--frames`).
 
     Notes say what share of tokens and of operations is left, and what accuracy is lost on val (on the training clips,
     where there is no val) against the same weights without merging.
 
     Several labels per clip: binary cross-entropy on the difference to the negative prompts.
 
-    Where classes have unequal numbers of clips each counts alike (`class_weight`); published is "none".
+    Classes with unequal numbers of clips count alike (`class_weight`); published is "none".
 
     Raises:
         ConfigError: an option out of range.
@@ -156,14 +156,12 @@ class Testa(ClipTowerAdapter):
     default_epochs: ClassVar[int] = 10
 
     weight_decay: float = 0.05
-    merge_frames: int | None = option(
-        None, "frames that are merged in each block; none: 1 of each 32", low=0, high=4096
-    )
+    merge_frames: int | None = option(None, "frames merged in each block; none: 1 in 32", low=0, high=4096)
     merge_patches: int | None = option(
-        None, "patches of each frame that are merged in each block; none: 12 of each 196", low=0, high=65_536
+        None, "patches of each frame merged in each block; none: 12 in 196", low=0, high=65_536
     )
     inflection: float = option(
-        0.0, "merges over the blocks: -1 falling to none, 0 alike, 1 rising from none", low=-1, high=1
+        0.0, "merges over the blocks: -1 falling to none, 0 constant, 1 rising from none", low=-1, high=1
     )
 
     def _joint(self, backbone: Backbone) -> AggregatingFrames:

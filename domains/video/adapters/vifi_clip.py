@@ -20,12 +20,12 @@ class VifiClip(Mixed, ClipTowerAdapter):
 
     Published for few shots, and the defaults here: AdamW with a rate of 2e-6, weight decay 0.001 on all that trains, 50
     epochs, 5 of warm-up, a cosine down to a hundredth, batches of 64 clips of 32 frames, label smoothing 0.1, and mixup
-    or CutMix on each batch (`mixup`, `cutmix`). For Kinetics: 2.2e-5, 30 epochs, batches of 512 clips of 16 frames. How
-    many frames a clip has the domain says (`--frames`).
+    or CutMix on each batch (`mixup`, `cutmix`). For Kinetics: 2.2e-5, 30 epochs, batches of 512 clips of 16 frames. The
+    domain sets the number of frames per clip (`--frames`).
 
     Several labels per clip: binary cross-entropy on the difference to the negative prompts.
 
-    Where classes have unequal numbers of clips each counts alike (`class_weight`); published is "none".
+    Classes with unequal numbers of clips count alike (`class_weight`); published is "none".
 
     Raises:
         ConfigError: an option out of range.

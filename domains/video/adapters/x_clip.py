@@ -195,14 +195,14 @@ class XClip(Mixed):
 
     Published for few shots, and the defaults here: AdamW with a rate of 2e-6, weight decay 0.001, 50 epochs, 5 of
     warm-up, a cosine down to a hundredth, batches of 64 clips of 32 frames, label smoothing 0.1, and mixup or CutMix on
-    each batch. For Kinetics: 8e-6, 30 epochs, batches of 256 clips of 8 or 16 frames. How many frames a clip has the
-    domain says (`--frames`).
+    each batch. For Kinetics: 8e-6, 30 epochs, batches of 256 clips of 8 or 16 frames. The domain sets the number of
+    frames per clip (`--frames`).
 
     New parts start at random, as published: before the first step a clip's score is not that of frame averaging.
 
     Several labels per clip: binary cross-entropy on the difference to the negative prompts.
 
-    Where classes have unequal numbers of clips each counts alike (`class_weight`); published is "none".
+    Classes with unequal numbers of clips count alike (`class_weight`); published is "none".
 
     Raises:
         ConfigError: an option out of range.
@@ -231,7 +231,7 @@ class XClip(Mixed):
     weight_decay: float = 1e-3
     mit_layers: int = option(1, "blocks over the frames", low=1, high=48)
     prompt_layers: int = option(2, "layers in which class texts look at the clip", low=1, high=48)
-    alpha: float = option(0.1, "what the factors of what texts see start from", low=0, high=100)
+    alpha: float = option(0.1, "initial factors of what class texts take from the clip", low=0, high=100)
 
     def _joint(self, backbone: Backbone) -> CommunicatingFrames:
         return CommunicatingFrames(backbone, self.frames, self.mit_layers, self.prompt_layers, self.alpha)
@@ -258,7 +258,7 @@ class XClip(Mixed):
     @torch.no_grad()
     def _logits(self, batch: Batch) -> Tensor:
         if batch.images is None:
-            raise CapabilityError(f"adapter '{self.name}' looks at whole clips; pass Batch(images=...), decoded")
+            raise CapabilityError(f"adapter '{self.name}' looks at whole clips; pass decoded ones as Batch(images=...)")
         towers = self.adapted(self.towers)
         transform = batch.transform or EachFrame(towers.preprocess(False))
         scores = TextsOfVideos(self.weights, self.negative).to(towers.device)

@@ -18,7 +18,7 @@ from ..clips import check_times
 from ..long_videos import duration_of, whole_video
 
 TASK = "moments"
-NO_TIMES = "without start and end, so nothing says when it is; give both, in seconds"
+NO_TIMES = "without start and end, which are needed; give both, in seconds"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def read_moments(recipe: Recipe, domain: Domain, *, whole: bool = False) -> Retr
     if whole and not any(item.split for item in data.items):
         data = data.with_items([item.with_(split="test") for item in data.items])
     elif len({_key(whole_video(item)) for item in data.items}) < 2:
-        raise DataError(f"{data.name}: one video, and it cannot both train and test; give more, or --adapter zero-shot")
+        raise DataError(
+            f"{data.name}: one video cannot be used for both training and testing; give more, or --adapter zero-shot"
+        )
     else:
         data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
 

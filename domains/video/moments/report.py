@@ -125,7 +125,7 @@ def moments_report(
             _facts(info),
             shared.skipped(info.get("skipped") or (), "sentence"),
             shared.use(_steps(info, str(folder)), "videos"),
-            shared.licences(info, unknown="not said"),
+            shared.licences(info, unknown="not stated"),
         ],
         versions=info.get("versions") or {},
         place=f"Folder {folder}. Settings and seed are in its run.json.",
@@ -136,8 +136,8 @@ def lead(metrics: Mapping[str, Any]) -> str:
     """What came out, in a sentence."""
     after, guessed = metrics["adapted"][DECIDING], metrics["guessing"][DECIDING]
     return (
-        f"Of {in_words(metrics)}, {after:.1%} find a window first that overlaps with their moment by half or more; "
-        f"guessing finds one for {guessed:.1%}."
+        f"Of {in_words(metrics)}, {after:.1%} rank a window first that overlaps with their moment by half or more; "
+        f"guessing does so for {guessed:.1%}."
     )
 
 
@@ -152,9 +152,9 @@ def examples(scores: MomentScores, load: Callable[[Item], Decoded]) -> list[Any]
     others = [found for found in scores.found if not any(found is each for each in wrong)]
     others = others[:: max(1, len(others) // (SHOWN - len(wrong)))][: SHOWN - len(wrong)]
     plots = [_over_time(found, scores.videos[found.query.video]) for found in (*wrong, *others)]
-    note = "Found is the first window, the moment is what the data say."
+    note = "Found: the first window. The moment: as in the data."
     sections: list[Any] = [CurveGridSection("Similarity of frames and sentence over time", plots)]
-    for title, some in (("The mistakes it is surest of", wrong), ("Some others", others)):
+    for title, some in (("Its most confident mistakes", wrong), ("Some others", others)):
         strips = [strip for found in some for strip in _strips(found, scores.videos[found.query.video], load)]
         if strips:
             sections.append(PictureSection(title, strips, note, side=856, columns=1))
@@ -216,7 +216,9 @@ def _against_guessing(metrics: Mapping[str, Any]) -> str:
     if bounds is None:
         return ""
     reached = f"{metrics['adapted'][DECIDING]:.1%} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
-    judged = "better than" if bounds[0] > guessed else "worse than" if bounds[1] < guessed else "not told apart from"
+    judged = (
+        "better than" if bounds[0] > guessed else "worse than" if bounds[1] < guessed else "not distinguishable from"
+    )
     return f"{MEASURES[DECIDING].name} is {reached}: {judged} guessing, {guessed:.1%}."
 
 
@@ -269,7 +271,7 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection:
         ]
         for key, measure in MEASURES.items()
     ]
-    note = "Guessing takes the same windows in random order, thinned out in the same way."
+    note = "Guessing takes the same windows in random order, with overlapping ones removed in the same way."
     return TableSection("Moments in numbers", ("Score", *(name.capitalize() for name in names.values())), rows, note)
 
 

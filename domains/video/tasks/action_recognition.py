@@ -1,4 +1,4 @@
-"""Actions told clip by clip: a classification whose report counts as papers on actions do."""
+"""Action recognition: a classification whose report has the measures of papers on actions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ OF_ONE_LABEL = {
 }
 OF_SEVERAL = {"mean_average_precision": Measure("mAP")}
 WORDS_OF_ONE = (
-    "Elsewhere on this page top-1 is called accuracy, and mean class accuracy balanced accuracy. Top-5 of five classes "
-    "or fewer says nothing and is left out."
+    "Elsewhere on this page top-1 is called accuracy, and mean class accuracy is called balanced accuracy. With five "
+    "classes or fewer top-5 says nothing and is left out."
 )
 WORDS_OF_SEVERAL = (
-    "The mean over actions of average precision, as Charades is scored; actions that all or none of the test clips "
-    "have are left out."
+    "The mean over actions of average precision, as for Charades; actions present in all or none of the test clips "
+    "are left out."
 )
 
 
@@ -44,4 +44,4 @@ class ActionRecognition(Classification):
             rows.append((measure.name, measure.text(after[key]), *compared))
         header = ("Score", "Adapted", *(() if before is None else ("Zero-shot", "Change")))
         note = WORDS_OF_SEVERAL if several else WORDS_OF_ONE
-        return [TableSection("As papers on actions count", header, rows, note)] if rows else []
+        return [TableSection("Measures used in papers on actions", header, rows, note)] if rows else []

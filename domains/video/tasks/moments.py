@@ -40,10 +40,10 @@ TOP = 5
 class MomentOptions:
     """Options of moments."""
 
-    windows: tuple[float, ...] = option((), "lengths of windows in seconds; none: by the moments that train", above=0)
-    stride: float = option(0.25, "from one window to the next, as a share of its length", above=0, high=1)
-    contrast: float = option(1.0, "what the frames around a window count against it", low=0, high=10)
-    nms: float = option(0.5, "IoU with a better window above which a window is left out", low=0, high=1)
+    windows: tuple[float, ...] = option((), "lengths of windows in seconds; none: set by the training moments", above=0)
+    stride: float = option(0.25, "step from one window to the next, as a share of its length", above=0, high=1)
+    contrast: float = option(1.0, "weight of the frames around a window, which count against it", low=0, high=10)
+    nms: float = option(0.5, "IoU with a better window above which a window is dropped", low=0, high=1)
 
     def __post_init__(self):
         settle(self, "task 'moments'")
@@ -76,8 +76,8 @@ class Moments(Retrieval):
     row_files: ClassVar = (".csv", ".jsonl")
     unused: ClassVar = {
         **Retrieval.unused,
-        "shots": "counts images per class; moments trains on all training sentences, omit it",
-        "generic": "moments does not ask what the towers forgot; omit it",
+        "shots": "counts images per class; moments trains on all training sentences; omit it",
+        "generic": "moments does not measure what the towers forgot; omit it",
         "redact": "the report shows frames and names of videos; omit it",
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "moments has no classes; omit it"),
     }
@@ -161,7 +161,7 @@ class Moments(Retrieval):
         )
         unread = list(dict.fromkeys(map(tuple, [*data.skipped, *skipped])))
         if not found:
-            raise DataError(f"no readable video among what was given; {unread[0][0]}: {unread[0][1]}")
+            raise DataError(f"none of the files given is a readable video; {unread[0][0]}: {unread[0][1]}")
         return PredictedMoments([(videos[each.query.video].id, each) for each in found], unread)
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
@@ -229,7 +229,7 @@ def _windows_of(run: Run) -> Windows:
         numbers = {key: float(known[key]) for key in ("stride", "contrast", "nms")}
         return Windows(tuple(float(length) for length in known["lengths"]), **numbers)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{run.path / 'run.json'}: damaged, it does not say the windows; fit again") from error
+        raise DataError(f"{run.path / 'run.json'}: damaged: the windows are missing; fit again") from error
 
 
 def _fps(domain: Any, recipe: Recipe) -> float:

@@ -107,9 +107,7 @@ def test_each_view_is_a_row_as_far_as_rows_go(make_task):
     torch.testing.assert_close(adapter.logits(task.test), expected.float(), atol=1e-3, rtol=1e-4)
     fewer = fitted(task, most_rows=35, **at)
     assert torch.equal(fewer.logits(task.test), fitted(task, views=2, **at).logits(task.test))
-    assert fewer.report.notes == [
-        "2 augmented views of each image are rows of their own, in place of 4, for at most 35 rows"
-    ]
+    assert fewer.report.notes == ["2 augmented views of each image are rows of their own (of 4, to keep to 35 rows)"]
     assert len(fitted(task, most_rows=2, **at).rows) == 15  # never fewer images
     assert len(fitted(task, preset="dtd", **at).rows) == len(fitted(task, most_rows=0, **at).rows) == 60
     assert len(fitted(task, preset="dtd", most_rows=2, **at).rows) == 15  # what is given goes before a preset

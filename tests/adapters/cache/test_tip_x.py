@@ -167,7 +167,7 @@ def test_the_cache_holds_the_folder_instead_of_the_shots(with_folder):
 def test_shots_that_are_no_keys_all_choose(with_folder):
     task, folder = with_folder
     chosen_on = lambda **k: fitted(task, folder=folder, **QUICK, **k).report.chosen_on  # noqa: E731
-    assert chosen_on() == "the 25 shots, none of which the cache holds"
+    assert chosen_on() == "the 25 shots, none of them in the cache"
     assert chosen_on(val=task.val) == "val (30 images)"
     assert chosen_on(use_shots=True) == "5 images held out of the support"
     as_val = fitted(task, folder=folder, val=task.support, **QUICK)

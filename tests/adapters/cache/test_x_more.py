@@ -219,9 +219,9 @@ def test_errors(described):
         build_adapter("x-more").fit(task.support, task.text)
     with pytest.raises(DataError, match="captions: features are 5 wide, those of the images 24"):
         fitted(task, pool_of(torch.ones(4, 5)))
-    with pytest.raises(DataError, match="none in the pool"):
+    with pytest.raises(DataError, match="the pool is empty"):
         fitted(task, pool_of(torch.ones(0, 24)))
-    with pytest.raises(CapabilityError, match="there are none; give some"):
+    with pytest.raises(CapabilityError, match="there are none; pass a support"):
         fitted(task, pool, support=task.support.select([]))
     narrow = replace(task.support, features=task.support.features[:, :3], labels=None)
     with pytest.raises(CapabilityError, match="must come from one backbone"):

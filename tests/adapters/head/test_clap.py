@@ -154,7 +154,7 @@ def test_text_without_lengths_is_brought_to_where_a_step_turns_it_as_clips(make_
     task = replace(task, text=replace(task.text, logit_scale=scale))
     adapter = fitted(task, epochs=1)
     torch.testing.assert_close(adapter.prototypes, length * task.text.weights, atol=0.02, rtol=0.02)
-    assert f"each was made {length:.0f} long" in adapter.report.notes[-1]
+    assert f"each was scaled to length {length:.0f}" in adapter.report.notes[-1]
 
 
 def test_a_class_without_shots_keeps_its_text_and_the_mean_multiplier(make_task):

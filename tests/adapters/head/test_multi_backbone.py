@@ -246,7 +246,7 @@ def test_rows_must_be_the_same_images(three):
 def test_classes_must_be_the_same(three):
     text = three.texts[1]
     for other in (text.select([0, 1, 2]), text.select([1, 0, 2, 3, 4])):
-        with pytest.raises(DataError, match="'second': its text classifier is of other classes, or of another order"):
+        with pytest.raises(DataError, match="'second': its text classifier has other classes, or another order"):
             three.fit(resources=changed(three, classifier=other))
 
 

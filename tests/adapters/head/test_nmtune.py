@@ -143,7 +143,7 @@ def test_without_views_an_image_is_both(make_task):
     task = make_task(shots=8)
     same = replace(task, support=replace(task.support, views=task.support.features[:, None].repeat(1, 2, 1)))
     with_views, without = fitted(same), fitted(task)
-    assert without.report.notes == ["no augmented views: each image is both of its views"]
+    assert without.report.notes == ["no augmented views: each image stands for both of its views"]
     assert not with_views.report.notes
     difference = (with_views.logits(task.test) - without.logits(task.test)).abs().max()
     assert difference < 0.05 * without.logits(task.test).abs().max()

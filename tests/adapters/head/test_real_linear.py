@@ -264,10 +264,10 @@ def test_the_rarest_classes_are_reported_apart(named, small_clip):
 
 def test_synonyms_that_cannot_be_used(named, small_clip):
     support, _, classifier, _, resources = named
-    with pytest.raises(CapabilityError, match="give --data and --backbone, or leave the synonyms out"):
+    with pytest.raises(CapabilityError, match="give --data and --backbone, or omit the synonyms"):
         build_adapter("real-linear").fit(support, classifier, resources=resources)
     for wrong in (SYNONYMS[:2], (*SYNONYMS[:2], ())):
-        with pytest.raises(DataError, match=f"synonyms: of {len(wrong)} classes for 3"):
+        with pytest.raises(DataError, match=f"synonyms: {len(wrong)} lists for 3 classes"):
             build_adapter("real-linear").fit(support, classifier, backbone=small_clip, resources={"synonyms": wrong})
 
 

@@ -86,7 +86,7 @@ def test_a_class_does_not_depend_on_the_others(text, pool):
 def test_what_it_cannot_use_is_refused_in_one_line(text, pool):
     with pytest.raises(ConfigError, match="name the classes"):
         fitted(replace(text, class_names=()), pool)
-    with pytest.raises(DataError, match="none in the pool"):
+    with pytest.raises(DataError, match="the pool is empty"):
         fitted(text, TextPool((), torch.zeros(0, 8)))
     with pytest.raises(DataError, match="5 wide, class texts 8"):
         fitted(text, TextPool(("a",), torch.zeros(1, 5)))

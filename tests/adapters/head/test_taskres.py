@@ -92,7 +92,7 @@ def test_text_without_lengths_is_brought_to_about_clips(make_task, unnormalized)
     text = task.text if unnormalized is None else replace(task.text, unnormalized=0.9 * task.text.weights)
     adapter = fitted(replace(task, text=text), epochs=1)
     torch.testing.assert_close(adapter.base, 10 * task.text.weights)
-    assert "without their lengths; each was made 10 long" in adapter.report.notes[-1]
+    assert "without their lengths; each was scaled to length 10" in adapter.report.notes[-1]
 
 
 @pytest.mark.parametrize("option, value", [("alpha", -1), ("lr", 0), ("epochs", 0), ("batch_size", 0),

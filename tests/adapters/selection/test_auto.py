@@ -205,7 +205,7 @@ def test_the_saved_file_is_read_in_full_and_no_other_method_is_built_from_it(mak
         ({"few_shots": ("coop",)}, "coop needs .*text encoder"),
         ({"candidates": ("auto",)}, "auto needs more"),
         ({"candidates": ("rigde",)}, "did you mean ridge"),
-        ({"candidates": ()}, "one of candidates"),
+        ({"candidates": ()}, "one method in candidates"),
         ({"settings": {"ape": {"alpha": 1}}}, "ape is no candidate"),
         ({"settings": {"ridge": {"penalti": 1}}}, "did you mean penalty"),
         ({"settings": {"ridge": 3}}, "give its options"),

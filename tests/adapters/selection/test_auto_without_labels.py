@@ -63,7 +63,7 @@ def test_a_method_that_spreads_over_absent_classes_is_left(task):
     report = adapter.fit(None, task.text, unlabeled=few.without_labels())
     assert report.chosen == {"method": "zero-shot"} and not adapter.transductive
     torch.testing.assert_close(adapter.logits(few), task.text.logits(few.unit))
-    assert report.notes[0].startswith("auto took zero-shot: no label tells")
+    assert report.notes[0].startswith("auto took zero-shot: there are no labels")
 
 
 def test_what_half_of_the_prompts_leads_to_has_a_say(task, monkeypatch):

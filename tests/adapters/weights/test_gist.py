@@ -129,7 +129,7 @@ def test_what_it_cannot_learn_is_refused_in_one_line(problem, small_clip, toy_pa
         support = replace(problem.support, class_names=())
         given = {"images": problem.images, "attributes": TEXTS}
         build_adapter("gist").fit(support, nameless, backbone=small_clip, resources=given)
-    with pytest.raises(CapabilityError, match="pairs have theirs; use full"):
+    with pytest.raises(CapabilityError, match="pairs already have texts; use full"):
         build_adapter("gist").fit_pairs(toy_pairs(), small_clip)
     with pytest.raises(CapabilityError, match="sentences that describe each class"):
         problem.fit(build_adapter("gist"))

@@ -294,7 +294,7 @@ def test_a_map_beside_an_unknown_projection_is_the_same_method():
     closed = Closed(problem.backbone.weight, problem.backbone.bias)
     adapter, report = problem.fit(backbone=closed, lr=1e-2, penalty=0.1)
     torch.testing.assert_close(problem.logits(adapter), problem.logits(known), atol=1e-4, rtol=1e-4)
-    assert adapter.weight is None and any("projects by no matrix" in note for note in report.notes)
+    assert adapter.weight is None and any("has no projection matrix" in note for note in report.notes)
 
 
 def test_columns_that_no_text_reads_stay():
@@ -343,7 +343,7 @@ def test_what_is_missing_is_said():
     given = {"pre_projection": PreProjection(problem.hidden)}
     with pytest.raises(CapabilityError, match="starts from a backbone's projection"):
         adapter.fit(problem.support, problem.text, resources=given)
-    with pytest.raises(DataError, match="its support has 3 rows of other images than the 16"):
+    with pytest.raises(DataError, match="its support has 3 rows, which are not the 16 images"):
         short = {"pre_projection": PreProjection(problem.hidden.select([0, 1, 2]))}
         adapter.fit(problem.support, problem.text, backbone=problem.backbone, resources=short)
     with pytest.raises(DataError, match="its val has 2 rows"):

@@ -108,8 +108,8 @@ def test_a_config_of_the_other_task_says_which_task_it_is_of(fit):
         (["--classes", "red square, Red_square"], 2, "'red square' and 'Red_square' are the same class"),
         (["--novel", "red sqare"], 2, "the data have no class 'red sqare'; did you mean red square"),
         (["--novel", "red square, green square, blue square"], 2, "every class is novel"),
-        (["--novel"], 2, '--novel "a,b", or give coco or lvis'),
-        (["--novel", "lvis"], 1, "the data do not tell how frequent classes are"),
+        (["--novel"], 2, '--novel "a,b", or coco or lvis'),
+        (["--novel", "lvis"], 1, "the data do not say how frequent classes are"),
         (["--shots", "0"], 2, "--shots 0: detection of domain 'open-vocab' is trained on labelled images"),
         (["--adapter", "ape"], 2, "--adapter ape: detection of domain 'open-vocab' trains a config, not an adapter"),
         (["--set", "image_size=64"], 2, "--set image_size=64: images are resized by the config's pipelines"),
@@ -135,11 +135,11 @@ def test_annotations_that_mean_nothing_are_left_out_and_counted(fit, changed):
     found = fit("detection", data=changed(change))
     assert found.code == 0
     for sentence in (
-        "Annotations that the file holds twice, left out once: 1.",
+        "Annotations that the file holds twice, kept once: 1.",
         "Annotations of a class id that the file does not list, left out: 1.",
         "Boxes outside their image, left out: 1.",
         "Boxes that are neither trained on nor counted (crowds, difficult objects): 1.",
-        "Boxes that reached more than a pixel out of their image, cut at its edge: 1.",
+        "Boxes that reached more than a pixel beyond their image, cut at its edge: 1.",
         "Boxes without area, left out: 1.",
     ):
         assert f"Note: {sentence}" in found.out.splitlines()
@@ -218,9 +218,7 @@ def test_masks_without_a_listed_class_are_one_line(fit, masks):
     assert found.code == 1 and "no mask holds a listed class; stored are 40, 41, 42" in found.error
 
 
-@pytest.mark.parametrize(
-    ("task", "what"), [("detection", "no boxes found in it"), ("segmentation", "no images with masks")]
-)
+@pytest.mark.parametrize(("task", "what"), [("detection", "holds no boxes"), ("segmentation", "no images with masks")])
 def test_data_of_another_kind_says_what_would_be_read(fit, tmp_path, masks, task, what):
     folder = masks() if task == "detection" else tmp_path
     (folder / "notes.txt").write_text("nothing")

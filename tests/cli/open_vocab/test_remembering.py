@@ -50,7 +50,7 @@ def test_the_old_names_stay_and_the_report_says_how_well(place, made):
     info = json.loads((place / made["run"] / "run.json").read_text())
     assert info["class_names"] == ["blue square", "red square", "green square"]
     assert info["plan"]["vladapt"]["remember"] == ["red square", "green square"]
-    assert any(note.startswith("Boxes of the detector before") for note in info["notes"])
+    assert any(note.startswith("Boxes of the earlier detector") for note in info["notes"])
     assert "Boxes of names to remember in train, not learned from: 21." in info["notes"]
     page = (place / made["run"] / "report.html").read_text()
     assert "What it remembers" in page and "AP before" in page
@@ -91,7 +91,7 @@ def test_old_names_that_are_annotated_are_learned_as_they_are(place, fit, start)
 def test_what_counts_as_found_before_is_an_option(fit, start):
     def boxes(score):
         notes = fit("--start", start, "--remember", OLD, "--remember-score", score, "--wise-alpha", 1, epochs=1)
-        note = next(each for each in told_by(notes) if each.startswith("Boxes of the detector before"))
+        note = next(each for each in told_by(notes) if each.startswith("Boxes of the earlier detector"))
         return int(note.split(": ")[1].split()[0])
 
     def told_by(outcome):
@@ -155,14 +155,14 @@ def test_a_start_alone_is_plain_fine_tuning(fit, start):
     [
         (("--start", "RUN", "--remember", "red square, lorry"), "never knew 'lorry'"),
         (("--start", "RUN", "--remember", "red sqare"), "did you mean red square"),
-        (("--remember", OLD), "give one to go on from, --start RUN"),
-        (("--lora-rank", 2), "--lora-rank: the training starts from a detector that has learned nothing yet"),
-        (("--start", "nowhere"), "--start nowhere: no run folder and no checkpoint"),
-        (("--start", "RUN", "--remember-score", 0.5), "--remember-score: counts with --remember alone"),
-        (("--start", "RUN", "--wise-alpha", 0.5), "--wise-alpha: counts with --remember alone"),
+        (("--remember", OLD), "give a trained one, --start RUN"),
+        (("--lora-rank", 2), "--lora-rank: the training starts from an untrained detector"),
+        (("--start", "nowhere"), "--start nowhere: neither a run folder nor a checkpoint"),
+        (("--start", "RUN", "--remember-score", 0.5), "--remember-score: has an effect only with --remember"),
+        (("--start", "RUN", "--wise-alpha", 0.5), "--wise-alpha: has an effect only with --remember"),
         (("--start", "RUN", "--remember", OLD, "--remember-images", "gone"), "--remember-images gone: no such folder"),
         (("--start", "RUN", "--remember", OLD, "--novel", "red square"), "both name 'red square'"),
-        (("--start", "RUN", "--remember", OLD, "--novel", "coco"), "--novel coco leaves classes out"),
+        (("--start", "RUN", "--remember", OLD, "--novel", "coco"), "--novel coco leaves out classes"),
         (("--start", "RUN", "--remember", "a, a"), "--remember: 'a' and 'a' are the same class"),
         (("--start", "RUN", "--backbone", "embedded"), "--backbone embedded: with --start the model is the run's own"),
     ],
@@ -176,4 +176,4 @@ def test_what_cannot_be_remembered_is_one_line_before_anything_is_read(fit, star
 
 def test_a_run_of_another_model_is_told(command, data, start):
     outcome = command("fit", "--domain", "open-vocab", "--task", "detection", "--data", data, "--start", start)
-    assert "its model is a RetinaNet, the config trains a FasterRCNN; give the recipe" in outcome.error
+    assert "its model is a RetinaNet, but the config trains a FasterRCNN; give the recipe" in outcome.error

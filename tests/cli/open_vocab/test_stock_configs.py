@@ -49,8 +49,8 @@ def test_the_limits_are_those_that_are_given(vladapt, monkeypatch):
     ("arguments", "error"),
     [
         (["mmseg/fastsc"], "no folder of packaged configs 'mmseg/fastsc'; did you mean mmseg/fastscnn"),
-        (["--resume"], "--resume: goes on with the file of --out; give it too"),
-        (["--out", "there.jsonl"], "--out there.jsonl: is there already; add --resume, or give another"),
+        (["--resume"], "--resume: continues the file of --out; give --out too"),
+        (["--out", "there.jsonl"], "--out there.jsonl: already exists; add --resume, or give another"),
         (["--out", "there.jsonl", "--resume"], "there.jsonl: line 1 is no outcome of a config; give another --out"),
     ],
 )

@@ -167,7 +167,7 @@ def test_folders_of_other_ids_to_train_on_and_to_test_on_need_a_list(tmp_path, p
     for split in ("train", "val"):
         for id_ in ("n00001740", TENCH):
             photo(f"{split}/{id_}/1.jpg")
-    with pytest.raises(DataError, match=r"'n00001740'; it is none of ImageNet's 1,000 classes, so write a list of ids"):
+    with pytest.raises(DataError, match=r"'n00001740'; it is not one of ImageNet's 1,000 classes, so write a list"):
         read(tmp_path)
     (tmp_path / "classnames.txt").write_text(f"n00001740 entity\n{TENCH} tench\n")
     assert read(tmp_path)[0] == ("entity", "tench")

@@ -81,7 +81,7 @@ def test_reading_options_are_those_of_the_task(domain, monkeypatch):
     assert domain.read(folder, "segmentation", background=False).class_names == shapes.NAMES
     with pytest.raises(UnknownNameError, match="'open-vocab' has no option 'class_nams'; did you mean class_names"):
         domain.read(folder / "absent", "detection", class_nams="a")
-    with pytest.raises(ConfigError, match=r"--set data\.background: detection reads its data without it; omit it"):
+    with pytest.raises(ConfigError, match=r"--set data\.background: not used by detection; omit it"):
         domain.read(folder / "absent", "detection", background=False)
     with pytest.raises(ConfigError, match=r"option background=maybe of domain 'open-vocab' .* give yes or no"):
         domain.read(folder / "absent", "segmentation", background="maybe")
@@ -130,7 +130,7 @@ def test_the_seed_draws_the_shots(task, data):
 
 
 def test_novel_alone_names_nothing(task, data):
-    with pytest.raises(ConfigError, match='--novel "a,b", or give coco or lvis'):
+    with pytest.raises(ConfigError, match='--novel "a,b", or coco or lvis'):
         task.settled(_recipe(novel=True))
 
 

@@ -140,10 +140,10 @@ def test_no_name_or_a_name_twice_is_refused(classes, message):
     [
         ("x.json", '{"cat": [', r"x\.json: is not JSON"),
         ("x.json", ["cat"], r"x\.json: holds no object of classes"),
-        ("x.json", {"cat": "furry"}, r"x\.json: class 'cat' is described in another shape; write"),
-        ("x.json", {"cat": {"synonym": ["kitten"]}}, "described in another shape"),
-        ("x.json", {"cat": [1]}, "described in another shape"),
-        ("x.json", {"cat": [""]}, "described in another shape"),
+        ("x.json", {"cat": "furry"}, r"x\.json: class 'cat' is described in another form; write"),
+        ("x.json", {"cat": {"synonym": ["kitten"]}}, "described in another form"),
+        ("x.json", {"cat": [1]}, "described in another form"),
+        ("x.json", {"cat": [""]}, "described in another form"),
         ("x.csv", "cat,dog", r"x\.csv: names come from a \.txt or \.json file"),
     ],
 )

@@ -237,7 +237,7 @@ def test_further_questions_need_a_file(pictures, small_clip_spec, tmp_path):
     out = pictures / "c.jsonl"
     caption_people([pictures], out, attributes=asked, how=Captioning(least=0.0), backbone=small_clip_spec, device="cpu")
     assert all(re.search(r"\ba (wo)?man\b", text, re.IGNORECASE) for text in out.read_text().splitlines())
-    for content, words in (({}, "not a JSON object"), ({"x": {"ask": ["a"]}}, "ask or values lack")):
+    for content, words in (({}, "not a JSON object"), ({"x": {"ask": ["a"]}}, "ask or values is missing")):
         asked.write_text(json.dumps(content))
         with pytest.raises(DataError, match=words):
             questions_with(asked)
@@ -263,7 +263,7 @@ def test_captions_come_from_celebas_list_without_a_tower(tmp_path):
     [
         ("c.json", {}, "give a .jsonl file"),
         ("c.jsonl", {"paths": []}, "give pictures of people"),
-        ("c.jsonl", {"paths": ["a", "b"], "attributes": "list.csv"}, "names the pictures itself"),
+        ("c.jsonl", {"paths": ["a", "b"], "attributes": "list.csv"}, "already names the pictures"),
     ],
 )
 def test_what_cannot_be_captioned_is_one_line(tmp_path, out, options, said):

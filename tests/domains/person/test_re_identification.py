@@ -226,7 +226,7 @@ def test_a_resnets_last_stride_is_that_of_the_run_and_of_its_towers(fit, tmp_pat
         ([("a", "1", ""), ("a", "1", "")], "one camera: nothing to retrieve under the rule"),
         ([("a", "1", ""), ("b", "2", "")], "one image per identity: nothing to retrieve"),
         ([(None, "1", ""), (None, "2", "")], "no picture names its person"),
-        ([("a", "1", ""), ("a", "1", ""), ("b", "2", "")], "under the rule of cameras; give people in two"),
+        ([("a", "1", ""), ("a", "1", ""), ("b", "2", "")], "under the camera rule; give people seen by two"),
     ],
 )
 def test_what_cannot_be_retrieved_is_told_in_one_line(rows, words):
@@ -251,7 +251,7 @@ def test_wrong_choices_are_told_before_anything_is_read(fit):
         fit(shots=4)
     with pytest.raises(ConfigError, match="option sampler=dice"):
         fit(sampler="dice")
-    with pytest.raises(DataError, match="no multiple of the 3 pictures of each person"):
+    with pytest.raises(DataError, match="not a multiple of the 3 pictures of each person"):
         fit(adapter={"name": "full", "batch_size": 8}, pictures=3)
 
 

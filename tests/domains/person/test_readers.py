@@ -70,7 +70,7 @@ def test_market_drops_junk_and_keeps_distractors(person, tmp_path):
     small = person.read(tmp_path, REID, max_pixels=100)
     with pytest.raises(DataError, match="--max-pixels"):
         small.load(small.items[0])
-    with pytest.raises(DataError, match="which person-search cannot be read from"):
+    with pytest.raises(DataError, match="which person-search cannot use"):
         person.read(tmp_path, SEARCH)
     with pytest.raises(ConfigError, match=r"data\.root: does not apply to"):
         person.read(tmp_path, REID, root="x")
@@ -95,7 +95,7 @@ def test_duke_and_msmt17(person, tmp_path):
         ("train 0", "1", "", "train"), ("train 0", "5", "", "train"),
         ("test 0", "2", "query", "test"), ("test 0", "14", "gallery", "test"),
     ]  # fmt: skip
-    assert any("they train too" in note for note in data.notes)
+    assert any("they are used for training too" in note for note in data.notes)
     (msmt / "list_query.txt").write_text("0000/strange.jpg 0\n")
     with pytest.raises(DataError, match=r"list_query\.txt line 1: .* is not PATH PERSON"):
         person.read(msmt, REID)
@@ -265,7 +265,7 @@ def broken_sets(folder: Path) -> dict[str, tuple[Path, str, str]]:
             r"the JSON of another set \(its entries have question, answer\)",
         ),
         "an object": (folder / "dict.json", SEARCH, "not a list of objects with id"),
-        "nothing": (folder / "empty", REID, "nothing that re-identification can be read from; give a folder with"),
+        "nothing": (folder / "empty", REID, "nothing that re-identification can use; give a folder with"),
         "no path": (folder / "nowhere", REID, "no such file or folder; give a folder with bounding_box_train"),
     }
 

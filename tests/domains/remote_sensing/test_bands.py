@@ -115,7 +115,7 @@ def test_numbers_may_be_a_list_as_options_by_set_are(given):
 
 
 def test_a_sensor_with_other_bands_is_refused(write_raster):
-    with pytest.raises(DataError, match="has 4 bands, files of sar have 2, 1; correct or omit --sensor"):
+    with pytest.raises(DataError, match="has 4 bands, but files of sar have 2, 1; correct or omit --sensor"):
         values(write_raster("a.tif", numbers(4, 6, 8)), sensor="sar")
 
 

@@ -129,7 +129,7 @@ def test_masks_become_captioned_images(images):
     assert len(data.items) == 1 and data.items[0].target.numbers() == {"road": 2}
     assert data.items[0].captions()[0] == "there is a road at the center of the image."
     assert "Images without boxes, left out: 1." in data.notes
-    with pytest.raises(DataError, match=r"say what their values mean; name them by --set data\.class_names="):
+    with pytest.raises(DataError, match=r"what the values of its masks mean; name them by --set data\.class_names="):
         RemoteSensing().read(images, "retrieval")
-    with pytest.raises(DataError, match=r"a\.png: has the value 1; only 1 classes are named"):
+    with pytest.raises(DataError, match=r"a\.png: has the value 1, but only 1 classes are named"):
         RemoteSensing().read(images, "retrieval", class_names="background")

@@ -96,7 +96,7 @@ def test_shards_of_rs5m_are_read_sample_by_sample(tmp_path):
 
 def test_captions_without_images_are_one_line(images, tmp_path):
     rows = [("x.jpg", "a pond"), ("y.jpg", "a lake")]
-    with pytest.raises(DataError, match=r"captions without images: none of its 2 can be read \(x\.jpg: no such file"):
+    with pytest.raises(DataError, match=r"no image of its 2 captions can be read \(x\.jpg: no such file"):
         read(write_table(images, rows=rows))
     some = read(write_table(images, rows=[*rows, ("a.jpg", "a forest")]))
     assert [name for name, _ in some.skipped] == ["x.jpg", "y.jpg"] and len(some.items) == 1

@@ -116,15 +116,15 @@ def test_regions_without_area_are_refused():
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ({}, "no list"),
-        ([], "no list"),
-        ([3], "is no"),
+        ({}, "not a list"),
+        ([], "not a list"),
+        ([3], "not of the form"),
         ([{"jpg_name": "a.jpg", "points": [SQUARE]}], "no caption"),
         ([{"jpg_name": "", "caption": "a", "points": [SQUARE]}], "no jpg_name"),
         ([{"jpg_name": "a.jpg", "caption": "a", "points": []}], "no points"),
-        ([{"jpg_name": "a.jpg", "caption": "a", "points": [[[1, 2], [3, 4]]]}], "is no polygon"),
-        ([{"jpg_name": "a.jpg", "caption": "a", "points": [[[1, 2], [3, 4], [5, 1e30]]]}], "is no polygon"),
-        ([{"jpg_name": "a.jpg", "caption": "a", "points": [[[1, 2], [3, 4], ["5", True]]]}], "is no polygon"),
+        ([{"jpg_name": "a.jpg", "caption": "a", "points": [[[1, 2], [3, 4]]]}], "is not a polygon"),
+        ([{"jpg_name": "a.jpg", "caption": "a", "points": [[[1, 2], [3, 4], [5, 1e30]]]}], "is not a polygon"),
+        ([{"jpg_name": "a.jpg", "caption": "a", "points": [[[1, 2], [3, 4], ["5", True]]]}], "is not a polygon"),
     ],
 )
 def test_an_annotation_of_another_form_is_one_line(tmp_path, content, why):

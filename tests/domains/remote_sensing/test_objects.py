@@ -119,14 +119,14 @@ def test_a_raster_of_classes_becomes_masks_and_no_boxes(yard, write_raster, tmp_
 
 @pytest.mark.parametrize(("option", "value"), [("corpus", "rs5m"), ("min_side", 4.0), ("background", False)])
 def test_options_that_change_nothing_are_refused(yard, option, value):
-    with pytest.raises(ConfigError, match=f"data.{option}: detection reads its data without it"):
+    with pytest.raises(ConfigError, match=f"data.{option}: not used by detection"):
         RemoteSensing().read(yard[0], "detection", labels=str(yard[1]), **HOW, **{option: value})
 
 
 def test_points_and_a_layer_elsewhere_are_refused(yard, tmp_path):
     points = layer_of(tmp_path / "points.gpkg", [(shapely.Point(LEFT + 100, TOP - 100), "roof")])
     far = layer_of(tmp_path / "far.gpkg", [(shapely.box(900_000, 100_000, 900_100, 100_100), "roof")])
-    for layer, why in ((points, "points or lines"), (far, "does it lie elsewhere")):
+    for layer, why in ((points, "points or lines"), (far, "check that it lies in the same place")):
         with pytest.raises(DataError, match=why):
             RemoteSensing().read(yard[0], "detection", labels=str(layer), **HOW)
 

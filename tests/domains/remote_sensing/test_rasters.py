@@ -123,7 +123,7 @@ def test_a_given_range_is_the_same_for_all(write_raster):
     stored = numbers(1, 6, 8)
     picture = decode_raster(write_raster("a.tif", stored), {"stretch": [0.0, 8000.0]})
     np.testing.assert_allclose(picture[..., 0], stored[0] / 8000, rtol=1e-6)
-    with pytest.raises(DataError, match="1 channels, and a stretch for 3"):
+    with pytest.raises(DataError, match="has 1 channels, but --stretch gives ranges for 3"):
         decode_raster(write_raster("a.tif", stored), {"stretch": [0.0, 1.0] * 3})
 
 
@@ -171,14 +171,14 @@ def test_a_vrt_of_files_beside_it_is_read(write_raster, tmp_path):
     [
         ({"name": "../a.tif"}, "outside its folder"),
         ({"name": "{tmp}/a.tif", "relative": "0"}, "outside its folder"),
-        ({"name": "/vsicurl/http://127.0.0.1:1/a.tif", "relative": "0"}, "no file in its folder"),
-        ({"name": "/vsizip/a.zip/a.tif"}, "no file in its folder"),
-        ({"name": "http://127.0.0.1:1/a.tif", "relative": "0"}, "no file in its folder"),
-        ({"name": "GTIFF_DIR:1:a.tif"}, "no file in its folder"),
+        ({"name": "/vsicurl/http://127.0.0.1:1/a.tif", "relative": "0"}, "not a file in its folder"),
+        ({"name": "/vsizip/a.zip/a.tif"}, "not a file in its folder"),
+        ({"name": "http://127.0.0.1:1/a.tif", "relative": "0"}, "not a file in its folder"),
+        ({"name": "GTIFF_DIR:1:a.tif"}, "not a file in its folder"),
         ({"name": "a.tif", "relative": "0"}, "without relativeToVRT"),
-        ({"name": "&lt;VRTDataset/&gt;"}, "no file in its folder"),
+        ({"name": "&lt;VRTDataset/&gt;"}, "not a file in its folder"),
         ({"name": "gone.tif"}, "gone.tif: cannot be read"),
-        ({"name": "inner.tif"}, "no TIFF or JPEG 2000"),
+        ({"name": "inner.tif"}, "not a TIFF or JPEG 2000"),
         ({"name": "link.tif"}, "outside its folder"),
         ({"subclass": ' subClass="VRTDerivedRasterBand"'}, "'VRTDerivedRasterBand'"),
         ({"inside": "<PixelFunctionCode>import os</PixelFunctionCode>"}, "'PixelFunctionCode'"),

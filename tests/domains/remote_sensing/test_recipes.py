@@ -98,7 +98,7 @@ def test_a_language_without_a_column_or_a_table_is_one_line(tmp_path):
     other.write_text(json.dumps({"images": []}))
     with pytest.raises(ConfigError, match="has no column language; omit it"):
         RemoteSensing().read(table, "retrieval", language="en")
-    with pytest.raises(ConfigError, match=r"b\.json is no table with a column language"):
+    with pytest.raises(ConfigError, match=r"b\.json is not a table with a column language"):
         RemoteSensing().read(other, "retrieval", language="en")
 
 

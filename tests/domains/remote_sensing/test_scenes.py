@@ -128,7 +128,7 @@ def test_lists_beside_the_class_folders_are_the_published_split(folders):
         (root / f"eurosat-{split}.txt").write_text("\n".join(lines) + "\n")
     data = read(root)
     assert {item.id[-5]: item.split for item in data.items} == {"1": "train", "2": "train", "3": "val", "4": "test"}
-    assert any("published ones, of eurosat-test.txt" in note for note in data.notes)
+    assert any("published ones, from eurosat-test.txt" in note for note in data.notes)
 
 
 def test_tables_of_eurosats_archive_are_its_split(folders):

@@ -165,7 +165,7 @@ def test_a_raster_of_classes_is_a_layer_too(field, write_raster):
     by_shape = {item.id: item.target.index for item in read(raster, layer).items}
     assert data.items and all(by_shape[item.id] == item.target.index for item in data.items)
     assert read(raster, labels).class_names == ("class 3", "class 7")
-    with pytest.raises(DataError, match="has the values 3, 7, and class_names names 3"):
+    with pytest.raises(DataError, match="has the values 3, 7, but class_names names 3"):
         read(raster, labels, class_names="a,b,c")
 
 
@@ -190,7 +190,7 @@ def test_the_column_of_the_class(field, write_layer, columns, words):
 def test_a_layer_elsewhere_on_earth_is_one_line(field, write_layer, write_raster):
     raster, _ = field
     layer = write_layer("far.gpkg", [(shapely.box(700_000, 4_000_000, 700_500, 4_000_500), "a")])
-    with pytest.raises(DataError, match=r"far\.gpkg: covers no window of field\.tif by 50%; does it lie elsewhere"):
+    with pytest.raises(DataError, match=r"far\.gpkg: covers no window of field\.tif by 50%; check that it lies"):
         read(raster, layer)
     far = write_raster("far.tif", np.ones((1, 8, 8), np.uint8), left=700_000)
     with pytest.raises(DataError, match=r"far\.tif: lies elsewhere on earth than field\.tif"):
@@ -204,7 +204,7 @@ def test_a_layer_elsewhere_on_earth_is_one_line(field, write_layer, write_raster
         ("l.geojson", "<OGRVRTDataSource/>", "not what its name says"),
         ("l.geojson", '{"type": "FeatureCollection", "features": [', "damaged label layer"),
         ("l.geojson", '{"type": "FeatureCollection", "features": []}', "holds no"),
-        ("l.txt", "x", "no label layer of a known kind; known: .gpkg .shp .geojson .json"),
+        ("l.txt", "x", "not a label layer of a known kind; known: .gpkg .shp .geojson .json"),
     ],
 )
 def test_layers_that_cannot_be_read_are_one_line(field, tmp_path, name, text, words):
@@ -309,7 +309,7 @@ def test_a_raster_without_crs_works_and_says_so(write_raster, write_layer, tmp_p
     with pytest.raises(DataError, match="has no CRS, so --block-size cannot be in metres"):
         read(raster, labels)
     shape = write_layer("l.gpkg", [(shapely.box(0, 0, 1, 1), "a")])
-    with pytest.raises(DataError, match=r"a\.tif: has no CRS, and what it is laid over has one"):
+    with pytest.raises(DataError, match=r"a\.tif: has no CRS, but what it is laid over has one"):
         read(raster, shape, block_size=None)
 
 

@@ -66,7 +66,7 @@ def test_scores_are_told_as_papers_tell_them(fitted):
     assert {"accuracy", "top_5_accuracy", "balanced_accuracy"} <= fitted.metrics["adapted"].keys()
     assert 0 <= fitted.metrics["adapted"]["accuracy"] <= fitted.metrics["adapted"]["top_5_accuracy"] <= 1
     page = (fitted.run / "report.html").read_text()
-    assert all(word in page for word in ("As papers on actions count", "Top-1", "Top-5", "Mean class accuracy"))
+    assert all(word in page for word in ("Measures used in papers on actions", "Top-1", "Top-5", "Mean class accuracy"))
 
 
 def test_predictions_are_the_means_over_clips_and_crops(fitted, folder, cache, small_clip, monkeypatch):
@@ -113,7 +113,7 @@ def test_lists_and_views_that_cannot_be_are_one_line(folder, tmp_path):
     for reading, error, words in (
         ({"train_list": "none.txt"}, DataError, r"data.train_list=none.txt: no such file, nor one in .*actions"),
         ({"train_list": str(tmp_path / "other.txt")}, DataError, r"1 of its 2 samples are not in the set.*walk_9"),
-        ({"average_views": "scores"}, ConfigError, "there is one view of each clip; give --clips or --crops"),
+        ({"average_views": "scores"}, ConfigError, "each clip has only one view; give --clips or --crops"),
     ):
         with pytest.raises(error, match=words):
             Video().read(folder, **reading)

@@ -112,7 +112,7 @@ def test_videos_beside_folders_of_frames_are_refused(frames, clips, tmp_path):
     frames("few/sit/b"), clips("few/run/c.mp4", "few/sit/d.mp4")
     frames("apart/run/a"), frames("apart/hop/a"), clips("apart/sit/d.mp4")
     for name in ("set", "few", "apart"):
-        with pytest.raises(DataError, match=r"holds videos and folders of frames \(.+\); keep one kind"):
+        with pytest.raises(DataError, match=r"holds both videos and folders of frames \(.+\); keep one kind"):
             read(tmp_path / name)
 
 
@@ -162,7 +162,7 @@ def test_a_list_with_numbers_of_frames_and_names_of_folders(frames, write):
 
 def test_another_separator_in_a_list_is_one_line(clips, write):
     clips("a.mp4", "b.mp4")
-    with pytest.raises(DataError, match=r"list.txt line 2: 'b.mp4;1' is no path and label with a space between them"):
+    with pytest.raises(DataError, match=r"list.txt line 2: 'b.mp4;1' is not a path and a label with a space"):
         read(write("list.txt", "a.mp4 0\nb.mp4;1\n"))
 
 
@@ -197,7 +197,7 @@ def test_lists_of_hmdb51_by_their_split_with_the_source_of_each_clip(clips, writ
     assert groups[0] == groups[1] != groups[2]
     assert len(read(root / "set", fold=2).items) == 3, "0 is neither"
     write(f"{folder}/sit_test_split1.txt", "x.mp4 7\n")
-    with pytest.raises(DataError, match=r"sit_test_split1.txt line 1: 'x.mp4 7' is no file and 0, 1 or 2"):
+    with pytest.raises(DataError, match=r"sit_test_split1.txt line 1: 'x.mp4 7' is not a file and 0, 1 or 2"):
         read(root / "set")
 
 
@@ -214,7 +214,7 @@ def test_tables_of_kinetics_with_videos_that_are_gone(clips, write):
     }
     times = {item.id: (item.decode.get("start"), item.decode.get("end")) for item in data.items}
     assert times["abc#0-10"] == (None, None) and times["def#0.1-0.4"] == (0.1, 0.4), "abc was cut out already"
-    assert data.notes == ["Clips that the list names and that are not there: 1, first gone."] and not data.skipped
+    assert data.notes == ["Clips that the list names but that are missing: 1, the first gone."] and not data.skipped
     content = {"abc": {"annotations": {"label": "run", "segment": [0, 10]}, "subset": "train"}}
     content["ghi"] = {"annotations": {"label": "sit", "segment": [0, 0.4]}, "subset": "validate"}
     assert sorted(said(read(write("set/all.json", content))).values()) == [("run", "train"), ("sit", "val")]
@@ -319,10 +319,10 @@ def test_bad_tables_are_one_line(clips, write):
         "clip,start,end,label\na.mp4,soon,1,run\n": "line 2: 'soon' is not a time",
         "clip,colour\na.mp4,red\n": "no column of the label or caption",
         "name of it,label\na.mp4,red\n": "no column of the clip",
-        "clip,label\n../secret.mp4,run\n": "leaves the folder",
+        "clip,label\n../secret.mp4,run\n": "lies outside the folder",
         "clip,label,split\na.mp4,run,other\n": "split 'other'",
         "clip,label\na,run\nc,sit\n": r"'a' may be .*a.mp4",
-        "clip,caption\na.mp4,somebody runs\n": "holds captions and no classes; give --task retrieval",
+        "clip,caption\na.mp4,somebody runs\n": "holds captions but no classes; give --task retrieval",
     }.items():
         path = write("all.csv", text)
         if words is None:

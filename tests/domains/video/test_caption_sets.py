@@ -140,10 +140,10 @@ def test_captions_without_clips_and_other_faults_are_one_line(clips, write, tmp_
     table = "clip,caption\nx.mp4,a man\ny.mp4,a cat\n"
     with pytest.raises(DataError, match=r"captions without clips: x.mp4: no such video below .*data.root=FOLDER"):
         read(write("set/all.csv", table))
-    with pytest.raises(DataError, match="holds classes and no captions"):
+    with pytest.raises(DataError, match="holds classes but no captions"):
         read(write("set/all.csv", "clip,label\na.mp4,run\n"))
     (tmp_path / "set/all.csv").unlink()
-    with pytest.raises(DataError, match="no list of captions in it"):
+    with pytest.raises(DataError, match="holds no list of captions"):
         read(tmp_path / "set")
     with pytest.raises(DataError, match="'x' has 1 cells; give clip, four times, sentence"):
         good = "F_1\t00.01.02.000\t00.01.04.000\t00.01.02.000\t00.01.04.000\tText.\n"
@@ -161,5 +161,5 @@ def test_captions_without_clips_and_other_faults_are_one_line(clips, write, tmp_
     }.items(),
 )
 def test_an_entry_of_another_form_is_one_line(write, name, content):
-    with pytest.raises(DataError, match=f"{name}: some entry is not of the form that the first one has"):
+    with pytest.raises(DataError, match=f"{name}: an entry does not have the form of the first one"):
         read(write(name, content))

@@ -137,7 +137,7 @@ def test_questions_with_a_clip_that_is_missing_are_left_out(folder, tmp_path):
         ({"answer": 2}, "question 1: answer 2 of 2"),
         ({"types": 3}, "types 3; types are 1 and 2"),
         ({"choices": {}}, "question 1: answer 0 of 0"),
-        ({"query": {}}, "not of the form that the first one has"),
+        ({"query": {}}, "not have the form of the first one"),
     ],
 )
 def test_questions_of_another_form_are_one_line(folder, changes, words):

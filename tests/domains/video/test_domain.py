@@ -151,7 +151,7 @@ def test_mirror_images_have_the_label_of_what_they_show(clips, write, numbers_in
         np.array_equal(data.load(plain)[:, :, ::-1], data.load(other)) and (plain.split, other.split) == ("train",) * 2
     )
     write("all.csv", "clip,label\n0.mp4,a\n1.mp4,b\n")
-    with pytest.raises(DataError, match="--mirror-labels wants clips of one label each"):
+    with pytest.raises(DataError, match="--mirror-labels needs clips with one label each"):
         Video().read(root / "all.csv", "classification", mirror_labels=True)
 
 

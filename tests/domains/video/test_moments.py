@@ -132,9 +132,9 @@ def test_published_forms_and_tables_give_the_same_moments(clips, write):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("charades_sta_test.txt", "v1 0 0.2##a\nv1 0.2 a\n", "line 2: .* is no line 'VIDEO start end##sentence'"),
+        ("charades_sta_test.txt", "v1 0 0.2##a\nv1 0.2 a\n", "line 2: .* is not of the form 'VIDEO start end##"),
         ("charades_sta_test.txt", "v1 3 2##a\n", "line 1: begins at 3 seconds and ends at 2; correct the times"),
-        ("m.jsonl", '{"vid": "v1", "query": "a", "relevant_windows": [3]}', r"windows '\[3\]'; give \[\[start"),
+        ("m.jsonl", '{"vid": "v1", "query": "a", "relevant_windows": [3]}', r"windows are '\[3\]'; give \[\[start"),
     ],
 )
 def test_bad_lines_are_named(clips, write, name, content, message):
@@ -152,7 +152,7 @@ def test_sentences_without_times_or_outside_the_video_are_refused(clips, write, 
 
     with pytest.raises(DataError, match=r"v1\.mp4 and all other sentences are without start and end"):
         fit("clip,sentence\nv1.mp4,a dog\n")
-    with pytest.raises(ConfigError, match=r"--crops 3: moments looks at whole frames"):
+    with pytest.raises(ConfigError, match=r"--crops 3: task moments uses whole frames"):
         Video().read(write("m.csv", "clip,start,end,sentence\nv1.mp4,0,0.2,a cat\n"), "moments", crops=3)
     with pytest.raises(DataError, match=r"3 to 9 seconds lie outside its 0\.48 seconds; correct the times"):
         fit("clip,start,end,sentence\nv1.mp4,3,9,a dog\nv1.mp4,0,0.2,a cat\n")

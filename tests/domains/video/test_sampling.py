@@ -130,5 +130,5 @@ def test_a_fixed_rate_follows_the_times_and_not_the_numbers_of_frames():
 def test_several_clips_are_refused_by_rules_that_give_one():
     with pytest.raises(ConfigError, match="--clips 3: for the sampling uniform, stretches, dense, slowfast; omit it"):
         Sampling("first-to-last", clips=3)
-    with pytest.raises(ConfigError, match="--frames 65: the sampling dense has 64 at most"):
+    with pytest.raises(ConfigError, match="--frames 65: the sampling dense takes at most 64"):
         Sampling("dense", frames=65)

@@ -71,7 +71,7 @@ if __name__ == "__main__":
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--score", type=float, default=0.0, help="from which on a box is told")
+    parser.add_argument("--score", type=float, default=0.0, help="score from which on a box is written")
     given = parser.parse_args()
     graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["model"]), providers=["CPUExecutionProvider"])
     names = [each.name for each in graph.get_outputs()]
@@ -80,7 +80,7 @@ if __name__ == "__main__":
         try:
             picture = decoded(path)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
+            print(f"{path}: {' '.join(str(error).split())}; replace or remove it", file=sys.stderr)
             failed = True
             continue
         planes, size = pixels(picture, facts["preprocessing"])

@@ -62,7 +62,7 @@ if __name__ == "__main__":
         try:
             picture = decoded(path)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
+            print(f"{path}: {' '.join(str(error).split())}; replace or remove it", file=sys.stderr)
             failed = True
             continue
         planes, size = pixels(picture, facts["preprocessing"])

@@ -255,7 +255,7 @@ def _check_freezing(frozen: bool, frozen_stages: int, train_head: bool, lora: An
     still = {"frozen": frozen, "frozen_stages": frozen_stages >= 0, "lora": lora is not None}
     given = [name for name, value in still.items() if value]
     if len(given) > 1:
-        raise ConfigError(f"options {' and '.join(given)} exclude each other: each says what stays as it is; give one")
+        raise ConfigError(f"options {' and '.join(given)} exclude each other: each says what stays frozen; give one")
     if given in (["frozen"], ["lora"]) and train_head:
         raise ConfigError(f"options {given[0]} and train_head exclude each other; give one")
     if given and cropped_positions:

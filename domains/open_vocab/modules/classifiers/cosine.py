@@ -78,7 +78,7 @@ class CosineTextClassifier(nn.Module):
         if background is None and background_class is not None:
             raise ConfigError(f"option background_class='{background_class}' says no background; give background too")
         if hidden_channels is not None and projection != "mlp":
-            raise ConfigError(f"option hidden_channels={hidden_channels} is for projection 'mlp' alone; leave it out")
+            raise ConfigError(f"option hidden_channels={hidden_channels} is for projection 'mlp' alone; omit it")
         self.text = TextEmbeddings(backbone, classes, templates)
         self.anchors, self.background, self.background_class = anchors, background, background_class
         self._add_projection(projection, in_channels, hidden_channels or in_channels)

@@ -183,7 +183,7 @@ class TextRetinaHead(RetinaHead, NamedClasses):
         channels = self.feat_channels if self.stacked_convs else self.in_channels
         self.retina_cls = classifier_of(name, classifier, channels, anchors=self.num_base_priors, prior=PRIOR)
         if self.retina_cls.background is not None:
-            raise ConfigError(f"{name}: a sigmoid for each class has no background; leave the option background out")
+            raise ConfigError(f"{name}: a sigmoid for each class has no background; omit the option background")
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, H, W) of a level -> class logits (B, A * C, H, W) and box deltas (B, A * 4, H, W)."""

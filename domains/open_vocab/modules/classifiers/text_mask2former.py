@@ -130,7 +130,7 @@ class TextQueries(NamedClasses):
         if classifier.get("background") is not None and classifier.get("background_class") is None:
             raise ConfigError(
                 f"{name}: it has a learned 'no object' after the classes; a background is one of them: give "
-                "background_class, the name it has in the masks, or leave background out"
+                "background_class, the name it has in the masks, or omit background"
             )
         self.cls_embed = nn.Identity()  # the decoder's states pass; they are named where their masks are known
         self.named_by = named_by

@@ -92,7 +92,7 @@ class DetectionDataset(BaseDetDataset):
             and min(sample["width"], sample["height"]) >= min_size
         ]
         if not kept:
-            raise DataError(f"filter_cfg {dict(self.filter_cfg)} leaves none of {len(self.data_list)} images; relax it")
+            raise DataError(f"filter_cfg {dict(self.filter_cfg)} keeps none of {len(self.data_list)} images; relax it")
         return kept
 
     def _sample(self, number: int, item: Item, with_masks: bool) -> dict[str, Any]:

@@ -29,8 +29,6 @@ class SaveBackboneHook(Hook):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not hasattr(model, "save_backbone"):
-            raise CapabilityError(
-                f"SaveBackboneHook: {type(model).__name__} has no backbone to save; leave the hook out"
-            )
+            raise CapabilityError(f"SaveBackboneHook: {type(model).__name__} has no backbone to save; omit the hook")
         path = model.save_backbone(Path(runner.work_dir) / self.folder)
         runner.logger.info(f"backbone saved: {path}")

@@ -77,7 +77,7 @@ class MatchingLoss(nn.Module):
     ):
         super().__init__()
         if not (class_cost or bbox_cost or giou_cost):
-            raise ConfigError("MatchingLoss: all costs are 0, so any pair is as good as any; give one of them")
+            raise ConfigError("MatchingLoss: all costs are 0, so no pair is better than another; give a cost above 0")
         for option, value, known in (
             ("normalisation", normalisation, NORMALISATIONS),
             ("l1_format", l1_format, L1_FORMATS),

@@ -100,8 +100,8 @@ class OpenVocabDetectionMetric(BaseMetric):
             return self.truths[sample["img_path"]]
         if "instances" not in sample:
             raise ConfigError(
-                "OpenVocabDetectionMetric does not see what is true; add 'instances' and 'facts' to the meta_keys of "
-                "PackDetInputs, or give items_json"
+                "OpenVocabDetectionMetric does not see the annotations; add 'instances' and 'facts' to the meta_keys "
+                "of PackDetInputs, or give items_json"
             )
         instances, facts = sample["instances"], sample.get("facts") or {}
         height, width = sample["ori_shape"][:2]

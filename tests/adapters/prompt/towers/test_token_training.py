@@ -79,7 +79,7 @@ def test_the_tokens_alone_change(make_problem, deep_clip, name):
     assert not any(parameter.requires_grad for parameter in adapted.model.parameters())
     assert adapted.fingerprint != deep_clip.fingerprint and deep_clip.prompts is None
     assert adapter.report.trained_parameters == sum(v.numel() for k, v in adapter.changed.items() if k != "lead")
-    assert any("in the image tower, anew before 3 of its blocks" in note for note in adapter.report.notes)
+    assert any("in the image tower, new ones before 3 of its blocks" in note for note in adapter.report.notes)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -23,7 +23,7 @@ def boxes(data):
 def test_boxes_are_cut_at_the_edge_and_those_outside_left_out(write_coco):
     data = read_detection(write_coco([GOOD, (1, 1, [30, 20, 30, 30]), (1, 2, [50, 0, 5, 5]), (1, 2, [-9, 0, 5, 5])]))
     assert boxes(data) == [(4, 5, 14, 15), (30, 20, 40, 30)]
-    assert note(data, "Boxes that reached more than a pixel out") == 1
+    assert note(data, "Boxes that reached more than a pixel beyond") == 1
     assert note(data, "Boxes outside their image, left out") == 2
 
 
@@ -62,7 +62,7 @@ def test_one_image_id_for_two_files_is_refused_and_one_repeated_is_not(write_coc
     change(folder, images=twice)
     assert len(read_detection(folder).items) == 1
     change(folder, images=[twice[0], {"id": 1, "file_name": "b.png"}])
-    with pytest.raises(DataError, match=r"image id 1 stands for 'a.png' and for 'b.png'; number the images anew"):
+    with pytest.raises(DataError, match=r"image id 1 stands for 'a.png' and for 'b.png'; give each image its own id"):
         read_detection(folder)
 
 
@@ -100,7 +100,7 @@ def test_outlines_that_cannot_be_used_go_and_their_boxes_stay(write_coco):
     entries = [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": shape} for shape in shapes]
     data = read_detection(write_coco(entries))
     assert len(boxes(data)) == 4 and data.items[0].target.segments is None
-    assert note(data, "Outlines that cannot be used") == 4
+    assert note(data, "Unusable outlines") == 4
 
 
 def test_a_file_cut_short_is_one_line(write_coco):

@@ -71,7 +71,7 @@ def test_the_coco_split_fits_the_names_of_real_data(data_dir):
 def test_rare_classes_of_lvis_are_novel():
     split = split_novel(["a", "b", "c"], "lvis", ["f", "r", "c"])
     assert split.base == ("a", "c") and split.novel == ("b",)
-    with pytest.raises(DataError, match=r"do not tell how frequent"):
+    with pytest.raises(DataError, match=r"do not say how frequent"):
         split_novel(["a", "b"], "lvis")
 
 
@@ -87,7 +87,7 @@ def test_training_knows_base_objects_alone_and_the_test_keeps_all():
     data = scenes(scene(1, (0, 2)), scene(2, (2,)), scene(3, ()), scene(4, (2, 1), "test"), scene(5, (2,), "val"))
     held = hold_out(data, split_novel(data.class_names, "emu"))
     assert [(item.id, item.target.labels) for item in held.items] == [("s1", (0,)), ("s3", ()), ("s4", (2, 1))]
-    assert "novel objects only, left out: 2" in " ".join(held.notes)
+    assert "only novel objects, left out: 2" in " ".join(held.notes)
     kept = hold_out(data, split_novel(data.class_names, "emu"), keep_empty=True)
     assert [item.id for item in kept.items] == ["s1", "s2", "s3", "s4", "s5"]
 
@@ -205,7 +205,7 @@ def test_made_images_and_masks_are_saved_beside_the_file(tmp_path):
     pixels = np.full((2, 3, 3), 0.5, np.float32)
     data = DomainData(items, ("sky", "sea"), lambda item: pixels, kind="masks")
     data.load_mask = lambda item: np.array([[0, 1, 255], [item.decode["index"]] * 3], np.uint8)
-    with pytest.raises(DataError, match=r"are made, not stored"):
+    with pytest.raises(DataError, match=r"are generated, not stored"):
         write_items(tmp_path / "items.json", data)
     again = read_items(write_items(tmp_path / "items.json", data, images=tmp_path / "pictures"))
     assert [again.load_mask(item).tolist() for item in again.items] == [

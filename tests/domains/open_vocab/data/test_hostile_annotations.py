@@ -64,7 +64,7 @@ def test_the_box_stays(write_coco, outline):
     ]
     data = read_detection(write_coco(annotations))
     assert [len(item.target.boxes) for item in data.items] == [1, 1]
-    assert any("Outlines that cannot be used" in note for note in data.notes)
+    assert any("Unusable outlines" in note for note in data.notes)
     masks = read_segmentation(write_coco(annotations))
     assert all(masks.load_mask(item).shape == (30, 40) for item in masks.items)
 

@@ -77,7 +77,7 @@ def test_colours_are_looked_up(write_masks, file, content):
 
 def test_colours_without_a_table_say_what_to_add(write_masks):
     folder = write_masks({"a": np.array([[(0, 0, 255), (0, 255, 0)]], dtype=np.uint8)})
-    with pytest.raises(DataError, match=r"store colours and nothing says which class each is; add labelmap.txt"):
+    with pytest.raises(DataError, match=r"store colours, and nothing says which class each is; add labelmap.txt"):
         read_segmentation(folder)
 
 
@@ -101,11 +101,11 @@ def test_two_numbers_need_no_names_more_do(write_masks):
     assert named.class_names == ("membrane", "cell") and not named.notes
     write_masks({"a": np.array([[0, 40, 90]], dtype=np.uint8)})
     with pytest.raises(
-        DataError, match=r"masks store 0, 40, 90 and nothing names them; add classes.json or give class_n"
+        DataError, match=r"masks store 0, 40, 90 but nothing names them; add classes.json or give class_n"
     ):
         read_segmentation(folder)
     assert masks_of(read_segmentation(folder, class_names=["a", "b", "c"]))[0].tolist() == [[0, 1, 2]]
-    with pytest.raises(DataError, match=r"class_names are 2 \(a, b\), its masks store 3 numbers \(0, 40, 90\)"):
+    with pytest.raises(DataError, match=r"class_names are 2 \(a, b\), but its masks store 3 numbers \(0, 40, 90\)"):
         read_segmentation(folder, class_names=["a", "b"])
 
 
@@ -176,7 +176,7 @@ def test_a_mask_named_after_its_image_with_an_ending_belongs_to_it(tmp_path, wri
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "masks" / "a_mask.png")
     assert len(read_segmentation(tmp_path).items) == 1
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "masks" / "a_gt.png")
-    with pytest.raises(DataError, match=r"may be masks of one image"):
+    with pytest.raises(DataError, match=r"may both be masks of one image"):
         read_segmentation(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_numbers_that_no_class_has_are_ignored_and_named(write_masks):
     (folder / "classes.txt").write_text("sky\nsea\n")
     data = read_segmentation(folder)
     assert masks_of(data)[1].tolist() == [[0, 255, 255]] and data.items[1].target.labels == (1, 0)
-    assert "Stored in masks but no class, ignored: 9 (in 2 masks)." in data.notes
+    assert "Values in masks that name no class, ignored: 9 (in 2 masks)." in data.notes
     (folder / "classes.txt").write_text("\n".join(f"{n}: class {n}" for n in (50, 51)))
     with pytest.raises(DataError, match=r"stored are 0, 1, 9, listed are 50, 51; correct classes.txt"):
         read_segmentation(folder)

@@ -91,7 +91,7 @@ def test_of_names_that_were_not_learned_together_the_surest_has_a_thing_alone():
 def test_a_second_stage_and_other_heads_are_refused_in_a_line():
     fcos = {"type": "FCOSHead", "num_classes": 3, "in_channels": 8, "feat_channels": 8, "stacked_convs": 0}
     model = MODELS.build(Config({**RETINANET, "type": "FCOS", "bbox_head": fcos})._cfg_dict)
-    with pytest.raises(CapabilityError, match=r"^FCOS with FCOSHead finds boxes in a way of its own"):
+    with pytest.raises(CapabilityError, match=r"^FCOS with FCOSHead finds boxes in its own way"):
         Boxes(model).check()
 
 

@@ -109,5 +109,5 @@ def test_layers_that_are_no_larger_than_the_rank_are_left(net):
         6,
         3,
     )
-    with pytest.raises(ConfigError, match="--lora-rank 4: Conv2d has no layer of more outputs and inputs; give less"):
+    with pytest.raises(ConfigError, match="--lora-rank 4: Conv2d has no layer with more inputs and outputs; give"):
         add_low_rank(nn.Conv2d(3, 4, 3), rank=4)

@@ -181,9 +181,9 @@ def test_nothing_found_is_zero_nothing_there_is_unknown(capsys):
 
 def test_class_numbers_without_a_name_and_lists_of_other_length_are_refused():
     truth = Truth([(0, 0, 10, 10)], [0])
-    with pytest.raises(ConfigError, match=r"the detector has class number 7, there are 3 names \(cat, dog, emu\)"):
+    with pytest.raises(ConfigError, match=r"the detector has class number 7, but there are 3 names \(cat, dog, emu\)"):
         score_detections([truth], [Detected([(0, 0, 1, 1)], [0.5], [7])], NAMES)
-    with pytest.raises(ConfigError, match="found objects of 0 images, there are 1"):
+    with pytest.raises(ConfigError, match="detections of 0 images for 1 images"):
         score_detections([truth], [], NAMES)
 
 

@@ -92,5 +92,5 @@ def test_the_surest_of_each_class_stay_in_their_images(images, most):
 def test_nothing_found_is_nothing_and_a_label_without_a_name_is_refused():
     nothing = Detected(np.zeros((0, 4)), [], [])
     assert fixed_average_precision([Truth([BOX], [0])], [nothing], ["axe"]) == {"fixed_AP": 0.0}
-    with pytest.raises(ConfigError, match="class number 1, there are 1 names"):
+    with pytest.raises(ConfigError, match="class number 1, but there are 1 names"):
         fixed_average_precision([Truth([BOX], [1])], [nothing], ["axe"])

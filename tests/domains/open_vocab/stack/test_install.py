@@ -109,7 +109,7 @@ def test_the_doctor_tells_of_compiled_operators(tmp_path, monkeypatch):
 
     monkeypatch.setattr(of_domain, "find_spec", lambda name: Spec)
     (tmp_path / "_ext.cpython-311.so").touch()
-    assert of_domain._operators().found == "mmcv's own, compiled (_ext.cpython-311.so)"
+    assert of_domain._operators().found == "mmcv's own compiled operators (_ext.cpython-311.so)"
     monkeypatch.setitem(sys.modules, "mmcv._ext", None)
     found = of_domain._operators()
     assert not found.ok and "do not load" in found.found and "pip uninstall -y" in found.cure

@@ -52,7 +52,7 @@ def test_configs_by_name():
     [
         ("mmdet::retinanet/retinanet_r50_fpn_1x_coc.py", r"did you mean retinanet/retinanet_r50_fpn_1x_coco\.py"),
         ("mmdet::retinnet/retinanet_r50_fpn_1x_coco.py", "did you mean retinanet"),
-        ("mmdet::../../__init__.py", "leads out of the configs of mmdet"),
+        ("mmdet::../../__init__.py", "lies outside the configs of mmdet"),
         ("mmpose::resnet/resnet18.py", "'mmpose' is not installed"),
         ("numpy::a/b.py", "installed numpy brings no configs"),
     ],

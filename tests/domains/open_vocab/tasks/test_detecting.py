@@ -95,18 +95,18 @@ def test_the_report_has_a_table_curves_pictures_and_the_surest_mistakes(data, an
     assert set(sections["Precision over recall"].curves) == set(NAMES)
     assert sections["What it finds"].note == "Test images, with boxes that score 0.3 or more."
     assert sections["What it finds"].pictures[0][1] == "00.png: 1 cat (0.90), 1 dog (0.31)"
-    mistakes = [caption for _, caption in sections["The mistakes it is surest of"].pictures]
+    mistakes = [caption for _, caption in sections["Its most confident mistakes"].pictures]
     assert mistakes == [f"{number:02d}.png: dog, {0.31 + number / 100:.2f}" for number in range(11, 5, -1)]
 
 
 def test_no_mistake_section_without_mistakes_and_notes_pass_through(data, answering, perfect):
     found = evaluate_detection(answering(perfect, NAMES, notes=["said"]), data, _silent)
-    assert "The mistakes it is surest of" not in _sections(found) and found.notes == ["said"]
+    assert "Its most confident mistakes" not in _sections(found) and found.notes == ["said"]
 
 
 def test_a_box_of_another_class_on_an_object_is_a_mistake(data, answering, boxes_sample):
     found = evaluate_detection(answering(lambda n: boxes_sample([BOX], [0.5], [0]), NAMES), data, _silent)
-    mistakes = [caption[:6] for _, caption in _sections(found)["The mistakes it is surest of"].pictures]
+    mistakes = [caption[:6] for _, caption in _sections(found)["Its most confident mistakes"].pictures]
     assert set(mistakes) <= {f"{number:02d}.png" for number in range(12) if number % 3}
 
 
@@ -176,7 +176,7 @@ def test_who_asks_a_model_of_one_or_two_names_for_others_is_told(text_model, per
     assert notes_on_names(model) == []
     model.asked_for = ("raccoon", "hose", "cat")
     assert notes_on_names(model) == [
-        "trained on raccoon alone, the model has learned to tell it from background and not from other things: "
+        "trained on raccoon alone, the model has learned to tell it from background but not from other things: "
         "scores of hose, cat say little"
     ]
     of_three = text_model(perfect, NAMES)

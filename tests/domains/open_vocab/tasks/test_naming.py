@@ -63,7 +63,7 @@ def test_a_model_with_fixed_classes_is_refused_on_other_data_with_both_lists(ans
 
 
 def test_fixed_classes_are_named_where_others_are_asked_for(answering, text_model):
-    with pytest.raises(CapabilityError, match=r"--classes: nothing in this model takes .* its classes are cat, dog;"):
+    with pytest.raises(CapabilityError, match=r"--classes: this model takes no class names, its classes are cat, dog;"):
         refuse_fixed(answering(None, ["cat", "dog"]))
     refuse_fixed(text_model(None, ["cat", "dog"]))
 

@@ -240,11 +240,11 @@ def test_several_rasters_share_a_page_and_names_that_meet_are_refused(make_maps,
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        (["map.png"], r"map\.png: no kind of file that a map is written as; give \.tif"),
+        (["map.png"], r"map\.png: maps are not written as files of that kind; give \.tif"),
         (["map.tif", "other.tif"], "2 files of that kind"),
-        (["there.tif"], r"there\.tif: exists"),
-        (["beside.tif"], r"beside_scores\.tif: exists"),
-        (["land.tif"], r"land\.tif: exists"),
+        (["there.tif"], r"there\.tif: already exists"),
+        (["beside.tif"], r"beside_scores\.tif: already exists"),
+        (["land.tif"], r"land\.tif: already exists"),
     ],
 )
 def test_places_that_no_map_can_be_written_to_are_one_line(
@@ -269,7 +269,7 @@ def test_places_that_no_map_can_be_written_to_are_one_line(
 
 def test_two_rasters_need_a_folder(make_maps, write_raster, patches):
     files = [write_raster(name, patches(20, 20)) for name in ("a.tif", "b.tif")]
-    with pytest.raises(ConfigError, match=r"map\.gpkg: one file, and 2 rasters are given; give a folder"):
+    with pytest.raises(ConfigError, match=r"map\.gpkg: one file for 2 rasters; give a folder"):
         make_maps(files, ["map.gpkg"])
 
 
@@ -282,7 +282,7 @@ def test_rasters_that_cannot_be_mapped_are_one_line(make_maps, write_raster, pat
     with pytest.raises(DataError, match=r"short\.tif: ends early or is damaged"):
         make_maps([tmp_path / "short.tif"], ["map.tif"])
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")
-    with pytest.raises(DataError, match=r"photo\.png: no raster, which a map is made of"):
+    with pytest.raises(DataError, match=r"photo\.png: not a raster, which a map needs"):
         make_maps([tmp_path / "photo.png"], ["map.tif"])
     assert not list(tmp_path.glob("map*"))
 

@@ -132,7 +132,7 @@ def test_a_reference_that_does_not_fit_is_one_line_before_anything_is_scored(
     for layer, words in (
         (far, r"far\.gpkg: lies elsewhere on earth than land\.tif"),
         (raster, r"far\.tif: lies elsewhere on earth than land\.tif"),
-        (other, r"other\.gpkg: class 'water' is none of the map's \(red, green, blue\)"),
+        (other, r"other\.gpkg: class 'water' is not one of the map's \(red, green, blue\)"),
     ):
         with pytest.raises(DataError, match=words):
             make_maps([land], ["map.tif"], reference=layer)
@@ -155,7 +155,7 @@ def test_a_reference_of_what_has_no_value_gives_no_accuracy(make_maps, write_lay
     values[:, :, :30] = 0
     half = write_raster("half.tif", values, nodata=0)
     made = make_maps([half], ["map.tif"], reference=write_layer("truth.gpkg", [stripe(0, 20)], ["red"]))
-    assert any("truth.gpkg says nothing where half.tif has a value" in note for note in made.notes)
+    assert any("truth.gpkg has no class where half.tif has a value" in note for note in made.notes)
     assert not (tmp_path / "map_accuracy.json").exists() and made.facts[0]["users_accuracy"] is None
 
 
@@ -163,4 +163,4 @@ def test_a_class_that_the_reference_does_not_reach_is_told(make_maps, land, writ
     layer = write_layer("truth.gpkg", [stripe(0, 18), stripe(22, 38)], NAMES[:2])
     made = make_maps([land], ["map.tif"], window=4, overlap=0.0, reference=layer)
     assert accuracy_of(tmp_path)["unsampled"] == ["blue"]
-    assert any("the reference says nothing where the map has blue" in note for note in made.notes)
+    assert any("the reference has no class where the map has blue" in note for note in made.notes)

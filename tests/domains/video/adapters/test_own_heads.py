@@ -115,7 +115,7 @@ def test_the_order_is_used_where_it_helps_and_left_where_not(texts, order, given
 def test_with_one_clip_per_class_nothing_is_left_out(texts):
     clips = clips_of(1)
     report = build_adapter("temporal-adapter", epochs=1).fit(clips, texts)
-    assert report.chosen["use"] == "mean" and report.chosen_on.startswith("defaults: most classes have one clip")
+    assert report.chosen["use"] == "mean" and report.chosen_on.startswith("defaults: most classes have only one clip")
     told = build_adapter("temporal-adapter", epochs=1).fit(clips_of(4), texts, val=NoValidation.beside(clips))
     assert told.chosen["use"] == "mean" and told.chosen_on == "defaults: no validation"
 

@@ -132,7 +132,7 @@ class YOLOWorldHead(RTMDetSepBNHead, NamedClasses):
         **options: Any,
     ):
         require(norm in NORMS, "norm", norm, f"give one of {', '.join(NORMS)}")
-        require(not with_objectness, "with_objectness", with_objectness, "leave it out: names say what is an object")
+        require(not with_objectness, "with_objectness", with_objectness, "omit it: names say what is an object")
         self.text_channels, self.contrast_norm = text_channels, norm
         super().__init__(num_classes, in_channels, with_objectness=False, **options)
         if not self.use_sigmoid_cls:

@@ -57,8 +57,8 @@ def layer_features(
     """
     if len(backbone.blocks("image")) < 2:
         raise CapabilityError(
-            f"backbone '{backbone.spec}' has one transformer block, and what those before the last attend to is fused; "
-            "give a deeper vision transformer"
+            f"backbone '{backbone.spec}' has only one transformer block, but attention of the blocks before the last "
+            "is needed; give a deeper vision transformer"
         )
     inputs, fused = _run_early(backbone, pixels, attention == FUSED)
     last = backbone.blocks("image")[-1]

@@ -76,8 +76,8 @@ class DenseCLIPBackbone(BaseModule):
             self.pyramid = nn.ModuleList(_scaled(width, tower.image_stride / stride, norm) for stride in STRIDES)
             self.score_level = min(range(len(STRIDES)), key=lambda i: abs(math.log2(tower.image_stride / STRIDES[i])))
         else:
-            require(out_indices is None, "out_indices", out_indices, "leave it out, this tower has no blocks")
-            require(not drop_path, "drop_path", drop_path, "leave it out, this tower has no blocks")
+            require(out_indices is None, "out_indices", out_indices, "omit it: this tower has no blocks")
+            require(not drop_path, "drop_path", drop_path, "omit it: this tower has no blocks")
             with torch.no_grad():
                 maps = tower.feature_maps(torch.zeros(1, 3, PROBE, PROBE))
             self.stops, self.out_channels = None, [each.shape[1] for each in maps]

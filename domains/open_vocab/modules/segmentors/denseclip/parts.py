@@ -63,7 +63,7 @@ def fitted_neck(neck: Mapping[str, Any], channels: Sequence[int]) -> dict[str, A
     if named is not None and list(named) != list(channels):
         raise ConfigError(
             f"neck.in_channels={list(named)} does not fit: the maps, with the score maps of the classes, have "
-            f"{list(channels)} channels; give these, or leave in_channels out"
+            f"{list(channels)} channels; give these, or omit in_channels"
         )
     return {**neck, "in_channels": list(channels)}
 
@@ -109,7 +109,7 @@ def refuse_other_number(model: nn.Module, head: nn.Module, vocabulary: Vocabular
 def _fitted_head(name: str, head: Mapping[str, Any], classes: int) -> dict[str, Any]:
     if head.get("num_classes", classes) != classes:
         raise ConfigError(
-            f"{name}.num_classes={head['num_classes']}, but {classes} classes are named; leave num_classes out"
+            f"{name}.num_classes={head['num_classes']}, but {classes} classes are named; omit num_classes"
         )
     return {**head, "num_classes": classes}
 

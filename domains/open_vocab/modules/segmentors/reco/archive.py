@@ -74,7 +74,7 @@ def _from_features(path: Path, backbone: Backbone) -> Archive:
     rows, ids, fingerprint = load_image_features(path)
     if (fingerprint and fingerprint != backbone.fingerprint) or rows.shape[1] != backbone.embed_dim:
         raise CapabilityError(
-            f"{path}: its features are not those of the backbone '{backbone.spec}'; name theirs by "
+            f"{path}: its features were not made by the backbone '{backbone.spec}'; name theirs by "
             "retrieval_backbone=SPEC, or embed the images again"
         )
     items = [Item(id=name, source=_beside(path, name)) for name in ids]

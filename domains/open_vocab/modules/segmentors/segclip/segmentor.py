@@ -233,7 +233,7 @@ class SegCLIP(BaseSegmentor, NamedClasses):
         """
         self.vocabulary, self._kept = vocabulary, None
         if len(vocabulary) == 1 and self._background_index() is not None:
-            raise ConfigError("classes: there is the background and nothing else; name what is to be found")
+            raise ConfigError("classes: there is only the background; name what is to be found")
 
     def _background_index(self) -> int | None:
         names = [spoken(name).casefold() for name in self.vocabulary.names]

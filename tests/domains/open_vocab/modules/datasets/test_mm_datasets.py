@@ -111,7 +111,7 @@ def raw(data):
 def test_images_of_nothing_leave_training_where_asked(coco):
     assert len(detection(path=str(coco), split="all", filter_cfg={"filter_empty_gt": True})) == 6
     assert len(detection(path=str(coco), split="all", filter_cfg={"filter_empty_gt": True}, test_mode=True)) == 7
-    with pytest.raises(DataError, match="leaves none of 7 images; relax it"):
+    with pytest.raises(DataError, match="keeps none of 7 images; relax it"):
         detection(path=str(coco), split="all", filter_cfg={"min_size": 31})
 
 
