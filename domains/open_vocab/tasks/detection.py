@@ -37,7 +37,10 @@ class DetectionOptions(NovelOptions):
         None, "from which score on what the start finds is learned as a box; 0.5 by default", low=0, high=1
     )
     wise_alpha: float | None = option(
-        None, "share of the trained weights in those that are kept; chosen on val by default", low=0, high=1
+        None,
+        "share of the trained weights in what is kept; by default chosen on val, where small on train too",
+        low=0,
+        high=1,
     )
     lora_rank: int | None = option(
         None, "rank of matrices that train in place of the start's weights", low=1, high=4096
