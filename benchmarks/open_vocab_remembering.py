@@ -1,6 +1,7 @@
 """How well a detector that learns new names keeps its old ones, with plain fine-tuning and with --remember.
 
     python benchmarks/open_vocab_remembering.py [--data shapes,coco_val128] [--seeds 1,2,3] [--recipe open-vocab/NAME]
+        [--epochs N] [--wise-alpha A]
 
 A detector is trained on the old names alone, once per set. It then learns the new names, once per seed, from boxes of
 these alone: things with old names are in the same images, but not annotated. Scores are on images that have boxes of
@@ -92,7 +93,7 @@ CASES = {
         str(DATA / "detection_seg/coco_val128"),
         ["person", "backpack", "car", "tie", "truck"],
         ["dining table", "cup", "bicycle", "handbag"],
-        (40, 30),
+        (40, 60),
         "open-vocab/faster-rcnn",
         ("train", "test"),
         NARROW,
@@ -108,6 +109,8 @@ def main() -> None:
     parser.add_argument("--data", default=",".join(CASES), help=f"sets, comma-separated: {', '.join(CASES)}")
     parser.add_argument("--seeds", default="1,2,3", help="seeds of the second training, comma-separated")
     parser.add_argument("--recipe", help="recipe in place of the set's own")
+    parser.add_argument("--epochs", type=int, help="epochs of the second training, in place of the set's own")
+    parser.add_argument("--wise-alpha", type=float, help="alpha in place of the chosen one")
     parser.add_argument("--start", help="a run on the old names of the set, in place of a new one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # two wait for each other more than they gain, where others compute
@@ -118,16 +121,21 @@ def main() -> None:
         case = CASES[name]
         if arguments.recipe:
             case = replace(case, recipe=arguments.recipe, model={})
+        if arguments.epochs:
+            case = replace(case, epochs=(case.epochs[0], arguments.epochs))
         start = arguments.start or _fitted(case, case.old, 0).run
         before = {split: _scores(case, start, split, [])[0] for split in case.splits}
         for seed in map(int, arguments.seeds.split(",")):
-            for row in _rows(name, case, str(start), before, seed):
+            for row in _rows(name, case, str(start), before, seed, arguments.wise_alpha):
                 print(row, flush=True)
 
 
-def _rows(name: str, case: Case, start: str, before: Mapping[str, float], seed: int) -> list[str]:
+def _rows(
+    name: str, case: Case, start: str, before: Mapping[str, float], seed: int, alpha: float | None = None
+) -> list[str]:
     plain = _fitted(case, case.new, 1, seed=seed, start=start)
-    kept = _fitted(case, case.new, 1, seed=seed, start=start, remember=",".join(case.old))
+    given = {} if alpha is None else {"wise_alpha": alpha}
+    kept = _fitted(case, case.new, 1, seed=seed, start=start, remember=",".join(case.old), **given)
     alpha = next(note for note in kept.notes if note.startswith("Weights are")).split()[2]
     rows = []
     for split in case.splits:

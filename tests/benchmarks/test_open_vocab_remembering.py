@@ -34,6 +34,27 @@ def test_images_get_another_size_and_the_plan_that_was_given_keeps_its_own(bench
     assert pipeline[0]["scale"] == (512, 320)
 
 
+def test_what_is_given_of_epochs_and_alpha_counts_in_the_second_training(bench, monkeypatch, capsys):
+    fits = []
+
+    class Fitted:
+        run, notes = "run", ["Weights are 100% those of the training."]
+
+    def fitted(case, classes, stage, **flags):
+        fits.append((case.epochs[stage], flags.get("wise_alpha"), "remember" in flags))
+        return Fitted
+
+    monkeypatch.setattr(bench, "_fitted", fitted)
+    monkeypatch.setattr(bench, "_scores", lambda case, run, split, learned: (0.5, 0.25))
+    monkeypatch.setattr(bench, "_keep_maps", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    given = ["--data", "shapes", "--seeds", "4", "--epochs", "3", "--wise-alpha", "0.7"]
+    monkeypatch.setattr(sys, "argv", ["open_vocab_remembering.py", *given])
+    bench.main()
+    assert fits == [(8, None, False), (3, None, False), (3, 0.7, True)]
+    assert capsys.readouterr().out.splitlines()[2].split(" | ")[4:7] == ["0.500", "0.500", "100.0%"]
+
+
 @pytest.mark.parametrize(("frozen", "computed"), [(True, [2, 1]), (False, [2, 2])])
 def test_a_frozen_tower_sees_an_image_once(bench, monkeypatch, frozen, computed):
     seen = []

@@ -49,7 +49,8 @@ class LowRank(nn.Module):
 def add_low_rank(model: nn.Module, rank: int) -> None:
     """Freeze a detector and give its linear layers and convolutions that trained until now matrices that do, in place.
 
-    Weights of the detector without matrices may be loaded afterwards, under the names that they had.
+    Weights of the detector without matrices may be loaded afterwards, under the names that they had; mmengine's own
+    initialisation is done before there are any.
 
     Raises:
         ConfigError: no layer is larger than the rank.
@@ -61,6 +62,8 @@ def add_low_rank(model: nn.Module, rank: int) -> None:
         raise ConfigError(
             f"--lora-rank {rank}: {type(model).__name__} has no layer with more inputs and outputs; give a lower rank"
         )
+    if hasattr(model, "init_weights"):  # mmengine's go by the name `weight`, which the matrices' folder has, too
+        model.init_weights()
     trained = [parameter for each in whole for parameter in each.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     for parameter in trained:

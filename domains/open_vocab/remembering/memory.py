@@ -19,6 +19,8 @@ from .weights import ALPHAS, DEFAULT_ALPHA, Scores, best_alpha, put_between, sta
 
 Progress = Callable[[int, int], None]
 COLUMNS = ("Name", "AP before", "AP after", "Agreement AP50", "Objects")
+LEAST = 64
+"""Images on which alpha is chosen: where val has fewer, training images are added as they were learned."""
 NOTE = "Agreement is AP50 with the boxes of the earlier detector, not the annotated ones, taken as the truth."
 
 
@@ -42,7 +44,7 @@ class Memory:
         """Put a trained model's weights between those before and its own, in place.
 
         Args:
-            data: whose val split chooses alpha.
+            data: whose val split chooses alpha, with training images where it has few.
             alpha: that is taken; None chooses it.
         """
         before, after = state_of(self.before), state_of(model)
@@ -50,10 +52,12 @@ class Memory:
             put_between(model, before, after, alpha)
             self.chosen = f"Weights are {alpha:.0%} those of the training and else those before it, as given."
             return
-        items = self._with_boxes_before(data, "val")
+        of_val = self._with_boxes_before(data, "val", data.split("val"))
+        of_train = self._with_boxes_before(data, "train", _spread(data.split("train"), LEAST - len(of_val)))
+        items = [*of_val, *of_train]
         if not items:
             put_between(model, before, after, DEFAULT_ALPHA)
-            self.chosen = f"Weights are {DEFAULT_ALPHA:.0%} those of the training, for want of val images to choose on."
+            self.chosen = f"Weights are {DEFAULT_ALPHA:.0%} those of the training, for want of images to choose on."
             return
         new = [name for name in data.class_names if name not in self.names]
         done = 0
@@ -68,7 +72,10 @@ class Memory:
 
         alpha, _ = best_alpha(score)
         put_between(model, before, after, alpha)
-        self.chosen = f"Weights are {alpha:.0%} those of the training and else those before it, chosen on val."
+        count = len(of_train)
+        both = ["val"] * bool(of_val) + [f"{count} training image{'s' * (count > 1)}"] * bool(count)
+        share, images = f"{alpha:.0%}", " and ".join(both)
+        self.chosen = f"Weights are {share} those of the training and else those before it, chosen on {images}."
 
     def told(
         self, evaluation: Evaluation, of_class: Mapping[str, Mapping[str, Any]], data: DomainData, predicted: Sequence
@@ -103,9 +110,9 @@ class Memory:
             notes=[*evaluation.notes, self.chosen, *_on_missing(missing)],
         )
 
-    def _with_boxes_before(self, data: DomainData, split: str) -> list[Item]:
-        """A split with what the detector before finds of the names that it has no boxes of."""
-        items, missing = data.split(split), without_boxes(data, split, self.names)
+    def _with_boxes_before(self, data: DomainData, split: str, items: list[Item]) -> list[Item]:
+        """Items of a split with what the detector before finds of the names that the split has no boxes of."""
+        missing = without_boxes(data, split, self.names)
         if not missing:
             return items
         found = found_boxes(self.before, data, items, missing)
@@ -127,6 +134,11 @@ def mean_of(of_class: Mapping[str, Mapping[str, Any]], names: Sequence[str], met
     """The mean over those of the names that have objects; None without any."""
     values = [of_class[name][metric] for name in names if of_class[name][metric] is not None]
     return float(np.mean(values)) if values else None
+
+
+def _spread(items: list[Item], most: int) -> list[Item]:
+    """At most so many, from all over the list."""
+    return items if len(items) <= most else [items[place * len(items) // most] for place in range(max(0, most))]
 
 
 def _average_precisions(model: nn.Module, data: DomainData, items: Sequence[Item], names: Sequence[str]):

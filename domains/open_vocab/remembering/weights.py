@@ -1,12 +1,12 @@
-"""The weights between the detector before and the trained one, and which of them is best on val.
+"""The weights between the detector before and the trained one, and which of them is best on some images.
 
 Robust fine-tuning of zero-shot models (WiSE-FT), 2021, arXiv 2109.01903: every weight is (1 - alpha) before + alpha
 after, for alpha 0, 0.1, ... 1, and 0.5 where nothing tells which. Ours is what is asked for: the alpha with the largest
 
     AP of the old names / theirs at alpha 0  +  AP of the new names / theirs at alpha 1,
 
-and where val tells nothing of the new names, the largest that keeps what is `ENOUGH` of the old: the sum would be that
-of the old names alone, and best with what was learned thrown away.
+and where the images tell nothing of the new names, the largest that keeps what is `ENOUGH` of the old: the sum would be
+that of the old names alone, and best with what was learned thrown away.
 """
 
 from __future__ import annotations

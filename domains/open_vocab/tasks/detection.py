@@ -37,7 +37,10 @@ class DetectionOptions(NovelOptions):
         None, "score from which what the start finds is learned as a box; 0.5 by default", low=0, high=1
     )
     wise_alpha: float | None = option(
-        None, "share of the trained weights in the kept ones; chosen on val by default", low=0, high=1
+        None,
+        "share of the trained weights in the kept ones; chosen on val by default, if it is small on train too",
+        low=0,
+        high=1,
     )
     lora_rank: int | None = option(
         None, "rank of the matrices trained in place of the start's weights", low=1, high=4096

@@ -6,6 +6,7 @@ from torch import nn
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
+from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import load_state_dict
 
 from vladapt import ConfigError
@@ -111,3 +112,19 @@ def test_layers_that_are_no_larger_than_the_rank_are_left(net):
     )
     with pytest.raises(ConfigError, match="--lora-rank 4: Conv2d has no layer with more inputs and outputs; give"):
         add_low_rank(nn.Conv2d(3, 4, 3), rank=4)
+
+
+@pytest.mark.filterwarnings("ignore:init_weights of Head")
+def test_an_initialisation_of_mmengines_passes_by_the_matrices():
+    """That of Faster R-CNN's head takes any part with a `weight` for a layer."""
+
+    class Head(BaseModule):
+        def __init__(self):
+            super().__init__({"type": "Xavier", "override": {"name": "shared_fcs"}})
+            self.shared_fcs = nn.ModuleList([nn.Linear(4, 6)])
+
+    head = Head()
+    add_low_rank(head, rank=2)
+    weight = head.shared_fcs[0].weight.clone()
+    head.init_weights()  # as a Runner does before it loads weights
+    assert torch.equal(head.shared_fcs[0].weight, weight)

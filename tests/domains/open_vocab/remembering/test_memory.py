@@ -141,9 +141,29 @@ def test_weights_are_chosen_on_val_by_boxes_or_by_what_was_found_before(make, an
     assert model.w.item() == pytest.approx(0.5)  # what still finds the cat; the new name is nowhere found
 
 
-def test_weights_as_given_or_a_half_without_val(make):
+@pytest.mark.parametrize(
+    ("least", "splits", "expected", "words"),
+    [
+        (64, ("val", "train"), 0.5, "chosen on val and 1 training image."),
+        (64, ("train",), 0.5, "chosen on 1 training image."),
+        (1, ("val", "train"), 1.0, "chosen on val."),
+    ],
+)
+def test_where_val_is_small_training_images_choose_too(make, monkeypatch, least, splits, expected, words):
+    """Of the cat, lost from 0.6 on, val tells nothing: the detector before finds none of its own there."""
+    monkeypatch.setattr("vladapt.domains.open_vocab.remembering.memory.LEAST", least)
+    objects = {"val": [(A, "emu"), (C, "cat")], "train": [(A, "emu")]}
+    found = [(B, 0.9, "cat"), (A, 0.8, "emu")]
+    model, before = Told(["emu", "cat"], found, [(A, 0.9, "emu")]), Told(["cat"], found[:1])
+    nn.init.ones_(model.w)
+    memory = Memory(before, ("cat",), 0.5)
+    memory.mix(model, make({split: objects[split] for split in splits}, ["emu", "cat"]), None, silent)
+    assert model.w.item() == pytest.approx(expected) and memory.chosen.endswith(words)
+
+
+def test_weights_as_given_or_a_half_without_images(make):
     data = make({"test": [(A, "emu")]}, ["emu", "cat"])
-    for alpha, expected, words in ((0.3, 0.3, "as given"), (None, 0.5, "for want of val images")):
+    for alpha, expected, words in ((0.3, 0.3, "as given"), (None, 0.5, "for want of images")):
         model = Told(["emu", "cat"], [])
         nn.init.ones_(model.w)
         memory = Memory(Told(["cat"], []), ("cat",), 0.5)
