@@ -268,7 +268,7 @@ class Card:
                 given = ', backbone="YOUR_COPY"' if self.own_backbone else ""
                 python = f'```python\nimport vladapt\n\npredictor = vladapt.load_run("{place}"{given})\n```'
         file = f"The backbone `{self.spec}` is not published; give your own copy of it." if self.own_backbone else ""
-        return [f"```\npip install vladapt\n{commands}\n```", python, file]
+        return [f"With vladapt installed, as its README says:\n\n```\n{commands}\n```", python, file]
 
 
 def check_card(content: str, what: str) -> None:

@@ -65,6 +65,7 @@ def test_a_folder_as_the_hub_has_it(vladapt, run):
     for words in ("zero-shot | largest class | linear probe | this model | 95% interval", "Not to be used for"):
         assert words in card.text
     assert "not a medical device" in card.text and "hf:me/colours" in card.text and "red, green" not in card.text
+    assert "pip install vladapt" not in card.text, "no public index has it, and anybody could take the name there"
     assert "The licence of the backbone and of the data is not known" in card.text
 
 

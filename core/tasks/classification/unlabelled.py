@@ -36,6 +36,8 @@ def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     except NoClassesError as error:
         if not asked:
             cure = "or name the classes with --classes and give a method that needs no labels"
+            if names is not None and recipe.gave("shots") and recipe.protocol is None:
+                cure = f"or omit --shots {recipe.shots}: without labels nothing is drawn"
             raise NoClassesError(f"{error}, {cure}") from None
         images = images_of(domain, [recipe.data_path], recipe.reading)
         return _named(replace(images, name=Path(recipe.data_path).resolve().name), names)

@@ -89,6 +89,7 @@ def test_what_needs_labels_says_that_there_are_none(small_clip_spec, pictures):
         (("cat", "dog"), "cat,bird", {"shots": 0}, "no class 'bird'"),  # some are classes of the data
         (("2020", "2021"), NAMES, {"shots": 4}, "no class 'crimson'"),  # labels are asked for
         ((), None, {}, "or name the classes with --classes"),
+        ((), NAMES, {"shots": 4}, "or omit --shots 4"),
         ((), "cat", {}, "at least two classes"),
     ],
 )
