@@ -62,6 +62,8 @@ def resolve(
     if (flags or {}).get("features") and (flags or {}).get("data.path"):
         raise ConfigError("--data and --features: give one of them")
     given = dict(parse_set(text) for text in sets)
+    for key in given:
+        merged.check_plan_key(key)
     given.update({key: value for key, value in (flags or {}).items() if value is not None})
     for key, value in sorted(given.items(), key=_names_first):
         merged.put(key, value, "--set")
@@ -170,8 +172,6 @@ class _Merged:
             if head not in GROUPS:
                 raise ConfigError(f"--set {key}={value}: a group; write --set {key}.NAME=value")
             key = f"{head}.{GROUPS[head]}"
-        if head == "plan" and source == "--set":
-            self._check_plan_key(key)
         if key == "adapter.name":
             self._name_adapter(value)
         elif isinstance(value, Mapping) and group:
@@ -194,10 +194,15 @@ class _Merged:
         made = Recipe(**values, given=frozenset(self.given))
         return self._with_task_options(made) if self.task_options else made
 
-    def _check_plan_key(self, key: str) -> None:
-        """A plan takes any key, also a slip, which would train as if it had not been given."""
-        top, plan = key.split(".")[1], self.values["plan"]
-        if plan and top not in plan and top not in _keys_of_plans():
+    def check_plan_key(self, key: str) -> None:
+        """A plan takes any key, also a slip, which would train as if it had not been given.
+
+        Raises:
+            UnknownNameError: neither the plan nor mmengine has such a key.
+        """
+        (head, _, rest), plan = key.partition("."), self.values["plan"]
+        top = rest.partition(".")[0]
+        if head == "plan" and plan and top and top not in plan and top not in _keys_of_plans():
             cure = f"{did_you_mean(top, plan)} (epochs and learning rate are given by --epochs and --lr)"
             raise UnknownNameError(f"--set {key}: the plan has no '{top}'; {cure}")
 

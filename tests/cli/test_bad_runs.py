@@ -118,7 +118,7 @@ def test_metrics_that_are_no_numbers(use, run):
 def test_a_pipe_in_place_of_a_file_is_no_wait(use, run):
     (run / "metrics.json").unlink()
     os.mkfifo(run / "metrics.json")
-    check_use(use(run), "metrics.json", "no file")
+    check_use(use(run), "metrics.json", "not a file")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_other_data_are_tested_whole_however_few_they_are(vladapt, made, colours
         shutil.copy(colours / shade / "01.png", tmp_path / "few" / shade)
     assert vladapt("eval", made, "--data", "few", "--json").json["test_images"] == 2
     refused = vladapt("eval", made, "--data", "few", "--split", "train")
-    assert refused.code == 1 and "few has test" in refused.error
+    assert refused.code == 1 and "few has only test" in refused.error
 
 
 def test_what_could_not_be_read_is_listed(vladapt, made, class_folders):

@@ -53,7 +53,7 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
     again = vladapt("export", run, "--out", "model")
     assert again.code == 1 and again.error == "vladapt: --out model: exists; give the name of a new folder"
     for arguments, words in {
-        ("--format", "tflite"): "--format tflite: there is onnx",
+        ("--format", "tflite"): "--format tflite: give onnx",
         ("--opset", "11"): "--opset 11: too old; give 18 to",
     }.items():
         refused = vladapt("export", run, "--out", "other", *arguments)

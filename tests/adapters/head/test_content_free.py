@@ -108,7 +108,7 @@ def test_where_it_cannot_be_done_one_line_says_so(towers, text, unit):
     adapter = build_adapter("zero-shot", debias="content-free")
     with pytest.raises(CapabilityError, match="several labels; omit it"):
         adapter.fit(several, text, backbone=towers)
-    with pytest.raises(CapabilityError, match="no backbone for; give --data"):
+    with pytest.raises(CapabilityError, match="no backbone for that; give --data"):
         adapter.fit(FeatureSet(unit), text)
 
 

@@ -190,7 +190,7 @@ def test_captions_and_folders_that_do_not_fit(with_folder):
     with pytest.raises(DataError, match="support captions: 3 of width 16 for 40 images of width 16"):
         fitted(task, {"support_folder": folder, "support_captions": short})
     far = TextPool(captions.texts, -task.text.weights[folder.labels])
-    with pytest.raises(DataError, match="by their captions no image is like its class"):
+    with pytest.raises(DataError, match="by their captions, no image resembles its class"):
         fitted(task, {"support_folder": folder, "support_captions": far})
     with pytest.raises(DataError, match="each image needs one label"):
         fitted(task, {"support_folder": folder.without_labels()})

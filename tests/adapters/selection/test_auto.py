@@ -110,7 +110,7 @@ def test_a_single_group_per_class_judges_nothing(make_task):
     groups = tuple(f"patient {label}" for label in task.support.labels.tolist())
     grouped = replace(task, support=replace(task.support, groups=groups))
     report = fitted(grouped).report
-    assert report.chosen["method"] == "proker" and "of one group" in report.chosen_on
+    assert report.chosen["method"] == "proker" and "come from one group" in report.chosen_on
     assert "fewer than" not in " ".join(report.notes)
 
 

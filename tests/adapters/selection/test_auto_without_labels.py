@@ -53,7 +53,7 @@ def test_it_is_loaded_as_it_was_saved_and_builds_no_other_method(task, tmp_path)
     assert torch.equal(again.logits(task.test), adapter.logits(task.test))
     again.method, again._method = "gta-clip", None
     again.method_options = {}
-    with pytest.raises(ConfigError, match="gta-clip is none of them"):
+    with pytest.raises(ConfigError, match="gta-clip needs labels, or more than features"):
         again.logits(task.test)
 
 

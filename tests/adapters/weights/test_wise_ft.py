@@ -335,7 +335,7 @@ def test_what_cannot_be_is_said(small_clip, toy_pairs):
     for options in bad:
         with pytest.raises(ConfigError, match=f"option {next(iter(options))}="):
             build_adapter("wise-ft", **options)
-    with pytest.raises(CapabilityError, match="which pairs do not have"):
+    with pytest.raises(CapabilityError, match="and pairs have none"):
         build_adapter("wise-ft").fit_pairs(toy_pairs(), small_clip)
 
 

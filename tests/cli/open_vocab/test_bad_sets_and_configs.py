@@ -215,7 +215,7 @@ def test_more_than_a_few_masks_of_another_size_stop_before_training(fit, masks):
 
 def test_masks_without_a_listed_class_are_one_line(fit, masks):
     found = fit("segmentation", data=masks(lambda mask, number: mask + 40))
-    assert found.code == 1 and "no mask holds a listed class; stored are 40, 41, 42" in found.error
+    assert found.code == 1 and "no mask holds a listed class: stored are 40, 41, 42" in found.error
 
 
 @pytest.mark.parametrize(("task", "what"), [("detection", "holds no boxes"), ("segmentation", "no images with masks")])
