@@ -81,9 +81,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--top", type=int, default=3, help="classes per image")
-    parser.add_argument(
-        "--coverage", choices=sorted(facts["coverage"]), help="share of images whose set holds the right class"
-    )
+    parser.add_argument("--coverage", choices=sorted(facts["coverage"]), help="share of sets with the right class")
     given = parser.parse_args()
     graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["pixels"]), providers=["CPUExecutionProvider"])
     names = [each.name for each in graph.get_outputs()]

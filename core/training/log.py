@@ -213,7 +213,7 @@ class Visualisers:
                 call(backend)
             except Exception as error:
                 del self._open[name]
-                self.on_message(f"log_to={name}: {_reason(error)}; it gets no more lines, {FILE} does")
+                self.on_message(f"log_to={name}: {_reason(error)}; it gets no more lines, {FILE} still does")
 
 
 class LogHook(Hook):

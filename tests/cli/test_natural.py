@@ -76,7 +76,7 @@ def test_methods_of_a_comparison_take_it_too(vladapt, small_clip_spec, eurosat):
     given = ("--adapters", "tip-adapter,linear-probe", "--shots", 2, "--seeds", 1, "--splits", 1)
     outcome = vladapt("compare", "--data", eurosat, "--backbone", small_clip_spec, *given)
     assert outcome.code == 0, outcome.err
-    assert "tip-adapter: the settings published for eurosat" in (outcome.out + outcome.err).replace("\n", " ")
+    assert "Tip-adapter: the settings published for eurosat" in (outcome.out + outcome.err).replace("\n", " ")
 
 
 def test_an_unknown_set_is_one_line(vladapt, small_clip_spec, eurosat):

@@ -99,7 +99,7 @@ def test_a_comparison_has_the_seeds_and_shots_of_its_protocol(vladapt, rows):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--protocol", "cop"), "--protocol cop: unknown; did you mean coop"),
+        (("--protocol", "cop"), "--protocol cop: no such protocol; did you mean coop"),
         (("--protocol", "coop", "--val-shots", "4"), "omit --val-shots"),
         (("--protocol", "realistic", "--shots", "all"), "give a number of shots"),
     ],

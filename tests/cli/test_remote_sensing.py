@@ -128,7 +128,7 @@ def test_a_redacted_run_does_not_tell_the_label_layer(fit, field):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--bands", "9"), "has no band 9, it has 4"),
+        (("--bands", "9"), "has no band 9, only 4"),
         (("--bands", "1,2"), "2 channels in '1,2'"),
         (("--sensor", "sentinel"), "did you mean sentinel-2"),
         (("--stretch", "5,1"), "lowest and highest value"),
@@ -177,7 +177,7 @@ def test_a_map_says_of_pixels_what_rows_say_of_windows(run_on_windows, vladapt, 
             assert {names[number] for number in np.unique(of_class.read(1, window=window))} == {row["label"]}
             assert abs(of_score.read(1, window=window) - 100.0 * row["confidence"]).max() <= 0.51
     again = vladapt("predict", run_on_windows, raster, *out)
-    assert again.code == 2 and "map.tif: exists" in again.error
+    assert again.code == 2 and "map.tif: already exists" in again.error
 
 
 def test_a_page_is_a_map_of_rasters_and_what_no_map_answers_is_one_line(run_on_windows, vladapt, field, tmp_path):

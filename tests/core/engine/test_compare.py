@@ -240,7 +240,7 @@ def test_an_option_without_a_methods_name_is_of_every_method_that_has_it(rows):
 
 
 def test_an_option_that_no_compared_method_has_is_refused(rows):
-    with pytest.raises(UnknownNameError, match=r"adapter.penalti: no option of ridge, ape; did you mean penalty"):
+    with pytest.raises(UnknownNameError, match=r"adapter.penalti: not an option of ridge, ape; did you mean penalty"):
         compare(of_file(rows, adapter={"penalti": 1.0}), ["ridge", "ape"], [2], [1])
 
 

@@ -282,7 +282,7 @@ def test_a_folder_that_cannot_serve_is_refused(tmp_path):
         GenericProbe.from_folder(tmp_path / "none")
     put(tmp_path, "tea_pot", 1)
     put(tmp_path, "Tea pot", 1)
-    with pytest.raises(DataError, match="2 class folders have 1 names"):
+    with pytest.raises(DataError, match="2 class folders have only 1 distinct names"):
         GenericProbe.from_folder(tmp_path)
 
 

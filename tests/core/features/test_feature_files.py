@@ -182,11 +182,11 @@ class Bomb:
 
 
 def test_pickles_are_refused_and_not_run(tmp_path):
-    with pytest.raises(DataError, match="never run"):
+    with pytest.raises(DataError, match="never opened"):
         load_features(npz(tmp_path, class_names=np.array([Bomb(), "dog", "cow"], dtype=object)))
     path = tmp_path / "whole.npz"
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(DataError, match="never run"):
+    with pytest.raises(DataError, match="never opened"):
         load_features(path)
 
 

@@ -50,7 +50,7 @@ def test_rounds_go_on_until_all_is_labelled_and_nothing_is_asked_twice(name):
 
 
 def test_a_budget_above_the_pool_is_refused():
-    with pytest.raises(ConfigError, match=r"--budget 60: 50 images are left to label.*from 1 to 50"):
+    with pytest.raises(ConfigError, match=r"--budget 60: 50 images are left to label.*give 1 to 50"):
         choose_round(known_of(), build_selector("random"), 60, seed=1)
 
 

@@ -198,7 +198,7 @@ def test_a_visualiser_that_fails_is_left_and_the_training_goes_on(fresh_clip, to
     remembering.fail_at = 2
     rows, told = logged(fresh_clip, toy_pairs(), tmp_path, log_to=("Remembering",))
     assert len(rows) == 9 and len(remembering.made[0].scalars) == 1
-    assert told == [f"log_to=Remembering: no network; it gets no more lines, {FILE} goes on"]
+    assert told == [f"log_to=Remembering: no network; it gets no more lines, {FILE} still does"]
 
 
 def test_a_visualiser_that_cannot_be_started_ends_the_training_before_it_begins(

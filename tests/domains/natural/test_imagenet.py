@@ -99,7 +99,7 @@ def test_a_flat_folder_without_the_kit_and_a_kit_of_other_classes_are_one_line(t
     with pytest.raises(DataError, match="unpack ILSVRC2012_devkit_t12 beside it"):
         read(tmp_path)
     development_kit(tmp_path / "ILSVRC2012_devkit_t12/data", 77)
-    with pytest.raises(DataError, match=r"ground_truth\.txt: '77' in line 1 is no class"):
+    with pytest.raises(DataError, match=r"ground_truth\.txt: '77' in line 1 is not a class"):
         read(tmp_path)
     savemat(tmp_path / "ILSVRC2012_devkit_t12/data/meta.mat", {"synsets": np.array([1, 2])})
     with pytest.raises(DataError, match=r"meta\.mat: has no synsets with a WNID"):

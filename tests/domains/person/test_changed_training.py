@@ -62,9 +62,9 @@ def test_captions_give_way_to_their_own_paraphrases():
     ("content", "said"),
     [
         ([1], "not a JSON object"),
-        ({CAPTIONS[0]: []}, "are no texts"),
-        ({CAPTIONS[0]: [""]}, "are no texts"),
-        ({"of others": ["x"]}, "of none of the 2 captions"),
+        ({CAPTIONS[0]: []}, "are not texts"),
+        ({CAPTIONS[0]: [""]}, "are not texts"),
+        ({"of others": ["x"]}, "of any of the 2 training captions"),
     ],
 )
 def test_a_file_of_paraphrases_is_checked(tmp_path, content, said):

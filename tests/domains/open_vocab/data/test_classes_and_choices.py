@@ -262,7 +262,7 @@ def test_one_split_of_a_path_or_a_file(write_coco, tmp_path):
         chosen_data("boxes")
     with pytest.raises(ConfigError, match=r"give one of train, val, test, all"):
         chosen_data("boxes", path=folder, split="dev")
-    with pytest.raises(DataError, match=r"holds boxes, masks are asked for"):
+    with pytest.raises(DataError, match=r"holds boxes, but masks are needed"):
         chosen_data("masks", items_json=file)
 
 

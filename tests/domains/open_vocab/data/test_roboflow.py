@@ -46,7 +46,7 @@ def write(tmp_path):
 def test_the_class_that_groups_the_others_is_none_and_a_note_says_so(write):
     data = read_detection(write())
     assert data.class_names == ("bee", "wasp") and data.items[0].target.labels == (0, 1)
-    assert "Classes that name a group of others and have no box, left out: 1." in data.notes
+    assert "Classes that name a group of others but have no box, left out: 1." in data.notes
 
 
 def test_valid_is_val_and_images_of_one_name_are_those_of_their_split(write):

@@ -77,7 +77,7 @@ def test_base_and_novel_classes_have_their_own_and_a_harmonic_mean():
 def test_shapes_and_class_numbers_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match=r"a mask of shape \(2,\) against one of \(3,\)"):
         confusion(np.zeros(2), np.zeros(3), 3)
-    with pytest.raises(ConfigError, match="a mask has class number 7, there are 3 classes"):
+    with pytest.raises(ConfigError, match="a mask has class number 7, but there are 3 classes"):
         confusion(np.array([7]), np.array([0]), 3)
     with pytest.raises(ConfigError, match=r"a matrix of shape \(2, 3\) for 3 classes"):
         score_segmentation(np.zeros((2, 3), np.int64), NAMES)

@@ -33,5 +33,5 @@ def test_folders_are_asked_for_by_package_by_name_or_by_both():
     assert chosen_folders(["hrnet"]) == ["mmdet/hrnet", "mmseg/hrnet"]
     assert chosen_folders(["mmseg/hrnet"]) == ["mmseg/hrnet"]
     assert set(chosen_folders(["mmdet"])) | set(chosen_folders(["mmseg"])) == set(chosen_folders([])) == set(folders())
-    with pytest.raises(ConfigError, match="no folder of packaged configs 'mmdet/hrnett'; did you mean mmdet/hrnet or"):
+    with pytest.raises(ConfigError, match="no folder of packaged configs 'mmdet/hrnett'; did you mean mmdet/hrnet, "):
         chosen_folders(["mmseg/fcn", "mmdet/hrnett"])

@@ -120,7 +120,7 @@ def test_a_file_of_items_is_what_trains(coco, tmp_path):
     chosen = data.with_items([item.with_(split="train") for item in data.items[:2]])
     file = write_items(tmp_path / "work" / "items.json", chosen)
     assert [info["item_id"] for info in raw(detection(items_json=str(file)))] == [item.id for item in chosen.items]
-    with pytest.raises(DataError, match="holds boxes, masks are asked for"):
+    with pytest.raises(DataError, match="holds boxes, but masks are needed"):
         segmentation(items_json=str(file))
 
 
