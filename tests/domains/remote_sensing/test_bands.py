@@ -80,7 +80,7 @@ def test_several_pictures_of_a_place(write_raster):
 @pytest.mark.parametrize(
     ("bands", "words"),
     [
-        ("9", "has no band 9, it has 4"),
+        ("9", "has no band 9, only 4"),
         ("red", "its bands have no names, so none is 'red'; give numbers, or name the --sensor"),
         ("ndvi", "its bands have no names"),
     ],
@@ -99,7 +99,7 @@ def test_two_bands_of_unknown_meaning_are_asked_for(write_raster):
     ("bands", "words"),
     [
         ("4,3", "2 channels in '4,3'"),
-        ("1,2,3,4+1", "4 channels in '1,2,3,4'; each of"),
+        ("1,2,3,4+1", "4 channels in '1,2,3,4'; give each of"),
         ("0", "counted from 1"),
         ("1,2,3,2", "band 2 is named twice in '1,2,3,2'; name each once"),
     ],

@@ -107,7 +107,7 @@ def test_captions_without_images_are_one_line(images, tmp_path):
     [
         (b"a,b\n1,2\n", r"no column of the image \(filename, title, \.\.\.\); it has: a, b"),
         (b"filename,b\n1,2\n", "no column of the caption"),
-        (b"filename,title\nx.jpg\n", "a row of 1 cells, 2 columns"),
+        (b"filename,title\nx.jpg\n", "a row has 1 cells for 2 columns"),
         (b"filename,title\n,\n", "no row has an image and a caption"),
         (b"\xff\xff\x00filename\xff", "neither UTF-8 nor GB18030"),
         (b"", "no column of the image"),

@@ -58,7 +58,7 @@ def test_a_fourth_band_that_is_marked_as_transparency_is_infrared_where_the_sens
     stored = numbers(4, 6, 8, kind=np.uint8, high=255)
     stored[3, :2] = 0
     file = write_raster("a.tif", stored)
-    with pytest.raises(DataError, match="has no band 4, it has 3 and one marked as transparency; correct --bands, or"):
+    with pytest.raises(DataError, match="has no band 4, only 3 and one marked as transparency; correct --bands, or"):
         values(file, bands="4")
     with open_raster([file], "naip") as raster:
         read, valid = raster.read(range(4))

@@ -55,7 +55,7 @@ def test_msrvtt_whole_and_by_its_partitions(msrvtt):
 
 def test_a_partition_without_its_list_is_one_line(msrvtt):
     (msrvtt / "MSRVTT_train.9k.csv").unlink()
-    with pytest.raises(ConfigError, match=r"data.partition=9k: wants MSRVTT_train.9k.csv beside MSRVTT_data.json"):
+    with pytest.raises(ConfigError, match=r"data.partition=9k: needs MSRVTT_train.9k.csv beside MSRVTT_data.json"):
         read(msrvtt, partition="9k")
 
 

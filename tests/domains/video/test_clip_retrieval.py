@@ -113,7 +113,7 @@ def test_questions_with_a_clip_that_is_missing_are_left_out(folder, tmp_path):
     path = folder / "one_gone.json"
     path.write_text(json.dumps(content))
     data = Video().read(path, "retrieval", frames=2)
-    assert any("not there: 1, first gone" in note for note in data.notes)
+    assert any("missing: 1, the first gone" in note for note in data.notes)
     ids = tuple(item.id for item in data.items)
 
     class Features:

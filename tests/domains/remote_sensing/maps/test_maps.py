@@ -310,7 +310,7 @@ def test_a_page_needs_nothing_beside_it_and_is_bounded(make_maps, write_raster, 
     assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|https?://|@import""", text)
     assert all(name in text for name in NAMES) and 'type="range"' in text
     assert 'data-width="26" data-height="21"' in text and "3 x 3 pixels of the raster" in text
-    assert any("one of 3 x 3 pixels" in note for note in made.notes)
+    assert any("one pixel of 3 x 3" in note for note in made.notes)
     assert [file.name for file in made.files] == ["map.html"]
 
 

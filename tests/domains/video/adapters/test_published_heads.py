@@ -239,7 +239,7 @@ def test_heads_must_divide_the_width(clips, texts):
 def test_a_class_name_must_fit_beside_the_vectors(small_clip):
     texts = TextClassifier(drawn(1, 24), class_names=("one two three four",))
     clip = FeatureSet.of_parts(drawn(1, 2, 24), labels=torch.zeros(1, dtype=torch.long))
-    with pytest.raises(ConfigError, match="class 'one two three four' takes 4 tokens, 3 are left beside 36"):
+    with pytest.raises(ConfigError, match="class 'one two three four' takes 4 tokens, but only 3 are left beside 36"):
         build_adapter("efficient-prompt", prefix=36, postfix=36).fit(clip, texts, backbone=small_clip)
 
 
