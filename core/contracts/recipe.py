@@ -15,6 +15,8 @@ from .options import Option, as_text, option, options_of, typed
 SAMPLE = "sample"
 ALL = "all"
 AUTO = "auto"
+TRAINING = ("epochs", "lr")
+"""Options that every training has; they are given by `--epochs` and `--lr`."""
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 FLAGS = frozenset(

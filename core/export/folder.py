@@ -6,13 +6,17 @@ import importlib
 import math
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from ... import __version__
 from ..errors import CapabilityError, DataError
 from ..runtime.reading import read_json
+
+if TYPE_CHECKING:
+    from ..runs.folder import Run
 
 FACTS, SCRIPT = "export.json", "predict.py"
 FORMAT = 1
@@ -20,6 +24,11 @@ PIXELS = "pixels"
 """The graph from pixels to logits, in `graphs` of the facts."""
 CURE = "export the run again"
 MOST_SIDE = 4096
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """What the facts of any export begin with: the formats, and the run that it is of."""
+    return {"format": FORMAT, "vladapt": __version__, "run": run.path.name, "task": run.info["task"]}
 
 
 def is_export(folder: Path) -> bool:

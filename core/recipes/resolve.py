@@ -10,7 +10,7 @@ from typing import Any
 
 from ..contracts.domain import Domain
 from ..contracts.options import literal, options_of
-from ..contracts.recipe import GROUPS, KEYS, Recipe, absolute_paths, value_of
+from ..contracts.recipe import GROUPS, KEYS, TRAINING, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
@@ -26,8 +26,6 @@ OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
 """What a plan has in that group besides."""
 CLASS_FILES = (".txt", ".json")
 CLASSIFICATION = "classification"
-OF_TRAINING = ("epochs", "lr")
-"""What has a flag and is an option of each method that trains."""
 COLUMN = "_column"
 """How keys end that name a column."""
 
@@ -218,7 +216,7 @@ class _Merged:
         for key, (_, source) in self.task_options.items():
             if key not in options:
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
-                near = f"give --{key}" if key in OF_TRAINING else near
+                near = f"give --{key}" if key in TRAINING else near
                 place = f"--set {key}" if source == "--set" else source
                 raise UnknownNameError(f"{place}: a recipe has no key '{key.partition('.')[0]}'; {near}")
         return recipe.with_(task_options={key: value for key, (value, _) in self.task_options.items()})

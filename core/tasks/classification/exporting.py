@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .... import __version__
 from ...confidence.calibration import HALF, Calibration
 from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
@@ -31,7 +30,7 @@ from ...contracts.task import Use
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
-from ...export.folder import FORMAT, PIXELS, SCRIPT, Session, as_picture, library
+from ...export.folder import PIXELS, SCRIPT, Session, as_picture, facts_of, library
 from ...export.graph import Graph, check_opset, has_convolutions, write_in_8_bits
 from ...export.package import STANDALONE, Exported, Wishes, check_free, new_folder, write_facts
 from ...registry import adapter_class
@@ -340,10 +339,7 @@ class _Export:
         info, calibration = self.use.run.info, self.calibration
         thresholds = self._thresholds
         facts: dict[str, Any] = {
-            "format": FORMAT,
-            "vladapt": __version__,
-            "run": self.use.run.path.name,
-            "task": info["task"],
+            **facts_of(self.use.run),
             "adapter": info["adapter"],
             "class_names": list(self.adapter.class_names_),
             "multilabel": bool(self.adapter.multilabel_),

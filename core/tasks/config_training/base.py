@@ -22,7 +22,7 @@ from ...backbones.load import announced, load_backbone
 from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
 from ...contracts.domain import DomainData, Evaluation
-from ...contracts.recipe import SAMPLE, Recipe
+from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
@@ -39,8 +39,6 @@ from .registered import registered_only, running
 from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
 
 Progress = Callable[[int, int], None]
-TRAINING = ("epochs", "lr")
-"""Options that every training has; they are given by `--epochs` and `--lr`."""
 SEEDS = (1, 2, 3)
 TIMES = 4
 """So much larger than its weights the model of a run may be while it is built: teachers are not among them."""

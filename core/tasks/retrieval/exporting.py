@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .... import __version__
 from ...backbones.finders import FinderBackbone, searched
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.task import Use
 from ...errors import CapabilityError, ConfigError, DataError
 from ...export.agreement import LARGEST_SHARE, Agreement
-from ...export.folder import FORMAT, Session, library
+from ...export.folder import Session, facts_of, library
 from ...export.graph import Graph, check_opset
 from ...export.package import Exported, Wishes, check_free, new_folder, write_facts
 from ...registry import load_adapter
@@ -126,10 +125,7 @@ def _some(rows: Tensor) -> Iterator[Tensor]:
 def _facts(use: Use, towers: Backbone, transform: Any, opset: int) -> dict[str, Any]:
     info = use.run.info
     return {
-        "format": FORMAT,
-        "vladapt": __version__,
-        "run": use.run.path.name,
-        "task": info["task"],
+        **facts_of(use.run),
         "adapter": info["adapter"],
         "graphs": dict(FILES),
         "opset": opset,

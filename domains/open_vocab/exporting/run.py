@@ -21,13 +21,12 @@ import torch.nn.functional as F
 from efficientnet_lite_pytorch.utils import Conv2dDynamicSamePadding
 from torch import Tensor, nn
 
-from .... import __version__
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.task import Use
 from ....core.data.images import IMAGE_SUFFIXES
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export.agreement import LARGEST_SHARE, Agreement
-from ....core.export.folder import FORMAT, SCRIPT, Session, library
+from ....core.export.folder import SCRIPT, Session, facts_of, library
 from ....core.export.graph import Graph, check_opset
 from ....core.export.package import Exported, Wishes, check_free, new_folder, write_facts
 from ....core.runtime.progress import Reporter
@@ -262,10 +261,7 @@ def _type(transform: Mapping[str, Any]) -> str:
 def _facts(use: Use, model: nn.Module, form: Form, opset: int) -> dict[str, Any]:
     info = use.run.info
     return {
-        "format": FORMAT,
-        "vladapt": __version__,
-        "run": use.run.path.name,
-        "task": info["task"],
+        **facts_of(use.run),
         "model": type(model).__name__,
         "class_names": list(known_names(model)),
         "graphs": {"model": FILE},

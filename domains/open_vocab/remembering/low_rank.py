@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -62,7 +63,7 @@ def add_low_rank(model: nn.Module, rank: int) -> None:
         raise ConfigError(
             f"--lora-rank {rank}: {type(model).__name__} has no layer with more inputs and outputs; give a lower rank"
         )
-    if hasattr(model, "init_weights"):  # mmengine's go by the name `weight`, which the matrices' folder has, too
+    if isinstance(model, BaseModule):  # mmengine's go by the name `weight`, which the matrices' folder has, too
         model.init_weights()
     trained = [parameter for each in whole for parameter in each.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
