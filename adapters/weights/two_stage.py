@@ -24,8 +24,8 @@ from ...core.training.log import FILE
 from ...core.training.lora import load_lora_state, lora_state, merge_lora
 from ...core.training.sources import LabelledSource, Remembered
 from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
-from ...core.training.tower_settings import identity_of, losses_of, settings_of
-from ...core.training.train import Task, Trained, train
+from ...core.training.tower_settings import identity_of, losses_of, settings_of, train_towers
+from ...core.training.train import Task, Trained
 from .lora import attach_lora
 
 TOWERS = ("image", "text")
@@ -144,8 +144,7 @@ class TwoStage(ClassTowerAdapter):
         )
         steps, epochs = self._steps_an_epoch, self._epochs(self._steps_an_epoch, support.shots)
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=self._made.device)
-        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
-        return train(self._made, task, settings, place.folder, resume=place.resume, **callbacks)
+        return train_towers(self._made, task, settings, place)
 
     def _report_of_both(self, report: FitReport, done: Trained, first: int, head: CosineHead) -> FitReport:
         trained = report.trained_parameters + sum(parameter.numel() for parameter in head.parameters())

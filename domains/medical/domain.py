@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import domain
 from ...core.contracts.domain import Decoded, Domain, DomainData, Item
+from ...core.contracts.domain import Reading as SharedReading
 from ...core.contracts.options import option
 from ...core.contracts.pictures import STILL, as_still
 from ...core.data.files import Format, format_of
@@ -61,7 +61,7 @@ def prompts() -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(domain.Reading):
+class Reading(SharedReading):
     """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
@@ -222,7 +222,7 @@ class Medical(Domain):
         if reading.label_tag is not None and path.is_dir():
             _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
             return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
-        named = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+        named = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
         try:
             return read_any(path, reading.formats, **named)
         except DataError:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import domain
 from ...core.contracts.domain import NO_PRESET, Domain, DomainData
+from ...core.contracts.domain import Reading as SharedReading
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
@@ -20,7 +20,7 @@ NEGATIVE = ("a photo without a {}.",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(domain.Reading):
+class Reading(SharedReading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
@@ -107,13 +107,13 @@ def _read(path: Path, reading: Reading) -> DomainData:
     if not listed and is_arrow_folder(path):
         _refuse(reading, ("label_column", "class_names"), "Arrow and Parquet files", path)
         return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)
-    given = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    given = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
     return with_spoken_names(read_any(path, formats, **given))
 
 
 def _refuse(reading: Reading, taken: Sequence[str], kind: str, path: Path) -> None:
     """Raise the ConfigError of an option of tables that is given for data without one."""
-    for field in fields(domain.Reading):
+    for field in fields(SharedReading):
         given = getattr(reading, field.name) != field.default
         if given and field.name not in (*taken, "max_pixels"):
             raise ConfigError(f"option '{field.name}' does not apply to {kind} ({path}); omit it")

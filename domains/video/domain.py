@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts import domain
 from ...core.contracts.domain import Decoded, Domain, DomainData, Item
+from ...core.contracts.domain import Reading as SharedReading
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.errors import ConfigError
@@ -34,7 +34,7 @@ ENTRIES = (FRAMES, "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(domain.Reading):
+class Reading(SharedReading):
     """Options of `Video.read`, given as `data.NAME` in a recipe."""
 
     frames: int = option(8, "frames decoded per clip, or per part where a video has several", low=1, high=4096)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts import domain
 from ...core.contracts.domain import DomainData, check_items
+from ...core.contracts.domain import Reading as SharedReading
 from ...core.contracts.targets import Label
 from ...core.data.class_folders import find_layout
 from ...core.data.detect import read_any
@@ -353,7 +353,7 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
         )
     if of_videos is None and of_frames is not None:
         return _of_frame_folders(path, of_frames, reading, frames)
-    shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    shared = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
     data = read_any(path, [videos], **shared)
     return replace(data, kind="clips", class_names=tuple(map(as_words, data.class_names)))
 
