@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch
+from ...core.contracts import Adapter, Batch, FitReport
 from ...core.errors import CapabilityError
-from ...core.features.nearest import nearest_rows
+from ...core.features import nearest_rows
 from ._neighbours import Links, row_prints
 
 SAME = 1e-5  # largest difference of two unit features that are of one image

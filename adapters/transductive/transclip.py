@@ -9,12 +9,10 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import ZERO_SHOT, FewOrZeroShot, Tied
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
-from ...core.features.nearest import nearest_rows
-from ...core.metrics.selection import best_setting
+from ...core.contracts import ZERO_SHOT, FewOrZeroShot, FitReport, Tied, option, require
+from ...core.data import selection_split
+from ...core.features import nearest_rows
+from ...core.metrics import best_setting
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, support_links
 from ._together import ClassifiedTogether

@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.features.nearest import nearest_rows
+from ...core.contracts import Batch, FitReport, option
+from ...core.features import nearest_rows
 from ._propagation import normalised_graph, propagated
 from ._together import SAME, ReadTogether
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import NO_PRESET, Domain, DomainData
-from ...core.contracts.domain import Reading as SharedReading
-from ...core.contracts.options import option
-from ...core.data.files import Format
-from ...core.data.images import IMAGE
+from ...core.contracts import NO_PRESET, Domain, DomainData, option
+from ...core.contracts import Reading as SharedReading
+from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .known_sets import KnownSet, known_set, recognised
 
@@ -60,7 +58,7 @@ class Natural(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
             CapabilityError: files that need a package that is not installed.
         """
-        from ...core.data.listed_splits import with_lists
+        from ...core.data import with_lists
 
         self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
@@ -94,7 +92,7 @@ class Natural(Domain):
 
 
 def _read(path: Path, reading: Reading) -> DomainData:
-    from ...core.data.detect import read_any
+    from ...core.data import read_any
     from .arrow_folder import is_arrow_folder, read_arrow_folder
     from .imagenet import IMAGENET_LAYOUTS, with_spoken_names
     from .layouts import LAYOUTS, published_layout, read_layout

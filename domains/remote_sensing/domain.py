@@ -9,13 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core.contracts.channels import STARTS, ZERO, InputChannels
-from ...core.contracts.domain import NO_PRESET, READ_BY, Decoded, Domain, DomainData, Item
-from ...core.contracts.domain import Reading as SharedReading
-from ...core.contracts.options import option
-from ...core.data.files import Format
-from ...core.data.images import IMAGE
-from ...core.data.unlabelled import read_unlabelled
+from ...core.contracts import NO_PRESET, READ_BY, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels, Item, option
+from ...core.contracts import Reading as SharedReading
+from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
@@ -31,9 +27,8 @@ from .scene_sets import SceneSet, scene_set, with_words
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
-    from ...core.contracts.own_files import OwnFiles, Scorer
-    from ...core.contracts.task import Use
-    from ...core.runtime.progress import Reporter
+    from ...core.contracts import OwnFiles, Scorer, Use
+    from ...core.runtime import Reporter
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -306,7 +301,7 @@ class RemoteSensing(Domain):
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
         symmetries, scales, haze and light of pictures from above."""
-        from ...core.backbones.channels import widened
+        from ...core.backbones import widened
         from .transforms import EachPicture, OtherCorpus, SceneAugment
 
         own = tuple(backbone.image_mean), tuple(backbone.image_std)
@@ -352,7 +347,7 @@ def _told(item: Item) -> Item:
 
 def _pictures(path: Path, reading: Reading) -> DomainData:
     """Files that are a picture each."""
-    from ...core.data.detect import read_any
+    from ...core.data import read_any
     from .split_lists import with_split_lists
 
     if path.is_file() and is_raster(path):

@@ -13,13 +13,11 @@ import torch
 from mmengine import Config
 from torch import nn
 
-from ....core.contracts.domain import Domain, DomainData, Item
-from ....core.contracts.recipe import Recipe
-from ....core.data.unlabelled import decodable, images_of, readable
+from ....core.contracts import Domain, DomainData, Item, Recipe
+from ....core.data import decodable, images_of, readable
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.progress import Reporter
-from ....core.tasks.config_training.kept_plan import with_tuples
-from ....core.tasks.config_training.runner import quiet, train_plan
+from ....core.runtime import Reporter
+from ....core.tasks import quiet, train_plan, with_tuples
 from ..data.boxes import annotated_boxes
 from ..data.remembered import alike, spelled_as_in, without_boxes
 from ..vocabulary import described_classes

@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 
 from mmengine import Config
 
-from ....core.contracts.domain import DomainData, Evaluation
-from ....core.contracts.options import option, settle
-from ....core.contracts.recipe import Recipe
+from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
 from ..by_names import ByNames, NovelOptions
 from ..plans.kinds import DETECTION
 
