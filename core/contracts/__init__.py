@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "adapter": "Adapter FitReport NEEDS require",
+        "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES blank_image normalized",
         "by_example": "ByExample",
         "channels": "InputChannels STARTS ZERO",
@@ -25,7 +25,7 @@ __getattr__, __dir__ = lazy_exports(
         "pictures": "STILL as_still",
         "questions": "Question Questions",
         "recipe": "Recipe SAMPLE",
-        "resources": "Detection FurtherBackbone PatchTokens PreProjection TextPool",
+        "resources": "Detection FurtherBackbone NEEDS PatchTokens PreProjection TextPool",
         "selector": "Pool Selector",
         "targets": "Boxes Captions Identity Label Labels Mask Target",
         "task": "Axes Contest FitResult Task Use",
