@@ -10,8 +10,8 @@ from ..contracts.domain import Domain
 from ..contracts.task import Use
 from ..errors import ConfigError
 from ..export.package import Exported, Wishes
+from ..runs.folder import open_run
 from ..runtime.progress import Reporter
-from ..sharing.published import open_run
 from .fit import task_of_run
 
 ONNX = "onnx"

@@ -16,11 +16,10 @@ from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
 from ..registry.catalogue import is_place
 from ..runs.evaluations import write_metrics
-from ..runs.folder import Run
+from ..runs.folder import Run, open_run
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
-from ..sharing.published import open_run
 
 SPLIT_NAMES = (*SPLITS, "all")
 

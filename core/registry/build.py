@@ -30,9 +30,7 @@ def adapter_class(name: str) -> type[Adapter]:
         UnknownNameError: no adapter has that name. DataError: no run lies there.
     """
     if is_place(name):
-        from ..sharing.published_adapter import published_class
-
-        cls = published_class(name)
+        cls = _load(catalogue.PUBLISHED_RUN, Adapter).at(name)
         cls.name = name
         return cls
     cls = _load(find(name, catalogue.adapters(), "adapter"), Adapter)

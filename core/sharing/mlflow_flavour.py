@@ -24,10 +24,10 @@ from typing import Any
 from ... import __version__
 from ..backbones.published import find_published
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runs.folder import Run
+from ..runs.folder import Run, open_run
+from ..runs.published import CARD, FILES
+from ..runs.shareable import dumped
 from ..runtime.files import write_whole
-from .published import CARD, FILES, open_run
-from .shareable import dumped
 
 LOADER, FLAVOUR = __name__, "vladapt"
 COVERAGE = 0.9

@@ -22,10 +22,10 @@ from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..export.package import new_folder
 from ..registry import adapter_class
 from ..runs.folder import Run
+from ..runs.published import CARD, FILES
+from ..runs.shareable import Privacy, cleaned, dumped, leaks, shareable
 from ..runtime.files import write_whole
 from .card import Card, Told, check_card, check_licence
-from .published import CARD, FILES
-from .shareable import Privacy, cleaned, dumped, leaks, shareable
 from .upload import check_login, upload
 
 DIGITS = 16
