@@ -14,11 +14,11 @@ from .options import as_text, chosen
 from .recipe import Recipe, as_flag
 
 if TYPE_CHECKING:
-    from ..export.package import Exported, Wishes
-    from ..runs.folder import Run
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
+    from .exported import Exported, ExportWishes
+    from .fitted_run import FittedRun
     from .serving import Served, Serving
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
@@ -88,7 +88,7 @@ class Use:
         vocabulary_steps: in how many steps the vocabulary grows, for scores of its growth.
     """
 
-    run: Run
+    run: FittedRun
     images: Sequence[str | Path] = ()
     data: str | None = None
     features: str | None = None
@@ -283,7 +283,7 @@ class Task(ABC):
         """The run's model, loaded once, for `vladapt serve`."""
         raise CapabilityError(f"{use.run.path}: {self.title} is not supported by vladapt serve; use vladapt predict")
 
-    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The run as graphs that were compared with it."""
         raise CapabilityError(f"{use.run.shown}: {self._refusal('export')}")
 

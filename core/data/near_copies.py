@@ -17,7 +17,8 @@ from scipy.fft import dctn
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
-from .thumbnails import GREY_SIDE, Pictures, Thumbnails
+from ..contracts.pictures import ThumbnailStore
+from .thumbnails import GREY_SIDE, Pictures
 
 COMPARED, SEARCHED = 8, 4
 DETAIL = 16
@@ -42,7 +43,7 @@ BRIGHTNESS, COLOUR, GAIN = 10.0, 8.0, 1.2
 GREY_TOLERANCE = 2.0
 
 
-def near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray | None = None) -> np.ndarray:
+def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray | None = None) -> np.ndarray:
     """Pairs of near copies among some images, (M, 2) positions, the smaller first.
 
     Time grows as N log N; held in memory are half a kilobyte per image, and the thumbnails of some candidates.
@@ -168,7 +169,7 @@ def _neighbours(tree: cKDTree, rows: np.ndarray, radius: float) -> tuple[np.ndar
     return ends[ends[:, 0] != ends[:, 1]], rows[np.isfinite(distances).all(axis=1)]
 
 
-def _confirmed(pairs: np.ndarray, keys: Sequence[str], thumbnails: Thumbnails, most: float) -> np.ndarray:
+def _confirmed(pairs: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore, most: float) -> np.ndarray:
     """Those of the pairs whose thumbnails agree."""
     kept = [pairs[:0]]
     for start in range(0, len(pairs), AT_ONCE):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
+from ..contracts.exported import Exported, ExportWishes
 from ..contracts.task import Use
 from ..errors import ConfigError
-from ..export.package import Exported, Wishes
+from ..recipes.resolve import task_of_run
 from ..runs.folder import open_run
 from ..runtime.progress import Reporter
-from .fit import task_of_run
 
 ONNX = "onnx"
 
@@ -60,4 +60,4 @@ def export(
     how = {"device": device, "workers": workers, "resources": resources, "reading": reading}
     use = Use(open_run(run, backbone), data=data and str(data), features=features and str(features), **how)
     task = task_of_run(use.run, domain)
-    return task.export(use, Wishes(Path(out), opset, int8), reporter or Reporter(quiet=True))
+    return task.export(use, ExportWishes(Path(out), opset, int8), reporter or Reporter(quiet=True))

@@ -170,7 +170,7 @@ def _notes(card: Card) -> Iterator[str]:
     if card.unknown:
         flags = {"the adapter": "--licence", "the data": "--data-licence"}
         cures = [flags[what] for what in card.unknown if what in flags]
-        said = f"the card says \"unknown\" for the licence of {' and of '.join(card.unknown)}"
+        said = f'the card says "unknown" for the licence of {" and of ".join(card.unknown)}'
         yield f"{said}; {' and '.join(cures)} say{'s' * (len(cures) == 1)} it" if cures else said
     if not card.dataset:
         yield "the card does not name the data set, since its name may be that of a folder; --dataset names it"

@@ -261,14 +261,14 @@ class RemoteSensing(Domain):
         self.known = None
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
-    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded:
-        """One picture of a raster, or an image file.
+    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
+        """One picture of a raster; None for an image file.
 
         Raises:
             DataError: it cannot be decoded, or is several pictures of each place.
         """
         if not is_raster(Path(path)):
-            return super().decode(path, decode)
+            return None
         pixels = decode_raster(path, dict(decode))
         if pixels.ndim != 3:
             raise DataError(f"{path}: --bands makes several pictures of each place; give one composite")

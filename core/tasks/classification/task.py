@@ -16,12 +16,12 @@ from rich.console import Group
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
+from ...contracts.exported import Exported, ExportWishes
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
-from ...export.package import Exported, Wishes
 from ...features.keys import canonical_json
 from ...registry import catalogue
 from ...registry.catalogue import find, is_place
@@ -199,7 +199,7 @@ class Classification(Task):
     def served(self, use: Use, serving: Serving) -> ServedRun:
         return ServedRun(use, self.domain, self.name, serving)
 
-    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.domain, self.name, reporter)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
