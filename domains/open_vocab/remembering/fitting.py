@@ -13,11 +13,10 @@ import torch
 from mmengine import Config
 from torch import nn
 
-from ....core.contracts.domain import DomainData, Item
+from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.progress import Reporter
-from ....core.tasks.config_training.kept_plan import with_tuples
-from ....core.tasks.config_training.runner import quiet
+from ....core.runtime import Reporter
+from ....core.tasks import quiet, with_tuples
 from ..data.boxes import annotated_boxes
 from ..data.remembered import alike, spelled_as_in, without_boxes
 from ..vocabulary import described_classes

@@ -14,10 +14,8 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import nn
 
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
-from ....core.runs.folder import Run
-from ....core.tasks.config_training.base import load_model
-from ....core.tasks.config_training.kept_plan import check_run, with_tuples
-from ....core.tasks.config_training.runner import build_model, quiet
+from ....core.runs import Run
+from ....core.tasks import build_model, check_run, load_model, quiet, with_tuples
 from ..data.remembered import alike
 from ..plans.classes import takes_names, with_classes
 from ..plans.kinds import DETECTION

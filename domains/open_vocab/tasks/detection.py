@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 
 from mmengine import Config
 
-from ....core.contracts.domain import DomainData, Evaluation
-from ....core.contracts.options import option, settle
-from ....core.contracts.recipe import Recipe
-from ....core.data.unlabelled import decodable, images_of, readable
-from ....core.tasks.config_training.runner import train_plan
+from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
+from ....core.data import decodable, images_of, readable
+from ....core.tasks import train_plan
 from ..by_names import ByNames, NovelOptions
 from ..plans.kinds import DETECTION
 

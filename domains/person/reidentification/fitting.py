@@ -8,19 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.backbones.load import announced
-from ....core.contracts.adapter import Adapter, FitReport
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import Decoded, DomainData, Item
-from ....core.contracts.image_size import height_and_width
-from ....core.contracts.images import TrainingPlace
-from ....core.data.splits import assign_splits
-from ....core.data.verify import FileHashes, check_skipped
+from ....core.backbones import announced
+from ....core.contracts import (
+    Adapter,
+    Backbone,
+    Decoded,
+    DomainData,
+    FitReport,
+    Item,
+    TrainingPlace,
+    height_and_width,
+)
+from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
 from ....core.registry import build_adapter
-from ....core.runtime.progress import Reporter, training_lines
-from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers
-from ....core.training.sources import Remembered
+from ....core.runtime import Reporter, training_lines
+from ....core.tasks import ZERO_SHOT, FittedTowers
+from ....core.training import Remembered
 from ..pedestrian import cameras_of, identity_numbers
 from ..random_erasing import RandomErasing
 from ..samplers import IdentityBatches

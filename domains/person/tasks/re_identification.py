@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import DomainData
-from ....core.contracts.options import option
-from ....core.contracts.recipe import Recipe
-from ....core.contracts.task import Axes, Contest, Use
+from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
 from ....core.errors import CapabilityError
-from ....core.runs.evaluations import digests_of
-from ....core.runs.run_sections import Report
-from ....core.runtime.progress import Reporter
-from ....core.tasks.methods import adapter_of, backbone_of, read_data
-from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers, TowerTraining
+from ....core.runs import Report, digests_of
+from ....core.runtime import Reporter
+from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining, adapter_of, backbone_of, read_data
 from ..care import PeopleHidden, PeopleOptions, write_card
 from ..random_erasing import FILLS
 from ..reciprocal import K1, K2, WEIGHT

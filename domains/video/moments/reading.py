@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import Domain, DomainData, Item
-from ....core.data.splits import assign_splits
-from ....core.data.verify import FileHashes, check_skipped
+from ....core.contracts import Backbone, Domain, DomainData, Item
+from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
-from ....core.tasks.retrieval.fitting import RetrievalData
-from ....core.tasks.retrieval.scoring import pairs_of
+from ....core.tasks import RetrievalData, pairs_of
 from ..clips import check_times
 from ..long_videos import duration_of, whole_video
 

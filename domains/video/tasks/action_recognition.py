@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....core.runs.sections import Measure, TableSection
-from ....core.tasks.classification.scoring import Scores
-from ....core.tasks.classification.task import Classification
+from ....core.runs import Measure, TableSection
+from ....core.tasks import Classification, Scores
 from ..metrics.top_five import KEY
 
 OF_ONE_LABEL = {

@@ -8,22 +8,28 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.backbones.load import announced
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.options import option, settle
-from ....core.contracts.recipe import Recipe
-from ....core.contracts.task import Axes, Contest, Use
-from ....core.data.unlabelled import images_of, readable
+from ....core.backbones import announced
+from ....core.contracts import Axes, Backbone, Contest, Recipe, Use, option, settle
+from ....core.data import images_of, readable
 from ....core.errors import DataError
-from ....core.features.store import FeatureStore
-from ....core.runs.folder import Run
-from ....core.runs.run_sections import Report
-from ....core.runtime.progress import Reporter
-from ....core.tasks.classification.stored_run import recipe_again
-from ....core.tasks.methods import adapter_of, backbone_of, check_named, encoding_batch_size, read_data
-from ....core.tasks.retrieval.fitting import RetrievalData, train_on_pairs
-from ....core.tasks.retrieval.task import Retrieval
-from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers, TowerContest, towers_of
+from ....core.features import FeatureStore
+from ....core.runs import Report, Run
+from ....core.runtime import Reporter
+from ....core.tasks import (
+    ZERO_SHOT,
+    FittedTowers,
+    Retrieval,
+    RetrievalData,
+    TowerContest,
+    adapter_of,
+    backbone_of,
+    check_named,
+    encoding_batch_size,
+    read_data,
+    recipe_again,
+    towers_of,
+    train_on_pairs,
+)
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
 from ..moments.reading import Query, divided_moments
