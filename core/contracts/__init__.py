@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "features": "Batch FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "image_size": "ImageSize height_and_width",
         "images": "CropTransform LogPlace TrainingImages TrainingPlace",
+        "judgement": "Scores",
         "loss": "Extract Loss RowLoss",
         "metric": "Metric",
         "options": "as_text option settle whole_number",

@@ -6,7 +6,6 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "classification.images": "Prepared",
-        "classification.scoring": "Scores",
         "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
         "config_training.base": "ConfigTask load_model",
