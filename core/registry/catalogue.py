@@ -1,11 +1,11 @@
 """Which adapters, domains, tasks, losses and recipes there are, by file names and entry points; nothing is imported.
 
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
-`core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `coreset` is
-`adapters/selection/selectors/coreset.py`. A domain brings more of each in folders of its own:
-`domains/<d>/{adapters,losses,metrics,tasks,commands,recipes}/*.py`. Packages outside add names through the entry points
-`vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.commands` and `.selectors`. Names are unique per
-kind.
+`core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `part-order` is
+`core/judgements/part_order.py`, `coreset` is `adapters/selection/selectors/coreset.py`. A domain brings more of each in
+folders of its own: `domains/<d>/{adapters,losses,metrics,judgements,tasks,commands,recipes}/*.py`. Packages outside add
+names through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.judgements`,
+`.commands` and `.selectors`. Names are unique per kind.
 """
 
 from __future__ import annotations
@@ -84,6 +84,11 @@ def tasks() -> dict[str, Entry]:
 def metrics() -> dict[str, Entry]:
     """Metric name -> entry, of those that domains bring."""
     return _named("metric", "domains/*/metrics/*.py")
+
+
+def judgements() -> dict[str, Entry]:
+    """Judgement name -> entry."""
+    return _named("judgement", "core/judgements/*.py", "domains/*/judgements/*.py")
 
 
 def commands() -> dict[str, Entry]:

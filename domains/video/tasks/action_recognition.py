@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....core.contracts.judgement import Scores
 from ....core.runs.sections import Measure, TableSection
-from ....core.tasks.classification.scoring import Scores
 from ....core.tasks.classification.task import Classification
 from ..metrics.top_five import KEY
 

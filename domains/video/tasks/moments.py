@@ -69,6 +69,8 @@ class Moments(Retrieval):
     """
 
     takes: ClassVar = Retrieval.takes - {"generic", "redact"}
+    judgements: ClassVar = ()
+    places: ClassVar = frozenset()
     options: ClassVar = MomentOptions
     needs_domain: ClassVar = True
     deciding: ClassVar = DECIDING

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ...contracts.domain import Item
-from ...contracts.features import FeatureSet
-from ...contracts.recipe import ALL
-from ...data.sampling import NoValidation
+from .domain import Item
+from .features import FeatureSet
+from .recipe import ALL
 
 VAL_SHOTS = 4
 """Images per class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
 MOST_SHOTS = 16
 """The largest K that they publish; with more, all of val chooses."""
+
+
+class NoValidation(FeatureSet):
+    """The val of a fit that is to choose nothing, not even on images held out of the support."""
+
+    @classmethod
+    def beside(cls, support: FeatureSet) -> NoValidation:
+        """No rows, of the support's kind."""
+        none = support.select([])
+        return cls(**{field.name: getattr(none, field.name) for field in fields(FeatureSet)})
 
 
 @dataclass

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...contracts.adapter import Adapter
-from ...contracts.domain import Decoded, Item
-from ...contracts.features import PRE_PROJECTION, PROJECTED, Batch, FeatureSet
-from ...contracts.resources import Detection
-from ...errors import CapabilityError, DataError
-from ...features.extract import cores
-from ...features.patch_tokens import padded
+from ..contracts.adapter import Adapter
+from ..contracts.domain import Decoded, Item
+from ..contracts.features import PRE_PROJECTION, PROJECTED, Batch, FeatureSet
+from ..contracts.resources import Detection
+from ..errors import CapabilityError, DataError
+from .extract import cores
+from .patch_tokens import padded
 
 ROWS_AT_ONCE = 4096
 WITH_PARTS_AT_ONCE = 256
