@@ -14,13 +14,13 @@ from ....core.contracts.adapter import require
 from ....core.contracts.backbone import Backbone
 from ....core.contracts.loss import RowLoss
 from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts.outputs import MASKED_SHARE, Output
 from ....core.errors import CapabilityError, ConfigError
 from ....core.losses._columns import log_softmax_down
 from ....core.losses._hidden_words import places_of_hidden
 from ....core.losses._products import products_option, with_all
 from ....core.runtime.ranks import Ranks
-from ....core.training.tower_passes import SHARE, MaskedWords, text_tokens
+from ....core.training.tower_passes import MaskedWords, text_tokens
 from ._colours import GuidedReader, cells_of, grey_and_colours
 from ._identities import IdentityTargets, soft_contrast
 
@@ -138,7 +138,7 @@ class Plip(RowLoss):
         made = self.masked(batch["tokens"], batch["draws"])
         labels = made["masked_labels"].to(made["masked_tokens"].device)
         patches, _ = backbone.image_tokens(batch["pixels"])
-        places = places_of_hidden(labels, SHARE)
+        places = places_of_hidden(labels, MASKED_SHARE)
         read = self.words(made["masked_tokens"], patches).flatten(0, 1)[places]
         said = self.word_norm(read)  # (K, text width)
         known = backbone.embed_tokens(torch.arange(len(self.word_bias), device=said.device)[None])[0]

@@ -13,13 +13,12 @@ from ....core.contracts.adapter import require
 from ....core.contracts.backbone import Backbone
 from ....core.contracts.loss import RowLoss
 from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts.outputs import MASKED_SHARE, Output
 from ....core.errors import ConfigError
 from ....core.losses._hidden_words import error_of_words, places_of_hidden
 from ....core.losses._info_nce import info_nce
 from ....core.losses._products import products_option
 from ....core.runtime.ranks import Ranks
-from ....core.training.tower_passes import SHARE
 from ._masked_patches import HEAD_WIDTH, PatchDecoder
 
 PAIR = frozenset({"image_features", "text_features"})
@@ -107,7 +106,7 @@ class Unipt(RowLoss):
     def _words(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         """Over all hidden words of the batch, however many a rank has of them."""
         labels = out["masked_labels"]  # (n, L)
-        places = places_of_hidden(labels, SHARE)
+        places = places_of_hidden(labels, MASKED_SHARE)
         logits = self.vocabulary(out["masked_tokens"].flatten(0, 1)[places])  # (K, vocabulary)
         total = error_of_words(logits, labels, places)
         return ranks.total(total) / ranks.sum((labels >= 0).sum()).clamp(min=1)
