@@ -118,12 +118,6 @@ class Retrieval(TowerTraining):
         return {"shots": len(data.part("train"))}
 
     def redaction(self, recipe: Recipe, data: RetrievalData, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
-        """What is left out of all that is written, a `Redaction` or one like it; None for nothing.
-
-        Args:
-            skipped: (name, reason) of images that could not be read.
-            redact: whether the user says so.
-        """
         return Redaction((), skipped) if redact else None
 
     @property
