@@ -26,7 +26,7 @@ def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequenc
     Raises:
         DataError: a path does not exist, or holds no picture.
     """
-    alone = Path(paths[0]) if len(paths) == 1 and reading.crops is None else None
+    alone = Path(paths[0]) if len(paths) == 1 and reading.detections is None else None
     known = None
     if alone is not None and alone.exists() and not _is_picture(alone, reading):
         known = _known_set(alone, reading, formats)

@@ -61,7 +61,7 @@ def _check_kind(path: Path, content) -> None:
     if is_coco(content):
         raise DataError(
             f"{path}: COCO annotations, not {wanted}; to cut people out of a set by these boxes, give the "
-            "file as --crops"
+            "file as --detections"
         )
     if not isinstance(content, list) or not content:
         raise DataError(f"{path}: not {wanted}; give such a file")

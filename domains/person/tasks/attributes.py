@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....core.contracts import FitResult, Recipe
+from ....core.contracts import FitResult, Recipe, Scores
 from ....core.runs import Measure, Run, TableSection
-from ....core.tasks import Classification, Prepared, Scores
+from ....core.tasks import Classification, Prepared
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
 from ..metrics.attribute_recognition import AttributeRecognition, balanced_rates
 from ..pedestrian import cameras_of

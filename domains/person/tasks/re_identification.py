@@ -11,16 +11,15 @@ from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use,
 from ....core.errors import CapabilityError
 from ....core.runs import Report, digests_of
 from ....core.runtime import Reporter
-from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining, adapter_of
+from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining, adapter_of, backbone_of, read_data
 from ..care import PeopleHidden, PeopleOptions, write_card
 from ..random_erasing import FILLS
 from ..reciprocal import K1, K2, WEIGHT
 from ..reidentification.fitting import (
     BATCH_SIZE,
     ReidData,
-    backbone_for,
+    divided_people,
     fitted_people,
-    read_people,
     reid_metrics,
     scored,
     train_on_people,
@@ -82,16 +81,20 @@ class ReIdentification(TowerTraining):
         return recipe
 
     def read(self, recipe: Recipe) -> ReidData:
-        return read_people(recipe, self.domain, whole=recipe.adapter_name == ZERO_SHOT)
+        return self._read(recipe, whole=recipe.adapter_name == ZERO_SHOT)
 
     def read_again(self, recipe: Recipe, use: Use) -> ReidData:
-        return read_people(recipe, self.domain, whole=bool(use.data) or recipe.adapter_name == ZERO_SHOT)
+        return self._read(recipe, whole=bool(use.data) or recipe.adapter_name == ZERO_SHOT)
 
     def source(self, data: ReidData) -> DomainData:
         return data.data
 
     def backbone(self, recipe: Recipe) -> Backbone:
-        return backbone_for(recipe, self.domain)
+        """With the last stride that is asked for; CapabilityError where that is 1 and the image tower is no ResNet."""
+        backbone = backbone_of(recipe, self.domain)
+        if recipe.task_options["last_stride"] == 1:
+            backbone.set_last_stride()
+        return backbone
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         contest = super().contest(recipe, axes, reporter)
@@ -99,18 +102,18 @@ class ReIdentification(TowerTraining):
         return contest
 
     def fitted(self, recipe: Recipe, data: ReidData, reporter: Reporter, folder: Path) -> FittedTowers:
-        return fitted_people(recipe, data, reporter, folder, self.domain)
+        return fitted_people(self.training(recipe), data, lambda: self.backbone(recipe), reporter, folder)
 
     def trained(self, recipe: Recipe, data: ReidData, backbone: Backbone, seed: int) -> Backbone:
-        return train_on_people(_with_loss(recipe), data, backbone, seed, Reporter(quiet=True), None)[2]
+        return train_on_people(self.training(_with_loss(recipe), seed), data, backbone, Reporter(quiet=True), None)[2]
 
     def compared(self, towers: Backbone, data: ReidData, recipe: Recipe) -> dict[str, Any]:
-        return scored(towers, data, data.protocol("test"), recipe).ranking.metrics()
+        return scored(towers, data, data.protocol("test"), self.training(recipe)).ranking.metrics()
 
     def scores(self, data: ReidData, split: str, recipe: Recipe, reporter: Reporter, backbone, towers) -> tuple:
-        protocol = data.protocol(split)
-        before = None if towers is backbone else scored(backbone, data, protocol, recipe, reporter)
-        return before, scored(towers, data, protocol, recipe, reporter, reranking=data.reranking)
+        protocol, how = data.protocol(split), self.training(recipe)
+        before = None if towers is backbone else scored(backbone, data, protocol, how, reporter)
+        return before, scored(towers, data, protocol, how, reporter, reranking=data.reranking)
 
     def metrics(self, before: Any, after: Any, data: ReidData) -> dict[str, Any]:
         return reid_metrics(before, after, data)
@@ -152,6 +155,10 @@ class ReIdentification(TowerTraining):
         info = {**info, "data": {**info["data"], "people": {}}, "notes": notes}
         searches = shown_searches(after, data.data.load) if hidden.shown else None
         return reid_report(folder, info, result, (), searches=searches)
+
+    def _read(self, recipe: Recipe, whole: bool) -> ReidData:
+        data = read_data(recipe, self.domain, self.name)
+        return divided_people(data, recipe.task_options, recipe.split_seed, whole=whole)
 
     def finish(self, run, info: Mapping[str, Any], data: ReidData, metrics: Mapping[str, Any]) -> None:
         write_card(run.path, info, data.data, [lead(metrics)])

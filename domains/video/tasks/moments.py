@@ -25,13 +25,14 @@ from ....core.tasks import (
     backbone_of,
     check_named,
     encoding_batch_size,
+    read_data,
     recipe_again,
     towers_of,
     train_on_pairs,
 )
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
-from ..moments.reading import Query, read_moments
+from ..moments.reading import Query, divided_moments
 from ..moments.report import examples, moments_report, moments_table, moments_verdict
 from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_scores, search_videos
 from ..moments.windows import Windows, lengths_of
@@ -74,6 +75,8 @@ class Moments(Retrieval):
     """
 
     takes: ClassVar = Retrieval.takes - {"generic", "redact"}
+    judgements: ClassVar = ()
+    places: ClassVar = frozenset()
     options: ClassVar = MomentOptions
     needs_domain: ClassVar = True
     deciding: ClassVar = DECIDING
@@ -95,7 +98,7 @@ class Moments(Retrieval):
         return recipe
 
     def read(self, recipe: Recipe) -> MomentData:
-        """The sentences that a recipe names, and windows as it says; errors as of `read_moments`."""
+        """The sentences that a recipe names, and windows as it says; errors as of `divided_moments`."""
         return self._read(recipe, whole=recipe.adapter_name == ZERO_SHOT)
 
     def read_again(self, recipe: Recipe, use: Use) -> MomentData:
@@ -107,7 +110,7 @@ class Moments(Retrieval):
         announced(backbone, reporter.info)
         trains = recipe.adapter_name != ZERO_SHOT
         before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
-        adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
+        adapter, report, towers = train_on_pairs(self.training(recipe), data, backbone, reporter, folder)
         after = self._scored(towers, data, "test", recipe, reporter, trained=trains)
         scores, notes = (before, after, flat_scores(before, after)), [*data.notes, *report.notes]
         return FittedTowers(adapter, report, backbone, towers, *scores, notes, time.monotonic() - started)
@@ -187,7 +190,8 @@ class Moments(Retrieval):
         predicted.write(path)
 
     def _read(self, recipe: Recipe, whole: bool) -> MomentData:
-        data = read_moments(recipe, self.domain, whole=whole)
+        data = read_data(recipe, self.domain, self.name)
+        data = divided_moments(data, self.domain, recipe.split_seed, whole=whole)
         known = {each.name: getattr(data, each.name) for each in fields(data)}
         return MomentData(**known, windows=_windows(recipe, data), fps=_fps(self.domain, recipe))
 
