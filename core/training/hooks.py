@@ -12,8 +12,7 @@ from mmengine.hooks import Hook
 
 from ..errors import DataError
 from ..runtime.distributed import rank
-from .log import read_together
-from .log_hook import LogHook
+from .log import SCORE, read_together
 from .model import inner_model
 from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole
@@ -152,7 +151,8 @@ class BeforeEpochHook(Hook):
 
 
 class AverageHook(Hook):
-    """A moving average of the towers' weights.
+    """A moving average of the towers' weights. mmengine's EMAHook averages all that is trained, losses and teachers
+    too, whole on each process, and by one share from the first step on.
 
     Args:
         average: weights by name, a copy of the towers'.
@@ -168,28 +168,25 @@ class AverageHook(Hook):
 
 
 class ValidationHook(Hook):
-    """After each epoch a score on val; the best weights are kept, and too long without a better one ends the run.
+    """The best weights on val are kept, and too long without better ones ends the run. mmengine's EarlyStoppingHook
+    forgets its best score where a run is resumed, and takes an equal one for better.
 
     Args:
-        validate: () -> score, the higher the better; runs on all ranks.
-        history: of the run.
-        log: is told the score.
+        history: of the run, which is told the score.
         patience: epochs without a better score, or None.
         best: holds "score", "epoch" and "state" of the best epoch.
         state_of: () -> what is to be kept of the best epoch.
     """
 
-    def __init__(self, validate, history: History, log: LogHook, patience: int | None, best: dict[str, Any], state_of):
-        self.validate, self.history, self.log = validate, history, log
-        self.patience, self.best, self.state_of = patience, best, state_of
+    def __init__(self, history: History, patience: int | None, best: dict[str, Any], state_of):
+        self.history, self.patience, self.best, self.state_of = history, patience, best, state_of
 
-    def after_train_epoch(self, runner) -> None:
-        score = self.validate()
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        score, epoch = metrics[SCORE], runner.epoch - 1
         self.history.end_epoch(val=score)
-        self.log.add_score(runner, score)
         if self.best.get("score") is None or score > self.best["score"]:
-            self.best.update(score=score, epoch=runner.epoch, state=self.state_of())
-        if self.patience is not None and runner.epoch - self.best["epoch"] >= self.patience:
+            self.best.update(score=score, epoch=epoch, state=self.state_of())
+        if self.patience is not None and epoch - self.best["epoch"] >= self.patience:
             runner.train_loop.stop_training = True
 
 
@@ -199,7 +196,8 @@ def model_of(runner):
 
 
 class EpochRateHook(Hook):
-    """One learning rate per epoch.
+    """One learning rate per epoch. mmengine's schedulers multiply a rate by a ratio from epoch to epoch, which rounds
+    otherwise than the published closed forms of `schedules.py`.
 
     Args:
         shares: of each parameter group's own rate, one per epoch.

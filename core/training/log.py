@@ -33,6 +33,8 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..runtime.files import write_whole
 
 FILE = "training.jsonl"
+SCORE = "val"
+"""What the score on val is called, for hooks and in the file."""
 LOG_LINES, MOST_STEPS = 200, 100
 """Of a training whose `log_every` is not given: about so many lines, so many steps apart at most."""
 BACKENDS = {

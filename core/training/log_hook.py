@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 
 from ..contracts.images import LogPlace
 from ..runtime.distributed import is_main, run_on_all
-from .log import LogFile, Visualisers, log_interval, read_together
+from .log import SCORE, LogFile, Visualisers, log_interval, read_together
 
 
 class LogHook(Hook):
@@ -80,9 +80,9 @@ class LogHook(Hook):
         if self.every is not None:
             self.on_message(_in_words(row, self.place.steps + runner.max_iters))
 
-    def add_score(self, runner, score: float) -> None:
-        """The score on val at the end of an epoch, after its last step."""
-        row = {**self._place(runner.iter, runner.train_loop.steps_an_epoch), "val": score}
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        """The score joins the line of the epoch's last step."""
+        row = {**self._place(runner.iter, runner.train_loop.steps_an_epoch), SCORE: metrics[SCORE]}
         self.file.amend(row)
         if self.visualisers is not None:
             self.visualisers.add(row)
