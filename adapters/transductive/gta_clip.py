@@ -192,7 +192,7 @@ class GtaClip(ClassifiedTogether, SelfTrained):
             if place is not None:
                 place.on_step(round_ * total + step, rounds * total, values)
 
-        return train(towers, task, settings, None, on_step=on_step)
+        return train(towers, task, settings, None, on_step=on_step, hooks=() if place is None else place.hooks)
 
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         solution = self._solved(self.queries, logits)

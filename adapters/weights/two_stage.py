@@ -144,7 +144,7 @@ class TwoStage(ClassTowerAdapter):
         )
         steps, epochs = self._steps_an_epoch, self._epochs(self._steps_an_epoch, support.shots)
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=self._made.device)
-        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
+        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
         return train(self._made, task, settings, place.folder, resume=place.resume, **callbacks)
 
     def _report_of_both(self, report: FitReport, done: Trained, first: int, head: CosineHead) -> FitReport:

@@ -35,7 +35,7 @@ from ..training.checkpoints import newest_step
 from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
-from .methods import check_named, place_of_data
+from .methods import check_hooks, check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
 SEEDS = (1, 2, 3)
@@ -196,6 +196,7 @@ class TowerTraining(Task):
 
     def check(self, recipe: Recipe) -> None:
         self.check_learns(recipe.adapter_name)
+        check_hooks(recipe)
 
     def check_learns(self, name: str) -> None:
         """Raise CapabilityError where a method trains no towers; zero-shot needs not."""

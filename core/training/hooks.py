@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..runtime.distributed import rank
 from .log import SCORE, read_together
 from .model import inner_model
@@ -40,6 +41,36 @@ class DoneStep:
     values: Mapping[str, torch.Tensor]
     lr: float
     rows: torch.Tensor
+
+
+def check_registered(hooks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise the UnknownNameError of a hook that is not registered."""
+    for name in (each["type"] for each in hooks):
+        if isinstance(name, str) and HOOKS.get(name) is None:
+            raise UnknownNameError(
+                f"--set custom_hooks: there is no hook '{name}'; {did_you_mean(name, HOOKS.module_dict)}; a class of "
+                "your own is registered by mmengine's HOOKS.register_module, in a module of the config's custom_imports"
+            )
+
+
+def built_hooks(hooks: Sequence[Mapping[str, Any]]) -> list[Hook]:
+    """Hooks of mmengine's, or of the user's own, from their names and options.
+
+    Raises:
+        UnknownNameError: one is not registered. ConfigError: one cannot be made with these options.
+    """
+    check_registered(hooks)
+    built = []
+    for given in hooks:
+        options = {key: value for key, value in given.items() if key != "priority"}
+        try:
+            hook = HOOKS.build(options)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"--set custom_hooks: {given['type']} cannot be made ({reason}); change it") from error
+        hook.priority = given.get("priority", hook.priority)
+        built.append(hook)
+    return built
 
 
 class StepHook(Hook):

@@ -37,6 +37,8 @@ SCORE = "val"
 """What the score on val is called, for hooks and in the file."""
 LOG_LINES, MOST_STEPS = 200, 100
 """Of a training whose `log_every` is not given: about so many lines, so many steps apart at most."""
+WORK = "mmengine"
+"""Folder beside the file: what hooks of the user's own write."""
 BACKENDS = {
     "tensorboard": ("TensorboardVisBackend", "tensorboard"),
     "wandb": ("WandbVisBackend", "wandb"),
@@ -107,7 +109,7 @@ def keep_logs(folder: Path | None, run: Path) -> None:
         to.mkdir(parents=True, exist_ok=True)
         shutil.move(path, to / FILE)
         for name in os.listdir(path.parent):
-            if name in BACKENDS or name in _registered():
+            if name == WORK or name in BACKENDS or name in _registered():
                 shutil.move(path.parent / name, to / name)
 
 

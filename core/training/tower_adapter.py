@@ -292,7 +292,7 @@ class TowerAdapter(Augmented):
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
-        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
+        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
         done = train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)

@@ -6,8 +6,8 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .hooks import (
     History,
     StepHook,
     ValidationHook,
+    built_hooks,
 )
 from .kernels import (
     ask_for_determinism,
@@ -42,7 +43,7 @@ from .kernels import (
     suits_channels_last,
 )
 from .loading import BatchLoader, planned_batches, refuse_whole_passes, worker_count
-from .log import FILE, SCORE, read_interval
+from .log import FILE, SCORE, WORK, read_interval
 from .log_hook import LogHook
 from .lora import merge_lora
 from .model import PairModel
@@ -95,6 +96,7 @@ def train(
     log: LogPlace | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
     on_message: Callable[[str], None] = lambda line: None,
+    hooks: Sequence[Mapping[str, Any]] = (),
 ) -> Trained:
     """Train the towers in place; afterwards they are frozen and in eval mode again.
 
@@ -105,14 +107,20 @@ def train(
         on_step: called with (steps done, all steps, values) for each step; on a GPU for several at once.
         on_message: called with sentences about resuming, on what cannot be deterministic, and with lines of the log
             where `log_every` is given.
+        hooks: further ones, as mmengine's configs name them; those of the same priority come after ours. What they
+            write into the Runner's `work_dir` lies beside the log.
 
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
-        ConfigError: settings that do not go together.
+        ConfigError: settings that do not go together, or a hook that cannot be made. UnknownNameError: there is none
+            of that name.
         DataError: too many unreadable samples, checkpoints of another run or damaged, or a loss that is not a number.
     """
     started = time.monotonic()
     seed_everything(settings.seed)
+    further = built_hooks(hooks)
+    if log is None and folder is not None:
+        log = LogPlace(Path(folder) / FILE)
     # What is trained, and what it minimises.
     made = Parts(backbone, task, settings)
     model, notes = made.model(), made.notes
@@ -134,44 +142,45 @@ def train(
     # What happens around the steps.
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     read_every = read_interval(backbone.device, settings.log_every, steps)
-    hooks: list[Hook] = [StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)]
-    hooks.append(BeforeEpochHook(_extract(model, made, batches)))
+    ours: list[Hook] = [StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)]
+    ours.append(BeforeEpochHook(_extract(model, made, batches)))
     checkpoints = None
     if folder is not None:
         identity = {**_identity(settings), "losses": task.weights, "samples": len(task.source), **task.identity}
         kept = {"best": (lambda: dict(best), best.update), **_further_states(model, batches)}
         where = Path(folder) / FOLDER
         checkpoints = ResumeHook(where, settings, identity, history, kept, resume, on_message)
-        hooks.append(checkpoints)
+        ours.append(checkpoints)
     if (rates := epoch_rates(settings)) is not None:
-        hooks.append(EpochRateHook(rates))
+        ours.append(EpochRateHook(rates))
     if settings.ema is not None:
-        hooks.append(AverageHook(model.average, settings.ema))
+        ours.append(AverageHook(model.average, settings.ema))
     if settings.epoch_average is not None:
-        hooks.append(EpochAverageHook(model.average, settings.epoch_average, settings.average_from))
-    log_hook = _log_hook(log, folder, task, settings, on_message)
-    hooks.append(log_hook)
+        ours.append(EpochAverageHook(model.average, settings.epoch_average, settings.average_from))
+    told = settings.log_every, settings.log_to, settings.to_dict(), settings.batch_size
+    log_hook = LogHook(log, *told, task.validate is not None, on_message)
+    ours.append(log_hook)
     if task.validate is not None:
-        hooks.append(ValidationHook(history, settings.patience, best, lambda: _weights(backbone, model.average)))
+        ours.append(ValidationHook(history, settings.patience, best, lambda: _weights(backbone, model.average)))
     # The training.
     repeatable = is_repeatable(settings, backbone.device)
     val = {"val_dataloader": [task.validate], "val_cfg": {"type": ScoreLoop}, "val_evaluator": SCORE}
     with (
-        tempfile.TemporaryDirectory() as work,
+        _work_folder(log, further) as work,
         closing(log_hook),
         nullcontext() if checkpoints is None else closing(checkpoints),
         restored_determinism(),
     ):
         runner = TowerRunner(
             model=wrapped,
-            work_dir=work,  # mmengine makes a folder of its own in it, into which nothing goes
+            work_dir=work,
             train_dataloader=samples,
             train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs, "fast": not repeatable},
             **({} if task.validate is None else val),
             optim_wrapper=optimizer,
             param_scheduler=rate_schedulers(settings, steps) or None,
             default_hooks=dict.fromkeys(NOT_USED),
-            custom_hooks=hooks,
+            custom_hooks=[*ours, *further],
             launcher="none",  # the processes are joined and the model is wrapped already
             randomness={"seed": settings.seed, "deterministic": repeatable},
             log_level="ERROR",
@@ -220,12 +229,14 @@ def _extract(model: PairModel, made: Parts, batches) -> Callable[[list[str]], di
     return lambda names: extract_outputs(model, made.samples(), batches, names)
 
 
-def _log_hook(log: LogPlace | None, folder, task: Task, settings: TrainingSettings, on_message) -> LogHook:
-    if log is None and folder is not None:
-        log = LogPlace(Path(folder) / FILE)
-    scored = task.validate is not None
-    every, backends, batch_size = settings.log_every, settings.log_to, settings.batch_size
-    return LogHook(log, every, backends, settings.to_dict(), batch_size, scored, on_message)
+@contextmanager
+def _work_folder(log: LogPlace | None, further: list[Hook]) -> Iterator[str]:
+    """Where mmengine makes a folder of its own: into it nothing goes but what further hooks write, which stays."""
+    if further and log is not None and log.path is not None:
+        yield str(log.path.parent / WORK)
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            yield made
 
 
 def seed_everything(seed: int) -> None:

@@ -50,6 +50,7 @@ class Retrieval(TowerTraining):
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
+        | {"custom_hooks"}
     )
     deciding: ClassVar = "text_to_image/r1"
     needs_domain: ClassVar = False
