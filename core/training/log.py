@@ -202,6 +202,12 @@ class Visualisers:
         values = {key: value for key, value in row.items() if key != "step" and value is not None}
         self._each(lambda backend: backend.add_scalars(values, step=row["step"]))
 
+    def of_mmengine(self) -> list[Any]:
+        """Those that a hook of the user's may reach by `runner.visualizer`."""
+        from mmengine.visualization import BaseVisBackend
+
+        return [each for each in self._open.values() if isinstance(each, BaseVisBackend)]
+
     def close(self) -> None:
         self._each(lambda backend: backend.close())
         self._open = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.visualization import Visualizer
 
 from ..contracts.images import LogPlace
 from ..runtime.distributed import is_main, run_on_all
@@ -57,7 +58,7 @@ class LogHook(Hook):
     def before_train_epoch(self, runner) -> None:
         if not self._started:  # here, since a resume comes before it
             self._started = True
-            run_on_all(lambda: self._start(runner.iter) if self.file.path is not None else None)
+            run_on_all(lambda: self._start(runner) if self.file.path is not None else None)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self._waited += runner.train_loop.waited
@@ -96,11 +97,12 @@ class LogHook(Hook):
             self.visualisers.close()
             self.visualisers = None
 
-    def _start(self, step: int) -> None:
-        self.file.start(self.place.steps + step, self.place.stage)
+    def _start(self, runner) -> None:
+        self.file.start(self.place.steps + runner.iter, self.place.stage)
         if self.backends:
             folder = self.file.path.parent
             self.visualisers = Visualisers(self.backends, folder, self.settings, self.on_message)
+            runner.visualizer = Visualizer("vladapt", vis_backends=self.visualisers.of_mmengine())
 
     def _clear(self) -> None:
         self._sums: dict[str, Any] = {}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.logging import MMLogger
@@ -136,6 +140,23 @@ class ScoreLoop(BaseLoop):
         self.runner.call_hook("after_val_epoch", metrics=metrics)
         self.runner.call_hook("after_val")
         return metrics
+
+
+@contextmanager
+def unheard_shell() -> Iterator[None]:
+    """For making a Runner: mmengine asks a shell for the compiler's version, and on a machine without a compiler the
+    shell would say so on stderr."""
+    if shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]):
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:

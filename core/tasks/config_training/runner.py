@@ -32,6 +32,7 @@ from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
+from ...training.runner import unheard_shell
 from ...training.samples import seed_of, seed_torch
 from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 
@@ -101,7 +102,7 @@ def train_plan(
         torch.use_deterministic_algorithms(True, warn_only=True)
         file = LogFile(folder / FILE if is_main() else None, reporter.info)
         recorder = _StepRecorder(on_step, seed, file)
-        with named_faults():
+        with named_faults(), unheard_shell():
             runner = _runner(settings, device, change, stack)
         runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
