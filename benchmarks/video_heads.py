@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from vladapt import FeatureSet, build_adapter, build_classifier, load_backbone
-from vladapt.core.tasks.classification.part_order import ORDERS, reversed_parts, shuffled_parts
+from vladapt.core.judgements.part_order import ORDERS, reversed_parts, shuffled_parts
 from vladapt.domains.video.domain import Video
 from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, SHAPES, draw_clip, object_of
 

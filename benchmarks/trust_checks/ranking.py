@@ -27,13 +27,13 @@ from torch import Tensor
 
 from vladapt import FeatureSet, load_backbone
 from vladapt.core.confidence import Calibration
+from vladapt.core.contracts.prepared import on_adapted
 from vladapt.core.engine.fit import fit
+from vladapt.core.features.batches import logits_of
 from vladapt.core.features.files import load_features
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import adapter_class, build_adapter, catalogue, load_domain
-from vladapt.core.tasks.classification.batches import logits_of
 from vladapt.core.tasks.classification.feature_rows import prepared_of
-from vladapt.core.tasks.classification.scoring import on_adapted
 
 from .sets import COMMON, PUBLIC, QUIET, SCENES, present, write_features
 

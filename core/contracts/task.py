@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
+    from .judgement import JudgedFit
     from .serving import Served, Serving
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
 TRUST = frozenset({"coverage", "set_method", "max_error"})
 USED = ("data", "features", "batch_size", "workers", "resources", "classes", "out", "top", "threshold", "stream")
-USED += ("explain", "vocabulary_steps", *sorted(TRUST))
+USED += ("explain", *sorted(TRUST))
 """Fields of `Use` that only some tasks take."""
 FILE_KINDS = (".csv", ".jsonl", ".html")
 """Suffixes of files of rows; any other place is a folder."""
@@ -85,7 +86,7 @@ class Use:
         redact: leave names of files, and pictures, out of what is written.
         stream: whether the images come one after the other, and the run learns from each; see `Adapter.stream`.
         explain: how each answer is explained, of `core/explanation/heat_maps.py`, or "auto".
-        vocabulary_steps: in how many steps the vocabulary grows, for scores of its growth.
+        judging: options of the task's judgements by name.
     """
 
     run: Run
@@ -109,7 +110,7 @@ class Use:
     redact: bool = False
     stream: bool | None = None
     explain: str | None = None
-    vocabulary_steps: int | None = None
+    judging: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ class Task(ABC):
         options: a dataclass of options of its own (`option` fields), which become further keys, or None.
         defaults: recipe key -> value, where neither the user nor the domain says.
         at_evaluation, at_prediction: fields of `Use` it takes there, besides the run, images, split and device.
+        judgements: names of what is said of its fits besides their scores, in the order in which they are made.
+        judges: the kind of fit that judgements of other packages must be for; None: the task has none.
         compares: fields of `Axes` that a comparison may vary; empty where there is none.
         method: the column of a comparison that names what is compared.
         deciding: the metric a comparison is about.
@@ -210,6 +213,8 @@ class Task(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     at_evaluation: ClassVar[frozenset[str]] = frozenset({"data", "workers"})
     at_prediction: ClassVar[frozenset[str]] = frozenset()
+    judgements: ClassVar[tuple[str, ...]] = ()
+    judges: ClassVar[type[JudgedFit] | None] = None
     compares: ClassVar[frozenset[str]] = frozenset()
     method: ClassVar[str] = "adapter"
     deciding: ClassVar[str] = "accuracy"

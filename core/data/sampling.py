@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import ceil, isnan
 
 import numpy as np
 import torch
 
 from ..contracts.domain import DomainData, Item
+from ..contracts.draws import NoValidation
 from ..contracts.features import FeatureSet
 from ..errors import ConfigError
 
@@ -146,16 +147,6 @@ class Selection:
     val: FeatureSet | None
     words: str
     held_out: bool = False
-
-
-class NoValidation(FeatureSet):
-    """The val of a fit that is to choose nothing, not even on images held out of the support."""
-
-    @classmethod
-    def beside(cls, support: FeatureSet) -> NoValidation:
-        """No rows, of the support's kind."""
-        none = support.select([])
-        return cls(**{field.name: getattr(none, field.name) for field in fields(FeatureSet)})
 
 
 def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:

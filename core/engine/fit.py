@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import SPLITS, Domain
+from ..contracts.judgement import EVAL
 from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import Recipe
 from ..contracts.task import FILE_KINDS, FitResult, Task, Use
@@ -21,6 +22,7 @@ from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 from ..sharing.published import open_run
+from ..tasks.judging import judges_at
 
 SPLIT_NAMES = (*SPLITS, "all")
 
@@ -122,10 +124,11 @@ def evaluate(
         coverage=coverage,
         set_method=set_method,
         max_error=max_error,
-        vocabulary_steps=vocabulary_steps,
+        judging={} if vocabulary_steps is None else {"vocabulary_steps": vocabulary_steps},
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
+    judges_at(task, EVAL, use.judging)  # an option that none of them has is found out here
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
     result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))

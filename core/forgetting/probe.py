@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ from ..prompts.classifier import build_classifier, spoken
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter
 from .drawings.things import OTHER_NAMES, THINGS, draw
-from .score import DRAWN, GenericScore
+from .score import DRAWN, Forgotten, GenericScore
 from .score import generic_metrics as generic_metrics
 from .score import generic_sentence as generic_sentence
 
@@ -231,23 +230,23 @@ def forgetting(
     generic: str | None = None,
     workers: int | None = None,
     amp: str | None = None,
-) -> tuple[dict[str, Any], str]:
+) -> Forgotten | None:
     """Zero-shot accuracy of both on drawings, or on the images of the folder `generic`.
 
     Returns:
-        {"generic": ...} for metrics.json, and a sentence; ({}, "") on all ranks but the first.
+        None on all ranks but the first.
 
     Raises:
         DataError: the generic images cannot be used.
     """
 
-    def on_the_first() -> tuple[dict[str, Any], str]:
+    def on_the_first() -> Forgotten | None:
         if not is_main():
-            return {}, ""
+            return None
         probe = probe_of(generic)
         reporter.info(f"Naming {len(probe.data.items)} generic images before and after")
         scores = [probe.accuracy(backbone, workers=workers, amp=amp) for backbone in (before, after)]
-        return generic_metrics(*scores), generic_sentence(*scores)
+        return Forgotten.of_scores(*scores)
 
     return run_on_all(on_the_first)
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from ..contracts.judgement import Record, beside
 from ..errors import DataError
 from ..metrics.significance import SIGNIFICANT, McNemar, mcnemar, p_words, wilson_interval
+from ..runs.run_sections import score_rows
+from ..runs.sections import Measure, TableSection, VerdictSection
 
 DRAWN = "drawings"
+MEASURES = {
+    "top1": Measure("First word right", "its name comes first"),
+    "top5": Measure("Among the first five", "its name is one of the first five words"),
+}
 
 
 @dataclass(frozen=True)
@@ -77,27 +85,112 @@ def generic_sentence(before: GenericScore, after: GenericScore) -> str:
     return "; ".join(part for part in (line, changed, _reservation(before, after)) if part) + "."
 
 
+@dataclass(frozen=True, eq=False)
+class Forgotten(Record):
+    """What a training did to a model's general ability.
+
+    Attributes:
+        name: "drawings", or the folder of the images.
+        words, images: how many there are.
+        before, after: how the model named them.
+        gained, lost, p_value: of McNemar's test, images named correctly only after, and only before; None where it is
+            not known which were.
+        reservation: what must be known to read the numbers, or "".
+        sentence: all of it in one line for the user.
+    """
+
+    key: ClassVar[str] = "generic"
+    name: str
+    words: int
+    images: int
+    before: Named
+    after: Named
+    gained: int | None
+    lost: int | None
+    p_value: float | None
+    reservation: str
+    sentence: str = beside("")
+
+    @classmethod
+    def of_scores(cls, before: GenericScore, after: GenericScore) -> Forgotten:
+        """Two scores of one probe.
+
+        Raises:
+            DataError: they are of different images or words.
+        """
+        sentence, test = generic_sentence(before, after), _paired(before, after)
+        tested = (None, None, None) if test is None else (test.gained, test.lost, test.p_value)
+        sides = (Named.of_score(before), Named.of_score(after))
+        return cls(before.name, before.words, before.images, *sides, *tested, _reservation(before, after), sentence)
+
+    def values_by_key(self) -> dict[str, Any]:
+        told = super().values_by_key()
+        return {**told, "note": told.pop("reservation")}
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
+        if not (told := metrics.get(cls.key)):
+            return None
+        sides = {side: Named(**told[side]) for side in ("before", "after")}
+        facts = {key: told.get(key) for key in ("name", "words", "images", "gained", "lost", "p_value")}
+        return cls(**facts, **sides, reservation=told.get("note") or "")
+
+    def note(self) -> str:
+        return self.sentence
+
+    def section(self) -> list[Any]:
+        """The verdict, and the numbers below it."""
+        rows = score_rows(MEASURES, self.before, self.after, {"top1": (self.before.interval, self.after.interval)})
+        return [self.verdict, TableSection("", ("Generic vocabulary", "Before", "After", "Change"), rows)]
+
+    @property
+    def verdict(self) -> VerdictSection:
+        """Whether the model forgot."""
+        p, note = self.p_value, self.reservation
+        of = self.name if self.name == DRAWN else f"images of {self.name}"
+        text = (
+            f"Of {self.images} {of}, each to be named by one of {self.words} words, {self.before} were named correctly "
+            f"before and {self.after} after."
+        )
+        if p is not None and self.gained + self.lost:
+            text += f" It lost {self.lost} and gained {self.gained} (McNemar’s exact test, {p_words(p)})."
+        text += f" {note[0].upper()}{note[1:]}." if note else ""
+        if p is not None and p < SIGNIFICANT:
+            forgot = self.lost > self.gained
+            tone, title = ("bad", "It forgot some of what it knew, by more than chance") if forgot else ("good", "")
+            title = title or "It names generic images better than before"
+        elif note or p is None:
+            tone, title = "open", "This cannot tell what it forgot"
+        else:
+            tone, title = "open", "A loss that could be chance" if self.lost > self.gained else "No loss"
+        return VerdictSection(tone, title, text, heading="What the towers still know about other things")
+
+
+@dataclass(frozen=True, eq=False)
+class Named(Record):
+    """How a model names generic images: the share whose name comes first, or among the first five, with the interval of
+    the first."""
+
+    top1: float
+    top5: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of_score(cls, score: GenericScore) -> Named:
+        return cls(score.top1, score.top5, tuple(score.interval))
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.top1:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def generic_metrics(before: GenericScore, after: GenericScore) -> dict[str, Any]:
-    """The same for metrics.json: {"generic": {"before": {...}, "after": {...}, "words", "images", "p_value", ...}}.
+    """What metrics.json holds of a `Forgotten`.
 
     Raises:
         DataError: the scores are of different images or words.
     """
-    _check_same_probe(before, after)
-    test = _paired(before, after)
-    return {
-        "generic": {
-            "name": before.name,
-            "words": before.words,
-            "images": before.images,
-            "before": _numbers(before),
-            "after": _numbers(after),
-            "gained": None if test is None else test.gained,
-            "lost": None if test is None else test.lost,
-            "p_value": None if test is None else test.p_value,
-            "note": _reservation(before, after),
-        }
-    }
+    return Forgotten.of_scores(before, after).to_json()
 
 
 def _check_same_probe(before: GenericScore, after: GenericScore) -> None:
@@ -139,7 +232,3 @@ def _reservation(before: GenericScore, after: GenericScore) -> str:
     if before.note:
         return f"before: {before.note}"
     return f"after: {after.note}" if after.broken else ""
-
-
-def _numbers(score: GenericScore) -> dict[str, Any]:
-    return {"top1": score.top1, "top5": score.top5, "interval": list(score.interval)}

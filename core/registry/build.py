@@ -19,6 +19,7 @@ from . import catalogue
 from .catalogue import PACKAGE, Entry, find, is_place
 
 if TYPE_CHECKING:
+    from ..contracts.judgement import Judgement
     from ..contracts.loss import Loss
     from ..contracts.selector import Selector
 
@@ -156,6 +157,30 @@ def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any)
     """
     cls = loss_class(name)
     return cls(dims, **chosen(cls, options, f"loss '{name}'"))
+
+
+def judgement_class(name: str) -> type[Judgement]:
+    """The class of a judgement.
+
+    Raises:
+        UnknownNameError: no judgement has that name.
+    """
+    from ..contracts.judgement import Judgement
+
+    cls = _load(find(name, catalogue.judgements(), "judgement"), Judgement)
+    cls.name = name
+    return cls
+
+
+def build_judgement(name: str, **options: Any) -> Judgement:
+    """A judgement by name.
+
+    Raises:
+        UnknownNameError: no judgement, or no option, has that name.
+        ConfigError: an option's value is not usable.
+    """
+    cls = judgement_class(name)
+    return cls(**chosen(cls, options, f"judgement '{name}'"))
 
 
 def selector_class(name: str) -> type[Selector]:

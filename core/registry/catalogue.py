@@ -1,23 +1,27 @@
 """Which adapters, domains, tasks, losses and recipes there are, by file names and entry points; nothing is imported.
 
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
-`core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `coreset` is
-`adapters/selection/selectors/coreset.py`. A domain brings more of each in folders of its own:
-`domains/<d>/{adapters,losses,metrics,tasks,commands,recipes}/*.py`. Packages outside add names through the entry points
-`vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.commands` and `.selectors`. Names are unique per
-kind.
+`core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`, `part-order` is
+`core/judgements/part_order.py`, `coreset` is `adapters/selection/selectors/coreset.py`. A domain brings more of each in
+folders of its own: `domains/<d>/{adapters,losses,metrics,judgements,tasks,commands,recipes}/*.py`. Packages outside add
+names through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics`, `.judgements`,
+`.commands` and `.selectors`. Names are unique per kind.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = __name__.rsplit(".core.", 1)[0]
@@ -82,6 +86,11 @@ def metrics() -> dict[str, Entry]:
     return _named("metric", "domains/*/metrics/*.py")
 
 
+def judgements() -> dict[str, Entry]:
+    """Judgement name -> entry."""
+    return _named("judgement", "core/judgements/*.py", "domains/*/judgements/*.py")
+
+
 def commands() -> dict[str, Entry]:
     """Command name -> entry, of those that domains bring."""
     return _named("command", "domains/*/commands/*.py")
@@ -124,7 +133,8 @@ def kebab(stem: str) -> str:
 def _named(kind: str, *patterns: str) -> dict[str, Entry]:
     """Files of this package and entry points; a name taken twice is an error that names both."""
     plural = "losses" if kind == "loss" else f"{kind}s"
-    points = _installed(tuple(sys.path)).select(group=f"vladapt.{plural}")
+    installed = _installed(tuple(sys.path))
+    points = () if installed is None else installed.select(group=f"vladapt.{plural}")
     outside = [Entry(point.name, kind, entry_point=point) for point in points]
     named: dict[str, Entry] = {}
     for entry in [*_in_folder(kind, PACKAGE_ROOT, patterns), *outside]:
@@ -139,8 +149,25 @@ def _named(kind: str, *patterns: str) -> dict[str, Entry]:
 
 @cache
 def _installed(path: tuple[str, ...]):
-    """The entry points of what is installed along a path. A look at them reads the metadata of every package."""
+    """The entry points of what is installed along a path; None where no package has one of ours. A look at them reads
+    the metadata of every package, and imports what reads it."""
+    if not any(_extends_us(folder) for folder in path):
+        return None
+    from importlib.metadata import entry_points
+
     return entry_points()
+
+
+def _extends_us(folder: str) -> bool:
+    """Whether something that is installed in a folder has an entry point of ours; an archive may."""
+    if not os.path.isdir(folder or "."):
+        return os.path.exists(folder)
+    for place in os.scandir(folder or "."):
+        if place.name.lower().endswith((".dist-info", "egg-info")):
+            with suppress(OSError), open(os.path.join(place, "entry_points.txt"), "rb") as file:
+                if b"[vladapt." in file.read():
+                    return True
+    return False
 
 
 @cache

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.image_size import as_image_size, size_in_words
-from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
 from .plots import curve_picture, data_uri
 from .redaction import without_place
-from .sections import Cell, CodeSection, ListSection, Measure, TableSection, VerdictSection, is_share, plural
+from .sections import Cell, CodeSection, ListSection, Measure, TableSection, is_share, plural
 
 KINDS = {
     "labels": "one label per image",
@@ -28,10 +27,6 @@ SPLITS = ("train", "val", "test")
 SMALL_TEST_SET = 100
 FEW_GROUPS = 30
 SKIPPED_ROWS = 200
-GENERIC = {
-    "top1": Measure("First word right", "its name comes first"),
-    "top5": Measure("Among the first five", "its name is one of the first five words"),
-}
 CAUTION = (
     "These numbers hold for {} like those in the test set. Before the model informs a decision about a person, test it "
     "on images from the place where it will be used. It is not a certified product."
@@ -147,37 +142,6 @@ def with_unit(measure: Measure, change: Cell) -> Cell:
     return replace(change, text=f"{change.text} points") if known else change
 
 
-def forgetting(generic: Mapping[str, Any] | None) -> list[Any]:
-    """What changed towers still know of generic images, from `generic_metrics`."""
-    if not generic:
-        return []
-    before, after = generic["before"], generic["after"]
-    rows = score_rows(GENERIC, before, after, {"top1": (before["interval"], after["interval"])})
-    return [verdict_of_generic(generic), TableSection("", ("Generic vocabulary", "Before", "After", "Change"), rows)]
-
-
-def verdict_of_generic(generic: Mapping[str, Any]) -> VerdictSection:
-    """Whether the model forgot, by what `generic_metrics` holds."""
-    before, after, p, note = (generic.get(key) for key in ("before", "after", "p_value", "note"))
-    of = generic["name"] if generic["name"] == "drawings" else f"images of {generic['name']}"
-    text = (
-        f"Of {generic['images']} {of}, each to be named by one of {generic['words']} words, {_share(before)} were "
-        f"named correctly before and {_share(after)} after."
-    )
-    if p is not None and generic["gained"] + generic["lost"]:
-        text += f" It lost {generic['lost']} and gained {generic['gained']} (McNemar’s exact test, {p_words(p)})."
-    text += f" {note[0].upper()}{note[1:]}." if note else ""
-    if p is not None and p < SIGNIFICANT:
-        forgot = generic["lost"] > generic["gained"]
-        tone, title = ("bad", "It forgot some of what it knew, by more than chance") if forgot else ("good", "")
-        title = title or "It names generic images better than before"
-    elif note or p is None:
-        tone, title = "open", "This cannot tell what it forgot"
-    else:
-        tone, title = "open", "A loss that could be chance" if generic["lost"] > generic["gained"] else "No loss"
-    return VerdictSection(tone, title, text, heading="What the towers still know about other things")
-
-
 def skipped(rows: Sequence[Sequence[str]], noun: str = "file") -> TableSection | None:
     """(name, reason) of what was left out, the first `SKIPPED_ROWS`."""
     if not rows:
@@ -229,11 +193,6 @@ def _licence(licence: str | None) -> str:
     return licence if licence and licence != "unknown" else "not known; find out before you share or deploy"
 
 
-def _share(numbers: Mapping[str, Any]) -> str:
-    low, high = numbers["interval"]
-    return f"{numbers['top1']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
-
-
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
@@ -264,6 +223,10 @@ class Report:
     created: str | None = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+
+    def with_sections(self, further: Sequence[Any]) -> Report:
+        """With sections at its end."""
+        return replace(self, sections=[*self.sections, *further]) if further else self
 
 
 def write_report(folder: str | Path, report: Report) -> Path:

@@ -11,10 +11,10 @@ from typing import Any
 from ..backbones.published import NON_COMMERCIAL, alias_of, find_published
 from ..contracts.domain import Domain
 from ..errors import DataError
+from ..runs.measures import MEASURES
 from ..runs.redaction import NO_NAME
 from ..runs.run_sections import CAUTION, KINDS, SMALL_TEST_SET
 from ..runs.sections import Measure, is_share
-from ..tasks.classification.verdict import MEASURES
 from ..tasks.retrieval.report import MEASURES as OF_RETRIEVAL
 from .shareable import UNPUBLISHED
 

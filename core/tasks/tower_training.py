@@ -9,7 +9,7 @@ import hashlib
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from ..backbones.load import save_fine_tuned
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
+from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, DataError
@@ -35,6 +36,7 @@ from ..training.checkpoints import newest_step
 from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
+from .judging import judgements_of, judges_at
 from .methods import check_hooks, check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
@@ -54,6 +56,7 @@ class FittedTowers:
         before, after: scores on the test part; before is None of a fit that trains nothing.
         metrics: of both.
         notes: sentences for the user.
+        findings: of the task's judgements, which are made when the rest is there.
     """
 
     adapter: Adapter | None
@@ -65,6 +68,7 @@ class FittedTowers:
     metrics: dict[str, Any]
     notes: list[str]
     seconds: float
+    findings: Findings = field(default_factory=lambda: Findings({}))
 
 
 class DataFacts(Protocol):
@@ -85,14 +89,17 @@ class TowerTraining(Task):
         default_loss: of methods that name none; "" for none.
         cannot_learn: of another method than those that train towers, "{}": what it cannot do, and what to give instead.
         names_nothing: why its model predicts nothing, and how `vladapt index` makes use of the run "{}".
+        places: where the report of a fit shows sections of judgements itself; those of other places come last.
     """
 
     compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
     at_evaluation: ClassVar = frozenset({"data", "workers", "out"})
+    judges: ClassVar = JudgedTowers
     default_adapter: ClassVar[str]
     default_loss: ClassVar[str] = ""
     cannot_learn: ClassVar[str]
     names_nothing: ClassVar[str]
+    places: ClassVar[frozenset[Place]] = frozenset()
 
     # what a task says -------------------------------------------------------------------------------------------------
 
@@ -209,7 +216,7 @@ class TowerTraining(Task):
         data = self.read(recipe)
         key = self._key(recipe, data)
         with kept_checkpoints(Path(recipe.out or RUNS), key, recipe.resume, reporter, newest_step) as folder:
-            done = self.fitted(recipe, data, reporter, folder)
+            done = self._with_findings(recipe, data, self.fitted(recipe, data, reporter, folder), reporter)
             return self._written(recipe, data, done, folder) if is_main() else None
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
@@ -220,12 +227,18 @@ class TowerTraining(Task):
         backbone = self.backbone(recipe)
         towers = towers_of(use.run, backbone)
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
+        metrics = self.metrics(before, after, data)
+        sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
+        judged = self._judged(recipe, data, metrics, reporter, at=EVAL, run=use.run.path, adapter=None, **sides)
+        findings = Findings(judgements_of(self))
+        notes = findings.add(judges_at(self, EVAL, use.judging), judged)
         result = {
             "run": use.run.shown,
             "data": source.name,
             "split": use.split,
             **in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
-            **self.metrics(before, after, data),
+            **metrics,
+            **({"notes": notes} if notes else {}),
             "skipped": _listed(source.skipped, after.skipped),
         }
         hidden = self.redaction(recipe, data, result["skipped"], use.redact)
@@ -236,7 +249,7 @@ class TowerTraining(Task):
             facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
             info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
             report = self.report_again(use.run.shown, info, result, after, data, hidden)
-            write_report(Path(use.out), report)
+            write_report(Path(use.out), report.with_sections(findings.sections(*Place)))
         return result
 
     def predict(self, use: Use, reporter: Reporter) -> Any:
@@ -265,6 +278,21 @@ class TowerTraining(Task):
         data = self.read(recipe)
         return TowerContest(self, recipe, data, self.backbone(recipe))
 
+    def _with_findings(self, recipe: Recipe, data: Any, done: FittedTowers, reporter: Reporter) -> FittedTowers:
+        """The fit with what the task's judgements say of it."""
+        started, findings = time.monotonic(), Findings(judgements_of(self))
+        sides = {"before": done.backbone, "after": done.towers}
+        sides |= {"scores_before": done.before, "scores_after": done.after}
+        judged = self._judged(recipe, data, done.metrics, reporter, at=FIT, adapter=done.adapter, **sides)
+        notes = findings.add(judges_at(self, FIT), judged)
+        seconds = done.seconds + time.monotonic() - started
+        return replace(done, notes=[*done.notes, *notes], findings=findings, seconds=seconds)
+
+    @staticmethod
+    def _judged(recipe: Recipe, data: Any, metrics: dict[str, Any], reporter: Reporter, **of: Any) -> JudgedTowers:
+        how = {"workers": recipe.workers, "amp": recipe.amp, "generic": recipe.generic}
+        return JudgedTowers(seed=recipe.seed, data=data, metrics=metrics, reporter=reporter, **how, **of)
+
     # a run -----------------------------------------------------------------------------------------------------------
 
     def _written(self, recipe: Recipe, data: Any, done: FittedTowers, folder: Path) -> FitResult:
@@ -277,7 +305,9 @@ class TowerTraining(Task):
             run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
             keep_logs(folder, run.path)
             shown = (done.metrics, done.report.history, read_log(run.path / FILE))
-            write_report(run.path, self.report(run.path, {**info, "model": str(model)}, shown, done, data, hidden))
+            report = self.report(run.path, {**info, "model": str(model)}, shown, done, data, hidden)
+            others = [place for place in Place if place not in self.places]
+            write_report(run.path, report.with_sections(done.findings.sections(*others)))
             self.finish(run, info, data, done.metrics)
         summary = {
             "run": str(run.path),

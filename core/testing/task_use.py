@@ -31,7 +31,6 @@ GIVEN = {
     "classes": "a,b",
     "out": "out",
     "stream": True,
-    "vocabulary_steps": 2,
 }
 """Fields of `Use`, as a user may give them."""
 SAID = ("run", "split", "adapted")

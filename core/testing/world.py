@@ -19,8 +19,8 @@ from ..contracts.domain import Item
 from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
 from ..contracts.resources import BasePredictions, Detection, FurtherBackbone, HeldPatchTokens, PreProjection, TextPool
+from ..features.batches import Extras, batches, logits_of
 from ..prompts.classifier import build_classifier, fill
-from ..tasks.classification.batches import Extras, batches, logits_of
 from .contract import differences
 from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item, texts_about
 

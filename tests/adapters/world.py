@@ -12,8 +12,8 @@ from vladapt import FeatureSet, Item, Label, TextClassifier, build_adapter, buil
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.features import PRE_PROJECTION, PROJECTED
 from vladapt.core.contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
+from vladapt.core.features.batches import Extras, batches, logits_of
 from vladapt.core.registry import adapter_class
-from vladapt.core.tasks.classification.batches import Extras, batches, logits_of
 
 TEMPLATES = ("a {} square.", "a picture of {}.")
 VIEWS = 2

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from vladapt.core.errors import CapabilityError, ConfigError
-from vladapt.core.tasks.classification.growing_vocabulary import check_steps
+from vladapt.core.registry import build_judgement, judgement_class
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,18 @@ def test_eval_says_how_a_run_stands_a_growing_vocabulary(vladapt, rows_file, tmp
 
 
 def test_steps_that_cannot_be_scored_are_refused():
-    with pytest.raises(CapabilityError, match="one label per image"):
-        check_steps(3, 5, several=True)
-    with pytest.raises(ConfigError, match="give 2 to 5"):
-        check_steps(1, 5, several=False)
+    one, several = SimpleNamespace(multilabel_=False), SimpleNamespace(multilabel_=True)
+    with pytest.raises(CapabilityError, match="--vocabulary-steps 3: only for one label per image"):
+        build_judgement("growing-vocabulary", vocabulary_steps=3).check(several, "abcde")
+    with pytest.raises(ConfigError, match="--vocabulary-steps 1: give 2 to 5"):
+        build_judgement("growing-vocabulary", vocabulary_steps=1).check(one, "abcde")
+    build_judgement("growing-vocabulary").check(several, "abcde")
+
+
+def test_what_a_growing_vocabulary_cost_is_read_from_a_file():
+    grown = {"closed": 0.9, "extensibility": 0.7, "stability": 0.8}
+    grown |= {"extensibility_by_step": [0.9, 0.5], "stability_by_step": [0.8]}
+    told = {"steps": 2, "trials": 3, "classes_by_step": [2.5, 5.0], "zero_shot": None, "adapted": grown}
+    record = judgement_class("growing-vocabulary").record.from_json({"vocabulary": told})
+    assert record.to_json() == {"vocabulary": told} and record["adapted"].stability == 0.8
+    assert record.section().rows[-1] == ["mean", "70.0%", "80.0%"]

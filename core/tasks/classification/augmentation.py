@@ -12,11 +12,11 @@ from typing import Any
 from ...contracts.adapter import Adapter
 from ...contracts.choices import Augmented, FreshViews, PooledViews
 from ...contracts.domain import NO_PRESET
+from ...contracts.draws import Shots
 from ...contracts.images import CropTransform
 from ...contracts.recipe import AUTO, Recipe
 from ...features.keys import transform_spec
 from ...registry import adapter_class
-from .draws import Shots
 from .feature_rows import PreparedFeatures
 from .images import Prepared
 

@@ -17,9 +17,9 @@ from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.resources import BasePredictions
 from ...errors import CapabilityError, ConfigError, DataError
+from ...features.batches import logits_of
 from ...registry import load_adapter
 from ...runs.folder import Run
-from .batches import logits_of
 
 
 @dataclass

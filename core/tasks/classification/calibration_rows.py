@@ -13,16 +13,16 @@ from ...confidence.label_sets import raked
 from ...confidence.unlike import Unlike
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Item
+from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
+from ...contracts.prepared import on_adapted
 from ...contracts.resources import OF_TOWERS
 from ...data.sampling import folds, rank
 from ...errors import VladaptError
+from ...features.batches import OF_IMAGES, logits_of
 from ...registry import build_adapter
 from ...runtime.progress import Reporter
-from .batches import OF_IMAGES, logits_of
-from .draws import Shots
 from .fitting import fit_adapter
-from .scoring import on_adapted
 
 FOLDS = 5
 MOST_ROWS = 1000

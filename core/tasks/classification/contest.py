@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
+from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
@@ -29,7 +30,6 @@ from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
-from .draws import Shots
 from .feature_rows import PreparedFeatures
 from .fitting import fit_adapter, parts_wanted, refitted
 from .images import Prepared

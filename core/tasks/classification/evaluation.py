@@ -11,6 +11,7 @@ from typing import Any
 
 from ...confidence.calibration import Calibration
 from ...contracts.domain import Item
+from ...contracts.judgement import Findings, Scores
 from ...contracts.recipe import Recipe
 from ...runs.evaluations import make_folder
 from ...runs.folder import Run, now
@@ -19,10 +20,8 @@ from ...runs.run_sections import write_report
 from ...runtime.files import write_whole
 from ..methods import place_of_data
 from .fitting import PREDICTIONS
-from .growing_vocabulary import growth_section
 from .mistakes import Explain
 from .report import ClassificationResults, classification_report
-from .scoring import Scores
 
 
 def write_evaluation(
@@ -36,6 +35,7 @@ def write_evaluation(
     *,
     class_names: Sequence[str],
     calibration: Calibration | None,
+    findings: Findings,
     redact: bool = False,
     explain: Explain | None = None,
 ) -> None:
@@ -48,6 +48,7 @@ def write_evaluation(
         result: of the evaluation.
         class_names: of the scores.
         calibration: what confidences are made with, or None.
+        findings: of the judgements.
         redact: write numbers for names, and no pictures.
         explain: what says why the mistakes were made, as of `ClassificationResults`.
 
@@ -80,7 +81,7 @@ def write_evaluation(
         skipped=[tuple(pair) for pair in skipped],
         groups=scores.groups,
         explain=explain,
-        further=[growth_section(result["vocabulary"])] if "vocabulary" in result else [],
+        findings=findings,
     )
     report = classification_report(results, run.shown)
     place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."

@@ -13,7 +13,9 @@ import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import NO_PRESET, Domain, DomainData, Item
+from ...contracts.draws import Shots, val_images
 from ...contracts.features import Batch, FeatureSet, TextClassifier
+from ...contracts.prepared import Counts
 from ...contracts.recipe import AUTO, Recipe
 from ...contracts.targets import Label, Labels
 from ...data.sampling import sample_shots
@@ -21,13 +23,12 @@ from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
+from ...features.batches import Extras, batches
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
 from ..methods import class_indices
 from .base_run import BaseRun
-from .batches import Extras, batches
-from .draws import Shots, val_images
-from .images import Counts, Prepared, prepare
+from .images import Prepared, prepare
 from .resources import Resources
 
 
@@ -153,6 +154,10 @@ class PreparedFeatures:
         """Rows by their ids, in that order, with the parts that the file has."""
         by_id = {item.id: item for item in self.data.items}
         return self.rows([by_id[i] for i in ids])
+
+    def again(self, data: DomainData, reporter: Reporter | None = None) -> PreparedFeatures:
+        """Other rows of the file."""
+        return replace(self, data=data, reporter=reporter or self.reporter, counts=Counts(), skipped=[])
 
     def on_further(self, path: str) -> PreparedFeatures:
         """The same rows in another file, made by another backbone.

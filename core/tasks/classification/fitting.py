@@ -7,37 +7,41 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Domain, Item
+from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
+from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.part_views import IMAGES
+from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
+from ...contracts.task import Task
 from ...data.sampling import class_counts, short_classes
 from ...errors import CapabilityError, ConfigError
 from ...explanation.nearest import LabelledImages
-from ...forgetting.probe import forgetting, probe_of
+from ...features.batches import OF_IMAGES
+from ...forgetting.probe import probe_of
 from ...registry import build_adapter
 from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
+from ..judging import judgements_of, judges_at
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
-from .batches import OF_IMAGES
-from .draws import Shots
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared
 from .judgement import PROBE, fitted_probe
-from .part_order import order_reliance
 from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults
 from .resources import check_needs
-from .scoring import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
+from .scoring import fitted_zero_shot, score_on
 from .unlabelled import Unlabelled
 
 PREDICTIONS = "predictions.csv"
@@ -46,12 +50,31 @@ NOWHERE = TrainingPlace(None)
 """Of a fit whose checkpoints nobody needs."""
 
 
+@dataclass(kw_only=True)
+class ClassificationFit(JudgedClassifier):
+    """A fit, as its judgements see it."""
+
+    def fit_again(
+        self, adapter: Adapter, prepared: Prepared | PreparedFeatures, shots: Shots, quiet: bool = False
+    ) -> FitReport:
+        return fit_adapter(adapter, prepared, shots, self.seed, Reporter(quiet=True) if quiet else prepared.reporter)
+
+    def score_again(
+        self, adapter: Adapter, prepared: Prepared | PreparedFeatures, test: FeatureSet, beside: bool = False
+    ) -> Scores:
+        zero_shot = fitted_zero_shot(test, prepared.classifier) if beside else None
+        rows = (prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
+        return score_on(*rows, judged=beside)
+
+
 @dataclass
 class Fitted:
     """A fitted adapter with its scores.
 
     Attributes:
-        notes: sentences on what the fit did to other abilities, and on how sure it may be.
+        notes: what its judgements say, in sentences.
+        judged: the fit, as its judgements see it.
+        findings: what they found.
         probe: the logistic regression on the same images, or None.
         calibration: what confidences are made with, or None.
         not_calibrated: why there is none; "" where there is one.
@@ -63,6 +86,8 @@ class Fitted:
     report: FitReport
     scores: Scores
     notes: list[str]
+    judged: ClassificationFit
+    findings: Findings
     probe: Adapter | None = None
     calibration: Calibration | None = None
     not_calibrated: str = ""
@@ -138,26 +163,45 @@ def refitted(
 
 
 def scored(
-    recipe: Recipe, prepared, adapter: Adapter, report: FitReport, shots: Shots, task: str, reporter: Reporter
+    recipe: Recipe,
+    prepared: Prepared | PreparedFeatures,
+    adapter: Adapter,
+    report: FitReport,
+    shots: Shots,
+    task: Task,
+    reporter: Reporter,
 ) -> Fitted:
-    """Zero-shot and the adapted model on the test set, on novel classes and, if towers changed, on generic images."""
+    """Zero-shot and the adapted model on the test set, with all judgements that fit nothing again."""
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
-    moved = on_adapted(prepared, adapter)
     options = as_published(recipe, [PROBE]).adapters.get(PROBE) or {} if recipe.protocol else {}
     probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
     how = {"probe": probe, "deciding": deciding_by_protocol(recipe)}
     scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, **how)
-    scores.metrics.update(
-        order_reliance(prepared, adapter, shots.test, prepared.class_names, scores.metrics, recipe.seed)
+    judged = ClassificationFit(
+        at=FIT,
+        seed=recipe.seed,
+        split_seed=recipe.split_seed,
+        reporter=reporter,
+        before=prepared.backbone,
+        after=on_adapted(prepared, adapter).backbone,
+        metrics=scores.metrics,
+        workers=recipe.workers,
+        amp=recipe.amp,
+        generic=recipe.generic,
+        adapter=adapter,
+        prepared=prepared,
+        test=shots.test,
+        class_names=prepared.class_names,
+        scores=scores,
+        deciding=how["deciding"],
+        novel=partial(_unseen, recipe, prepared, task.name) if recipe.novel else None,
+        report=report,
+        shots=shots,
+        refitted=recipe.refit,
     )
-    if recipe.novel:
-        scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores, task)
-    if moved is prepared:
-        return Fitted(adapter, report, scores, [], probe)
-    how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
-    numbers, sentence = forgetting(prepared.backbone, moved.backbone, reporter, **how)
-    scores.metrics.update(numbers)
-    return Fitted(adapter, report, scores, [sentence], probe)
+    findings = Findings(judgements_of(task))
+    notes = findings.add([each for each in judges_at(task, FIT) if not each.refits], judged)
+    return Fitted(adapter, report, scores, notes, judged, findings, probe)
 
 
 def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | PreparedFeatures, task: str) -> None:
@@ -206,17 +250,10 @@ def _resources(
         yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}
 
 
-def _novel(recipe: Recipe, prepared, adapter: Adapter, scores: Scores, task: str) -> dict[str, Any]:
-    """Scores on the classes left out by `classes`, of an adapter that can name classes it never saw."""
+def _unseen(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) -> Prepared | PreparedFeatures:
+    """The data of the classes left out by `classes`."""
     others = recipe.with_(classes=_left_out(recipe, prepared, task))
-    unseen = prepared_of(others, Reporter(quiet=True), _domain_of(prepared), task)
-    moved = adapter.for_classes(prepared.backbone, unseen.class_names, classifier=unseen.classifier)
-    zero_shot = fitted_zero_shot(unseen.test, unseen.classifier)
-    result = score_on(unseen, moved, unseen.test, unseen.class_names, zero_shot, Reporter(quiet=True)).metrics
-    for side in ("zero_shot", "adapted"):
-        base = scores.metrics[side]["accuracy"]
-        result[side]["harmonic_mean"] = harmonic_mean(base, result[side]["accuracy"])
-    return result
+    return prepared_of(others, Reporter(quiet=True), _domain_of(prepared), task)
 
 
 def _left_out(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) -> list[str]:
@@ -359,6 +396,7 @@ def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationRe
         skipped=[tuple(pair) for pair in info["skipped"]],
         calibration=done.calibration,
         groups=scores.groups,
+        findings=done.findings,
     )
 
 

@@ -13,15 +13,18 @@ from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.draws import Shots, val_images
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
 from ...contracts.metric import Metric
+from ...contracts.prepared import Counts
 from ...contracts.recipe import AUTO, Recipe
 from ...data.sampling import sample_shots
 from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
 from ...errors import DataError
+from ...features.batches import Extras, batches
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import FeatureStore
 from ...prompts.classifier import build_classifier, fill
@@ -30,19 +33,9 @@ from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import backbone_of, encoding_batch_size
 from .base_run import BaseRun
-from .batches import Extras, batches
-from .draws import Shots, val_images
 from .protocols import templates_of
 from .resources import Resources
 from .unlabelled import classes_of_data, has_labels
-
-
-@dataclass
-class Counts:
-    """How often the backbone ran, for the line that tells the user."""
-
-    computed: int = 0
-    cached: int = 0
 
 
 @dataclass(frozen=True)
@@ -280,6 +273,10 @@ class Prepared:
         """The same data on another backbone, whose features are stored as well."""
         backbone = load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)
         return replace(self, backbone=announced(backbone, self.reporter.info))
+
+    def again(self, data: DomainData, reporter: Reporter | None = None) -> Prepared:
+        """Other data, encoded in the same way, of which what is read is counted apart."""
+        return replace(self, data=data, reporter=reporter or self.reporter, counts=Counts(), skipped=[])
 
     def on(self, backbone: Backbone) -> Prepared:
         """The same data on towers that a fit changed, whose features are not stored."""

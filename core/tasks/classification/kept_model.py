@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
 from ...contracts.adapter import Adapter, FitReport
+from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
+from ...contracts.task import Task
 from ...data.sampling import rank
 from ...errors import ConfigError
 from ...runtime.progress import Reporter
-from .draws import Shots
 from .fitting import Fitted, scored
 from .scoring import fitted_zero_shot, score_on
 from .unlabelled import Unlabelled
@@ -29,7 +30,7 @@ of its gain over zero-shot."""
 
 
 def judged_without_labels(
-    recipe: Recipe, prepared, done: Fitted, shots: Shots, task: str, reporter: Reporter
+    recipe: Recipe, prepared, done: Fitted, shots: Shots, task: Task, reporter: Reporter
 ) -> tuple[Fitted, Shots]:
     """The fit as it is under a protocol, where labels were learned from, by a base run too, and where the images show
     that it does better than zero-shot; else zero-shot. `judge` says what was found.

@@ -11,7 +11,9 @@ import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Decoded, Domain, DomainData, Item
+from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
+from ...contracts.prepared import on_adapted
 from ...contracts.recipe import SAMPLE
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes
@@ -20,8 +22,6 @@ from ...explanation.nearest import Example, LabelledImages, kept_rows
 from ...runs.evaluations import image_digest
 from ...runs.folder import Run
 from ...runs.redaction import Redaction
-from .draws import Shots
-from .scoring import on_adapted
 from .stored_run import located
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Decoded
+from ...contracts.prepared import on_adapted
 from ...errors import DataError
 from ...explanation.nearest import Example, LabelledImages
 from ...metrics.classification import top_label_mistakes, top_mistakes
 from ...runs.sections import MistakeSection, Reasons
 from .explaining import Asked, Explainer
-from .scoring import on_adapted
 
 if TYPE_CHECKING:
     from .report import ClassificationResults

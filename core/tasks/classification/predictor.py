@@ -24,6 +24,7 @@ from ...contracts.serving import NoneReadable
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, DataError, one_line
+from ...features.batches import PLAIN, Extras, batches, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
@@ -31,7 +32,6 @@ from ...runs.folder import Run
 from ...runtime.progress import Reporter
 from ..methods import backbone_of
 from .base_run import BaseRun
-from .batches import PLAIN, Extras, batches, logits_of
 from .explained_page import write_explanations
 from .images import Encoding
 from .predictions import Predictions, check_wishes, predictions_of, probabilities_of

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 
 from ...contracts.adapter import Adapter
+from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest
 from ...data.splits import MADE_ANEW
 from ...data.test_batches import Tasks
 from ...errors import CapabilityError, ConfigError
+from ...features.batches import logits_of
 from ...registry import adapter_class, load_adapter
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
-from .batches import logits_of
 from .contest import ZERO_SHOT, ClassificationContest, Tested, as_uncalibrated, zero_shot_of
-from .draws import Shots
 from .feature_rows import PreparedFeatures, rows_of_split
 from .fitting import fit_adapter, planned
 from .images import Prepared

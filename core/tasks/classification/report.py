@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
+from ...contracts.judgement import Findings, Place
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
 from ...metrics.significance import CalibrationBin, calibration_curve
 from ...runs import run_sections as shared
+from ...runs.measures import MEASURES, deciding_of
 from ...runs.run_sections import Report
 from ...runs.sections import (
     CalibrationSection,
@@ -31,19 +33,9 @@ from ...runs.sections import (
 )
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from .mistakes import Explain, mistakes_section
-from .part_order import order_section
 from .sample_pictures import SamplePictures
 from .trust import calibrated_words, trust_section
-from .verdict import (
-    MEASURES,
-    baseline_name,
-    column_name,
-    commonest,
-    deciding_of,
-    random_split_section,
-    verdict_section,
-    warnings_of,
-)
+from .verdict import baseline_name, column_name, commonest, verdict_section, warnings_of
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -69,6 +61,7 @@ class ClassificationResults:
         skipped: (file, reason) of all that was left out.
         calibration: what confidences are made with, or None.
         groups: N keys of test images that belong together, or None.
+        findings: of the judgements, whose sections stand where these say.
         further: sections of a task of a domain's own.
         explain: why the mistakes were made; None: not explained.
     """
@@ -84,6 +77,7 @@ class ClassificationResults:
     skipped: Sequence[tuple[str, str]] = ()
     calibration: Calibration | None = None
     groups: Sequence[str] | None = None
+    findings: Findings = field(default_factory=lambda: Findings({}))
     further: Sequence[Any] = ()
     explain: Explain | None = None
 
@@ -103,7 +97,7 @@ class ClassificationResults:
 
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
     """The report of a run in `folder`."""
-    info, metrics, names = results.info, results.metrics, results.class_names
+    info, metrics, names, found = results.info, results.metrics, results.class_names, results.findings
     verdict = verdict_section(metrics) or (NO_ZERO_SHOT if results.zero_shot_logits is None else None)
     warnings = warnings_of(metrics, results.labels, names, info.get("notes") or [])
     details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
@@ -118,15 +112,16 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             shared.warnings(warnings),
             shared.notes(info),
             _scores(results),
-            random_split_section(metrics),
-            order_section(metrics),
+            *found.sections(Place.SCORES),
+            *found.sections(Place.REASONS),
             shared.methods_judged(info),
-            _novel(metrics.get("novel")),
-            *shared.forgetting(metrics.get("generic")),
+            *found.sections(Place.ABILITIES),
             *details,
             *results.further,
+            *found.sections(Place.DETAILS),
             _calibration(results),
             trust_section(results.calibration, results.adapted_logits, results.labels, results.groups),
+            *found.sections(Place.TRUST),
             mistakes_section(results),
             None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
             _facts(info, names),
@@ -234,13 +229,6 @@ def _answers_words(results: ClassificationResults) -> str:
         f"{listed}{f' and {more} more' if more > 0 else ''}, the best on the calibration rows. Zero-shot and the "
         "linear probe have none and are at 0.5: compare them in the rows “at 0.5”."
     )
-
-
-def _novel(novel: dict[str, Any] | None) -> TableSection | None:
-    sides = [(name, (novel or {}).get(key)) for key, name in (("zero_shot", "Zero-shot"), ("adapted", "Adapted"))]
-    rows = [(name, scores["accuracy"], scores["harmonic_mean"]) for name, scores in sides if scores]
-    header = ("Model", "Accuracy on them", "Harmonic mean with the trained classes")
-    return TableSection("Classes it was not trained on", header, rows, sub=True) if rows else None
 
 
 def _per_class(results: ClassificationResults) -> TableSection:

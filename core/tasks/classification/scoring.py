@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,37 +11,20 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.features import Batch, FeatureSet, TextClassifier
+from ...contracts.judgement import Scores
 from ...contracts.metric import Metric
+from ...contracts.prepared import on_adapted
 from ...errors import DataError
-from ...metrics.classification import classification_metrics, multilabel_metrics
+from ...features.batches import PLAIN, logits_of, plain_batches
+from ...metrics.labelled_rows import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter
+from ...runs.measures import MEASURES, deciding_of, points
 from ...runs.sections import Measure, plural
 from ...runtime.progress import Reporter
-from .batches import PLAIN, logits_of, plain_batches
 from .judgement import Judged, judgement
-from .verdict import MEASURES, deciding_of, points
 
 COLUMNS = {"largest_class": "largest\nclass", "guessing": "guessing", "linear_probe": "linear\nprobe"}
-
-
-@dataclass
-class Scores:
-    """Logits and metrics of zero-shot and of the adapted model on one test set.
-
-    Attributes:
-        labels: (N,), or (N, C); None where the test images have none.
-        zero_shot_logits: (N, C), or None where zero-shot means nothing.
-        adapted_logits: (N, C).
-        metrics: {"zero_shot": {...}, "adapted": {...}, "test_images": N}, and what `judgement` says.
-        groups: N keys of images that belong together, or None.
-    """
-
-    labels: Tensor | None
-    zero_shot_logits: Tensor | None
-    adapted_logits: Tensor
-    metrics: dict[str, Any]
-    groups: tuple[str, ...] | None = None
 
 
 def score(
@@ -141,26 +123,6 @@ def score_on(
         return score(adapter, zero_shot, test, class_names, seen, progress=progress, **options)
 
 
-def on_adapted(prepared, adapter: Adapter):
-    """The data on the backbone that the adapter's logits are of: the same, unless it changed the towers."""
-    return prepared if prepared.backbone is None else prepared.on(adapter.adapted(prepared.backbone))
-
-
-def metrics_of(logits: Tensor, test: FeatureSet, class_names, further: Sequence[Metric] = ()) -> dict[str, float]:
-    """Metric name -> value, all between 0 and 1; none without labels."""
-    if test.labels is None:
-        return {}
-    logits, labels = logits.float().cpu(), test.labels.cpu()
-    if test.multilabel:
-        values = multilabel_metrics(logits, labels, list(class_names))
-    else:
-        values = classification_metrics(logits, labels, len(class_names))
-    for metric in further:
-        if metric.multilabel or not test.multilabel:
-            values.update(metric.values(logits, labels, class_names))
-    return values
-
-
 def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter | None:
     """The zero-shot adapter of a classifier; None where there are no texts."""
     if not classifier.has_texts:
@@ -168,11 +130,6 @@ def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter
     adapter = build_adapter("zero-shot")
     adapter.fit(support, classifier)
     return adapter
-
-
-def harmonic_mean(base: float, new: float) -> float:
-    """2bn / (b + n), how base-to-new results are summed up."""
-    return 0.0 if base + new == 0 else 2 * base * new / (base + new)
 
 
 def _on_cpu(logits: Tensor | None) -> Tensor | None:

@@ -17,9 +17,9 @@ from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.nearest import LabelledImages
 from ...features.batch_size import CPU_SIZES, GPU_SIZES
+from ...features.batches import PLAIN
 from ...features.store import FeatureStore
 from ...runtime.progress import Reporter
-from .batches import PLAIN
 from .predictions import check_wishes
 from .predictor import Predictor
 from .trust import TABLE_COVERAGES

@@ -16,7 +16,9 @@ from rich.console import Group
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
+from ...contracts.draws import Shots
 from ...contracts.images import TrainingPlace
+from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
@@ -34,11 +36,11 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
+from ..judging import judgements_of, judges_at
 from ..methods import adapter_of, check_hooks, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
 from .contest import ZERO_SHOT
-from .draws import Shots
 from .exporting import export_run
 from .feature_rows import prepared_of
 from .fitting import (
@@ -57,7 +59,6 @@ from .fitting import (
     summary_of,
     write_predictions,
 )
-from .growing_vocabulary import growth_table
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .kept_model import heard, judged_without_labels, turned_down_words
 from .labelled_examples import labelled_of, placed
@@ -66,11 +67,10 @@ from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
 from .published_results import ELEVEN, are_eleven, note_on_published, setting_of
-from .random_split import add_random_split
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
-from .scoring import Scores, metrics_table, predictions_table
+from .scoring import metrics_table, predictions_table
 from .serving import ServedRun
 from .stored_run import recipe_again
 from .transfer import on_target
@@ -92,8 +92,10 @@ class Classification(Task):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out", "vocabulary_steps"}) | TRUST
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
+    judgements: ClassVar = ("growing-vocabulary", "part-order", "novel-classes", "forgetting", "random-split")
+    judges: ClassVar = JudgedClassifier
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
@@ -157,16 +159,15 @@ class Classification(Task):
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, place)
             if recipe.refit:
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
-            done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
-            done, shots = judged_without_labels(recipe, prepared, done, shots, self.name, reporter)
+            done = scored(recipe, prepared, adapter, report, shots, self, reporter)
+            done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
             adapter, report = done.adapter, done.report
             calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
             done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
             done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
-            of_draw = {**how, **drawing_of(recipe, recipe.shots)}
-            done.notes += add_random_split(
-                recipe, prepared, adapter, report, shots, of_draw, done.scores.metrics, reporter
-            )
+            drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
+            judged = replace(done.judged, shots=shots, drawn=drawn)
+            done.notes += done.findings.add([each for each in judges_at(self, FIT) if each.refits], judged)
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
@@ -185,7 +186,7 @@ class Classification(Task):
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
             raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
-        return evaluate_run(use, self.domain, self.name, reporter)
+        return evaluate_run(use, self, reporter)
 
     def predict(self, use: Use, reporter: Reporter):
         reading = recipe_again(use).reading if self.own_files and not use.explain else {}
@@ -278,8 +279,8 @@ class Classification(Task):
         return "auroc" if any(key.startswith("auroc/") for key in rows[0]) else self.deciding
 
     def table(self, metrics: Mapping[str, Any]):
-        table = metrics_table(metrics)
-        return Group(table, growth_table(metrics["vocabulary"])) if "vocabulary" in metrics else table
+        table, further = metrics_table(metrics), Findings.of_metrics(judgements_of(self), metrics).tables
+        return Group(table, *further) if further else table
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         return verdict(metrics)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingImages
 from ...contracts.recipe import Recipe
 from ...data.unlabelled import images_of
 from ...errors import CapabilityError, ConfigError, NoClassesError, near_names
 from ..methods import listed_classes, read_data, restrict_classes
-from .draws import Shots
 
 CURE = "give a method that needs none (auto, stat-a for all images at once, zero-shot)"
 

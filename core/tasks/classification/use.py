@@ -15,7 +15,9 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
-from ...contracts.task import Use
+from ...contracts.judgement import EVAL, Findings
+from ...contracts.prepared import on_adapted
+from ...contracts.task import Task, Use
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
 from ...runs.evaluations import digests_of, in_the_fit
@@ -23,13 +25,13 @@ from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed
 from ...runtime.progress import Reporter
+from ..judging import judgements_of, judges_at
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
-from .growing_vocabulary import check_steps, growth_of
+from .fitting import ClassificationFit
 from .judgement import PROBE_FILE
 from .labelled_examples import labelled_in_run
 from .mistakes import explained_mistakes
-from .part_order import order_reliance
 from .predictions import Predictions, check_wishes
 from .predictor import Predictor
 from .protocols import deciding_by_protocol, transfer_of
@@ -43,21 +45,22 @@ OTHER_CLASSES = "confidences are not calibrated, because these are not the class
 STREAMING = "streaming.lock"
 
 
-def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter) -> dict[str, Any]:
+def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
     """Scores of a run on a split; see `Task.evaluate`.
 
     Raises:
         DataError: the data does not fit the run. CapabilityError: another backbone than that of the run.
     """
-    recipe, source = recipe_again(use), use.data or use.features or ""
+    recipe, source, domain = recipe_again(use), use.data or use.features or "", task.domain
     transfer = transfer_of(recipe) if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task, divided=not source)
+    prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task.name, divided=not source)
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
-    if use.vocabulary_steps is not None:
-        check_steps(use.vocabulary_steps, len(prepared.class_names), adapter.multilabel_)
+    judges = judges_at(task, EVAL, use.judging)
+    for judgement in judges:
+        judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
         prepared.base.check_is(use.run.info.get("base") or {})
     _check_same_backbone(adapter, prepared, source)
@@ -70,14 +73,29 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
         (scored, columns), names = transfer.onto(adapter, prepared), prepared.class_names
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
-    how = {"probe": probe, "deciding": deciding_by_protocol(recipe), "columns": columns}
-    scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, **how)
-    if use.vocabulary_steps is not None:
-        scores.metrics["vocabulary"] = growth_of(scores, len(names), use.vocabulary_steps, recipe.seed)
-    if columns is None:
-        scores.metrics.update(order_reliance(prepared, scored, chosen, names, scores.metrics, recipe.seed))
+    how = {"deciding": deciding_by_protocol(recipe), "columns": columns}
+    scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, **how)
+    judged = ClassificationFit(
+        at=EVAL,
+        seed=recipe.seed,
+        split_seed=recipe.split_seed,
+        reporter=reporter,
+        before=prepared.backbone,
+        after=on_adapted(prepared, scored).backbone,
+        metrics=scores.metrics,
+        run=use.run.path,
+        adapter=scored,
+        prepared=prepared,
+        test=chosen,
+        class_names=names,
+        scores=scores,
+        own_classes=names is adapter.class_names_,
+        **how,
+    )
+    findings = Findings(judgements_of(task))
+    said = findings.add(judges, judged)
     calibration = Calibration.load(use.run.path) if names is adapter.class_names_ else None
-    notes = calibrated_again(use, scores) if names is adapter.class_names_ else [OTHER_CLASSES]
+    notes = [*said, *(calibrated_again(use, scores) if names is adapter.class_names_ else [OTHER_CLASSES])]
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
     skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
@@ -93,11 +111,12 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     if use.out is not None and is_main():
         explain = None
         if names is adapter.class_names_ and not use.redact:
-            labelled, picture_of = labelled_in_run(use.run, domain, task, recipe.reading)
+            labelled, picture_of = labelled_in_run(use.run, domain, task.name, recipe.reading)
             decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
             explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
         of = (Path(use.out), use.run, prepared, recipe, items, scores, result)
-        write_evaluation(*of, class_names=names, calibration=calibration, redact=use.redact, explain=explain)
+        how = {"calibration": calibration, "findings": findings, "redact": use.redact, "explain": explain}
+        write_evaluation(*of, class_names=names, **how)
     return result
 
 

@@ -9,38 +9,13 @@ import torch
 from torch import Tensor
 
 from ...metrics.significance import SIGNIFICANT, p_words, wilson_interval
+from ...runs.measures import MEASURES, deciding_of, points
 from ...runs.run_sections import few_groups, small_test_set
-from ...runs.sections import Cell, Measure, TableSection, VerdictSection, plural
+from ...runs.sections import VerdictSection, plural
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT, above_guessing
 
-MEASURES = {
-    "accuracy": Measure("Accuracy", "share of test images classified correctly"),
-    "top_5_accuracy": Measure("Top-5 accuracy", "share whose class is among the five with the highest scores"),
-    "balanced_accuracy": Measure("Balanced accuracy", "the same, with every class counted alike"),
-    "macro_f1": Measure("Macro F1", "balance of recall and precision, mean over classes; 1 is best", "number"),
-    "auroc": Measure(
-        "AUROC", "chance that an image with the class scores above one without it; 0.5 is guessing", "number"
-    ),
-    "mean_average_precision": Measure("Mean average precision", "over all thresholds, mean over labels", "number"),
-    "macro_f1_at_half": Measure("Macro F1 at 0.5", "the same, with a threshold of 0.5 on raw probabilities", "number"),
-    "accuracy_at_half": Measure(
-        "Accuracy at 0.5", "share of known labels that are right, with a threshold of 0.5 on raw probabilities"
-    ),
-    "ece": Measure("Calibration error", "mean gap between confidence and accuracy; 0 is best", "number", falls=True),
-    "ece_uncalibrated": Measure(
-        "Calibration error, raw", "the same, for confidences before calibration", "number", falls=True
-    ),
-}
-RANDOM_SPLIT = "random_split"
-"""Key of what the same method reaches on a random split, where the data are split by place."""
 FEW_OF_CLASS = 30
 LISTED = 6
-
-
-def deciding_of(metrics: Mapping[str, Any]) -> str:
-    """The metric that decides; older files do not say."""
-    several = any(key.startswith("auroc/") for key in metrics.get("adapted") or {})
-    return metrics.get("deciding") or ("auroc" if several else "accuracy")
 
 
 def baseline_name(key: str, baseline: Mapping[str, Any]) -> str:
@@ -135,37 +110,6 @@ def _test(metrics: Mapping[str, Any], key: str) -> str:
     if deciding == "accuracy" and not groups:
         return f"McNemar’s exact test, {p_words(p)}"
     return f"permutation test{by_group}, {p_words(p)}"
-
-
-def against_random_split(metrics: Mapping[str, Any]) -> tuple[Measure, float, float]:
-    """The score that decides, split by place and split at random, of a fit that has both."""
-    key = deciding_of(metrics)
-    return MEASURES[key], metrics["adapted"][key], metrics[RANDOM_SPLIT][key]
-
-
-def random_split_section(metrics: dict[str, Any]) -> TableSection | None:
-    """The score by place and that at random, for the report; None where the data are not split by place."""
-    if RANDOM_SPLIT not in metrics:
-        return None
-    measure, by_place, at_random = against_random_split(metrics)
-    beside = metrics[RANDOM_SPLIT]
-    rows = [
-        (f"By place: {beside['blocks']}, each on one side", metrics["test_images"], Cell(measure.text(by_place))),
-        ("At random: neighbours on both sides", beside["test_images"], Cell(measure.text(at_random))),
-        ("Difference", None, Cell(points(measure, at_random - by_place))),
-    ]
-    note = (
-        "The same method, learning from as many images per class. Neighbouring places look alike, so a random split "
-        "tests on places much like those of the training: it shows how well gaps in the map are filled, not how well "
-        "the model does elsewhere."
-    )
-    return TableSection("Split by place, and at random", ("Split", "Test images", measure.name), rows, note, sub=True)
-
-
-def points(measure: Measure, difference: float, unit: bool = True) -> str:
-    """A difference, of shares in points."""
-    text = measure.change(0.0, difference).text
-    return f"{text} points" if unit and measure.kind == "share" else text
 
 
 def warnings_of(

@@ -16,7 +16,8 @@ from ...contracts.backbone import Backbone
 from ...contracts.image_size import ImageSize
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
-from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
+from ...forgetting.probe import GenericProbe
+from ...forgetting.score import Forgotten
 from ...runs.folder import now, versions
 from ...runs.redaction import without_place
 from ...runs.run_sections import write_report
@@ -130,7 +131,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
-    shown = (measures.examples, before.examples, after.examples)
+    shown = (measures.examples, before.examples, after.examples, measures.forgotten.section())
     log = read_log(folder.path / FILE_OF_LOG)
     write_report(folder.path, training_report(folder.path, info, metrics, trained.history, log, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
@@ -189,7 +190,7 @@ class _Measures:
         self.plan, self.backbone, self.splits, self.reporter = plan, backbone, splits, reporter
         self.examples = RetrievalExamples(splits.test, seed=plan.settings.seed) if splits.test is not None else None
         self.skipped: list[tuple[str, str]] = []
-        self.sentence = ""
+        self.forgotten: Forgotten | None = None
 
     def take(self, when: str) -> _Measured:
         """Retrieval on the test pairs, the generic vocabulary and a few queries with what they find."""
@@ -213,9 +214,8 @@ class _Measures:
         metrics: dict[str, Any] = {"zero_shot": None, "adapted": None, "mcnemar": None}
         if after.retrieval is not None:
             metrics = before_and_after(before.retrieval, after.retrieval)
-        metrics.update(generic_metrics(before.generic, after.generic))
-        self.sentence = generic_sentence(before.generic, after.generic)
-        return metrics
+        self.forgotten = Forgotten.of_scores(before.generic, after.generic)
+        return metrics | self.forgotten.to_json()
 
     def _retrieval(self, pairs) -> RetrievalScores:
         settings = self.plan.settings
@@ -249,7 +249,7 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "samples_per_second": round(trained.samples_per_second, 2),
         "seconds": round(seconds, 3),
         "verdict": retrieval_verdict(metrics) if metrics["mcnemar"] else "",
-        "generic": measures.sentence,
+        "generic": measures.forgotten.note(),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),

@@ -24,7 +24,6 @@ from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
-from ...forgetting.probe import forgetting
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter, training_lines
 from ...training.batches import BatchPlan
@@ -201,10 +200,7 @@ def fitted_retrieval(
     before = scored(backbone, data, "test", recipe, reporter)
     adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
     after = scored(towers, data, "test", recipe, reporter)
-    how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
-    numbers, sentence = forgetting(backbone, towers, reporter, **how)
-    metrics = {**before_and_after(before, after), **numbers}
-    notes = [*data.notes, *backbone.notes_on_channels(), *report.notes, sentence]
+    metrics, notes = before_and_after(before, after), [*data.notes, *backbone.notes_on_channels(), *report.notes]
     seconds = time.monotonic() - started
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
 

@@ -69,16 +69,18 @@ def training_report(
     examples: Any = None,
     before: Sequence[Sequence[Any]] | None = None,
     after: Sequence[Sequence[Any]] | None = None,
+    abilities: Sequence[Any] = (),
 ) -> Report:
     """The report of a training in a folder. What is not known is left out of the page.
 
     Args:
         info: as in run.json, and `model`, the path of the weights.
-        metrics: of `before_and_after` and `generic_metrics`; "zero_shot", "adapted" and "generic" may be None.
+        metrics: of `before_and_after`; "zero_shot" and "adapted" may be None.
         history: a row per epoch, see `training_curves`.
         log: the lines of the training's log, which the curves are of; empty: of the epochs.
         examples: the `RetrievalExamples` that were looked at.
         before, after: what each of their queries found, from `top`.
+        abilities: sections on what else the towers can do.
     """
     losses = dict(info.get("losses") or {})
     spec = (info.get("backbone") or {}).get("spec") or "a backbone"
@@ -99,7 +101,7 @@ def training_report(
             _scores(metrics),
             sentence_section(metrics),
             choice_section(metrics),
-            *shared.forgetting(metrics.get("generic")),
+            *abilities,
             CurveGridSection("How the training went", main) if main else None,
             CurveGridSection(f"Parts of the losses, {others}", minor, minor=True, sub=True) if minor else None,
             _searches(examples, before, after),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from rich.console import Group
 
 from ...contracts.backbone import Backbone
+from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.task import Use
@@ -18,6 +19,7 @@ from ...export.package import Exported, Wishes
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
+from ..judging import judgements_of
 from ..methods import adapter_of, backbone_of
 from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
 from .exporting import export_towers
@@ -52,6 +54,8 @@ class Retrieval(TowerTraining):
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
         | {"custom_hooks"}
     )
+    judgements: ClassVar = ("forgetting",)
+    places: ClassVar = frozenset({Place.ABILITIES})
     deciding: ClassVar = "text_to_image/r1"
     needs_domain: ClassVar = False
     unused: ClassVar = {
@@ -124,6 +128,7 @@ class Retrieval(TowerTraining):
 
     def table(self, metrics: Mapping[str, Any]):
         further = [table for make in (sentence_table, choice_table) if (table := make(metrics)) is not None]
+        further += Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
@@ -133,7 +138,8 @@ class Retrieval(TowerTraining):
         raise CapabilityError("a retrieval run names no classes")
 
     def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done, data, hidden: Any) -> Report:
-        return self._completed(training_report(folder, info, *shown), hidden)
+        abilities = done.findings.sections(Place.ABILITIES)
+        return self._completed(training_report(folder, info, *shown, abilities=abilities), hidden)
 
     def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
         facts = {**info["data"], "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}

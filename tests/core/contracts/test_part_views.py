@@ -10,7 +10,7 @@ import torch
 from vladapt import Batch, FeatureSet, TextClassifier, build_adapter
 from vladapt.core.contracts.part_views import PartViews, averaged
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
-from vladapt.core.tasks.classification.part_order import reversed_parts, shuffled_parts
+from vladapt.core.judgements.part_order import reversed_parts, shuffled_parts
 
 VIEWS = PartViews(2, middle=1)
 

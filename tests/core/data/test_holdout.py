@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts import FeatureSet
-from vladapt.core.data.sampling import NoValidation, hold_out, selection_split
+from vladapt.core.contracts.draws import NoValidation
+from vladapt.core.data.sampling import hold_out, selection_split
 
 
 def support(counts, groups=None) -> FeatureSet:

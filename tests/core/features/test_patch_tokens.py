@@ -12,11 +12,11 @@ from tiny_tower import DIM, Frames, TinyTower, clip_set, drawn_clip
 from vladapt.core.contracts.features import PATCH_TOKENS, FeatureSet
 from vladapt.core.errors import CapabilityError, DataError
 from vladapt.core.features import patch_tokens
+from vladapt.core.features.batches import Extras, batches
 from vladapt.core.features.patch_tokens import PatchTokenReader, in_words
 from vladapt.core.features.store import FeatureStore
+from vladapt.core.judgements.part_order import reversed_parts
 from vladapt.core.runtime import shards
-from vladapt.core.tasks.classification.batches import Extras, batches
-from vladapt.core.tasks.classification.part_order import reversed_parts
 
 GRID = (2, 4)
 LENGTHS = (3, 2, 0, 3, 1)

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from vladapt.core.runs.run_sections import (
-    facts,
-    forgetting,
-    licences,
-    options,
-    skipped,
-    small_test_set,
-    verdict_of_generic,
-)
+from vladapt.core.forgetting.score import Forgotten
+from vladapt.core.runs.run_sections import facts, licences, options, skipped, small_test_set
 
 
-def generic(gained: int | None, lost: int | None, p_value: float | None, **changes) -> dict:
+def forgotten(gained: int | None, lost: int | None, p_value: float | None, **changes) -> Forgotten:
     sides = {
         "before": {"top1": 0.24, "top5": 0.4, "interval": [0.178, 0.315]},
         "after": {"top1": 0.18, "top5": 0.3, "interval": [0.127, 0.25]},
     }
     tested = {"gained": gained, "lost": lost, "p_value": p_value}
-    return {"name": "drawings", "words": 130, "images": 150, **sides, **tested, "note": "", **changes}
+    told = {"name": "drawings", "words": 130, "images": 150, **sides, **tested, "note": "", **changes}
+    return Forgotten.from_json({"generic": told})
 
 
 @pytest.mark.parametrize(
@@ -36,28 +30,28 @@ def generic(gained: int | None, lost: int | None, p_value: float | None, **chang
     ],
 )
 def test_forgetting_is_told_from_chance(tested, tone, title):
-    verdict = verdict_of_generic(generic(*tested))
+    verdict = forgotten(*tested).verdict
     assert (verdict.tone, verdict.title) == (tone, title)
     assert "150 drawings" in verdict.text and "24.0% (17.8 to 31.5)" in verdict.text and "130 words" in verdict.text
     assert (f"It lost {tested[1]} and gained {tested[0]} (" in verdict.text) == bool(tested[0])
 
 
 def test_a_reservation_is_told_and_outweighs_what_could_be_chance_only():
-    guessing = verdict_of_generic(generic(1, 0, 1.0, note="before: 0.7 % cannot be told from guessing"))
+    guessing = forgotten(1, 0, 1.0, note="before: 0.7 % cannot be told from guessing").verdict
     assert (guessing.tone, guessing.title) == ("open", "This cannot tell what it forgot")
     assert guessing.text.endswith("Before: 0.7 % cannot be told from guessing.")
-    broken = verdict_of_generic(generic(0, 30, 1e-6, note="after: the model gives NaN"))
+    broken = forgotten(0, 30, 1e-6, note="after: the model gives NaN").verdict
     assert broken.tone == "bad" and broken.text.endswith("After: the model gives NaN.")
 
 
 def test_own_generic_images_are_named():
-    verdict = verdict_of_generic(generic(0, 0, 1.0, name="my photos"))
+    verdict = forgotten(0, 0, 1.0, name="my photos").verdict
     assert "150 images of my photos" in verdict.text
 
 
 def test_forgetting_is_a_verdict_and_a_table_with_intervals():
-    assert forgetting(None) == []
-    verdict, table = forgetting(generic(3, 30, 1e-6))
+    assert Forgotten.from_json({"generic": None}) is None
+    verdict, table = forgotten(3, 30, 1e-6).section()
     assert verdict.heading == "What the towers still know about other things"
     first, five = table.rows
     assert [cell.text for cell in first] == ["First word right ↑", "24.0%", "18.0%", "−6.0 points"]

@@ -10,11 +10,11 @@ import torch
 
 import vladapt
 from vladapt import FeatureSet, load_adapter
+from vladapt.core.contracts.judgement import Scores
 from vladapt.core.engine.embed import embed
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.features.files import load_features
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.tasks.classification.scoring import Scores
 from vladapt.domains.video import Video
 from vladapt.domains.video.metrics.top_five import TopFive
 from vladapt.domains.video.tasks.action_recognition import ActionRecognition

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vladapt.core.contracts import FeatureSet, Item, Label
+from vladapt.core.contracts.draws import Shots
 from vladapt.core.registry import build_adapter
 from vladapt.core.tasks.classification.calibration_rows import _on_scale, _unlearned, _weights
-from vladapt.core.tasks.classification.draws import Shots
 
 
 def features(count: int, name: str) -> FeatureSet:

@@ -9,16 +9,15 @@ import pytest
 import torch
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
-from vladapt.core.tasks.classification.batches import Extras, batches
-from vladapt.core.tasks.classification.part_order import (
+from vladapt.core.features.batches import Extras, batches
+from vladapt.core.judgements.part_order import (
     ORDERS,
     order_reliance,
-    order_section,
     reliance,
     reversed_parts,
     shuffled_parts,
 )
-from vladapt.core.tasks.classification.scoring import metrics_of
+from vladapt.core.metrics.labelled_rows import metrics_of
 
 
 def seeded(seed=0):
@@ -74,18 +73,16 @@ def test_reversed_is_the_last_first(samples):
 
 def test_a_head_that_averages_loses_exactly_nothing(prepared, samples):
     told, metrics = measured(prepared, samples, "mean-pool", epochs=5)
-    told = told["part_order"]
-    assert told["in_order"] == told["shuffled"] == told["reversed"] == metrics["adapted"]["accuracy"]
-    assert told["drop"] == told["spread"] == told["reversed_drop"] == told["relative_drop"] == 0
-    assert "does not use the order" in order_section({"part_order": told}).note
+    assert told.in_order == told.shuffled == told.reversed == metrics["adapted"]["accuracy"]
+    assert told.drop == told.spread == told.reversed_drop == told.relative_drop == 0
+    assert "does not use the order" in told.section().note
 
 
 def test_a_head_that_sees_the_order_loses_it(prepared, samples):
     told, _ = measured(prepared, samples, "temporal-adapter", use="order", epochs=40, lr=5e-3)
-    told = told["part_order"]
-    assert told["in_order"] == 1 and told["reversed"] == 0 and told["orders"] == ORDERS
-    assert 0.2 < told["drop"] < 1 and told["spread"] > 0 and told["relative_drop"] == told["drop"]
-    section = order_section({"part_order": told})
+    assert told.in_order == 1 and told.reversed == 0 and told.orders == ORDERS
+    assert 0.2 < told.drop < 1 and told.spread > 0 and told.relative_drop == told.drop
+    section = told.section()
     assert [row[0].split(",")[0] for row in section.rows] == ["In order", "Shuffled", "Reversed"]
     assert section.rows[2][2].text == "−100.0 points" and section.rows[2][3].text == "−100.0%"
     assert "what the order contributes." in section.note
@@ -93,18 +90,17 @@ def test_a_head_that_sees_the_order_loses_it(prepared, samples):
 
 def test_drop_is_absolute_and_relative_with_its_spread(samples):
     scores = iter([0.5, 0.3, 0.4, 0.4, 0.4, 0.2])
-    told = reliance(lambda rows: next(scores), samples, 0.8, seeded())
+    told = reliance("accuracy", lambda rows: next(scores), samples, 0.8, seeded())
     assert told["shuffled"] == pytest.approx(0.4) and told["drop"] == pytest.approx(0.4)
     assert told["relative_drop"] == pytest.approx(0.5) and told["spread"] == pytest.approx(0.0707, abs=1e-4)
     assert told["reversed_drop"] == pytest.approx(0.6) and told["reversed_relative_drop"] == pytest.approx(0.75)
-    assert reliance(lambda rows: 0.0, samples, 0.0, seeded())["relative_drop"] == 0
+    assert reliance("accuracy", lambda rows: 0.0, samples, 0.0, seeded()).relative_drop == 0
 
 
 def test_where_there_is_no_order_nothing_is_measured(prepared, samples):
     one = FeatureSet.of_parts(samples.parts[:, :1], labels=samples.labels, ids=samples.ids)
-    assert measured(prepared, one, "mean-pool", epochs=1)[0] == {}
-    assert measured(prepared, samples, "nearest-mean")[0] == {}
+    assert measured(prepared, one, "mean-pool", epochs=1)[0] is None
+    assert measured(prepared, samples, "nearest-mean")[0] is None
     fitted = build_adapter("mean-pool", epochs=1)
     fitted.fit(samples, TextClassifier(torch.eye(4, 12)))
-    assert order_reliance(prepared, fitted, replace(samples, labels=None), "abcd", {}, 1) == {}
-    assert order_section({}) is None
+    assert order_reliance(prepared, fitted, replace(samples, labels=None), "abcd", {}, 1) is None

@@ -24,11 +24,11 @@ from vladapt.core.backbones.joint_parts import attach_joint, chosen_parts
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.domain import DomainData
 from vladapt.core.errors import CapabilityError
+from vladapt.core.features.batches import Extras, batches
 from vladapt.core.features.store import FeatureStore
+from vladapt.core.judgements.part_order import order_reliance
+from vladapt.core.metrics.labelled_rows import metrics_of
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.batches import Extras, batches
-from vladapt.core.tasks.classification.part_order import order_reliance
-from vladapt.core.tasks.classification.scoring import metrics_of
 from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_passes import image_features
 from vladapt.domains.video import Video
@@ -125,6 +125,9 @@ class Prepared:
     def on(self, backbone):
         return replace(self, backbone=backbone)
 
+    def again(self, data, reporter=None):
+        return replace(self, data=data)
+
     def of_ids(self, ids):
         clips = torch.stack([Video().transforms(self.backbone, False)(self.data.load(i)) for i in self.data.items])
         features = self.backbone.encode_image(clips[:, 0], normalize=False)
@@ -142,7 +145,7 @@ def test_what_is_owed_to_the_order_of_frames(problem, fitted, name):
     prepared = Prepared(DomainData(items, ("down", "up"), draw), problem.backbone)
     test = prepared.on(adapter.adapted(problem.backbone)).of_ids([item.id for item in items])
     metrics = {"adapted": {"accuracy": 0.5, "balanced_accuracy": 0.5}}
-    told = order_reliance(prepared, adapter, test, ("down", "up"), metrics, seed=1)["part_order"]
+    told = order_reliance(prepared, adapter, test, ("down", "up"), metrics, seed=1)
     assert told["orders"] == 5 and told["in_order"] == 0.5
     backwards = Prepared(replace(prepared.data, load=lambda item: draw(item)[::-1]), adapter.adapted(problem.backbone))
     logits = torch.cat([adapter.logits(batch) for batch in backwards.batches(adapter, backwards.of_ids(test.ids))])

@@ -1,0 +1,346 @@
+"""A judgement: what is said of a fitted model, besides its plain scores.
+
+Calibration, baselines, forgetting, the order of parts: each is one class and one file in `core/judgements/` (or in a
+domain's `judgements/`, or behind an entry point `vladapt.judgements`). A task is a list of their names; the report, the
+terminal, metrics.json and `eval` go through that list, and no other file names a judgement.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .options import settle
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from torch import Tensor
+
+    from ..runtime.progress import Reporter
+    from .adapter import Adapter, FitReport
+    from .backbone import Backbone
+    from .draws import Shots
+    from .features import FeatureSet
+    from .prepared import PreparedData
+
+FIT, EVAL = "fit", "eval"
+
+
+class Place(Enum):
+    """Where the section of a judgement stands in a report."""
+
+    SCORES = "below all scores"
+    REASONS = "where the report says what the scores rest on"
+    ABILITIES = "among what else the model can do"
+    DETAILS = "after the scores of single classes"
+    TRUST = "where the report says how far answers can be trusted"
+
+
+class Record(Mapping[str, Any]):
+    """What a judgement found: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
+
+    It is a Mapping too, with the keys that metrics.json has below `key`, so that `record["drop"]` and `record.drop` are
+    the same. A field that says what it is of, and is no result, is made by `beside()` and left out of both.
+
+    Class attributes:
+        key: in metrics.json; "" where its own keys stand beside the scores.
+    """
+
+    key: ClassVar[str] = ""
+
+    def values_by_key(self) -> dict[str, Any]:
+        """What metrics.json holds below `key`; by default the fields, in order."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("beside")}
+
+    def to_json(self) -> dict[str, Any]:
+        """What the record adds to metrics.json, as dictionaries, lists, numbers and texts."""
+        told = {key: _as_json(value) for key, value in self.values_by_key().items()}
+        return {self.key: told} if self.key else told
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
+        """The record that is part of metrics.json, which may be older than this version; None where it is not there.
+
+        Args:
+            metrics: all of the file, so that a record may take what it is of from its surroundings.
+        """
+        told = metrics.get(cls.key)
+        if not told:
+            return None
+        known = {each.name for each in fields(cls) if each.init and not each.metadata.get("beside")}
+        return cls(**{key: value for key, value in told.items() if key in known})
+
+    def section(self) -> Any:
+        """For the report: a section (`core/runs/sections.py`), or several in a list; None for none."""
+        return None
+
+    def note(self) -> str:
+        """A sentence for the user; "" for none."""
+        return ""
+
+    @property
+    def notes(self) -> list[str]:
+        """`note`, of a record that may say several sentences."""
+        return [self.note()]
+
+    def table(self) -> Any:
+        """For the terminal, below the scores, what rich prints; None for nothing."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """What it adds to run.json."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write what a run is to keep of it, besides numbers, into the run folder."""
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values_by_key()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_key())
+
+    def __len__(self) -> int:
+        return len(self.values_by_key())
+
+
+def beside(default: Any = None) -> Any:
+    """A field of a record that is no key of it: what a section needs, such as logits."""
+    return field(default=default, repr=False, compare=False, metadata={"beside": True})
+
+
+def _as_json(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, Record):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    return [_as_json(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+
+
+@dataclass(kw_only=True)
+class JudgedFit(ABC):
+    """What is judged: a model as it was fitted, or as a run keeps it.
+
+    Attributes:
+        at: "fit", or "eval" where a run is scored again.
+        seed: of the fit.
+        reporter: what shows progress.
+        before: the backbone as it was loaded; None where there are features alone.
+        after: the backbone that the fit made of it, the same where towers did not change.
+        metrics: what is known by now, by the keys of metrics.json; each record's keys follow those of the scores.
+        run: the folder of the run that is scored again; None in a fit.
+        workers: decoding threads, None for one per core.
+        amp: None, "bf16" or "fp16".
+        generic: a folder of generic images, or None for drawings.
+    """
+
+    at: str
+    seed: int
+    reporter: Reporter
+    before: Backbone | None
+    after: Backbone | None
+    metrics: dict[str, Any]
+    run: Path | None = None
+    workers: int | None = None
+    amp: str | None = None
+    generic: str | None = None
+
+
+@dataclass(kw_only=True)
+class JudgedTowers(JudgedFit):
+    """Towers that a training changed, and what the task scored before and after.
+
+    Attributes:
+        adapter: None of a fit that trains nothing.
+        data: as the task read it.
+        scores_before, scores_after: as the task scores; before is None of a fit that trains nothing.
+    """
+
+    adapter: Adapter | None
+    data: Any
+    scores_before: Any
+    scores_after: Any
+
+
+@dataclass
+class Scores:
+    """Logits and metrics of zero-shot and of the adapted model on one test set.
+
+    Attributes:
+        labels: (N,), or (N, C); None where the test images have none.
+        zero_shot_logits: (N, C), or None where zero-shot means nothing.
+        adapted_logits: (N, C).
+        metrics: {"zero_shot": {...}, "adapted": {...}, "test_images": N}, and what judgements say.
+        groups: N keys of images that belong together, or None.
+        probe_logits: (N, C) of a logistic regression on the same few labelled images, or None.
+    """
+
+    labels: Tensor | None
+    zero_shot_logits: Tensor | None
+    adapted_logits: Tensor
+    metrics: dict[str, Any]
+    groups: tuple[str, ...] | None = None
+    probe_logits: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class JudgedClassifier(JudgedFit):
+    """A classifier of images, as its judgements see it. What has to be fitted or scored again is done by the task.
+
+    Attributes:
+        adapter: the fitted method.
+        prepared: the data, on the backbone as it was loaded.
+        test: (N, D) features of the test images by that backbone, with labels where they have some.
+        class_names: C names, of the scores.
+        scores: on these.
+        deciding: the metric that a protocol says decides, or "".
+        columns: logits of the fit -> those of the classes of the test set, where these are some of the fit's, or None.
+        own_classes: whether the classes are those of the fit.
+        novel: reads the data of the classes that the fit left out; None: they are not to be scored.
+        report: of the fit; None where a run is scored again, as are the next two.
+        shots: what was drawn for the fit.
+        drawn: shots per class as they were asked for, None for all, and further keywords of `PreparedData.draw`.
+        split_seed: of the split of the data.
+        refitted: whether the fit learned from the val of the draw too.
+    """
+
+    adapter: Adapter
+    prepared: PreparedData
+    test: FeatureSet
+    class_names: Sequence[str]
+    scores: Scores
+    deciding: str = ""
+    columns: Callable[[Tensor], Tensor] | None = None
+    own_classes: bool = True
+    novel: Callable[[], PreparedData] | None = None
+    report: FitReport | None = None
+    shots: Shots | None = None
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    split_seed: int = 0
+    refitted: bool = False
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(N,) class indices, or (N, C) of 0, 1 and NaN; None where the test images have none."""
+        return self.scores.labels
+
+    @abstractmethod
+    def fit_again(self, adapter: Adapter, prepared: PreparedData, shots: Shots, quiet: bool = False) -> FitReport:
+        """Fit another adapter, on other shots, as this one was fitted.
+
+        Args:
+            quiet: whether nothing is shown of it.
+        """
+
+    @abstractmethod
+    def score_again(self, adapter: Adapter, prepared: PreparedData, test: FeatureSet, beside: bool = False) -> Scores:
+        """Scores of a fitted adapter on rows of other data.
+
+        Args:
+            beside: whether zero-shot is scored too, and both are compared as on the test images.
+        """
+
+
+@dataclass(eq=False, kw_only=True)
+class Judgement(ABC):
+    """Base of all judgements: one file, one subclass, its options as `option` fields (`core/contracts/options.py`),
+    which are flags of `eval`.
+
+    Class attributes:
+        name: set by the registry, from the file or the entry point.
+        record: what it finds.
+        judges: the kind of fit that it can judge; a task whose fits are of another kind leaves it out.
+        at: of "fit" and "eval", where it is made.
+        place: where its section stands in a report.
+        refits: whether it fits the method again. Such judgements are made last, of the model that a run keeps.
+    """
+
+    name: ClassVar[str] = ""
+    record: ClassVar[type[Record]]
+    judges: ClassVar[type[JudgedFit]] = JudgedClassifier
+    at: ClassVar[frozenset[str]] = frozenset({FIT, EVAL})
+    place: ClassVar[Place] = Place.DETAILS
+    refits: ClassVar[bool] = False
+
+    def __post_init__(self):
+        settle(self, f"judgement '{self.name}'")
+
+    def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
+        """Raise what can be told before anything is scored.
+
+        Args:
+            adapter: fitted.
+            class_names: of the data.
+
+        Raises:
+            ConfigError, CapabilityError: an option that this model, or these classes, cannot be judged by.
+        """
+
+    @abstractmethod
+    def compute(self, fit: Any) -> Record | None:
+        """What is found; None where there is nothing to say.
+
+        Args:
+            fit: a `judges`.
+
+        Raises:
+            VladaptError: what was asked for by an option cannot be said of this fit.
+        """
+
+
+class Findings(dict[str, Record]):
+    """Name of a judgement -> what it found, in the order of the task's judgements.
+
+    Args:
+        classes: name -> class of each judgement that may be there.
+    """
+
+    def __init__(self, classes: Mapping[str, type[Judgement]], found: Mapping[str, Record] | None = None):
+        super().__init__(found or {})
+        self.classes = dict(classes)
+
+    @classmethod
+    def of_metrics(cls, classes: Mapping[str, type[Judgement]], metrics: Mapping[str, Any]) -> Findings:
+        """Those that are part of metrics.json."""
+        read = {name: of.record.from_json(metrics) for name, of in classes.items()}
+        return cls(classes, {name: record for name, record in read.items() if record is not None})
+
+    def add(self, judgements: Sequence[Judgement], fit: JudgedFit) -> list[str]:
+        """Make judgements of a fit; each is added to its metrics before the next is made.
+
+        Returns:
+            What they say, in sentences.
+        """
+        said: list[str] = []
+        for judgement in judgements:
+            if (record := judgement.compute(fit)) is not None:
+                self[judgement.name] = record
+                fit.metrics.update(record.to_json())
+                said += [note for note in record.notes if note]
+        return said
+
+    def sections(self, *places: Place) -> list[Any]:
+        """Of the report, at these places."""
+        made = [self[name].section() for name, of in self.classes.items() if name in self and of.place in places]
+        return [section for each in made for section in (each if isinstance(each, list) else [each]) if section]
+
+    @property
+    def tables(self) -> list[Any]:
+        """For the terminal."""
+        made = [self[name].table() for name in self.classes if name in self]
+        return [table for table in made if table is not None]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For run.json."""
+        return {key: value for record in self.values() for key, value in record.facts().items()}
+
+    def save(self, folder: Path) -> None:
+        """What a run keeps of them."""
+        for record in self.values():
+            record.save(folder)

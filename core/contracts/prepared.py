@@ -1,0 +1,78 @@
+"""The data of a fit, encoded: what judgements and further fits ask of it, whether it has images or a features file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..runtime.progress import Reporter
+    from .adapter import Adapter
+    from .backbone import Backbone
+    from .domain import DomainData
+    from .draws import Shots
+    from .features import Batch, FeatureSet, TextClassifier
+
+
+@dataclass
+class Counts:
+    """Images that the backbone ran on, and images whose features were in the store."""
+
+    computed: int = 0
+    cached: int = 0
+
+
+class PreparedData(Protocol):
+    """Data in their splits, on one backbone or as rows of a features file.
+
+    Attributes:
+        data: the items, each with its split.
+        task: what they were read for.
+        backbone: None of a features file.
+        given: resource name -> path.
+        reporter: what shows progress.
+        counts: images that were read.
+        skipped: (image, reason) of what could not be read.
+        base: the run that the fit starts from, or None.
+    """
+
+    data: DomainData
+    task: str
+    backbone: Backbone | None
+    given: Mapping[str, Any]
+    reporter: Reporter
+    counts: Counts
+    skipped: list[tuple[str, str]]
+    base: Any
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def classifier(self) -> TextClassifier:
+        """The zero-shot text classifier of the data's classes."""
+
+    @property
+    def test(self) -> FeatureSet:
+        """Features of the test split, without parts."""
+
+    def draw(self, shots: int | None, seed: int, **how: Any) -> Shots:
+        """Support, val and test features of one seed."""
+
+    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
+        """Features of some items by their ids, in that order."""
+
+    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
+        """Rows of this data, with all that the adapter needs to predict."""
+
+    def on(self, backbone: Backbone) -> PreparedData:
+        """The same data on towers that a fit changed."""
+
+    def again(self, data: DomainData, reporter: Reporter | None = None) -> PreparedData:
+        """Other data, encoded in the same way, of which what is read is counted apart."""
+
+
+def on_adapted(prepared: PreparedData, adapter: Adapter) -> PreparedData:
+    """The data on the backbone that the adapter's logits are of: the same, unless it changed the towers."""
+    return prepared if prepared.backbone is None else prepared.on(adapter.adapted(prepared.backbone))

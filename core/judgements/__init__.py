@@ -1,0 +1,1 @@
+"""What is said of fitted models besides their plain scores, one judgement a file; see `core/contracts/judgement.py`."""
