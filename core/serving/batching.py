@@ -14,9 +14,9 @@ from ..contracts.serving import Sample, Served
 LINGER_S = 0.003
 """How long a model waits for images that are being decoded, where it could take more."""
 HARDLY_WORSE = 1.05
-TRIALS = 3
-MEASURING_S, SURELY = 2.0, 8
-"""After which no larger batch is tried, and up to which each is."""
+TURNS = 4
+FIRST_TURN_S, SURELY = 0.5, 8
+"""By the model's clock, after which no larger batch is tried, and the size up to which each is."""
 
 
 @dataclass
@@ -106,20 +106,24 @@ def answer_each(model: Served, samples: Sequence[Sample]) -> None:
 
 
 def best_batch(model: Served) -> int:
-    """The largest number of samples at once that takes hardly more time per sample than the best; measured, which warms
-    the model up too. The middle of `sizes` where no sample can be made up."""
+    """The largest number of samples at once that costs hardly more per sample than the best by the model's own clock,
+    which other work on the machine does not move. Measured in turns, which warm the model up too. The middle of `sizes`
+    where no sample can be made up."""
     if not model.examples(1):
         return model.sizes[len(model.sizes) // 2]
-    began, times = time.monotonic(), {}
+    began, costs = model.clock(), {}
     for size in model.sizes:
-        samples = model.examples(size)
-        times[size] = min(_seconds(model, samples) for _ in range(TRIALS)) / size
-        if size >= SURELY and time.monotonic() - began > MEASURING_S:
+        costs[size] = _cost(model, size)
+        if size >= SURELY and model.clock() - began > FIRST_TURN_S:
             break
-    return max(size for size, each in times.items() if each <= HARDLY_WORSE * min(times.values()))
+    for _ in range(TURNS - 1):
+        costs = {size: min(cost, _cost(model, size)) for size, cost in costs.items()}
+    return max(size for size, cost in costs.items() if cost <= HARDLY_WORSE * min(costs.values()))
 
 
-def _seconds(model: Served, samples: Sequence[Sample]) -> float:
-    started = time.perf_counter()
+def _cost(model: Served, size: int) -> float:
+    """Seconds per sample of that many at once."""
+    samples = model.examples(size)
+    started = model.clock()
     model.answer(samples)
-    return time.perf_counter() - started
+    return (model.clock() - started) / size

@@ -86,12 +86,48 @@ def test_a_model_waits_for_images_that_are_being_decoded(coming, asked, monkeypa
     assert asyncio.run(run()).asked == asked
 
 
-def test_the_best_batch_is_the_largest_that_costs_hardly_more_per_image(monkeypatch):
-    model = Slow({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0})
-    monkeypatch.setattr("vladapt.core.serving.batching._seconds", lambda model, given: model.seconds[len(given)])
-    assert best_batch(model) == 4
-    model.seconds = {}
-    assert best_batch(model) == 4, "the middle of those worth trying"
+class Priced(Slow):
+    """A model whose answers cost what is said, by a clock of its own."""
+
+    def __init__(self, seconds):
+        super().__init__(seconds)
+        self.goes.set()
+        self.now = 0.0
+
+    def clock(self):
+        return self.now
+
+    def answer(self, samples):
+        super().answer(samples)
+        self.now += self.seconds[len(samples)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0}, 4),
+        ({1: 1.0, 2: 2.5, 4: 5.0, 8: 10.0}, 1),
+        ({1: 1.0, 2: 1.9, 4: 3.7, 8: 7.6}, 8),
+        ({}, 4),  # nothing can be measured: the middle of those worth trying
+    ],
+)
+def test_the_best_batch_is_the_largest_that_costs_hardly_more_per_image_by_the_models_clock(seconds, best):
+    assert best_batch(Priced(seconds)) == best
+
+
+def test_a_slow_answer_of_a_busy_machine_is_asked_again():
+    class Disturbed(Priced):
+        def answer(self, samples):
+            super().answer(samples)
+            self.now += 5.0 * (len(self.asked) < 3)  # the first answers also load what later ones find loaded
+
+    assert best_batch(Disturbed({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0})) == 4
+
+
+def test_larger_batches_of_a_costly_model_are_not_tried():
+    model = Priced({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0})
+    model.sizes = (1, 2, 4, 8, 16)
+    assert best_batch(model) == 8 and 16 not in model.asked
 
 
 def test_a_full_house_is_503_and_others_are_still_answered(serving):
