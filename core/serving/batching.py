@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -13,10 +14,7 @@ from ..contracts.serving import Sample, Served
 
 LINGER_S = 0.003
 """How long a model waits for images that are being decoded, where it could take more."""
-HARDLY_WORSE = 1.05
-TURNS = 4
-FIRST_TURN_S, SURELY = 0.5, 8
-"""By the model's clock, after which no larger batch is tried, and the size up to which each is."""
+TRIALS = 4
 
 
 @dataclass
@@ -106,24 +104,23 @@ def answer_each(model: Served, samples: Sequence[Sample]) -> None:
 
 
 def best_batch(model: Served) -> int:
-    """The largest number of samples at once that costs hardly more per sample than the best by the model's own clock,
-    which other work on the machine does not move. Measured in turns, which warm the model up too. The middle of `sizes`
-    where no sample can be made up."""
+    """The number of samples at once beyond which a larger one saves nothing per sample, by the model's own clock, which
+    other work on the machine does not move; measured, which warms the model up too. Still larger ones are not tried:
+    they would take memory that some libraries never give back. The middle of `sizes` where no sample can be made up.
+    """
     if not model.examples(1):
         return model.sizes[len(model.sizes) // 2]
-    began, costs = model.clock(), {}
+    best, least = 0, math.inf
     for size in model.sizes:
-        costs[size] = _cost(model, size)
-        if size >= SURELY and model.clock() - began > FIRST_TURN_S:
+        samples = model.examples(size)
+        cost = min(_seconds(model, samples) for _ in range(TRIALS)) / size
+        if cost >= least:
             break
-    for _ in range(TURNS - 1):
-        costs = {size: min(cost, _cost(model, size)) for size, cost in costs.items()}
-    return max(size for size, cost in costs.items() if cost <= HARDLY_WORSE * min(costs.values()))
+        best, least = size, cost
+    return best
 
 
-def _cost(model: Served, size: int) -> float:
-    """Seconds per sample of that many at once."""
-    samples = model.examples(size)
+def _seconds(model: Served, samples: Sequence[Sample]) -> float:
     started = model.clock()
     model.answer(samples)
-    return (model.clock() - started) / size
+    return model.clock() - started

@@ -103,31 +103,27 @@ class Priced(Slow):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "best"),
+    ("seconds", "best", "tried"),
     [
-        ({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0}, 4),
-        ({1: 1.0, 2: 2.5, 4: 5.0, 8: 10.0}, 1),
-        ({1: 1.0, 2: 1.9, 4: 3.7, 8: 7.6}, 8),
-        ({}, 4),  # nothing can be measured: the middle of those worth trying
+        ({1: 1.0, 2: 1.2, 4: 2.44, 8: 1.0}, 2, {1, 2, 4}),
+        ({1: 1.0, 2: 2.0, 4: 1.0, 8: 1.0}, 1, {1, 2}),
+        ({1: 1.0, 2: 1.8, 4: 3.2, 8: 5.6}, 8, {1, 2, 4, 8}),
+        ({}, 4, set()),  # nothing can be measured: the middle of those worth trying
     ],
 )
-def test_the_best_batch_is_the_largest_that_costs_hardly_more_per_image_by_the_models_clock(seconds, best):
-    assert best_batch(Priced(seconds)) == best
+def test_a_batch_grows_while_that_saves_time_per_image_by_the_models_clock(seconds, best, tried):
+    model = Priced(seconds)
+    assert best_batch(model) == best
+    assert set(model.asked) == tried
 
 
-def test_a_slow_answer_of_a_busy_machine_is_asked_again():
-    class Disturbed(Priced):
+def test_slow_first_answers_of_a_size_do_not_count():
+    class Cold(Priced):
         def answer(self, samples):
+            self.now += 5.0 * (len(samples) not in self.asked)
             super().answer(samples)
-            self.now += 5.0 * (len(self.asked) < 3)  # the first answers also load what later ones find loaded
 
-    assert best_batch(Disturbed({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0})) == 4
-
-
-def test_larger_batches_of_a_costly_model_are_not_tried():
-    model = Priced({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0})
-    model.sizes = (1, 2, 4, 8, 16)
-    assert best_batch(model) == 8 and 16 not in model.asked
+    assert best_batch(Cold({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0})) == 2
 
 
 def test_a_full_house_is_503_and_others_are_still_answered(serving):
