@@ -12,7 +12,8 @@ from mmengine.hooks import Hook
 
 from ..errors import DataError
 from ..runtime.distributed import rank
-from .log import LogHook, read_together
+from .log import read_together
+from .log_hook import LogHook
 from .model import inner_model
 from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole

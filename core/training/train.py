@@ -33,7 +33,8 @@ from .hooks import (
 )
 from .kernels import channels_last, contiguous, suits_channels_last
 from .loading import BatchLoader, planned_batches, refuse_whole_passes, worker_count
-from .log import FILE, LogHook, read_interval
+from .log import FILE, read_interval
+from .log_hook import LogHook
 from .lora import merge_lora
 from .model import PairModel
 from .objective import Objective
