@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...core.backbones.resizing import crop, normalize_, resize, to_tensor
+from ...core.backbones import crop, normalize_, resize, to_tensor
 from .random_erasing import RandomErasing
 
 
