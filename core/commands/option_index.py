@@ -22,13 +22,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, kebab
+from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, judgements, kebab
+
+if TYPE_CHECKING:
+    from ..contracts.judgement import Judgement
+    from ..contracts.task import Task
 
 FILE, FORMAT = "options.json", 1
-READING, TASK, DOCTOR = "reading", "task", "doctor"
+EVAL = "eval"
+"""Of `Judgement.at`: when a run is scored again."""
+READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
+METAVARS = {"bool": "yes|no", "int": "N", "float": "X", "str": "TEXT"}
 DOCTOR_FILE, DOCTOR_OPTIONS = "doctor.py", "DoctorOptions"
 
 
@@ -37,7 +44,7 @@ class Declared:
     """One option.
 
     Args:
-        kind: "reading" of a domain's reader, "task" or "doctor".
+        kind: "reading" of a domain's reader, "task", "judgement" of what is said of a task's fits, or "doctor".
         owner: the domain, or the task.
         type: as an annotation.
         switch: whether it is yes or no and is no by default, so that its flag may stand alone for yes.
@@ -59,6 +66,15 @@ class Declared:
     @property
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def metavar(self) -> str:
+        """What its value is called in help."""
+        return METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.help[:1].upper()}{self.help[1:]}."
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,17 @@ def declared_options(named: str | None = None) -> list[Declared]:
     names = [*([named] if named else ()), *(name for name, index in _here().items() if index.tasks)]
     listed = [each for name in names for each in options_of_domain(name)]
     return list({each.key: each for each in reversed(listed)}.values())[::-1]
+
+
+def judgement_options() -> list[Declared]:
+    """What the judgements take that tasks of this package make when a run is scored again, and those of others."""
+    listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
+    brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
+    if brought:
+        from ..registry.build import judgement_class
+
+        listed += [each for name in brought for each in _of_judgement(judgement_class(name), name)]
+    return list({each.name: each for each in reversed(listed)}.values())[::-1]
 
 
 def doctor_options() -> list[Declared]:
@@ -168,13 +195,13 @@ def _imported(folder: Path) -> tuple[Index, list[type]]:
     name = kebab(folder.name)
     if folder.parent.name == "tasks":
         cls = task_class(name)
-        return Index(tuple(_of_task(cls)), ()), [cls, *_bases(cls.options)]
+        return Index(tuple(_of_task(cls)), ()), _classes_of(cls)
     domain = load_domain(name)
     classes = [type(domain), *_bases(domain.reading)]
     options = [*_listed(READING, name, domain.reading)]
     for file in sorted((folder / "tasks").glob("[!_]*.py")):
         cls = task_class(kebab(file.stem))
-        classes += [cls, *_bases(cls.options)]
+        classes += _classes_of(cls)
         options += _of_task(cls)
     if (folder / DOCTOR_FILE).is_file():
         module = importlib.import_module(f"{PACKAGE}.domains.{folder.name}.{DOCTOR_FILE.removesuffix('.py')}")
@@ -197,8 +224,26 @@ def _elsewhere(name: str | None) -> dict[str, Index]:
     return {name: Index((*_listed(READING, name, domain.reading), *of_tasks), domain.task_names)}
 
 
-def _of_task(cls: type) -> Iterator[Declared]:
-    return _listed(TASK, cls.name, cls.options)
+def _of_task(cls: type[Task]) -> Iterator[Declared]:
+    yield from _listed(TASK, cls.name, cls.options)
+    for judgement in _judgements(cls):
+        yield from _of_judgement(judgement, cls.name)
+
+
+def _of_judgement(cls: type[Judgement], owner: str) -> Iterator[Declared]:
+    return _listed(JUDGEMENT, owner, cls) if EVAL in cls.at else iter(())
+
+
+def _judgements(cls: type[Task]) -> list[type[Judgement]]:
+    """Those that a task names itself."""
+    from ..registry.build import judgement_class
+
+    return [judgement_class(name) for name in cls.judgements]
+
+
+def _classes_of(cls: type[Task]) -> list[type]:
+    """Classes that say what a task takes."""
+    return [cls, *_bases(cls.options), *(base for each in _judgements(cls) for base in _bases(each))]
 
 
 def _listed(kind: str, owner: str, cls: type | None) -> Iterator[Declared]:
