@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import Decoded, Domain, DomainData
-from ...core.contracts.image_size import height_and_width
+from ...core.contracts import Decoded, Domain, DomainData, height_and_width
 from .attribute_words import sentences_of
 from .care import CONSENT
 from .gallery import read_gallery

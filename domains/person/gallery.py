@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Target
-from ...core.data.unlabelled import read_unlabelled
+from ...core.contracts import DomainData, Item, Target
+from ...core.data import read_unlabelled
 from ...core.errors import DataError
 from .pedestrian import Pedestrian
 from .readers.camera_names import BACKGROUND, JUNK, NAME

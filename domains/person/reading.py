@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ...core.contracts.domain import MAX_PIXELS, DomainData, Item
-from ...core.contracts.options import option, settle, whole_number
-from ...core.data.files import Format, ItemCollector, licence_of, loader
-from ...core.data.images import IMAGE
+from ...core.contracts import MAX_PIXELS, DomainData, Item, option, settle, whole_number
+from ...core.data import IMAGE, Format, ItemCollector, licence_of, loader
 from ...core.errors import ConfigError, DataError, printable
 from .pedestrian import IDENTITIES, Pedestrian
 
