@@ -2,8 +2,9 @@
 
 `domains/<d>/options.json` lists what the domain's reader takes (the fields of `reading`), what its doctor takes
 (`DoctorOptions` in `doctor.py`) and what the tasks of its own take; `core/tasks/<t>/options.json` what a shared task
-takes. Each names the source files it was made from with their checksums: one that is missing, of another format, or
-older than its sources is made again by importing the domain, and kept where the folder can be written.
+takes. Each names the source files it was made from, with checksums of what their classes assign: one that is missing,
+of another format, or older than its sources is made again by importing the domain, and kept where the folder can be
+written.
 Options of a domain of another package are told by importing it, when it is named.
 
 `python -m vladapt.core.commands.option_index` makes all of them again.
@@ -14,9 +15,8 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 import sys
-import types
-import typing
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ..contracts.task import Task
 
 FILE, FORMAT = "options.json", 1
+DECLARED = re.compile(rb"^ {4}\w+(?:: [^\n]*?)? = .*?(?=^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
+"""What a class assigns, over all its lines: of a method that changes, options do not change."""
 EVAL = "eval"
 """Of `Judgement.at`: when a run is scored again."""
 READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
@@ -183,9 +185,9 @@ def _up_to_date(sources: dict[str, str]) -> bool:
 
 
 def _checksum(file: Path) -> str:
-    """Of a text, whatever its line ends are; "" where there is no such file."""
-    content = b"".join(file.read_bytes().splitlines()) if file.is_file() else b""
-    return f"{zlib.crc32(content):08x}" if content else ""
+    """Of what a file's classes assign, whatever its line ends are; "" where there is no such file."""
+    text = b"".join(DECLARED.findall(b"\n".join(file.read_bytes().splitlines()))) if file.is_file() else b""
+    return f"{zlib.crc32(text):08x}" if text else ""
 
 
 def _imported(folder: Path) -> tuple[Index, list[type]]:
@@ -248,7 +250,7 @@ def _classes_of(cls: type[Task]) -> list[type]:
 
 def _listed(kind: str, owner: str, cls: type | None) -> Iterator[Declared]:
     """The options of a dataclass."""
-    from ..contracts.options import options_of
+    from ..contracts.options import annotation, options_of
 
     for each in () if cls is None else options_of(cls):
         switch = each.kind is bool and each.default is False
@@ -265,18 +267,9 @@ def _source(cls: type) -> str:
     return file.relative_to(PACKAGE_ROOT).as_posix() if file.is_relative_to(PACKAGE_ROOT) else ""
 
 
-def annotation(kind: Any) -> str:
-    """A type as it is written: "int | None", "tuple[str, ...]"."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(annotation(each) for each in inner)
-    if origin is typing.Literal:
-        return f"Literal[{', '.join(map(repr, inner))}]"
-    if origin is not None:
-        return f"{origin.__name__}[{', '.join('...' if each is Ellipsis else annotation(each) for each in inner)}]"
-    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
-
-
 if __name__ == "__main__":
+    from .public_types import write_stub
+
     for folder in folders():
         _write(folder, index_text(folder))
+    write_stub()

@@ -150,9 +150,7 @@ def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable
         listed = [each for each in of_all if not command or command in each.bounds.commands]
         listed = [each for each in listed if each.name not in own]
         added = [
-            inspect.Parameter(
-                each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=each.kind | None
-            )
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=each.kind | None)
             for each in listed
         ]
         function.__signature__ = plain.replace(parameters=[*kept, *added])
@@ -239,6 +237,18 @@ def as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return json.dumps(dict(value), default=str)
     return str(value)
+
+
+def annotation(kind: Any) -> str:
+    """A type as it is written: "int | None", "tuple[str, ...]"."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(annotation(each) for each in inner)
+    if origin is typing.Literal:
+        return f"Literal[{', '.join(map(repr, inner))}]"
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if each is Ellipsis else annotation(each) for each in inner)}]"
+    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
 
 def literal(text: str) -> Any:

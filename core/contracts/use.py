@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .options import Option, option, options_of
 from .recipe import DATA, JUDGING, METHOD, OUTPUT
@@ -143,3 +143,18 @@ EVERYWHERE = frozenset({"split", "device", "reading", "redact"})
 """Options of a use that every task takes."""
 USED = (*(name for name in USE if name not in EVERYWHERE), "out", "explain")
 """Fields of `Use` that only some tasks take."""
+
+
+class Predicted(Protocol):
+    """What a run says of new images.
+
+    Attributes:
+        skipped: (image, reason) of what could not be read.
+        files: what was written.
+    """
+
+    skipped: Sequence[tuple[str, str]]
+    files: list[Path]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON-able dict per image."""

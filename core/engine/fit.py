@@ -13,7 +13,7 @@ from ..contracts.options import keywords
 from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import TRAINED, Recipe, Trained
 from ..contracts.task import FILE_KINDS, FitResult, Task
-from ..contracts.use import USE, Use, UseOptions
+from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
@@ -120,7 +120,7 @@ def predict(
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
-):
+) -> Predicted:
     """A run's predictions for files, or for all files in folders.
 
     Args:
