@@ -11,6 +11,7 @@ __getattr__, __dir__ = lazy_exports(
         "domain": "SPLITS Decoded Domain DomainData Evaluation Finding Item Reading check_items",
         "features": "PRE_PROJECTION PROJECTED Batch FeatureSet TextClassifier",
         "images": "TrainingImages TrainingPlace",
+        "judgement": "JudgedClassifier JudgedFit Judgement Place Record",
         "loss": "Loss RowLoss",
         "metric": "Metric",
         "options": "option",

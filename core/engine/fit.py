@@ -16,13 +16,13 @@ from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mea
 from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
 from ..registry.catalogue import is_place
+from ..registry.judging import check_judging
 from ..runs.evaluations import write_metrics
 from ..runs.folder import Run
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 from ..sharing.published import open_run
-from ..tasks.judging import judges_at
 
 SPLIT_NAMES = (*SPLITS, "all")
 
@@ -128,7 +128,7 @@ def evaluate(
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
-    judges_at(task, EVAL, use.judging)  # an option that none of them has is found out here
+    check_judging(task, EVAL, use.judging)
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
     result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))

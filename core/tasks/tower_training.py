@@ -25,6 +25,7 @@ from ..contracts.task import Axes, Contest, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import adapter_class, catalogue, load_adapter
 from ..registry.catalogue import find
+from ..registry.judging import divided, judgements_of, judges_at
 from ..runs.evaluations import in_the_fit, kept_digests, make_folder
 from ..runs.folder import RUNS, Run, now, versions
 from ..runs.run_sections import write_report
@@ -35,7 +36,6 @@ from ..training.checkpoints import newest_step
 from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
-from .judging import judgements_of, judges_at
 from .methods import check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
@@ -128,6 +128,10 @@ class TowerTraining(Task):
         recipe = super().filled(recipe)
         return recipe.with_(adapter={**recipe.adapter, "name": recipe.adapter_name or self.default_adapter})
 
+    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        own, judging = divided(self, given)
+        return {**super()._task_options(own), **judging}
+
     def check(self, recipe: Recipe) -> None:
         self.check_learns(recipe.adapter_name)
 
@@ -210,7 +214,7 @@ class TowerTraining(Task):
         sides = {"before": done.backbone, "after": done.towers}
         sides |= {"scores_before": done.before, "scores_after": done.after}
         judged = self._judged(recipe, data, done.metrics, reporter, at=FIT, adapter=done.adapter, **sides)
-        notes = findings.add(judges_at(self, FIT), judged)
+        notes = findings.add(judges_at(self, FIT, recipe.task_options), judged)
         seconds = done.seconds + time.monotonic() - started
         return replace(done, notes=[*done.notes, *notes], findings=findings, seconds=seconds)
 

@@ -28,12 +28,12 @@ from ...explanation.nearest import LabelledImages
 from ...features.batches import OF_IMAGES
 from ...forgetting.probe import probe_of
 from ...registry import build_adapter
+from ...registry.judging import judgements_of, judges_at
 from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
-from ..judging import judgements_of, judges_at
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared
@@ -199,7 +199,7 @@ def scored(
         refitted=recipe.refit,
     )
     findings = Findings(judgements_of(task))
-    notes = findings.add([each for each in judges_at(task, FIT) if not each.refits], judged)
+    notes = findings.add([each for each in judges_at(task, FIT, recipe.task_options) if not each.refits], judged)
     return Fitted(adapter, report, scores, notes, judged, findings, probe)
 
 

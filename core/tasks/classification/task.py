@@ -27,6 +27,7 @@ from ...export.package import Exported, Wishes
 from ...features.keys import canonical_json
 from ...registry import catalogue
 from ...registry.catalogue import find, is_place
+from ...registry.judging import divided, judgements_of, judges_at
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -35,7 +36,6 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
-from ..judging import judgements_of, judges_at
 from ..methods import adapter_of, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
@@ -113,6 +113,10 @@ class Classification(Task):
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
         return recipe
 
+    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        own, judging = divided(self, given)
+        return {**super()._task_options(own), **judging}
+
     def taken(self, recipe: Recipe) -> frozenset[str]:
         """Of images or of a features file; generic images where towers are trained."""
         taken = self.takes | (OF_FEATURES if recipe.features else OF_IMAGES)
@@ -164,7 +168,8 @@ class Classification(Task):
             done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
             drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
             judged = replace(done.judged, shots=shots, drawn=drawn)
-            done.notes += done.findings.add([each for each in judges_at(self, FIT) if each.refits], judged)
+            later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
+            done.notes += done.findings.add(later, judged)
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 

@@ -20,12 +20,12 @@ from ...contracts.prepared import on_adapted
 from ...contracts.task import Task, Use
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
+from ...registry.judging import judgements_of, judges_at
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed
 from ...runtime.progress import Reporter
-from ..judging import judgements_of, judges_at
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
 from .fitting import ClassificationFit

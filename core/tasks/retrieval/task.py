@@ -16,10 +16,10 @@ from ...contracts.recipe import Recipe
 from ...contracts.task import Use
 from ...errors import CapabilityError
 from ...export.package import Exported, Wishes
+from ...registry.judging import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
-from ..judging import judgements_of
 from ..methods import adapter_of, backbone_of
 from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
 from .exporting import export_towers
