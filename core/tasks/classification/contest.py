@@ -27,6 +27,7 @@ from ...metrics.resampling import (
 )
 from ...metrics.selection import macro_auroc
 from ...registry import adapter_class
+from ...runs.measures import AT_HALF
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
@@ -48,7 +49,6 @@ from .published_results import setting_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
 from .scoring import Scores, score_on
-from .trust import AT_HALF
 
 ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000

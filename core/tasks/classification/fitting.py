@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Domain, Item
 from ...contracts.draws import Shots
@@ -74,8 +73,6 @@ class Fitted:
         judged: the fit, as its judgements see it.
         findings: what they found.
         probe: the logistic regression on the same images, or None.
-        calibration: what confidences are made with, or None.
-        not_calibrated: why there is none; "" where there is one.
         judge: what was found of a fit without labels, for run.json; None where labels were learned from.
         labelled: the labelled images that it learned from, or None.
     """
@@ -87,8 +84,6 @@ class Fitted:
     judged: ClassificationFit
     findings: Findings
     probe: Adapter | None = None
-    calibration: Calibration | None = None
-    not_calibrated: str = ""
     judge: dict[str, Any] | None = None
     labelled: LabelledImages | None = None
 
@@ -394,7 +389,7 @@ def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationRe
         thumbnails=prepared.thumbnail,
         metrics=scores.metrics,
         skipped=[tuple(pair) for pair in info["skipped"]],
-        calibration=done.calibration,
+        calibration=done.judged.calibration,
         groups=scores.groups,
         findings=done.findings,
     )
@@ -403,7 +398,8 @@ def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationRe
 def write_predictions(path: Path, info: dict[str, Any], done: Fitted) -> None:
     """A CSV of what each test row was classified as: id, label, confidence."""
     logits = done.scores.adapted_logits.float()
-    probs = logits.softmax(dim=1) if done.calibration is None else done.calibration.probabilities(logits)
+    calibration = done.judged.calibration
+    probs = logits.softmax(dim=1) if calibration is None else calibration.probabilities(logits)
     confidences, labels = probs.max(dim=1)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

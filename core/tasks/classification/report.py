@@ -15,12 +15,10 @@ from torch import Tensor
 from ...confidence.calibration import Calibration
 from ...contracts.judgement import Findings, Place
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
-from ...metrics.significance import CalibrationBin, calibration_curve
 from ...runs import run_sections as shared
 from ...runs.measures import MEASURES, deciding_of
 from ...runs.run_sections import Report
 from ...runs.sections import (
-    CalibrationSection,
     Cell,
     ConfusionSection,
     HeadlineSection,
@@ -34,7 +32,6 @@ from ...runs.sections import (
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from .mistakes import Explain, mistakes_section
 from .sample_pictures import SamplePictures
-from .trust import calibrated_words, trust_section
 from .verdict import baseline_name, column_name, commonest, verdict_section, warnings_of
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
@@ -119,8 +116,6 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *details,
             *results.further,
             *found.sections(Place.DETAILS),
-            _calibration(results),
-            trust_section(results.calibration, results.adapted_logits, results.labels, results.groups),
             *found.sections(Place.TRUST),
             mistakes_section(results),
             None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
@@ -289,29 +284,6 @@ def _confusion(results: ClassificationResults) -> ConfusionSection | TableSectio
     confused = "These pairs are confused most often." if rows else "No image was misclassified."
     note = f"With {len(names)} classes a full matrix would be unreadable. {confused}"
     return TableSection(title, ("True class", "Called", "Images", "Of"), rows, note, text_columns=2)
-
-
-def _calibration(results: ClassificationResults) -> CalibrationSection:
-    before, after = results.zero_shot_logits, calibration_curve(results.confident_logits, results.labels)
-    old, ece = (results.metrics.get("zero_shot") or {}).get("ece"), results.metrics["adapted"].get("ece")
-    zero_shot = None if before is None else ("zero-shot", old, calibration_curve(before, results.labels))
-    words = _calibration_words(after) + calibrated_words(results.metrics, results.calibration)
-    title = "Can its confidence be trusted?"
-    return CalibrationSection(title, zero_shot, ("adapted", ece, after), words, results.multilabel)
-
-
-def _calibration_words(curve: list[CalibrationBin]) -> str:
-    """Over- or under-confident, told from the mean gap."""
-    filled = [b for b in curve if b.count]
-    gap = sum(b.count * (b.confidence - b.accuracy) for b in filled) / sum(b.count for b in filled)
-    if abs(gap) < 0.02:
-        return "On the whole, the adapted model is as confident as it is accurate."
-    how = (
-        "more confident than it is accurate (overconfident)"
-        if gap > 0
-        else "less confident than it is accurate (underconfident)"
-    )
-    return f"On the whole, the adapted model is {how}, by {100 * abs(gap):.0f} points."
 
 
 def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | None:

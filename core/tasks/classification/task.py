@@ -38,7 +38,6 @@ from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
 from ..methods import adapter_of, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
-from .calibration_rows import calibration_of
 from .contest import ZERO_SHOT
 from .exporting import export_run
 from .feature_rows import prepared_of
@@ -73,7 +72,6 @@ from .scoring import metrics_table, predictions_table
 from .serving import ServedRun
 from .stored_run import recipe_again
 from .transfer import on_target
-from .trust import calibrate_scores
 from .unlabelled import Unlabelled, check_shots, has_labels, without_shots
 from .use import evaluate_run, predict_with_run
 from .verdict import verdict
@@ -93,7 +91,15 @@ class Classification(Task):
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
-    judgements: ClassVar = ("growing-vocabulary", "part-order", "novel-classes", "forgetting", "random-split")
+    judgements: ClassVar = (
+        "growing-vocabulary",
+        "part-order",
+        "novel-classes",
+        "forgetting",
+        "calibration",
+        "coverage",
+        "random-split",
+    )
     judges: ClassVar = JudgedClassifier
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
@@ -162,14 +168,10 @@ class Classification(Task):
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self, reporter)
             done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
-            adapter, report = done.adapter, done.report
-            calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
-            done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
-            done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
             drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
-            judged = replace(done.judged, shots=shots, drawn=drawn)
+            done.judged = replace(done.judged, shots=shots, drawn=drawn)
             later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
-            done.notes += done.findings.add(later, judged)
+            done.notes += [*said, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
@@ -321,10 +323,7 @@ class Classification(Task):
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         if done.judge is not None:
             info["judge"] = done.judge
-        if done.calibration is not None:
-            info["calibration"] = done.calibration.facts()
-        else:
-            info["not_calibrated"] = done.not_calibrated
+        info |= done.findings.facts
         further = self.further_sections(prepared, done.scores)
         rows, shown = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
         explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *shown)
@@ -337,8 +336,7 @@ class Classification(Task):
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
                 done.probe.save(run.path / PROBE_FILE)
-            if done.calibration is not None:
-                done.calibration.save(run.path)
+            done.findings.save(run.path)
             if done.labelled is not None:
                 placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
             keep_logs(folder, run.path)

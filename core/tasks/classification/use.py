@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.judgement import EVAL, Findings
 from ...contracts.prepared import on_adapted
-from ...contracts.task import Task, Use
+from ...contracts.task import TRUST, Task, Use
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
 from ...registry.judging import judgements_of, judges_at
@@ -39,9 +38,7 @@ from .resources import check_at_prediction
 from .scoring import fitted_zero_shot, score_on
 from .stored_run import fitted_adapter, recipe_again
 from .transfer import on_target
-from .trust import calibrated_again
 
-OTHER_CLASSES = "confidences are not calibrated, because these are not the classes of the run"
 STREAMING = "streaming.lock"
 
 
@@ -58,7 +55,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
-    judges = judges_at(task, EVAL, use.judging)
+    judges = judges_at(task, EVAL, {**use.judging, **{key: getattr(use, key) for key in TRUST}})
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
@@ -84,6 +81,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
         after=on_adapted(prepared, scored).backbone,
         metrics=scores.metrics,
         run=use.run.path,
+        run_info=use.run.info,
         adapter=scored,
         prepared=prepared,
         test=chosen,
@@ -93,9 +91,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
         **how,
     )
     findings = Findings(judgements_of(task))
-    said = findings.add(judges, judged)
-    calibration = Calibration.load(use.run.path) if names is adapter.class_names_ else None
-    notes = [*said, *(calibrated_again(use, scores) if names is adapter.class_names_ else [OTHER_CLASSES])]
+    notes = findings.add(judges, judged)
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
     skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
@@ -115,7 +111,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
             decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
             explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
         of = (Path(use.out), use.run, prepared, recipe, items, scores, result)
-        how = {"calibration": calibration, "findings": findings, "redact": use.redact, "explain": explain}
+        how = {"calibration": judged.calibration, "findings": findings, "redact": use.redact, "explain": explain}
         write_evaluation(*of, class_names=names, **how)
     return result
 
