@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: fit test lint docs pictures dist clean
+.PHONY: fit test lint index docs pictures dist clean
 
 fit: $(VENV)/.installed-fit
 	$(BIN)/vladapt fit --domain medical
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+
+# What domains and tasks take, for the command line: after an option was added or changed.
+index: $(VENV)/.installed-dev
+	$(BIN)/python -m vladapt.core.commands.option_index
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

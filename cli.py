@@ -20,7 +20,7 @@ import typer
 
 from . import __version__
 from .core.commands import compare, embed, export, fit, inspect, labels, pretrain, push, search, serve
-from .core.commands.options import with_domain_options, with_optional_values
+from .core.commands.options import epilog_of, with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
 from .core.runtime.liveness import told_of_a_death
@@ -31,12 +31,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
 
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 GROUP = "GROUP"
 """In the file of a domain's command: the group it belongs to, as in `GROUP = "curate"`."""
 
 
 def build_app(arguments: list[str]) -> typer.Typer:
-    """The app; where `arguments` begin with a command of ours, with that one alone, since it is all that is asked for.
+    """The app. Where `arguments` begin with a command of ours, it has that one alone, since it is all that is asked
+    for; where they begin with something else, ours are names with a line each, for `--help` and "no such command".
 
     Args:
         arguments: of the command line: a domain of another package that they name brings options of its own.
@@ -45,7 +47,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
         name="vladapt",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=CONTEXT,
     )
     app.callback()(_version)
     ours = {name: command for group in COMMAND_GROUPS for name, command in group.COMMANDS.items()}
@@ -53,7 +55,11 @@ def build_app(arguments: list[str]) -> typer.Typer:
     if not called or ours.keys() & commands().keys():
         called = ours.keys()
     for name in (name for name in ours if name in called):
-        app.command(name)(with_domain_options(ours[name], arguments))
+        if called == ours.keys() and arguments[:1] and name not in arguments[:1]:
+            app.command(name, help=ours[name].__doc__)(_not_called)
+        else:
+            command = with_domain_options(ours[name], arguments)
+            app.command(name, epilog=epilog_of(name, ours[name]), context_settings=CONTEXT)(command)
     if called == ours.keys():
         add_commands_of_domains(app, arguments)
     return app
@@ -91,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _exit_code(arguments: list[str], stops: Stops) -> int:
     """Of a command that was run, its error told."""
     try:
-        code = build_app(arguments)(arguments, prog_name="vladapt", standalone_mode=False)
+        code = _run(arguments)
         if code == INTERRUPTED:
             code = interrupted()
     except VladaptError as error:
@@ -118,6 +124,15 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
         text = str(error).strip().splitlines()
         code = fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
     return code if isinstance(code, int) else 0
+
+
+def _run(arguments: list[str]) -> int | None:
+    """Call the app or, where it has one command, this command itself: the app's own options need not be parsed."""
+    app = typer.main.get_command(build_app(arguments))
+    if len(app.commands) > 1:
+        return app(arguments, prog_name="vladapt", standalone_mode=False)
+    ((name, command),) = app.commands.items()
+    return command(arguments[1:], prog_name=f"vladapt {name}", standalone_mode=False)
 
 
 def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:

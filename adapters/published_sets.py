@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..core.contracts.adapter import Adapter
-from ..core.contracts.options import option
+from ..core.contracts import Adapter, option
 from ..core.errors import UnknownNameError, did_you_mean
 
 _SPELLINGS = {

@@ -15,12 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.choices import PUBLISHED
-from ...core.contracts.features import FeatureSet, TextClassifier
-from ...core.data.sampling import Selection
-from ...core.metrics.class_balance import class_weights, row_weights, signed_shares
-from ...core.metrics.selection import ALIKE, best_setting, macro_auroc
-from ...core.runtime.threads import in_blocks
+from ...core.contracts import PUBLISHED, FeatureSet, TextClassifier
+from ...core.data import Selection
+from ...core.metrics import ALIKE, best_setting, class_weights, macro_auroc, row_weights, signed_shares
+from ...core.runtime import in_blocks
 from ._keyed import Rows, as_they_are
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB

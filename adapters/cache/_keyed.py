@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.resources import FurtherBackbone
+from ...core.contracts import Adapter, Batch, FeatureSet, FurtherBackbone
 from ...core.errors import CapabilityError, DataError
 
 Rows = Callable[[FeatureSet], FeatureSet]

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts.choices import ClassWeighted
-from ...core.contracts.features import FeatureSet
-from ...core.data.sampling import Selection
-from ...core.metrics.selection import ALIKE, val_score
-from ...core.training.batches import epoch_batches
-from ...core.training.class_offsets import cross_fitted_offsets
-from ...core.training.schedules import by_epoch, chained_cosine_rates
-from ...core.training.small_heads import Epoch, keep_best, train_epochs
+from ...core.contracts import ClassWeighted, FeatureSet
+from ...core.data import Selection
+from ...core.metrics import ALIKE, val_score
+from ...core.training import (
+    Epoch,
+    by_epoch,
+    chained_cosine_rates,
+    cross_fitted_offsets,
+    epoch_batches,
+    keep_best,
+    train_epochs,
+)
 from ._cache_model import Axis, search_as
 from ._keyed import as_they_are, batch_of
 

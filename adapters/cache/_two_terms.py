@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...core.contracts.choices import PUBLISHED
-from ...core.metrics.class_balance import row_weights
-from ...core.metrics.selection import best_setting
+from ...core.contracts import PUBLISHED
+from ...core.metrics import best_setting, row_weights
 from ._cache_model import BLOCK, BUDGET, _ClassSums
 
 TINY = 1e-20  # a smaller slope counts as none, so that no reciprocal overflows

@@ -9,12 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.by_example import ByExample
-from ...core.contracts.choices import PooledViews, Searched
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
+from ...core.contracts import Batch, ByExample, FitReport, PooledViews, Searched, option, require
+from ...core.data import selection_split
 from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,

@@ -9,15 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.by_example import ByExample
-from ...core.contracts.choices import FreshViews, Searched
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
-from ...core.metrics.selection import val_score
-from ...core.training.epoch_views import views_of_training
-from ...core.training.small_heads import label_loss, training_features
+from ...core.contracts import Batch, ByExample, FitReport, FreshViews, Searched, option
+from ...core.data import selection_split
+from ...core.metrics import val_score
+from ...core.training import label_loss, training_features, views_of_training
 from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,

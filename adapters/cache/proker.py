@@ -11,14 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.by_example import ByExample
-from ...core.contracts.choices import PooledViews, Searched
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import Selection, selection_split
-from ...core.metrics.class_balance import class_weights
-from ...core.metrics.selection import best_setting, val_score
+from ...core.contracts import Batch, ByExample, FeatureSet, FitReport, PooledViews, Searched, option, require
+from ...core.data import Selection, selection_split
+from ...core.metrics import best_setting, class_weights, val_score
 from ..published_sets import WithPreset
 from ._cache_model import Axis, cache_logits, choose, example_logits
 from ._keyed import Keyed, Rows

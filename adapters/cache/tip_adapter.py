@@ -7,12 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.by_example import ByExample
-from ...core.contracts.choices import PooledViews, Searched
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
+from ...core.contracts import Batch, ByExample, FitReport, PooledViews, Searched, option
+from ...core.data import selection_split
 from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,

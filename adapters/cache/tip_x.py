@@ -9,14 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.by_example import ByExample
-from ...core.contracts.choices import PooledViews, Searched
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import Selection, selection_split
-from ...core.data.support_folder import support_folder_images
-from ...core.metrics.class_balance import class_weights
+from ...core.contracts import Batch, ByExample, FeatureSet, FitReport, PooledViews, Searched, option, require
+from ...core.data import Selection, selection_split, support_folder_images
+from ...core.metrics import class_weights
 from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,

@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
+from ...core.contracts import Adapter, Batch, FitReport, option
 from ...core.errors import CapabilityError, DataError
-from ...core.retrieval.kinds import faiss_library
-from ...core.runtime.threads import in_blocks
+from ...core.retrieval import faiss_library
+from ...core.runtime import in_blocks
 from ._cache_model import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 
 PUBLISHED = 16  # captions per image

@@ -12,12 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
+from ...core.contracts import Adapter, Backbone, Batch, option
 from ...core.errors import CapabilityError
-from ...core.features.extract import cores
+from ...core.features import cores
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in whole pixels, the last two not included."""

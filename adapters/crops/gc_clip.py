@@ -12,12 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.contracts.resources import Detection
+from ...core.contracts import Batch, Detection, FitReport, option, require
 from ...core.errors import CapabilityError
-from ...core.prompts.classifier import spoken
+from ...core.prompts import spoken
 from ._crops import Box, CropAdapter, cut
 
 Frame = tuple[float, float, float, float]

@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
+from ...core.contracts import Batch, FitReport, option, require
 from ...core.errors import ConfigError, DataError
-from ...core.prompts.classifier import PHOTO, build_classifier, check_templates
+from ...core.prompts import PHOTO, build_classifier, check_templates
 from ._crops import Box, CropAdapter, cut
 
 

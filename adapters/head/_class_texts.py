@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.features import TextClassifier
+from ...core.contracts import TextClassifier
 from ...core.errors import CapabilityError, DataError
-from ...core.prompts.classifier import PHOTO, build_classifier
+from ...core.prompts import PHOTO, build_classifier
 
 NAMED = 8  # classes in a note; of more only the number
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts.features import FeatureSet, TextClassifier
+from ...core.contracts import FeatureSet, TextClassifier
 
 REFERENCE_LENGTH = 10.0
 """Published rates move text features as CLIP's text tower gives them; their lengths are of this order."""

@@ -10,13 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import ClassWeighted, PooledViews
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.training.batches import epoch_batches
-from ...core.training.schedules import dassl_learning_rates, dassl_sgd, held
-from ...core.training.small_heads import label_loss, train_epochs
+from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option, require
+from ...core.training import dassl_learning_rates, dassl_sgd, epoch_batches, held, label_loss, train_epochs
 from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
 
 CONSTRAINTS = ("l2", "cosine", "none")

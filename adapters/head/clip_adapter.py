@@ -12,15 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import FreshViews, Searched
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import Selection, selection_split
-from ...core.metrics.selection import best_setting, val_score
-from ...core.training.epoch_views import views_of_training
-from ...core.training.schedules import dassl_sgd
-from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
+from ...core.contracts import Batch, FeatureSet, FitReport, FreshViews, Searched, option
+from ...core.data import Selection, selection_split
+from ...core.metrics import best_setting, val_score
+from ...core.training import dassl_epochs, dassl_sgd, label_loss, published_epochs, views_of_training
 from ._text_rows import Frame, frame_of
 
 RATIO = 0.2

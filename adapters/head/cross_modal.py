@@ -12,16 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import PUBLISHED, PooledViews, Searched
-from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import option
-from ...core.data.sampling import Selection, selection_split
-from ...core.metrics.class_balance import class_weights
-from ...core.metrics.selection import best_setting, val_score
-from ...core.training.batches import epoch_batches
-from ...core.training.schedules import dassl_learning_rates
-from ...core.training.small_heads import train_epochs
+from ...core.contracts import PUBLISHED, Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
+from ...core.data import Selection, selection_split
+from ...core.metrics import best_setting, class_weights, val_score
+from ...core.training import dassl_learning_rates, epoch_batches, train_epochs
 from ._class_texts import texts_of
 from ._text_rows import has_lengths, unit_rows
 

@@ -11,17 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import PooledViews, Searched
-from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import option
-from ...core.data.sampling import Selection, selection_split
+from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
+from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError
-from ...core.metrics.class_balance import class_weights
-from ...core.metrics.selection import best_setting, val_score
-from ...core.prompts.classifier import build_classifier
-from ...core.registry.build import build_adapter
+from ...core.metrics import best_setting, class_weights, val_score
+from ...core.prompts import build_classifier
+from ...core.registry import build_adapter
 from ._gaussian import class_means, mean_class_precision, mean_excess, new_class_gaussians, shrunk_precision
 
 GRID = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)

@@ -12,15 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import PLATEAU, PUBLISHED, Searched
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
+from ...core.contracts import PLATEAU, PUBLISHED, Batch, FeatureSet, FitReport, Searched, option
+from ...core.data import selection_split
 from ...core.errors import CapabilityError
-from ...core.metrics.class_balance import class_weights
-from ...core.metrics.selection import ALIKE, best_setting, val_score
-from ...core.training.class_offsets import FOLDS, cross_fitted_offsets
+from ...core.metrics import ALIKE, best_setting, class_weights, val_score
+from ...core.training import FOLDS, cross_fitted_offsets
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0

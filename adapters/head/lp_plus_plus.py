@@ -10,15 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted, PooledViews
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
+from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
+from ...core.data import selection_split
 from ...core.errors import ConfigError
-from ...core.metrics.class_balance import MOST_SHOTS, class_weights, log_priors
-from ...core.metrics.selection import val_score
-from ...core.training.class_offsets import cross_fitted_offsets
+from ...core.metrics import MOST_SHOTS, class_weights, log_priors, val_score
+from ...core.training import cross_fitted_offsets
 
 
 @dataclass(eq=False, kw_only=True)

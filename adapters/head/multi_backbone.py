@@ -10,14 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted
-from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import option
+from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError, DataError
-from ...core.training.batches import epoch_batches
-from ...core.training.schedules import by_epoch
-from ...core.training.small_heads import label_loss, train_epochs
+from ...core.training import by_epoch, epoch_batches, label_loss, train_epochs
 
 COMBINE = ("mean", "static", "input")
 THIS_BACKBONE = "own"  # what the backbone of the fit is called in reports

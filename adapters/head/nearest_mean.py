@@ -9,13 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.confidence.scaling import fit_scaling
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import folds
-from ...core.metrics.class_balance import row_weights
-from ...core.metrics.resampling import units_of
+from ...core.confidence import fit_scaling
+from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, option
+from ...core.data import folds
+from ...core.metrics import row_weights, units_of
 from .linear_probe import NEVER, never_predicted
 
 DEFAULT_SCALE = 100.0  # CLIP's

@@ -9,14 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted, FreshViews
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.training.batches import epoch_batches
-from ...core.training.epoch_views import EpochViews, views_of_training
-from ...core.training.schedules import by_epoch, cosine_rates
-from ...core.training.small_heads import train_epochs
+from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, option
+from ...core.training import EpochViews, by_epoch, cosine_rates, epoch_batches, train_epochs, views_of_training
 
 
 @dataclass(eq=False, kw_only=True)

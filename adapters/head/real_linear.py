@@ -10,16 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.contracts.resources import TextPool
-from ...core.data.support_folder import support_folder_images
+from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, TextPool, option
+from ...core.data import support_folder_images
 from ...core.errors import DataError
-from ...core.training.batches import epoch_batches
-from ...core.training.schedules import dassl_learning_rates
-from ...core.training.small_heads import label_loss, train_epochs
+from ...core.training import dassl_learning_rates, epoch_batches, label_loss, train_epochs
 from ._class_texts import ClassTexts, checked_synonyms, spoken_of, texts_of, texts_of_synonyms
 
 ASSUMED_IMAGES = 100  # a class, in the published number of iterations

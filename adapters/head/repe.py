@@ -9,12 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch, TextClassifier
-from ...core.contracts.options import option
-from ...core.contracts.resources import TextPool
+from ...core.contracts import Adapter, Batch, FitReport, TextClassifier, TextPool, option
 from ...core.errors import ConfigError, DataError
-from ...core.prompts.classifier import spoken
+from ...core.prompts import spoken
 
 SIMILARITIES = 2**24
 """Of classes and captions at once."""

@@ -11,14 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.confidence.scaling import Scaling, fit_scaling
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import Searched
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import NoValidation, selection_split
-from ...core.metrics.class_balance import row_weights
-from ...core.metrics.selection import best_setting, val_score
+from ...core.confidence import Scaling, fit_scaling
+from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
+from ...core.data import NoValidation, selection_split
+from ...core.metrics import best_setting, row_weights, val_score
 from .linear_probe import NEVER, never_predicted
 from .nearest_mean import SCALED_ON
 

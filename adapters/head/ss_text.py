@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import option
+from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, TextClassifier, option
 from ._text_rows import has_lengths, unit_rows
 from .clap import class_confidence
 

@@ -8,12 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted, FreshViews
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.training.epoch_views import views_of_training
-from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
+from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
+from ...core.training import dassl_epochs, label_loss, published_epochs, views_of_training
 from ..published_sets import WithPreset
 from ._text_rows import Frame, frame_of, text_base, unit_rows
 

@@ -8,10 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.backbone import Backbone, blank_image
-from ...core.contracts.features import Batch, TextClassifier
-from ...core.contracts.options import option
+from ...core.contracts import Adapter, Backbone, Batch, FitReport, TextClassifier, blank_image, option
 from ...core.errors import CapabilityError
 
 RELEASED_FLOOR = 1e-4

@@ -9,11 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter
-from ...core.contracts.backbone import Backbone
+from ...core.contracts import Adapter, Backbone
 from ...core.errors import CapabilityError, ConfigError
-from ...core.prompts.context import PromptLearner, check_words
-from ...core.registry.build import build_adapter
+from ...core.prompts import PromptLearner, check_words
+from ...core.registry import build_adapter
 
 COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""

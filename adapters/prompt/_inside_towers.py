@@ -9,21 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.backbones.prompted import (
-    CoupledTokens,
-    PromptTokens,
-    TowerPrompts,
-    attach_prompts,
-    start_tokens,
-    width_of,
-)
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.images import TrainingImages
-from ...core.contracts.options import option
+from ...core.backbones import CoupledTokens, PromptTokens, TowerPrompts, attach_prompts, start_tokens, width_of
+from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import ConfigError
-from ...core.prompts.classifier import fill, spoken
-from ...core.training.tower_adapter import ClassTowerAdapter
-from ...core.training.tower_settings import DASSL
+from ...core.prompts import fill, spoken
+from ...core.training import DASSL, ClassTowerAdapter
 
 INIT_STD = 0.02
 CROP = (0.08, 1.0)

@@ -9,18 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import ClassWeighted, FreshViews
-from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import option
+from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, TextClassifier, option
 from ...core.errors import CapabilityError
-from ...core.prompts.classifier import POSITIONS
-from ...core.prompts.context import PromptLearner, check_words
-from ...core.registry.build import build_adapter
-from ...core.training.epoch_views import views_of_training
-from ...core.training.schedules import dassl_sgd
-from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
+from ...core.prompts import POSITIONS, PromptLearner, check_words
+from ...core.registry import build_adapter
+from ...core.training import dassl_epochs, dassl_sgd, label_loss, published_epochs, views_of_training
 from ._contexts import (
     COST_OPTIONS,
     check_named,

@@ -9,15 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted, FreshViews
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.prompts.classifier import POSITIONS
-from ...core.runtime.threads import in_blocks
-from ...core.training.epoch_views import views_of_training
-from ...core.training.schedules import dassl_sgd
-from ...core.training.small_heads import dassl_epochs, label_loss
+from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
+from ...core.prompts import POSITIONS
+from ...core.runtime import in_blocks
+from ...core.training import dassl_epochs, dassl_sgd, label_loss, views_of_training
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,

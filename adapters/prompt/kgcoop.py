@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.options import option
+from ...core.contracts import option
 from ._shared_context import SharedContext, Step
 
 EPS = 1e-7

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from ...core.backbones.prompted import CoupledTokens, PromptTokens, width_of
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.options import option
+from ...core.backbones import CoupledTokens, PromptTokens, width_of
+from ...core.contracts import Backbone, option
 from ._inside_towers import TextTokenAdapter
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.options import option
+from ...core.contracts import option
 from ._shared_context import SharedContext, Step
 
 BASES = {"ln": 1.0, "log10": math.log(10)}

@@ -9,13 +9,10 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.backbones.prompted import PromptTokens, width_of
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.images import TrainingImages
-from ...core.contracts.options import option
-from ...core.prompts.classifier import build_classifier, check_templates
-from ...core.training.train import Task
+from ...core.backbones import PromptTokens, width_of
+from ...core.contracts import Backbone, FitReport, TrainingImages, option, require
+from ...core.prompts import build_classifier, check_templates
+from ...core.training import Task
 from ._inside_towers import TextTokenAdapter, random_tokens
 
 REGULATION = "self-regulation"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.backbones.prompted import PromptTokens, width_of
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.options import option
+from ...core.backbones import PromptTokens, width_of
+from ...core.contracts import Backbone, option
 from ._inside_towers import TokenAdapter, random_tokens
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.confidence.without_labels import Evidence, answers_by_halves, evidence_of
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import FeatureSet, TextClassifier
+from ...core.confidence import Evidence, answers_by_halves, evidence_of
+from ...core.contracts import Adapter, FeatureSet, FitReport, TextClassifier
 from ...core.errors import CapabilityError, ConfigError
 
 CANDIDATES = ("stat-a", "transclip", "reclip", "zlap", "dmn", "tda", "onzeta")

@@ -9,17 +9,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.by_example import ByExample
-from ...core.contracts.choices import published_options
-from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import as_text, option
-from ...core.data.sampling import folds
+from ...core.contracts import (
+    Adapter,
+    Batch,
+    ByExample,
+    FeatureSet,
+    FitReport,
+    TextClassifier,
+    as_text,
+    option,
+    published_options,
+)
+from ...core.data import folds
 from ...core.errors import CapabilityError, ConfigError, DataError
-from ...core.metrics.class_balance import row_weights
-from ...core.metrics.resampling import units_of
-from ...core.metrics.selection import macro_auroc
-from ...core.registry.build import adapter_class, build_adapter
+from ...core.metrics import macro_auroc, row_weights, units_of
+from ...core.registry import adapter_class, build_adapter
 from . import _without_labels as without_labels
 
 CANDIDATES = (

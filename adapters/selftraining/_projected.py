@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.features.nearest import nearest
+from ...core.features import nearest_rows
 from ..transductive._propagation import normalised_graph, propagated
 
 TOLERANCE = 1e-6
@@ -48,7 +48,7 @@ class Propagation:
         classes = len(text)
         nodes = torch.cat([text, features])  # (C + N, D)
         places = F.normalize(nodes @ projection, dim=1)
-        cosines, columns = nearest(places, places, self.n_neighbors, skip_self=True)
+        cosines, columns = nearest_rows(places, places, self.n_neighbors, skip_self=True)
         rows = torch.arange(len(nodes), device=nodes.device)[:, None].expand_as(columns)
         weights = (cosines + 1).clamp_min(0) / 2
         graph = normalised_graph(rows.flatten(), columns.flatten(), weights.flatten(), len(nodes))

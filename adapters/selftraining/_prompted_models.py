@@ -10,15 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ...core.backbones.prompted import PromptTokens, attach_prompts, width_of
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.domain import Item
-from ...core.contracts.features import TextClassifier
-from ...core.contracts.images import TrainingImages
-from ...core.features.extract import cores
-from ...core.prompts.context import INIT_STD, PromptLearner
-from ...core.training.sources import Remembered
-from ...core.training.teacher import copy_of
+from ...core.backbones import PromptTokens, attach_prompts, width_of
+from ...core.contracts import Backbone, Item, TextClassifier, TrainingImages
+from ...core.features import cores
+from ...core.prompts import INIT_STD, PromptLearner
+from ...core.training import Remembered, copy_of
 
 WIDTH = 128
 """Of the transformer that both kinds of prompts go through."""

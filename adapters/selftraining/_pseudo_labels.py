@@ -12,16 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import option
+from ...core.contracts import Adapter, Backbone, Batch, FeatureSet, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError, ConfigError, did_you_mean
-from ...core.prompts.context import PromptLearner
-from ...core.training.batches import epoch_batches
-from ...core.training.schedules import held
-from ...core.training.small_heads import keep_best, train_epochs
-from ...core.training.tower_outputs import image_features
+from ...core.prompts import PromptLearner
+from ...core.training import epoch_batches, held, image_features, keep_best, train_epochs
 from ..prompt._contexts import half_where_asked
 from ._leaderboards import top_k_per_class
 from ._prompted_models import (

@@ -8,16 +8,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...core.backbones.positions import tower_of
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch
-from ...core.contracts.images import TrainingImages, TrainingPlace
-from ...core.contracts.loss import Loss
+from ...core.backbones import tower_of
+from ...core.contracts import Adapter, Backbone, Batch, FitReport, Loss, TrainingImages, TrainingPlace
 from ...core.errors import CapabilityError
-from ...core.training.sources import ImageSource, Remembered
-from ...core.training.tower_adapter import TowerAdapter, digest
-from ...core.training.train import Task
+from ...core.training import ImageSource, Remembered, Task, TowerAdapter, digest
 
 View = Callable[[Any, int], Tensor]
 

@@ -11,13 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch
-from ...core.contracts.loss import Loss
-from ...core.contracts.options import option
-from ...core.contracts.outputs import Output
-from ...core.training.tower_outputs import image_features
+from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, option
+from ...core.training import image_features
 from ..published_sets import WithPreset
 from ._towers import SelfTrained, as_tested, train_norms
 

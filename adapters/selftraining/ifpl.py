@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.contracts.options import option
+from ...core.contracts import option
 from ._pseudo_labels import PseudoLabelled
 from .fpl import FEW
 

@@ -10,17 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones.prompted import PromptTokens, attach_prompts, width_of
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch, TextClassifier
-from ...core.contracts.images import CropTransform
-from ...core.contracts.loss import Loss
-from ...core.contracts.options import option
-from ...core.contracts.outputs import Output
-from ...core.prompts.classifier import build_classifier
-from ...core.training.changed_weights import put_tensors
-from ...core.training.views import strong_view
+from ...core.backbones import PromptTokens, attach_prompts, width_of
+from ...core.contracts import Backbone, Batch, CropTransform, FitReport, Loss, Output, TextClassifier, option
+from ...core.prompts import build_classifier
+from ...core.training import put_tensors, strong_view
 from ..published_sets import WithPreset
 from ._towers import SelfTrained, as_tested, train_norms
 

@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch
-from ...core.contracts.loss import Loss
-from ...core.contracts.options import option
+from ...core.contracts import Backbone, Batch, FitReport, Loss, option
 from ...core.errors import CapabilityError
-from ...core.training.tower_settings import encoded_classes
+from ...core.training import encoded_classes
 from ..transductive._together import AnsweredTogether
 from ._projected import Propagation, projection_of
 from ._towers import SelfTrained, as_tested, train_norms

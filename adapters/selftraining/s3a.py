@@ -10,18 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch
-from ...core.contracts.loss import Loss
-from ...core.contracts.options import option
-from ...core.contracts.outputs import Output
+from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, option
 from ...core.errors import CapabilityError
-from ...core.prompts.classifier import build_classifier, fill, spoken
-from ...core.prompts.vocabulary import broad_vocabulary
-from ...core.training.batches import GlobalBatches
-from ...core.training.layers import set_trainable
-from ...core.training.tower_outputs import image_features
+from ...core.prompts import broad_vocabulary, build_classifier, fill, spoken
+from ...core.training import GlobalBatches, image_features, set_trainable
 from ._towers import SelfTrained, as_tested
 from ._words import aligned, realigned
 

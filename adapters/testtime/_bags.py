@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport, require
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
+from ...core.contracts import Adapter, Batch, FitReport, option, require
 from ...core.errors import CapabilityError
 from ._views import random_views
 

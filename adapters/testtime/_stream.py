@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
+from ...core.contracts import Batch, FeatureSet, FitReport, option
 from ..transductive._together import AnsweredTogether
 
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from ...core.contracts.image_size import ImageSize, height_and_width
+from ...core.contracts import ImageSize, height_and_width
 from ...core.errors import CapabilityError
-from ...core.features.extract import cores
+from ...core.features import cores
 
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10

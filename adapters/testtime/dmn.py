@@ -10,16 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import FreshViews, Searched
-from ...core.contracts.features import FeatureSet
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
-from ...core.metrics.selection import best_setting, val_score
-from ...core.training.batches import epoch_batches
-from ...core.training.epoch_views import views_of_training
-from ...core.training.schedules import by_epoch, cosine_rates
-from ...core.training.small_heads import label_loss, train_epochs, training_features
+from ...core.contracts import FeatureSet, FitReport, FreshViews, Searched, option
+from ...core.data import selection_split
+from ...core.metrics import best_setting, val_score
+from ...core.training import (
+    by_epoch,
+    cosine_rates,
+    epoch_batches,
+    label_loss,
+    train_epochs,
+    training_features,
+    views_of_training,
+)
 from ._memory import EMPTY, Memory, empty_memory, surest
 from ._stream import Streamed
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.options import option
+from ...core.contracts import option
 from ._bags import ScoredInViews
 
 SETTLED = 1e-6

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.options import option
+from ...core.contracts import option
 from ._stream import Streamed
 
 

@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import require
-from ...core.contracts.options import option
+from ...core.contracts import option, require
 from ..published_sets import WithPreset
 from ._memory import Memory, empty_memory, entropy_of, surest
 from ._stream import Streamed

@@ -10,12 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
+from ...core.contracts import Batch, FitReport, option
 from ...core.errors import ConfigError
-from ...core.prompts.classifier import POSITIONS
-from ...core.prompts.context import PromptLearner
+from ...core.prompts import POSITIONS, PromptLearner
 from ..prompt._contexts import COST_OPTIONS, PromptsAtPrediction, check_named, half_where_asked
 from ._bags import SeenInViews
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts.options import option
+from ...core.contracts import option
 from ._bags import ScoredInViews
 from ._memory import entropy_of, surest
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.features.nearest import nearest
+from ...core.features import nearest_rows
 
 PRINT_ROWS = 8192  # rows hashed at once
 
@@ -59,7 +59,7 @@ def support_links(support: Tensor, features: Tensor, count: int) -> Links:
 
 def _weighted(rows: Tensor, keys: Tensor, count: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
     """Weights (B, K) and indices (B, K) of neighbours."""
-    cosines, index = nearest(rows, keys, count, skip_self=skip_self)
+    cosines, index = nearest_rows(rows, keys, count, skip_self=skip_self)
     return cosines.clamp_min(0) / max(1, 2 * index.shape[1]), index
 
 

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch
+from ...core.contracts import Adapter, Batch, FitReport
 from ...core.errors import CapabilityError
-from ...core.features.nearest import nearest
+from ...core.features import nearest_rows
 from ._neighbours import Links, row_prints
 
 SAME = 1e-5  # largest difference of two unit features that are of one image
@@ -74,7 +73,7 @@ class AnsweredTogether(ReadTogether):
         logits = self.log_assignments[place]
         others = (~self._same(unit, place)).nonzero().flatten()
         if len(others):  # features of a known image may differ in the last bits
-            place = nearest(unit[others], self.queries, 1)[1][:, 0]
+            place = nearest_rows(unit[others], self.queries, 1)[1][:, 0]
             known = self._same(unit[others], place)
             logits[others] = self.log_assignments[place]
             unknown = others[~known]
@@ -165,7 +164,7 @@ class ClassifiedTogether(AnsweredTogether):
             )
         if not self.base_:
             base = self.logit_scale * unit @ self.text.T  # (B, C); a bias, the same for all classes, changes nothing
-        cosines, index = nearest(unit, self.queries, self.n_neighbors)
+        cosines, index = nearest_rows(unit, self.queries, self.n_neighbors)
         update = self._log_likelihood(unit)
         update += self.lambda_ * base.log_softmax(dim=1)
         for k in range(cosines.shape[1]):

@@ -9,21 +9,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.domain import Item
-from ...core.contracts.features import Batch
-from ...core.contracts.images import TrainingImages
-from ...core.contracts.loss import Loss
-from ...core.contracts.options import option
-from ...core.training.batches import GlobalBatches
-from ...core.training.changed_weights import changed_tensors
-from ...core.training.layers import is_projection, set_trainable
-from ...core.training.sources import ImageSource, Remembered
-from ...core.training.teacher import copy_of
-from ...core.training.tower_outputs import image_features
-from ...core.training.tower_settings import settings_of
-from ...core.training.train import Task, train
+from ...core.contracts import Backbone, Batch, FitReport, Item, Loss, TrainingImages, TrainingPlace, option
+from ...core.training import (
+    GlobalBatches,
+    ImageSource,
+    Remembered,
+    Task,
+    changed_tensors,
+    copy_of,
+    image_features,
+    is_projection,
+    set_trainable,
+    settings_of,
+    train_towers,
+)
 from ..selftraining._towers import SelfTrained
 from ._mixture import Mixture, Queries, Solution, first_mixture, solve
 from ._neighbours import mutual_links
@@ -192,7 +191,7 @@ class GtaClip(ClassifiedTogether, SelfTrained):
             if place is not None:
                 place.on_step(round_ * total + step, rounds * total, values)
 
-        return train(towers, task, settings, None, on_step=on_step)
+        return train_towers(towers, task, settings, TrainingPlace(None, on_step=on_step))
 
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         solution = self._solved(self.queries, logits)

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.options import option
+from ...core.contracts import FitReport, option
 from ._anchored import Anchor, Gaussians, Settings, solve_anchored
 from ._mixture import Queries
 from ._neighbours import mutual_links

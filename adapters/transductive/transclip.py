@@ -9,12 +9,10 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import ZERO_SHOT, FewOrZeroShot, Tied
-from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
-from ...core.features.nearest import nearest
-from ...core.metrics.selection import best_setting
+from ...core.contracts import ZERO_SHOT, FewOrZeroShot, FitReport, Tied, option, require
+from ...core.data import selection_split
+from ...core.features import nearest_rows
+from ...core.metrics import best_setting
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, support_links
 from ._together import ClassifiedTogether
@@ -123,7 +121,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
         selection = selection_split(support, val, seed)
         if selection.val is None:
             return DEFAULT_GAMMA, selection.words, None
-        closest = nearest(selection.val.unit, self.queries, 1)[1][:, 0]  # (V,)
+        closest = nearest_rows(selection.val.unit, self.queries, 1)[1][:, 0]  # (V,)
         scores = []
         for gamma in self.gammas:
             guess = self._solve(logits, links, selection.train, gamma).log_assignments[closest].argmax(dim=1)

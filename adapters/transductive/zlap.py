@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.features import Batch
-from ...core.contracts.options import option
-from ...core.features.nearest import nearest
+from ...core.contracts import Batch, FitReport, option
+from ...core.features import nearest_rows
 from ._propagation import normalised_graph, propagated
 from ._together import SAME, ReadTogether
 
@@ -126,7 +124,7 @@ class Zlap(ReadTogether):
 
     def _neighbours(self, unit: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Cosines, and indices, of the nearest unlabelled images and of the nearest texts."""
-        found = [nearest(unit, keys, self.n_neighbors) for keys in (self.queries, self.text)]
+        found = [nearest_rows(unit, keys, self.n_neighbors) for keys in (self.queries, self.text)]
         return tuple(zip(*found))
 
     def _weights(self, cosines: Sequence[Tensor]) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones.positions import tower_of
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.images import TrainingImages
-from ...core.training.tower_outputs import image_features
+from ...core.backbones import tower_of
+from ...core.contracts import Backbone, TrainingImages
+from ...core.training import image_features
 
 ALPHAS = tuple(step / 10 for step in range(11))
 DEFAULT_ALPHA = 0.5

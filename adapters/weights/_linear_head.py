@@ -8,11 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.features import TextClassifier
-from ...core.training.batches import epoch_batches
-from ...core.training.schedules import by_epoch, cosine_rates
-from ...core.training.settings import warmup_steps
-from ...core.training.small_heads import label_loss, train_epochs
+from ...core.contracts import TextClassifier
+from ...core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs, warmup_steps
 from ._changes import HEAD, Weights, drawn_labels
 
 REFERENCE_SCALE = 100.0

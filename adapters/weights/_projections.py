@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.features import TextClassifier
+from ...core.contracts import TextClassifier
 
 EPS = 1e-4
 """Adam's, as published."""

@@ -7,14 +7,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ...core.backbones.positions import tower_of
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.images import TrainingImages
-from ...core.contracts.options import option
+from ...core.backbones import tower_of
+from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import CapabilityError
-from ...core.training.tower_adapter import ClassTowerAdapter
-from ...core.training.tower_settings import DASSL
-from ...core.training.train import Task
+from ...core.training import DASSL, ClassTowerAdapter, Task
 from ..published_sets import WithPreset
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.options import option
-from ...core.training.layers import set_trainable
-from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
+from ...core.contracts import Backbone, option
+from ...core.training import ClassTowerAdapter, TowerAdapter, set_trainable
 
 
 @dataclass(eq=False, kw_only=True)

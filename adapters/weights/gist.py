@@ -11,25 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import ClassWeighted
-from ...core.contracts.domain import Item
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.images import TrainingImages
-from ...core.contracts.options import option
+from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, Item, TrainingImages, option
 from ...core.errors import CapabilityError, ConfigError
-from ...core.features.extract import cores
-from ...core.metrics.selection import val_score
-from ...core.prompts.classifier import build_classifier, spoken
-from ...core.training.batches import epoch_batches
-from ...core.training.layers import set_trainable
-from ...core.training.schedules import held
-from ...core.training.small_heads import train_epochs
-from ...core.training.sources import LabelledSource, Remembered
-from ...core.training.tower_adapter import TowerAdapter, digest
-from ...core.training.tower_settings import labels_of, losses_of
-from ...core.training.train import Task
+from ...core.features import cores
+from ...core.metrics import val_score
+from ...core.prompts import build_classifier, spoken
+from ...core.training import (
+    LabelledSource,
+    Remembered,
+    Task,
+    TowerAdapter,
+    digest,
+    epoch_batches,
+    held,
+    labels_of,
+    losses_of,
+    set_trainable,
+    train_epochs,
+)
 
 AT_ONCE = 64
 """Images encoded at once for the probe."""

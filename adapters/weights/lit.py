@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.options import option
-from ...core.training.layers import set_trainable
-from ...core.training.tower_adapter import TowerAdapter
+from ...core.contracts import Backbone, option
+from ...core.training import TowerAdapter, set_trainable
 
 TOWERS = ("image", "text")
 

@@ -8,12 +8,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...core.contracts.adapter import require
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.options import option
-from ...core.training.changed_weights import put_tensors
-from ...core.training.lora import PARAMS, SHARES, TOPS, add_lora, load_lora_state, lora_state, merge_lora
-from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
+from ...core.contracts import Backbone, option, require
+from ...core.training import (
+    PARAMS,
+    SHARES,
+    TOPS,
+    ClassTowerAdapter,
+    TowerAdapter,
+    add_lora,
+    load_lora_state,
+    lora_state,
+    merge_lora,
+    put_tensors,
+)
 
 ITERATIONS = 500
 """Published: so many steps per shot."""

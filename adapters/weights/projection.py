@@ -10,17 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import ClassWeighted, PooledViews
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.options import option
-from ...core.contracts.resources import PreProjection
-from ...core.data.sampling import Selection, selection_split
+from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, PreProjection, option
+from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
-from ...core.metrics.selection import val_score
-from ...core.training.changed_weights import digest_of
-from ...core.training.teacher import copy_of
+from ...core.metrics import val_score
+from ...core.training import copy_of, digest_of
 from ._projections import Run, TextSide, train_runs
 
 RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)

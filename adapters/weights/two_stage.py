@@ -12,20 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones.positions import tower_of
-from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import FeatureSet
-from ...core.contracts.images import LogPlace, TrainingImages, TrainingPlace
-from ...core.contracts.options import option
+from ...core.backbones import tower_of
+from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, LogPlace, TrainingImages, TrainingPlace, option
 from ...core.errors import CapabilityError
-from ...core.training.batches import GlobalBatches
-from ...core.training.log import FILE
-from ...core.training.lora import load_lora_state, lora_state, merge_lora
-from ...core.training.sources import LabelledSource, Remembered
-from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
-from ...core.training.tower_settings import identity_of, losses_of, settings_of
-from ...core.training.train import Task, Trained, train
+from ...core.training import (
+    FILE,
+    ClassTowerAdapter,
+    GlobalBatches,
+    LabelledSource,
+    Remembered,
+    Task,
+    TowerAdapter,
+    Trained,
+    identity_of,
+    load_lora_state,
+    lora_state,
+    losses_of,
+    merge_lora,
+    settings_of,
+    train_towers,
+)
 from .lora import attach_lora
 
 TOWERS = ("image", "text")
@@ -144,8 +150,7 @@ class TwoStage(ClassTowerAdapter):
         )
         steps, epochs = self._steps_an_epoch, self._epochs(self._steps_an_epoch, support.shots)
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=self._made.device)
-        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
-        return train(self._made, task, settings, place.folder, resume=place.resume, **callbacks)
+        return train_towers(self._made, task, settings, place)
 
     def _report_of_both(self, report: FitReport, done: Trained, first: int, head: CosineHead) -> FitReport:
         trained = report.trained_parameters + sum(parameter.numel() for parameter in head.parameters())

@@ -12,19 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch, FeatureSet
-from ...core.contracts.images import TrainingImages
-from ...core.contracts.options import option
-from ...core.data.sampling import Selection, selection_split
+from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, TrainingImages, option
+from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
-from ...core.metrics.selection import val_score
-from ...core.training.changed_weights import put_tensors
-from ...core.training.sources import Remembered
-from ...core.training.tower_adapter import ClassTowerAdapter, TowerAdapter
-from ...core.training.tower_settings import score_by
-from ...core.training.train import Task, Trained
+from ...core.metrics import val_score
+from ...core.training import ClassTowerAdapter, Remembered, Task, TowerAdapter, Trained, put_tensors, score_by
 from ._changes import (
     DEFAULT_ALPHA,
     HEAD,

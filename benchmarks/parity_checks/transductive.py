@@ -14,7 +14,7 @@ from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.transductive._anchored import Anchor, Settings, solve_anchored
 from vladapt.adapters.transductive._mixture import Queries, Shots, Solution, first_mixture, solve
 from vladapt.adapters.transductive._neighbours import Links, mutual_links
-from vladapt.core.features.nearest import nearest
+from vladapt.core.features.nearest import nearest_rows
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference, UnreadableFixture, stated_in
@@ -61,7 +61,7 @@ def few_shot_as_released(ref: Reference, f: Fixtures) -> Iterator[Check]:
         support = f.support_of(shots)
         labels = F.one_hot(support.labels, len(f.text)).float()
         val = f.val.select(ref[f"{name}_val_index"])
-        closest = nearest(val.features, f.test_set.features, 1)[1][:, 0]
+        closest = nearest_rows(val.features, f.test_set.features, 1)[1][:, 0]
         features, logits = f.test_set.features, _text_logits(ref, f)
         strength = (ref.setting("n_neighbors"), ref.setting("lambda_fs"))
         queries = released_links(features, logits, support.features, labels, *strength)
@@ -108,7 +108,7 @@ def released_links(
         text_weight: of the text's predictions.
     """
     count = len(features)
-    cosines, index = nearest(torch.cat([shots, features]), features, 1 + neighbours)
+    cosines, index = nearest_rows(torch.cat([shots, features]), features, 1 + neighbours)
     affinity = torch.zeros(len(shots) + count, count).scatter_(1, index[:, 1:], cosines[:, 1:])
     dense = (affinity[:count] + affinity[:count].T) / (2 * neighbours)
     rows, columns = dense.nonzero().T

@@ -1,0 +1,20 @@
+"""Two-tower models behind one interface: loading, towers' parts, positions, prompts inside the towers."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "channels": "widened",
+        "checkpoints": "fit_weights read_checkpoint resize_positions unsized",
+        "finders": "searched",
+        "hf_source": "read_config",
+        "hub": "hub_folder",
+        "joint_parts": "JointParts attach_joint chosen_parts",
+        "load": "announced load_backbone save_fine_tuned",
+        "open_clip_source": "check_transformers_config",
+        "positions": "ROOTS image_positions insert_after_start tower_of",
+        "prompted": "CoupledTokens PromptTokens TowerPrompts attach_prompts start_tokens width_of",
+        "tower_steps": "FEATURE_MAP_DEPTHS attend",
+    },
+)

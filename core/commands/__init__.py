@@ -1,1 +1,11 @@
 """The commands, one file per group; `cli.py` registers them. Nothing heavy is imported before a command needs it."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "options": "Backbone Debug Device EncodingBatch Json Workers numbers",
+        "tables": "echo echo_skipped print_json reporter show_table",
+    },
+)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
-from .declared import Declared, declared_options, declared_switches, doctor_options
+from .option_index import TASK, Declared, declared_options, doctor_options, options_of_domain
 
 Domain = Annotated[
     str | None,
@@ -129,6 +132,7 @@ MaxError = Annotated[
     ),
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
+HELP = {"--help", "-h"}
 OF_DOMAIN, OF_DOCTORS = "of_domain", "of_doctors"
 """Parameters of commands that get the values of declared options."""
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
@@ -250,7 +254,7 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
             continue
         if argument in OPTIONAL_VALUES:
             completed.append(OPTIONAL_VALUES[argument])
-        elif argument in declared_switches():
+        elif argument in {each.flag for each in declared_options(_named(arguments, "--domain")) if each.switch}:
             completed.append("yes")
     return completed
 
@@ -258,6 +262,8 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
 def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable:
     """The command with one more option per declared one; it gets those that are given as `of_domain`, key -> text, or
     as `of_doctors` where it takes what the doctors of domains declare.
+
+    Its help shows those of the domain that the command line names, or that its run is of.
 
     Args:
         command: its own parameters win over declared ones of the same name; one without such a parameter takes none
@@ -270,8 +276,13 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
         return command
     hints = typing.get_type_hints(command, include_extras=True)
     into = OF_DOMAIN if OF_DOMAIN in taken else OF_DOCTORS
-    options = declared_options(_named_domain(arguments)) if into == OF_DOMAIN else doctor_options()
-    declared = {each.name: each for each in options if each.name not in taken}
+    domain, task = _domain_and_task(arguments)
+    if into == OF_DOCTORS:
+        shown = options = doctor_options()
+    else:
+        shown, options = options_of_domain(domain, task) if domain else [], declared_options(domain)
+    declared = {each.name: each for each in [*options, *shown] if each.name not in taken}
+    visible = {each.name for each in shown}
 
     @functools.wraps(command)
     def run(**given: Any):
@@ -280,7 +291,9 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
 
     kept = [p.replace(annotation=hints[name]) for name, p in plain.parameters.items() if name != into]
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(each))
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(each, name in visible)
+        )
         for name, each in declared.items()
     ]
     signature = plain.replace(parameters=[*kept, *added])
@@ -290,17 +303,39 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
     return run
 
 
-def _annotation(each: Declared) -> Any:
-    texts = list(dict.fromkeys(each.help.values()))
-    help = texts[0] if len(texts) == 1 else "; ".join(f"{name}: {text}" for name, text in each.help.items())
-    panel = f"Options of {', '.join(each.help)}"
-    return Annotated[str | None, typer.Option(help=help[0].upper() + help[1:] + ".", rich_help_panel=panel)]
+def epilog_of(name: str, command: Callable) -> str | None:
+    """The last line of a command's help: where the options of a domain are."""
+    taken = inspect.signature(command).parameters
+    if OF_DOMAIN not in taken:
+        return None
+    of = {"run": "the run's domain: RUN", "index": "the index's domain: INDEX"}
+    whose, place = next((of[key].split(": ") for key in of if key in taken), ("a domain", "--domain NAME"))
+    return f"Options of {whose}: vladapt {name} {place} --help"
 
 
-def _named_domain(arguments: Sequence[str]) -> str | None:
+def _annotation(each: Declared, shown: bool) -> Any:
+    help, panel = f"{each.help[:1].upper()}{each.help[1:]}.", f"Options of {'task ' * (each.kind == TASK)}{each.owner}"
+    return Annotated[str | None, typer.Option(help=help, rich_help_panel=panel, hidden=not shown)]
+
+
+def _domain_and_task(arguments: Sequence[str]) -> tuple[str | None, str | None]:
+    """Which the command line names; where it asks for the help of what is done with a run or an index, theirs."""
+    domain, task = _named(arguments, "--domain"), _named(arguments, "--task")
+    if domain is None and HELP & set(arguments):
+        for place in (Path(argument) for argument in arguments):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                if (place / "run.json").is_file():
+                    run = json.loads((place / "run.json").read_bytes())
+                    return run["domain"], run["task"]
+                return json.loads((place / "index.json").read_bytes())["reading"]["domain"], None
+    return domain, task
+
+
+def _named(arguments: Sequence[str], flag: str) -> str | None:
+    """What stands behind a flag."""
     for place, argument in enumerate(arguments):
-        if argument.startswith("--domain="):
+        if argument.startswith(f"{flag}="):
             return argument.partition("=")[2]
-        if argument == "--domain":
+        if argument == flag:
             return next(iter(arguments[place + 1 : place + 2]), None)
     return None

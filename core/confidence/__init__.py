@@ -5,11 +5,12 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "scaling": "Scaling calibration_error fit_scaling",
-        "conformal": "Conformal SET_METHODS conformal_scores fewest_rows prediction_sets threshold",
+        "calibration": "CALIBRATION Calibration",
+        "conformal": "Conformal SET_METHODS conformal_scores fewest_rows threshold",
         "label_sets": "LabelSets label_set_metrics raked",
+        "scaling": "Scaling calibration_error fit_scaling",
         "selective": "Abstention answer_threshold error_bound",
         "unlike": "Unlike distances",
-        "calibration": "Calibration CALIBRATION",
+        "without_labels": "Evidence answers_by_halves evidence_of",
     },
 )

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..contracts.adapter import Adapter
 from ..contracts.features import FeatureSet, TextClassifier
-from ..features.nearest import nearest
+from ..features.nearest import nearest_rows
 
 NEIGHBOURS = 5
 ENOUGH = 8192
@@ -202,7 +202,7 @@ def answers_by_halves(
 
 def _of_nearest(unit: Tensor, logits: Tensor) -> Tensor:
     """(N, C) the mean zero-shot probabilities of each image's nearest images."""
-    index = nearest(unit, unit, NEIGHBOURS, skip_self=True)[1]  # (N, K)
+    index = nearest_rows(unit, unit, NEIGHBOURS, skip_self=True)[1]  # (N, K)
     probabilities = logits.softmax(dim=1)
     return probabilities[index].mean(dim=1) if index.shape[1] else probabilities
 

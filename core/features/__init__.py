@@ -1,0 +1,14 @@
+"""Features of images, computed once and kept by content; feature files; nearest rows."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "extract": "cores",
+        "files": "load_image_features",
+        "keys": "canonical_json",
+        "nearest": "nearest_rows",
+        "store": "FeatureStore default_root",
+    },
+)

@@ -9,7 +9,7 @@ CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of cosines: 64 MiB
 GROUP = 32  # keys whose best cosine is found first
 
 
-def nearest(rows: Tensor, keys: Tensor, count: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
+def nearest_rows(rows: Tensor, keys: Tensor, count: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
     """Cosines and indices of the `count` keys nearest to each row, the nearest first; all keys where there are fewer.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -16,6 +16,9 @@ from ..contracts.options import option
 from ..errors import CapabilityError, ConfigError
 from ..metrics.vocabulary_growth import VocabularyGrowth, divided_classes, growing_orders, vocabulary_growth
 from ..runs.sections import Measure, TableSection
+
+if TYPE_CHECKING:
+    from typing import Self
 
 TRIALS = 3
 """Orders of the other classes for each target, as published."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Record
 from ..runs.sections import TableSection
+
+if TYPE_CHECKING:
+    from typing import Self
 
 SIDES = {"zero_shot": "Zero-shot", "adapted": "Adapted"}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..contracts.domain import DomainData
 from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Record, beside
@@ -18,6 +18,9 @@ from ..data.verify import FileHashes
 from ..registry import build_adapter
 from ..runs.measures import MEASURES, deciding_of, points
 from ..runs.sections import Cell, TableSection
+
+if TYPE_CHECKING:
+    from typing import Self
 
 NOTE = (
     "The same method, learning from as many images per class. Neighbouring places look alike, so a random split "

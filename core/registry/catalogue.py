@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = __name__.rsplit(".core.", 1)[0]
@@ -129,7 +133,8 @@ def kebab(stem: str) -> str:
 def _named(kind: str, *patterns: str) -> dict[str, Entry]:
     """Files of this package and entry points; a name taken twice is an error that names both."""
     plural = "losses" if kind == "loss" else f"{kind}s"
-    points = _installed(tuple(sys.path)).select(group=f"vladapt.{plural}")
+    installed = _installed(tuple(sys.path))
+    points = () if installed is None else installed.select(group=f"vladapt.{plural}")
     outside = [Entry(point.name, kind, entry_point=point) for point in points]
     named: dict[str, Entry] = {}
     for entry in [*_in_folder(kind, PACKAGE_ROOT, patterns), *outside]:
@@ -144,8 +149,25 @@ def _named(kind: str, *patterns: str) -> dict[str, Entry]:
 
 @cache
 def _installed(path: tuple[str, ...]):
-    """The entry points of what is installed along a path. A look at them reads the metadata of every package."""
+    """The entry points of what is installed along a path; None where no package has one of ours. A look at them reads
+    the metadata of every package, and imports what reads it."""
+    if not any(_extends_us(folder) for folder in path):
+        return None
+    from importlib.metadata import entry_points
+
     return entry_points()
+
+
+def _extends_us(folder: str) -> bool:
+    """Whether something that is installed in a folder has an entry point of ours; an archive may."""
+    if not os.path.isdir(folder or "."):
+        return os.path.exists(folder)
+    for place in os.scandir(folder or "."):
+        if place.name.lower().endswith((".dist-info", "egg-info")):
+            with suppress(OSError), open(os.path.join(place, "entry_points.txt"), "rb") as file:
+                if b"[vladapt." in file.read():
+                    return True
+    return False
 
 
 @cache

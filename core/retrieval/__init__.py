@@ -5,9 +5,10 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "build": "IndexBuilder",
+        "build": "FACTS IndexBuilder",
         "entries": "Entry",
+        "image_reader": "ImageReader",
         "index": "Hit RetrievalIndex mixed",
-        "kinds": "KINDS",
+        "kinds": "KINDS faiss_library",
     },
 )

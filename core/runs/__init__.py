@@ -5,8 +5,12 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "evaluations": "digests_of",
         "folder": "Run",
-        "plots": "accuracy_over_shots",
+        "plots": "MOST_IN_STRIP accuracy_over_shots data_uri strip",
+        "redaction": "Redaction",
         "run_sections": "Report write_report",
+        "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
+        "TableSection Track VerdictSection plural",
     },
 )

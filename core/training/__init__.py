@@ -1,0 +1,31 @@
+"""Training of towers and of small heads: batches, schedules, sources, settings, the loop."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "batches": "GlobalBatches epoch_batches",
+        "between": "BetweenWeights",
+        "changed_weights": "changed_tensors digest_of put_tensors",
+        "class_offsets": "FOLDS cross_fitted_offsets",
+        "class_scores": "PixelScores SCALES",
+        "epoch_views": "EpochViews views_of_training",
+        "layers": "depth_of depths freeze_batch_norm freeze_towers is_projection parameter_groups set_trainable",
+        "log": "FILE",
+        "lora": "PARAMS SHARES TOPS add_lora load_lora_state lora_state merge_lora",
+        "model": "checkpoint_blocks",
+        "samples": "seed_of",
+        "schedules": "by_epoch chained_cosine_rates cosine_rates dassl_learning_rates dassl_sgd held",
+        "settings": "TrainingSettings warmup_steps",
+        "small_heads": "Epoch dassl_epochs keep_best label_loss published_epochs train_epochs training_features",
+        "sources": "ImageSource LabelledSource Remembered Source",
+        "teacher": "copy_of",
+        "tower_adapter": "ClassTowerAdapter TowerAdapter digest",
+        "tower_outputs": "image_features",
+        "tower_passes": "MaskedWords SHARE draws_for image_outputs text_tokens words_of",
+        "tower_settings": "DASSL encoded_classes identity_of labels_of losses_of score_by settings_of train_towers",
+        "train": "Task Trained",
+        "views": "View as_tensor strong_view",
+    },
+)

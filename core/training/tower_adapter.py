@@ -38,8 +38,9 @@ from .tower_settings import (
     report_of,
     score_by,
     settings_of,
+    train_towers,
 )
-from .train import Task, Trained, train
+from .train import Task, Trained
 from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")
@@ -292,8 +293,7 @@ class TowerAdapter(Augmented):
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
-        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
-        done = train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
+        done = train_towers(towers, task, settings, place)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..contracts.adapter import FitReport
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Item
-from ..contracts.images import TrainingImages
+from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.options import chosen
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..features.extract import AMP, cores
@@ -26,7 +26,7 @@ from .class_scores import PixelScores
 from .objective import parse_losses
 from .settings import TrainingSettings
 from .tower_outputs import image_features
-from .train import Trained
+from .train import Task, Trained, train
 
 SETTINGS = (
     "batch_size",
@@ -122,6 +122,12 @@ def identity_of(method) -> dict[str, Any]:
     """Options that a checkpoint must share, and that are not settings of the training; as JSON gives them back."""
     identity = {name: value for name, value in method.options.items() if name not in (*COST_OPTIONS, *SETTINGS)}
     return json.loads(json.dumps(identity))
+
+
+def train_towers(towers: Backbone, task: Task, settings: TrainingSettings, place: TrainingPlace) -> Trained:
+    """`train` with the checkpoints, the log and the listeners of `place`."""
+    callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
+    return train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
 
 
 def report_of(name: str, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...core.contracts.domain import DomainData, check_items
-from ...core.contracts.targets import Label
-from ...core.data.files import Format, ItemCollector, format_of, licence_of, loader, shown, walk
-from ...core.data.group_columns import AUTO, group_by_tables_beside
+from ...core.contracts import DomainData, Label, check_items
+from ...core.data import AUTO, Format, ItemCollector, format_of, group_by_tables_beside, licence_of, loader, shown, walk
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")

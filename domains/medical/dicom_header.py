@@ -24,9 +24,9 @@ from pydicom.uid import (
     JPEG2000TransferSyntaxes,
 )
 
-from ...core.data.verify import remember_by_file
+from ...core.data import remember_by_file
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import check_regular
+from ...core.runtime import check_regular
 from .dicom_mark import has_dicom_mark
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...core.errors import DataError
-from ...core.runtime.reading import read_start
+from ...core.runtime import read_start
 
 
 def has_dicom_mark(path: Path) -> bool:

@@ -14,8 +14,8 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, pixel_array
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.images import BAND_PIXELS, DECODER_LIMITS, too_large
+from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.data import BAND_PIXELS, DECODER_LIMITS, too_large
 from ...core.errors import DataError, LimitError
 from .dicom_header import Header, hush_pydicom, open_data_set, read_header
 from .guarded_decoder import NotDecoded, decode_guarded

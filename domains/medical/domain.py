@@ -12,12 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import domain
-from ...core.contracts.domain import Decoded, Domain, DomainData, Item
-from ...core.contracts.options import option
-from ...core.contracts.pictures import STILL, as_still
-from ...core.data.files import Format, format_of
-from ...core.data.images import IMAGE
+from ...core.contracts import STILL, Decoded, Domain, DomainData, Item, as_still, option
+from ...core.contracts import Reading as SharedReading
+from ...core.data import IMAGE, Format, format_of
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .formats import PLANES, dicom_format, nifti_format
 from .intensity import MINMAX, check_window
@@ -61,7 +58,7 @@ def prompts() -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(domain.Reading):
+class Reading(SharedReading):
     """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
@@ -163,7 +160,7 @@ class Medical(Domain):
         Raises:
             DataError: a path does not exist, or nothing there can be read.
         """
-        from ...core.data.unlabelled import read_unlabelled
+        from ...core.data import read_unlabelled
 
         reading = self.reading_of(options)
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
@@ -211,7 +208,7 @@ class Medical(Domain):
         return stills
 
     def _read(self, path: Path, reading: Reading) -> DomainData:
-        from ...core.data.detect import read_any
+        from ...core.data import read_any
         from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
         from .medmnist import known_set
 
@@ -222,7 +219,7 @@ class Medical(Domain):
         if reading.label_tag is not None and path.is_dir():
             _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
             return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
-        named = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+        named = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
         try:
             return read_any(path, reading.formats, **named)
         except DataError:
@@ -267,8 +264,7 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
 
 
 def _lacks_classes(path: Path, reading: Reading) -> bool:
-    from ...core.data.class_folders import find_layout
-    from ...core.data.tables import TABLE_SUFFIXES
+    from ...core.data import TABLE_SUFFIXES, find_layout
 
     return find_layout(path, reading.formats) is None and not any(
         file.suffix.lower() in TABLE_SUFFIXES for file in path.iterdir()

@@ -12,9 +12,9 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.files import Format
-from ...core.runtime.reading import read_start
+from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.data import Format
+from ...core.runtime import read_start
 from .dicom_mark import has_dicom_mark
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")

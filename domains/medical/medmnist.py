@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item, check_items
-from ...core.contracts.targets import Label, Labels
-from ...core.data.images import too_large
+from ...core.contracts import MAX_PIXELS, Decoded, DomainData, Item, Label, Labels, check_items
+from ...core.data import too_large
 from ...core.errors import ConfigError, DataError, LimitError
 from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
 

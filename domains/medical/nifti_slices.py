@@ -21,12 +21,10 @@ import nibabel
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.images import too_large
-from ...core.data.verify import remember_by_file
+from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.data import remember_by_file, too_large
 from ...core.errors import DataError, LimitError, shortened
-from ...core.runtime.files import cached_folder, caching
-from ...core.runtime.reading import check_regular
+from ...core.runtime import cached_folder, caching, check_regular
 from .intensity import MINMAX, SAMPLED_VALUES, robust_range, scale_to_unit, to_rgb, window_range
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}

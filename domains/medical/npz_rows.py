@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.data.array_files import array_headers, load_arrays, read_array_header, reading_arrays
-from ...core.data.verify import remember_by_file
+from ...core.data import array_headers, load_arrays, read_array_header, reading_arrays, remember_by_file
 from ...core.errors import DataError
-from ...core.runtime.files import cached_folder, caching
-from ...core.runtime.reading import check_regular
+from ...core.runtime import cached_folder, caching, check_regular
 
 OPENING = threading.Lock()
 SMALL_BYTES = 256 << 20

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Label
+from ...core.contracts import DomainData, Item, Label
 
 KINDS = (
     "cell with a segmented nucleus",

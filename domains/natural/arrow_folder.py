@@ -18,13 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import Decoded, DomainData, Item, check_items
-from ...core.contracts.targets import Label
-from ...core.data.class_folders import SPLIT_FOLDERS
-from ...core.data.files import folders, licence_of, shown, stays_inside
-from ...core.data.images import decode_bytes, decode_image
+from ...core.contracts import Decoded, DomainData, Item, Label, check_items
+from ...core.data import SPLIT_FOLDERS, decode_bytes, decode_image, folders, licence_of, shown, stays_inside
 from ...core.errors import CapabilityError, DataError, UnknownNameError, did_you_mean, shortened
-from ...core.runtime.reading import check_regular, json_values
+from ...core.runtime import check_regular, json_values
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "category")

@@ -7,11 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import domain
-from ...core.contracts.domain import NO_PRESET, Domain, DomainData
-from ...core.contracts.options import option
-from ...core.data.files import Format
-from ...core.data.images import IMAGE
+from ...core.contracts import NO_PRESET, Domain, DomainData, option
+from ...core.contracts import Reading as SharedReading
+from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .known_sets import KnownSet, known_set, recognised
 
@@ -20,7 +18,7 @@ NEGATIVE = ("a photo without a {}.",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(domain.Reading):
+class Reading(SharedReading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
@@ -60,7 +58,7 @@ class Natural(Domain):
             ConfigError: a value that is not usable, or an option that does not apply.
             CapabilityError: files that need a package that is not installed.
         """
-        from ...core.data.listed_splits import with_lists
+        from ...core.data import with_lists
 
         self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
@@ -94,7 +92,7 @@ class Natural(Domain):
 
 
 def _read(path: Path, reading: Reading) -> DomainData:
-    from ...core.data.detect import read_any
+    from ...core.data import read_any
     from .arrow_folder import is_arrow_folder, read_arrow_folder
     from .imagenet import IMAGENET_LAYOUTS, with_spoken_names
     from .layouts import LAYOUTS, published_layout, read_layout
@@ -107,13 +105,13 @@ def _read(path: Path, reading: Reading) -> DomainData:
     if not listed and is_arrow_folder(path):
         _refuse(reading, ("label_column", "class_names"), "Arrow and Parquet files", path)
         return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)
-    given = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    given = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
     return with_spoken_names(read_any(path, formats, **given))
 
 
 def _refuse(reading: Reading, taken: Sequence[str], kind: str, path: Path) -> None:
     """Raise the ConfigError of an option of tables that is given for data without one."""
-    for field in fields(domain.Reading):
+    for field in fields(SharedReading):
         given = getattr(reading, field.name) != field.default
         if given and field.name not in (*taken, "max_pixels"):
             raise ConfigError(f"option '{field.name}' does not apply to {kind} ({path}); omit it")

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Label
-from ...core.forgetting.drawings.things import draw
+from ...core.contracts import DomainData, Item, Label
+from ...core.forgetting import draw
 
 KINDS = (
     *("apple", "butterfly", "candle", "clock", "cup", "fish"),

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-from ...core.contracts.domain import DomainData
-from ...core.data.files import folders
+from ...core.contracts import DomainData
+from ...core.data import folders
 from ...core.errors import CapabilityError, DataError, shortened
-from ...core.runtime.reading import text_lines
+from ...core.runtime import text_lines
 from .layouts import Entry, Layout, matlab_variables, of_folder
 
 WORDNET_ID = re.compile(r"^n\d{8}$")

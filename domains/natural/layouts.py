@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import DomainData, check_items
-from ...core.contracts.targets import Label
-from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, locate, shown, walk
-from ...core.data.files import format_of as format_of_file
-from ...core.data.images import IMAGE
+from ...core.contracts import DomainData, Label, check_items
+from ...core.data import IMAGE, Format, ItemCollector, folders, licence_of, loader, locate, shown, walk
+from ...core.data import format_of as format_of_file
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import check_regular, json_values, read_json, text_lines
+from ...core.runtime import check_regular, json_values, read_json, text_lines
 from .known_sets import plain, recognised
 
 MATLAB_SECONDS = 120

@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from mmengine import Config
 
-from ...core.contracts.domain import DomainData
-from ...core.contracts.options import option, settle
-from ...core.contracts.recipe import Recipe
-from ...core.contracts.task import Use
+from ...core.contracts import DomainData, Recipe, Use, option, settle
 from ...core.errors import CapabilityError, ConfigError
-from ...core.export.package import Exported, Wishes
-from ...core.runtime.progress import Reporter
-from ...core.tasks.classification.stored_run import recipe_again
-from ...core.tasks.config_training.base import ConfigTask, load_model
+from ...core.export import Exported, Wishes
+from ...core.runtime import Reporter
+from ...core.tasks import ConfigTask, load_model, recipe_again
 from .data.classes import choose_classes
 from .data.few_shot import draw_shots
 from .data.novel import DROP, KEEP, hold_out, split_novel

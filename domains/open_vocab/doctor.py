@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from ...core.contracts.domain import Finding
+from ...core.contracts import Finding
 
 CURE = "pip install 'vladapt[open-vocab]'"
 WHEELS = {

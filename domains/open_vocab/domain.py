@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import MAX_PIXELS, Domain, DomainData, Item
-from ...core.contracts.options import option, settle, whole_number
-from ...core.data.files import Format, with_max_pixels
-from ...core.data.images import IMAGE
+from ...core.contracts import MAX_PIXELS, Domain, DomainData, Item, option, settle, whole_number
+from ...core.data import IMAGE, Format, with_max_pixels
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...core.features.store import default_root
-from ...core.runtime.files import cached_folder
+from ...core.features import default_root
+from ...core.runtime import cached_folder
 
 VERSION = 1
 SIDE = 128

@@ -19,13 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.backbones.load import load_backbone
-from ...core.contracts.backbone import Backbone
+from ...core.backbones import load_backbone
+from ...core.contracts import Backbone
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
-from ...core.features.store import FeatureStore
-from ...core.prompts.classifier import IMAGENET_SEVEN, PHOTO, check_templates, fill, spoken
-from ...core.prompts.descriptions import read_class_json
-from ...core.runtime.reading import read_text
+from ...core.features import FeatureStore
+from ...core.prompts import IMAGENET_SEVEN, PHOTO, check_templates, fill, read_class_json, spoken
+from ...core.runtime import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""

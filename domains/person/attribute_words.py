@@ -10,7 +10,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from ...core.data.tables import plain_name
+from ...core.data import plain_name
 
 WORDS_FILE = Path(__file__).with_name("attribute_words.json")
 TEMPLATE = "a photo of {}."

@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import DataError
-from ...core.metrics.resampling import mean_draws
-from ...core.metrics.retrieval import RECALL_AT, Ranking
-from ...core.metrics.significance import intervals_of
+from ...core.metrics import RECALL_AT, Ranking, intervals_of, mean_draws
 
 NUMBERS_AT_ONCE = 1 << 22
 """Distances that are sorted at a time."""

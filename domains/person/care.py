@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import DomainData
-from ...core.contracts.options import option, settle
-from ...core.runs.redaction import Redaction
-from ...core.runs.sections import ListSection
-from ...core.runtime.files import write_whole
+from ...core.contracts import DomainData, option, settle
+from ...core.runs import ListSection, Redaction
+from ...core.runtime import write_whole
 from .pedestrian import Pedestrian
 
 CARD = "CARD.md"

@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...core.contracts.adapter import require
-from ...core.data.pairs.augment_text import TextAugment
-from ...core.data.pairs.captions import CaptionSampler
-from ...core.data.pairs.pair_set import Pair
+from ...core.contracts import require
+from ...core.data import CaptionSampler, Pair, TextAugment
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import read_json
+from ...core.runtime import read_json
 
 FORM = '{"a caption": ["the same in other words", ...], ...}'
 

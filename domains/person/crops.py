@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.resources import Detection
-from ...core.data.detections import read_detections
-from ...core.data.images import upright_size
+from ...core.contracts import Detection, DomainData, Item
+from ...core.data import read_detections, upright_size
 from ...core.errors import DataError
 
 PEOPLE = ("person", "people", "pedestrian", "human", "man", "woman", "child", "rider")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import Decoded, Domain, DomainData
-from ...core.contracts.image_size import height_and_width
+from ...core.contracts import Decoded, Domain, DomainData, height_and_width
 from .attribute_words import sentences_of
 from .care import CONSENT
 from .gallery import read_gallery
@@ -21,6 +20,7 @@ ATTRIBUTES = "attributes"
 KINDS = {"person-search": "captions", "re-identification": IDENTITIES, ATTRIBUTES: "multilabel"}
 """Task -> kind of the sample."""
 SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
+FORMERLY = {"crops": "detections"}
 TEMPLATES = ("a photo of a person with {}.",)
 NEGATIVE = ("a photo of a person without {}.",)
 
@@ -52,11 +52,11 @@ class Person(Domain):
         task = self.check_task(task)
         reading = self.reading_of(options)
         data = read_set(Path(path), task, reading, FORMATS)
-        return data if reading.crops is None else _cut(data, reading, one_each=True)
+        return data if reading.detections is None else _cut(data, reading, one_each=True)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """New pictures of people, with what a set or their names say of cameras and times (`gallery.py`), or
-        photographs that people are cut from by `crops`.
+        photographs that people are cut from by `detections`.
 
         Args:
             paths: files and folders.
@@ -67,7 +67,11 @@ class Person(Domain):
         """
         reading = self.reading_of(options)
         data = read_gallery(paths, reading, FORMATS)
-        return data if reading.crops is None else _cut(data, reading, one_each=False)
+        return data if reading.detections is None else _cut(data, reading, one_each=False)
+
+    def reading_of(self, options: Mapping[str, Any]) -> Reading:
+        """As for every domain; `crops`, the former name of `detections`, is read as it."""
+        return super().reading_of({FORMERLY.get(name, name): value for name, value in options.items()})
 
     def sample(self, task: str | None = None) -> DomainData:
         """Drawn pedestrians, of whom no photograph was needed; no download."""
@@ -96,4 +100,4 @@ class Person(Domain):
 def _cut(data: DomainData, reading: Reading, *, one_each: bool) -> DomainData:
     from .crops import cut_people
 
-    return cut_people(data, reading.crops, one_each=one_each, max_pixels=reading.max_pixels)
+    return cut_people(data, reading.detections, one_each=one_each, max_pixels=reading.max_pixels)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ...core.contracts.domain import DomainData, Item
+from ...core.contracts import DomainData, Item
 from .pedestrian import Pedestrian
 from .pedestrian_outfits import ATTRIBUTES, COLOURS, HAIR, NONE, outfit, seen_attributes, sentences
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Target
-from ...core.data.unlabelled import read_unlabelled
+from ...core.contracts import DomainData, Item, Target
+from ...core.data import read_unlabelled
 from ...core.errors import DataError
 from .pedestrian import Pedestrian
 from .readers.camera_names import BACKGROUND, JUNK, NAME
@@ -27,7 +26,7 @@ def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequenc
     Raises:
         DataError: a path does not exist, or holds no picture.
     """
-    alone = Path(paths[0]) if len(paths) == 1 and reading.crops is None else None
+    alone = Path(paths[0]) if len(paths) == 1 and reading.detections is None else None
     known = None
     if alone is not None and alone.exists() and not _is_picture(alone, reading):
         known = _known_set(alone, reading, formats)

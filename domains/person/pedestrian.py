@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 
-from ...core.contracts.domain import Item
-from ...core.contracts.targets import Target
+from ...core.contracts import Item, Target
 
 QUERY, GALLERY = "query", "gallery"
 ROLES = ("", QUERY, GALLERY)

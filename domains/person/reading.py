@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ...core.contracts.domain import MAX_PIXELS, DomainData, Item
-from ...core.contracts.options import option, settle, whole_number
-from ...core.data.files import Format, ItemCollector, licence_of, loader
-from ...core.data.images import IMAGE
+from ...core.contracts import MAX_PIXELS, DomainData, Item, option, settle, whole_number
+from ...core.data import IMAGE, Format, ItemCollector, licence_of, loader
 from ...core.errors import ConfigError, DataError, printable
 from .pedestrian import IDENTITIES, Pedestrian
 
-ALWAYS_TAKEN = ("max_pixels", "crops")
+ALWAYS_TAKEN = ("max_pixels", "detections")
 """Options that every kind of set takes."""
 
 
@@ -24,7 +22,7 @@ class Reading:
     root: str | None = option(
         None, "tables and JSON: folder that paths of images are relative to; by default their own"
     )
-    crops: str | None = option(None, "a detector's COCO JSON, by which people are cut out of photographs")
+    detections: str | None = option(None, "a detector's COCO JSON, by which people are cut out of photographs")
     detected: bool = option(False, "CUHK03: the boxes of a detector in place of those drawn by hand")
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
     absent: str = option("0", "attributes: the value in tables for people without it")

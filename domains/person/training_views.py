@@ -15,9 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ...core.contracts.backbone import Backbone
-from ...core.contracts.image_size import height_and_width
-from ...core.training.views import View, as_tensor
+from ...core.contracts import Backbone, height_and_width
+from ...core.training import View, as_tensor
 
 TOGETHER = 2
 """How many of the six changes a picture goes through; one may be drawn twice."""

@@ -24,13 +24,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.domain import DomainData
-from ...core.contracts.targets import Captions
-from ...core.data.coco import coco_images
-from ...core.data.crops import BoxedImage
-from ...core.data.files import Format, ItemCollector, licence_of, loader, locate, shown
-from ...core.data.images import decode_values, upright_size
-from ...core.data.pairs.captions import generator_of
+from ...core.contracts import Captions, DomainData
+from ...core.data import (
+    BoxedImage,
+    Format,
+    ItemCollector,
+    coco_images,
+    decode_values,
+    generator_of,
+    licence_of,
+    loader,
+    locate,
+    shown,
+    upright_size,
+)
 from ...core.errors import DataError
 from .pictures import is_raster
 from .rasters import header_of

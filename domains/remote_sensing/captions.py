@@ -13,14 +13,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import Decoded, DomainData, Item
-from ...core.contracts.targets import Captions
-from ...core.data.class_folders import CONTAINERS
-from ...core.data.coco import find_coco_files, is_coco
-from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, locate, shown
-from ...core.data.pairs.reading import JSON_NAMES, TABLES, read_pairs
+from ...core.contracts import Captions, Decoded, DomainData, Item
+from ...core.data import (
+    CONTAINERS,
+    JSON_NAMES,
+    TABLES,
+    Format,
+    ItemCollector,
+    find_coco_files,
+    folders,
+    is_coco,
+    licence_of,
+    loader,
+    locate,
+    read_pairs,
+    shown,
+)
 from ...core.errors import ConfigError, DataError, shortened
-from ...core.runtime.reading import MOST_BYTES, check_regular, read_json, read_start
+from ...core.runtime import MOST_BYTES, check_regular, read_json, read_start
 from .box_captions import MASKS, read_captions_of_boxes
 from .scene_sets import plain
 
@@ -163,7 +173,7 @@ def _image_folders(folder: Path) -> list[Path]:
 
 
 def _of_pairs(path: Path, formats: tuple[Format, ...], root: str | None, max_pixels: int) -> DomainData:
-    from ...core.data.pairs.pair_set import StoredImages
+    from ...core.data import StoredImages
 
     options = {"root": root} if root is not None else {}
     pairs = read_pairs(str(path), val=0.0, test=0.0, max_pixels=max_pixels, **options)

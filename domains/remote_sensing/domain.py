@@ -9,15 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core import registry
-from ...core.contracts import domain
-from ...core.contracts.channels import STARTS, ZERO, InputChannels
-from ...core.contracts.domain import NO_PRESET, READ_BY, Decoded, Domain, DomainData, Item
-from ...core.contracts.options import option
-from ...core.data.files import Format
-from ...core.data.images import IMAGE
-from ...core.data.unlabelled import read_unlabelled
+from ...core.contracts import NO_PRESET, READ_BY, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels, Item, option
+from ...core.contracts import Reading as SharedReading
+from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
+from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
 from .dota import is_dota, read_dota
 from .gdal import DRIVERS
@@ -31,9 +27,8 @@ from .scene_sets import SceneSet, scene_set, with_words
 from .windows import Cutting, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
-    from ...core.contracts.own_files import OwnFiles, Scorer
-    from ...core.contracts.task import Use
-    from ...core.runtime.progress import Reporter
+    from ...core.contracts import OwnFiles, Scorer, Use
+    from ...core.runtime import Reporter
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -59,7 +54,7 @@ USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(domain.Reading):
+class Reading(SharedReading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(
@@ -262,7 +257,7 @@ class RemoteSensing(Domain):
         from .drawn_scenes import drawn_pairs, drawn_scenes
 
         if self.check_task(task) in DENSE:
-            return registry.load_domain(OPEN_VOCAB).sample(task)
+            return load_domain(OPEN_VOCAB).sample(task)
         self.known = None
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
@@ -306,7 +301,7 @@ class RemoteSensing(Domain):
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
         symmetries, scales, haze and light of pictures from above."""
-        from ...core.backbones.channels import widened
+        from ...core.backbones import widened
         from .transforms import EachPicture, OtherCorpus, SceneAugment
 
         own = tuple(backbone.image_mean), tuple(backbone.image_std)
@@ -326,7 +321,7 @@ class RemoteSensing(Domain):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
         if reading.channels is not None:
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
-        other = registry.load_domain(OPEN_VOCAB)
+        other = load_domain(OPEN_VOCAB)
         if reading.labels:
             data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
         elif is_dota(path):
@@ -352,12 +347,12 @@ def _told(item: Item) -> Item:
 
 def _pictures(path: Path, reading: Reading) -> DomainData:
     """Files that are a picture each."""
-    from ...core.data.detect import read_any
+    from ...core.data import read_any
     from .split_lists import with_split_lists
 
     if path.is_file() and is_raster(path):
         raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer of classes")
-    shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    shared = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
     return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.domain import SPLITS, DomainData, Item
-from ...core.contracts.targets import Boxes
-from ...core.data.files import Format, ItemCollector, folders, format_of, licence_of, loader, shown
+from ...core.contracts import SPLITS, Boxes, DomainData, Item
+from ...core.data import Format, ItemCollector, folders, format_of, licence_of, loader, shown
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import text_lines
+from ...core.runtime import text_lines
 from .localization.pictures import picture_size
 
 LABELS = ("labelTxt", "labelTxt-v1.5", "labelTxt-v1.0", "labelTxt-v2.0")

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Captions, Label
+from ...core.contracts import Captions, DomainData, Item, Label
 
 DRAWING = "1"
 """Part of each picture's identity, so of its stored features: whoever changes what is drawn gives another text."""

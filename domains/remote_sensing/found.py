@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import DomainData, Item
+from ...core.contracts import DomainData, Item
 from ...core.errors import DataError, shortened
-from ...core.runtime.files import replacing
+from ...core.runtime import replacing
 from .gdal import safely
 from .pictures import is_raster
 from .places import Place, place_of

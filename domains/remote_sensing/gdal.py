@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import CapabilityError, DataError, shortened
-from ...core.runtime.reading import check_regular
+from ...core.runtime import check_regular
 from .vrt import check_vrt
 
 DRIVERS = {
@@ -110,7 +110,7 @@ def writing(folder: Path) -> Iterator[None]:
         cause = error.__cause__ or error
         if shutil.disk_usage(folder).free < LITTLE_SPACE:  # GDAL says what it could not do, seldom why
             cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        from ...core.runtime.files import refused  # which loads torch
+        from ...core.runtime import refused  # which loads torch
 
         raise refused(folder, cause) from None
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.data.files import stays_inside
-from ...core.data.manifests import LABEL_COLUMNS
+from ...core.data import LABEL_COLUMNS, stays_inside
 from ...core.errors import CapabilityError, DataError, did_you_mean, shortened
-from ...core.runtime.reading import check_regular, read_start
+from ...core.runtime import check_regular, read_start
 from .gdal import DRIVERS, INSTALL, NO_NETWORK, moved
 from .rasters import Header, OpenRaster, header_of, open_raster
 from .scene_sets import plain

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import WHOLE, DomainData, Item
-from ...core.contracts.targets import Boxes, Mask
-from ...core.data.files import licence_of, loader
+from ...core.contracts import WHOLE, Boxes, DomainData, Item, Mask
+from ...core.data import licence_of, loader
 from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
 from .localization.pictures import picture_size

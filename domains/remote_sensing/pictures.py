@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item
-from ...core.data.files import Format
+from ...core.contracts import MAX_PIXELS, Decoded, DomainData, Item
+from ...core.data import Format
 from ...core.errors import ConfigError, DataError
 from .bands import COLOURS, Channel, further_channels, pictures_of
 from .gdal import DRIVERS
@@ -249,7 +249,7 @@ def _files(path: Path) -> dict[str, Any]:
     files = files_of(path)
     if files == [path]:
         return {}
-    from ...core.data.verify import FileHashes
+    from ...core.data import FileHashes
 
     hashes = FileHashes()
     digest = hashlib.sha256("".join(hashes.sha256(file) for file in files).encode()).hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.domain import DomainData, Item
+from ...core.contracts import DomainData, Item
 from ...core.errors import DataError
 from .gdal import moved
 from .rasters import Header, header_of

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import MAX_PIXELS
-from ...core.data.images import too_large
+from ...core.contracts import MAX_PIXELS
+from ...core.data import too_large
 from ...core.errors import DataError, LimitError
-from ...core.runtime.reading import check_regular
+from ...core.runtime import check_regular
 from .bands import Sensor, common_names, sensors
 from .gdal import opened, safely
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ...core.contracts.domain import DomainData
+from ...core.contracts import DomainData
 from ...core.errors import UnknownNameError, did_you_mean
 
 FILE = Path(__file__).with_name("scene_sets.json")

@@ -11,12 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ...core.contracts.domain import DomainData
-from ...core.data.class_folders import SPLIT_FOLDERS
-from ...core.data.files import visible
-from ...core.data.tables import read_table
+from ...core.contracts import DomainData
+from ...core.data import SPLIT_FOLDERS, read_table, visible
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import text_lines
+from ...core.runtime import text_lines
 
 SPLIT_IN_NAME = re.compile(r"(?:^|[-_. ])(train|training|val|valid|validation|test|testing)$", re.IGNORECASE)
 COLUMNS = ("filename", "file_name", "image", "path", "file")

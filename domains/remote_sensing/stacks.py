@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ...core.errors import DataError
-from ...core.runtime.reading import check_regular, read_start
+from ...core.runtime import check_regular, read_start
 from .gdal import DRIVERS
 
 BAND = re.compile(

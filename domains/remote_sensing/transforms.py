@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.domain import Decoded
-from ...core.contracts.image_size import height_and_width
-from ...core.contracts.images import CropTransform
-from ...core.data.augmentation import SeededAugment
+from ...core.contracts import CropTransform, Decoded, height_and_width
+from ...core.data import SeededAugment
 from .bands import COLOURS
 
 SAFE_CROP = (0.5, 1.0)

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ...core.data.files import stays_inside
+from ...core.data import stays_inside
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import check_regular, read_start
+from ...core.runtime import check_regular, read_start
 
 MOST_BYTES = 16 << 20
 KINDS = {"VRTDataset": ("",), "VRTRasterBand": ("", "VRTSourcedRasterBand")}

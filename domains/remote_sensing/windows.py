@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import DomainData, Item, check_items
-from ...core.contracts.targets import Label
-from ...core.data.files import ItemCollector, licence_of, loader, shown, walk
+from ...core.contracts import DomainData, Item, Label, check_items
+from ...core.data import ItemCollector, licence_of, loader, shown, walk
 from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
 from .pictures import is_raster

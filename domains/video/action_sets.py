@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ConfigError, DataError, shortened
-from ...core.runtime.reading import read_json, read_text
+from ...core.runtime import read_json, read_text
 from .annotations import Annotation, seconds, split_in, split_named
 from .clips import VIDEO_SUFFIXES
 

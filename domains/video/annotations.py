@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import DomainData
-from ...core.contracts.targets import Captions, Label, Labels
-from ...core.data.class_folders import SPLIT_FOLDERS
-from ...core.data.files import Format, ItemCollector, licence_of, loader
-from ...core.data.group_columns import group_of
+from ...core.contracts import Captions, DomainData, Label, Labels
+from ...core.data import SPLIT_FOLDERS, Format, ItemCollector, group_of, licence_of, loader
 from ...core.errors import DataError, did_you_mean, shortened
 from .clip_files import ClipFiles
 

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.data.tables import Table, read_table
+from ...core.data import Table, read_table
 from ...core.errors import ConfigError, DataError, shortened
-from ...core.runtime.reading import read_text
+from ...core.runtime import read_text
 from .annotations import Annotation, seconds, split_in, split_named
 
 PARTITIONS = ("full", "9k", "1k-a")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ...core.data.files import Format, ItemCollector, format_of, shown, stays_inside, walk
+from ...core.data import Format, ItemCollector, format_of, shown, stays_inside, walk
 from ...core.errors import DataError, shortened
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...core.data.group_columns import AUTO, NONE, group_rows
-from ...core.data.tables import Row, Table, read_table
+from ...core.data import AUTO, NONE, Row, Table, group_rows, read_table
 from ...core.errors import DataError
 from .annotations import Annotation, seconds, split_in, split_named
 

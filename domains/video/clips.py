@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.files import Format
+from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.data import Format
 from ...core.errors import ConfigError, DataError
 from . import sampling as rules
 from .frame_cache import kept_frames

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Label
+from ...core.contracts import DomainData, Item, Label
 from ...core.errors import DataError
 from .clips import MIRROR
 

@@ -11,9 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import Finding
-from ...core.contracts.options import option
-from ...core.runtime.reading import check_regular
+from ...core.contracts import Finding, option
+from ...core.runtime import check_regular
 
 CURE = "pip install 'vladapt[video]'"
 USUAL = ("h264", "hevc", "vp9", "av1", "mpeg4")

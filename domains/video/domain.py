@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts import domain
-from ...core.contracts.domain import Decoded, Domain, DomainData, Item
-from ...core.contracts.options import option
-from ...core.data.files import Format
+from ...core.contracts import Decoded, Domain, DomainData, Item, option
+from ...core.contracts import Reading as SharedReading
+from ...core.data import Format
 from ...core.errors import ConfigError
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
@@ -19,7 +18,7 @@ from .directions import hold_a_direction, with_mirrored
 from .frame_folders import frame_folders
 
 if TYPE_CHECKING:
-    from ...core.contracts.part_views import PartViews
+    from ...core.contracts import PartViews
 
 OF_CLASSES = ("action-recognition", "classification")
 """Tasks that are told by classes; the others by captions."""
@@ -34,7 +33,7 @@ ENTRIES = (FRAMES, "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(domain.Reading):
+class Reading(SharedReading):
     """Options of `Video.read`, given as `data.NAME` in a recipe."""
 
     frames: int = option(8, "frames decoded per clip, or per part where a video has several", low=1, high=4096)
@@ -79,7 +78,7 @@ class Reading(domain.Reading):
         """
         if self.average_views == IN_A_ROW:
             return None
-        from ...core.contracts.part_views import PartViews
+        from ...core.contracts import PartViews
 
         if (count := self.clips * self.crops) < 2:
             raise ConfigError(

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Captions, Label
+from ...core.contracts import Captions, DomainData, Item, Label
 
 DRAWING, SEED = "2", 1
 """`DRAWING` is part of each clip's identity, so of its stored features: whoever changes what is drawn gives another."""

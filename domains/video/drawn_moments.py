@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.domain import Decoded, DomainData, Item
-from ...core.contracts.targets import Captions
+from ...core.contracts import Captions, Decoded, DomainData, Item
 from .clips import Sampling, chosen_frames, clip_of
 from .drawn_clips import CAPTIONS, DRAWING, MOTIONS, NOTE, SEED, draw_clip, object_of
 from .long_videos import LENGTH

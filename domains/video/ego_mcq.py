@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts.questions import Question, Questions
+from ...core.contracts import Question, Questions
 from ...core.errors import DataError
 from .annotations import Annotation, item_id, seconds
 

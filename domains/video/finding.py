@@ -8,23 +8,32 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts import domain
-from ...core.contracts.domain import DomainData, check_items
-from ...core.contracts.targets import Label
-from ...core.data.class_folders import find_layout
-from ...core.data.detect import read_any
-from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, stays_inside, visible, walk
-from ...core.data.tables import read_table
-from ...core.data.unlabelled import read_unlabelled
+from ...core.contracts import DomainData, Label, check_items
+from ...core.contracts import Reading as SharedReading
+from ...core.data import (
+    Format,
+    ItemCollector,
+    find_layout,
+    folders,
+    licence_of,
+    loader,
+    read_any,
+    read_table,
+    read_unlabelled,
+    shown,
+    stays_inside,
+    visible,
+    walk,
+)
 from ...core.errors import DataError, printable, shortened
-from ...core.runtime.reading import read_json, read_text
+from ...core.runtime import read_json, read_text
 from . import action_sets, caption_sets, ego_mcq, moment_sets
 from .annotations import Annotation, as_words, data_of, split_in
 from .clip_files import ClipFiles
 from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
 
 if TYPE_CHECKING:
-    from ...core.contracts.questions import Questions
+    from ...core.contracts import Questions
     from .domain import Reading
 
 LIST_FOLDERS = (
@@ -353,7 +362,7 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
         )
     if of_videos is None and of_frames is not None:
         return _of_frame_folders(path, of_frames, reading, frames)
-    shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    shared = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
     data = read_any(path, [videos], **shared)
     return replace(data, kind="clips", class_names=tuple(map(as_words, data.class_names)))
 

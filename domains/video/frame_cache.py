@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import Decoded
+from ...core.contracts import Decoded
 
 FOLDER = "frames"
 
@@ -31,8 +31,8 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
     Raises:
         DataError: what `draw` raises. CacheError: the cache cannot be written.
     """
-    from ...core.features.keys import canonical_json
-    from ...core.runtime.files import cached_folder, caching
+    from ...core.features import canonical_json
+    from ...core.runtime import cached_folder, caching
 
     stat = os.stat(path)
     shown = [os.path.abspath(path), stat.st_size, stat.st_mtime_ns, dict(decode), seed]

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.files import Format, stays_inside, visible
-from ...core.data.images import IMAGE_SUFFIXES, decode_image
+from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.data import IMAGE_SUFFIXES, Format, decode_image, stays_inside, visible
 from ...core.errors import DataError
 from .clips import Sampling, chosen_frames, clip_of
 

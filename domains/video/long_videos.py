@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts.domain import MAX_PIXELS, DomainData, Item
-from ...core.contracts.targets import Target
+from ...core.contracts import MAX_PIXELS, DomainData, Item, Target
 from ...core.errors import DataError
 from .clips import INSTANTS, Sampling
 

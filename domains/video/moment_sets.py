@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ...core.data.tables import Table
+from ...core.data import Table
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import read_text
+from ...core.runtime import read_text
 from .annotations import Annotation, seconds, split_in
 
 CHARADES_LINE = re.compile(r"^(\S+) (\S+) (\S+)##(.*)$")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.contracts.domain import DomainData
-from ...core.data.files import loader
-from ...core.data.unlabelled import read_unlabelled
+from ...core.contracts import DomainData
+from ...core.data import loader, read_unlabelled
 from .annotations import seconds
 from .clips import INSTANTS, check_times
 from .finding import read_new_clips

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.contracts.domain import DomainData
-from ...core.data.listed_splits import with_lists
+from ...core.contracts import DomainData
+from ...core.data import with_lists
 from ...core.errors import DataError
 from .clips import VIDEO_SUFFIXES
 from .finding import LIST_FOLDERS, read_list

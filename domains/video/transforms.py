@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.backbones.joint_parts import chosen_parts
-from ...core.contracts.domain import Decoded
-from ...core.contracts.images import CropTransform
-from ...core.data.augmentation import SeededAugment
+from ...core.backbones import chosen_parts
+from ...core.contracts import CropTransform, Decoded
+from ...core.data import SeededAugment
 from .sampling import five_crops, three_crops
 
 SAFE_CROP = (0.5, 1.0)

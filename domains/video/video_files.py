@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.images import too_large
-from ...core.data.verify import remember_by_file
+from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.data import remember_by_file, too_large
 from ...core.errors import DataError, LimitError, shortened
-from ...core.runtime.reading import check_regular
+from ...core.runtime import check_regular
 
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,gif,ivf,h264,hevc,mjpeg,m4v,mpegvideo,dv"
 """FFmpeg's names of what is read; those that open further files are not among them."""

@@ -3,55 +3,148 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import typer
 
 import vladapt as package
 from vladapt import cli
-from vladapt.core.commands import declared
+from vladapt.core.commands import option_index
 from vladapt.core.commands.options import with_optional_values
 from vladapt.core.contracts.options import options_of
+from vladapt.core.errors import DataError
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 from vladapt.core.registry.build import task_class
+from vladapt.core.runtime import files
 
 
-def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):
-    shown = vladapt("fit", "--help").out
-    assert "--window" in shown and "--modality" in shown and "Options of medical" in shown
-    assert "--reduce-zero-label" in shown and "Options of open-vocab" in shown
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A package folder in which nothing lies yet; `add(name, text)` puts a domain there."""
+    monkeypatch.setattr(option_index, "PACKAGE_ROOT", tmp_path)
+
+    def add(name: str, text: str) -> Path:
+        folder = tmp_path / "domains" / name
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(text)
+        return folder
+
+    return add
 
 
-@pytest.mark.parametrize("name", ["medical", "open-vocab", "person", "remote-sensing"])
-def test_what_is_declared_is_what_the_reader_takes(name):
-    """And what the domain's tasks have as options of their own."""
-    found = {each.name: each.help[name] for each in declared.declared_options() if name in each.help}
+@pytest.fixture
+def imports(monkeypatch):
+    """Names of the domains that are imported to make an index, which has one option each time: `zoom1`, `zoom2`, ..."""
+    imported = []
+
+    def read(folder: Path):
+        if "Unfinished" in (folder / "__init__.py").read_text():
+            raise SyntaxError(folder.name)
+        imported.append(folder.name)
+        zoom = option_index.Declared("reading", folder.name, f"zoom{len(imported)}", "int", False, "how near")
+        return option_index.Index((zoom,), ("classification",)), [type("Own", (), {"__module__": "own"})]
+
+    monkeypatch.setattr(option_index, "_imported", read)
+    monkeypatch.setattr(option_index, "_source", lambda cls: "domains/sound/__init__.py")
+    return imported
+
+
+def test_help_shows_the_options_of_the_domain_that_is_named_and_of_no_other(vladapt):
+    plain, medical = vladapt("fit", "--help").out, vladapt("fit", "--domain", "medical", "--help").out
+    assert "--window" not in plain and "vladapt fit --domain NAME --help" in plain
+    assert "--window" in medical and "Options of medical" in medical and "--modality" in medical
+    assert "--reduce-zero-label" not in medical and "--data" in medical
+    assert "--reduce-zero-label" in vladapt("fit", "--domain=open-vocab", "--help").out
+
+
+def test_help_has_at_most_32_options_without_a_domain(vladapt):
+    shown = re.findall(r"^│ +(--[a-z-]+)", vladapt("fit", "--help").out, re.MULTILINE)
+    assert "--shots" in shown and len(shown) <= 32
+
+
+def test_help_shows_the_options_of_the_task_that_is_named_and_of_no_other(vladapt):
+    every = vladapt("fit", "--domain", "video", "--help").out
+    assert "Options of task moments" in every and "Options of task retrieval" in every
+    one = vladapt("fit", "--domain", "video", "--task", "moments", "--help").out
+    assert "Options of task moments" in one and "Options of task retrieval" not in one
+
+
+def test_help_on_a_run_shows_the_options_of_its_domain(vladapt, tmp_path):
+    (tmp_path / "run.json").write_text('{"domain": "medical", "task": "classification"}')
+    for command in ("predict", "eval", "export"):
+        assert "Options of medical" in vladapt(command, tmp_path, "--help").out
+        assert "Options of medical" not in vladapt(command, "--help").out
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "index.json").write_text('{"reading": {"domain": "video"}}')
+    assert "Options of video" in vladapt("search", tmp_path, "--help").out
+
+
+@pytest.mark.parametrize("name", ["medical", "open-vocab", "person", "remote-sensing", "video", "natural"])
+def test_what_is_declared_is_what_the_domain_takes(name):
+    """Its reader, and its tasks, wherever they lie."""
+    found = {(each.key, each.help) for each in option_index.options_of_domain(name)}
     domain = package.load_domain(name)
-    owners = [domain.reading, *(task_class(task).options for task in domain.task_names)]
-    assert found == {each.name: each.help for owner in owners if owner is not None for each in options_of(owner)}
+    tasks = [options for task in domain.task_names if (options := task_class(task).options) is not None]
+    taken = {(f"data.{each.name}", each.help) for each in options_of(domain.reading)}
+    assert found == taken | {(each.name, each.help) for options in tasks for each in options_of(options)}
+
+
+@pytest.mark.parametrize("folder", option_index.folders(), ids=lambda folder: folder.name)
+def test_the_index_of_a_folder_is_up_to_date(folder):
+    """`make index` makes it again."""
+    assert (folder / option_index.FILE).read_text(encoding="utf-8") == option_index.index_text(folder)
+
+
+def test_one_name_has_one_type_in_all_domains():
+    types = {}
+    for name in catalogue.domains():
+        for each in option_index.options_of_domain(name):
+            types.setdefault(each.key, set()).add((each.type, each.switch))
+    assert not {key: found for key, found in types.items() if len(found) > 1}
+
+
+def test_an_index_that_is_missing_stale_or_damaged_is_made_again_and_kept(room, imports):
+    folder = room("sound", "first")
+    file = folder / option_index.FILE
+    changes = (
+        lambda: None,
+        lambda: (folder / "__init__.py").write_text("second"),
+        lambda: file.write_text("{"),
+        lambda: file.write_text(file.read_text().replace('"format": 1', '"format": 0')),
+    )
+    for times, change in enumerate(changes, 1):
+        change()
+        assert [each.name for each in option_index._read(folder).options] == [f"zoom{times}"]
+        assert option_index._read(folder).options[0].name == f"zoom{times}" and len(imports) == times
+
+
+def test_an_index_in_a_folder_that_cannot_be_written_is_made_in_memory(room, imports, monkeypatch):
+    folder = room("sound", "first")
+    monkeypatch.setattr(files, "write_whole", Mock(side_effect=DataError("read-only")))
+    assert [each.name for each in option_index._read(folder).options] == ["zoom1"]
+    assert not (folder / option_index.FILE).exists()
+
+
+def test_a_domain_under_construction_takes_no_command_away(room, imports):
+    room("sound", "")
+    room("broken", "class Unfinished(:\n")
+    option_index._here.cache_clear()
+    try:
+        assert list(option_index._here()) == ["sound"]
+    finally:
+        option_index._here.cache_clear()
 
 
 def test_switches_of_domains_may_stand_alone():
-    assert {"--cut", "--show-people", "--rerank"} <= declared.declared_switches()
-    assert not {"--camera-rule", "--background", "--window-size"} & declared.declared_switches()
     given = ["fit", "--rerank", "--show-people", "--cut", "no", "--window-size", "--quiet"]
     completed = ["fit", "--rerank", "yes", "--show-people", "yes", "--cut", "no", "--window-size", "--quiet"]
     assert with_optional_values(given) == completed
     assert with_optional_values(["fit", "--rerank"]) == ["fit", "--rerank", "yes"]
-
-
-def test_a_domain_under_construction_takes_no_command_away(tmp_path, monkeypatch):
-    domain = '@dataclass\nclass Reading:\n    zoom: int = option(1, "how near")\n\nclass Own:\n    reading = Reading\n'
-    for name, text in {"sound": domain, "broken": "class Unfinished(:\n"}.items():
-        folder = tmp_path / "domains" / name
-        folder.mkdir(parents=True)
-        (folder / "domain.py").write_text(text)
-    contract = tmp_path.joinpath(*declared.SHARED)
-    contract.parent.mkdir(parents=True)
-    contract.write_text("")
-    monkeypatch.setattr(declared, "PACKAGE_ROOT", tmp_path)
-    assert list(declared._read_options()) == [("sound", "reading", "zoom", "how near")]
+    for flag in ("--camera-rule", "--background", "--window-size"):
+        assert with_optional_values(["fit", flag]) == ["fit", flag]
 
 
 def test_a_flag_of_a_domain_reaches_its_reader(fit, colours):

@@ -78,8 +78,10 @@ def test_the_limit_of_pixels_is_a_flag(fit, refused, colours):
 
 
 @pytest.mark.parametrize("command", ["fit", "predict", "index", "search"])
-def test_the_limit_of_pixels_stands_in_the_help(vladapt, command):
-    assert "--max-pixels" in vladapt(command, "--help").out
+def test_the_limit_of_pixels_stands_in_the_help(vladapt, command, tmp_path):
+    (tmp_path / "run.json").write_text('{"domain": "natural", "task": "classification"}')
+    of = [tmp_path] if command in ("predict", "search") else ["--domain", "natural"]
+    assert "--max-pixels" in vladapt(command, *of, "--help").out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere take text names only")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....core.contracts.selector import Pool, Selector
+from ....core.contracts import Pool, Selector
 
 
 @dataclass(eq=False, kw_only=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ....core.contracts.selector import Pool, Selector
+from ....core.contracts import Pool, Selector
 
 CENTRES_AT_ONCE = 256
 

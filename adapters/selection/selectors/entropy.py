@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ....core.contracts.options import option
-from ....core.contracts.selector import Pool, Selector
+from ....core.contracts import Pool, Selector, option
 
 
 @dataclass(eq=False, kw_only=True)

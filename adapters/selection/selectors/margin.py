@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....core.contracts.selector import Pool, Selector
+from ....core.contracts import Pool, Selector
 
 
 @dataclass(eq=False, kw_only=True)

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from ....core.contracts.options import option
-from ....core.contracts.selector import Pool, Selector
-from ....core.registry.build import build_selector
+from ....core.contracts import Pool, Selector, option
+from ....core.registry import build_selector
 
 BASES = ("random", "entropy", "coreset", "badge")
 RANDOM, PREDICTED = "random", "predicted"

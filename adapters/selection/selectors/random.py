@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ....core.contracts.selector import Pool, Selector
+from ....core.contracts import Pool, Selector
 
 
 @dataclass(eq=False, kw_only=True)

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ....core.commands.options import Debug, Json
-from ....core.commands.tables import echo, print_json
+from ....core.commands import Debug, Json, echo, print_json
 from ....core.errors import ConfigError
-from ....core.runtime.progress import Reporter
+from ....core.runtime import Reporter
 
 GROUP = "check"
 

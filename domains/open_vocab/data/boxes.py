@@ -12,11 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.targets import Boxes
-from ....core.data.files import Format, format_of, licence_of, loader, locate, shown
-from ....core.data.images import IMAGE
-from ....core.data.verify import VERIFY_ALL_UP_TO
+from ....core.contracts import Boxes, DomainData, Item
+from ....core.data import IMAGE, VERIFY_ALL_UP_TO, Format, format_of, licence_of, loader, locate, shown
 from ....core.errors import DataError
 from .outlines import corners_of, valid_outline
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ....core.contracts.domain import DomainData
-from ....core.data.splits import assign_splits
-from ....core.data.verify import FileHashes
+from ....core.contracts import DomainData
+from ....core.data import FileHashes, assign_splits
 from ....core.errors import ConfigError, DataError
 from .classes import choose_classes
 from .detection import read_detection

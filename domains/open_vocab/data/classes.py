@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
-from ....core.contracts.domain import DomainData, Item
+from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, did_you_mean
-from ....core.prompts.classifier import spoken
+from ....core.prompts import spoken
 from .masks import choosable
 
 MOST_NAMES = 20

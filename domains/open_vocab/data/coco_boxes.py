@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ....core.data.coco import (
+from ....core.data import (
     by_kind_of_id,
     find_coco_files,
     image_roots,
@@ -22,7 +22,7 @@ from ....core.data.coco import (
     what_lacks,
 )
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import read_json
+from ....core.runtime import read_json
 from .boxes import Box, BoxSet, ListedImage
 
 ANNOTATION_FOLDERS = ("annotations", "annotation", "Annotations")

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ....core.contracts.domain import DomainData
-from ....core.data.crops import image_folders
-from ....core.data.files import Format, visible
-from ....core.data.images import IMAGE
-from ....core.data.voc import CORNERS, find_voc_files, parse_voc, voc_image_name, voc_splits
+from ....core.contracts import DomainData
+from ....core.data import (
+    CORNERS,
+    IMAGE,
+    Format,
+    find_voc_files,
+    image_folders,
+    parse_voc,
+    visible,
+    voc_image_name,
+    voc_splits,
+)
 from ....core.errors import DataError
 from .boxes import Box, BoxSet, ListedImage, boxes_of
 from .classes import choose_classes

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.data.sampling import rank
+from ....core.contracts import DomainData, Item
+from ....core.data import rank
 from ....core.errors import ConfigError
 from .boxes import annotated_boxes
 

@@ -17,13 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ....core.contracts.domain import SPLITS, Decoded, DomainData, Item
-from ....core.contracts.targets import Boxes, Mask
-from ....core.data.files import Format, loader
-from ....core.data.images import IMAGE
+from ....core.contracts import SPLITS, Boxes, Decoded, DomainData, Item, Mask
+from ....core.data import IMAGE, Format, loader
 from ....core.errors import DataError, shortened
-from ....core.runtime.files import write_cached
-from ....core.runtime.reading import read_json, read_start
+from ....core.runtime import read_json, read_start, write_cached
 from .boxes import annotated_boxes
 from .masks import MaskReader, annotated_mask
 from .outlines import valid_outline

@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....core.data.class_folders import SPLIT_FOLDERS
-from ....core.data.files import Format, ItemCollector, folders, format_of, shown, walk
-from ....core.data.images import IMAGE
-from ....core.data.voc import voc_splits
+from ....core.data import IMAGE, SPLIT_FOLDERS, Format, ItemCollector, folders, format_of, shown, voc_splits, walk
 from ....core.errors import DataError
 from .mask_tables import MaskTable, ade_table, cityscapes_table, voc_table
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import read_json, read_text
+from ....core.runtime import read_json, read_text
 
 STEMS = ("classes", "class_names", "semantic_classes", "label_names", "labels", "categories", "class_dict", "labelmap")
 NOT_CLASSES = frozenset({"unlabeled", "unlabelled", "unlabled", "ignore", "ignored", "void", "__ignore__", "_ignore_"})

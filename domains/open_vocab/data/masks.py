@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.domain import MAX_PIXELS, Item
-from ....core.contracts.targets import Mask
-from ....core.data.images import decode_values
+from ....core.contracts import MAX_PIXELS, Item, Mask
+from ....core.data import decode_values
 from ....core.errors import DataError, shortened
 from .mask_tables import MOST_STORED
 from .outlines import draw

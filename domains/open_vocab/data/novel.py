@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ....core.contracts.domain import DomainData, Item
+from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, DataError, did_you_mean
-from ....core.prompts.classifier import spoken
+from ....core.prompts import spoken
 from .boxes import annotated_boxes
 from .classes import choose_classes, class_positions
 from .masks import IGNORED, annotated_mask, choosable

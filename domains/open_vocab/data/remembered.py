@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.prompts.classifier import spoken
+from ....core.contracts import DomainData, Item
+from ....core.prompts import spoken
 from .boxes import annotated_boxes
 from .classes import choose_classes
 

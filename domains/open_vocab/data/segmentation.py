@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.targets import Mask
-from ....core.data.files import Format, ItemCollector, format_of, licence_of, loader, shown, visible
-from ....core.data.images import IMAGE, decode_values
+from ....core.contracts import DomainData, Item, Mask
+from ....core.data import IMAGE, Format, ItemCollector, decode_values, format_of, licence_of, loader, shown, visible
 from ....core.errors import DataError
 from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes

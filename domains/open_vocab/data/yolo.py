@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ....core.data.class_folders import SPLIT_FOLDERS
-from ....core.data.files import Format, ItemCollector, format_of, shown, stays_inside, walk
-from ....core.data.images import IMAGE
+from ....core.data import IMAGE, SPLIT_FOLDERS, Format, ItemCollector, format_of, shown, stays_inside, walk
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.reading import read_text, read_yaml
+from ....core.runtime import read_text, read_yaml
 from .boxes import Box, BoxSet, ListedImage
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "classes.names")

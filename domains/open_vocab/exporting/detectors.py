@@ -12,7 +12,7 @@ from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from torch import Tensor, nn
 
 from ....core.errors import CapabilityError
-from ....core.export.graph import Graph
+from ....core.export import Graph
 from ..inference.detection import rivals
 from ..inference.predictions import PredictedBoxes
 from .run import Form

@@ -21,17 +21,26 @@ import torch.nn.functional as F
 from efficientnet_lite_pytorch.utils import Conv2dDynamicSamePadding
 from torch import Tensor, nn
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.task import Use
-from ....core.data.images import IMAGE_SUFFIXES
+from ....core.contracts import DomainData, Item, Use
+from ....core.data import IMAGE_SUFFIXES
 from ....core.errors import CapabilityError, ConfigError
-from ....core.export.agreement import LARGEST_SHARE, Agreement
-from ....core.export.folder import SCRIPT, Session, facts_of, library
-from ....core.export.graph import Graph, check_opset
-from ....core.export.package import Exported, Wishes, check_free, new_folder, write_facts
-from ....core.runtime.progress import Reporter
-from ....core.tasks.config_training.registered import registered_only, running
-from ....core.tasks.config_training.runner import quiet
+from ....core.export import (
+    LARGEST_SHARE,
+    SCRIPT,
+    Agreement,
+    Exported,
+    Graph,
+    Session,
+    Wishes,
+    check_free,
+    check_opset,
+    facts_of,
+    library,
+    new_folder,
+    write_facts,
+)
+from ....core.runtime import Reporter
+from ....core.tasks import quiet, registered_only, running
 from ..data.items_file import to_uint8
 from ..inference.running import known_names, outcomes
 from .standalone import pictures

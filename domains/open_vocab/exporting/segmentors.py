@@ -13,7 +13,7 @@ from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
 from ....core.errors import CapabilityError
-from ....core.export.graph import Graph
+from ....core.export import Graph
 from ..inference.predictions import PredictedMap
 from .run import Form
 from .standalone import maps

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.domain import DomainData, Evaluation, Item
-from ....core.runs.sections import CurveSection, PictureSection, TableSection
+from ....core.contracts import DomainData, Evaluation, Item
+from ....core.runs import CurveSection, PictureSection, TableSection
 from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
 from ..data.remembered import spelled_as_in

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.contracts.domain import WHOLE, DomainData, Item
+from ....core.contracts import WHOLE, DomainData, Item
 from .predictions import PredictedBoxes
 
 SHARED = 0.5

@@ -14,9 +14,9 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from ....core.contracts.domain import DomainData, Item
+from ....core.contracts import DomainData, Item
 from ....core.errors import CapabilityError
-from ....core.features.extract import cores
+from ....core.features import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions
 from ..text_embeddings import set_classes

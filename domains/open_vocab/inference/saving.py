@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from ....core.contracts.domain import DomainData, Item
+from ....core.contracts import DomainData, Item
 from ....core.errors import DataError
-from ....core.runtime.files import replacing, write_whole
+from ....core.runtime import replacing, write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
 from ..drawing import draw_boxes, draw_classes, palette

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.domain import DomainData, Evaluation, Item
-from ....core.runs.sections import PictureSection, TableSection
+from ....core.contracts import DomainData, Evaluation, Item
+from ....core.runs import PictureSection, TableSection
 from ..data.items_file import to_uint8
 from ..data.masks import IGNORED
 from ..drawing import draw_classes

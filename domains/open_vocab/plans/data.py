@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ....core.contracts.domain import DomainData
-from ....core.data.files import loader
-from ....core.data.images import IMAGE
+from ....core.contracts import DomainData
+from ....core.data import IMAGE, loader
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.reading import read_json, why_not_regular
+from ....core.runtime import read_json, why_not_regular
 from ..data.classes import check_names, choose_classes
 from .kinds import ConfigKind
 from .pipelines import Node, inner_datasets, texts_in
@@ -105,7 +104,7 @@ def _built(dataset: Node, scope: str) -> Any:
     """The data set without its transforms, every image of it."""
     from mmengine.registry import init_default_scope
 
-    from ....core.tasks.config_training.runner import named_faults
+    from ....core.tasks import named_faults
     from ....registry import DATASETS
 
     _check_places(dataset)

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ....core.contracts.domain import Item
-from ....core.contracts.targets import Boxes, Mask
+from ....core.contracts import Boxes, Item, Mask
 from ....core.errors import DataError
 from ..data.boxes import annotated_boxes
 from ..data.masks import MaskReader, annotated_mask

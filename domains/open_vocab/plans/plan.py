@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from mmengine import Config
 
-from ....core.contracts.domain import DomainData
+from ....core.contracts import DomainData
 from ....core.errors import ConfigError, DataError
-from ....core.features.store import default_root
-from ....core.runtime.distributed import is_main, run_on_all, world_size
+from ....core.features import default_root
+from ....core.runtime import is_main, run_on_all, world_size
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader

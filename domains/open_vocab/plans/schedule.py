@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ....core.errors import ConfigError
-from ....core.runtime.distributed import world_size
+from ....core.runtime import world_size
 from .pipelines import Node, nodes
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}

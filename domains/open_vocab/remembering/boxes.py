@@ -15,8 +15,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.targets import Boxes
+from ....core.contracts import Boxes, DomainData, Item
 from ..data.boxes import annotated_boxes
 from ..data.remembered import alike
 from ..inference.predictions import PredictedBoxes, overlaps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,13 +13,10 @@ import torch
 from mmengine import Config
 from torch import nn
 
-from ....core.contracts.domain import Domain, DomainData, Item
-from ....core.contracts.recipe import Recipe
-from ....core.data.unlabelled import decodable, images_of, readable
+from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.progress import Reporter
-from ....core.tasks.config_training.kept_plan import with_tuples
-from ....core.tasks.config_training.runner import quiet, train_plan
+from ....core.runtime import Reporter
+from ....core.tasks import quiet, with_tuples
 from ..data.boxes import annotated_boxes
 from ..data.remembered import alike, spelled_as_in, without_boxes
 from ..vocabulary import described_classes
@@ -39,50 +36,88 @@ TO_REMEMBER_BY = "remembered/"
 """Before the ids of images that are given for it."""
 
 
-def with_names(recipe: Recipe) -> Recipe:
-    """The recipe with the names to remember as a list.
+@dataclass(frozen=True)
+class Remembering:
+    """What a training goes on from, and what it is to remember.
+
+    Args:
+        start: a run or a checkpoint, or None.
+        names: to remember; empty for none.
+        images: a folder of images to remember by, or None.
+        score: from which score on what is found is a box to learn from.
+        wise_alpha: share of the trained weights in the kept ones; None to choose it.
+        lora_rank: of the matrices trained in place of the weights; None to train these.
+        changes: dotted name inside the model's config -> value, as it was given; the start's model is changed by them.
+        backbone: the one that was given, or None.
+        classes: names, or a file of names and descriptions, as they were given; None or "all" for those of the data.
+    """
+
+    start: str | None = None
+    names: tuple[str, ...] = ()
+    images: str | None = None
+    score: float = SURE
+    wise_alpha: float | None = None
+    lora_rank: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str | None = None
+    classes: Any = None
+
+    def started(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config, with the model and the weights of the start where one is given."""
+        return on_start(config, start_at(self.start), self.changes, self.backbone) if self.start else config
+
+    def begins_at(self, config: Mapping[str, Any]) -> Start:
+        """The start, or the checkpoint that the config goes on from."""
+        return start_at(self.start) if self.start else start_at(config["load_from"], "load_from")
+
+    def detector(self, config: Mapping[str, Any], names: Sequence[str], device: torch.device) -> nn.Module:
+        """The detector as it is before the training; see `detector_before`.
+
+        Args:
+            config: with the start.
+            names: to remember, as the data spell them.
+        """
+        described = {} if self.classes in (None, "all") else described_classes(self.classes)
+        described = {name: texts for name, texts in described.items() if texts}
+        return detector_before(self.begins_at(config), config, names, described, device)
+
+
+def names_to_remember(given: Any) -> list[str] | None:
+    """The names, from a list or a file of them; None where nothing is given.
 
     Raises:
         ConfigError: no name, or one twice. DataError: a file that cannot be read.
     """
-    given = recipe.task_options.get("remember")
     if given is None:
-        return recipe
+        return None
     given = given[0] if isinstance(given, (list, tuple)) and len(given) == 1 else given  # one name, or a file
     try:
-        names = list(described_classes(given))
+        return list(described_classes(given))
     except (ConfigError, DataError) as error:
         raise type(error)(str(error).replace("--classes", "--remember")) from None
-    return recipe.with_(task_options={**recipe.task_options, "remember": names})
 
 
-def started(config: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
-    """The config, with the model and the weights of the start where one is given."""
-    place = recipe.task_options.get("start")
-    return on_start(config, start_at(place), recipe) if place else config
-
-
-def described_before(recipe: Recipe) -> dict[str, Any]:
+def described_before(remembering: Remembering) -> dict[str, Any]:
     """What a run that is started from was told of the names to remember: by these texts it knows them."""
-    place = recipe.task_options.get("start")
-    run = start_at(place).run if place else None
+    run = start_at(remembering.start).run if remembering.start else None
     told = {} if run is None else with_tuples(run.info["plan"])["vladapt"].get("described") or {}
-    wanted = {alike(name): name for name in recipe.task_options.get("remember") or ()}
+    wanted = {alike(name): name for name in remembering.names}
     known = {name: texts for name, texts in told.items() if alike(name) in wanted}
     return {**known, **{wanted[alike(name)]: texts for name, texts in known.items()}}  # however the data spell them
 
 
-def check_options(recipe: Recipe, config_of: Callable[[Recipe], Mapping[str, Any]]) -> None:
+def check_options(remembering: Remembering, options: Mapping[str, Any], config: Mapping[str, Any], novel: Any) -> None:
     """Refuse what cannot be remembered, before any data are read.
 
     Args:
-        config_of: gives the recipe's config, without the start.
+        options: of the task, as they were given.
+        config: without the start.
+        novel: names that are tested but not trained, as they were given.
 
     Raises:
         ConfigError, DataError, CapabilityError: one line.
     """
-    options = recipe.task_options
-    if not options.get("remember"):
+    if not remembering.names:
         for name in OF_REMEMBERING:
             if options.get(name) is not None:
                 raise ConfigError(
@@ -90,25 +125,25 @@ def check_options(recipe: Recipe, config_of: Callable[[Recipe], Mapping[str, Any
                 )
     if not any(options.get(name) for name in ("start", *OPTIONAL)):
         return
-    config = started(config_of(recipe), recipe)
+    config = remembering.started(config)
     for name in OPTIONAL:
         if options.get(name) and not config.get("load_from"):
             raise ConfigError(
                 f"--{name.replace('_', '-')}: the training starts from an untrained detector; give a trained one, "
                 "--start RUN"
             )
-    if options.get("remember"):
-        check_known(options["remember"], _start(recipe, config), config["model"])
-        _check_novel(recipe.novel, options["remember"])
-        if options.get("remember_images") and not Path(options["remember_images"]).exists():
-            raise DataError(f"--remember-images {options['remember_images']}: no such folder; give one with images")
+    if remembering.names:
+        check_known(remembering.names, remembering.begins_at(config), config["model"])
+        _check_novel(novel, remembering.names)
+        if remembering.images and not Path(remembering.images).exists():
+            raise DataError(f"--remember-images {remembering.images}: no such folder; give one with images")
 
 
 def with_boxes_before(
-    recipe: Recipe,
+    remembering: Remembering,
     config: Mapping[str, Any],
-    domain: Domain,
     data: DomainData,
+    further_images: Callable[[str], DomainData],
     device: torch.device,
     reporter: Reporter,
 ) -> DomainData:
@@ -117,20 +152,21 @@ def with_boxes_before(
 
     Args:
         config: with the start.
+        further_images: reads the folder of images to remember by.
     """
-    names = spelled_as_in(data, recipe.task_options.get("remember") or ())
+    names = spelled_as_in(data, remembering.names)
     if not names:
         return data
-    missing, given = without_boxes(data, "train", names), recipe.task_options.get("remember_images")
-    more = _further_images(given, recipe, domain) if given else []
+    missing = without_boxes(data, "train", names)
+    more = _to_remember_by(further_images(remembering.images)) if remembering.images else []
     train = data.split("train") if missing else []
     if not train and not more:
         return data
-    before, score = _before(recipe, config, names, device), _sure(recipe)
+    before = remembering.detector(config, names, device)
     with reporter.task("Looking for what is to be remembered") as progress, quiet():
         of_train = found_boxes(before, data, train, missing, progress)
         found = chain(of_train, found_boxes(before, data, more, names, progress))
-        taught = {item.id: with_found(item, boxes, score) for item, boxes in found}
+        taught = {item.id: with_found(item, boxes, remembering.score) for item, boxes in found}
     items = [taught.get(item.id, item) if item.split == "train" else item for item in data.items]
     items += [taught[item.id] for item in more]
     return replace(data, items=items, notes=[*data.notes, *_notes(data, items, len(more))])
@@ -148,31 +184,30 @@ def without_options_of_training(plan: Config) -> Config:
 
 
 def trained_and_kept(
-    plan: Config,
-    folder: Path,
-    recipe: Recipe,
+    train: Callable[[Callable[[nn.Module], Any] | None], tuple[nn.Module, list[dict[str, float]]]],
+    remembering: Remembering,
     config: Mapping[str, Any],
     data: DomainData,
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Run a plan, as `train_plan` does, as matrices of low rank where a rank is given; where names are to be remembered
-    the model's weights are those between the start's and the trained ones, and its `memory` is of the detector before.
+    """Train, as matrices of low rank where a rank is given; where names are to be remembered the model's weights are
+    those between the start's and the trained ones, and its `memory` is of the detector before.
 
     Args:
+        train: runs the plan, as `train_plan` does, with what changes its model before, or None.
         config: with the start.
         data: the chosen one, with the names to remember among its classes.
     """
-    options = recipe.task_options
-    change = partial(add_low_rank, rank=options["lora_rank"]) if options.get("lora_rank") else None
-    model, history = train_plan(plan, folder, recipe.seed, device, reporter, recipe.resume, change)
-    if change is not None:
+    rank = remembering.lora_rank
+    model, history = train(partial(add_low_rank, rank=rank) if rank else None)
+    if rank:
         merge_low_rank(model)
-    names = spelled_as_in(data, options.get("remember") or ())
+    names = spelled_as_in(data, remembering.names)
     if names:
-        memory = Memory(_before(recipe, config, names, device), names, _sure(recipe))
+        memory = Memory(remembering.detector(config, names, device), names, remembering.score)
         with reporter.task("Choosing between before and after", unit="weights") as progress, quiet():
-            memory.mix(model, data, options.get("wise_alpha"), progress)
+            memory.mix(model, data, remembering.wise_alpha, progress)
         model.memory = memory
     return model, history
 
@@ -186,24 +221,7 @@ def _check_novel(novel: Any, names: Sequence[str]) -> None:
         raise ConfigError(f"--novel and --remember both name '{both[0]}'; remove it from one of them")
 
 
-def _sure(recipe: Recipe) -> float:
-    given = recipe.task_options.get("remember_score")
-    return SURE if given is None else given
-
-
-def _start(recipe: Recipe, config: Mapping[str, Any]) -> Start:
-    place = recipe.task_options.get("start")
-    return start_at(place) if place else start_at(config["load_from"], "load_from")
-
-
-def _before(recipe: Recipe, config: Mapping[str, Any], names: Sequence[str], device: torch.device) -> nn.Module:
-    described = {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
-    described = {name: texts for name, texts in described.items() if texts}
-    return detector_before(_start(recipe, config), config, names, described, device)
-
-
-def _further_images(given: str, recipe: Recipe, domain: Domain) -> list[Item]:
-    images = readable(decodable(images_of(domain, [given], recipe.reading)))
+def _to_remember_by(images: DomainData) -> list[Item]:
     return [item.with_(id=f"{TO_REMEMBER_BY}{item.id}", split="train") for item in images.items]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ....core.contracts.domain import DomainData, Evaluation, Item
-from ....core.runs.sections import TableSection
+from ....core.contracts import DomainData, Evaluation, Item
+from ....core.runs import TableSection
 from ..data.remembered import without_boxes
 from ..inference.predictions import PredictedBoxes
 from ..scores.detection import Detected, Truth, score_detections, truth_of

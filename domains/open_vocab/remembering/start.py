@@ -13,19 +13,15 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import nn
 
-from ....core.contracts.recipe import Recipe
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
-from ....core.runs.folder import Run
-from ....core.tasks.config_training.base import load_model
-from ....core.tasks.config_training.kept_plan import check_run, with_tuples
-from ....core.tasks.config_training.runner import build_model, quiet
+from ....core.runs import Run
+from ....core.tasks import build_model, check_run, load_model, quiet, with_tuples
 from ..data.remembered import alike
 from ..plans.classes import takes_names, with_classes
 from ..plans.kinds import DETECTION
 from ..plans.pipelines import testing_pipeline
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
-MODEL = "plan.model."
 
 
 @dataclass(frozen=True)
@@ -77,20 +73,23 @@ def start_at(place: str | Path, option: str = "--start") -> Start:
     return Start(str(place), run.adapter_path, run)
 
 
-def on_start(config: Mapping[str, Any], start: Start, recipe: Recipe) -> dict[str, Any]:
+def on_start(
+    config: Mapping[str, Any], start: Start, changes: Mapping[str, Any], backbone: str | None
+) -> dict[str, Any]:
     """The config with the model of a start, and its weights.
 
     Args:
         config: of a model of the same type.
-        recipe: what it gives of `plan.model` changes the start's model.
+        changes: dotted name inside the start's model -> value that it gets.
+        backbone: that was given, or None.
 
     Raises:
         ConfigError: the start is a run whose model is of another type, or a backbone is given.
     """
     if start.run is None:
         return {**config, "load_from": str(start.weights)}
-    if recipe.gave("backbone"):
-        raise ConfigError(f"--backbone {recipe.backbone}: with --start the model is the run's own; omit it")
+    if backbone is not None:
+        raise ConfigError(f"--backbone {backbone}: with --start the model is the run's own; omit it")
     model = with_tuples(deepcopy(start.run.info["plan"]))["model"]
     kind, other = (str(each.get("type")).rpartition(".")[2] for each in (model, config["model"]))
     if kind != other:
@@ -98,9 +97,8 @@ def on_start(config: Mapping[str, Any], start: Start, recipe: Recipe) -> dict[st
             f"--start {start.place}: its model is a {kind}, but the config trains a {other}; give the recipe by "
             "which the run was trained, with --recipe or --config"
         )
-    for key in sorted(recipe.given):
-        if key.startswith(MODEL):
-            _set(model, key.removeprefix(MODEL).split("."), _at(recipe.plan["model"], key.removeprefix(MODEL)))
+    for name in sorted(changes):
+        _set(model, name.split("."), changes[name])
     return {**config, "model": model, "load_from": str(start.weights)}
 
 
@@ -173,12 +171,6 @@ def _read(path: Path) -> dict[str, Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
         raise DataError(f"{path}: cannot be read as a checkpoint ({reason}); give another to start from") from error
     return content if "state_dict" in content else {"state_dict": content}
-
-
-def _at(value: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        value = value[int(part)] if isinstance(value, (list, tuple)) else value[part]
-    return value
 
 
 def _set(value: Any, path: Sequence[str], new: Any) -> None:

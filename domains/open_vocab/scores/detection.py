@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.domain import Item
+from ....core.contracts import Item
 from ....core.errors import CapabilityError, ConfigError
 from ..data.boxes import annotated_boxes
 from ..data.outlines import coco_masks, draw, encode

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....core.contracts.domain import Item
-from ....core.metrics.resampling import drawn_weights, units_of
-from ....core.metrics.significance import intervals_of
+from ....core.contracts import Item
+from ....core.metrics import drawn_weights, intervals_of, units_of
 
 SAMPLES = 200
 NUMBERS_AT_ONCE = 4_000_000

@@ -16,9 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ....core.backbones.hf_source import read_config
-from ....core.backbones.hub import hub_folder
-from ....core.backbones.open_clip_source import check_transformers_config
+from ....core.backbones import check_transformers_config, hub_folder, read_config
 from ....core.errors import CapabilityError, DataError
 from .import_hooks import after_import, before_import
 

@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 from mmengine import Config
 
-from ....core.contracts.domain import DomainData, Evaluation
-from ....core.contracts.options import option, settle
-from ....core.contracts.recipe import Recipe
+from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
+from ....core.data import decodable, images_of, readable
+from ....core.tasks import train_plan
 from ..by_names import ByNames, NovelOptions
 from ..plans.kinds import DETECTION
+
+MODEL = "plan.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +64,18 @@ class Detection(ByNames):
 
     def filled(self, recipe: Recipe) -> Recipe:
         """With the names to remember in place of a file of them."""
-        from ..remembering.fitting import with_names
+        from ..remembering.fitting import names_to_remember
 
-        return with_names(super().filled(recipe))
+        recipe = super().filled(recipe)
+        names = names_to_remember(recipe.task_options.get("remember"))
+        return recipe if names is None else recipe.with_(task_options={**recipe.task_options, "remember": names})
 
     def check(self, recipe: Recipe) -> None:
         """And that there is a start that knows what is to be remembered."""
         super().check(recipe)
         from ..remembering.fitting import check_options
 
-        check_options(recipe, super()._config)
+        check_options(self._remembering(recipe), recipe.task_options, super()._config(recipe), recipe.novel)
 
     def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
         """And those to remember."""
@@ -84,7 +88,10 @@ class Detection(ByNames):
         """With what the detector before finds of the names to remember."""
         from ..remembering.fitting import with_boxes_before
 
-        return with_boxes_before(recipe, self._config(recipe), self.domain, data, device, reporter)
+        def read(folder: str) -> DomainData:
+            return readable(decodable(images_of(self.domain, [folder], recipe.reading)))
+
+        return with_boxes_before(self._remembering(recipe), self._config(recipe), data, read, device, reporter)
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """Without options that only the training itself is to know."""
@@ -96,19 +103,38 @@ class Detection(ByNames):
         """And what the start was told of those to remember."""
         from ..remembering.fitting import described_before
 
-        return {**described_before(recipe), **super().described(recipe)}
+        return {**described_before(self._remembering(recipe)), **super().described(recipe)}
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter):
         """As low-rank matrices where they are asked for; what is to be remembered is kept afterwards."""
         from ..remembering.fitting import trained_and_kept
 
-        return trained_and_kept(plan, folder, recipe, self._config(recipe), data, device, reporter)
+        def train(change):
+            return train_plan(plan, folder, recipe.seed, device, reporter, recipe.resume, change)
+
+        return trained_and_kept(train, self._remembering(recipe), self._config(recipe), data, device, reporter)
 
     def _config(self, recipe: Recipe):
         """And on the model of the start."""
-        from ..remembering.fitting import started
+        return self._remembering(recipe).started(super()._config(recipe))
 
-        return started(super()._config(recipe), recipe)
+    def _remembering(self, recipe: Recipe):
+        """What the recipe says of the start and of the names to remember."""
+        from ..remembering.fitting import SURE, Remembering
+
+        options = recipe.task_options
+        score = options.get("remember_score")
+        return Remembering(
+            start=options.get("start"),
+            names=tuple(options.get("remember") or ()),
+            images=options.get("remember_images"),
+            score=SURE if score is None else score,
+            wise_alpha=options.get("wise_alpha"),
+            lora_rank=options.get("lora_rank"),
+            changes=_changes_of_model(recipe),
+            backbone=recipe.backbone if recipe.gave("backbone") else None,
+            classes=recipe.classes,
+        )
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """AP and its kin."""
@@ -141,3 +167,15 @@ class Detection(ByNames):
         from ..exporting.detectors import Boxes
 
         return Boxes(model)
+
+
+def _changes_of_model(recipe: Recipe) -> dict[str, Any]:
+    """Dotted name inside the config's model -> value, of what was given by `--set plan.model.NAME=VALUE`."""
+    changes = {}
+    for key in recipe.given:
+        if key.startswith(MODEL):
+            value: Any = recipe.plan["model"]
+            for part in key.removeprefix(MODEL).split("."):
+                value = value[int(part)] if isinstance(value, (list, tuple)) else value[part]
+            changes[key.removeprefix(MODEL)] = value
+    return changes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts.domain import DomainData, Evaluation
+from ....core.contracts import DomainData, Evaluation
 from ..by_names import ByNames
 from ..plans.kinds import SEGMENTATION
 

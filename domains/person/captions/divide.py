@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.contracts.backbone import Backbone
+from ....core.contracts import Backbone
 from .questions import NONE, Question
 
 WORN = "a photo of a person wearing {}."

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.data.tables import plain_name
+from ....core.data import plain_name
 from .combine import as_sentence, listed
 
 WORDS_FILE = Path(__file__).with_name("faces.json")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ....core.data.tables import plain_name
-from ....core.prompts.classifier import spoken
+from ....core.data import plain_name
+from ....core.prompts import spoken
 from ..attribute_words import pair_of
 from .combine import PERSON, Description
 

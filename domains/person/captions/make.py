@@ -15,18 +15,13 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.backbones.load import load_backbone
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.recipe import SAMPLE
-from ....core.data.images import IMAGE
-from ....core.data.unlabelled import images_of
-from ....core.data.verify import check_skipped
+from ....core.backbones import load_backbone
+from ....core.contracts import SAMPLE, Backbone, DomainData, Item
+from ....core.data import IMAGE, check_skipped, images_of
 from ....core.errors import CapabilityError, ConfigError, DataError
-from ....core.features.store import FeatureStore
+from ....core.features import FeatureStore
 from ....core.registry import load_domain
-from ....core.runtime.files import write_whole
-from ....core.runtime.progress import Reporter
+from ....core.runtime import Reporter, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
 from .conquer import Answer, kept_answers, without_mixed_up

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....core.contracts.domain import Decoded, Item
+from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
-from ....core.runs.plots import data_uri
-from ....core.runtime.files import write_whole
+from ....core.runs import data_uri
+from ....core.runtime import write_whole
 
 if TYPE_CHECKING:
     from .make import Caption, Captioned

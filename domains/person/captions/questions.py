@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import DataError
-from ....core.prompts.classifier import check_templates
-from ....core.runtime.reading import read_json
+from ....core.prompts import check_templates
+from ....core.runtime import read_json
 
 QUESTIONS_FILE = Path(__file__).with_name("questions.json")
 NONE = "none"

@@ -6,8 +6,18 @@ from typing import Annotated
 
 import typer
 
-from ....core.commands.options import Backbone, Debug, Device, EncodingBatch, Json, Workers
-from ....core.commands.tables import echo, echo_skipped, print_json, reporter
+from ....core.commands import (
+    Backbone,
+    Debug,
+    Device,
+    EncodingBatch,
+    Json,
+    Workers,
+    echo,
+    echo_skipped,
+    print_json,
+    reporter,
+)
 
 GROUP = "curate"
 

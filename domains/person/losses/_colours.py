@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.backbone import Backbone
+from ....core.contracts import Backbone
 
 LUMA = (0.299, 0.587, 0.114)
 """Of red, green and blue: ITU-R BT.601."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ....core.losses._columns import mean_of_sums_down
-from ....core.runtime.ranks import Ranks
+from ....core.losses import mean_of_sums_down
+from ....core.runtime import Ranks
 
 
 @dataclass(frozen=True)

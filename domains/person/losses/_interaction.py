@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ....core.contracts.backbone import Backbone
-from ....core.training.tower_passes import draws_for, text_tokens
+from ....core.contracts import Backbone
+from ....core.training import draws_for, text_tokens
 
 NOT_ASKED = -100
 HIDDEN, REPLACED = 0.8, 0.1

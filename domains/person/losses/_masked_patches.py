@@ -10,9 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.image_size import height_and_width
-from ....core.training.tower_passes import draws_for
+from ....core.contracts import Backbone, height_and_width
+from ....core.training import draws_for
 
 EPS = 1e-6
 HEAD_WIDTH = 32

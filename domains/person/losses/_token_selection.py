@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.backbone import Backbone
+from ....core.contracts import Backbone
 from ....core.errors import CapabilityError
-from ....core.training.tower_passes import image_outputs, words_of
+from ....core.training import image_outputs, words_of
 
 
 class TokenEmbedding(nn.Module):

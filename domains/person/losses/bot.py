@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.loss import Loss
-from ....core.contracts.options import option
+from ....core.contracts import Backbone, Loss, option
 from ....core.errors import CapabilityError
 
 EPS = 1e-5

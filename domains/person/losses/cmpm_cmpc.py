@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.loss import RowLoss
-from ....core.contracts.options import option
+from ....core.contracts import RowLoss, option
 from ....core.errors import ConfigError
-from ....core.losses._columns import log_softmax_down, mean_of_sums_down
-from ....core.losses._products import products_option, with_all
-from ....core.runtime.ranks import Ranks
+from ....core.losses import log_softmax_down, mean_of_sums_down, products_option, with_all
+from ....core.runtime import Ranks
 from .identity import NOBODY, number_of_people
 
 

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.loss import Loss, RowLoss
-from ....core.contracts.options import option
+from ....core.contracts import Loss, RowLoss, option
 from ....core.errors import CapabilityError
-from ....core.runtime.ranks import Ranks
+from ....core.runtime import Ranks
 
 NOBODY = -1
 

@@ -8,13 +8,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.loss import RowLoss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError
-from ....core.losses.sdm import Sdm
-from ....core.runtime.ranks import Ranks
+from ....core.losses import Sdm
+from ....core.runtime import Ranks
 from .identity import Identity
 from .masked_words import FIELDS, MaskedWords
 

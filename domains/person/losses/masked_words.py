@@ -9,13 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.loss import RowLoss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import CapabilityError
-from ....core.losses._hidden_words import error_of_words, places_of_hidden
-from ....core.runtime.ranks import Ranks
+from ....core.losses import error_of_words, places_of_hidden
+from ....core.runtime import Ranks
 from ._interaction import InteractionEncoder, masked_captions
 
 FIELDS = ("tokens", "draws")

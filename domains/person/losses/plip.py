@@ -10,17 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.adapter import require
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.loss import RowLoss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts import Backbone, Output, RowLoss, option, require
 from ....core.errors import CapabilityError, ConfigError
-from ....core.losses._columns import log_softmax_down
-from ....core.losses._hidden_words import places_of_hidden
-from ....core.losses._products import products_option, with_all
-from ....core.runtime.ranks import Ranks
-from ....core.training.tower_passes import SHARE, MaskedWords, text_tokens
+from ....core.losses import log_softmax_down, places_of_hidden, products_option, with_all
+from ....core.runtime import Ranks
+from ....core.training import SHARE, MaskedWords, text_tokens
 from ._colours import GuidedReader, cells_of, grey_and_colours
 from ._identities import IdentityTargets, soft_contrast
 

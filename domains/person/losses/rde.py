@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.loss import Extract, Loss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts import Backbone, Extract, Loss, Output, option
 from ._clean_pairs import FITS, agreed, chunks_of, clean_by_loss
 from ._token_selection import TokenEmbedding, check_class_token, image_and_patches, text_and_words
 

@@ -10,14 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.loss import RowLoss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError
-from ....core.losses._columns import is_own_pair, log_softmax_down, mean_of_sums_down, own_pairs
-from ....core.losses._products import products_option, with_all
-from ....core.runtime.ranks import Ranks
+from ....core.losses import is_own_pair, log_softmax_down, mean_of_sums_down, own_pairs, products_option, with_all
+from ....core.runtime import Ranks
 from ._identities import IdentityTargets, soft_contrast
 
 TERMS = ("nitc", "ritc", "citc", "simclr")

@@ -9,17 +9,11 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.adapter import require
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.loss import RowLoss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts import Backbone, Output, RowLoss, option, require
 from ....core.errors import ConfigError
-from ....core.losses._hidden_words import error_of_words, places_of_hidden
-from ....core.losses._info_nce import info_nce
-from ....core.losses._products import products_option
-from ....core.runtime.ranks import Ranks
-from ....core.training.tower_passes import SHARE
+from ....core.losses import error_of_words, info_nce, places_of_hidden, products_option
+from ....core.runtime import Ranks
+from ....core.training import SHARE
 from ._masked_patches import HEAD_WIDTH, PatchDecoder
 
 PAIR = frozenset({"image_features", "text_features"})

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ....core.contracts.metric import Metric
+from ....core.contracts import Metric
 
 
 class AttributeRecognition(Metric):

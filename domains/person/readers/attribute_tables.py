@@ -14,13 +14,10 @@ import re
 from math import isnan
 from pathlib import Path
 
-from ....core.contracts.domain import DomainData
-from ....core.data.files import locate, shown
-from ....core.data.manifests import IMAGE_COLUMNS, SPLIT_COLUMNS
-from ....core.data.pairs.record_fields import split_named
-from ....core.data.tables import Row, Table, plain_name, read_table
+from ....core.contracts import DomainData
+from ....core.data import IMAGE_COLUMNS, SPLIT_COLUMNS, Row, Table, locate, plain_name, read_table, shown, split_named
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import parse_json, text_lines
+from ....core.runtime import parse_json, text_lines
 from ..pedestrian import Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 from .market_attributes import chosen_names

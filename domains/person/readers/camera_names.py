@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ....core.contracts.domain import DomainData
-from ....core.data.files import folders, shown, walk
+from ....core.contracts import DomainData
+from ....core.data import folders, shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....core.contracts.domain import DomainData
-from ....core.data.coco import is_coco
-from ....core.data.files import visible
-from ....core.data.tables import Row, Table
+from ....core.contracts import DomainData
+from ....core.data import Row, Table, is_coco, visible
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import read_json, read_start
+from ....core.runtime import read_json, read_start
 from ..reading import Reading, SetFormat
 from .people_tables import COLUMNS, read_rows
 
@@ -63,7 +61,7 @@ def _check_kind(path: Path, content) -> None:
     if is_coco(content):
         raise DataError(
             f"{path}: COCO annotations, not {wanted}; to cut people out of a set by these boxes, give the "
-            "file as --crops"
+            "file as --detections"
         )
     if not isinstance(content, list) or not content:
         raise DataError(f"{path}: not {wanted}; give such a file")

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ....core.contracts.domain import DomainData
-from ....core.data.files import locate, shown
+from ....core.contracts import DomainData
+from ....core.data import locate, shown
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import text_lines
+from ....core.runtime import text_lines
 from ..pedestrian import Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 from .market_attributes import chosen_names

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ....core.contracts.domain import DomainData
-from ....core.data.files import folders, locate, shown
+from ....core.contracts import DomainData
+from ....core.data import folders, locate, shown
 from ....core.errors import DataError
-from ....core.runtime.reading import check_regular
+from ....core.runtime import check_regular
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 

@@ -12,13 +12,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ....core.contracts.domain import Decoded, DomainData, Item
-from ....core.data.images import decode_bytes, decode_image
-from ....core.data.pairs.pair_set import PairSet, StoredImages
-from ....core.data.pairs.reading import read_pairs
-from ....core.data.pairs.shards import shards_in
+from ....core.contracts import Decoded, DomainData, Item
+from ....core.data import PairSet, StoredImages, decode_bytes, decode_image, read_pairs, shards_in
 from ....core.errors import DataError, printable
-from ....core.runtime.reading import read_start
+from ....core.runtime import read_start
 from ..pedestrian import Pedestrian
 from ..reading import Reading, SetFormat
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ....core.contracts.domain import DomainData
-from ....core.data.class_folders import CONTAINERS, SPLIT_FOLDERS
-from ....core.data.files import folders, format_of, shown, walk
+from ....core.contracts import DomainData
+from ....core.data import CONTAINERS, SPLIT_FOLDERS, folders, format_of, shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 from .camera_names import camera_in

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts.domain import DomainData
+from ....core.contracts import DomainData
 from ....core.errors import DataError, UnknownNameError, did_you_mean, shortened
-from ....core.runtime.reading import check_regular, json_values
+from ....core.runtime import check_regular, json_values
 from ..reading import Reading, SetFormat
 from . import camera_names
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....core.contracts.domain import DomainData
-from ....core.data.files import folders, locate, shown
+from ....core.contracts import DomainData
+from ....core.data import folders, locate, shown
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import read_text
+from ....core.runtime import read_text
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 

@@ -11,12 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts.domain import SPLITS, DomainData
-from ....core.data.class_folders import SPLIT_FOLDERS
-from ....core.data.files import locate, shown, visible
-from ....core.data.tables import Row, Table, read_table
+from ....core.contracts import SPLITS, DomainData
+from ....core.data import SPLIT_FOLDERS, Row, Table, locate, read_table, shown, visible
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import read_start
+from ....core.runtime import read_start
 from ..pedestrian import IDENTITIES, ROLES, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 from .camera_names import camera_in

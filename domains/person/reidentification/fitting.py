@@ -8,20 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.backbones.load import announced
-from ....core.contracts.adapter import Adapter, FitReport
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import Decoded, Domain, DomainData, Item
-from ....core.contracts.image_size import height_and_width
-from ....core.contracts.images import TrainingPlace
-from ....core.contracts.recipe import Recipe
-from ....core.data.splits import assign_splits
-from ....core.data.verify import FileHashes, check_skipped
+from ....core.backbones import announced
+from ....core.contracts import (
+    Adapter,
+    Backbone,
+    Decoded,
+    DomainData,
+    FitReport,
+    Item,
+    TrainingPlace,
+    height_and_width,
+)
+from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
-from ....core.runtime.progress import Reporter, training_lines
-from ....core.tasks.methods import adapter_of, backbone_of, read_data
-from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers
-from ....core.training.sources import Remembered
+from ....core.registry import build_adapter
+from ....core.runtime import Reporter, training_lines
+from ....core.tasks import ZERO_SHOT, FittedTowers
+from ....core.training import Remembered
 from ..pedestrian import cameras_of, identity_numbers
 from ..random_erasing import RandomErasing
 from ..samplers import IdentityBatches
@@ -29,7 +32,6 @@ from ..transforms import PedestrianTransform
 from .protocol import Protocol
 from .scoring import ReidScores, Reranking, evaluate_reid, flat_scores
 
-TASK = "re-identification"
 BATCH_SIZE = 64
 
 
@@ -113,44 +115,59 @@ class ReidData:
         return PedestrianTransform(size, tuple(backbone.image_mean), tuple(backbone.image_std), train, **how)
 
 
-def read_people(recipe: Recipe, domain: Domain, *, whole: bool = False) -> ReidData:
-    """The people that a recipe names, each in one split: 20 % of those who train are val where the data have none.
+def divided_people(data: DomainData, options: Mapping[str, Any], split_seed: int, *, whole: bool = False) -> ReidData:
+    """The people of a data set, each in one split: 20 % of those who train are val where the data have none.
 
     Args:
+        options: of the task.
         whole: data without splits are all test: where nothing is trained, and of other data that a run is scored on.
 
     Raises:
         DataError: nothing usable there. ConfigError: an option does not apply.
     """
-    data = read_data(recipe, domain, TASK)
     check_skipped(data.skipped, data.total)
     divided = any(item.split for item in data.items)
     if whole and not divided:
-        return ReidData(data.with_items([item.with_(split="test") for item in data.items]), recipe.task_options)
+        return ReidData(data.with_items([item.with_(split="test") for item in data.items]), options)
     if data.items and not divided:
         people = {item.target.identity for item in data.items} - {None}
         if len(people) < 3:
             raise DataError(f"{data.name}: {len(people)} identities, and train, val and test need one each; give more")
     target_of = {item.id: item.target for item in data.items}
     plain = data.with_items([item.with_(target=replace(item.target, attributes=None)) for item in data.items])
-    parts = assign_splits(plain, seed=recipe.split_seed, hashes=FileHashes())  # by people, whatever they wear
-    return ReidData(parts.with_items([i.with_(target=target_of[i.id]) for i in parts.items]), recipe.task_options)
+    parts = assign_splits(plain, seed=split_seed, hashes=FileHashes())  # by people, whatever they wear
+    return ReidData(parts.with_items([i.with_(target=target_of[i.id]) for i in parts.items]), options)
 
 
-def backbone_for(recipe: Recipe, domain: Domain) -> Backbone:
-    """The recipe's backbone, with the last stride that its task asks for.
+@dataclass(frozen=True)
+class Training:
+    """How towers are trained on people, and images encoded.
 
-    Raises:
-        CapabilityError: that is 1, and the image tower is no ResNet. Else as of `backbone_of`.
+    Args:
+        adapter: not fitted; None for zero-shot, which trains nothing.
+        seed: of everything random.
+        chooses: whether somebody said which epoch is kept; if not, and nothing can be retrieved on val, the last is.
+        resume: go on from the newest checkpoint.
+        amp, workers: of the encoding.
     """
-    backbone = backbone_of(recipe, domain)
-    if recipe.task_options["last_stride"] == 1:
-        backbone.set_last_stride()
-    return backbone
+
+    adapter: Adapter | None
+    seed: int
+    chooses: bool = False
+    resume: bool = False
+    amp: str | None = None
+    workers: int | None = None
+
+    def scored(
+        self, backbone: Backbone, people: ReidData, protocol: Protocol, reporter: Reporter | None = None, **how: Any
+    ) -> ReidScores:
+        """Re-identification on a split. `how`: further arguments of `evaluate_reid`."""
+        how = {"amp": self.amp, "workers": self.workers, "reporter": reporter, **how}
+        return evaluate_reid(backbone, people.data, protocol, people.transform(backbone, False), **how)
 
 
 def train_on_people(
-    recipe: Recipe, people: ReidData, backbone: Backbone, seed: int, reporter: Reporter, folder: Path | None
+    training: Training, people: ReidData, backbone: Backbone, reporter: Reporter, folder: Path | None
 ) -> tuple[Adapter | None, FitReport, Backbone]:
     """(the fitted adapter, what it chose, the backbone with its towers); of zero-shot None and the backbone itself.
 
@@ -160,18 +177,18 @@ def train_on_people(
     Raises:
         DataError: fewer than two people train.
     """
-    if recipe.adapter_name == ZERO_SHOT:
+    adapter = training.adapter
+    if adapter is None:
         return None, FitReport(ZERO_SHOT), backbone
-    validate, note = _validation(recipe, people)
-    asked = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
-    if validate is None and not asked:
-        recipe = recipe.with_(adapter={**recipe.adapter, "select": "last"})
-    adapter, source = adapter_of(recipe), IdentitySource.of(people.data, "train")
+    validate, note = _validation(training, people)
+    if validate is None and not training.chooses:
+        adapter = build_adapter(adapter.name, **{**adapter.options, "select": "last"})
+    source = IdentitySource.of(people.data, "train")
     if not len(source):
         raise DataError(
             f"{people.data.name}: no training picture names its person; give identities, or --adapter zero-shot"
         )
-    plan = planned_people(people, source, adapter.options["batch_size"], seed)
+    plan = planned_people(people, source, adapter.options["batch_size"], training.seed)
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
@@ -181,8 +198,8 @@ def train_on_people(
             view=people.transform(backbone, True),
             plan=plan,
             validate=validate,
-            place=TrainingPlace(folder, bool(recipe.resume and folder), on_step, reporter.info),
-            seed=seed,
+            place=TrainingPlace(folder, bool(training.resume and folder), on_step, reporter.info),
+            seed=training.seed,
         )
     return adapter, replace(report, notes=[*report.notes, *note]), adapter.adapted(backbone)
 
@@ -203,7 +220,7 @@ def planned_people(people: ReidData, source: IdentitySource, batch_size: int, se
     return IdentityBatches(source.labels, cameras, batch_size // pictures, pictures, sampler, seed)
 
 
-def _validation(recipe: Recipe, people: ReidData) -> tuple[Callable[[Backbone], float] | None, list[str]]:
+def _validation(training: Training, people: ReidData) -> tuple[Callable[[Backbone], float] | None, list[str]]:
     """mAP of a backbone on val, and a note where nothing can be retrieved there."""
     if not people.data.split("val"):
         return None, ["Nothing was chosen on val, which has no people; the last epoch is kept."]
@@ -213,22 +230,9 @@ def _validation(recipe: Recipe, people: ReidData) -> tuple[Callable[[Backbone], 
         return None, [f"Nothing was chosen on val; the last epoch is kept: {error}."]
 
     def score(towers: Backbone) -> float:
-        return scored(towers, people, protocol, recipe).ranking.metrics()["map"]
+        return training.scored(towers, people, protocol).ranking.metrics()["map"]
 
     return score, []
-
-
-def scored(
-    backbone: Backbone,
-    people: ReidData,
-    protocol: Protocol,
-    recipe: Recipe,
-    reporter: Reporter | None = None,
-    **how: Any,
-) -> ReidScores:
-    """Re-identification on a split. `how`: further arguments of `evaluate_reid`."""
-    how = {"amp": recipe.amp, "workers": recipe.workers, "reporter": reporter, **how}
-    return evaluate_reid(backbone, people.data, protocol, people.transform(backbone, False), **how)
 
 
 def reid_metrics(before: ReidScores | None, after: ReidScores, people: ReidData) -> dict[str, Any]:
@@ -239,16 +243,19 @@ def reid_metrics(before: ReidScores | None, after: ReidScores, people: ReidData)
 
 
 def fitted_people(
-    recipe: Recipe, people: ReidData, reporter: Reporter, folder: Path | None, domain: Domain
+    training: Training, people: ReidData, load: Callable[[], Backbone], reporter: Reporter, folder: Path | None
 ) -> FittedTowers:
-    """Score, train, score again; re-ranking, where it is asked for, of the last score."""
+    """Score, train, score again; re-ranking, where it is asked for, of the last score.
+
+    Args:
+        load: gives the backbone.
+    """
     started = time.monotonic()
     protocol = people.protocol("test")  # what cannot be retrieved is told before anything is computed
-    backbone = backbone_for(recipe, domain)
+    backbone = load()
     announced(backbone, reporter.info)
-    trains = recipe.adapter_name != ZERO_SHOT
-    before = scored(backbone, people, protocol, recipe, reporter) if trains else None
-    adapter, report, towers = train_on_people(recipe, people, backbone, recipe.seed, reporter, folder)
-    after = scored(towers, people, protocol, recipe, reporter, reranking=people.reranking)
+    before = None if training.adapter is None else training.scored(backbone, people, protocol, reporter)
+    adapter, report, towers = train_on_people(training, people, backbone, reporter, folder)
+    after = training.scored(towers, people, protocol, reporter, reranking=people.reranking)
     metrics, notes = reid_metrics(before, after, people), [*people.data.notes, *report.notes]
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, time.monotonic() - started)

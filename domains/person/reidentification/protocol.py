@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ....core.contracts.domain import Item
-from ....core.data.sampling import rank
+from ....core.contracts import Item
+from ....core.data import rank
 from ....core.errors import DataError
 from ..camera_ranking import Sought
 from ..pedestrian import NOBODY, QUERY, cameras_of, identity_numbers

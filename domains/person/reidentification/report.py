@@ -12,23 +12,23 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ....core.contracts.domain import Decoded, Item
+from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
-from ....core.metrics.significance import SIGNIFICANT, p_words
-from ....core.runs import run_sections as shared
-from ....core.runs.run_sections import Report
-from ....core.runs.sections import (
+from ....core.metrics import SIGNIFICANT, p_words
+from ....core.runs import (
     CurveGridSection,
     HeadlineSection,
     Measure,
     Number,
     PictureSection,
+    Report,
     TableSection,
     Track,
     VerdictSection,
     plural,
 )
-from ....core.tasks.retrieval.report import training_curves
+from ....core.runs import run_sections as shared
+from ....core.tasks import training_curves
 from ..care import care_section
 from .scoring import ReidScores
 

@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.backbones.finders import searched
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import Decoded, DomainData
+from ....core.backbones import searched
+from ....core.contracts import Backbone, Decoded, DomainData
 from ....core.errors import DataError
-from ....core.metrics.resampling import exchange_test
-from ....core.runtime.progress import Reporter
-from ....core.tasks.retrieval.encoding import PairEncoding, image_rows
-from ....core.tasks.retrieval.scoring import DomainPairs
+from ....core.metrics import exchange_test
+from ....core.runtime import Reporter
+from ....core.tasks import DomainPairs, PairEncoding, image_rows
 from ..camera_ranking import CameraRanking, ranked, ranked_by_features
 from ..reciprocal import K1, K2, WEIGHT, memory_in_words, re_ranked
 from .protocol import Protocol

@@ -6,13 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....core.contracts.judgement import Scores
-from ....core.contracts.recipe import Recipe
-from ....core.contracts.task import FitResult
-from ....core.runs.folder import Run
-from ....core.runs.sections import Measure, TableSection
-from ....core.tasks.classification.images import Prepared
-from ....core.tasks.classification.task import Classification
+from ....core.contracts import FitResult, Recipe, Scores
+from ....core.runs import Measure, Run, TableSection
+from ....core.tasks import Classification, Prepared
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
 from ..metrics.attribute_recognition import AttributeRecognition, balanced_rates
 from ..pedestrian import cameras_of

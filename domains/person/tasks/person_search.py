@@ -7,18 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import Item
-from ....core.contracts.options import option
-from ....core.contracts.recipe import Recipe
-from ....core.contracts.task import FitResult
-from ....core.data.pairs.pair_set import Pair
+from ....core.contracts import Backbone, FitResult, Item, Recipe, option
+from ....core.data import Pair
 from ....core.errors import ConfigError, DataError
-from ....core.metrics.retrieval import TEXT_TO_IMAGE
-from ....core.runtime.progress import Reporter
-from ....core.tasks.retrieval.fitting import RetrievalData
-from ....core.tasks.retrieval.scoring import DomainPairs
-from ....core.tasks.retrieval.task import Retrieval
+from ....core.metrics import TEXT_TO_IMAGE
+from ....core.runtime import Reporter
+from ....core.tasks import DomainPairs, Retrieval, RetrievalData
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
 from ..changed_captions import ChangedCaptions, read_paraphrases
 from ..pedestrian import Pedestrian, cameras_of

@@ -7,28 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import DomainData
-from ....core.contracts.options import option
-from ....core.contracts.recipe import Recipe
-from ....core.contracts.task import Axes, Contest, Use
+from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
 from ....core.errors import CapabilityError
-from ....core.runs.evaluations import digests_of
-from ....core.runs.run_sections import Report
-from ....core.runtime.progress import Reporter
-from ....core.tasks.methods import adapter_of
-from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers, TowerTraining
+from ....core.runs import Report, digests_of
+from ....core.runtime import Reporter
+from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining, adapter_of, backbone_of, read_data
 from ..care import PeopleHidden, PeopleOptions, write_card
 from ..random_erasing import FILLS
 from ..reciprocal import K1, K2, WEIGHT
 from ..reidentification.fitting import (
     BATCH_SIZE,
     ReidData,
-    backbone_for,
+    Training,
+    divided_people,
     fitted_people,
-    read_people,
     reid_metrics,
-    scored,
     train_on_people,
 )
 from ..reidentification.report import lead, reid_report, reid_table, reid_verdict, shown_searches
@@ -88,16 +81,20 @@ class ReIdentification(TowerTraining):
         return recipe
 
     def read(self, recipe: Recipe) -> ReidData:
-        return read_people(recipe, self.domain, whole=recipe.adapter_name == ZERO_SHOT)
+        return self._read(recipe, whole=recipe.adapter_name == ZERO_SHOT)
 
     def read_again(self, recipe: Recipe, use: Use) -> ReidData:
-        return read_people(recipe, self.domain, whole=bool(use.data) or recipe.adapter_name == ZERO_SHOT)
+        return self._read(recipe, whole=bool(use.data) or recipe.adapter_name == ZERO_SHOT)
 
     def source(self, data: ReidData) -> DomainData:
         return data.data
 
     def backbone(self, recipe: Recipe) -> Backbone:
-        return backbone_for(recipe, self.domain)
+        """With the last stride that is asked for; CapabilityError where that is 1 and the image tower is no ResNet."""
+        backbone = backbone_of(recipe, self.domain)
+        if recipe.task_options["last_stride"] == 1:
+            backbone.set_last_stride()
+        return backbone
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         contest = super().contest(recipe, axes, reporter)
@@ -105,18 +102,19 @@ class ReIdentification(TowerTraining):
         return contest
 
     def fitted(self, recipe: Recipe, data: ReidData, reporter: Reporter, folder: Path) -> FittedTowers:
-        return fitted_people(recipe, data, reporter, folder, self.domain)
+        training = _training(recipe, recipe.seed, recipe.resume)
+        return fitted_people(training, data, lambda: self.backbone(recipe), reporter, folder)
 
     def trained(self, recipe: Recipe, data: ReidData, backbone: Backbone, seed: int) -> Backbone:
-        return train_on_people(_with_loss(recipe), data, backbone, seed, Reporter(quiet=True), None)[2]
+        return train_on_people(_training(_with_loss(recipe), seed), data, backbone, Reporter(quiet=True), None)[2]
 
     def compared(self, towers: Backbone, data: ReidData, recipe: Recipe) -> dict[str, Any]:
-        return scored(towers, data, data.protocol("test"), recipe).ranking.metrics()
+        return _training(recipe, recipe.seed).scored(towers, data, data.protocol("test")).ranking.metrics()
 
     def scores(self, data: ReidData, split: str, recipe: Recipe, reporter: Reporter, backbone, towers) -> tuple:
-        protocol = data.protocol(split)
-        before = None if towers is backbone else scored(backbone, data, protocol, recipe, reporter)
-        return before, scored(towers, data, protocol, recipe, reporter, reranking=data.reranking)
+        protocol, how = data.protocol(split), _training(recipe, recipe.seed)
+        before = None if towers is backbone else how.scored(backbone, data, protocol, reporter)
+        return before, how.scored(towers, data, protocol, reporter, reranking=data.reranking)
 
     def metrics(self, before: Any, after: Any, data: ReidData) -> dict[str, Any]:
         return reid_metrics(before, after, data)
@@ -159,6 +157,10 @@ class ReIdentification(TowerTraining):
         searches = shown_searches(after, data.data.load) if hidden.shown else None
         return reid_report(folder, info, result, (), searches=searches)
 
+    def _read(self, recipe: Recipe, whole: bool) -> ReidData:
+        data = read_data(recipe, self.domain, self.name)
+        return divided_people(data, recipe.task_options, recipe.split_seed, whole=whole)
+
     def finish(self, run, info: Mapping[str, Any], data: ReidData, metrics: Mapping[str, Any]) -> None:
         write_card(run.path, info, data.data, [lead(metrics)])
 
@@ -172,3 +174,9 @@ def _with_loss(recipe: Recipe) -> Recipe:
     wanted = {"loss": LOSS, "select": "best_val", **batch}
     missing = {key: value for key, value in wanted.items() if given.get(key) is None}
     return recipe.with_(adapter={**recipe.adapter, **missing})
+
+
+def _training(recipe: Recipe, seed: int, resume: bool = False) -> Training:
+    adapter = None if recipe.adapter_name == ZERO_SHOT else adapter_of(recipe)
+    chooses = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
+    return Training(adapter, seed, chooses, resume, recipe.amp, recipe.workers)

@@ -6,8 +6,19 @@ from typing import Annotated
 
 import typer
 
-from ....core.commands.options import Backbone, Debug, Device, EncodingBatch, Json, Workers, numbers
-from ....core.commands.tables import echo, print_json, reporter, show_table
+from ....core.commands import (
+    Backbone,
+    Debug,
+    Device,
+    EncodingBatch,
+    Json,
+    Workers,
+    echo,
+    numbers,
+    print_json,
+    reporter,
+    show_table,
+)
 
 
 def localize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import DataError, shortened
-from ....core.runtime.reading import read_json
+from ....core.runtime import read_json
 
 FARTHEST = 1 << 24
 """Pixels from the picture that a vertex may lie."""

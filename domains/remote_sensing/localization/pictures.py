@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ....core.contracts.domain import Item
+from ....core.contracts import Item
 from ....core.errors import DataError
 from ..gdal import safely
 from ..pictures import is_raster
@@ -31,7 +31,7 @@ def picture_size(item: Item) -> tuple[int, int]:
     if is_raster(item.source):
         header = header_of(files_of_item(item), item.decode.get("sensor"))
         return header.height, header.width
-    from ....core.data.images import decode_image
+    from ....core.data import decode_image
 
     return decode_image(item.source, _whole(item.decode)).shape[:2]
 
@@ -72,7 +72,7 @@ def write_map(heat: HeatMap, item: Item, text: str, out: Path) -> None:
     Raises:
         DataError: nothing can be written there.
     """
-    from ....core.runtime.files import replacing
+    from ....core.runtime import replacing
 
     with replacing(out) as partial:
         if out.suffix.lower() in GEOTIFF:

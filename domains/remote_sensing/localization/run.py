@@ -12,15 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.backbones.load import load_backbone
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import Item
-from ....core.data.files import locate
+from ....core.backbones import load_backbone
+from ....core.contracts import Backbone, Item
+from ....core.data import locate
 from ....core.errors import ConfigError, DataError, shortened
-from ....core.features.store import FeatureStore
-from ....core.retrieval.build import FACTS
-from ....core.retrieval.index import RetrievalIndex
-from ....core.runtime.progress import Reporter
+from ....core.features import FeatureStore
+from ....core.retrieval import FACTS, RetrievalIndex
+from ....core.runtime import Reporter
 from ..domain import RemoteSensing
 from ..pictures import with_stretch
 from .annotation import Annotated, read_annotation

@@ -13,12 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.own_files import OwnFiles, Scorer
-from ....core.contracts.task import Use
+from ....core.contracts import DomainData, Item, OwnFiles, Scorer, Use
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.files import refused, replacing, write_whole
-from ....core.runtime.progress import Reporter
+from ....core.runtime import Reporter, refused, replacing, write_whole
 from ..gdal import DRIVERS
 from ..pictures import is_raster
 from ..places import files_of_item

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.domain import MAX_PIXELS
+from ....core.contracts import MAX_PIXELS
 from ....core.runs import run_sections
-from ....core.runtime.files import write_whole
+from ....core.runtime import write_whole
 from ..gdal import writing
 from ..pictures import IMAGE, picture_of, read_channels
 from ..places import files_of_item

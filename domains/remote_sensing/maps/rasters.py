@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....core.errors import ConfigError
-from ....core.runtime.files import refused
+from ....core.runtime import refused
 from ..gdal import writing
 from ..rasters import Header
 from .areas import Ground

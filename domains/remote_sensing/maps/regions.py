@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ....core.errors import CapabilityError
-from ....core.runtime.files import refused
+from ....core.runtime import refused
 from ..gdal import INSTALL, NO_NETWORK, writing
 from .areas import Ground
 from .rasters import NO_SCORE, NOTHING, strip_place, strips_of

@@ -13,10 +13,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ....core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item
-from ....core.contracts.own_files import Scorer
+from ....core.contracts import MAX_PIXELS, Decoded, DomainData, Item, Scorer
 from ....core.errors import DataError
-from ....core.runtime.files import write_whole
+from ....core.runtime import write_whole
 from ..pictures import IMAGE, picture_of, read_channels
 from ..places import files_of_item
 from ..rasters import Header, OpenRaster, header_of, open_raster

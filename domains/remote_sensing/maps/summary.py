@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.own_files import OwnFiles
+from ....core.contracts import OwnFiles
 from .accuracy import Estimate, MapAccuracy
 from .rasters import Tally
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ....core.contracts.own_files import Scorer
+from ....core.contracts import Scorer
 from ....core.errors import ConfigError
-from ....core.runtime.files import KEPT_DAYS, MARKER, PLACE, claimed, is_abandoned, refused
-from ....core.runtime.progress import Reporter
+from ....core.runtime import KEPT_DAYS, MARKER, PLACE, Reporter, claimed, is_abandoned, refused
 from ..places import files_of_item
 from .scores import SCORED, Windows
 

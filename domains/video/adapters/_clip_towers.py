@@ -10,16 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.backbones.joint_parts import JointParts, attach_joint
-from ....core.contracts.adapter import FitReport
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.images import TrainingImages
+from ....core.backbones import JointParts, attach_joint
+from ....core.contracts import Backbone, FitReport, TrainingImages
 from ....core.errors import CapabilityError, DataError
-from ....core.training.class_scores import SCALES, PixelScores
-from ....core.training.layers import freeze_towers, set_trainable
-from ....core.training.sources import Source
-from ....core.training.tower_adapter import ClassTowerAdapter
-from ....core.training.train import Task
+from ....core.training import SCALES, ClassTowerAdapter, PixelScores, Source, Task, freeze_towers, set_trainable
 from ..transforms import EachFrame, as_frames
 
 TRIES = 20

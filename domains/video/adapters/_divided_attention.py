@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ....core.backbones.tower_steps import attend
-from ....core.contracts.backbone import Block
+from ....core.backbones import attend
+from ....core.contracts import Block
 from ._token_merging import matching, merged
 
 

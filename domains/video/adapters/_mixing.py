@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.images import TrainingImages
-from ....core.contracts.options import option
-from ....core.training.train import Task
+from ....core.contracts import Backbone, TrainingImages, option
+from ....core.training import Task
 from ._clip_towers import ClipTowerAdapter
 
 WARMUP_SHARE = 5 / 50

@@ -11,16 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.adapter import FitReport
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.choices import ClassWeighted
-from ....core.contracts.features import Batch, FeatureSet, TextClassifier
-from ....core.contracts.options import option
+from ....core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
 from ....core.errors import CapabilityError
-from ....core.registry.build import build_adapter
-from ....core.training.batches import epoch_batches
-from ....core.training.schedules import by_epoch, cosine_rates
-from ....core.training.small_heads import Epoch, label_loss, train_epochs
+from ....core.registry import build_adapter
+from ....core.training import Epoch, by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
 from ._frames import check_length, valid_first
 
 WARMUP = 0.1

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.features import TextClassifier
-from ....core.prompts.classifier import Layout, spoken, used_lengths
+from ....core.contracts import Backbone, TextClassifier
+from ....core.prompts import Layout, spoken, used_lengths
 
 TEXTS_AT_ONCE = 256
 

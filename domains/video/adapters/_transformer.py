@@ -10,8 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ....core.contracts.adapter import require
-from ....core.contracts.backbone import Backbone, Block
+from ....core.contracts import Backbone, Block, require
 from ._frames import POSITIONS
 
 INIT_STD = 0.02

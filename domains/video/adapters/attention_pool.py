@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.options import option
+from ....core.contracts import option
 from ._frames import masked_mean
 from ._text_head import TunedTextHead
 

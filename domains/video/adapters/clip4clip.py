@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.options import option
+from ....core.contracts import Backbone, option
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._text_head import Step, TextHead

@@ -10,13 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.adapter import FitReport
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.features import TextClassifier
-from ....core.contracts.options import option
+from ....core.contracts import Backbone, FitReport, TextClassifier, option
 from ....core.errors import ConfigError
-from ....core.prompts.classifier import PLACEHOLDER, Layout, spoken, used_lengths
-from ....core.prompts.context import CHUNK_TOKENS, encode_in_chunks
+from ....core.prompts import CHUNK_TOKENS, PLACEHOLDER, Layout, encode_in_chunks, spoken, used_lengths
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, heads_of, positions_table

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.options import option
+from ....core.contracts import option
 from ._frames import average_of_unit, masked_mean
 from ._text_head import TunedTextHead
 

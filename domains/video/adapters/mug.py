@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.features import TextClassifier
-from ....core.contracts.options import option
+from ....core.contracts import TextClassifier, option
 from ._matching import matching_loss
 from ._text_head import ROWS_AT_ONCE, Step, TunedTextHead
 from ._text_tokens import class_texts, token_features

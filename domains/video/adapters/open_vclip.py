@@ -10,17 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.backbones.joint_parts import JointParts
-from ....core.contracts.adapter import FitReport, require
-from ....core.contracts.backbone import Backbone, Block
-from ....core.contracts.features import Batch
-from ....core.contracts.images import TrainingImages
-from ....core.contracts.options import option
-from ....core.training.between import BetweenWeights
-from ....core.training.changed_weights import put_tensors
-from ....core.training.settings import TrainingSettings
-from ....core.training.tower_settings import encoded_classes
-from ....core.training.train import Task, Trained
+from ....core.backbones import JointParts
+from ....core.contracts import Backbone, Batch, Block, FitReport, TrainingImages, option, require
+from ....core.training import BetweenWeights, Task, Trained, TrainingSettings, encoded_classes, put_tensors
 from ._clip_towers import ClipTowerAdapter, FixedTexts
 
 RATIOS = tuple(step / 10 for step in range(11))

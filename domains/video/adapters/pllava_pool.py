@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.features import Batch, FeatureSet
-from ....core.contracts.options import option
-from ....core.contracts.resources import PatchTokens
+from ....core.contracts import Batch, FeatureSet, PatchTokens, option
 from ....core.errors import CapabilityError
 from ._frames import average_of_unit, valid_first
 from ._text_head import Clips, TunedTextHead

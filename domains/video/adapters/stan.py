@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ....core.backbones.checkpoints import resize_positions
-from ....core.backbones.joint_parts import JointParts
-from ....core.backbones.positions import image_positions
-from ....core.backbones.tower_steps import attend
-from ....core.contracts.backbone import Backbone, Block
-from ....core.contracts.options import option
+from ....core.backbones import JointParts, attend, image_positions, resize_positions
+from ....core.contracts import Backbone, Block, option
 from ....core.errors import CapabilityError
 from ._clip_towers import ClipTowerAdapter, need_class_token
 from ._frames import check_length

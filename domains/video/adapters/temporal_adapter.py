@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts.adapter import FitReport
-from ....core.contracts.features import FeatureSet
-from ....core.contracts.options import option
-from ....core.data.sampling import NoValidation, folds
-from ....core.metrics.class_balance import row_weights
-from ....core.registry.build import build_adapter
+from ....core.contracts import FeatureSet, FitReport, option
+from ....core.data import NoValidation, folds
+from ....core.metrics import row_weights
+from ....core.registry import build_adapter
 from ._frames import average_of_unit, legendre, masked_mean, times
 from ._text_head import TunedTextHead
 

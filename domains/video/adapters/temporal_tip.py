@@ -11,13 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.contracts.adapter import FitReport
-from ....core.contracts.choices import Searched
-from ....core.contracts.features import Batch, FeatureSet
-from ....core.contracts.options import option
-from ....core.data.sampling import Selection, selection_split
-from ....core.metrics.class_balance import class_weights
-from ....core.metrics.selection import best_setting, val_score
+from ....core.contracts import Batch, FeatureSet, FitReport, Searched, option
+from ....core.data import Selection, selection_split
+from ....core.metrics import best_setting, class_weights, val_score
 from ._frames import average_of_unit, valid_first
 
 REFERENCE_SCALE = 100.0

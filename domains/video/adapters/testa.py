@@ -10,16 +10,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ....core.backbones.joint_parts import JointParts
-from ....core.contracts.adapter import FitReport
-from ....core.contracts.backbone import Backbone, blank_image
-from ....core.contracts.features import Batch
-from ....core.contracts.images import TrainingImages
-from ....core.contracts.options import option
+from ....core.backbones import JointParts
+from ....core.contracts import Backbone, Batch, FitReport, TrainingImages, blank_image, option
 from ....core.errors import CapabilityError, DataError
-from ....core.training.settings import TrainingSettings
-from ....core.training.tower_settings import score_by
-from ....core.training.train import Trained
+from ....core.training import Trained, TrainingSettings, score_by
 from ._clip_towers import ClipTowerAdapter, need_class_token
 from ._divided_attention import TemporalAttention, divided
 from ._token_merging import schedule, spread

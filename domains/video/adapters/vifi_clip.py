@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ....core.contracts.backbone import Backbone
+from ....core.contracts import Backbone
 from ._clip_towers import ClipTowerAdapter
 from ._mixing import Mixed
 

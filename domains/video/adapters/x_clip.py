@@ -11,13 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.backbones.joint_parts import JointParts, chosen_parts
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.features import Batch
-from ....core.contracts.images import TrainingImages
-from ....core.contracts.options import option
+from ....core.backbones import JointParts, chosen_parts
+from ....core.contracts import Backbone, Batch, TrainingImages, option
 from ....core.errors import CapabilityError
-from ....core.training.train import Task
+from ....core.training import Task
 from ..transforms import EachFrame, by_crop
 from ._clip_towers import FixedTexts, need_class_token
 from ._mixing import Mixed

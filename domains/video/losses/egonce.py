@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.contracts.loss import Loss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
+from ....core.contracts import Loss, Output, option
 
 NEGATIVE = frozenset({"image_negative", "text_negative", "verbs_negative", "nouns_negative"})
 

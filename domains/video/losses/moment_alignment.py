@@ -8,12 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....core.contracts.loss import RowLoss
-from ....core.contracts.options import option
-from ....core.contracts.outputs import Output
-from ....core.losses._info_nce import info_nce
-from ....core.losses._products import products_option
-from ....core.runtime.ranks import Ranks
+from ....core.contracts import Output, RowLoss, option
+from ....core.losses import info_nce, products_option
+from ....core.runtime import Ranks
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

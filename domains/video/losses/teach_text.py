@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.contracts.loss import Loss
-from ....core.contracts.options import option
+from ....core.contracts import Loss, option
 from ._max_margin import max_margin
 
 

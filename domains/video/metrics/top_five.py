@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ....core.contracts.metric import Metric
+from ....core.contracts import Metric
 
 KEY, PLACES = "top_5_accuracy", 5
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from rich.table import Table
 
-from ....core.contracts.task import Use
+from ....core.contracts import Use
 from ....core.errors import CapabilityError, ConfigError
-from ....core.runtime.files import write_whole
-from ....core.runtime.reading import read_text
+from ....core.runtime import read_text, write_whole
 from ..long_videos import clock
 from .scoring import Found
 

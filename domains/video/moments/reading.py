@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import Domain, DomainData, Item
-from ....core.contracts.recipe import Recipe
-from ....core.data.splits import assign_splits
-from ....core.data.verify import FileHashes, check_skipped
+from ....core.contracts import Backbone, Domain, DomainData, Item
+from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
-from ....core.tasks.methods import read_data
-from ....core.tasks.retrieval.fitting import RetrievalData
-from ....core.tasks.retrieval.scoring import pairs_of
+from ....core.tasks import RetrievalData, pairs_of
 from ..clips import check_times
 from ..long_videos import duration_of, whole_video
 
@@ -38,8 +33,8 @@ class Query:
     id: str
 
 
-def read_moments(recipe: Recipe, domain: Domain, *, whole: bool = False) -> RetrievalData:
-    """The sentences that a recipe names, each video in one split. Pairs are moments, as clips, with their sentences.
+def divided_moments(data: DomainData, domain: Domain, split_seed: int, *, whole: bool = False) -> RetrievalData:
+    """The sentences of a data set, each video in one split. Pairs are moments, as clips, with their sentences.
 
     Args:
         whole: data without splits are all test: where nothing is trained, and of other data that a run is scored on.
@@ -47,7 +42,7 @@ def read_moments(recipe: Recipe, domain: Domain, *, whole: bool = False) -> Retr
     Raises:
         DataError: nothing usable there, or no sentence has times. ConfigError: an option does not apply.
     """
-    data = timed(read_data(recipe, domain, TASK))
+    data = timed(data)
     check_skipped(data.skipped, data.total)
     if whole and not any(item.split for item in data.items):
         data = data.with_items([item.with_(split="test") for item in data.items])
@@ -56,7 +51,7 @@ def read_moments(recipe: Recipe, domain: Domain, *, whole: bool = False) -> Retr
             f"{data.name}: one video cannot be used for both training and testing; give more, or --adapter zero-shot"
         )
     else:
-        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
+        data = assign_splits(data, seed=split_seed, hashes=FileHashes())
 
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.transforms(backbone, train, TASK)

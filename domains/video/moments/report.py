@@ -11,13 +11,11 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ....core.contracts.domain import Decoded, Item
+from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
-from ....core.metrics.significance import SIGNIFICANT, p_words
-from ....core.runs import run_sections as shared
-from ....core.runs.plots import MOST_IN_STRIP, strip
-from ....core.runs.run_sections import Report
-from ....core.runs.sections import (
+from ....core.metrics import SIGNIFICANT, p_words
+from ....core.runs import (
+    MOST_IN_STRIP,
     Cell,
     CurveGridSection,
     CurveSection,
@@ -25,12 +23,15 @@ from ....core.runs.sections import (
     Measure,
     Number,
     PictureSection,
+    Report,
     TableSection,
     Track,
     VerdictSection,
     plural,
+    strip,
 )
-from ....core.tasks.retrieval.report import training_curves
+from ....core.runs import run_sections as shared
+from ....core.tasks import training_curves
 from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps

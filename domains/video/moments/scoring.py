@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.backbones.finders import searched
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.domain import DomainData, Item
-from ....core.data.verify import check_skipped
+from ....core.backbones import searched
+from ....core.contracts import Backbone, DomainData, Item
+from ....core.data import check_skipped
 from ....core.errors import DataError
-from ....core.features.store import FeatureStore
-from ....core.metrics.resampling import exchange_test, mean_draws, percentiles
-from ....core.runtime.progress import Reporter
+from ....core.features import FeatureStore
+from ....core.metrics import exchange_test, mean_draws, percentiles
+from ....core.runtime import Reporter
 from ..long_videos import frame_features
 from .reading import Query, queries_of
 from .windows import Windows, in_seconds, overlaps

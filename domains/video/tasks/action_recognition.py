@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....core.contracts.judgement import Scores
-from ....core.runs.sections import Measure, TableSection
-from ....core.tasks.classification.task import Classification
+from ....core.contracts import Scores
+from ....core.runs import Measure, TableSection
+from ....core.tasks import Classification
 from ..metrics.top_five import KEY
 
 OF_ONE_LABEL = {

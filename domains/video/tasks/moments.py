@@ -8,25 +8,31 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.backbones.load import announced
-from ....core.contracts.backbone import Backbone
-from ....core.contracts.options import option, settle
-from ....core.contracts.recipe import Recipe
-from ....core.contracts.task import Axes, Contest, Use
-from ....core.data.unlabelled import images_of, readable
+from ....core.backbones import announced
+from ....core.contracts import Axes, Backbone, Contest, Recipe, Use, option, settle
+from ....core.data import images_of, readable
 from ....core.errors import DataError
-from ....core.features.store import FeatureStore
-from ....core.runs.folder import Run
-from ....core.runs.run_sections import Report
-from ....core.runtime.progress import Reporter
-from ....core.tasks.classification.stored_run import recipe_again
-from ....core.tasks.methods import adapter_of, backbone_of, check_named, encoding_batch_size
-from ....core.tasks.retrieval.fitting import RetrievalData, train_on_pairs
-from ....core.tasks.retrieval.task import Retrieval
-from ....core.tasks.tower_training import ZERO_SHOT, FittedTowers, TowerContest, towers_of
+from ....core.features import FeatureStore
+from ....core.runs import Report, Run
+from ....core.runtime import Reporter
+from ....core.tasks import (
+    ZERO_SHOT,
+    FittedTowers,
+    Retrieval,
+    RetrievalData,
+    TowerContest,
+    adapter_of,
+    backbone_of,
+    check_named,
+    encoding_batch_size,
+    read_data,
+    recipe_again,
+    towers_of,
+    train_on_pairs,
+)
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
-from ..moments.reading import Query, read_moments
+from ..moments.reading import Query, divided_moments
 from ..moments.report import examples, moments_report, moments_table, moments_verdict
 from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_scores, search_videos
 from ..moments.windows import Windows, lengths_of
@@ -92,7 +98,7 @@ class Moments(Retrieval):
         return recipe
 
     def read(self, recipe: Recipe) -> MomentData:
-        """The sentences that a recipe names, and windows as it says; errors as of `read_moments`."""
+        """The sentences that a recipe names, and windows as it says; errors as of `divided_moments`."""
         return self._read(recipe, whole=recipe.adapter_name == ZERO_SHOT)
 
     def read_again(self, recipe: Recipe, use: Use) -> MomentData:
@@ -184,7 +190,8 @@ class Moments(Retrieval):
         predicted.write(path)
 
     def _read(self, recipe: Recipe, whole: bool) -> MomentData:
-        data = read_moments(recipe, self.domain, whole=whole)
+        data = read_data(recipe, self.domain, self.name)
+        data = divided_moments(data, self.domain, recipe.split_seed, whole=whole)
         known = {each.name: getattr(data, each.name) for each in fields(data)}
         return MomentData(**known, windows=_windows(recipe, data), fps=_fps(self.domain, recipe))
 

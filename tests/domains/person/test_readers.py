@@ -207,11 +207,11 @@ def detections(path: Path, **boxes) -> Path:
 def test_people_are_cut_from_photographs(person, tmp_path):
     folder = pictures(tmp_path / "set", "ann/a1.png", "ann/a2.png", "bob/b1.png")
     boxes = detections(tmp_path / "boxes.json", a1=[[1, 2, 4, 6]], a2=[[0, 0, 4, 4], [2, 2, 4, 4]], b1=[[-3, 0, 6, 9]])
-    data = person.read(folder, REID, crops=str(boxes))
+    data = person.read(folder, REID, detections=str(boxes))
     assert [data.load(item).shape for item in data.items] == [(6, 4, 3), (9, 3, 3)]
     ((name, reason),) = data.skipped
     assert name == "ann/a2.png" and "2 people in it" in reason and data.items[0].group == "ann"
-    new = person.read_images([folder], crops=str(boxes))
+    new = person.read_images([folder], crops=str(boxes))  # as earlier runs and indexes say it
     assert [item.id.partition("#")[2] for item in new.items] == ["person1", "person1", "person2", "person1"]
     assert len(person.read_images([folder]).items) == 3
     names = ["person", "dog"]
@@ -221,7 +221,7 @@ def test_people_are_cut_from_photographs(person, tmp_path):
     }
     whole["annotations"] = [{"image_id": 1, "category_id": i, "bbox": [0, 0, 2 + i, 5]} for i in (1, 0)]
     (tmp_path / "coco.json").write_text(json.dumps(whole))
-    only = person.read_images([folder], crops=str(tmp_path / "coco.json"))
+    only = person.read_images([folder], detections=str(tmp_path / "coco.json"))
     assert [only.load(item).shape for item in only.items] == [(5, 2, 3)]  # the dog is no person
 
 
@@ -289,7 +289,7 @@ def test_wrong_crops_are_told_in_one_line(person, tmp_path):
     ):
         file = detections(tmp_path / f"{name}.json", **boxes)
         with pytest.raises(DataError, match=words):
-            person.read(folder, REID, crops=str(file))
+            person.read(folder, REID, detections=str(file))
 
 
 @settings(max_examples=30, deadline=None)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .....core.backbones.checkpoints import read_checkpoint
+from .....core.backbones import read_checkpoint
 from .....core.errors import CapabilityError, ConfigError, DataError
 from .....registry import MODELS
 from .clip_vision import CLIPVisionBackbone

@@ -8,8 +8,8 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .....core.backbones.load import load_backbone
-from .....core.contracts.backbone import Backbone
+from .....core.backbones import load_backbone
+from .....core.contracts import Backbone
 from .....core.errors import CapabilityError, ConfigError
 from .....registry import MODELS
 from .clip_vision import CLIPVisionBackbone

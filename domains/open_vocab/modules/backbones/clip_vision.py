@@ -12,16 +12,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .....core.backbones.load import load_backbone
-from .....core.backbones.positions import ROOTS, tower_of
-from .....core.backbones.tower_steps import FEATURE_MAP_DEPTHS
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import blank_image
+from .....core.backbones import FEATURE_MAP_DEPTHS, ROOTS, load_backbone, tower_of
+from .....core.contracts import blank_image, require
 from .....core.errors import ConfigError
-from .....core.losses.ro_vit import RoVit
-from .....core.training.layers import depth_of, depths, freeze_batch_norm
-from .....core.training.lora import add_lora
-from .....core.training.model import checkpoint_blocks
+from .....core.losses import RoVit
+from .....core.training import add_lora, checkpoint_blocks, depth_of, depths, freeze_batch_norm
 from .....registry import MODELS
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 
 SCALES = (4, 2, 1, 0.5)
 """How much finer each level is than the map it comes from."""

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .....core.backbones.load import load_backbone
-from .....core.backbones.positions import tower_of
-from .....core.contracts.backbone import Backbone
+from .....core.backbones import load_backbone, tower_of
+from .....core.contracts import Backbone
 
 NEEDED_TO_PROJECT = "alignment"  # of the embedded backbone: shared by both towers, never trained
 NORMS = (nn.BatchNorm2d,)

@@ -8,10 +8,9 @@ from typing import Any
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
+from .....core.contracts import Backbone, require
 from .....core.errors import ConfigError, UnknownNameError, did_you_mean
-from .....core.training.layers import parameter_groups
+from .....core.training import parameter_groups
 from .....registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 OPTIONS = {"layer_decay": 0.7, "backbone_lr_mult": 1.0, "decay_all": False}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 from .....core.errors import ConfigError, UnknownNameError, did_you_mean
 from .....registry import MODELS
 from ...text_embeddings import TextEmbeddings

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .....core.backbones.load import load_backbone
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
+from .....core.backbones import load_backbone
+from .....core.contracts import Backbone, require
 from ...vocabulary import text_backbone
 from ..backbones.clip_vision import SMALLEST_CNN_IMAGE
 from ..segmentors.maskclip import value_features

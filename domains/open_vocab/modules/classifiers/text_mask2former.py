@@ -18,7 +18,7 @@ from mmseg.models.decode_heads import Mask2FormerHead as Mask2FormerDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import NamedClasses, Vocabulary

@@ -8,8 +8,7 @@ from typing import Any
 
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 
-from .....core.contracts.domain import DomainData, Item
-from .....core.contracts.targets import Boxes
+from .....core.contracts import Boxes, DomainData, Item
 from .....core.errors import DataError
 from .....registry import DATASETS
 from ...data.boxes import annotated_boxes

@@ -12,7 +12,7 @@ import torch
 from mmengine.dist import get_dist_info
 from torch.utils.data import Dataset, Sampler
 
-from .....core.training.samples import seed_of
+from .....core.training import seed_of
 from .....registry import DATA_SAMPLERS, DATASETS
 
 ITS_ATTRIBUTES = ("inner", "seed", "epoch")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmseg.datasets.basesegdataset import BaseSegDataset
 
-from .....core.contracts.domain import Item
+from .....core.contracts import Item
 from .....core.errors import DataError
 from .....registry import DATASETS
 from ...data.chosen import chosen_data

@@ -10,9 +10,9 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 from .....core.errors import ConfigError
-from .....core.registry.build import build_loss
+from .....core.registry import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.alpha_clip import AlphaCLIPBackbone, box_masks

@@ -12,10 +12,10 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh, get_
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from .....core.backbones.load import save_fine_tuned
-from .....core.contracts.adapter import require
+from .....core.backbones import save_fine_tuned
+from .....core.contracts import require
 from .....core.errors import ConfigError
-from .....core.registry.build import build_loss
+from .....core.registry import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.clip_vision import CLIPVisionBackbone

@@ -10,7 +10,7 @@ from mmdet.models.detectors.base import BaseDetector
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 from .....registry import MODELS
 from ...vocabulary import Classes, NamedClasses, Vocabulary
 from ..backbones.image_part import detection_preprocessor

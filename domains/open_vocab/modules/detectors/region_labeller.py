@@ -14,7 +14,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .....core.contracts.backbone import Backbone
+from .....core.contracts import Backbone
 from .....core.errors import DataError
 from ...text_embeddings import TextEmbeddings
 from ...vocabulary import Classes, text_backbone

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 from .....registry import MODELS
 
 SMALLEST = 1e-30  # below it (1 - p) ** gamma has no finite slope; the loss of such a region is 0

@@ -10,7 +10,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
+from .....core.contracts import require
 from .....registry import OPTIM_WRAPPERS
 
 DTYPES = ("bfloat16", "float16")

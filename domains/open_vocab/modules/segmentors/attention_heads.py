@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .....core.contracts.backbone import Backbone, Block
+from .....core.contracts import Backbone, Block
 from .....core.errors import ConfigError
 
 Attention = Callable[[Block, Tensor], Tensor]

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
+from .....core.contracts import Backbone, require
 from .....core.errors import CapabilityError
 from .....registry import MODELS
 from .attention_heads import as_map, with_last

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .....core.backbones.load import load_backbone
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
+from .....core.backbones import load_backbone
+from .....core.contracts import Backbone, require
 from .....registry import MODELS
 from ...vocabulary import text_backbone
 from .attention_heads import TOKENS, as_map, proxy_attention, proxy_features, renormalize, until_last

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .....core.errors import ConfigError
-from .....core.prompts.classifier import spoken
+from .....core.prompts import spoken
 from ...vocabulary import Classes, NamedClasses, Vocabulary, embed_queries, text_backbone
 
 

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone, Block
+from .....core.contracts import Backbone, Block, require
 from .....registry import MODELS
 from .attention_heads import as_map, join_heads, self_similarity, split_heads, with_last
 from .training_free import TrainingFreeSegmentor, resize_to

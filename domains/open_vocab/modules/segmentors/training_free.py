@@ -12,9 +12,8 @@ from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from .....core.backbones.load import load_backbone
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
+from .....core.backbones import load_backbone
+from .....core.contracts import Backbone, require
 from .....core.errors import CapabilityError
 from ...vocabulary import Classes, text_backbone
 from ..backbones.image_part import segmentation_preprocessor

@@ -12,9 +12,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize
 
-from .....core.contracts.domain import READ_BY, Item
-from .....core.contracts.targets import Boxes, Mask
-from .....core.data.images import decode_image
+from .....core.contracts import READ_BY, Boxes, Item, Mask
+from .....core.data import decode_image
 from .....core.errors import ConfigError, DataError
 from .....core.registry import load_domain
 from .....registry import TRANSFORMS

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from .....core.contracts.adapter import require
-from .....core.data.images import decode_values
+from .....core.contracts import require
+from .....core.data import decode_values
 from .....core.errors import CapabilityError, DataError
-from .....core.runtime.reading import check_regular
+from .....core.runtime import check_regular
 from .....registry import TRANSFORMS
 
 KEY, PATH_KEY = "superpixels", "superpixel_path"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ......core.backbones.positions import tower_of
-from ......core.contracts.backbone import Backbone
-from ......core.prompts.classifier import fill
+from ......core.backbones import tower_of
+from ......core.contracts import Backbone
+from ......core.prompts import fill
 from ....vocabulary import Classes, NamedClasses, Vocabulary, embed_classes, named_templates, text_backbone
 from ...segmentors.queries import published_templates
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ......core.backbones.load import load_backbone
-from ......core.contracts.backbone import Backbone, Block
+from ......core.backbones import load_backbone
+from ......core.contracts import Backbone, Block
 from ......core.errors import CapabilityError, ConfigError, DataError
 from ...backbones.image_part import ImagePart
 

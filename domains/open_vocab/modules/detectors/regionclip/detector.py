@@ -10,9 +10,9 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ......core.backbones.load import load_backbone, save_fine_tuned
-from ......core.contracts.adapter import require
-from ......core.registry.build import build_loss
+from ......core.backbones import load_backbone, save_fine_tuned
+from ......core.contracts import require
+from ......core.registry import build_loss
 from ......registry import MODELS
 from ....vocabulary import Classes, Vocabulary, embed_classes, text_backbone
 from ...backbones.clip_c4 import PUBLISHED_FROZEN, modified_resnet

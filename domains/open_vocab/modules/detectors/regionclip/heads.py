@@ -11,7 +11,7 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ......core.backbones.load import load_backbone
+from ......core.backbones import load_backbone
 from ......registry import MODELS
 from ....vocabulary import Classes, NamedClasses, Vocabulary
 from ...classifiers.cosine import CosineTextClassifier

@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from ......core.contracts.backbone import Backbone
+from ......core.contracts import Backbone
 from ......core.errors import ConfigError
 from ......registry import MODELS
 from ...backbones.clip_c4 import before_last_stage, modified_resnet, pool_regions, pool_side

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 
 NORM = {"type": "BN", "momentum": 0.03, "eps": 0.001}
 HEAD_CHANNELS = 32

@@ -10,7 +10,7 @@ import torch
 from mmdet.models.detectors import RTMDet
 from torch import Tensor
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 from ......registry import MODELS
 from ....text_embeddings import TextEmbeddings
 from ....vocabulary import NamedClasses, Vocabulary

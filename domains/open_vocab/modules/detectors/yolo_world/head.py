@@ -13,7 +13,7 @@ from mmdet.models.dense_heads import RTMDetSepBNHead
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 from ......core.errors import ConfigError
 from ......registry import MODELS
 from ....vocabulary import NamedClasses, Vocabulary

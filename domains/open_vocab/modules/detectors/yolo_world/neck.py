@@ -11,7 +11,7 @@ from mmdet.models.layers import CSPLayer
 from mmdet.models.necks import CSPNeXtPAFPN
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 from ......registry import MODELS
 from .attention import NORM, ImagePoolingAttention, MaxSigmoidAttention
 

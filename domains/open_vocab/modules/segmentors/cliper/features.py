@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ......core.contracts.backbone import Backbone, Block
+from ......core.contracts import Backbone, Block
 from ......core.errors import CapabilityError, DataError
 from ..attention_heads import join_heads, self_similarity, split_heads
 from ..training_free import resize_to

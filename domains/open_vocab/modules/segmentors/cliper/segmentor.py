@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from ......core.backbones.load import load_backbone
-from ......core.contracts.adapter import require
-from ......core.contracts.backbone import Backbone
+from ......core.backbones import load_backbone
+from ......core.contracts import Backbone, require
 from ......core.errors import CapabilityError
 from ......registry import MODELS
 from ....vocabulary import text_backbone

@@ -16,7 +16,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 from ......registry import MODELS
 from ...backbones.image_part import ImagePart
 

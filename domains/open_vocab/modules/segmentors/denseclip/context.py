@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 
 INIT_STD = 0.02
 

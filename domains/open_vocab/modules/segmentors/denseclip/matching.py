@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 from ....vocabulary import Vocabulary
 from .context import ContextDecoder
 from .prompts import ClassPrompts

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 from ......core.errors import CapabilityError, ConfigError
 from ......registry import MODELS
 from ....vocabulary import Classes, NamedClasses, Vocabulary

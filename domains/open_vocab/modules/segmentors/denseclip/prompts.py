@@ -9,10 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ......core.backbones.positions import insert_after_start
-from ......core.backbones.prompted import start_tokens
-from ......core.contracts.adapter import require
-from ......core.contracts.backbone import Backbone
+from ......core.backbones import insert_after_start, start_tokens
+from ......core.contracts import Backbone, require
 from ......core.errors import ConfigError
 from ....vocabulary import Vocabulary, text_backbone
 

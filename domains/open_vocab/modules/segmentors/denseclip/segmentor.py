@@ -10,7 +10,7 @@ from mmseg.models.segmentors import BaseSegmentor, EncoderDecoder
 from mmseg.utils import add_prefix
 from torch import Tensor
 
-from ......core.contracts.adapter import require
+from ......core.contracts import require
 from ......registry import MODELS
 from ....vocabulary import Classes, NamedClasses, Vocabulary
 from ...backbones.image_part import segmentation_preprocessor

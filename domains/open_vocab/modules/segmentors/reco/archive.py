@@ -9,16 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ......core.contracts.backbone import Backbone
-from ......core.contracts.domain import Decoded, Item
-from ......core.data.images import decode_image
-from ......core.data.unlabelled import read_unlabelled
+from ......core.contracts import Backbone, Decoded, Item
+from ......core.data import decode_image, read_unlabelled
 from ......core.errors import CapabilityError, DataError
-from ......core.features.files import load_image_features
-from ......core.features.store import FeatureStore
-from ......core.retrieval.build import FACTS
-from ......core.retrieval.image_reader import ImageReader
-from ......core.retrieval.index import RetrievalIndex
+from ......core.features import FeatureStore, load_image_features
+from ......core.retrieval import FACTS, ImageReader, RetrievalIndex
 
 SUFFIXES = (".safetensors", ".npz")
 IMAGES = "images"

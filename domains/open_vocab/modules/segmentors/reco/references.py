@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ......core.errors import ConfigError, DataError
-from ......core.runtime.files import write_cached
+from ......core.runtime import write_cached
 
 
 class ReferenceFile:

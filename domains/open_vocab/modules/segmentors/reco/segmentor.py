@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ......core.backbones.load import load_backbone
-from ......core.contracts.adapter import require
-from ......core.contracts.backbone import Backbone
+from ......core.backbones import load_backbone
+from ......core.contracts import Backbone, require
 from ......core.errors import ConfigError
 from ......registry import MODELS
 from ....vocabulary import Vocabulary, embed_queries, named_templates, text_backbone

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
-from ......core.contracts.backbone import Backbone
-from ......core.training.tower_passes import words_of
+from ......core.contracts import Backbone, require
+from ......core.training import words_of
 from ......registry import MODELS
 from ....vocabulary import Vocabulary
 from ...losses.masked_decoder import Kept, keep_some

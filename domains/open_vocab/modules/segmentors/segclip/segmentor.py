@@ -11,13 +11,11 @@ import torch.nn.functional as F
 from mmseg.models.segmentors import BaseSegmentor
 from torch import Tensor
 
-from ......core.backbones.load import load_backbone
-from ......core.backbones.positions import image_positions
-from ......core.contracts.adapter import require
-from ......core.contracts.backbone import Backbone
+from ......core.backbones import image_positions, load_backbone
+from ......core.contracts import Backbone, require
 from ......core.errors import ConfigError, DataError
-from ......core.losses.clip import Clip
-from ......core.prompts.classifier import spoken
+from ......core.losses import Clip
+from ......core.prompts import spoken
 from ......registry import MODELS
 from ....vocabulary import Classes, NamedClasses, Vocabulary
 from ...backbones.image_part import segmentation_preprocessor

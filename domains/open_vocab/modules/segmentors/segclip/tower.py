@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ......core.contracts.adapter import require
-from ......core.contracts.backbone import Backbone
+from ......core.contracts import Backbone, require
 from ...losses.masked_decoder import Kept, keep_some, pre_norm_layer
 from .group import Gathered, GroupsToPatches, SemanticGroup, initialise, quick_gelu
 

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ......core.backbones.load import load_backbone
-from ......core.contracts.adapter import require
-from ......core.contracts.backbone import Backbone, Block
+from ......core.backbones import load_backbone
+from ......core.contracts import Backbone, Block, require
 from ......registry import MODELS
 from ..attention_heads import as_map, join_heads, self_similarity, split_heads, until_last
 from ..training_free import TrainingFreeSegmentor, cosine_maps

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ......core.backbones.checkpoints import fit_weights, read_checkpoint, unsized
+from ......core.backbones import fit_weights, read_checkpoint, unsized
 
 RADIUS, KEY_DIM = 5, 32
 DOUBLINGS = 4

@@ -1,0 +1,99 @@
+"""Classify images with the model beside this file: python predict.py IMAGE ... [--top 3] [--coverage 0.9]
+
+Needs onnxruntime, numpy and pillow. Prints a JSON object per image, as `vladapt predict` does, and faults on stderr.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).resolve().parent
+
+
+def decoded(path):
+    """The picture, upright and in colours, transparent pixels over white; deeper than 8 bits, a list of 3 bands."""
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            values, full = np.asarray(image).astype(np.float64), 1.0 if image.mode == "F" else 65535.0
+            low, high = values.min(), values.max()
+            values = (values - low) / ((high - low) or 1.0) if low < 0 or high > full else values / full
+            return [Image.fromarray(values.astype(np.float32))] * 3
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert("RGB")
+
+
+def pixels(image, how):
+    """(1, 3, H, W) float32 as the graph takes them; `how` is "preprocessing" of export.json."""
+    planes = [np.asarray(_cut(each, how), np.float32) for each in (image if isinstance(image, list) else [image])]
+    planes = np.stack(planes, axis=-1).clip(0, 1) if len(planes) > 1 else planes[0] / 255  # (H, W, 3)
+    planes = (planes - np.float32(how["mean"])) / np.float32(how["std"])
+    return np.ascontiguousarray(planes.transpose(2, 0, 1)[None], dtype=np.float32)
+
+
+def _cut(image, how):
+    size, filter = how["image_size"], Image.Resampling[how["interpolation"].upper()]
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if how["mode"] == "squash":
+        return image.resize((columns, rows), filter)
+    most = 100 * min(image.size)  # of a longer strip the ends are cut off first
+    image = _middle(image, min(image.width, most), min(image.height, most)) if max(image.size) > most else image
+    short = how.get("resize") or min(rows, columns)
+    if isinstance(size, int):
+        least = min(image.size)
+        new = tuple(short if side == least else int(short * side / least) for side in image.size)
+    else:
+        scale = max(rows / image.height, columns / image.width) * short / min(rows, columns)
+        new = max(columns, round(scale * image.width)), max(rows, round(scale * image.height))
+    return _middle(image if new == image.size else image.resize(new, filter), columns, rows)
+
+
+def _middle(image, width, height):
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def row_of(name, logits, distance, facts, top=3, coverage=None):
+    """What is said of an image: `logits` (C,) are calibrated, `distance` is that to what the model learned from."""
+    several, names, logits = facts["multilabel"], facts["class_names"], logits.astype(np.float64)
+    shares = 1 / (1 + np.exp(-logits)) if several else np.exp(logits - np.logaddexp.reduce(logits))
+    ranked = [{"class": names[c], "probability": float(shares[c])} for c in np.argsort(-shares, kind="stable")[:top]]
+    row = {"id": str(name)}
+    if several:
+        over = shares >= np.array(facts["thresholds"])
+        row |= {"labels": [n for n, yes in zip(names, over) if yes], "confidences": shares[over].tolist()}
+    else:
+        row |= {"label": ranked[0]["class"], "confidence": ranked[0]["probability"]}
+    if coverage is not None:
+        row["set"] = [n for n, share, least in zip(names, shares, facts["coverage"][str(coverage)]) if share >= least]
+    row |= {} if distance is None else {"unlike": bool(distance > facts["unlike_beyond"])}
+    return {**row, "top": ranked}
+
+
+if __name__ == "__main__":
+    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", nargs="+", type=Path)
+    parser.add_argument("--top", type=int, default=3, help="classes per image")
+    parser.add_argument("--coverage", choices=sorted(facts["coverage"]), help="share of sets with the right class")
+    given = parser.parse_args()
+    graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["pixels"]), providers=["CPUExecutionProvider"])
+    names = [each.name for each in graph.get_outputs()]
+    failed = False
+    for path in given.images:
+        try:
+            picture = pixels(decoded(path), facts["preprocessing"])
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
+            failed = True
+            continue
+        found = dict(zip(names, graph.run(None, {"pixels": picture})))
+        distance = found.get("distance", [None])[0]
+        print(json.dumps(row_of(path, found["logits"][0], distance, facts, given.top, given.coverage)))
+    sys.exit(int(failed))
