@@ -34,6 +34,7 @@ FIT, EVAL = "fit", "eval"
 class Place(Enum):
     """Where the section of a judgement stands in a report."""
 
+    VERDICT = "at the top, below the headline"
     SCORES = "below all scores"
     REASONS = "where the report says what the scores rest on"
     ABILITIES = "among what else the model can do"

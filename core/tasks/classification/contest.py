@@ -15,6 +15,7 @@ from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
+from ...metrics.deciding import class_range, deciding_metric, weights_of_answers
 from ...metrics.resampled import holm
 from ...metrics.resampling import (
     centred,
@@ -27,23 +28,15 @@ from ...metrics.resampling import (
 )
 from ...metrics.selection import macro_auroc
 from ...registry import adapter_class
+from ...runs.comparison import GUESSING
 from ...runs.measures import AT_HALF
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
+from .baselines import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class
 from .feature_rows import PreparedFeatures
 from .fitting import fit_adapter, parts_wanted, refitted
 from .images import Prepared
-from .judgement import (
-    GUESSING,
-    LARGEST_CLASS,
-    MOST_PROBED,
-    PROBE,
-    class_range,
-    deciding_metric,
-    largest_class,
-    weights_of_answers,
-)
 from .protocols import drawing_of, notes_on_protocol, protocol_of
 from .published_results import setting_of
 from .repeated_splits import RepeatedSplits
@@ -132,7 +125,7 @@ class ClassificationContest(Contest):
             adapter = self.fit(name, prepared, shots, seed)
         seconds = time.perf_counter() - started
         quiet = Reporter(quiet=True)
-        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
+        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet)
         if self.splits == 1:
             self._tested.add(name, entry["shots"], scores)
         known = None if self.setting is None else self.setting.result(name, entry["shots"])

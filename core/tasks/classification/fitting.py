@@ -26,7 +26,7 @@ from ...errors import CapabilityError, ConfigError
 from ...explanation.nearest import LabelledImages
 from ...features.batches import OF_IMAGES
 from ...forgetting.probe import probe_of
-from ...registry import build_adapter
+from ...registry import build_adapter, build_judgement
 from ...registry.judging import judgements_of, judges_at
 from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
@@ -34,9 +34,9 @@ from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
+from .baselines import PROBE, fitted_probe
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared
-from .judgement import PROBE, fitted_probe
 from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults
 from .resources import check_needs
@@ -60,8 +60,12 @@ class ClassificationFit(JudgedClassifier):
         self, adapter: Adapter, prepared: Prepared | PreparedFeatures, test: FeatureSet, beside: bool = False
     ) -> Scores:
         zero_shot = fitted_zero_shot(test, prepared.classifier) if beside else None
-        rows = (prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
-        return score_on(*rows, judged=beside)
+        scores = score_on(prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
+        if beside:
+            of = {"test": test, "class_names": prepared.class_names, "scores": scores, "metrics": scores.metrics}
+            again = replace(self, prepared=prepared, adapter=adapter, deciding="", **of)
+            Findings({}).add([build_judgement("baselines")], again)
+        return scores
 
 
 @dataclass
@@ -169,8 +173,7 @@ def scored(
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
     options = as_published(recipe, [PROBE]).adapters.get(PROBE) or {} if recipe.protocol else {}
     probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
-    how = {"probe": probe, "deciding": deciding_by_protocol(recipe)}
-    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, **how)
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
     judged = ClassificationFit(
         at=FIT,
         seed=recipe.seed,
@@ -187,7 +190,7 @@ def scored(
         test=shots.test,
         class_names=prepared.class_names,
         scores=scores,
-        deciding=how["deciding"],
+        deciding=deciding_by_protocol(recipe),
         novel=partial(_unseen, recipe, prepared, task.name) if recipe.novel else None,
         report=report,
         shots=shots,

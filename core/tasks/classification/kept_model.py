@@ -50,7 +50,7 @@ def judged_without_labels(
         return done, shots
     if (val := _labelled(recipe, prepared, done, shots)) is not None:
         zero_shot, quiet = fitted_zero_shot(shots.support, prepared.classifier), Reporter(quiet=True)
-        told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet, judged=False)
+        told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet)
         found = found.with_labels(told.zero_shot_logits, told.adapted_logits, told.labels)
         shots = replace(shots, val=val)
     facts = {"method": done.adapter.name, "kept": done.adapter.name if found.better else "zero-shot", **found.facts()}

@@ -25,11 +25,11 @@ from ...features.batches import logits_of
 from ...registry import adapter_class, load_adapter
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
+from .baselines import LARGEST_CLASS
 from .contest import ZERO_SHOT, ClassificationContest, Tested, as_uncalibrated, zero_shot_of
 from .feature_rows import PreparedFeatures, rows_of_split
 from .fitting import fit_adapter, planned
 from .images import Prepared
-from .judgement import LARGEST_CLASS
 from .protocols import Protocol, protocol_of
 from .published_results import setting_of
 from .resources import check_needs
@@ -166,7 +166,7 @@ class TargetContest(Contest):
             fitted, seconds = self.made.fitted(entry)
             adapter, columns = self.made.transfer.onto(fitted, prepared)
         of = (prepared, adapter, self.test, prepared.class_names, None, QUIET)
-        scores = score_on(*of, judged=False, columns=columns)
+        scores = score_on(*of, columns=columns)
         self._tested.add(entry["adapter"], entry["shots"], scores)
         return {**as_uncalibrated(scores), "seconds": round(seconds, 3)}
 

@@ -28,6 +28,7 @@ from ...features.keys import canonical_json
 from ...registry import catalogue
 from ...registry.catalogue import find, is_place
 from ...registry.judging import divided, judgements_of, judges_at
+from ...runs.comparison import Comparison
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -38,6 +39,7 @@ from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
 from ..methods import adapter_of, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
+from .baselines import LARGEST_CLASS, PROBE, PROBE_FILE
 from .contest import ZERO_SHOT
 from .exporting import export_run
 from .feature_rows import prepared_of
@@ -57,7 +59,6 @@ from .fitting import (
     summary_of,
     write_predictions,
 )
-from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .kept_model import heard, judged_without_labels, turned_down_words
 from .labelled_examples import labelled_of, placed
 from .mistakes import explained_mistakes, picture_in
@@ -74,7 +75,6 @@ from .stored_run import recipe_again
 from .transfer import on_target
 from .unlabelled import Unlabelled, check_shots, has_labels, without_shots
 from .use import evaluate_run, predict_with_run
-from .verdict import verdict
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
 OF_FEATURES = frozenset({"features"})
@@ -92,6 +92,7 @@ class Classification(Task):
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
     judgements: ClassVar = (
+        "baselines",
         "growing-vocabulary",
         "part-order",
         "novel-classes",
@@ -287,7 +288,8 @@ class Classification(Task):
         return Group(table, *further) if further else table
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return verdict(metrics)
+        found = Comparison.from_json(metrics)
+        return "" if found is None else found.sentence
 
     def write_rows(self, predicted, path: Path) -> None:
         predicted.write(path)

@@ -25,10 +25,10 @@ from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed
 from ...runtime.progress import Reporter
+from .baselines import PROBE_FILE
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
 from .fitting import ClassificationFit
-from .judgement import PROBE_FILE
 from .labelled_examples import labelled_in_run
 from .mistakes import explained_mistakes
 from .predictions import Predictions, check_wishes
@@ -70,8 +70,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
         (scored, columns), names = transfer.onto(adapter, prepared), prepared.class_names
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
-    how = {"deciding": deciding_by_protocol(recipe), "columns": columns}
-    scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, **how)
+    scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, columns=columns)
     judged = ClassificationFit(
         at=EVAL,
         seed=recipe.seed,
@@ -87,8 +86,9 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
         test=chosen,
         class_names=names,
         scores=scores,
+        deciding=deciding_by_protocol(recipe),
+        columns=columns,
         own_classes=names is adapter.class_names_,
-        **how,
     )
     findings = Findings(judgements_of(task))
     notes = findings.add(judges, judged)

@@ -15,11 +15,11 @@ from PIL import Image
 
 from vladapt.core.contracts.judgement import Findings, Scores
 from vladapt.core.errors import DataError
+from vladapt.core.judgements.baselines import compared
 from vladapt.core.judgements.calibration import Calibrated
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.registry import judgement_class
 from vladapt.core.runs.run_sections import render_report
-from vladapt.core.tasks.classification.judgement import Judged, judgement
 from vladapt.core.tasks.classification.report import ClassificationResults, classification_report
 from vladapt.core.tasks.classification.task import Classification
 
@@ -94,8 +94,8 @@ def one_label(
         "zero_shot": classification_metrics(before, labels, classes) if zero_shot else None,
         "adapted": classification_metrics(after, labels, classes),
         "test_images": n,
-        **judgement(Judged(after, labels, names, zero_shot=before if zero_shot else None)),
     }
+    metrics |= compared(Scores(labels, before if zero_shot else None, after, metrics), names).to_json()
     given = {
         "info": info(names),
         "class_names": list(names),
@@ -121,8 +121,8 @@ def several_labels(**changes):
         "zero_shot": multilabel_metrics(before, labels, names),
         "adapted": multilabel_metrics(after, labels, names),
         "test_images": 120,
-        **judgement(Judged(after, labels, names, zero_shot=before)),
     }
+    metrics |= compared(Scores(labels, before, after, metrics), names).to_json()
     given = {
         "info": info(names),
         "class_names": names,
