@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vladapt.core.errors import DataError
-from vladapt.core.forgetting.score import GenericScore, generic_metrics
+from vladapt.core.forgetting.score import Forgotten, GenericScore, generic_metrics
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.pretraining.examples import Match, Query
@@ -144,7 +144,9 @@ def page(metrics=None, given=None, rows=(), **shown) -> Page:
 def html(metrics=None, given=None, rows=(), **shown) -> str:
     metrics = measured() if metrics is None else metrics
     given = info(metrics) if given is None else given
-    return render_report(training_report("runs/streets", given, metrics, rows, **shown))
+    forgotten = Forgotten.from_json(metrics)
+    abilities = [] if forgotten is None else forgotten.section()
+    return render_report(training_report("runs/streets", given, metrics, rows, **shown, abilities=abilities))
 
 
 def test_it_says_the_scores_before_and_after_with_intervals_and_change():
