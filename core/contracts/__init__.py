@@ -20,7 +20,7 @@ __getattr__, __dir__ = lazy_exports(
         "loss": "Extract Loss RowLoss",
         "metric": "Metric",
         "options": "as_text option settle whole_number",
-        "outputs": "Output",
+        "outputs": "MASKED_SHARE Output",
         "own_files": "OwnFiles Scorer",
         "part_views": "PartViews",
         "pictures": "STILL as_still",

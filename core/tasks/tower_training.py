@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -28,7 +29,7 @@ from ..registry.catalogue import find
 from ..registry.judging import divided, judgements_of, judges_at
 from ..runs.evaluations import in_the_fit, kept_digests, make_folder
 from ..runs.folder import RUNS, Run, now, versions
-from ..runs.run_sections import write_report
+from ..runs.run_sections import Report, write_report
 from ..runtime.distributed import is_main
 from ..runtime.files import kept_checkpoints
 from ..runtime.progress import Reporter
@@ -36,13 +37,33 @@ from ..training.checkpoints import newest_step
 from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
-from .methods import check_named, place_of_data
+from .methods import adapter_of, check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
 SEEDS = (1, 2, 3)
 NOTHING = "nothing"
 """In the file of weights of a run that trained none."""
 BACKBONE_FACTS = ("spec", "fingerprint", "licence", "image_size")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method, and how towers are trained and images encoded.
+
+    Args:
+        adapter: not fitted; None for zero-shot, which trains nothing.
+        seed: of everything random.
+        chooses: whether somebody said which epoch is kept.
+        resume: go on from the newest checkpoint.
+        amp, workers: of the encoding.
+    """
+
+    adapter: Adapter | None
+    seed: int
+    chooses: bool = False
+    resume: bool = False
+    amp: str | None = None
+    workers: int | None = None
 
 
 @dataclass
@@ -70,25 +91,18 @@ class FittedTowers:
     findings: Findings = field(default_factory=lambda: Findings({}))
 
 
+class DataFacts(Protocol):
+    """What run.json says of a data set; `DomainData` and sets of pairs have it."""
+
+    name: str
+    licence: str
+    skipped: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    reading: Mapping[str, Any]
+
+
 class TowerTraining(Task):
-    """Base of these tasks.
-
-    A task reads its data by `read(recipe)`; what these call `name`, `licence`, `skipped`, `notes` and `reading`, as
-    `DomainData` does, has `source(data)`. Further it says
-
-        prepared(recipe): the recipe as it is fitted; what is wrong with its method is raised before data are read.
-        backbone(recipe): what a fit starts from.
-        fitted(recipe, data, reporter, folder): `FittedTowers`.
-        trained(recipe, data, backbone, seed), compared(towers, data, recipe): one training of a comparison, and its
-            metrics on test.
-        scores(data, split, recipe, reporter, backbone, towers): of the backbone, or None, and of what was made of it.
-        metrics(before, after, data): both, as metrics.json has them.
-        samples(data, split), digests(samples): what a split holds, and digests of its images; `keyed(data)`: samples
-            whose number, first and last name tell one set from another.
-        facts(data, done): what run.json says of the data, besides name, place and licence, under "data"; and more.
-        redaction(recipe, data, skipped, redact): what is left out of all that is written; None for nothing.
-        report(folder, info, shown, done, data, hidden), report_again(folder, info, result, after, data, hidden): of a
-            fit, with metrics, history and log as `shown`, and of an evaluation.
+    """Base of these tasks. `data` below is what the task's own `read` returns.
 
     Class attributes a task sets:
         default_adapter: where none is given.
@@ -107,12 +121,91 @@ class TowerTraining(Task):
     names_nothing: ClassVar[str]
     places: ClassVar[frozenset[Place]] = frozenset()
 
+    # what a task says -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepared(self, recipe: Recipe) -> Recipe:
+        """The recipe as it is fitted; what is wrong with its method is raised before data are read."""
+
+    @abstractmethod
+    def read(self, recipe: Recipe) -> Any:
+        """The data of a fit, or of a comparison."""
+
+    @abstractmethod
+    def backbone(self, recipe: Recipe) -> Backbone:
+        """What a fit starts from."""
+
+    @abstractmethod
+    def fitted(self, recipe: Recipe, data: Any, reporter: Reporter, folder: Path) -> FittedTowers:
+        """Train on the data and score before and after; `folder` is for checkpoints."""
+
+    @abstractmethod
+    def trained(self, recipe: Recipe, data: Any, backbone: Backbone, seed: int) -> Backbone:
+        """The towers after one training of a comparison."""
+
+    @abstractmethod
+    def compared(self, towers: Backbone, data: Any, recipe: Recipe) -> dict[str, Any]:
+        """A comparison's metrics of trained towers on test."""
+
+    @abstractmethod
+    def scores(
+        self, data: Any, split: str, recipe: Recipe, reporter: Reporter, backbone: Backbone, towers: Backbone
+    ) -> tuple[Any, Any]:
+        """Scores of the backbone, or None, and of the towers that were made of it, on a split."""
+
+    @abstractmethod
+    def metrics(self, before: Any, after: Any, data: Any) -> dict[str, Any]:
+        """Both scores, as metrics.json has them."""
+
+    @abstractmethod
+    def samples(self, data: Any, split: str) -> Sequence[Any]:
+        """What a split holds; "all" is every split."""
+
+    @abstractmethod
+    def keyed(self, data: Any) -> Sequence[Any]:
+        """Samples whose number, first and last id tell one set from another."""
+
+    @abstractmethod
+    def digests(self, samples: Sequence[Any]) -> list[str]:
+        """Digests of the images of samples."""
+
+    @abstractmethod
+    def facts(self, data: Any, done: FittedTowers) -> dict[str, Any]:
+        """Further keys of run.json; those of its group "data", besides name, place and licence, under "data"."""
+
+    @abstractmethod
+    def redaction(self, recipe: Recipe, data: Any, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
+        """What is left out of all that is written, a `Redaction` or one like it; None for nothing.
+
+        Args:
+            skipped: (name, reason) of images that could not be read.
+            redact: whether the user says so.
+        """
+
+    @abstractmethod
+    def report(
+        self, folder: Path, info: Mapping[str, Any], shown: tuple, done: FittedTowers, data: Any, hidden: Any
+    ) -> Report:
+        """The report of a fit.
+
+        Args:
+            info: of run.json.
+            shown: metrics, history and lines of the log.
+            hidden: what `redaction` gave.
+        """
+
+    @abstractmethod
+    def report_again(
+        self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after: Any, data: Any, hidden: Any
+    ) -> Report:
+        """The report of an evaluation, whose scores are in `result` and `after`."""
+
     def read_again(self, recipe: Recipe, use: Use) -> Any:
         """The data of an evaluation."""
         return self.read(recipe)
 
-    def source(self, data: Any) -> Any:
-        """What names the data; see above."""
+    def source(self, data: Any) -> DataFacts:
+        """What names the data: by default the data themselves."""
         return data
 
     def summary(self, data: Any) -> dict[str, Any]:
@@ -134,6 +227,18 @@ class TowerTraining(Task):
 
     def check(self, recipe: Recipe) -> None:
         self.check_learns(recipe.adapter_name)
+
+    def training(self, recipe: Recipe, seed: int | None = None) -> Training:
+        """The recipe's method, and how it is trained; with another seed, as a comparison has it, without checkpoints.
+
+        Raises:
+            As `adapter_of`.
+        """
+        adapter = None if recipe.adapter_name == ZERO_SHOT else adapter_of(recipe)
+        chooses = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
+        again = seed is not None
+        how = {"amp": recipe.amp, "workers": recipe.workers}
+        return Training(adapter, seed if again else recipe.seed, chooses, recipe.resume and not again, **how)
 
     def check_learns(self, name: str) -> None:
         """Raise CapabilityError where a method trains no towers; zero-shot needs not."""
