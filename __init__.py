@@ -9,8 +9,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "core.registry.build": "build_adapter build_loss load_adapter load_domain",
         "core.backbones.load": "load_backbone",
-        "core.contracts": "Adapter Backbone Batch Domain DomainData FeatureSet FitReport InputChannels Item Judgement "
-        "Loss Metric Output Place Recipe Record RowLoss Task TextClassifier option "
+        "core.contracts": "Adapter Backbone Batch Domain DomainData Evaluated FeatureSet FitReport InputChannels Item "
+        "Judgement Loss Metric Output Place Recipe Record RowLoss Task TextClassifier option "
         "Target Label Labels Boxes Mask Captions Identity",
         "core.errors": "VladaptError DataError ConfigError CapabilityError UnknownNameError",
         "core.features.files": "load_features",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import SPLITS, Domain
+from ..contracts.evaluated import Evaluated
 from ..contracts.judgement import EVAL
 from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import Recipe
@@ -131,11 +132,11 @@ def evaluate(
     check_judging(task, EVAL, use.judging)
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
-    result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
+    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task)
     result = redacted_result(result) if redact else result
     if out is not None and is_main():
-        write_metrics(Path(out), result)
-    return result
+        write_metrics(Path(out), result.to_json())
+    return result.to_json()
 
 
 def predict(

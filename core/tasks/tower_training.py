@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from ..backbones.load import save_fine_tuned
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
+from ..contracts.evaluated import Evaluated
 from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
@@ -254,7 +255,7 @@ class TowerTraining(Task):
             done = self._with_findings(recipe, data, self.fitted(recipe, data, reporter, folder), reporter)
             return self._written(recipe, data, done, folder) if is_main() else None
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+    def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """A run's towers and its backbone, on a split of its own data or of others."""
         recipe = recipe_again(use)
         data = self.read_again(recipe, use)
@@ -268,22 +269,22 @@ class TowerTraining(Task):
         judged = self._judged(recipe, data, metrics, reporter, at=EVAL, **sides)
         findings = Findings(judgements_of(self))
         notes = findings.add(judges_at(self, EVAL, use.judging), judged)
-        result = {
-            "run": use.run.shown,
-            "data": source.name,
-            "split": use.split,
-            **in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
-            **metrics,
-            **({"notes": notes} if notes else {}),
-            "skipped": _listed(source.skipped, after.skipped),
-        }
-        hidden = self.redaction(recipe, data, result["skipped"], use.redact)
-        if hidden is not None:
-            result["skipped"] = hidden.pairs(result["skipped"])
+        skipped = _listed(source.skipped, after.skipped)
+        hidden = self.redaction(recipe, data, skipped, use.redact)
+        skipped = skipped if hidden is None else hidden.pairs(skipped)
+        result = Evaluated(
+            run=use.run.shown,
+            data=source.name,
+            split=use.split,
+            in_fit=in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
+            metrics=metrics,
+            notes=notes or None,
+            skipped=skipped,
+        )
         if use.out is not None and is_main():
             make_folder(Path(use.out))
             facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
-            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
+            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": skipped}
             report = self.report_again(use.run.shown, info, result, after, data, hidden)
             write_report(Path(use.out), report.with_sections(findings.sections(*Place)))
         return result

@@ -17,6 +17,7 @@ from rich.console import Group
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.draws import Shots
+from ...contracts.evaluated import Evaluated
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
@@ -188,7 +189,7 @@ class Classification(Task):
         """What run.json holds where no sample is named or shown; None where they may be."""
         return Redaction.of(prepared.data, info["skipped"]).info(info) if recipe.redact else None
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+    def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
             raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
         return evaluate_run(use, self, reporter)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
+from ...contracts.evaluated import Evaluated
 from ...contracts.features import FeatureSet
 from ...contracts.judgement import EVAL, Findings
 from ...contracts.prepared import on_adapted
@@ -42,7 +42,7 @@ from .transfer import on_target
 STREAMING = "streaming.lock"
 
 
-def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
+def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
     """Scores of a run on a split; see `Task.evaluate`.
 
     Raises:
@@ -94,16 +94,15 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
     notes = findings.add(judges, judged)
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
-    skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
-    result = {
-        "run": use.run.shown,
-        "data": prepared.data.name,
-        "split": use.split,
-        **in_the_fit(use.run.info, lambda: digests_of(items)),
-        **scores.metrics,
-        **({"notes": notes} if notes else {}),
-        "skipped": skipped,
-    }
+    result = Evaluated(
+        run=use.run.shown,
+        data=prepared.data.name,
+        split=use.split,
+        in_fit=in_the_fit(use.run.info, lambda: digests_of(items)),
+        metrics=scores.metrics,
+        notes=notes or None,
+        skipped=[list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))],
+    )
     if use.out is not None and is_main():
         explain = None
         if names is adapter.class_names_ and not use.redact:
