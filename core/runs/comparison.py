@@ -10,6 +10,7 @@ from ..contracts.judgement import Record, beside
 from ..metrics.significance import SIGNIFICANT, p_words
 from .measures import MEASURES, deciding_of, points
 from .sections import Measure, VerdictSection
+from .verdicts import Verdict
 
 if TYPE_CHECKING:
     from typing import Self
@@ -66,7 +67,7 @@ class Baseline(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(Record):
+class Comparison(Record, Verdict):
     """The adapted model and its baselines on one test set.
 
     Attributes:

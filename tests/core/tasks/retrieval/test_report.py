@@ -17,7 +17,7 @@ from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.pretraining.examples import Match, Query
 from vladapt.core.tasks.retrieval.report import training_report
 from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after
-from vladapt.core.tasks.retrieval.tables import retrieval_verdict
+from vladapt.core.tasks.retrieval.verdict import RetrievalVerdict
 
 VOID = {"meta", "img", "br", "link", "input"}
 SIDES = ("image_to_text", "text_to_image")
@@ -113,7 +113,7 @@ def info(metrics: dict | None = None, **changes) -> dict:
         "trained_parameters": 4_130_000,
         "samples_per_second": 210.4,
         "seconds": 3725.2,
-        "verdict": retrieval_verdict(metrics or measured()),
+        "verdict": RetrievalVerdict(metrics or measured()).sentence,
         "notes": ["Drawn, not photographed."],
         "skipped": [["bad.png", "zero bytes"]],
         "versions": {"torch": "2.9.9"},
@@ -181,7 +181,7 @@ def test_a_falling_rank_is_a_gain_and_a_falling_share_a_loss(change, tone):
 
 def test_the_sentences_on_both_directions_are_shown():
     metrics = measured()
-    lines = retrieval_verdict(metrics).splitlines()
+    lines = RetrievalVerdict(metrics).sentence.splitlines()
     text = page(metrics).text
     assert len(lines) == 2 and all(line in text for line in lines)
 
