@@ -12,6 +12,7 @@ from ...confidence.calibration import Calibration
 from ...contracts.domain import Item
 from ...contracts.evaluated import Evaluated
 from ...contracts.judgement import Findings, Scores
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...runs.evaluations import make_folder
 from ...runs.folder import Run, now
@@ -27,7 +28,7 @@ from .report import ClassificationResults, classification_report
 def write_evaluation(
     folder: Path,
     run: Run,
-    prepared,
+    prepared: PreparedData,
     recipe: Recipe,
     items: Sequence[Item],
     scores: Scores,

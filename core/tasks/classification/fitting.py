@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain, Item
+from ...contracts.domain import Item
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.part_views import IMAGES
-from ...contracts.prepared import on_adapted
+from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.task import Task
 from ...data.sampling import class_counts, short_classes
@@ -35,8 +35,7 @@ from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
 from .baselines import PROBE, fitted_probe
-from .feature_rows import PreparedFeatures, prepared_of
-from .images import Prepared
+from .feature_rows import prepared_of
 from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults
 from .resources import check_needs
@@ -51,14 +50,10 @@ PREDICTIONS = "predictions.csv"
 class ClassificationFit(JudgedClassifier):
     """A fit, as its judgements see it."""
 
-    def fit_again(
-        self, adapter: Adapter, prepared: Prepared | PreparedFeatures, shots: Shots, quiet: bool = False
-    ) -> FitReport:
+    def fit_again(self, adapter: Adapter, prepared: PreparedData, shots: Shots, quiet: bool = False) -> FitReport:
         return fit_adapter(adapter, prepared, shots, self.seed, Reporter(quiet=True) if quiet else prepared.reporter)
 
-    def score_again(
-        self, adapter: Adapter, prepared: Prepared | PreparedFeatures, test: FeatureSet, beside: bool = False
-    ) -> Scores:
+    def score_again(self, adapter: Adapter, prepared: PreparedData, test: FeatureSet, beside: bool = False) -> Scores:
         zero_shot = fitted_zero_shot(test, prepared.classifier) if beside else None
         scores = score_on(prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
         if beside:
@@ -94,7 +89,7 @@ class Fitted:
 
 def fit_adapter(
     adapter: Adapter,
-    prepared: Prepared | PreparedFeatures,
+    prepared: PreparedData,
     shots: Shots,
     seed: int,
     reporter: Reporter,
@@ -131,7 +126,7 @@ def fit_adapter(
 def refitted(
     adapter: Adapter,
     report: FitReport,
-    prepared: Prepared | PreparedFeatures,
+    prepared: PreparedData,
     shots: Shots,
     seed: int,
     reporter: Reporter,
@@ -162,7 +157,7 @@ def refitted(
 
 def scored(
     recipe: Recipe,
-    prepared: Prepared | PreparedFeatures,
+    prepared: PreparedData,
     adapter: Adapter,
     report: FitReport,
     shots: Shots,
@@ -201,7 +196,7 @@ def scored(
     return Fitted(adapter, report, scores, notes, judged, findings, probe)
 
 
-def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | PreparedFeatures, task: str) -> None:
+def refuse_early(recipe: Recipe, adapter: Adapter, prepared: PreparedData, task: str) -> None:
     """Raise what can be told before anything is encoded or fitted."""
     check_needs(recipe.resources, adapter, prepared.backbone)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
@@ -227,7 +222,7 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
 @contextmanager
 def _resources(
     adapter: Adapter,
-    prepared,
+    prepared: PreparedData,
     shots: Shots,
     unlabelled: Unlabelled,
     reporter: Reporter,
@@ -248,24 +243,20 @@ def _resources(
         yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), on_step, reporter.info)}
 
 
-def _unseen(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) -> Prepared | PreparedFeatures:
+def _unseen(recipe: Recipe, prepared: PreparedData, task: str) -> PreparedData:
     """The data of the classes left out by `classes`."""
     others = recipe.with_(classes=_left_out(recipe, prepared, task))
-    return prepared_of(others, Reporter(quiet=True), _domain_of(prepared), task)
+    return prepared_of(others, Reporter(quiet=True), prepared.domain, task)
 
 
-def _left_out(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) -> list[str]:
+def _left_out(recipe: Recipe, prepared: PreparedData, task: str) -> list[str]:
     """Names of the classes that `classes` leaves out."""
     seen = set(prepared.class_names)
-    if isinstance(prepared, PreparedFeatures):
+    if prepared.domain is None:
         every = prepared.all_class_names
     else:
         every = read_data(recipe, prepared.domain, task).class_names
     return [name for name in every if name not in seen]
-
-
-def _domain_of(prepared: Prepared | PreparedFeatures) -> Domain | None:
-    return None if isinstance(prepared, PreparedFeatures) else prepared.domain
 
 
 def parts_wanted(adapter: Adapter) -> bool:
@@ -278,7 +269,9 @@ def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
     return {name: adapter_of(recipe.with_adapter(name)) for name in names}
 
 
-def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots, scenario: str | None = None) -> list[str]:
+def notes_of(
+    prepared: PreparedData, shots: int | None, further: list[str], drawn: Shots, scenario: str | None = None
+) -> list[str]:
     """Sentences for the user, each once.
 
     Args:
@@ -304,7 +297,7 @@ def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots, scen
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
 
 
-def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) -> dict[str, Any]:
+def info_of(recipe: Recipe, prepared: PreparedData, adapter, report, shots, notes, seconds) -> dict[str, Any]:
     """What run.json holds."""
     return {
         "created": now(),
@@ -345,12 +338,12 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
     }
 
 
-def _items_of(prepared: Prepared | PreparedFeatures, features: FeatureSet | None) -> list[Item]:
+def _items_of(prepared: PreparedData, features: FeatureSet | None) -> list[Item]:
     by_id = {item.id: item for item in prepared.data.items}
     return [by_id[i] for i in (() if features is None else features.ids or ())]
 
 
-def _backbone_facts(prepared, adapter: Adapter) -> dict[str, Any] | None:
+def _backbone_facts(prepared: PreparedData, adapter: Adapter) -> dict[str, Any] | None:
     """What run.json says of the backbone; the fingerprint of trained towers only where there are any."""
     backbone = prepared.backbone
     if backbone is None:
@@ -361,7 +354,7 @@ def _backbone_facts(prepared, adapter: Adapter) -> dict[str, Any] | None:
     return {**facts, **trained}
 
 
-def _skipped(prepared: Prepared | PreparedFeatures) -> list[tuple[str, str]]:
+def _skipped(prepared: PreparedData) -> list[tuple[str, str]]:
     """What was left out while reading and while encoding, each once."""
     return list(dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]))
 
@@ -379,7 +372,7 @@ def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -
     }
 
 
-def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationResults:
+def results_of(prepared: PreparedData, info: dict[str, Any], done: Fitted) -> ClassificationResults:
     """What report.html is made of."""
     scores = done.scores
     return ClassificationResults(

@@ -124,7 +124,6 @@ class Resources:
     """The recipe's resources on a data set; each is read and encoded once, by demand.
 
     Args:
-        prepared: `Prepared` or `PreparedFeatures`.
     """
 
     prepared: Any

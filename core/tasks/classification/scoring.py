@@ -13,7 +13,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.judgement import Scores
 from ...contracts.metric import Metric
-from ...contracts.prepared import on_adapted
+from ...contracts.prepared import PreparedData, on_adapted
 from ...errors import DataError
 from ...features.batches import PLAIN, logits_of, plain_batches
 from ...metrics.labelled_rows import metrics_of
@@ -88,7 +88,7 @@ def _groups(test: FeatureSet) -> tuple[str, ...] | None:
 
 
 def score_on(
-    prepared,
+    prepared: PreparedData,
     adapter: Adapter,
     test: FeatureSet,
     class_names,

@@ -19,6 +19,7 @@ from ...contracts.domain import Item
 from ...contracts.draws import Shots
 from ...contracts.evaluated import Evaluated
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
@@ -181,11 +182,11 @@ class Classification(Task):
         """The data side of a settled recipe: what is drawn, encoded and named."""
         return prepared_of(recipe, reporter, self.domain, self.name)
 
-    def further_sections(self, prepared, scores: Scores) -> list[Any]:
+    def further_sections(self, prepared: PreparedData, scores: Scores) -> list[Any]:
         """Sections of the report that a task of a domain's own adds; they name no image."""
         return []
 
-    def hidden(self, recipe: Recipe, prepared, info: dict[str, Any]) -> dict[str, Any] | None:
+    def hidden(self, recipe: Recipe, prepared: PreparedData, info: dict[str, Any]) -> dict[str, Any] | None:
         """What run.json holds where no sample is named or shown; None where they may be."""
         return Redaction.of(prepared.data, info["skipped"]).info(info) if recipe.redact else None
 
@@ -299,7 +300,7 @@ class Classification(Task):
         return predictions_table(rows)
 
     @contextmanager
-    def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter):
+    def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
         """The folder of a fit's checkpoints; None for an adapter that keeps none."""
         if "pixels" in adapter.needs:
             runs, key = Path(recipe.out or RUNS), fit_key(recipe, adapter, prepared, shots)
@@ -311,7 +312,13 @@ class Classification(Task):
         yield None
 
     def _written(
-        self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float, folder: Path | None = None
+        self,
+        recipe: Recipe,
+        prepared: PreparedData,
+        done: Fitted,
+        shots: Shots,
+        started: float,
+        folder: Path | None = None,
     ) -> FitResult:
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers"]
@@ -387,7 +394,7 @@ def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
     return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS if protocol is None else protocol.seeds)
 
 
-def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
+def fit_key(recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots) -> str:
     """16 hex digits that say what a training learns from what."""
     options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
     parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots, recipe.refit]

@@ -15,7 +15,7 @@ from ...contracts.domain import Domain
 from ...contracts.evaluated import Evaluated
 from ...contracts.features import FeatureSet
 from ...contracts.judgement import EVAL, Findings
-from ...contracts.prepared import on_adapted
+from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.task import TRUST, Task, Use
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
@@ -115,7 +115,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
     return result
 
 
-def _left_out(prepared) -> list[tuple[str, str]]:
+def _left_out(prepared: PreparedData) -> list[tuple[str, str]]:
     """What could not be read, and what could not be encoded."""
     return [*prepared.data.skipped, *prepared.skipped]
 
@@ -170,11 +170,11 @@ def _alone(run: Run) -> Iterator[None]:
         marker.close()
 
 
-def _device_of(prepared) -> torch.device:
+def _device_of(prepared: PreparedData) -> torch.device:
     return prepared.backbone.device if prepared.backbone is not None else prepared.device
 
 
-def _check_same_backbone(adapter: Adapter, prepared, source: str) -> None:
+def _check_same_backbone(adapter: Adapter, prepared: PreparedData, source: str) -> None:
     """Features files may say which backbone made them."""
     made_by = "" if prepared.backbone is not None else prepared.file.features.backbone
     if made_by and adapter.backbone_ and made_by != adapter.backbone_:
