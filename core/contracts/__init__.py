@@ -25,6 +25,7 @@ __getattr__, __dir__ = lazy_exports(
         "own_files": "OwnFiles Scorer",
         "part_views": "PartViews",
         "pictures": "STILL as_still",
+        "prepared": "PreparedData",
         "questions": "Question Questions",
         "recipe": "Recipe SAMPLE",
         "resources": "Detection FurtherBackbone NEEDS PatchTokens PreProjection TextPool",
