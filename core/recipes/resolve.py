@@ -11,7 +11,7 @@ from typing import Any
 from ..contracts.domain import Domain
 from ..contracts.judgement import FIT
 from ..contracts.options import literal, options_of
-from ..contracts.recipe import GROUPS, KEYS, TRAINING, Recipe, absolute_paths, value_of
+from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
@@ -26,6 +26,8 @@ PLAN_GROUP = "vladapt"
 """Of such a file the group that holds keys of a recipe."""
 OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
 """What a plan has in that group besides."""
+IMPORTS = "custom_imports"
+"""Modules of the user's, with hooks for instance, which mmengine imports as it reads the file."""
 CLASS_FILES = (".txt", ".json")
 CLASSIFICATION = "classification"
 COLUMN = "_column"
@@ -143,7 +145,7 @@ class _Merged:
 
     def __init__(self, domain: Domain | None = None):
         self.domain = domain
-        self.values: dict[str, Any] = Recipe().to_dict()
+        self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: []}
         self.given: set[str] = set()
         self.task_options: dict[str, tuple[Any, str]] = {}
         del self.values["given"]
@@ -158,7 +160,8 @@ class _Merged:
             self.given.add("plan")
             return
         for key, value in content.items():
-            self.put(key, value, source)
+            if key != IMPORTS:
+                self.put(key, value, source)
 
     def put(self, key: str, value: Any, source: str) -> None:
         head, _, rest = key.partition(".")

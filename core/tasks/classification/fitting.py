@@ -44,6 +44,8 @@ from .unlabelled import Unlabelled
 
 PREDICTIONS = "predictions.csv"
 """Of a run whose test rows have no labels."""
+NOWHERE = TrainingPlace(None)
+"""Of a fit whose checkpoints nobody needs."""
 
 
 @dataclass(kw_only=True)
@@ -93,14 +95,12 @@ def fit_adapter(
     shots: Shots,
     seed: int,
     reporter: Reporter,
-    folder: Path | None = None,
-    resume: bool = False,
+    place: TrainingPlace = NOWHERE,
 ) -> FitReport:
     """Fit an adapter on one draw.
 
     Args:
-        folder: of checkpoints, for adapters that train towers.
-        resume: go on from the newest of them.
+        place: for adapters that train towers; the reporter hears of the training.
     """
     if not (adapter.text_free or prepared.classifier.has_texts):
         raise CapabilityError(
@@ -111,7 +111,7 @@ def fit_adapter(
     counts = [f"{len(shots.support)} images"] if len(shots.support) or not unlabelled.items else []
     counts += [f"{len(unlabelled.items)} images without labels"] if unlabelled.items else []
     reporter.info(f"Fitting {adapter.name} on {' and '.join(counts)}")
-    with _resources(adapter, prepared, shots, unlabelled, reporter, folder, resume) as resources:
+    with _resources(adapter, prepared, shots, unlabelled, reporter, place) as resources:
         return adapter.fit(
             shots.support,
             prepared.classifier,
@@ -130,20 +130,21 @@ def refitted(
     shots: Shots,
     seed: int,
     reporter: Reporter,
-    folder: Path | None = None,
+    place: TrainingPlace = NOWHERE,
 ) -> tuple[Adapter, FitReport]:
     """The method with the settings that it chose, fitted on support and val together.
 
     Args:
         adapter, report: of the fit that chose.
-        folder: of checkpoints; the second training has one of its own in it.
+        place: of the fit that chose; the second training has a folder of its own in it.
     """
     if shots.val is None:
         report.notes.append("--refit: there were no val images to add")
         return adapter, report
     again = build_adapter(adapter.name, **{**adapter.options, **adapter.settled(report)})
     both = prepared.with_val(shots)
-    second = fit_adapter(again, prepared, both, seed, reporter, None if folder is None else folder / "refit")
+    inside = replace(place, folder=None if place.folder is None else place.folder / "refit", resume=False)
+    second = fit_adapter(again, prepared, both, seed, reporter, inside)
     second.notes.append(
         f"fitted again with the chosen settings on {len(both.support)} images: {len(shots.support)} of the support and "
         f"{len(shots.val)} of val"
@@ -226,10 +227,9 @@ def _resources(
     shots: Shots,
     unlabelled: Unlabelled,
     reporter: Reporter,
-    folder: Path | None,
-    resume: bool,
+    place: TrainingPlace,
 ) -> Iterator[dict[str, Any]]:
-    """What an adapter needs besides features, and a place to train."""
+    """What an adapter needs besides features, and the place of a training with its progress."""
     collected = prepared.resources.collect(adapter, shots)
     if prepared.base is not None and "base" in adapter.needs | adapter.optional:
         collected["base"] = prepared.base.predictions(prepared, shots.test)
@@ -240,7 +240,7 @@ def _resources(
         collected["unlabeled_images"] = unlabelled.images(collected["images"])
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
-        yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), on_step, reporter.info)}
+        yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}
 
 
 def _unseen(recipe: Recipe, prepared: PreparedData, task: str) -> PreparedData:

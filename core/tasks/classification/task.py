@@ -18,6 +18,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.draws import Shots
 from ...contracts.evaluated import Evaluated
+from ...contracts.images import TrainingPlace
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
@@ -39,7 +40,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
-from ..methods import adapter_of, check_named, trains_towers, with_published
+from ..methods import adapter_of, check_hooks, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .baselines import LARGEST_CLASS, PROBE, PROBE_FILE
 from .contest import ZERO_SHOT
@@ -89,7 +90,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    ) | {"redact", "preset", "protocol", "judge", "judge_views"}
+    ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
@@ -145,6 +146,7 @@ class Classification(Task):
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
+        check_hooks(recipe)
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started = time.monotonic()
@@ -166,9 +168,10 @@ class Classification(Task):
         how |= {"parts": parts_wanted(adapter), "check": adapter.check_parts}
         shots = prepared.draw(recipe.shots, recipe.seed, **how, **drawing_of(recipe, recipe.shots))
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
-            report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
+            place = TrainingPlace(folder, bool(recipe.resume and folder), hooks=recipe.custom_hooks)
+            report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, place)
             if recipe.refit:
-                adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
+                adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
             done = scored(recipe, prepared, adapter, report, shots, self, reporter)
             done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
             drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}

@@ -34,7 +34,9 @@ class PretrainingOptions(TrainingSettings):
 class Pretraining(Task):
     """Contrastive training on pairs."""
 
-    takes: ClassVar = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "adapter"})
+    takes: ClassVar = frozenset(
+        {"data", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "adapter", "custom_hooks"}
+    )
     options: ClassVar = PretrainingOptions
     needs_domain: ClassVar = False
     unused: ClassVar = {
@@ -82,6 +84,7 @@ class Pretraining(Task):
             image_size=recipe.image_size,
             data_options=recipe.reading,
             settings=TrainingSettings(**chosen),
+            custom_hooks=recipe.custom_hooks,
         )
 
     def table(self, metrics: Mapping[str, Any]):

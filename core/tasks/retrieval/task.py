@@ -54,6 +54,7 @@ class Retrieval(TowerTraining):
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
+        | {"custom_hooks"}
     )
     judgements: ClassVar = ("forgetting",)
     places: ClassVar = frozenset({Place.ABILITIES})
