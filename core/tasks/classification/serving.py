@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...confidence.calibration import TABLE_COVERAGES
 from ...contracts.domain import Decoded, Domain, DomainData, Item
 from ...contracts.serving import NoneReadable, Refused, Sample, Served, Serving, Wishes, only_answered
 from ...contracts.task import Use
@@ -23,7 +24,6 @@ from ...features.store import FeatureStore
 from ...runtime.progress import Reporter
 from .predictions import check_wishes
 from .predictor import Predictor
-from .trust import TABLE_COVERAGES
 
 OF_PIXELS = PLAIN | {"pre_projection"}
 """What pixels that were prepared for the tower are enough for."""
