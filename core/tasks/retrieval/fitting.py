@@ -138,13 +138,15 @@ def train_on_pairs(
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+        resume = bool(training.resume and folder)
+        place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
         report = adapter.fit_pairs(
             source,
             backbone,
             view=data.transform(backbone, True),
             strong_view=None if data.strong_view is None else data.strong_view(backbone),
             validate=on_val if has_val else None,
-            place=TrainingPlace(folder, bool(training.resume and folder), on_step, reporter.info),
+            place=place,
             plan=plan,
             seed=seed,
         )

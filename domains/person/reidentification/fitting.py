@@ -178,13 +178,15 @@ def train_on_people(
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+        resume = bool(training.resume and folder)
+        place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
         report = adapter.fit_pairs(
             source,
             backbone,
             view=people.transform(backbone, True),
             plan=plan,
             validate=validate,
-            place=TrainingPlace(folder, bool(training.resume and folder), on_step, reporter.info),
+            place=place,
             seed=training.seed,
         )
     return adapter, replace(report, notes=[*report.notes, *note]), adapter.adapted(backbone)
