@@ -17,7 +17,7 @@ from .log import SCORE, read_together
 from .model import inner_model
 from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole
-from .teacher import follow, weights_of
+from .tower_weights import follow, weights_of
 
 EXPLODED = 30.0
 """A loss this many times its mean over the first steps has run away."""

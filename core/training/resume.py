@@ -21,7 +21,7 @@ from .hooks import model_of, saves_after
 from .settings import TrainingSettings
 from .sharded_checkpoints import ShardedSaver, check_shared, load_sharded, on_host
 from .sharding import is_sharded, load_plain, plain
-from .teacher import weights_of
+from .tower_weights import weights_of
 
 WHERE_FULL = "give another --out; once there is space, --resume continues from the last checkpoint"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
 import sys
 
 import forked
@@ -147,6 +148,24 @@ def test_nothing_private_of_mmengine_is_overridden_or_used():
             r"\b(?:runner|loop|logger|hook|visualizer|Runner|MMLogger)\._[a-z]\w*", inspect.getsource(module)
         )
         assert not used, f"{module.__name__} uses {used}"
+
+
+def test_only_a_training_of_towers_needs_mmengine():
+    """Not the classes of methods and losses, which predictions with a run need too."""
+    code = (
+        "import sys\n"
+        "from vladapt.core.registry import adapter_class, catalogue, loss_class\n"
+        "from vladapt.core.tasks.classification import task\n"
+        "from vladapt.core.tasks.retrieval import task\n"
+        "for name in catalogue.adapters():\n"
+        "    adapter_class(name)\n"
+        "for name in catalogue.losses():\n"
+        "    loss_class(name)\n"
+        "assert 'vladapt.core.training.tower_adapter' in sys.modules\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'mmengine', 'mmcv', 'mmdet', 'mmseg'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # forked ones have imported it
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_a_machine_without_a_compiler_says_nothing(tmp_path):
