@@ -54,7 +54,7 @@ class ResumeHook(Hook):
         self.first_step = 0
         self.saver = ShardedSaver(folder, lambda _: keep_newest(folder, settings.keep))
 
-    def before_train(self, runner) -> None:
+    def before_run(self, runner) -> None:
         if is_sharded(model_of(runner)):
             self._refused_in_one_line(lambda: check_shared(self.folder))
         if self.resume:

@@ -95,6 +95,21 @@ def test_they_change_no_weight(small_clip_spec, toy_pairs, tmp_path, told):
     assert told and all((made[0][name] == made[1][name]).all() for name in made[0])
 
 
+def test_after_a_resume_they_begin_at_its_step(small_clip_spec, toy_pairs, tmp_path, monkeypatch):
+    from vladapt.core.backbones.load import load_backbone
+
+    starts = []
+    begins = type("Begins", (Hook,), {"before_train": lambda self, runner: starts.append((runner.epoch, runner.iter))})
+    monkeypatch.setitem(HOOKS.module_dict, "Begins", begins)
+    settings = TrainingSettings(**{**SETTINGS, "epochs": 2, "save_every": 3})
+    for again in (False, True):
+        newest = tmp_path / "checkpoints" / "step-00000004.pt"
+        newest.unlink(missing_ok=True)
+        backbone, task = load_backbone(small_clip_spec, device="cpu"), Task(toy_pairs(16), {"clip": 1.0})
+        train.train(backbone, task, settings, tmp_path, resume=again, hooks=[{"type": "Begins"}])
+    assert starts == [(0, 0), (1, 3)]
+
+
 def test_what_cannot_be_a_hook_is_told_in_one_line(fresh_clip, toy_pairs):
     with pytest.raises(UnknownNameError, match=r"no hook 'EarlyStopingHook'; .*EarlyStoppingHook.*custom_imports"):
         trained(fresh_clip, toy_pairs(16), None, [{"type": "EarlyStopingHook"}])
