@@ -125,7 +125,8 @@ class Forgotten(Record):
 
     def values_by_key(self) -> dict[str, Any]:
         told = super().values_by_key()
-        return {**told, "note": told.pop("reservation")}
+        note = told.pop("reservation")
+        return {**told, "note": note}
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:

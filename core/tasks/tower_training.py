@@ -37,13 +37,35 @@ from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
 from .judging import judgements_of, judges_at
-from .methods import check_hooks, check_named, place_of_data
+from .methods import adapter_of, check_hooks, check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
 SEEDS = (1, 2, 3)
 NOTHING = "nothing"
 """In the file of weights of a run that trained none."""
 BACKBONE_FACTS = ("spec", "fingerprint", "licence", "image_size")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method, and how towers are trained and images encoded.
+
+    Args:
+        adapter: not fitted; None for zero-shot, which trains nothing.
+        seed: of everything random.
+        chooses: whether somebody said which epoch is kept.
+        resume: go on from the newest checkpoint.
+        amp, workers: of the encoding.
+        hooks: of `TrainingPlace`.
+    """
+
+    adapter: Adapter | None
+    seed: int
+    chooses: bool = False
+    resume: bool = False
+    amp: str | None = None
+    workers: int | None = None
+    hooks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass
@@ -204,6 +226,18 @@ class TowerTraining(Task):
     def check(self, recipe: Recipe) -> None:
         self.check_learns(recipe.adapter_name)
         check_hooks(recipe)
+
+    def training(self, recipe: Recipe, seed: int | None = None) -> Training:
+        """The recipe's method, and how it is trained; with another seed, as a comparison has it, without checkpoints.
+
+        Raises:
+            As `adapter_of`.
+        """
+        adapter = None if recipe.adapter_name == ZERO_SHOT else adapter_of(recipe)
+        chooses = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
+        again = seed is not None
+        how = {"amp": recipe.amp, "workers": recipe.workers, "hooks": recipe.custom_hooks}
+        return Training(adapter, seed if again else recipe.seed, chooses, recipe.resume and not again, **how)
 
     def check_learns(self, name: str) -> None:
         """Raise CapabilityError where a method trains no towers; zero-shot needs not."""

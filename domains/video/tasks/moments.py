@@ -110,7 +110,7 @@ class Moments(Retrieval):
         announced(backbone, reporter.info)
         trains = recipe.adapter_name != ZERO_SHOT
         before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
-        adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
+        adapter, report, towers = train_on_pairs(self.training(recipe), data, backbone, reporter, folder)
         after = self._scored(towers, data, "test", recipe, reporter, trained=trains)
         scores, notes = (before, after, flat_scores(before, after)), [*data.notes, *report.notes]
         return FittedTowers(adapter, report, backbone, towers, *scores, notes, time.monotonic() - started)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vladapt.core.errors import DataError
-from vladapt.core.forgetting.score import GenericScore, generic_metrics
+from vladapt.core.forgetting.score import Forgotten, GenericScore, generic_metrics
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.pretraining.examples import Match, Query
@@ -185,7 +185,8 @@ def test_the_sentences_on_both_directions_are_shown():
 
 
 def test_forgetting_is_told_with_its_numbers():
-    source = html()
+    metrics = measured()
+    source = html(metrics, abilities=Forgotten.from_json(metrics).section())
     assert '<div class="verdict bad"><b>It forgot some of what it knew' in source
     assert re.search(r"its name comes first 60.0% \S+ to \S+ 41.0% \S+ to \S+ −19.0 ", Page(source).text)
 
@@ -321,7 +322,7 @@ def test_every_name_is_escaped():
 
 def test_without_scores_before_only_the_trained_model_is_shown():
     metrics = measured(None)
-    text = page(metrics, info(verdict="")).text
+    text = Page(html(metrics, info(verdict=""), abilities=Forgotten.from_json(metrics).section())).text
     assert "Nothing to compare with" in text and "compared with" not in text
     retrieval = text.split("What the towers still know")[0]
     assert " Before " not in retrieval and "Change" not in retrieval
