@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sysconfig
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -32,8 +31,6 @@ NOT_USED = {
     "checkpoint": "saves at ends of epochs or steps, by pickle, without random states; `ResumeHook` saves all of a run",
 }
 """mmengine's default hook -> why ours is there. A user may add each of them by `custom_hooks`."""
-
-
 CHANGED_GRAPH = ("training graph has changed", "finished reduction in the prior iteration")
 """What DistributedDataParallel says of a static graph that is none."""
 
@@ -51,6 +48,27 @@ class TowerRunner(Runner):
 
     def dump_config(self) -> None:
         """Nothing: there is no config, all parts are built already."""
+
+
+@contextmanager
+def unheard_shell() -> Iterator[None]:
+    """For making a Runner: mmengine asks a shell for the versions of compilers, and on a machine without them the shell
+    would say so on stderr."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # this process has no stderr
+        kept = None
+    if kept is None:
+        yield
+        return
+    sys.stderr.flush()
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class ResumableLoop(BaseLoop):
@@ -175,23 +193,6 @@ class GlobalBatchParallel(MMDistributedDataParallel):
                 f"loss {', '.join(self.module.objective.losses)}: its steps do not all reach the same weights; set "
                 "graph_changes = True in the class of the loss that does so"
             ) from error
-
-
-@contextmanager
-def unheard_shell() -> Iterator[None]:
-    """For making a Runner: mmengine asks a shell for the compiler's version, and on a machine without a compiler the
-    shell would say so on stderr."""
-    if shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]):
-        yield
-        return
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:
