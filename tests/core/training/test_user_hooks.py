@@ -45,6 +45,9 @@ def told(monkeypatch):
         def after_val_epoch(self, runner, metrics):
             heard.append((runner.epoch, metrics))
 
+        def after_run(self, runner):
+            runner.visualizer.add_scalar("total", len(heard), step=runner.iter)
+
     monkeypatch.setitem(HOOKS.module_dict, "Telling", Telling)
     return heard
 
@@ -61,6 +64,7 @@ def test_a_hook_of_the_users_own_hears_steps_and_scores(fresh_clip, toy_pairs, t
     assert told == [("done", 1), ("done", 2), (1, {"val": 0.25}), ("done", 3), ("done", 4), (2, {"val": 0.5})]
     lines = (tmp_path / "LocalVisBackend" / "scalars.json").read_text().splitlines()
     assert [row["told"] for row in map(json.loads, lines) if "told" in row] == [1, 2, 4, 5], "by runner.visualizer"
+    assert json.loads(lines[-1]) == {"total": 6, "step": 4}, "which is open to the end"
 
 
 def test_hooks_of_mmengine_do_what_they_do_elsewhere(fresh_clip, toy_pairs, tmp_path):
