@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
+from ..contracts.judgement import FIT
 from ..contracts.options import literal, options_of
 from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
 from ..registry.catalogue import find, is_place
+from ..registry.judging import judging_options
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
 
@@ -215,22 +217,36 @@ class _Merged:
         self.given.add("adapter.name")
 
     def _with_task_options(self, recipe: Recipe) -> Recipe:
-        options = _option_names(recipe, self.domain)
-        for key, (_, source) in self.task_options.items():
-            if key not in options:
+        """Keys that are no recipe's: options of its task, or else of the domain's reader, which are in `data`."""
+        options, of_reader = _option_names(recipe, self.domain), {}
+        for key, (value, source) in self.task_options.items():
+            if key in options:
+                continue
+            if key not in _reading_names(recipe, self.domain):
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
                 near = f"give --{key}" if key in TRAINING else near
                 place = f"--set {key}" if source == "--set" else source
                 raise UnknownNameError(f"{place}: a recipe has no key '{key.partition('.')[0]}'; {near}")
-        return recipe.with_(task_options={key: value for key, (value, _) in self.task_options.items()})
+            of_reader[key] = value
+        of_task = {key: value for key, (value, _) in self.task_options.items() if key not in of_reader}
+        given = recipe.given | {f"data.{key}" for key in of_reader}
+        return recipe.with_(task_options=of_task, data={**recipe.data, **of_reader}, given=given)
 
 
 def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
-    """Names of the options of the recipe's task; none where it cannot be told."""
+    """Names of the options of the recipe's task and its judgements; none where it cannot be told."""
     if not recipe.domain and not recipe.task:
         return []
-    options = task_of(recipe, domain).options
-    return [] if options is None else [each.name for each in options_of(options)]
+    task = task_of(recipe, domain)
+    own = [] if task.options is None else [each.name for each in options_of(task.options)]
+    return [*own, *judging_options(task, FIT)]
+
+
+def _reading_names(recipe: Recipe, domain: Domain | None) -> list[str]:
+    """Names of the options of the domain's reader; none where no domain reads."""
+    name = recipe.domain or _default_domain(recipe)
+    domain = load_domain(name) if domain is None and name else domain
+    return [] if domain is None else [each.name for each in options_of(domain.reading)]
 
 
 def _keys_of_plans() -> set[str]:

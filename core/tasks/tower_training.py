@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from ..backbones.load import save_fine_tuned
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
+from ..contracts.evaluated import Evaluated
 from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import adapter_class, catalogue, load_adapter
 from ..registry.catalogue import find
+from ..registry.judging import divided, judgements_of, judges_at
 from ..runs.evaluations import in_the_fit, kept_digests, make_folder
 from ..runs.folder import RUNS, Run, now, versions
 from ..runs.run_sections import Report, write_report
@@ -36,7 +38,6 @@ from ..training.checkpoints import newest_step
 from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
-from .judging import judgements_of, judges_at
 from .methods import adapter_of, check_hooks, check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
@@ -223,6 +224,10 @@ class TowerTraining(Task):
         recipe = super().filled(recipe)
         return recipe.with_(adapter={**recipe.adapter, "name": recipe.adapter_name or self.default_adapter})
 
+    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        own, judging = divided(self, given)
+        return {**super()._task_options(own), **judging}
+
     def check(self, recipe: Recipe) -> None:
         self.check_learns(recipe.adapter_name)
         check_hooks(recipe)
@@ -253,7 +258,7 @@ class TowerTraining(Task):
             done = self._with_findings(recipe, data, self.fitted(recipe, data, reporter, folder), reporter)
             return self._written(recipe, data, done, folder) if is_main() else None
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+    def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """A run's towers and its backbone, on a split of its own data or of others."""
         recipe = recipe_again(use)
         data = self.read_again(recipe, use)
@@ -263,25 +268,26 @@ class TowerTraining(Task):
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
         metrics = self.metrics(before, after, data)
         sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
-        judged = self._judged(recipe, data, metrics, reporter, at=EVAL, run=use.run.path, adapter=None, **sides)
+        sides |= {"run": use.run.path, "run_info": use.run.info, "adapter": None}
+        judged = self._judged(recipe, data, metrics, reporter, at=EVAL, **sides)
         findings = Findings(judgements_of(self))
         notes = findings.add(judges_at(self, EVAL, use.judging), judged)
-        result = {
-            "run": use.run.shown,
-            "data": source.name,
-            "split": use.split,
-            **in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
-            **metrics,
-            **({"notes": notes} if notes else {}),
-            "skipped": _listed(source.skipped, after.skipped),
-        }
-        hidden = self.redaction(recipe, data, result["skipped"], use.redact)
-        if hidden is not None:
-            result["skipped"] = hidden.pairs(result["skipped"])
+        skipped = _listed(source.skipped, after.skipped)
+        hidden = self.redaction(recipe, data, skipped, use.redact)
+        skipped = skipped if hidden is None else hidden.pairs(skipped)
+        result = Evaluated(
+            run=use.run.shown,
+            data=source.name,
+            split=use.split,
+            in_fit=in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
+            metrics=metrics,
+            notes=notes or None,
+            skipped=skipped,
+        )
         if use.out is not None and is_main():
             make_folder(Path(use.out))
             facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
-            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
+            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": skipped}
             report = self.report_again(use.run.shown, info, result, after, data, hidden)
             write_report(Path(use.out), report.with_sections(findings.sections(*Place)))
         return result
@@ -318,7 +324,7 @@ class TowerTraining(Task):
         sides = {"before": done.backbone, "after": done.towers}
         sides |= {"scores_before": done.before, "scores_after": done.after}
         judged = self._judged(recipe, data, done.metrics, reporter, at=FIT, adapter=done.adapter, **sides)
-        notes = findings.add(judges_at(self, FIT), judged)
+        notes = findings.add(judges_at(self, FIT, recipe.task_options), judged)
         seconds = done.seconds + time.monotonic() - started
         return replace(done, notes=[*done.notes, *notes], findings=findings, seconds=seconds)
 

@@ -31,7 +31,7 @@ from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
-from ..retrieval.tables import retrieval_verdict
+from ..retrieval.verdict import RetrievalVerdict
 from .examples import RetrievalExamples
 from .pairs import PairSplits, read_pair_splits, train_in_stages
 
@@ -248,7 +248,7 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "trained_parameters": trained.trained_parameters,
         "samples_per_second": round(trained.samples_per_second, 2),
         "seconds": round(seconds, 3),
-        "verdict": retrieval_verdict(metrics) if metrics["mcnemar"] else "",
+        "verdict": RetrievalVerdict(metrics).sentence,
         "generic": measures.forgotten.note(),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],

@@ -15,7 +15,8 @@ from ...errors import ConfigError
 from ...runtime.progress import Reporter
 from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
-from ..retrieval.tables import retrieval_table, retrieval_verdict
+from ..retrieval.tables import retrieval_table
+from ..retrieval.verdict import RetrievalVerdict
 from .pretrain import PretrainPlan, run_plan
 
 SETTINGS = frozenset(f.name for f in fields(TrainingSettings))
@@ -90,4 +91,4 @@ class Pretraining(Task):
         return retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return retrieval_verdict(metrics) if metrics.get("mcnemar") else ""
+        return RetrievalVerdict(metrics).sentence

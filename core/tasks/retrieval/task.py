@@ -16,11 +16,11 @@ from ...contracts.recipe import Recipe
 from ...contracts.task import Use
 from ...errors import CapabilityError
 from ...export.package import Exported, Wishes
+from ...registry.judging import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
-from ..judging import judgements_of
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
 from .exporting import export_towers
@@ -29,7 +29,8 @@ from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
 from .sentences import DUAL, sentence_table
-from .tables import retrieval_table, retrieval_verdict
+from .tables import retrieval_table
+from .verdict import RetrievalVerdict
 
 NO_CLASSES = "retrieval has no classes; omit it"
 
@@ -142,7 +143,7 @@ class Retrieval(TowerTraining):
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return retrieval_verdict(metrics)
+        return RetrievalVerdict(metrics).sentence
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a retrieval run names no classes")
@@ -153,7 +154,7 @@ class Retrieval(TowerTraining):
 
     def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
         facts = {**info["data"], "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}
-        info = {**info, "data": facts, "verdict": retrieval_verdict(result)}
+        info = {**info, "data": facts, "verdict": RetrievalVerdict(result).sentence}
         report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
         place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
         lead = f"{result['in_fit_words']} {found_words(result)}"

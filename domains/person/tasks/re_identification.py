@@ -142,7 +142,7 @@ class ReIdentification(TowerTraining):
         return reid_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return reid_verdict(metrics)
+        return reid_verdict(metrics).sentence
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a re-identification run names nobody; find people by `vladapt index` and `search`")
