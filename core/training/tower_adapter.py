@@ -22,11 +22,10 @@ from ..errors import CapabilityError
 from ..prompts.classifier import fill
 from ..registry.build import build_adapter
 from .batches import BatchPlan, GlobalBatches
-from .changed_weights import changed_tensors, digest_of, put_tensors
 from .class_scores import ClassScores
+from .parts import Task, Trained
 from .settings import TrainingSettings
 from .sources import LabelledSource, Remembered, Source
-from .teacher import copy_of
 from .tower_outputs import image_features
 from .tower_settings import (
     COST_OPTIONS,
@@ -40,7 +39,7 @@ from .tower_settings import (
     settings_of,
     train_towers,
 )
-from .train import Task, Trained
+from .tower_weights import changed_tensors, copy_of, digest_of, put_tensors
 from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")

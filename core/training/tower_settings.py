@@ -24,9 +24,9 @@ from ..registry.build import loss_class
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .class_scores import PixelScores
 from .objective import parse_losses
+from .parts import Task, Trained
 from .settings import TrainingSettings
 from .tower_outputs import image_features
-from .train import Task, Trained, train
 
 SETTINGS = (
     "batch_size",
@@ -126,6 +126,9 @@ def identity_of(method) -> dict[str, Any]:
 
 def train_towers(towers: Backbone, task: Task, settings: TrainingSettings, place: TrainingPlace) -> Trained:
     """`train` with the checkpoints, the log, the listeners and the hooks of `place`."""
+
+    from .train import train  # and with it mmengine, which only a training needs
+
     callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
     return train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
 
