@@ -106,15 +106,19 @@ def compare(
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
-    from ..engine.compare import compare as engine_compare
+    from ..recipes.early import check_names
     from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
     flags.update({**resource_flags(resource), **(of_domain or {}), "redact": redact})
     flags.update(protocol=protocol, preset=preset)
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
+    resolved = recipe_of(recipe, config, sets, flags)
+    check_names(resolved, names(adapters) or ())
+    from ..engine.compare import compare as engine_compare
+
     result = engine_compare(
-        recipe_of(recipe, config, sets, flags),
+        resolved,
         names(adapters),
         numbers("--shots", shots, ALL),
         numbers("--seeds", seeds),

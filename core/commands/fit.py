@@ -138,7 +138,7 @@ def fit(
 
     Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
-    from ..engine.fit import fit as engine_fit
+    from ..recipes.early import check_recipe
 
     flags = {
         **data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
@@ -167,6 +167,9 @@ def fit(
         how |= {"resource": resource, "of_domain": of_domain, "as_json": as_json}
         evaluate(resolved.adapter_name, data, features, **how)
         return
+    check_recipe(resolved)
+    from ..engine.fit import fit as engine_fit
+
     result = engine_fit(resolved, reporter=reporter())
     if result is None:
         return
@@ -245,6 +248,9 @@ def evaluate(
 
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
+    from ..recipes.early import check_run
+
+    check_run(run)
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..runs.evaluations import evaluation_folder
@@ -340,6 +346,9 @@ def predict(
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
+    from ..recipes.early import check_run
+
+    check_run(run)
     from ..contracts.own_files import OwnFiles
     from ..engine.fit import predict as engine_predict
     from ..engine.fit import task_of_run
