@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 HOMES = {
     "core.registry.build": "build_adapter build_loss load_adapter load_domain",
     "core.backbones.load": "load_backbone",
-    "core.contracts": "Adapter Backbone Batch Domain DomainData FeatureSet FitReport InputChannels Item Loss "
-    "Metric Output Recipe RowLoss Task TextClassifier option "
+    "core.contracts": "Adapter Backbone Batch Domain DomainData Evaluated FeatureSet FitReport InputChannels Item "
+    "Judgement Loss Metric Output Place Recipe Record RowLoss Task TextClassifier option "
     "Target Label Labels Boxes Mask Captions Identity",
     "core.errors": "VladaptError DataError ConfigError CapabilityError UnknownNameError",
     "core.features.files": "load_features",

@@ -14,9 +14,13 @@ from .core.contracts.channels import InputChannels as InputChannels
 from .core.contracts.domain import Domain as Domain
 from .core.contracts.domain import DomainData as DomainData
 from .core.contracts.domain import Item as Item
+from .core.contracts.evaluated import Evaluated as Evaluated
 from .core.contracts.features import Batch as Batch
 from .core.contracts.features import FeatureSet as FeatureSet
 from .core.contracts.features import TextClassifier as TextClassifier
+from .core.contracts.judgement import Judgement as Judgement
+from .core.contracts.judgement import Place as Place
+from .core.contracts.judgement import Record as Record
 from .core.contracts.loss import Loss as Loss
 from .core.contracts.loss import RowLoss as RowLoss
 from .core.contracts.metric import Metric as Metric
@@ -105,6 +109,7 @@ def fit(
     templates: Any = ...,
     descriptions: str | None = ...,
     plan: Mapping[str, Any] | None = ...,
+    custom_hooks: Sequence[Mapping[str, Any]] | str | None = ...,
     resources: Mapping[str, Any] | None = ...,
     classes: Any = ...,
     novel: bool | str | None = ...,

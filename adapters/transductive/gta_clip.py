@@ -191,7 +191,8 @@ class GtaClip(ClassifiedTogether, SelfTrained):
             if place is not None:
                 place.on_step(round_ * total + step, rounds * total, values)
 
-        return train_towers(towers, task, settings, TrainingPlace(None, on_step=on_step))
+        hooks = () if place is None else place.hooks
+        return train_towers(towers, task, settings, TrainingPlace(None, on_step=on_step, hooks=hooks))
 
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         solution = self._solved(self.queries, logits)

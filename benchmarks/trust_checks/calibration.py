@@ -11,10 +11,9 @@ from torch import Tensor
 
 from vladapt.core.confidence import Calibration, calibration_error
 from vladapt.core.registry import build_adapter
-from vladapt.core.tasks.classification.calibration_rows import calibration_of
 from vladapt.core.tasks.classification.fitting import fit_adapter
 
-from .sets import QUIET, SAMPLE, SCENES, prepared
+from .sets import QUIET, SAMPLE, SCENES, calibration_of_fit, prepared
 
 NAMES = (SAMPLE, "blood cells", "chest X-rays", "groceries", *list(SCENES)[:1])
 METHODS = ("tip-adapter", "gda", "taskres", "linear-probe")
@@ -46,7 +45,7 @@ def errors(whole, method: str, shots: int, seed: int) -> tuple[float, float, flo
     adapter = build_adapter(method)
     report = fit_adapter(adapter, whole, drawn, seed, QUIET)
     logits, labels = adapter.logits(drawn.test).cpu(), drawn.test.labels.cpu()
-    calibration, _ = calibration_of(whole, adapter, report, drawn, seed)
+    calibration = calibration_of_fit(whole, adapter, report, drawn, seed)
     if calibration is None:  # the run says so, and shows the raw confidences
         before = calibration_error(logits, labels)
         return before, before, error_without_fault(logits.double().softmax(dim=1))

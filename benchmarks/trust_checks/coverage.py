@@ -17,11 +17,10 @@ import torch
 
 from vladapt.core.confidence import SET_METHODS, Calibration
 from vladapt.core.registry import build_adapter
-from vladapt.core.tasks.classification.calibration_rows import calibration_of
 from vladapt.core.tasks.classification.fitting import fit_adapter
 from vladapt.core.tasks.classification.repeated_splits import RepeatedSplits
 
-from .sets import PUBLIC, QUIET, SCENES, drawn_classes, prepared, prepared_at, write_features
+from .sets import PUBLIC, QUIET, SCENES, calibration_of_fit, drawn_classes, prepared, prepared_at, write_features
 
 RESPLITS, COVERAGE = 200, 0.9
 ADAPTER = ("tip-adapter", {"search_step": (50, 10)})
@@ -92,7 +91,7 @@ def _of_a_fit(prepared_split, shots: int, seed: int) -> Outcome:
     drawn = prepared_split.draw(shots, seed)
     adapter = build_adapter(ADAPTER[0], **ADAPTER[1])
     report = fit_adapter(adapter, prepared_split, drawn, seed, QUIET)
-    calibration, _ = calibration_of(prepared_split, adapter, report, drawn, seed)
+    calibration = calibration_of_fit(prepared_split, adapter, report, drawn, seed)
     return _outcome(calibration, adapter.logits(drawn.test).cpu(), drawn.test.labels.cpu())
 
 

@@ -11,10 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vladapt import load_domain
+from vladapt import Adapter, FitReport, load_domain
+from vladapt.core.confidence import Calibration
+from vladapt.core.contracts.draws import Shots
+from vladapt.core.contracts.judgement import FIT, Scores
+from vladapt.core.judgements._calibration_rows import calibration_of
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.feature_rows import prepared_of
+from vladapt.core.tasks.classification.fitting import ClassificationFit
 
 QUIET = Reporter(quiet=True)
 PUBLIC = {
@@ -60,6 +65,15 @@ def prepared_at(path: str, split_seed: int = 1):
         return prepared_of(recipe, QUIET, None, "classification")
     recipe = resolve(flags={"domain": "medical", "data.path": path, "split_seed": split_seed})
     return prepared_of(recipe, QUIET, load_domain("medical"), "classification")
+
+
+def calibration_of_fit(prepared, adapter: Adapter, report: FitReport, drawn: Shots, seed: int) -> Calibration | None:
+    """What a fit keeps to say how sure it is; None where nothing can be said."""
+    of_data = {"before": prepared.backbone, "after": prepared.backbone, "prepared": prepared, "test": drawn.test}
+    of_fit = {"adapter": adapter, "report": report, "shots": drawn, "seed": seed, "class_names": prepared.class_names}
+    unscored = Scores(drawn.test.labels, None, torch.empty(0), {})
+    how = {"at": FIT, "reporter": QUIET, "metrics": unscored.metrics, "scores": unscored}
+    return calibration_of(ClassificationFit(**of_data, **of_fit, **how))[0]
 
 
 def drawn_classes(file: Path, seed: int, counts: dict[str, list[int]], text_noise: float = 1.5) -> Path:

@@ -6,6 +6,7 @@ One safetensors file in the run folder, tensors in the body and JSON in the head
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,9 @@ from .unlike import MOST_KEPT, Unlike
 
 CALIBRATION = "calibration.safetensors"
 FORMAT = 1
+TABLE_COVERAGES = (0.8, 0.9, 0.95)
+"""Coverages that reports show, and exports keep thresholds for."""
+UNCALIBRATED = "this run has no calibration rows"
 HALF = 0.5
 """The threshold of a label that too few rows tell another of."""
 
@@ -137,6 +141,16 @@ class Calibration:
         least = torch.tensor([each.least for each in self.abstentions(max_error)], dtype=torch.float64)
         return self.certainty(probs) < least
 
+    def abstention_notes(self, max_error: float) -> list[str]:
+        """Why answers are left open where all are, label by label."""
+        found = self.abstentions(max_error)
+        if not self.multilabel:
+            return [found[0].note] if found[0].note else []
+        shut = [name for name, each in zip(self.class_names, found) if each.note]
+        if not shut:
+            return []
+        return [f"always left open, because of too few calibration rows or too many mistakes: {', '.join(shut)}"]
+
     def facts(self) -> dict[str, Any]:
         """What run.json says of it."""
         facts: dict[str, Any] = {
@@ -201,6 +215,16 @@ class Calibration:
             None if support is None else Unlike(support.float(), float(header["limit"])),
             tensors.get("row_weights"),
         )
+
+
+def uncalibrated_words(info: Mapping[str, Any]) -> str:
+    """That a run has no calibration rows, and why.
+
+    Args:
+        info: of its run.json.
+    """
+    reason = info.get("not_calibrated")
+    return f"{UNCALIBRATED} ({reason})" if reason else UNCALIBRATED
 
 
 def kept_support(features: Any) -> Any:

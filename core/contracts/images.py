@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ class TrainingPlace:
         log: of the training; None: a file in the folder, if there is one.
         on_step: called after each step with (steps done, all steps, values).
         on_message: called with sentences about resuming.
+        hooks: further hooks of mmengine's Runner, as its configs name them: {"type": "EmptyCacheHook", ...}.
     """
 
     folder: Path | None
@@ -103,3 +104,4 @@ class TrainingPlace:
     on_step: Callable[[int, int, dict[str, Any]], None] = _no_step
     on_message: Callable[[str], None] = _no_message
     log: LogPlace | None = None
+    hooks: Sequence[Mapping[str, Any]] = ()

@@ -33,6 +33,7 @@ FIT, EVAL = "fit", "eval"
 class Place(Enum):
     """Where the section of a judgement stands in a report."""
 
+    VERDICT = "at the top, below the headline"
     SCORES = "below all scores"
     REASONS = "where the report says what the scores rest on"
     ABILITIES = "among what else the model can do"
@@ -138,6 +139,7 @@ class JudgedFit(ABC):
         after: the backbone that the fit made of it, the same where towers did not change.
         metrics: what is known by now, by the keys of metrics.json; each record's keys follow those of the scores.
         run: the folder of the run that is scored again; None in a fit.
+        run_info: what its run.json holds.
         workers: decoding threads, None for one per core.
         amp: None, "bf16" or "fp16".
         generic: a folder of generic images, or None for drawings.
@@ -150,6 +152,7 @@ class JudgedFit(ABC):
     after: Backbone | None
     metrics: dict[str, Any]
     run: Path | None = None
+    run_info: Mapping[str, Any] = field(default_factory=dict)
     workers: int | None = None
     amp: str | None = None
     generic: str | None = None
@@ -211,6 +214,9 @@ class JudgedClassifier(JudgedFit):
         drawn: shots per class as they were asked for, None for all, and further keywords of `PreparedData.draw`.
         split_seed: of the split of the data.
         refitted: whether the fit learned from the val of the draw too.
+        calibration: what confidences are made with, a `Calibration` of `core/confidence`; None where there is none, or
+            until it is judged.
+        not_calibrated: why there is none, or why it is not the usual one.
     """
 
     adapter: Adapter
@@ -227,6 +233,8 @@ class JudgedClassifier(JudgedFit):
     drawn: Mapping[str, Any] = field(default_factory=dict)
     split_seed: int = 0
     refitted: bool = False
+    calibration: Any = None
+    not_calibrated: str = ""
 
     @property
     def labels(self) -> Tensor | None:

@@ -90,5 +90,9 @@ OUTPUTS: dict[str, Output] = {
 }
 """What all losses may ask for. A loss that needs more brings it: `Loss.outputs`."""
 
+MASKED_SHARE = 0.15
+"""Share of a caption's words that `masked_tokens` asks for, as in BERT: Pre-training of Deep Bidirectional
+Transformers, 2018, arXiv 1810.04805."""
+
 SHARED = frozenset(name for name, output in OUTPUTS.items() if output.shared)
 """Names that hold no row per sample, but one value for the whole batch, the same on all ranks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter
     from .backbone import Backbone
-    from .domain import DomainData
+    from .domain import Domain, DomainData
     from .draws import Shots
     from .features import Batch, FeatureSet, TextClassifier
+    from .metric import Metric
 
 
 @dataclass
@@ -29,22 +30,38 @@ class PreparedData(Protocol):
     Attributes:
         data: the items, each with its split.
         task: what they were read for.
+        domain: what read them; None of a features file.
         backbone: None of a features file.
         given: resource name -> path.
         reporter: what shows progress.
         counts: images that were read.
         skipped: (image, reason) of what could not be read.
+        had_splits: whether the data came divided.
+        notes: sentences on the data, for the user.
+        templates: texts with `{}` for a class name.
+        metrics: further ones of the domain's own.
+        thumbnail: test row -> decoded image, or None where there are no images.
+        resources: what the recipe names besides data and backbone.
+        made_by: the fingerprint of the backbone of the features, or "".
         base: the run that the fit starts from, or None.
     """
 
     data: DomainData
     task: str
+    domain: Domain | None
     backbone: Backbone | None
     given: Mapping[str, Any]
     reporter: Reporter
     counts: Counts
     skipped: list[tuple[str, str]]
     base: Any
+    had_splits: bool
+    notes: list[str]
+    templates: Sequence[str]
+    metrics: Sequence[Metric]
+    thumbnail: Callable[[int], Any] | None
+    resources: Any
+    made_by: str
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -59,6 +76,15 @@ class PreparedData(Protocol):
 
     def draw(self, shots: int | None, seed: int, **how: Any) -> Shots:
         """Support, val and test features of one seed."""
+
+    def augmented(self, shots: Shots, views: int, augment: Any) -> Shots:
+        """The draw with augmented views of its support."""
+
+    def with_val(self, shots: Shots) -> Shots:
+        """The draw whose support has the images of val too, so that none are left to choose on."""
+
+    def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
+        """The text classifier of some classes."""
 
     def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Features of some items by their ids, in that order."""

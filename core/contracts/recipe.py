@@ -21,11 +21,21 @@ DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
 """Headings of flags in a command's help."""
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
+HOOKS = "custom_hooks"
+"""What only a user says: a run does not keep it, since a run folder, which may be anybody's, must not name code."""
 
 
 def all_of(value: Any) -> Any:
     """None for "all": no limit."""
     return None if isinstance(value, str) and value.strip().lower() == ALL else value
+
+
+def _hooks(value: Any) -> list[dict[str, Any]]:
+    """Hooks as mmengine's configs name them; one may stand alone."""
+    hooks = [value] if isinstance(value, Mapping) else list(value)
+    if not all(isinstance(each, Mapping) and "type" in each for each in hooks):
+        raise ValueError(value)
+    return [dict(each) for each in hooks]
 
 
 def _val_shots(value: Any) -> Any:
@@ -143,6 +153,9 @@ class Recipe:
     templates: Any = option(None, "prompts with {} for the class name, in place of the domain's")
     descriptions: str | None = option(None, "file of texts per class")
     plan: dict[str, Any] = option(help="an mmengine config, for tasks that train one", factory=dict)
+    custom_hooks: list[dict[str, Any]] = option(
+        help="hooks of mmengine's that a training of towers calls: [{'type': NAME, ...}]", factory=list, parse=_hooks
+    )
     resources: dict[str, Any] = option(help="what some methods need besides images, by name", factory=dict)
     classes: Any = option(
         None,
@@ -218,20 +231,20 @@ class Recipe:
         return self.with_(features=None, data={**self.data, "path": str(data)})
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for run.json; `Recipe.of` reads it."""
-        names = [f.name for f in fields(self) if f.name not in ("task_options", "given")]
+        """As plain data, for run.json, without hooks; `Recipe.of` reads it."""
+        names = [f.name for f in fields(self) if f.name not in ("task_options", "given", HOOKS)]
         plain = {name: deepcopy(getattr(self, name)) for name in names}
         of_task = {"task_options": dict(self.task_options)} if self.task_options else {}
-        return {**plain, **of_task, "given": sorted(self.given)}
+        return {**plain, **of_task, "given": sorted(self.given - {HOOKS})}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Recipe:
-        """From `to_dict`, each value in its key's type; keys of other versions are passed over.
+        """From `to_dict`, each value in its key's type; hooks and keys of other versions are passed over.
 
         Raises:
             ConfigError: a value that its key does not accept.
         """
-        values = {key: value_of(key, deepcopy(value)) for key, value in plain.items() if key in KEYS}
+        values = {key: value_of(key, deepcopy(value)) for key, value in plain.items() if key in KEYS.keys() - {HOOKS}}
         given, of_task = plain.get("given", ()), plain.get("task_options") or {}
         if not isinstance(of_task, Mapping) or not isinstance(given, (list, tuple)) or not all(map(_is_text, given)):
             raise ConfigError("recipe: task_options is a group, and given a list of keys")
@@ -293,6 +306,8 @@ def as_flag(key: str) -> str:
 def _accepted(key: str) -> str:
     if key in ("domain", "task", "backbone", "device", "preset", "protocol"):
         return "a name"
+    if key == HOOKS:
+        return "hooks as mmengine's configs name them: [{'type': NAME, ...}]"
     if key in ("features", "descriptions", "generic", "out"):
         return "a path"
     if key == "novel":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
+    from .evaluated import Evaluated
     from .judgement import JudgedFit
     from .serving import Served, Serving
 
@@ -241,12 +242,8 @@ class Task(ABC):
             recipe: settled.
         """
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
-        """Scores of a run on a split of its own data, or of other data.
-
-        Returns:
-            {"run", "data", "split", "test_images", "zero_shot", "adapted", ...}.
-        """
+    def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
+        """Scores of a run on a split of its own data, or of other data."""
         raise CapabilityError(f"{use.run.shown}: {self._refusal('evaluate')}")
 
     def predict(self, use: Use, reporter: Reporter) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import SPLITS, Domain
+from ..contracts.evaluated import Evaluated
 from ..contracts.judgement import EVAL
 from ..contracts.options import keywords
 from ..contracts.own_files import OwnFiles
@@ -18,13 +19,13 @@ from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mea
 from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
 from ..registry.catalogue import is_place
+from ..registry.judging import check_judging
 from ..runs.evaluations import write_metrics
 from ..runs.folder import Run
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 from ..sharing.published import open_run
-from ..tasks.judging import judges_at
 
 SPLIT_NAMES = (*SPLITS, "all")
 
@@ -99,14 +100,14 @@ def evaluate(
     use = use_of(open_run(run, backbone), "evaluate", given, out=out)
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
-    judges_at(task, EVAL, use.judging)  # an option that none of them has is found out here
+    check_judging(task, EVAL, use.judging)
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
-    result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
+    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task)
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():
-        write_metrics(Path(out), result)
-    return result
+        write_metrics(Path(out), result.to_json())
+    return result.to_json()
 
 
 @keywords(UseOptions, command="predict")

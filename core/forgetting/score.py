@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from ..errors import DataError
 from ..metrics.significance import SIGNIFICANT, McNemar, mcnemar, p_words, wilson_interval
 from ..runs.run_sections import score_rows
 from ..runs.sections import Measure, TableSection, VerdictSection
+
+if TYPE_CHECKING:
+    from typing import Self
 
 DRAWN = "drawings"
 MEASURES = {
@@ -125,7 +128,8 @@ class Forgotten(Record):
 
     def values_by_key(self) -> dict[str, Any]:
         told = super().values_by_key()
-        return {**told, "note": told.pop("reservation")}
+        note = told.pop("reservation")
+        return {**told, "note": note}
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
 from ..contracts.options import option
+from ..contracts.outputs import MASKED_SHARE
 from ..errors import ConfigError
-from ..training.tower_passes import SHARE
 from ._hidden_words import error_of_words, places_of_hidden
 from ._info_nce import info_nce
 from .momentum_queue import FeatureQueue
@@ -128,7 +128,7 @@ class Declip(Loss):
 
     def _hidden_words(self, out: Mapping[str, Any]) -> Tensor:
         labels = out["masked_labels"]  # (B, L)
-        places = places_of_hidden(labels, SHARE)
+        places = places_of_hidden(labels, MASKED_SHARE)
         logits = self.words(out["masked_tokens"].flatten(0, 1)[places])  # (K, vocabulary)
         return error_of_words(logits, labels, places) / (labels >= 0).sum().clamp(min=1)
 

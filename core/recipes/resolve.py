@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
+from ..contracts.judgement import FIT
 from ..contracts.options import literal, options_of
-from ..contracts.recipe import GROUPS, KEYS, TRAINING, Recipe, absolute_paths, value_of
+from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
 from ..registry.catalogue import find, is_place
+from ..registry.judging import judging_options
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
 
@@ -24,6 +26,8 @@ PLAN_GROUP = "vladapt"
 """Of such a file the group that holds keys of a recipe."""
 OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
 """What a plan has in that group besides."""
+IMPORTS = "custom_imports"
+"""Modules of the user's, with hooks for instance, which mmengine imports as it reads the file."""
 CLASS_FILES = (".txt", ".json")
 CLASSIFICATION = "classification"
 COLUMN = "_column"
@@ -141,7 +145,7 @@ class _Merged:
 
     def __init__(self, domain: Domain | None = None):
         self.domain = domain
-        self.values: dict[str, Any] = Recipe().to_dict()
+        self.values: dict[str, Any] = {**Recipe().to_dict(), HOOKS: []}
         self.given: set[str] = set()
         self.task_options: dict[str, tuple[Any, str]] = {}
         del self.values["given"]
@@ -156,7 +160,8 @@ class _Merged:
             self.given.add("plan")
             return
         for key, value in content.items():
-            self.put(key, value, source)
+            if key != IMPORTS:
+                self.put(key, value, source)
 
     def put(self, key: str, value: Any, source: str) -> None:
         head, _, rest = key.partition(".")
@@ -229,11 +234,12 @@ class _Merged:
 
 
 def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
-    """Names of the options of the recipe's task; none where it cannot be told."""
+    """Names of the options of the recipe's task and its judgements; none where it cannot be told."""
     if not recipe.domain and not recipe.task:
         return []
-    options = task_of(recipe, domain).options
-    return [] if options is None else [each.name for each in options_of(options)]
+    task = task_of(recipe, domain)
+    own = [] if task.options is None else [each.name for each in options_of(task.options)]
+    return [*own, *judging_options(task, FIT)]
 
 
 def _reading_names(recipe: Recipe, domain: Domain | None) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from .sections import Measure
 
+AT_HALF = "_at_half"
+"""After the names of metrics of several labels that are answered from a probability of 0.5 on."""
 MEASURES = {
     "accuracy": Measure("Accuracy", "share of test images classified correctly"),
     "top_5_accuracy": Measure("Top-5 accuracy", "share whose class is among the five with the highest scores"),

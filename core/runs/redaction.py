@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import DomainData
+from ..contracts.evaluated import Evaluated
 
 FILE_NAME = re.compile(
     r"""[^\s'"()\[\],:;]*\.(?:png|jpe?g|jp2|j2k|bmp|gif|webp|tiff?|dcm|dicom|nii(?:\.gz)?|npz|npy|mha|nrrd|svs|mp4|avi|mov|mkv"""
@@ -109,13 +111,11 @@ def hide(text: str) -> str:
     return FILE_NAME.sub(LEFT_OUT, text)
 
 
-def redacted_result(result: Mapping[str, Any]) -> dict[str, Any]:
+def redacted_result(result: Evaluated) -> Evaluated:
     """What `evaluate` gives, without names of files."""
-    skipped = result.get("skipped") or []
-    redaction = Redaction((), skipped)
-    told = {"notes": list(map(redaction.text, result["notes"]))} if "notes" in result else {}
-    told |= {"skipped": redaction.pairs(skipped)} if skipped else {}
-    return {**result, "data": NO_NAME, **told}
+    redaction = Redaction((), result.skipped)
+    notes = None if result.notes is None else list(map(redaction.text, result.notes))
+    return replace(result, data=NO_NAME, notes=notes, skipped=redaction.pairs(result.skipped))
 
 
 def _without_data(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,6 @@ __getattr__, __dir__ = lazy_exports(
         "retrieval.report": "training_curves",
         "retrieval.scoring": "DomainPairs pairs_of",
         "retrieval.task": "Retrieval",
-        "tower_training": "FittedTowers TowerContest TowerTraining ZERO_SHOT towers_of",
+        "tower_training": "FittedTowers TowerContest TowerTraining Training ZERO_SHOT towers_of",
     },
 )

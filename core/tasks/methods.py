@@ -12,7 +12,7 @@ from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.domain import SPLITS, Domain, DomainData
 from ..contracts.options import options_of
-from ..contracts.recipe import SAMPLE, Recipe
+from ..contracts.recipe import HOOKS, SAMPLE, Recipe
 from ..data.label_files import is_label_file, read_label_file
 from ..data.pools import listed_names
 from ..data.sampling import base_new, restrict
@@ -100,6 +100,19 @@ def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
 def trains_towers(name: str | None) -> bool:
     """Whether an adapter trains on images themselves."""
     return name is not None and "pixels" in adapter_class(name).needs
+
+
+def check_hooks(recipe: Recipe) -> None:
+    """Raise the error of hooks that nobody has registered, or that nothing would call."""
+    if not recipe.custom_hooks:
+        return
+    from ..training.hooks import check_registered
+    from ..training.tower_adapter import TowerAdapter
+
+    name = recipe.adapter_name or "auto"
+    if name == "zero-shot" or not issubclass(adapter_class(name), TowerAdapter):
+        raise ConfigError(f"--set {HOOKS}: adapter '{name}' trains no towers, so nothing would call them; omit it")
+    check_registered(recipe.custom_hooks)
 
 
 def encoding_batch_size(recipe: Recipe) -> int | None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -19,15 +20,17 @@ from safetensors.torch import load_file, save_file
 from ..backbones.load import save_fine_tuned
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
+from ..contracts.evaluated import Evaluated
 from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import adapter_class, catalogue, load_adapter
 from ..registry.catalogue import find
+from ..registry.judging import divided, judgements_of, judges_at
 from ..runs.evaluations import in_the_fit, kept_digests, make_folder
 from ..runs.folder import RUNS, Run, now, versions
-from ..runs.run_sections import write_report
+from ..runs.run_sections import Report, write_report
 from ..runtime.distributed import is_main
 from ..runtime.files import kept_checkpoints
 from ..runtime.progress import Reporter
@@ -35,14 +38,35 @@ from ..training.checkpoints import newest_step
 from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
-from .judging import judgements_of, judges_at
-from .methods import check_named, place_of_data
+from .methods import adapter_of, check_hooks, check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
 SEEDS = (1, 2, 3)
 NOTHING = "nothing"
 """In the file of weights of a run that trained none."""
 BACKBONE_FACTS = ("spec", "fingerprint", "licence", "image_size")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method, and how towers are trained and images encoded.
+
+    Args:
+        adapter: not fitted; None for zero-shot, which trains nothing.
+        seed: of everything random.
+        chooses: whether somebody said which epoch is kept.
+        resume: go on from the newest checkpoint.
+        amp, workers: of the encoding.
+        hooks: of `TrainingPlace`.
+    """
+
+    adapter: Adapter | None
+    seed: int
+    chooses: bool = False
+    resume: bool = False
+    amp: str | None = None
+    workers: int | None = None
+    hooks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass
@@ -70,25 +94,18 @@ class FittedTowers:
     findings: Findings = field(default_factory=lambda: Findings({}))
 
 
+class DataFacts(Protocol):
+    """What run.json says of a data set; `DomainData` and sets of pairs have it."""
+
+    name: str
+    licence: str
+    skipped: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    reading: Mapping[str, Any]
+
+
 class TowerTraining(Task):
-    """Base of these tasks.
-
-    A task reads its data by `read(recipe)`; what these call `name`, `licence`, `skipped`, `notes` and `reading`, as
-    `DomainData` does, has `source(data)`. Further it says
-
-        prepared(recipe): the recipe as it is fitted; what is wrong with its method is raised before data are read.
-        backbone(recipe): what a fit starts from.
-        fitted(recipe, data, reporter, folder): `FittedTowers`.
-        trained(recipe, data, backbone, seed), compared(towers, data, recipe): one training of a comparison, and its
-            metrics on test.
-        scores(data, split, recipe, reporter, backbone, towers): of the backbone, or None, and of what was made of it.
-        metrics(before, after, data): both, as metrics.json has them.
-        samples(data, split), digests(samples): what a split holds, and digests of its images; `keyed(data)`: samples
-            whose number, first and last name tell one set from another.
-        facts(data, done): what run.json says of the data, besides name, place and licence, under "data"; and more.
-        redaction(recipe, data, skipped, redact): what is left out of all that is written; None for nothing.
-        report(folder, info, shown, done, data, hidden), report_again(folder, info, result, after, data, hidden): of a
-            fit, with metrics, history and log as `shown`, and of an evaluation.
+    """Base of these tasks. `data` below is what the task's own `read` returns.
 
     Class attributes a task sets:
         default_adapter: where none is given.
@@ -107,12 +124,91 @@ class TowerTraining(Task):
     names_nothing: ClassVar[str]
     places: ClassVar[frozenset[Place]] = frozenset()
 
+    # what a task says -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepared(self, recipe: Recipe) -> Recipe:
+        """The recipe as it is fitted; what is wrong with its method is raised before data are read."""
+
+    @abstractmethod
+    def read(self, recipe: Recipe) -> Any:
+        """The data of a fit, or of a comparison."""
+
+    @abstractmethod
+    def backbone(self, recipe: Recipe) -> Backbone:
+        """What a fit starts from."""
+
+    @abstractmethod
+    def fitted(self, recipe: Recipe, data: Any, reporter: Reporter, folder: Path) -> FittedTowers:
+        """Train on the data and score before and after; `folder` is for checkpoints."""
+
+    @abstractmethod
+    def trained(self, recipe: Recipe, data: Any, backbone: Backbone, seed: int) -> Backbone:
+        """The towers after one training of a comparison."""
+
+    @abstractmethod
+    def compared(self, towers: Backbone, data: Any, recipe: Recipe) -> dict[str, Any]:
+        """A comparison's metrics of trained towers on test."""
+
+    @abstractmethod
+    def scores(
+        self, data: Any, split: str, recipe: Recipe, reporter: Reporter, backbone: Backbone, towers: Backbone
+    ) -> tuple[Any, Any]:
+        """Scores of the backbone, or None, and of the towers that were made of it, on a split."""
+
+    @abstractmethod
+    def metrics(self, before: Any, after: Any, data: Any) -> dict[str, Any]:
+        """Both scores, as metrics.json has them."""
+
+    @abstractmethod
+    def samples(self, data: Any, split: str) -> Sequence[Any]:
+        """What a split holds; "all" is every split."""
+
+    @abstractmethod
+    def keyed(self, data: Any) -> Sequence[Any]:
+        """Samples whose number, first and last id tell one set from another."""
+
+    @abstractmethod
+    def digests(self, samples: Sequence[Any]) -> list[str]:
+        """Digests of the images of samples."""
+
+    @abstractmethod
+    def facts(self, data: Any, done: FittedTowers) -> dict[str, Any]:
+        """Further keys of run.json; those of its group "data", besides name, place and licence, under "data"."""
+
+    @abstractmethod
+    def redaction(self, recipe: Recipe, data: Any, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
+        """What is left out of all that is written, a `Redaction` or one like it; None for nothing.
+
+        Args:
+            skipped: (name, reason) of images that could not be read.
+            redact: whether the user says so.
+        """
+
+    @abstractmethod
+    def report(
+        self, folder: Path, info: Mapping[str, Any], shown: tuple, done: FittedTowers, data: Any, hidden: Any
+    ) -> Report:
+        """The report of a fit.
+
+        Args:
+            info: of run.json.
+            shown: metrics, history and lines of the log.
+            hidden: what `redaction` gave.
+        """
+
+    @abstractmethod
+    def report_again(
+        self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after: Any, data: Any, hidden: Any
+    ) -> Report:
+        """The report of an evaluation, whose scores are in `result` and `after`."""
+
     def read_again(self, recipe: Recipe, use: Use) -> Any:
         """The data of an evaluation."""
         return self.read(recipe)
 
-    def source(self, data: Any) -> Any:
-        """What names the data; see above."""
+    def source(self, data: Any) -> DataFacts:
+        """What names the data: by default the data themselves."""
         return data
 
     def summary(self, data: Any) -> dict[str, Any]:
@@ -128,8 +224,25 @@ class TowerTraining(Task):
         recipe = super().filled(recipe)
         return recipe.with_(adapter={**recipe.adapter, "name": recipe.adapter_name or self.default_adapter})
 
+    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        own, judging = divided(self, given)
+        return {**super()._task_options(own), **judging}
+
     def check(self, recipe: Recipe) -> None:
         self.check_learns(recipe.adapter_name)
+        check_hooks(recipe)
+
+    def training(self, recipe: Recipe, seed: int | None = None) -> Training:
+        """The recipe's method, and how it is trained; with another seed, as a comparison has it, without checkpoints.
+
+        Raises:
+            As `adapter_of`.
+        """
+        adapter = None if recipe.adapter_name == ZERO_SHOT else adapter_of(recipe)
+        chooses = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
+        again = seed is not None
+        how = {"amp": recipe.amp, "workers": recipe.workers, "hooks": recipe.custom_hooks}
+        return Training(adapter, seed if again else recipe.seed, chooses, recipe.resume and not again, **how)
 
     def check_learns(self, name: str) -> None:
         """Raise CapabilityError where a method trains no towers; zero-shot needs not."""
@@ -145,7 +258,7 @@ class TowerTraining(Task):
             done = self._with_findings(recipe, data, self.fitted(recipe, data, reporter, folder), reporter)
             return self._written(recipe, data, done, folder) if is_main() else None
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+    def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """A run's towers and its backbone, on a split of its own data or of others."""
         recipe = recipe_again(use)
         data = self.read_again(recipe, use)
@@ -155,25 +268,26 @@ class TowerTraining(Task):
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
         metrics = self.metrics(before, after, data)
         sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
-        judged = self._judged(recipe, data, metrics, reporter, at=EVAL, run=use.run.path, adapter=None, **sides)
+        sides |= {"run": use.run.path, "run_info": use.run.info, "adapter": None}
+        judged = self._judged(recipe, data, metrics, reporter, at=EVAL, **sides)
         findings = Findings(judgements_of(self))
         notes = findings.add(judges_at(self, EVAL, use.judging), judged)
-        result = {
-            "run": use.run.shown,
-            "data": source.name,
-            "split": use.split,
-            **in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
-            **metrics,
-            **({"notes": notes} if notes else {}),
-            "skipped": _listed(source.skipped, after.skipped),
-        }
-        hidden = self.redaction(recipe, data, result["skipped"], use.redact)
-        if hidden is not None:
-            result["skipped"] = hidden.pairs(result["skipped"])
+        skipped = _listed(source.skipped, after.skipped)
+        hidden = self.redaction(recipe, data, skipped, use.redact)
+        skipped = skipped if hidden is None else hidden.pairs(skipped)
+        result = Evaluated(
+            run=use.run.shown,
+            data=source.name,
+            split=use.split,
+            in_fit=in_the_fit(use.run.info, lambda: self.digests(self.samples(data, use.split))),
+            metrics=metrics,
+            notes=notes or None,
+            skipped=skipped,
+        )
         if use.out is not None and is_main():
             make_folder(Path(use.out))
             facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
-            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
+            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": skipped}
             report = self.report_again(use.run.shown, info, result, after, data, hidden)
             write_report(Path(use.out), report.with_sections(findings.sections(*Place)))
         return result
@@ -210,7 +324,7 @@ class TowerTraining(Task):
         sides = {"before": done.backbone, "after": done.towers}
         sides |= {"scores_before": done.before, "scores_after": done.after}
         judged = self._judged(recipe, data, done.metrics, reporter, at=FIT, adapter=done.adapter, **sides)
-        notes = findings.add(judges_at(self, FIT), judged)
+        notes = findings.add(judges_at(self, FIT, recipe.task_options), judged)
         seconds = done.seconds + time.monotonic() - started
         return replace(done, notes=[*done.notes, *notes], findings=findings, seconds=seconds)
 

@@ -6,6 +6,8 @@ weights are sharded over processes, a folder per checkpoint (`sharded_checkpoint
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -19,12 +21,14 @@ import torch
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json, is_main, rank, run_on_all, world_size
-from .sharded_checkpoints import damage, read_index, sha256
 
 FOLDER = "checkpoints"
 """Inside the place of a training."""
 SUFFIX = ".pt"
 NAME = re.compile(r"step-(\d+)(\.pt)?")
+INDEX = "index.json"
+"""Of a checkpoint in a folder: what lies where, and the sha256 of every file."""
+PART = re.compile(r"part-\d{5}\.safetensors")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -77,7 +81,7 @@ def _damage_on_any(path: Path) -> str | None:
         reasons = all_gather_json(run_on_all(lambda: _damage(path) if is_main() else None))
     else:
         run_on_all(lambda: _check_there(path))
-        reasons = all_gather_json(run_on_all(lambda: damage(path, world_size(), rank())))
+        reasons = all_gather_json(run_on_all(lambda: _damage_of_folder(path, world_size(), rank())))
     return next(filter(None, reasons), None)
 
 
@@ -140,6 +144,39 @@ def _damage(path: Path) -> str | None:
     if not digest.is_file():
         return "its digest is missing"
     return None if digest.read_text(encoding="utf-8").strip() == sha256(path) else "its content is not what was written"
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """{"tensors": name -> {"dtype", "shape", "chunks"}, "files": name -> sha256, "facts"} of a whole checkpoint."""
+    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+
+
+def _damage_of_folder(folder: Path, every: int = 1, first: int = 0) -> str | None:
+    """What is wrong with a checkpoint in a folder, or None.
+
+    Args:
+        every, first: look at each `every`-th of its files alone, from `first` on, where processes share the work.
+    """
+    digest = folder / f"{INDEX}.sha256"
+    if not (folder / INDEX).is_file() or not digest.is_file():
+        return "its index is missing"
+    if digest.read_text(encoding="utf-8").strip() != sha256(folder / INDEX):
+        return "its index is not what was written"
+    for name, told in sorted(read_index(folder)["files"].items())[first::every]:
+        if not PART.fullmatch(name) or not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256(folder / name) != told:
+            return f"{name} is not what was written"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _write(path: Path, write) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..runtime.distributed import rank
-from .log import LogHook, read_together
+from .log import SCORE, read_together
 from .model import inner_model
 from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole
@@ -40,6 +41,36 @@ class DoneStep:
     values: Mapping[str, torch.Tensor]
     lr: float
     rows: torch.Tensor
+
+
+def check_registered(hooks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise the UnknownNameError of a hook that is not registered."""
+    for name in (each["type"] for each in hooks):
+        if isinstance(name, str) and HOOKS.get(name) is None:
+            raise UnknownNameError(
+                f"--set custom_hooks: there is no hook '{name}'; {did_you_mean(name, HOOKS.module_dict)}; a class of "
+                "your own is registered by mmengine's HOOKS.register_module, in a module of the config's custom_imports"
+            )
+
+
+def built_hooks(hooks: Sequence[Mapping[str, Any]]) -> list[Hook]:
+    """Hooks of mmengine's, or of the user's own, from their names and options.
+
+    Raises:
+        UnknownNameError: one is not registered. ConfigError: one cannot be made with these options.
+    """
+    check_registered(hooks)
+    built = []
+    for given in hooks:
+        options = {key: value for key, value in given.items() if key != "priority"}
+        try:
+            hook = HOOKS.build(options)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"--set custom_hooks: {given['type']} cannot be made ({reason}); change it") from error
+        hook.priority = given.get("priority", hook.priority)
+        built.append(hook)
+    return built
 
 
 class StepHook(Hook):
@@ -151,7 +182,8 @@ class BeforeEpochHook(Hook):
 
 
 class AverageHook(Hook):
-    """A moving average of the towers' weights.
+    """A moving average of the towers' weights. mmengine's EMAHook averages all that is trained, losses and teachers
+    too, whole on each process, and by one share from the first step on.
 
     Args:
         average: weights by name, a copy of the towers'.
@@ -167,28 +199,25 @@ class AverageHook(Hook):
 
 
 class ValidationHook(Hook):
-    """After each epoch a score on val; the best weights are kept, and too long without a better one ends the run.
+    """The best weights on val are kept, and too long without better ones ends the run. mmengine's EarlyStoppingHook
+    forgets its best score where a run is resumed, and takes an equal one for better.
 
     Args:
-        validate: () -> score, the higher the better; runs on all ranks.
-        history: of the run.
-        log: is told the score.
+        history: of the run, which is told the score.
         patience: epochs without a better score, or None.
         best: holds "score", "epoch" and "state" of the best epoch.
         state_of: () -> what is to be kept of the best epoch.
     """
 
-    def __init__(self, validate, history: History, log: LogHook, patience: int | None, best: dict[str, Any], state_of):
-        self.validate, self.history, self.log = validate, history, log
-        self.patience, self.best, self.state_of = patience, best, state_of
+    def __init__(self, history: History, patience: int | None, best: dict[str, Any], state_of):
+        self.history, self.patience, self.best, self.state_of = history, patience, best, state_of
 
-    def after_train_epoch(self, runner) -> None:
-        score = self.validate()
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        score, epoch = metrics[SCORE], runner.epoch - 1
         self.history.end_epoch(val=score)
-        self.log.add_score(runner, score)
         if self.best.get("score") is None or score > self.best["score"]:
-            self.best.update(score=score, epoch=runner.epoch, state=self.state_of())
-        if self.patience is not None and runner.epoch - self.best["epoch"] >= self.patience:
+            self.best.update(score=score, epoch=epoch, state=self.state_of())
+        if self.patience is not None and epoch - self.best["epoch"] >= self.patience:
             runner.train_loop.stop_training = True
 
 
@@ -198,7 +227,8 @@ def model_of(runner):
 
 
 class EpochRateHook(Hook):
-    """One learning rate per epoch.
+    """One learning rate per epoch. mmengine's schedulers multiply a rate by a ratio from epoch to epoch, which rounds
+    otherwise than the published closed forms of `schedules.py`.
 
     Args:
         shares: of each parameter group's own rate, one per epoch.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,8 +25,8 @@ from .kernels import not_deterministic
 from .objective import Objective
 from .samples import seed_of, seed_torch
 from .settings import TrainingSettings
-from .sharding import average_replicated, is_sharded
-from .teacher import follow, weights_of
+from .sharding import average_replicated, is_sharded, whole
+from .teacher import follow, swapped, weights_of
 from .tower_outputs import Outputs
 
 CHANGED_GRAPH = ("training graph has changed", "finished reduction in the prior iteration")
@@ -34,8 +34,11 @@ CHANGED_GRAPH = ("training graph has changed", "finished reduction in the prior 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class PairModel(BaseModel):
+class PairModel(nn.Module):
     """The towers of a backbone, what the outputs need beyond them, the objective, and a teacher where there is one.
+
+    What mmengine's Runner asks of a model is `train_step` and `val_step`. It is not mmengine's BaseModel: that has
+    weights initialised and sent round, which weights that are sharded over processes do not allow.
 
     Args:
         backbone: its model is trained.
@@ -46,6 +49,7 @@ class PairModel(BaseModel):
 
     Attributes:
         progress: share of the training that is done.
+        average: of the towers' weights, by name, which is validated in their place; or None.
         not_deterministic: sentences on what a deterministic training cannot be.
     """
 
@@ -64,7 +68,7 @@ class PairModel(BaseModel):
         self.objective, self.outputs, self.settings = objective, outputs, settings
         self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
         self._held = [backbone]
-        self.progress = 0.0
+        self.progress, self.average = 0.0, None
         asked = settings.deterministic and backbone.device.type == "cuda"
         self.not_deterministic = not_deterministic(backbone, outputs.wanted) if asked else []
         self.scale_bounds = scale_bounds(objective, float(backbone.logit_scale.detach()))
@@ -86,9 +90,6 @@ class PairModel(BaseModel):
         return (micro is None or micro >= rows) and not any(
             loss.graph_changes for loss in self.objective.losses.values()
         )
-
-    def init_weights(self) -> None:
-        """Nothing: the weights are the backbone's."""
 
     def train(self, mode: bool = True) -> PairModel:
         super().train(mode)
@@ -113,6 +114,15 @@ class PairModel(BaseModel):
     def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
         """One optimiser step; see `global_step`."""
         return global_step(self, self, data, optim_wrapper)
+
+    def val_step(self, validate: Callable[[], float]) -> float:
+        """The score of the towers, whole and in eval mode; random states stay as they were."""
+        training = self.towers.training
+        self.towers.eval()
+        with torch.random.fork_rng(), swapped(self.towers, self.average), whole(self):
+            score = validate()
+        self.towers.train(training)
+        return score
 
     def mixed(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch of a step, as `mix` changes it."""

@@ -24,6 +24,9 @@ class StepOptimWrapper(OptimWrapper):
     """Backward, clip and step once per global batch, with the loss scaled where fp16 asks for it. A fused optimiser
     leaves a step out on the device where the gradient is not finite, without the host looking at it.
 
+    Ours, since mmengine's AmpOptimWrapper reads the gradient's norm on the host, knows no gradients that are sharded
+    over processes, and tells nobody the norm of a step that it does not clip.
+
     Args:
         optimizer: as mmengine's.
         parameters: all that it updates, in an order that does not depend on the number of processes.
@@ -51,8 +54,7 @@ class StepOptimWrapper(OptimWrapper):
         return bool(self.optimizer.defaults["fused"])
 
     def backward(self, loss: Tensor, **kwargs) -> None:
-        self.scaler.scale(loss).backward(**kwargs)
-        self._inner_count += 1
+        super().backward(self.scaler.scale(loss), **kwargs)
 
     def gradient_norm(self) -> Tensor:
         """Norm of all gradients, unscaled and then clipped; before a step."""

@@ -39,6 +39,9 @@ class ResumeHook(Hook):
         extra: name -> (read, write) of further states.
         resume: whether to look for a checkpoint.
         on_message: called with what was found.
+
+    Attributes:
+        first_step: steps that were done before; 0 where nothing was resumed.
     """
 
     priority = "LOWEST"
@@ -48,6 +51,7 @@ class ResumeHook(Hook):
     ):
         self.folder, self.settings, self.identity = folder, settings, identity
         self.history, self.extra, self.resume, self.on_message = history, extra, resume, on_message
+        self.first_step = 0
         self.saver = ShardedSaver(folder, lambda _: keep_newest(folder, settings.keep))
 
     def before_train(self, runner) -> None:
@@ -130,9 +134,9 @@ class ResumeHook(Hook):
         self.history.restore(json.loads(facts["history"]))
         runner.message_hub.update_info("vladapt_first_losses", facts["first_losses"])
         loop = runner.train_loop
-        loop._iter = facts["step"]
+        loop.iter = self.first_step = facts["step"]
         # The end of an epoch comes after its last checkpoint, so it is gone through again.
-        loop._epoch = max(0, (facts["step"] - 1)) // loop.steps_an_epoch
+        loop.epoch = max(0, (facts["step"] - 1)) // loop.steps_an_epoch
         set_random_states(json.loads(facts["random"]))
         self.on_message(f"Resumed at step {facts['step']} of {runner.max_iters} from {path}")
 

@@ -1,157 +1,72 @@
-"""mmengine's Runner, given what is built already, and kept from talking and from leaving empty folders."""
+"""mmengine's Runner for towers: its loops of epochs and of validation, and what of its default hooks is not used."""
 
 from __future__ import annotations
 
-import logging
+import os
 import shutil
+import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
-import torch
-from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..runtime.distributed import world_size
-from ..runtime.liveness import failing_alone
-from .kernels import ask_for_determinism, fast_kernels, is_repeatable, named_kernels, restored_determinism
+from .kernels import fast_kernels
 from .model import GlobalBatchParallel, PairModel, inner_model
-from .optimizer import build_optimizer, rate_schedulers
 from .settings import TrainingSettings
-from .sharding import make_whole, shard
+from .sharding import shard
 
-UNUSED_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
-"""mmengine's own: what they tell and save, ours do, in a form that a run can be resumed from exactly."""
-
-
-def run_with_hooks(
-    wrapped: nn.Module,
-    heads: list[nn.Module],
-    samples: torch.utils.data.DataLoader,
-    settings: TrainingSettings,
-    hooks: list[Hook],
-    steps: int,
-    folder: Path,
-) -> int:
-    """Train; afterwards all modules are in eval mode, whole on each process, and the towers frozen.
-
-    Args:
-        wrapped: what `parallel` gives.
-
-    Returns:
-        The step it started from, above 0 after a resume.
-
-    Raises:
-        CapabilityError: the training is to be deterministic, and a kernel is not.
-    """
-    from mmengine.visualization import Visualizer
-
-    model = inner_model(wrapped)
-    optimizer = build_optimizer(model.backbone, heads, settings)
-    name = f"vladapt-{time.time_ns()}"
-    start = _StartStep()
-    device = model.backbone.device
-    repeatable = is_repeatable(settings, device)
-    with restored_determinism(), _quiet(folder), log_closed(name):
-        runner = TowerRunner(
-            model=wrapped,
-            work_dir=str(folder),
-            train_dataloader=samples,
-            train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs, "fast": not repeatable},
-            optim_wrapper=optimizer,
-            param_scheduler=rate_schedulers(settings, steps) or None,
-            default_hooks=dict.fromkeys(UNUSED_HOOKS),
-            custom_hooks=[*hooks, start],
-            launcher="none",  # the processes are joined and the model is wrapped already
-            randomness={"seed": settings.seed, "deterministic": repeatable},
-            log_level="ERROR",
-            visualizer=Visualizer.get_instance("vladapt"),  # one for all: it holds a figure
-            default_scope="mmengine",
-            experiment_name=name,
-        )
-        if repeatable:
-            ask_for_determinism(device, warn_only=bool(model.not_deterministic))
-        with failing_alone(), named_kernels():
-            runner.train()
-    make_whole(model, model.backbones)
-    for module in (model.towers, *heads):
-        module.eval().requires_grad_(False)
-    return start.step
+NOT_USED = {
+    "runtime_info": "reads every value from the device in each step, for which the host would have to wait",
+    "timer": "times a step on the host, which is ahead of the device; `LogHook` times between two reads",
+    "sampler_seed": "knows no first step of an epoch, from where a resume continues; the loop tells it to the batches",
+    "logger": "averages over a window and prints; `LogHook` writes means since its last line, and goes on in its file",
+    "checkpoint": "saves at ends of epochs or steps, by pickle, without random states; `ResumeHook` saves all of a run",
+}
+"""mmengine's default hook -> why ours is there. A user may add each of them by `custom_hooks`."""
 
 
 class TowerRunner(Runner):
-    """A Runner that takes the weights as they are, alike on all processes, and the model wrapped as it is."""
+    """A Runner that takes the model where it lies, wrapped as it is, and writes nothing of its own."""
 
-    def wrap_model(self, model_wrapper_cfg, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """The model: mmengine would choose the device, and would not know weights that are sharded."""
         return model.to(inner_model(model).backbone.device)
 
-    def _log_env(self, env_cfg) -> None:
-        """Nothing: it would start a compiler to ask for its version, for a line that the level keeps back."""
+    def build_logger(self, log_level: int | str = "ERROR", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        """Without a file: mmengine would hold it open as long as the process lives."""
+        return MMLogger.get_instance(name=self.experiment_name, log_level=log_level)
 
-    def _init_model_weights(self) -> None:
-        """Nothing to initialise, and nothing to send round, which weights that are cut over processes do not allow."""
-
-
-class _StartStep(Hook):
-    """Notes where the training starts, after a resume."""
-
-    priority = "LOWEST"
-    step = 0
-
-    def before_train(self, runner) -> None:
-        self.step = runner.iter
+    def dump_config(self) -> None:
+        """Nothing: there is no config, all parts are built already."""
 
 
-@contextmanager
-def log_closed(name: str) -> Iterator[None]:
-    """mmengine keeps the logger of every Runner, with its file open, as long as the process lives; after the block the
-    file of experiments whose names begin so is closed."""
-    try:
-        yield
-    finally:
-        for logger in [each for key, each in MMLogger._instance_dict.items() if key.startswith(name)]:
-            for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
-                logger.removeHandler(handler)
-                handler.close()
-
-
-@contextmanager
-def _quiet(folder: Path) -> Iterator[None]:
-    """Warnings of mmengine about what we do otherwise are kept back; its empty log folders are removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    before = set(folder.iterdir())
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-        for made in set(folder.iterdir()) - before:
-            if made.name[:8].isdigit() and made.is_dir():
-                shutil.rmtree(made, ignore_errors=True)
-            elif made.name[:8].isdigit() and made.suffix == ".py":
-                made.unlink(missing_ok=True)
-
-
-class ResumableLoop(EpochBasedTrainLoop):
-    """Tells the batches their epoch and their first step; a resume sets `_epoch` and `_iter` before `run`.
+class ResumableLoop(BaseLoop):
+    """Epochs of steps, as of mmengine's loop of epochs, which may begin in the middle of one; a resume sets `epoch` and
+    `iter` before `run`.
 
     An epoch that was finished but whose end was not reached (validation, for instance) is ended first.
 
     Args:
+        max_epochs: of the training.
         fast: whether a step may use `fast_kernels`.
 
     Attributes:
+        epoch, iter: how many are done.
+        stop_training: set by a hook that ends the training after this epoch.
         waited: seconds that the newest batch was waited for.
     """
 
-    waited = 0.0
-
     def __init__(self, runner: Runner, dataloader, max_epochs: int, fast: bool = False):
-        super().__init__(runner, dataloader, max_epochs)
-        self.fast = fast
+        super().__init__(runner, dataloader)
+        self.max_epochs, self.fast = max_epochs, fast
+        self.epoch = self.iter = 0
+        self.val_begin = self.val_interval = 1
+        self.stop_training, self.waited = False, 0.0
 
     @property
     def steps_an_epoch(self) -> int:
@@ -160,24 +75,41 @@ class ResumableLoop(EpochBasedTrainLoop):
     @property
     def max_iters(self) -> int:
         """All steps of the training."""
-        steps = self.dataloader.batch_sampler.steps
-        return self._max_iters if steps is None else min(steps, self._max_iters)
+        steps, all_steps = self.dataloader.batch_sampler.steps, self.max_epochs * self.steps_an_epoch
+        return all_steps if steps is None else min(steps, all_steps)
 
     @property
     def fresh_epoch(self) -> bool:
         """Whether no step of the current epoch has been done."""
-        return self._iter == self._epoch * self.steps_an_epoch
+        return self.iter == self.epoch * self.steps_an_epoch
+
+    def run(self) -> nn.Module:
+        self.runner.call_hook("before_train")
+        while self.epoch < self.max_epochs and not self.stop_training:
+            self.run_epoch()
+            if self.runner.val_loop is not None:
+                self.runner.val_loop.run()
+        self.runner.call_hook("after_train")
+        return self.runner.model
 
     def run_epoch(self) -> None:
         batches = self.dataloader.batch_sampler
-        batches.epoch, batches.start = self._epoch, self._iter - self._epoch * self.steps_an_epoch
+        batches.epoch, batches.start = self.epoch, self.iter - self.epoch * self.steps_an_epoch
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         for step, batch in enumerate(self._waited_for(self.dataloader), start=batches.start):
             with fast_kernels(self.fast):
                 self.run_iter(step, batch)
         self.runner.call_hook("after_train_epoch")
-        self._epoch += 1
+        self.epoch += 1
+
+    def run_iter(self, batch_idx: int, data_batch: dict[str, Any]) -> None:
+        """One optimiser step."""
+        batch = {"batch_idx": batch_idx, "data_batch": data_batch}
+        self.runner.call_hook("before_train_iter", **batch)
+        outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.runner.call_hook("after_train_iter", **batch, outputs=outputs)
+        self.iter += 1
 
     def _waited_for(self, batches: Iterable) -> Iterator:
         """The batches; `waited` says how many seconds the newest one was waited for."""
@@ -186,6 +118,45 @@ class ResumableLoop(EpochBasedTrainLoop):
             self.waited = time.perf_counter() - started
             yield batch
             started = time.perf_counter()
+
+
+class ScoreLoop(BaseLoop):
+    """Validation after each epoch: hooks are told the score by its name.
+
+    Args:
+        dataloader: holds one function, which goes through val by itself: () -> score, the higher the better.
+        evaluator: what the score is called, which mmengine asks for together with the others.
+    """
+
+    def __init__(self, runner: Runner, dataloader: list[Callable[[], float]], evaluator: str):
+        super().__init__(runner, dataloader)
+        self.evaluator = evaluator
+
+    def run(self) -> dict[str, float]:
+        self.runner.call_hook("before_val")
+        self.runner.call_hook("before_val_epoch")
+        (validate,) = self.dataloader
+        metrics = {self.evaluator: inner_model(self.runner.model).val_step(validate)}
+        self.runner.call_hook("after_val_epoch", metrics=metrics)
+        self.runner.call_hook("after_val")
+        return metrics
+
+
+@contextmanager
+def unheard_shell() -> Iterator[None]:
+    """For making a Runner: mmengine asks a shell for the compiler's version, and on a machine without a compiler the
+    shell would say so on stderr."""
+    if shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]):
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import threading
 import warnings
@@ -40,11 +39,10 @@ from torch.futures import Future
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
+from .checkpoints import INDEX, read_index
 
-INDEX = "index.json"
 PATIENCE_S = 60.0
 """How long a new file may take to show on other machines."""
-PART = re.compile(r"part-\d{5}\.safetensors")
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -166,30 +164,6 @@ def _appears(path: Path) -> bool:
                 return True
         pause.wait(0.2)
     return False
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """{"tensors": name -> {"dtype", "shape", "chunks"}, "files": name -> sha256, "facts"} of a whole checkpoint."""
-    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
-
-
-def damage(folder: Path, every: int = 1, first: int = 0) -> str | None:
-    """What is wrong with a checkpoint, or None.
-
-    Args:
-        every, first: look at each `every`-th of its files alone, from `first` on, where processes share the work.
-    """
-    digest = folder / f"{INDEX}.sha256"
-    if not (folder / INDEX).is_file() or not digest.is_file():
-        return "its index is missing"
-    if digest.read_text(encoding="utf-8").strip() != sha256(folder / INDEX):
-        return "its index is not what was written"
-    for name, told in sorted(read_index(folder)["files"].items())[first::every]:
-        if not PART.fullmatch(name) or not (folder / name).is_file():
-            return f"{name} is missing"
-        if sha256(folder / name) != told:
-            return f"{name} is not what was written"
-    return None
 
 
 def load_sharded(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -366,12 +340,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.image_size import height_and_width
+from ..contracts.outputs import MASKED_SHARE
 from ..errors import CapabilityError
 
 WHOLE = frozenset({"image_features", "image_embedding"})
@@ -75,11 +76,8 @@ def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
-# BERT: Pre-training of Deep Bidirectional Transformers, 2018, arXiv 1810.04805: 15 % of the words; of these 80 % are
-# hidden, 10 % are another word, 10 % stay. CLIP's vocabulary has no word for "hidden"; a learnt embedding stands for
-# it.
-
-SHARE = 0.15
+# As in BERT, of the words that are asked for 80 % are hidden, 10 % are another word, 10 % stay. CLIP's vocabulary has
+# no word for "hidden"; a learnt embedding stands for it.
 HIDDEN, REPLACED = 0.8, 0.1
 IGNORED = -100
 
@@ -98,7 +96,7 @@ class MaskedWords(nn.Module):
         nothing is asked."""
         backbone = self._held[0]
         chosen, fate, other = (draws_for(draws, row, tokens.shape[1]) for row in range(3))
-        asked = words_of(backbone, tokens) & (chosen < SHARE)
+        asked = words_of(backbone, tokens) & (chosen < MASKED_SHARE)
         others = (other * backbone.vocab_size).long()
         shown = torch.where(asked & (fate >= HIDDEN) & (fate < HIDDEN + REPLACED), others, tokens)
         embeddings = backbone.embed_tokens(shown)

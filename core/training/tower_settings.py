@@ -125,8 +125,8 @@ def identity_of(method) -> dict[str, Any]:
 
 
 def train_towers(towers: Backbone, task: Task, settings: TrainingSettings, place: TrainingPlace) -> Trained:
-    """`train` with the checkpoints, the log and the listeners of `place`."""
-    callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
+    """`train` with the checkpoints, the log, the listeners and the hooks of `place`."""
+    callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
     return train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
 
 

@@ -6,20 +6,21 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.hooks import Hook
+from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from ..backbones.load import FINDER, PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
+from ..runtime.liveness import failing_alone
 from .batches import StreamBatches
 from .checkpoints import FOLDER
 from .hooks import (
@@ -30,23 +31,33 @@ from .hooks import (
     History,
     StepHook,
     ValidationHook,
+    built_hooks,
 )
-from .kernels import channels_last, contiguous, suits_channels_last
+from .kernels import (
+    ask_for_determinism,
+    channels_last,
+    contiguous,
+    is_repeatable,
+    named_kernels,
+    restored_determinism,
+    suits_channels_last,
+)
 from .loading import BatchLoader, planned_batches, refuse_whole_passes, worker_count
-from .log import FILE, LogHook, read_interval
+from .log import FILE, SCORE, WORK, read_interval
+from .log_hook import LogHook
 from .lora import merge_lora
 from .model import PairModel
 from .objective import Objective
-from .optimizer import epoch_rates
+from .optimizer import build_optimizer, epoch_rates, rate_schedulers
 from .parts import Parts, Task
 from .resume import ResumeHook
-from .runner import parallel, run_with_hooks
+from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, unheard_shell
 from .samples import BrokenSamples, seed_torch
 from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
-from .sharding import load_plain, plain, whole
+from .sharding import load_plain, make_whole, plain
 from .sources import StreamedSource
-from .teacher import copied_weights, swapped
+from .teacher import copied_weights
 from .tower_outputs import extract_outputs
 
 
@@ -85,6 +96,7 @@ def train(
     log: LogPlace | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
     on_message: Callable[[str], None] = lambda line: None,
+    hooks: Sequence[Mapping[str, Any]] = (),
 ) -> Trained:
     """Train the towers in place; afterwards they are frozen and in eval mode again.
 
@@ -95,55 +107,101 @@ def train(
         on_step: called with (steps done, all steps, values) for each step; on a GPU for several at once.
         on_message: called with sentences about resuming, on what cannot be deterministic, and with lines of the log
             where `log_every` is given.
+        hooks: further ones, as mmengine's configs name them; those of the same priority come after ours. What they
+            write into the Runner's `work_dir` lies beside the log.
 
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
-        ConfigError: settings that do not go together.
+        ConfigError: settings that do not go together, or a hook that cannot be made. UnknownNameError: there is none
+            of that name.
         DataError: too many unreadable samples, checkpoints of another run or damaged, or a loss that is not a number.
     """
     started = time.monotonic()
     seed_everything(settings.seed)
+    further = built_hooks(hooks)
+    if log is None and folder is not None:
+        log = LogPlace(Path(folder) / FILE)
+    # What is trained, and what it minimises.
     made = Parts(backbone, task, settings)
     model, notes = made.model(), made.notes
     for sentence in model.not_deterministic:
         on_message(sentence)
     notes += model.not_deterministic
+    # Which samples each step sees, and who makes them.
     workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
     batches = planned_batches(task.source, settings, workers, on_message, task.plan)
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
-    history, broken, best = History(), BrokenSamples(len(task.source)), {}
-    averaged = settings.ema is not None or settings.epoch_average is not None
+    steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
+    # How it lies in memory.
     turned = channels_last(backbone) if suits_channels_last(backbone, settings) else []
     wrapped = parallel(model, settings)
-    average = copied_weights(backbone.model) if averaged else None
-    extra = _further_states(best, average, batches)
-    identity = {**_identity(settings), "losses": task.weights, "samples": len(task.source), **task.identity}
-    steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
+    if settings.ema is not None or settings.epoch_average is not None:
+        model.average = copied_weights(backbone.model)
+    heads = [made.objective, made.outputs]
+    optimizer = build_optimizer(backbone, heads, settings)
+    # What happens around the steps.
+    history, broken, best = History(), BrokenSamples(len(task.source)), {}
     read_every = read_interval(backbone.device, settings.log_every, steps)
-    step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
-    hooks = [step_hook, BeforeEpochHook(_extract(model, made, batches))]
+    ours: list[Hook] = [StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)]
+    ours.append(BeforeEpochHook(_extract(model, made, batches)))
     checkpoints = None
     if folder is not None:
-        checkpoints = ResumeHook(Path(folder) / FOLDER, settings, identity, history, extra, resume, on_message)
-        hooks.append(checkpoints)
-    hooks.extend(_rates_and_averages(settings, average))
-    log_hook = _log_hook(log, folder, task, settings, on_message)
-    hooks.append(log_hook)
+        identity = {**_identity(settings), "losses": task.weights, "samples": len(task.source), **task.identity}
+        kept = {"best": (lambda: dict(best), best.update), **_further_states(model, batches)}
+        where = Path(folder) / FOLDER
+        checkpoints = ResumeHook(where, settings, identity, history, kept, resume, on_message)
+        ours.append(checkpoints)
+    if (rates := epoch_rates(settings)) is not None:
+        ours.append(EpochRateHook(rates))
+    if settings.ema is not None:
+        ours.append(AverageHook(model.average, settings.ema))
+    if settings.epoch_average is not None:
+        ours.append(EpochAverageHook(model.average, settings.epoch_average, settings.average_from))
+    told = settings.log_every, settings.log_to, settings.to_dict(), settings.batch_size
+    log_hook = LogHook(log, *told, task.validate is not None, on_message)
+    ours.append(log_hook)
     if task.validate is not None:
-        validate, state = _validated(task.validate, model, average), lambda: _weights(backbone, average)
-        hooks.append(ValidationHook(validate, history, log_hook, settings.patience, best, state))
-    heads = [made.objective, made.outputs]
+        ours.append(ValidationHook(history, settings.patience, best, lambda: _weights(backbone, model.average)))
+    # The training.
+    repeatable = is_repeatable(settings, backbone.device)
+    val = {"val_dataloader": [task.validate], "val_cfg": {"type": ScoreLoop}, "val_evaluator": SCORE}
     with (
-        _work_folder(folder) as work,
+        _work_folder(log, further) as work,
         closing(log_hook),
         nullcontext() if checkpoints is None else closing(checkpoints),
+        restored_determinism(),
     ):
-        first_step = run_with_hooks(wrapped, heads, samples, settings, hooks, steps, work)
+        with unheard_shell():
+            runner = TowerRunner(
+                model=wrapped,
+                work_dir=work,
+                train_dataloader=samples,
+                train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs, "fast": not repeatable},
+                **({} if task.validate is None else val),
+                optim_wrapper=optimizer,
+                param_scheduler=rate_schedulers(settings, steps) or None,
+                default_hooks=dict.fromkeys(NOT_USED),
+                custom_hooks=[*ours, *further],
+                launcher="none",  # the processes are joined and the model is wrapped already
+                randomness={"seed": settings.seed, "deterministic": repeatable},
+                log_level="ERROR",
+                visualizer=Visualizer.get_instance("vladapt"),  # one for all: it holds a figure
+                default_scope="mmengine",
+                experiment_name=f"vladapt-{time.time_ns()}",
+            )
+        if repeatable:
+            ask_for_determinism(backbone.device, warn_only=bool(model.not_deterministic))
+        with failing_alone(), named_kernels():
+            runner.train()
+    # What stays: frozen towers in eval mode, whole on each process, with the best weights or their average.
+    make_whole(model, model.backbones)
+    for module in (backbone.model, *heads):
+        module.eval().requires_grad_(False)
     contiguous(turned)
-    _keep_best(backbone, average, best)
+    _keep_best(backbone, model.average, best)
     if settings.lora and task.select is None:
         merge_lora(backbone)
-    seconds = time.monotonic() - started
+    done_before, seconds = 0 if checkpoints is None else checkpoints.first_step, time.monotonic() - started
     return Trained(
         history=history.finished(),
         objective=made.objective,
@@ -151,16 +209,16 @@ def train(
         broken=sorted(broken.reasons.items()),
         steps=steps,
         best_epoch=best["epoch"] + 1 if "epoch" in best else None,
-        samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
+        samples_per_second=(steps - done_before) * batches.batch_size / max(seconds, 1e-9),
         trained_parameters=made.trained_parameters,
     )
 
 
-def _further_states(best: dict[str, Any], average, batches) -> dict[str, tuple[Callable[[], Any], Callable]]:
+def _further_states(model: PairModel, batches) -> dict[str, tuple[Callable[[], Any], Callable]]:
     """Name -> how it is read for a checkpoint, and put back from one."""
-    states = {"best": (lambda: dict(best), best.update)}
-    if average is not None:
-        states["average"] = (lambda: average, lambda saved: load_plain(average, saved))
+    states: dict[str, tuple[Callable[[], Any], Callable]] = {}
+    if model.average is not None:
+        states["average"] = (lambda: model.average, lambda saved: load_plain(model.average, saved))
     if isinstance(batches, StreamBatches):
         states["streams"] = (lambda: batches.streams, batches.set_streams)
     return states
@@ -172,34 +230,14 @@ def _extract(model: PairModel, made: Parts, batches) -> Callable[[list[str]], di
     return lambda names: extract_outputs(model, made.samples(), batches, names)
 
 
-def _log_hook(log: LogPlace | None, folder, task: Task, settings: TrainingSettings, on_message) -> LogHook:
-    if log is None and folder is not None:
-        log = LogPlace(Path(folder) / FILE)
-    scored = task.validate is not None
-    every, backends, batch_size = settings.log_every, settings.log_to, settings.batch_size
-    return LogHook(log, every, backends, settings.to_dict(), batch_size, scored, on_message)
-
-
-def _rates_and_averages(settings: TrainingSettings, average) -> list[Hook]:
-    """Before the hook of validation, which is of the average."""
-    rates, hooks = epoch_rates(settings), []
-    if rates is not None:
-        hooks.append(EpochRateHook(rates))
-    if settings.ema is not None:
-        hooks.append(AverageHook(average, settings.ema))
-    if settings.epoch_average is not None:
-        hooks.append(EpochAverageHook(average, settings.epoch_average, settings.average_from))
-    return hooks
-
-
 @contextmanager
-def _work_folder(folder: str | Path | None) -> Iterator[Path]:
-    """What mmengine needs to have, though nothing of ours may go there."""
-    if folder is not None:
-        yield Path(folder)
-        return
-    with tempfile.TemporaryDirectory() as made:
-        yield Path(made)
+def _work_folder(log: LogPlace | None, further: list[Hook]) -> Iterator[str]:
+    """Where mmengine makes a folder of its own: into it nothing goes but what further hooks write, which stays."""
+    if further and log is not None and log.path is not None:
+        yield str(log.path.parent / WORK)
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            yield made
 
 
 def seed_everything(seed: int) -> None:
@@ -207,20 +245,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     seed_torch(seed)
-
-
-def _validated(validate: Callable[[], float], model: PairModel, average) -> Callable[[], float]:
-    """Validation in eval mode, of the averaged weights where there are any; random states stay as they were."""
-
-    def score() -> float:
-        training = model.towers.training
-        model.towers.eval()
-        with torch.random.fork_rng(), swapped(model.towers, average), whole(model):
-            value = validate()
-        model.towers.train(training)
-        return value
-
-    return score
 
 
 def _weights(backbone: Backbone, average) -> dict[str, Tensor]:

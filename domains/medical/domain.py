@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ...core import contracts
 from ...core.contracts import STILL, Decoded, Domain, DomainData, Item, as_still, option
-from ...core.contracts import Reading as SharedReading
 from ...core.data import IMAGE, Format, format_of
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .formats import PLANES, dicom_format, nifti_format
@@ -58,7 +58,7 @@ def prompts() -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(SharedReading):
+class Reading(contracts.Reading):
     """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
@@ -219,7 +219,7 @@ class Medical(Domain):
         if reading.label_tag is not None and path.is_dir():
             _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
             return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
-        named = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
+        named = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
         try:
             return read_any(path, reading.formats, **named)
         except DataError:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ...core import contracts
 from ...core.contracts import NO_PRESET, Domain, DomainData, option
-from ...core.contracts import Reading as SharedReading
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .known_sets import KnownSet, known_set, recognised
@@ -18,7 +18,7 @@ NEGATIVE = ("a photo without a {}.",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(SharedReading):
+class Reading(contracts.Reading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
@@ -105,13 +105,13 @@ def _read(path: Path, reading: Reading) -> DomainData:
     if not listed and is_arrow_folder(path):
         _refuse(reading, ("label_column", "class_names"), "Arrow and Parquet files", path)
         return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)
-    given = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
+    given = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     return with_spoken_names(read_any(path, formats, **given))
 
 
 def _refuse(reading: Reading, taken: Sequence[str], kind: str, path: Path) -> None:
     """Raise the ConfigError of an option of tables that is given for data without one."""
-    for field in fields(SharedReading):
+    for field in fields(contracts.Reading):
         given = getattr(reading, field.name) != field.default
         if given and field.name not in (*taken, "max_pixels"):
             raise ConfigError(f"option '{field.name}' does not apply to {kind} ({path}); omit it")

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...core import contracts
 from ...core.contracts import NO_PRESET, READ_BY, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels, Item, option
-from ...core.contracts import Reading as SharedReading
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
@@ -54,7 +54,7 @@ USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(SharedReading):
+class Reading(contracts.Reading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(
@@ -352,7 +352,7 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
 
     if path.is_file() and is_raster(path):
         raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer of classes")
-    shared = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
+    shared = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
 
 

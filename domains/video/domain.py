@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item, option
-from ...core.contracts import Reading as SharedReading
 from ...core.data import Format
 from ...core.errors import ConfigError
 from .caption_sets import PARTITIONS
@@ -33,7 +33,7 @@ ENTRIES = (FRAMES, "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(SharedReading):
+class Reading(contracts.Reading):
     """Options of `Video.read`, given as `data.NAME` in a recipe."""
 
     frames: int = option(8, "frames decoded per clip, or per part where a video has several", low=1, high=4096)

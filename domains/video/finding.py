@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core import contracts
 from ...core.contracts import DomainData, Label, check_items
-from ...core.contracts import Reading as SharedReading
 from ...core.data import (
     Format,
     ItemCollector,
@@ -362,7 +362,7 @@ def _of_folders(path: Path, reading: Reading) -> DomainData:
         )
     if of_videos is None and of_frames is not None:
         return _of_frame_folders(path, of_frames, reading, frames)
-    shared = {field.name: getattr(reading, field.name) for field in fields(SharedReading)}
+    shared = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     data = read_any(path, [videos], **shared)
     return replace(data, kind="clips", class_names=tuple(map(as_words, data.class_names)))
 

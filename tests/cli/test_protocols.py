@@ -118,7 +118,7 @@ def test_every_protocol_is_in_the_page():
 def test_the_linear_probe_beside_it_follows_the_protocol(run_of, monkeypatch):
     """Without validation it chooses nothing either, and it is as published."""
     from vladapt.core.registry import build_adapter
-    from vladapt.core.tasks.classification import judgement
+    from vladapt.core.tasks.classification import baselines
 
     fits = []
 
@@ -129,7 +129,7 @@ def test_the_linear_probe_beside_it_follows_the_protocol(run_of, monkeypatch):
         fits.append(adapter.options)
         return adapter
 
-    monkeypatch.setattr(judgement, "build_adapter", built)
+    monkeypatch.setattr(baselines, "build_adapter", built)
     run_of("--protocol", "fixed", "--shots", 8, "--adapter", "ape")
     options, report = fits
     assert report.chosen_on == "defaults: no validation"

@@ -19,8 +19,9 @@ def plug_in(tmp_path_factory) -> Path:
     """The files of CONTRIBUTING.md, laid out as pip would install them."""
     folder = tmp_path_factory.mktemp("plug-in")
     blocks = {m["file"]: m["text"] for m in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
-    assert set(blocks) == {"text_mean.py", "stripes.py", "pyproject.toml", "test_stripes.py"}
-    for name in ("text_mean.py", "stripes.py", "test_stripes.py"):
+    modules = ("text_mean.py", "stripes.py", "hardest_pair.py", "test_stripes.py")
+    assert set(blocks) == {*modules, "pyproject.toml"}
+    for name in modules:
         (folder / name).write_text(blocks[name])
     info = folder / "vladapt_stripes-0.1.dist-info"
     info.mkdir()
@@ -49,6 +50,26 @@ def test_the_example_command_runs(plug_in, tmp_path):
     summary = json.loads(done.stdout)
     assert summary["adapter"] == "text-mean" and summary["domain"] == "stripes"
     assert summary["adapted"]["accuracy"] > 0.9
+
+
+def test_the_example_judgement_is_in_all_that_is_said_of_a_fit(plug_in, tmp_path):
+    """In the terminal, metrics.json, the report and `eval`, with its option."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    line = re.search(r"^vladapt (fit .*least_mistakes=.*)$", page, re.MULTILINE)[1]
+    done = run(plug_in, *line.split(), "--out", str(tmp_path / "runs"))
+    assert done.returncode == 0 and "are mistaken for each other most often" in done.stdout, done.stderr
+    (made,) = (tmp_path / "runs").iterdir()
+    told = json.loads((made / "metrics.json").read_text())["hardest_pair"]
+    assert told == {"classes": ["horizontal", "vertical"], "mistakes": told["mistakes"]}
+    assert "The hardest pair" in (made / "report.html").read_text()
+    again = run(plug_in, "eval", str(made), "--split", "train", "--json", "--out", str(tmp_path / "again"))
+    assert again.returncode == 0, again.stderr
+    seen = json.loads(again.stdout)
+    wrong = round((1 - seen["adapted"]["accuracy"]) * seen["test_images"])
+    assert ("hardest_pair" in seen) == (wrong > 0) and seen.get("hardest_pair", {"mistakes": 0})["mistakes"] == wrong
+    none = run(plug_in, "fit", *line.split()[1:-1], "least_mistakes=-1", "--out", str(tmp_path / "none"))
+    assert none.returncode == 1 and "least_mistakes" in none.stderr, none.stderr
 
 
 def test_the_example_keeps_the_contracts(plug_in):

@@ -55,6 +55,16 @@ def test_few_shot_features_from_a_file(tmp_path):
     assert "tip-adapter    100.0%" in run("few_shot_features.py", "f.npz", cwd=tmp_path)
 
 
+def test_own_hook(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    *told, last = run("own_hook.py", cwd=tmp_path).splitlines()
+    assert 3 <= len(told) < 6, "mmengine's hook ends the training early"
+    assert all(line.startswith(f"epoch {n}: gradient norms up to ") for n, line in enumerate(told, start=1))
+    assert last.startswith(f"{len(told)} epochs, see runs")
+    (scalars,) = tmp_path.glob("runs/*/LocalVisBackend/scalars.json")
+    assert scalars.read_text().count("largest_grad_norm") == len(told)
+
+
 def test_own_domain(tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     words = run("own_domain.py", cwd=tmp_path).split()

@@ -14,11 +14,10 @@ from ...contracts.choices import Augmented, FreshViews, PooledViews
 from ...contracts.domain import NO_PRESET
 from ...contracts.draws import Shots
 from ...contracts.images import CropTransform
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import AUTO, Recipe
 from ...features.keys import transform_spec
 from ...registry import adapter_class
-from .feature_rows import PreparedFeatures
-from .images import Prepared
 
 Crop = tuple[float, float]
 
@@ -43,7 +42,7 @@ class Augmentation:
         return "" if self.transform is None else transform_spec(self.transform)
 
 
-def augmentation_of(adapter: Adapter, recipe: Recipe, prepared: Prepared | PreparedFeatures) -> Augmentation:
+def augmentation_of(adapter: Adapter, recipe: Recipe, prepared: PreparedData) -> Augmentation:
     """What a method's images go through in training. A preset or a protocol takes what it publishes, a user's
     `crop_scale` goes before both; else the crop is the tighter of what it publishes and of what is safe for images of
     the domain.
@@ -51,7 +50,7 @@ def augmentation_of(adapter: Adapter, recipe: Recipe, prepared: Prepared | Prepa
     Raises:
         ConfigError: `crop_scale` is given, and the domain's augmentation has no crop.
     """
-    if isinstance(prepared, PreparedFeatures):
+    if prepared.domain is None:
         return Augmentation()
     views = views_wanted(adapter, recipe, prepared)
     usual = prepared.domain.transforms(prepared.backbone, True, prepared.task)
@@ -85,7 +84,7 @@ def notes_on_augmentation(of: Mapping[str, Augmentation]) -> list[str]:
     return [f"{note}: {', '.join(those)}" if len(of) > 1 else note for note, those in names.items()]
 
 
-def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | PreparedFeatures) -> int:
+def views_wanted(adapter: Adapter, recipe: Recipe, prepared: PreparedData) -> int:
     """How many augmented views of each support image a fit has, as projected features.
 
     Those that the adapter asks for; where neither the user nor a preset nor a protocol says how many, no more than the
@@ -96,7 +95,7 @@ def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | Prepared
     asked = adapter.pooled if isinstance(adapter, PooledViews) else int(adapter.options.get("views") or 0)
     own = recipe.with_adapter(adapter.name).adapter_options
     given = adapter.as_published or recipe.protocol is not None or "views" in own
-    most = None if given or isinstance(prepared, PreparedFeatures) else prepared.domain.views
+    most = None if given or prepared.domain is None else prepared.domain.views
     return asked if most is None else min(asked, most)
 
 

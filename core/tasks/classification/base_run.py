@@ -14,6 +14,7 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import FeatureSet
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.resources import BasePredictions
 from ...errors import CapabilityError, ConfigError, DataError
@@ -63,11 +64,8 @@ class BaseRun:
         return cls(str(path), run, adapter, recipe)
 
     @classmethod
-    def of_data(cls, prepared, device: torch.device) -> BaseRun | None:
+    def of_data(cls, prepared: PreparedData, device: torch.device) -> BaseRun | None:
         """The run that the recipe of prepared data names; None where it names none.
-
-        Args:
-            prepared: `Prepared` or `PreparedFeatures`.
 
         Raises:
             As `open`; CapabilityError: it was fitted on other features.
@@ -100,7 +98,7 @@ class BaseRun:
                 f"{facts.get('path')}); give the path of that run, or fit again"
             )
 
-    def notes(self, prepared) -> list[str]:
+    def notes(self, prepared: PreparedData) -> list[str]:
         """A warning, where the run was fitted on what the data has for testing."""
         about, split = self.run.info.get("data") or {}, self.run.info.get("splits") or {}
         if about.get("name") != prepared.data.name:
@@ -114,11 +112,11 @@ class BaseRun:
             "from it are too high; fit both on the same split"
         ]
 
-    def predictions(self, prepared, features: FeatureSet) -> BasePredictions:
+    def predictions(self, prepared: PreparedData, features: FeatureSet) -> BasePredictions:
         """What a fit that starts from it is given, in the order of the data's classes; see `logits`."""
         return BasePredictions(self.adapter.name, self.logits(prepared, features, prepared.class_names))
 
-    def logits(self, prepared, features: FeatureSet, class_names: Sequence[str]) -> Tensor:
+    def logits(self, prepared: PreparedData, features: FeatureSet, class_names: Sequence[str]) -> Tensor:
         """(N, C) of rows of prepared data, in the order of `class_names`; made once per set of images.
 
         Args:

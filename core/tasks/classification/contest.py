@@ -13,8 +13,10 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
+from ...metrics.deciding import class_range, deciding_metric, weights_of_answers
 from ...metrics.resampled import holm
 from ...metrics.resampling import (
     centred,
@@ -27,28 +29,18 @@ from ...metrics.resampling import (
 )
 from ...metrics.selection import macro_auroc
 from ...registry import adapter_class
+from ...runs.comparison import GUESSING
+from ...runs.measures import AT_HALF
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
-from .feature_rows import PreparedFeatures
+from .baselines import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class
 from .fitting import fit_adapter, parts_wanted, refitted
-from .images import Prepared
-from .judgement import (
-    GUESSING,
-    LARGEST_CLASS,
-    MOST_PROBED,
-    PROBE,
-    class_range,
-    deciding_metric,
-    largest_class,
-    weights_of_answers,
-)
 from .protocols import drawing_of, notes_on_protocol, protocol_of
 from .published_results import setting_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
 from .scoring import Scores, score_on
-from .trust import AT_HALF
 
 ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000
@@ -76,7 +68,7 @@ class ClassificationContest(Contest):
     def __init__(
         self,
         recipe: Recipe,
-        prepared: Prepared | PreparedFeatures,
+        prepared: PreparedData,
         adapters: Mapping[str, Adapter],
         repeated: RepeatedSplits | None = None,
     ):
@@ -132,14 +124,14 @@ class ClassificationContest(Contest):
             adapter = self.fit(name, prepared, shots, seed)
         seconds = time.perf_counter() - started
         quiet = Reporter(quiet=True)
-        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
+        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet)
         if self.splits == 1:
             self._tested.add(name, entry["shots"], scores)
         known = None if self.setting is None else self.setting.result(name, entry["shots"])
         published = {} if known is None else known.columns
         return {**as_uncalibrated(scores), "seconds": round(seconds, 3), **published}
 
-    def fit(self, name: str, prepared: Prepared | PreparedFeatures, shots: Shots, seed: int) -> Adapter:
+    def fit(self, name: str, prepared: PreparedData, shots: Shots, seed: int) -> Adapter:
         """One method on one draw."""
         adapter, quiet = adapter_of(self.recipe.with_adapter(name)), Reporter(quiet=True)
         check_needs(self.recipe.resources, adapter, prepared.backbone)
@@ -150,7 +142,7 @@ class ClassificationContest(Contest):
         """Each method against the best baseline on the one test set, by each metric that may decide."""
         return self._tested.judged(entries, self.baselines) if self.splits == 1 else []
 
-    def _floor(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _floor(self, prepared: PreparedData, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         """What takes no model: always the largest class; with several labels an AUROC of 0.5."""
         items, classes = prepared.data.split("test"), len(prepared.class_names)
         if prepared.data.kind == "multilabel":
@@ -176,7 +168,7 @@ class ClassificationContest(Contest):
             )
         return chosen
 
-    def _draw(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> Shots:
+    def _draw(self, prepared: PreparedData, entry: Mapping[str, Any]) -> Shots:
         """The shots of one draw, with the views of its method. The last draw is kept, and with it one set of views per
         way of augmenting: as many as whoever wants most of them."""
         augmentation = self._augmented.get(entry.get("adapter"), Augmentation())
@@ -191,7 +183,7 @@ class ClassificationContest(Contest):
         return fewer_views(drawn[spec], augmentation.views)
 
 
-def zero_shot_of(recipe: Recipe, prepared: Prepared | PreparedFeatures, support: FeatureSet) -> Adapter | None:
+def zero_shot_of(recipe: Recipe, prepared: PreparedData, support: FeatureSet) -> Adapter | None:
     """Zero-shot with the options that the recipe has for it; None where there are no texts."""
     if not prepared.classifier.has_texts:
         return None

@@ -7,11 +7,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...confidence.calibration import Calibration
 from ...contracts.domain import Item
+from ...contracts.evaluated import Evaluated
 from ...contracts.judgement import Findings, Scores
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...runs.evaluations import make_folder
 from ...runs.folder import Run, now
@@ -27,11 +28,11 @@ from .report import ClassificationResults, classification_report
 def write_evaluation(
     folder: Path,
     run: Run,
-    prepared,
+    prepared: PreparedData,
     recipe: Recipe,
     items: Sequence[Item],
     scores: Scores,
-    result: dict[str, Any],
+    result: Evaluated,
     *,
     class_names: Sequence[str],
     calibration: Calibration | None,
@@ -56,7 +57,7 @@ def write_evaluation(
         DataError: nothing can be written there.
     """
     make_folder(folder)
-    names, skipped = list(class_names), result["skipped"]
+    names, skipped = list(class_names), result.skipped
     hidden = Redaction.of(prepared.data, skipped) if redact else None
     ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
     write_whole(folder / PREDICTIONS, _table(names, ids, scores, calibration))
@@ -66,7 +67,7 @@ def write_evaluation(
     if hidden is not None:
         data |= {"name": NO_NAME, "path": LEFT_OUT}
         skipped = hidden.pairs(skipped)
-    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.get("notes", ())]
+    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
     licence = {"licence": prepared.data.licence}
     results = ClassificationResults(
         info={**run.info, "created": now(), "class_names": names, "data": {**data, **licence}, "notes": notes},
@@ -85,7 +86,7 @@ def write_evaluation(
     )
     report = classification_report(results, run.shown)
     place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
-    lead = f"{result['in_fit_words']} {report.lead.replace(' that it never saw', '')}"
+    lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 

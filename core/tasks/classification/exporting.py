@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...confidence.calibration import HALF, Calibration
+from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
 from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
@@ -37,7 +37,6 @@ from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from .feature_rows import prepared_of, rows_of_split
 from .stored_run import fitted_adapter, recipe_again
-from .trust import TABLE_COVERAGES
 
 FEATURES = "features"
 FILES = {FEATURES: "head.onnx", PIXELS: "model.onnx"}

@@ -15,7 +15,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.domain import NO_PRESET, Domain, DomainData, Item
 from ...contracts.draws import Shots, val_images
 from ...contracts.features import Batch, FeatureSet, TextClassifier
-from ...contracts.prepared import Counts
+from ...contracts.prepared import Counts, PreparedData
 from ...contracts.recipe import AUTO, Recipe
 from ...contracts.targets import Label, Labels
 from ...data.sampling import sample_shots
@@ -28,7 +28,7 @@ from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
 from ..methods import class_indices
 from .base_run import BaseRun
-from .images import Prepared, prepare
+from .images import prepare
 from .resources import Resources
 
 
@@ -52,6 +52,7 @@ class PreparedFeatures:
     given: Mapping[str, Any] = field(default_factory=dict)
     all_class_names: tuple[str, ...] = ()
     task: str = "classification"
+    domain: None = None
     backbone: None = None
     templates: tuple[str, ...] = ()
     descriptions: None = None
@@ -197,14 +198,14 @@ class PreparedFeatures:
 
 def prepared_of(
     recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str, divided: bool = True
-) -> Prepared | PreparedFeatures:
+) -> PreparedData:
     """The data side of a recipe: a features file, or images and a backbone; see `prepare`."""
     if recipe.features:
         return prepare_features(recipe, reporter, divided)
     return prepare(recipe, reporter, domain, task, divided)
 
 
-def rows_of_split(prepared: Prepared | PreparedFeatures, split: str, everything: bool) -> FeatureSet:
+def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> FeatureSet:
     """The rows of a split; "all" gives every row.
 
     Args:

@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain, Item
+from ...contracts.domain import Item
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.part_views import IMAGES
-from ...contracts.prepared import on_adapted
+from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.task import Task
 from ...data.sampling import class_counts, short_classes
@@ -27,17 +26,16 @@ from ...errors import CapabilityError, ConfigError
 from ...explanation.nearest import LabelledImages
 from ...features.batches import OF_IMAGES
 from ...forgetting.probe import probe_of
-from ...registry import build_adapter
+from ...registry import build_adapter, build_judgement
+from ...registry.judging import judgements_of, judges_at
 from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
-from ..judging import judgements_of, judges_at
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
-from .feature_rows import PreparedFeatures, prepared_of
-from .images import Prepared
-from .judgement import PROBE, fitted_probe
+from .baselines import PROBE, fitted_probe
+from .feature_rows import prepared_of
 from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults
 from .resources import check_needs
@@ -46,23 +44,25 @@ from .unlabelled import Unlabelled
 
 PREDICTIONS = "predictions.csv"
 """Of a run whose test rows have no labels."""
+NOWHERE = TrainingPlace(None)
+"""Of a fit whose checkpoints nobody needs."""
 
 
 @dataclass(kw_only=True)
 class ClassificationFit(JudgedClassifier):
     """A fit, as its judgements see it."""
 
-    def fit_again(
-        self, adapter: Adapter, prepared: Prepared | PreparedFeatures, shots: Shots, quiet: bool = False
-    ) -> FitReport:
+    def fit_again(self, adapter: Adapter, prepared: PreparedData, shots: Shots, quiet: bool = False) -> FitReport:
         return fit_adapter(adapter, prepared, shots, self.seed, Reporter(quiet=True) if quiet else prepared.reporter)
 
-    def score_again(
-        self, adapter: Adapter, prepared: Prepared | PreparedFeatures, test: FeatureSet, beside: bool = False
-    ) -> Scores:
+    def score_again(self, adapter: Adapter, prepared: PreparedData, test: FeatureSet, beside: bool = False) -> Scores:
         zero_shot = fitted_zero_shot(test, prepared.classifier) if beside else None
-        rows = (prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
-        return score_on(*rows, judged=beside)
+        scores = score_on(prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
+        if beside:
+            of = {"test": test, "class_names": prepared.class_names, "scores": scores, "metrics": scores.metrics}
+            again = replace(self, prepared=prepared, adapter=adapter, deciding="", **of)
+            Findings({}).add([build_judgement("baselines")], again)
+        return scores
 
 
 @dataclass
@@ -74,8 +74,6 @@ class Fitted:
         judged: the fit, as its judgements see it.
         findings: what they found.
         probe: the logistic regression on the same images, or None.
-        calibration: what confidences are made with, or None.
-        not_calibrated: why there is none; "" where there is one.
         judge: what was found of a fit without labels, for run.json; None where labels were learned from.
         labelled: the labelled images that it learned from, or None.
     """
@@ -87,26 +85,22 @@ class Fitted:
     judged: ClassificationFit
     findings: Findings
     probe: Adapter | None = None
-    calibration: Calibration | None = None
-    not_calibrated: str = ""
     judge: dict[str, Any] | None = None
     labelled: LabelledImages | None = None
 
 
 def fit_adapter(
     adapter: Adapter,
-    prepared: Prepared | PreparedFeatures,
+    prepared: PreparedData,
     shots: Shots,
     seed: int,
     reporter: Reporter,
-    folder: Path | None = None,
-    resume: bool = False,
+    place: TrainingPlace = NOWHERE,
 ) -> FitReport:
     """Fit an adapter on one draw.
 
     Args:
-        folder: of checkpoints, for adapters that train towers.
-        resume: go on from the newest of them.
+        place: for adapters that train towers; the reporter hears of the training.
     """
     if not (adapter.text_free or prepared.classifier.has_texts):
         raise CapabilityError(
@@ -117,7 +111,7 @@ def fit_adapter(
     counts = [f"{len(shots.support)} images"] if len(shots.support) or not unlabelled.items else []
     counts += [f"{len(unlabelled.items)} images without labels"] if unlabelled.items else []
     reporter.info(f"Fitting {adapter.name} on {' and '.join(counts)}")
-    with _resources(adapter, prepared, shots, unlabelled, reporter, folder, resume) as resources:
+    with _resources(adapter, prepared, shots, unlabelled, reporter, place) as resources:
         return adapter.fit(
             shots.support,
             prepared.classifier,
@@ -132,24 +126,25 @@ def fit_adapter(
 def refitted(
     adapter: Adapter,
     report: FitReport,
-    prepared: Prepared | PreparedFeatures,
+    prepared: PreparedData,
     shots: Shots,
     seed: int,
     reporter: Reporter,
-    folder: Path | None = None,
+    place: TrainingPlace = NOWHERE,
 ) -> tuple[Adapter, FitReport]:
     """The method with the settings that it chose, fitted on support and val together.
 
     Args:
         adapter, report: of the fit that chose.
-        folder: of checkpoints; the second training has one of its own in it.
+        place: of the fit that chose; the second training has a folder of its own in it.
     """
     if shots.val is None:
         report.notes.append("--refit: there were no val images to add")
         return adapter, report
     again = build_adapter(adapter.name, **{**adapter.options, **adapter.settled(report)})
     both = prepared.with_val(shots)
-    second = fit_adapter(again, prepared, both, seed, reporter, None if folder is None else folder / "refit")
+    inside = replace(place, folder=None if place.folder is None else place.folder / "refit", resume=False)
+    second = fit_adapter(again, prepared, both, seed, reporter, inside)
     second.notes.append(
         f"fitted again with the chosen settings on {len(both.support)} images: {len(shots.support)} of the support and "
         f"{len(shots.val)} of val"
@@ -163,7 +158,7 @@ def refitted(
 
 def scored(
     recipe: Recipe,
-    prepared: Prepared | PreparedFeatures,
+    prepared: PreparedData,
     adapter: Adapter,
     report: FitReport,
     shots: Shots,
@@ -174,8 +169,7 @@ def scored(
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
     options = as_published(recipe, [PROBE]).adapters.get(PROBE) or {} if recipe.protocol else {}
     probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
-    how = {"probe": probe, "deciding": deciding_by_protocol(recipe)}
-    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, **how)
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
     judged = ClassificationFit(
         at=FIT,
         seed=recipe.seed,
@@ -192,18 +186,18 @@ def scored(
         test=shots.test,
         class_names=prepared.class_names,
         scores=scores,
-        deciding=how["deciding"],
+        deciding=deciding_by_protocol(recipe),
         novel=partial(_unseen, recipe, prepared, task.name) if recipe.novel else None,
         report=report,
         shots=shots,
         refitted=recipe.refit,
     )
     findings = Findings(judgements_of(task))
-    notes = findings.add([each for each in judges_at(task, FIT) if not each.refits], judged)
+    notes = findings.add([each for each in judges_at(task, FIT, recipe.task_options) if not each.refits], judged)
     return Fitted(adapter, report, scores, notes, judged, findings, probe)
 
 
-def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | PreparedFeatures, task: str) -> None:
+def refuse_early(recipe: Recipe, adapter: Adapter, prepared: PreparedData, task: str) -> None:
     """Raise what can be told before anything is encoded or fitted."""
     check_needs(recipe.resources, adapter, prepared.backbone)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
@@ -229,14 +223,13 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
 @contextmanager
 def _resources(
     adapter: Adapter,
-    prepared,
+    prepared: PreparedData,
     shots: Shots,
     unlabelled: Unlabelled,
     reporter: Reporter,
-    folder: Path | None,
-    resume: bool,
+    place: TrainingPlace,
 ) -> Iterator[dict[str, Any]]:
-    """What an adapter needs besides features, and a place to train."""
+    """What an adapter needs besides features, and the place of a training with its progress."""
     collected = prepared.resources.collect(adapter, shots)
     if prepared.base is not None and "base" in adapter.needs | adapter.optional:
         collected["base"] = prepared.base.predictions(prepared, shots.test)
@@ -247,27 +240,23 @@ def _resources(
         collected["unlabeled_images"] = unlabelled.images(collected["images"])
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
-        yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), on_step, reporter.info)}
+        yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}
 
 
-def _unseen(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) -> Prepared | PreparedFeatures:
+def _unseen(recipe: Recipe, prepared: PreparedData, task: str) -> PreparedData:
     """The data of the classes left out by `classes`."""
     others = recipe.with_(classes=_left_out(recipe, prepared, task))
-    return prepared_of(others, Reporter(quiet=True), _domain_of(prepared), task)
+    return prepared_of(others, Reporter(quiet=True), prepared.domain, task)
 
 
-def _left_out(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) -> list[str]:
+def _left_out(recipe: Recipe, prepared: PreparedData, task: str) -> list[str]:
     """Names of the classes that `classes` leaves out."""
     seen = set(prepared.class_names)
-    if isinstance(prepared, PreparedFeatures):
+    if prepared.domain is None:
         every = prepared.all_class_names
     else:
         every = read_data(recipe, prepared.domain, task).class_names
     return [name for name in every if name not in seen]
-
-
-def _domain_of(prepared: Prepared | PreparedFeatures) -> Domain | None:
-    return None if isinstance(prepared, PreparedFeatures) else prepared.domain
 
 
 def parts_wanted(adapter: Adapter) -> bool:
@@ -280,7 +269,9 @@ def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
     return {name: adapter_of(recipe.with_adapter(name)) for name in names}
 
 
-def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots, scenario: str | None = None) -> list[str]:
+def notes_of(
+    prepared: PreparedData, shots: int | None, further: list[str], drawn: Shots, scenario: str | None = None
+) -> list[str]:
     """Sentences for the user, each once.
 
     Args:
@@ -306,7 +297,7 @@ def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots, scen
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
 
 
-def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) -> dict[str, Any]:
+def info_of(recipe: Recipe, prepared: PreparedData, adapter, report, shots, notes, seconds) -> dict[str, Any]:
     """What run.json holds."""
     return {
         "created": now(),
@@ -347,12 +338,12 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
     }
 
 
-def _items_of(prepared: Prepared | PreparedFeatures, features: FeatureSet | None) -> list[Item]:
+def _items_of(prepared: PreparedData, features: FeatureSet | None) -> list[Item]:
     by_id = {item.id: item for item in prepared.data.items}
     return [by_id[i] for i in (() if features is None else features.ids or ())]
 
 
-def _backbone_facts(prepared, adapter: Adapter) -> dict[str, Any] | None:
+def _backbone_facts(prepared: PreparedData, adapter: Adapter) -> dict[str, Any] | None:
     """What run.json says of the backbone; the fingerprint of trained towers only where there are any."""
     backbone = prepared.backbone
     if backbone is None:
@@ -363,7 +354,7 @@ def _backbone_facts(prepared, adapter: Adapter) -> dict[str, Any] | None:
     return {**facts, **trained}
 
 
-def _skipped(prepared: Prepared | PreparedFeatures) -> list[tuple[str, str]]:
+def _skipped(prepared: PreparedData) -> list[tuple[str, str]]:
     """What was left out while reading and while encoding, each once."""
     return list(dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]))
 
@@ -381,7 +372,7 @@ def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -
     }
 
 
-def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationResults:
+def results_of(prepared: PreparedData, info: dict[str, Any], done: Fitted) -> ClassificationResults:
     """What report.html is made of."""
     scores = done.scores
     return ClassificationResults(
@@ -394,7 +385,7 @@ def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationRe
         thumbnails=prepared.thumbnail,
         metrics=scores.metrics,
         skipped=[tuple(pair) for pair in info["skipped"]],
-        calibration=done.calibration,
+        calibration=done.judged.calibration,
         groups=scores.groups,
         findings=done.findings,
     )
@@ -403,7 +394,8 @@ def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationRe
 def write_predictions(path: Path, info: dict[str, Any], done: Fitted) -> None:
     """A CSV of what each test row was classified as: id, label, confidence."""
     logits = done.scores.adapted_logits.float()
-    probs = logits.softmax(dim=1) if done.calibration is None else done.calibration.probabilities(logits)
+    calibration = done.judged.calibration
+    probs = logits.softmax(dim=1) if calibration is None else calibration.probabilities(logits)
     confidences, labels = probs.max(dim=1)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

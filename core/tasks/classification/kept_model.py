@@ -13,6 +13,7 @@ from ...confidence.without_labels import Evidence, answers_by_halves, evidence_o
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.task import Task
 from ...data.sampling import rank
@@ -30,7 +31,7 @@ of its gain over zero-shot."""
 
 
 def judged_without_labels(
-    recipe: Recipe, prepared, done: Fitted, shots: Shots, task: Task, reporter: Reporter
+    recipe: Recipe, prepared: PreparedData, done: Fitted, shots: Shots, task: Task, reporter: Reporter
 ) -> tuple[Fitted, Shots]:
     """The fit as it is under a protocol, where labels were learned from, by a base run too, and where the images show
     that it does better than zero-shot; else zero-shot. `judge` says what was found.
@@ -50,7 +51,7 @@ def judged_without_labels(
         return done, shots
     if (val := _labelled(recipe, prepared, done, shots)) is not None:
         zero_shot, quiet = fitted_zero_shot(shots.support, prepared.classifier), Reporter(quiet=True)
-        told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet, judged=False)
+        told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet)
         found = found.with_labels(told.zero_shot_logits, told.adapted_logits, told.labels)
         shots = replace(shots, val=val)
     facts = {"method": done.adapter.name, "kept": done.adapter.name if found.better else "zero-shot", **found.facts()}
@@ -94,7 +95,7 @@ def turned_down_words(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _evidence(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> Evidence:
+def _evidence(recipe: Recipe, prepared: PreparedData, done: Fitted, shots: Shots) -> Evidence:
     """By the test images, by other witnesses where there are some, and by halves of the prompts for a method that read
     the test images and nothing else."""
     read, halves = Unlabelled.of(done.adapter, prepared, shots).features, []
@@ -105,7 +106,7 @@ def _evidence(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> Evidence:
     return evidence_of(*sides, halves=halves, witnesses=_witnesses(recipe, prepared, shots))
 
 
-def _witnesses(recipe: Recipe, prepared, shots: Shots) -> list[Tensor]:
+def _witnesses(recipe: Recipe, prepared: PreparedData, shots: Shots) -> list[Tensor]:
     """(N, C) zero-shot probabilities of the test images by each further backbone, and the mean over augmented views."""
     seen = [(other.classifier, other.of_ids(shots.test.ids).unit[:, None]) for other in prepared.resources.further]
     if recipe.judge_views:
@@ -117,7 +118,7 @@ def _witnesses(recipe: Recipe, prepared, shots: Shots) -> list[Tensor]:
             for classifier, views in seen]  # fmt: skip
 
 
-def _labelled(recipe: Recipe, prepared, done: Fitted, shots: Shots) -> FeatureSet | None:
+def _labelled(recipe: Recipe, prepared: PreparedData, done: Fitted, shots: Shots) -> FeatureSet | None:
     """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on. None for
     a method that answers those that it read together otherwise than any other image."""
     if done.adapter.transductive or shots.val is not None:

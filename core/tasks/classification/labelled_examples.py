@@ -13,7 +13,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.domain import Decoded, Domain, DomainData, Item
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
-from ...contracts.prepared import on_adapted
+from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import SAMPLE
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes
@@ -25,11 +25,12 @@ from ...runs.redaction import Redaction
 from .stored_run import located
 
 
-def labelled_of(prepared, adapter: Adapter, shots: Shots, val_taught: bool = False) -> LabelledImages | None:
+def labelled_of(
+    prepared: PreparedData, adapter: Adapter, shots: Shots, val_taught: bool = False
+) -> LabelledImages | None:
     """The labelled images that an adapter was fitted on, by the towers that it predicts with.
 
     Args:
-        prepared: `Prepared` or `PreparedFeatures`.
         val_taught: whether it learned from the val of the draw too.
 
     Returns:
@@ -53,7 +54,9 @@ def labelled_of(prepared, adapter: Adapter, shots: Shots, val_taught: bool = Fal
     return LabelledImages.of(kept, rows, len(learned), prepared.class_names)
 
 
-def placed(labelled: LabelledImages, prepared, info: Mapping[str, Any], redacts: bool = False) -> LabelledImages:
+def placed(
+    labelled: LabelledImages, prepared: PreparedData, info: Mapping[str, Any], redacts: bool = False
+) -> LabelledImages:
     """The labelled images as a run keeps them: with where each lies and what it shows, or with numbers for names.
 
     Args:

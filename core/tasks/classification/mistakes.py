@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Decoded
-from ...contracts.prepared import on_adapted
+from ...contracts.prepared import PreparedData, on_adapted
 from ...errors import DataError
 from ...explanation.nearest import Example, LabelledImages
 from ...metrics.classification import top_label_mistakes, top_mistakes
@@ -48,7 +48,7 @@ def mistakes_section(results: ClassificationResults) -> MistakeSection:
 
 
 def explained_mistakes(
-    prepared,
+    prepared: PreparedData,
     adapter: Adapter,
     labelled: LabelledImages | None,
     features: Tensor,
@@ -58,7 +58,6 @@ def explained_mistakes(
     """What explains scored rows.
 
     Args:
-        prepared: `Prepared` or `PreparedFeatures`.
         labelled: the images that the adapter learned from, or None.
         features: (N, D), of the rows that were scored, by the towers of `prepared`.
         decoded: a row -> its decoded image; None: there are no images.
@@ -86,7 +85,7 @@ def explained_mistakes(
     return explain
 
 
-def picture_in(prepared) -> Callable[[Example], Decoded | None]:
+def picture_in(prepared: PreparedData) -> Callable[[Example], Decoded | None]:
     """What decodes the labelled images of a fit, which are among its data; None of one that cannot be read."""
     items = {item.id: item for item in prepared.data.items}
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...confidence.calibration import HALF, Calibration
+from ...confidence.calibration import HALF, Calibration, uncalibrated_words
 from ...confidence.conformal import check_coverage
 from ...confidence.selective import check_max_error
 from ...contracts.task import Use
@@ -21,7 +21,6 @@ from ...runs.run_sections import Report, render_report
 from ...runs.sections import TableSection, plural
 from ...runtime.files import write_whole
 from .explained_page import check_explained
-from .trust import abstention_notes, uncalibrated_words
 
 TOP = 3
 NESTED = ("top", "explanation")
@@ -262,4 +261,4 @@ def _with_open_answers(made: Predictions, use: Use, calibration: Calibration | N
     made.left_open = calibration.open_answers(made.probabilities, use.max_error)
     share = float(made.left_open.double().mean())
     made.notes.append(f"{share:.1%} of the answers are left open, for an error of at most {use.max_error:.1%}")
-    made.notes += abstention_notes(calibration, use.max_error)
+    made.notes += calibration.abstention_notes(use.max_error)

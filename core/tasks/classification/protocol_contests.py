@@ -16,6 +16,7 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest
 from ...data.splits import MADE_ANEW
@@ -25,11 +26,10 @@ from ...features.batches import logits_of
 from ...registry import adapter_class, load_adapter
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
+from .baselines import LARGEST_CLASS
 from .contest import ZERO_SHOT, ClassificationContest, Tested, as_uncalibrated, zero_shot_of
-from .feature_rows import PreparedFeatures, rows_of_split
+from .feature_rows import rows_of_split
 from .fitting import fit_adapter, planned
-from .images import Prepared
-from .judgement import LARGEST_CLASS
 from .protocols import Protocol, protocol_of
 from .published_results import setting_of
 from .resources import check_needs
@@ -90,7 +90,9 @@ class SourceContest(ClassificationContest):
 
     at_once = ""
 
-    def __init__(self, transfer: Transfer, recipe: Recipe, prepared, adapters: Mapping[str, Adapter], repeated):
+    def __init__(
+        self, transfer: Transfer, recipe: Recipe, prepared: PreparedData, adapters: Mapping[str, Adapter], repeated
+    ):
         super().__init__(recipe, prepared, adapters, repeated)
         self.transfer, self.source, self._planned = transfer, self.data, adapters
         self.notes = [note for note in self.notes if note not in repeated.notes]
@@ -102,7 +104,7 @@ class SourceContest(ClassificationContest):
         self._check(entry["adapter"])
         return super().score(entry)
 
-    def fit(self, name: str, prepared: Prepared | PreparedFeatures, shots: Shots, seed: int) -> Adapter:
+    def fit(self, name: str, prepared: PreparedData, shots: Shots, seed: int) -> Adapter:
         started = time.perf_counter()
         adapter = super().fit(name, prepared, shots, seed)
         file = self._file(name, self._drawn[0][0], seed)
@@ -138,7 +140,7 @@ class TargetContest(Contest):
         CapabilityError: features files of two backbones.
     """
 
-    def __init__(self, made: SourceContest, prepared: Prepared | PreparedFeatures):
+    def __init__(self, made: SourceContest, prepared: PreparedData):
         notes = _without_splits(prepared.notes)
         super().__init__(prepared.data.name, notes, deciding=made.deciding, baselines=made.baselines)
         if made.prepared.backbone is not None:
@@ -166,7 +168,7 @@ class TargetContest(Contest):
             fitted, seconds = self.made.fitted(entry)
             adapter, columns = self.made.transfer.onto(fitted, prepared)
         of = (prepared, adapter, self.test, prepared.class_names, None, QUIET)
-        scores = score_on(*of, judged=False, columns=columns)
+        scores = score_on(*of, columns=columns)
         self._tested.add(entry["adapter"], entry["shots"], scores)
         return {**as_uncalibrated(scores), "seconds": round(seconds, 3)}
 
@@ -187,7 +189,9 @@ class TasksContest(ClassificationContest):
 
     at_once = "all images of a batch at once"
 
-    def __init__(self, kinds: Sequence[Tasks], count: int | None, recipe: Recipe, prepared, adapters, repeated):
+    def __init__(
+        self, kinds: Sequence[Tasks], count: int | None, recipe: Recipe, prepared: PreparedData, adapters, repeated
+    ):
         super().__init__(recipe, prepared, adapters, repeated)
         self.kinds = {kind.name: kind for kind in kinds}
         self.count, self.notes = count, [note for note in _without_splits(self.notes) if note not in repeated.notes]

@@ -18,7 +18,7 @@ from ...data.scenarios import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
 from ...errors import UnknownNameError, did_you_mean
 from ...registry import adapter_class
-from .judgement import LARGEST_CLASS, PROBE
+from .baselines import LARGEST_CLASS, PROBE
 from .transfer import NewClasses, SharedClasses, Transfer
 
 SHOTS = (1, 2, 4, 8, 16)

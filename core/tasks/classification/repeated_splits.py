@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from ...contracts.prepared import PreparedData
 from ...data.resplits import fold_split, resplit
 from ...data.verify import FileHashes
-from .feature_rows import PreparedFeatures
-from .images import Prepared
 
 SMALL = 300
 """Test images below which a comparison is repeated on other splits, unless it is told otherwise."""
@@ -27,16 +26,16 @@ class RepeatedSplits:
         asked: whether the user gave their number.
     """
 
-    prepared: Prepared | PreparedFeatures
+    prepared: PreparedData
     seed: int
     count: int = 1
     folds: bool = False
     asked: bool = False
-    _latest: tuple[int, Prepared | PreparedFeatures] | None = field(default=None, init=False, repr=False)
+    _latest: tuple[int, PreparedData] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(
-        cls, prepared: Prepared | PreparedFeatures, seed: int, splits: int | None, folds: int | None, towers: bool
+        cls, prepared: PreparedData, seed: int, splits: int | None, folds: int | None, towers: bool
     ) -> RepeatedSplits:
         """As many as are asked for; by default 10 where there are fewer than 300 test images (3 where towers are
         trained), else one. Splits that the data bring are kept.
@@ -71,7 +70,7 @@ class RepeatedSplits:
         tested, every = len(self.prepared.data.split("test")), len(self.prepared.data.items)
         return 1 / (self.count - 1) if self.folds else tested / max(1, every - tested)
 
-    def __getitem__(self, number: int) -> Prepared | PreparedFeatures:
+    def __getitem__(self, number: int) -> PreparedData:
         """The data on one split; the latest is kept."""
         if self.count == 1:
             return self.prepared
@@ -79,7 +78,7 @@ class RepeatedSplits:
             self._latest = number, self._made(number)
         return self._latest[1]
 
-    def _made(self, number: int) -> Prepared | PreparedFeatures:
+    def _made(self, number: int) -> PreparedData:
         if number == 0 and not self.folds:
             return self.prepared
         options = {"seed": self.seed, "hashes": FileHashes()}

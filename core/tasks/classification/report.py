@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from torch import Tensor
 from ...confidence.calibration import Calibration
 from ...contracts.judgement import Findings, Place
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
-from ...metrics.significance import CalibrationBin, calibration_curve
 from ...runs import run_sections as shared
-from ...runs.measures import MEASURES, deciding_of
+from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
+from ...runs.measures import MEASURES
 from ...runs.run_sections import Report
 from ...runs.sections import (
-    CalibrationSection,
     Cell,
     ConfusionSection,
     HeadlineSection,
@@ -31,11 +31,9 @@ from ...runs.sections import (
     VerdictSection,
     plural,
 )
-from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from .mistakes import Explain, mistakes_section
 from .sample_pictures import SamplePictures
-from .trust import calibrated_words, trust_section
-from .verdict import baseline_name, column_name, commonest, verdict_section, warnings_of
+from .warnings import commonest, warnings_of
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -86,6 +84,11 @@ class ClassificationResults:
         """(N, C) adapted logits whose softmax or sigmoids are the confidences that users see."""
         return self.adapted_logits if self.calibration is None else self.calibration.scaling.logits(self.adapted_logits)
 
+    @cached_property
+    def compared(self) -> Comparison:
+        """The adapted model and its baselines."""
+        return Comparison.from_json(self.metrics)
+
     @property
     def multilabel(self) -> bool:
         return self.labels.ndim == 2
@@ -98,7 +101,7 @@ class ClassificationResults:
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
     """The report of a run in `folder`."""
     info, metrics, names, found = results.info, results.metrics, results.class_names, results.findings
-    verdict = verdict_section(metrics) or (NO_ZERO_SHOT if results.zero_shot_logits is None else None)
+    verdict = found.sections(Place.VERDICT) or ([NO_ZERO_SHOT] if results.zero_shot_logits is None else [])
     warnings = warnings_of(metrics, results.labels, names, info.get("notes") or [])
     details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
     return Report(
@@ -108,7 +111,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
         created=info.get("created"),
         sections=[
             _headline(results),
-            verdict,
+            *verdict,
             shared.warnings(warnings),
             shared.notes(info),
             _scores(results),
@@ -119,8 +122,6 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *details,
             *results.further,
             *found.sections(Place.DETAILS),
-            _calibration(results),
-            trust_section(results.calibration, results.adapted_logits, results.labels, results.groups),
             *found.sections(Place.TRUST),
             mistakes_section(results),
             None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
@@ -147,55 +148,52 @@ def _lead(results: ClassificationResults) -> str:
 
 
 def _test_images(results: ClassificationResults) -> str:
-    groups, images = results.metrics.get("test_groups"), plural(len(results.labels), "test image")
+    groups, images = results.compared.test_groups, plural(len(results.labels), "test image")
     return f"{images} of {plural(groups, 'group')}" if groups else images
 
 
 def _headline(results: ClassificationResults) -> HeadlineSection:
     """The deciding score of the baselines and of the adapted model, each with its interval."""
     measure, before, after = _deciding(results)
-    metrics, deciding, footnote = results.metrics, deciding_of(results.metrics), ""
-    between = metrics.get("metric_intervals") or {}
+    found, deciding, footnote = results.compared, results.compared.deciding, ""
     if results.multilabel:
         floor = ("Guessing", 0.5)
     else:
         name, share = commonest(results.labels, results.class_names)
-        of = (metrics.get("baselines") or {}).get(LARGEST) or {"accuracy": share}
+        of = found.baselines[LARGEST].scores if LARGEST in found.baselines else {"accuracy": share}
         floor = (f"Always “{name}”", of[deciding])
     numbers, tracks = [], [Track(*floor, role="floor")]
     if results.zero_shot_logits is not None:
         names = "label names" if results.multilabel else "class names"
         footnote = f"Zero-shot is the unchanged model, given only the {names}."
         numbers.append(Number("Zero-shot", measure.text(before)))
-        tracks.append(Track("Zero-shot", before, (between.get(ZERO_SHOT) or {}).get(deciding)))
-    if probe := (metrics.get("baselines") or {}).get(LINEAR):
+        tracks.append(Track("Zero-shot", before, found.between(ZERO_SHOT)))
+    if LINEAR in found.baselines:
+        reached = found.baselines[LINEAR].scores[deciding]
         footnote += " The linear probe is a logistic regression on the same features of the same images."
-        numbers.append(Number("Linear probe", measure.text(probe[deciding])))
-        tracks.append(Track("Linear probe", probe[deciding], (between.get(LINEAR) or {}).get(deciding)))
+        numbers.append(Number("Linear probe", measure.text(reached)))
+        tracks.append(Track("Linear probe", reached, found.between(LINEAR)))
     numbers.append(Number("Adapted", measure.text(after), main=True))
-    tracks.append(Track("Adapted", after, (between.get("adapted") or {}).get(deciding), "adapted"))
-    strongest = metrics.get("strongest")
-    if strongest and after is not None:
-        best, unit = metrics["baselines"][strongest], "" if results.multilabel else "points"
-        change = measure.change(best[deciding], after).text
-        numbers.append(
-            Number("Against the best of them", change, f"{unit} to {baseline_name(strongest, best)}".strip())
-        )
-    interval = f"{measure.name} with its 95% interval ({_how(results)})" if between else ""
+    tracks.append(Track("Adapted", after, found.between("adapted"), "adapted"))
+    if found.best is not None and after is not None:
+        unit = "" if results.multilabel else "points"
+        change = measure.change(found.best.scores[deciding], after).text
+        numbers.append(Number("Against the best of them", change, f"{unit} to {found.best.name}".strip()))
+    interval = f"{measure.name} with its 95% interval ({_how(results)})" if found.metric_intervals else ""
     return HeadlineSection(numbers, {"": tracks}, measure, interval, _test_images(results), footnote.strip())
 
 
 def _how(results: ClassificationResults) -> str:
     """How the intervals of the deciding metric are made."""
-    if results.metrics.get("test_groups"):
+    if results.compared.test_groups:
         return "bootstrap over groups"
-    return "Wilson" if deciding_of(results.metrics) == "accuracy" else "bootstrap over test images"
+    return "Wilson" if results.compared.deciding == "accuracy" else "bootstrap over test images"
 
 
 def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, float | None]:
     """The score that decides, before and after."""
-    key = deciding_of(results.metrics)
-    return MEASURES[key], (results.metrics.get("zero_shot") or {}).get(key), results.metrics["adapted"].get(key)
+    key, metrics = results.compared.deciding, results.metrics
+    return results.compared.measure, (metrics.get("zero_shot") or {}).get(key), metrics["adapted"].get(key)
 
 
 def _scores(results: ClassificationResults) -> TableSection:
@@ -203,16 +201,14 @@ def _scores(results: ClassificationResults) -> TableSection:
     note = f"The arrow says which way is better. {_answers_words(results)}"
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
-    between = metrics.get("metric_intervals") or {}
-    bounds = {
-        key: ((between.get(ZERO_SHOT) or {}).get(key), (between.get("adapted") or {}).get(key)) for key in MEASURES
-    }
+    found = results.compared
+    bounds = {key: (found.between(ZERO_SHOT, key), found.between("adapted", key)) for key in MEASURES}
     rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, metrics["adapted"], bounds)
-    others = {key: of for key, of in (metrics.get("baselines") or {}).items() if key not in (ZERO_SHOT, GUESSING)}
+    others = [each for key, each in found.baselines.items() if key not in (ZERO_SHOT, GUESSING)]
     keys = [key for key in MEASURES if key in metrics["adapted"]]
     for key, row in zip(keys, rows):
-        row[1:1] = [Cell(MEASURES[key].text(other.get(key))) for other in others.values()]
-    header = (*(column_name(*other) for other in others.items()), *(("Zero-shot",) if before else ()), "Adapted")
+        row[1:1] = [Cell(MEASURES[key].text(other.scores.get(key))) for other in others]
+    header = (*(other.column for other in others), *(("Zero-shot",) if before else ()), "Adapted")
     return TableSection("All scores", ("Score", *header, *(("Change",) if before else ())), rows, note)
 
 
@@ -263,11 +259,11 @@ def _class_cells(row: ClassRow, compared: bool) -> list[Any]:
 
 def _per_label(results: ClassificationResults) -> TableSection:
     before, after = results.metrics.get("zero_shot") or {}, results.metrics["adapted"]
-    compared, rows, intervals = results.zero_shot_logits is not None, [], results.metrics.get("metric_intervals") or {}
+    compared, rows = results.zero_shot_logits is not None, []
     for c, name in enumerate(results.class_names):
         column, old, new = results.labels[:, c], before.get(f"auroc/{name}"), after.get(f"auroc/{name}")
         known = f"{int((column == 1).sum())} of {int((~column.isnan()).sum())}"
-        between = [(intervals.get(side) or {}).get(f"auroc/{name}") for side in (ZERO_SHOT, "adapted")]
+        between = [results.compared.between(side, f"auroc/{name}") for side in (ZERO_SHOT, "adapted")]
         cells = [Cell(AUROC.text(value), AUROC.between(of)) for value, of in zip((old, new), between)]
         scores = (*cells, AUROC.change(old, new))
         rows.append((name, known, *(scores if compared else scores[1:2])))
@@ -289,29 +285,6 @@ def _confusion(results: ClassificationResults) -> ConfusionSection | TableSectio
     confused = "These pairs are confused most often." if rows else "No image was misclassified."
     note = f"With {len(names)} classes a full matrix would be unreadable. {confused}"
     return TableSection(title, ("True class", "Called", "Images", "Of"), rows, note, text_columns=2)
-
-
-def _calibration(results: ClassificationResults) -> CalibrationSection:
-    before, after = results.zero_shot_logits, calibration_curve(results.confident_logits, results.labels)
-    old, ece = (results.metrics.get("zero_shot") or {}).get("ece"), results.metrics["adapted"].get("ece")
-    zero_shot = None if before is None else ("zero-shot", old, calibration_curve(before, results.labels))
-    words = _calibration_words(after) + calibrated_words(results.metrics, results.calibration)
-    title = "Can its confidence be trusted?"
-    return CalibrationSection(title, zero_shot, ("adapted", ece, after), words, results.multilabel)
-
-
-def _calibration_words(curve: list[CalibrationBin]) -> str:
-    """Over- or under-confident, told from the mean gap."""
-    filled = [b for b in curve if b.count]
-    gap = sum(b.count * (b.confidence - b.accuracy) for b in filled) / sum(b.count for b in filled)
-    if abs(gap) < 0.02:
-        return "On the whole, the adapted model is as confident as it is accurate."
-    how = (
-        "more confident than it is accurate (overconfident)"
-        if gap > 0
-        else "less confident than it is accurate (underconfident)"
-    )
-    return f"On the whole, the adapted model is {how}, by {100 * abs(gap):.0f} points."
 
 
 def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | None:

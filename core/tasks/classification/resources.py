@@ -16,6 +16,7 @@ from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
 from ...contracts.choices import FreshViews
 from ...contracts.features import PRE_PROJECTION, FeatureSet
+from ...contracts.prepared import PreparedData
 from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PatchTokens, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
@@ -121,13 +122,9 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
 
 @dataclass
 class Resources:
-    """The recipe's resources on a data set; each is read and encoded once, by demand.
+    """The recipe's resources on a data set; each is read and encoded once, by demand."""
 
-    Args:
-        prepared: `Prepared` or `PreparedFeatures`.
-    """
-
-    prepared: Any
+    prepared: PreparedData
 
     def collect(self, adapter: Adapter, shots) -> dict[str, Any]:
         """What `adapter.fit(resources=)` gets of those, and what the data itself gives."""

@@ -13,16 +13,16 @@ from ...contracts.adapter import Adapter
 from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.judgement import Scores
 from ...contracts.metric import Metric
-from ...contracts.prepared import on_adapted
+from ...contracts.prepared import PreparedData, on_adapted
 from ...errors import DataError
 from ...features.batches import PLAIN, logits_of, plain_batches
 from ...metrics.labelled_rows import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter
-from ...runs.measures import MEASURES, deciding_of, points
+from ...runs.comparison import ZERO_SHOT, Comparison
+from ...runs.measures import MEASURES, points
 from ...runs.sections import Measure, plural
 from ...runtime.progress import Reporter
-from .judgement import Judged, judgement
 
 COLUMNS = {"largest_class": "largest\nclass", "guessing": "guessing", "linear_probe": "linear\nprobe"}
 
@@ -38,8 +38,6 @@ def score(
     unmoved: Callable[[Adapter, FeatureSet], Iterable[Batch]] | None = None,
     further: Sequence[Metric] = (),
     probe: Adapter | None = None,
-    judged: bool = True,
-    deciding: str = "",
     columns: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
@@ -52,8 +50,6 @@ def score(
         unmoved: the same of `test`, for what stands beside the adapter.
         further: metrics of a domain's own.
         probe: a logistic regression on the features of `test`, another baseline.
-        judged: whether intervals and tests are wanted.
-        deciding: the metric that a protocol says decides, or "".
         columns: logits of the adapter and the probe -> those of the classes of the test set, where these are some of
             the fit's.
         progress: called as progress(done, total) while the adapter predicts.
@@ -81,10 +77,8 @@ def score(
     if test.labels is None:
         return scores
     scores.labels, scores.groups = test.labels.cpu(), _groups(test)
-    if judged:
-        by_probe = None if probe is None else _on_cpu(columns(logits_of(probe, unmoved(probe, test), len(test))))
-        sides = (_on_cpu(adapted), scores.labels, class_names, scores.groups, _on_cpu(before), by_probe)
-        metrics.update(judgement(Judged(*sides, deciding=deciding)))
+    if probe is not None:
+        scores.probe_logits = _on_cpu(columns(logits_of(probe, unmoved(probe, test), len(test))))
     return scores
 
 
@@ -94,7 +88,7 @@ def _groups(test: FeatureSet) -> tuple[str, ...] | None:
 
 
 def score_on(
-    prepared,
+    prepared: PreparedData,
     adapter: Adapter,
     test: FeatureSet,
     class_names,
@@ -102,8 +96,6 @@ def score_on(
     reporter: Reporter,
     *,
     probe: Adapter | None = None,
-    judged: bool = True,
-    deciding: str = "",
     columns: Callable[[Tensor], Tensor] | None = None,
 ) -> Scores:
     """Scores on rows of the prepared data, with all that the adapter needs to predict.
@@ -111,12 +103,12 @@ def score_on(
     Args:
         prepared: the data on the backbone of the fit; where the adapter changed the towers its images are encoded anew.
         test: features by the backbone of the fit.
-        probe, judged, deciding, columns: as for `score`.
+        probe, columns: as for `score`.
     """
     moved = on_adapted(prepared, adapter)
     seen = None if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
-    options = {"batched": moved.batches, "unmoved": prepared.batches, "further": prepared.metrics, "probe": probe}
-    options |= {"judged": judged, "deciding": deciding, "columns": columns}
+    options = {"batched": moved.batches, "unmoved": prepared.batches, "further": prepared.metrics}
+    options |= {"probe": probe, "columns": columns}
     if adapter.at_predict <= PLAIN:
         return score(adapter, zero_shot, test, class_names, seen, **options)
     with reporter.task(f"Predicting with {adapter.name}") as progress:
@@ -139,14 +131,14 @@ def _on_cpu(logits: Tensor | None) -> Tensor | None:
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """The baselines and the adapted model side by side, with the interval of the adapted model and its change from
     zero-shot."""
-    images, groups, deciding = metrics["test_images"], metrics.get("test_groups"), deciding_of(metrics)
-    of_groups, name = f" of {plural(groups, 'group')}" if groups else "", MEASURES[deciding].name
+    found = Comparison.from_json(metrics)
+    of_groups = f" of {plural(found.test_groups, 'group')}" if found.test_groups else ""
+    name = found.measure.name
     decides = f"{name if name.isupper() else name.lower()} decides"
     options = {"title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
-    table = Table(title=f"{plural(images, 'test image')}{of_groups}, {decides}", **options)
+    table = Table(title=f"{plural(metrics['test_images'], 'test image')}{of_groups}, {decides}", **options)
     before, after = metrics["zero_shot"] or {}, metrics["adapted"]
-    others = {key: of for key, of in (metrics.get("baselines") or {}).items() if key != "zero_shot"}
-    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
+    others = {key: of.scores for key, of in found.baselines.items() if key != ZERO_SHOT}
     for column in ("", "zero-\nshot", *(COLUMNS[key] for key in others), "adapted", "95% interval", "change"):
         table.add_column(column, justify="left" if not column else "right")
     for key in [*(k for k in MEASURES if k in after), *(k for k in after if k not in MEASURES)]:
@@ -156,7 +148,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
             measure.text(old),
             *(measure.text(other[key]) if key in other else "" for other in others.values()),
             measure.text(new),
-            measure.between(between.get(key)).replace("% to ", "–").replace(" to ", "–"),
+            measure.between(found.between("adapted", key)).replace("% to ", "–").replace(" to ", "–"),
             "" if old is None or new is None else points(measure, new - old),
         )
     return table

@@ -17,7 +17,10 @@ from rich.console import Group
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.draws import Shots
+from ...contracts.evaluated import Evaluated
+from ...contracts.images import TrainingPlace
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
@@ -27,6 +30,8 @@ from ...export.package import Exported, Wishes
 from ...features.keys import canonical_json
 from ...registry import catalogue
 from ...registry.catalogue import find, is_place
+from ...registry.judging import divided, judgements_of, judges_at
+from ...runs.comparison import Comparison
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -35,10 +40,9 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
-from ..judging import judgements_of, judges_at
-from ..methods import adapter_of, check_named, trains_towers, with_published
+from ..methods import adapter_of, check_hooks, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
-from .calibration_rows import calibration_of
+from .baselines import LARGEST_CLASS, PROBE, PROBE_FILE
 from .contest import ZERO_SHOT
 from .exporting import export_run
 from .feature_rows import prepared_of
@@ -58,7 +62,6 @@ from .fitting import (
     summary_of,
     write_predictions,
 )
-from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .kept_model import heard, judged_without_labels, turned_down_words
 from .labelled_examples import labelled_of, placed
 from .mistakes import explained_mistakes, picture_in
@@ -73,10 +76,8 @@ from .scoring import metrics_table, predictions_table
 from .serving import ServedRun
 from .stored_run import recipe_again
 from .transfer import on_target
-from .trust import calibrate_scores
 from .unlabelled import Unlabelled, check_shots, has_labels, without_shots
 from .use import evaluate_run, predict_with_run
-from .verdict import verdict
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
 OF_FEATURES = frozenset({"features"})
@@ -89,11 +90,20 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    ) | {"redact", "preset", "protocol", "judge", "judge_views"}
+    ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
-    judgements: ClassVar = ("growing-vocabulary", "part-order", "novel-classes", "forgetting", "random-split")
+    judgements: ClassVar = (
+        "baselines",
+        "growing-vocabulary",
+        "part-order",
+        "novel-classes",
+        "forgetting",
+        "calibration",
+        "coverage",
+        "random-split",
+    )
     judges: ClassVar = JudgedClassifier
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
@@ -112,6 +122,10 @@ class Classification(Task):
             name = "auto" if self.domain is None else self.domain.default_adapter
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
         return recipe
+
+    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        own, judging = divided(self, given)
+        return {**super()._task_options(own), **judging}
 
     def taken(self, recipe: Recipe) -> frozenset[str]:
         """Of images or of a features file; generic images where towers are trained."""
@@ -132,6 +146,7 @@ class Classification(Task):
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
+        check_hooks(recipe)
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started = time.monotonic()
@@ -153,18 +168,16 @@ class Classification(Task):
         how |= {"parts": parts_wanted(adapter), "check": adapter.check_parts}
         shots = prepared.draw(recipe.shots, recipe.seed, **how, **drawing_of(recipe, recipe.shots))
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
-            report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
+            place = TrainingPlace(folder, bool(recipe.resume and folder), hooks=recipe.custom_hooks)
+            report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, place)
             if recipe.refit:
-                adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
+                adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
             done = scored(recipe, prepared, adapter, report, shots, self, reporter)
             done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
-            adapter, report = done.adapter, done.report
-            calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
-            done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
-            done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
             drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
-            judged = replace(done.judged, shots=shots, drawn=drawn)
-            done.notes += done.findings.add([each for each in judges_at(self, FIT) if each.refits], judged)
+            done.judged = replace(done.judged, shots=shots, drawn=drawn)
+            later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
+            done.notes += [*said, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
@@ -172,15 +185,15 @@ class Classification(Task):
         """The data side of a settled recipe: what is drawn, encoded and named."""
         return prepared_of(recipe, reporter, self.domain, self.name)
 
-    def further_sections(self, prepared, scores: Scores) -> list[Any]:
+    def further_sections(self, prepared: PreparedData, scores: Scores) -> list[Any]:
         """Sections of the report that a task of a domain's own adds; they name no image."""
         return []
 
-    def hidden(self, recipe: Recipe, prepared, info: dict[str, Any]) -> dict[str, Any] | None:
+    def hidden(self, recipe: Recipe, prepared: PreparedData, info: dict[str, Any]) -> dict[str, Any] | None:
         """What run.json holds where no sample is named or shown; None where they may be."""
         return Redaction.of(prepared.data, info["skipped"]).info(info) if recipe.redact else None
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+    def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
             raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
         return evaluate_run(use, self, reporter)
@@ -280,7 +293,8 @@ class Classification(Task):
         return Group(table, *further) if further else table
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return verdict(metrics)
+        found = Comparison.from_json(metrics)
+        return "" if found is None else found.sentence
 
     def write_rows(self, predicted, path: Path) -> None:
         predicted.write(path)
@@ -289,7 +303,7 @@ class Classification(Task):
         return predictions_table(rows)
 
     @contextmanager
-    def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter):
+    def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
         """The folder of a fit's checkpoints; None for an adapter that keeps none."""
         if "pixels" in adapter.needs:
             runs, key = Path(recipe.out or RUNS), fit_key(recipe, adapter, prepared, shots)
@@ -301,7 +315,13 @@ class Classification(Task):
         yield None
 
     def _written(
-        self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float, folder: Path | None = None
+        self,
+        recipe: Recipe,
+        prepared: PreparedData,
+        done: Fitted,
+        shots: Shots,
+        started: float,
+        folder: Path | None = None,
     ) -> FitResult:
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers"]
@@ -316,10 +336,7 @@ class Classification(Task):
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         if done.judge is not None:
             info["judge"] = done.judge
-        if done.calibration is not None:
-            info["calibration"] = done.calibration.facts()
-        else:
-            info["not_calibrated"] = done.not_calibrated
+        info |= done.findings.facts
         further = self.further_sections(prepared, done.scores)
         rows, shown = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
         explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *shown)
@@ -332,8 +349,7 @@ class Classification(Task):
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
                 done.probe.save(run.path / PROBE_FILE)
-            if done.calibration is not None:
-                done.calibration.save(run.path)
+            done.findings.save(run.path)
             if done.labelled is not None:
                 placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
             keep_logs(folder, run.path)
@@ -381,7 +397,7 @@ def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
     return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS if protocol is None else protocol.seeds)
 
 
-def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
+def fit_key(recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots) -> str:
     """16 hex digits that say what a training learns from what."""
     options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
     parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots, recipe.refit]

@@ -11,6 +11,7 @@ from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingImages
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...data.unlabelled import images_of
 from ...errors import CapabilityError, ConfigError, NoClassesError, near_names
@@ -108,13 +109,10 @@ class Unlabelled:
     features: FeatureSet | None = None
 
     @classmethod
-    def of(cls, adapter: Adapter, prepared, shots: Shots) -> Unlabelled:
+    def of(cls, adapter: Adapter, prepared: PreparedData, shots: Shots) -> Unlabelled:
         """All test images of a transductive method, and of one that without labels chooses among such; else the train
         images, of a method that learns from labels too those beyond the shots. Where the data has no train split, as
         without labels, the test images.
-
-        Args:
-            prepared: `Prepared` or `PreparedFeatures`.
 
         Raises:
             CapabilityError: all train images are shots.
@@ -134,7 +132,7 @@ class Unlabelled:
         return cls.of_rows(prepared, prepared.of_ids([item.id for item in items]))
 
     @classmethod
-    def of_rows(cls, prepared, features: FeatureSet) -> Unlabelled:
+    def of_rows(cls, prepared: PreparedData, features: FeatureSet) -> Unlabelled:
         """These rows, and the samples behind them."""
         by_id = {item.id: item for item in prepared.data.items}
         return cls(tuple(by_id[i] for i in features.ids or ()), features.without_labels())

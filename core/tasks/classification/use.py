@@ -6,30 +6,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
+from ...contracts.evaluated import Evaluated
 from ...contracts.features import FeatureSet
 from ...contracts.judgement import EVAL, Findings
-from ...contracts.prepared import on_adapted
-from ...contracts.task import Task, Use
+from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.task import TRUST, Task, Use
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
+from ...registry.judging import judgements_of, judges_at
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed
 from ...runtime.progress import Reporter
-from ..judging import judgements_of, judges_at
+from .baselines import PROBE_FILE
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
 from .fitting import ClassificationFit
-from .judgement import PROBE_FILE
 from .labelled_examples import labelled_in_run
 from .mistakes import explained_mistakes
 from .predictions import Predictions, check_wishes
@@ -39,13 +38,11 @@ from .resources import check_at_prediction
 from .scoring import fitted_zero_shot, score_on
 from .stored_run import fitted_adapter, recipe_again
 from .transfer import on_target
-from .trust import calibrated_again
 
-OTHER_CLASSES = "confidences are not calibrated, because these are not the classes of the run"
 STREAMING = "streaming.lock"
 
 
-def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
+def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
     """Scores of a run on a split; see `Task.evaluate`.
 
     Raises:
@@ -58,7 +55,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
-    judges = judges_at(task, EVAL, use.judging)
+    judges = judges_at(task, EVAL, {**use.judging, **{key: getattr(use, key) for key in TRUST}})
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
@@ -73,8 +70,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
         (scored, columns), names = transfer.onto(adapter, prepared), prepared.class_names
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
-    how = {"deciding": deciding_by_protocol(recipe), "columns": columns}
-    scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, **how)
+    scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, columns=columns)
     judged = ClassificationFit(
         at=EVAL,
         seed=recipe.seed,
@@ -84,30 +80,29 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
         after=on_adapted(prepared, scored).backbone,
         metrics=scores.metrics,
         run=use.run.path,
+        run_info=use.run.info,
         adapter=scored,
         prepared=prepared,
         test=chosen,
         class_names=names,
         scores=scores,
+        deciding=deciding_by_protocol(recipe),
+        columns=columns,
         own_classes=names is adapter.class_names_,
-        **how,
     )
     findings = Findings(judgements_of(task))
-    said = findings.add(judges, judged)
-    calibration = Calibration.load(use.run.path) if names is adapter.class_names_ else None
-    notes = [*said, *(calibrated_again(use, scores) if names is adapter.class_names_ else [OTHER_CLASSES])]
+    notes = findings.add(judges, judged)
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
-    skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
-    result = {
-        "run": use.run.shown,
-        "data": prepared.data.name,
-        "split": use.split,
-        **in_the_fit(use.run.info, lambda: digests_of(items)),
-        **scores.metrics,
-        **({"notes": notes} if notes else {}),
-        "skipped": skipped,
-    }
+    result = Evaluated(
+        run=use.run.shown,
+        data=prepared.data.name,
+        split=use.split,
+        in_fit=in_the_fit(use.run.info, lambda: digests_of(items)),
+        metrics=scores.metrics,
+        notes=notes or None,
+        skipped=[list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))],
+    )
     if use.out is not None and is_main():
         explain = None
         if names is adapter.class_names_ and not use.redact:
@@ -115,12 +110,12 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> dict[str, Any]:
             decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
             explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
         of = (Path(use.out), use.run, prepared, recipe, items, scores, result)
-        how = {"calibration": calibration, "findings": findings, "redact": use.redact, "explain": explain}
+        how = {"calibration": judged.calibration, "findings": findings, "redact": use.redact, "explain": explain}
         write_evaluation(*of, class_names=names, **how)
     return result
 
 
-def _left_out(prepared) -> list[tuple[str, str]]:
+def _left_out(prepared: PreparedData) -> list[tuple[str, str]]:
     """What could not be read, and what could not be encoded."""
     return [*prepared.data.skipped, *prepared.skipped]
 
@@ -175,11 +170,11 @@ def _alone(run: Run) -> Iterator[None]:
         marker.close()
 
 
-def _device_of(prepared) -> torch.device:
+def _device_of(prepared: PreparedData) -> torch.device:
     return prepared.backbone.device if prepared.backbone is not None else prepared.device
 
 
-def _check_same_backbone(adapter: Adapter, prepared, source: str) -> None:
+def _check_same_backbone(adapter: Adapter, prepared: PreparedData, source: str) -> None:
     """Features files may say which backbone made them."""
     made_by = "" if prepared.backbone is not None else prepared.file.features.backbone
     if made_by and adapter.backbone_ and made_by != adapter.backbone_:

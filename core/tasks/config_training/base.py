@@ -22,6 +22,7 @@ from ...backbones.load import announced, load_backbone
 from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
 from ...contracts.domain import DomainData, Evaluation
+from ...contracts.evaluated import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
@@ -177,7 +178,7 @@ class ConfigTask(Task):
             model, history = self.train(plan, folder, recipe, data, backbone.device, reporter)
             return run_on_all(lambda: finished(model, history, folder))
 
-    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+    def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
         from .record import metrics_of, write_evaluation
 
@@ -194,11 +195,18 @@ class ConfigTask(Task):
             with running(use.run):
                 scores = self._scored(model, chosen, backbone, reporter)
         known = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
-        metrics = {**known, **metrics_of(scores, chosen)}
+        result = Evaluated(
+            run=use.run.shown,
+            data=data.name,
+            split=use.split,
+            in_fit=known,
+            metrics=metrics_of(scores, chosen),
+            notes=scores.notes,
+            skipped=[list(pair) for pair in chosen.skipped],
+        )
         if use.out is not None and is_main():
-            write_evaluation(Path(use.out), use.run, chosen, metrics, scores, use.redact)
-        told = {"notes": scores.notes, "skipped": [list(pair) for pair in chosen.skipped]}
-        return {"run": use.run.shown, "data": data.name, "split": use.split, **metrics, **told}
+            write_evaluation(Path(use.out), use.run, chosen, result, scores, use.redact)
+        return result
 
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:

@@ -18,6 +18,7 @@ from torch import nn
 from ...contracts.adapter import FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import SPLITS, DomainData, Evaluation
+from ...contracts.evaluated import Evaluated
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
@@ -90,7 +91,7 @@ def metrics_of(scores: Evaluation, data: DomainData) -> dict[str, Any]:
 
 
 def write_evaluation(
-    folder: Path, run: Run, data: DomainData, metrics: Mapping[str, Any], scores: Evaluation, redact: bool = False
+    folder: Path, run: Run, data: DomainData, result: Evaluated, scores: Evaluation, redact: bool = False
 ) -> None:
     """The report of an evaluation in a folder of its own.
 
@@ -109,9 +110,9 @@ def write_evaluation(
     if redact:
         hidden = Redaction.of(data, data.skipped)
         info, sections = hidden.info(info), hidden.sections(sections)
-    report = config_training_report(run.shown, info, metrics, sections, ())
+    report = config_training_report(run.shown, info, result.metrics, sections, ())
     place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
-    lead = f"{metrics['in_fit_words']} The scores are of {plural(metrics['test_images'], 'image')}."
+    lead = f"{result.words} The scores are of {plural(result.metrics['test_images'], 'image')}."
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 

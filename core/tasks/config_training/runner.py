@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from mmengine import Config
 from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
@@ -31,7 +32,7 @@ from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
-from ...training.runner import log_closed
+from ...training.runner import unheard_shell
 from ...training.samples import seed_of, seed_torch
 from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 
@@ -96,14 +97,13 @@ def train_plan(
     if not plan.get("train_cfg"):
         return _built_as_named(plan, device).eval(), []
     settings = _settings(plan, folder, seed, resume)
-    closed = log_closed(settings.experiment_name)
-    with restored_determinism(), quiet(), closed, training_lines(reporter, "Training") as on_step:
+    with restored_determinism(), quiet(), ExitStack() as stack, training_lines(reporter, "Training") as on_step:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
         torch.use_deterministic_algorithms(True, warn_only=True)
         file = LogFile(folder / FILE if is_main() else None, reporter.info)
         recorder = _StepRecorder(on_step, seed, file)
-        with named_faults():
-            runner = _runner(settings, device, change)
+        with named_faults(), unheard_shell():
+            runner = _runner(settings, device, change, stack)
         runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
             runner.train()
@@ -142,13 +142,20 @@ def newest_checkpoint(folder: Path) -> str:
 
 
 class _PlanRunner(Runner):
-    """A Runner on a device of our choice."""
+    """A Runner on a device of our choice, whose log is closed with `stack`: mmengine keeps the logger of every Runner,
+    with its file open, as long as the process lives."""
 
     device: torch.device
     changes: tuple[Callable[[nn.Module], None], ...]
+    stack: ExitStack
 
-    def _log_env(self, env_cfg) -> None:
-        """Nothing: it would start a compiler to ask for its version, for a line that the level keeps back."""
+    def build_logger(self, *args: Any, **options: Any) -> MMLogger:
+        logger = super().build_logger(*args, **options)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                type(self).stack.callback(handler.close)
+                type(self).stack.callback(logger.removeHandler, handler)
+        return logger
 
     def wrap_model(self, model_wrapper_cfg, model):
         device = type(self).device
@@ -256,10 +263,12 @@ def _set_checkpoints(settings: Config) -> None:
     settings.default_hooks = {**hooks, "checkpoint": hook}
 
 
-def _runner(settings: Config, device: torch.device, change: Callable[[nn.Module], None] | None) -> Runner:
+def _runner(
+    settings: Config, device: torch.device, change: Callable[[nn.Module], None] | None, stack: ExitStack
+) -> Runner:
     _check_optimizer(settings)
-    kind = type("PlanRunner", (_PlanRunner,), {"device": device, "changes": (change,) if change else ()})
-    return kind.from_cfg(settings)
+    own = {"device": device, "changes": (change,) if change else (), "stack": stack}
+    return type("PlanRunner", (_PlanRunner,), own).from_cfg(settings)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ...training.settings import TrainingSettings
 from .pretrain import PretrainPlan
 
 SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
-OTHERS = ("image_size",)
+OTHERS = ("image_size", "custom_hooks")
 
 
 def plan_of(

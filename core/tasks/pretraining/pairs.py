@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,7 @@ def train_in_stages(
     resume: bool,
     on_step: Callable[[int, int, dict[str, float]], None],
     on_message: Callable[[str], None],
+    hooks: Sequence[Mapping[str, Any]] = (),
 ) -> Trained:
     """Train as the settings say; each stage has its own optimiser, schedule and checkpoints.
 
@@ -189,7 +190,7 @@ def train_in_stages(
 
         place = folder / f"stage-{number}"
         log = LogPlace(folder / FILE, steps, before, number if len(stages) > 1 else None)
-        callbacks = {"log": log, "on_step": on_stage_step, "on_message": on_message}
+        callbacks = {"log": log, "on_step": on_stage_step, "on_message": on_message, "hooks": hooks}
         trained = train(backbone, task, stage, place, resume=resume, **callbacks)
         steps += trained.steps
         best = None if trained.best_epoch is None else trained.best_epoch + before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ...training.settings import TrainingSettings
 from ...training.train import Task, Trained
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
-from ..retrieval.tables import retrieval_verdict
+from ..retrieval.verdict import RetrievalVerdict
 from .examples import RetrievalExamples
 from .pairs import PairSplits, read_pair_splits, train_in_stages
 
@@ -56,6 +56,7 @@ class PretrainPlan:
         image_size: where it is to differ from the backbone's.
         data_options: for the reader of the pairs.
         settings: of the training.
+        custom_hooks: further hooks of mmengine's Runner, as its configs name them.
     """
 
     data: str
@@ -69,6 +70,7 @@ class PretrainPlan:
     image_size: ImageSize | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     settings: TrainingSettings = field(default_factory=TrainingSettings)
+    custom_hooks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass
@@ -152,7 +154,7 @@ def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resum
     )
     with reporter.task("Training", unit="steps") as progress:
         lines = _EpochLines(reporter, progress, settings)
-        callbacks = {"on_step": lines.step, "on_message": reporter.info}
+        callbacks = {"on_step": lines.step, "on_message": reporter.info, "hooks": plan.custom_hooks}
         return train_in_stages(backbone, task, settings, folder.path, resume=resume, **callbacks)
 
 
@@ -246,7 +248,7 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "trained_parameters": trained.trained_parameters,
         "samples_per_second": round(trained.samples_per_second, 2),
         "seconds": round(seconds, 3),
-        "verdict": retrieval_verdict(metrics) if metrics["mcnemar"] else "",
+        "verdict": RetrievalVerdict(metrics).sentence,
         "generic": measures.forgotten.note(),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],

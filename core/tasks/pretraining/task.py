@@ -15,7 +15,8 @@ from ...errors import ConfigError
 from ...runtime.progress import Reporter
 from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
-from ..retrieval.tables import retrieval_table, retrieval_verdict
+from ..retrieval.tables import retrieval_table
+from ..retrieval.verdict import RetrievalVerdict
 from .pretrain import PretrainPlan, run_plan
 
 SETTINGS = frozenset(f.name for f in fields(TrainingSettings))
@@ -33,7 +34,9 @@ class PretrainingOptions(TrainingSettings):
 class Pretraining(Task):
     """Contrastive training on pairs."""
 
-    takes: ClassVar = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "adapter"})
+    takes: ClassVar = frozenset(
+        {"data", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "adapter", "custom_hooks"}
+    )
     options: ClassVar = PretrainingOptions
     needs_domain: ClassVar = False
     unused: ClassVar = {
@@ -81,10 +84,11 @@ class Pretraining(Task):
             image_size=recipe.image_size,
             data_options=recipe.reading,
             settings=TrainingSettings(**chosen),
+            custom_hooks=recipe.custom_hooks,
         )
 
     def table(self, metrics: Mapping[str, Any]):
         return retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return retrieval_verdict(metrics) if metrics.get("mcnemar") else ""
+        return RetrievalVerdict(metrics).sentence

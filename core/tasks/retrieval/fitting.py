@@ -6,7 +6,7 @@ Pairs come from the domain, where it has the task, else from whatever `read_pair
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from typing import Any
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain
+from ...contracts.domain import Domain, DomainData
 from ...contracts.images import TrainingPlace
 from ...contracts.questions import Questions
-from ...contracts.recipe import Recipe
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs
@@ -27,14 +26,9 @@ from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter, training_lines
 from ...training.batches import BatchPlan
-from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
-from ..methods import adapter_of, adapter_options, backbone_of, read_data
-from ..tower_training import ZERO_SHOT, FittedTowers
+from ..tower_training import ZERO_SHOT, FittedTowers, Training
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
-from .sentences import DUAL
-
-TASK = "retrieval"
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,7 @@ class RetrievalData:
         captions: seed -> which of an image's texts a step of the training sees.
         questions: that are asked of the test images; None: none.
         strong_view: backbone -> how an image is augmented for losses that ask for strong views; None: as SimCLR does.
+        dual_softmax: also score with a dual softmax.
     """
 
     pairs: Any
@@ -72,6 +67,7 @@ class RetrievalData:
     captions: Callable[[int], CaptionSampler] = lambda seed: CaptionSampler(seed=seed)
     questions: Questions | None = None
     strong_view: Callable[[Backbone], Callable[..., Any]] | None = None
+    dual_softmax: bool = False
 
     def part(self, split: str) -> Any:
         """The pairs of a split; "all" is every one.
@@ -85,26 +81,31 @@ class RetrievalData:
         return pairs
 
 
-def read_retrieval(recipe: Recipe, domain: Domain | None, task: str = TASK) -> RetrievalData:
-    """The pairs that a recipe names.
+def read_files(path: str, columns: Mapping[str, str], options: Mapping[str, Any], split_seed: int) -> RetrievalData:
+    """The pairs of plain files.
 
     Args:
-        task: what the domain is asked for.
+        columns: of the data that losses ask for.
+        options: of `read_pairs`.
 
     Raises:
-        DataError: nothing usable there. ConfigError: the domain has no such task, or an option does not apply.
+        DataError: nothing usable there.
     """
-    if domain is None:
-        options = {"seed": recipe.split_seed, **recipe.reading}
-        hashes = FileHashes()
-        pairs = read_pairs(recipe.data_path, hashes=hashes, columns=_columns_of(recipe), **options)
-        check_skipped(pairs.skipped, pairs.total)
-        pairs = without_divided_copies(pairs, hashes)
-        return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
-    domain.check_task(task)
-    data = read_data(recipe, domain, task)
+    hashes = FileHashes()
+    pairs = read_pairs(path, hashes=hashes, columns=columns, **{"seed": split_seed, **options})
+    check_skipped(pairs.skipped, pairs.total)
+    pairs = without_divided_copies(pairs, hashes)
+    return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
+
+
+def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) -> RetrievalData:
+    """The pairs of a domain's data, in their splits.
+
+    Raises:
+        DataError: nothing usable there. ConfigError: an option does not apply.
+    """
     if data.questions is None:  # those need all of their samples, which are then for testing
-        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
+        data = assign_splits(data, seed=split_seed, hashes=FileHashes())
     check_skipped(data.skipped, data.total)
 
     def transform(backbone: Backbone, train: bool) -> Callable:
@@ -115,41 +116,37 @@ def read_retrieval(recipe: Recipe, domain: Domain | None, task: str = TASK) -> R
     return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, **how)
 
 
-def _columns_of(recipe: Recipe) -> dict[str, str]:
-    """Columns of the data that the losses of the recipe's adapter ask for."""
-    loss = adapter_options(recipe).get("loss")
-    return columns_of(parse_losses(str(loss).split(","))) if loss else {}
-
-
 def train_on_pairs(
-    recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int, reporter: Reporter, folder: Path | None
+    training: Training, data: RetrievalData, backbone: Backbone, reporter: Reporter, folder: Path | None
 ) -> tuple[Adapter | None, FitReport, Backbone]:
     """(the fitted adapter, what it chose, the backbone with its towers); of zero-shot None and the backbone itself.
 
     Args:
         folder: of checkpoints, or None.
     """
-    if recipe.adapter_name == ZERO_SHOT:
+    adapter, seed = training.adapter, training.seed
+    if adapter is None:
         return None, FitReport(ZERO_SHOT), backbone
-    adapter = adapter_of(recipe)
     source = PairSource(data.teaching(data.part("train")), data.captions(seed))
     plan = None if data.plan is None else data.plan(source.pairs, adapter.options["batch_size"], seed)
     has_val = bool(len(data.pairs.split("val")))
 
     def on_val(towers: Backbone) -> float:
-        metrics = scored(towers, data, "val", recipe, once=False).metrics
+        metrics = scored(towers, data, "val", training, once=False).metrics
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+        resume = bool(training.resume and folder)
+        place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
         report = adapter.fit_pairs(
             source,
             backbone,
             view=data.transform(backbone, True),
             strong_view=None if data.strong_view is None else data.strong_view(backbone),
             validate=on_val if has_val else None,
-            place=TrainingPlace(folder, bool(recipe.resume and folder), on_step, reporter.info),
+            place=place,
             plan=plan,
             seed=seed,
         )
@@ -160,7 +157,7 @@ def scored(
     backbone: Backbone,
     data: RetrievalData,
     split: str,
-    recipe: Recipe,
+    training: Training,
     reporter: Reporter | None = None,
     once: bool = True,
 ) -> RetrievalScores:
@@ -173,31 +170,35 @@ def scored(
         backbone,
         data.part(split),
         split=None,
-        amp=recipe.amp,
-        workers=recipe.workers,
+        amp=training.amp,
+        workers=training.workers,
         reporter=reporter,
         transform=data.transform(backbone, False),
         by_label=data.by_label,
         sentences=once,
-        dual_softmax=once and recipe.task_options.get(DUAL, False),
+        dual_softmax=once and data.dual_softmax,
         questions=data.questions if once else None,
     )
 
 
 def fitted_retrieval(
-    recipe: Recipe,
+    training: Training,
     data: RetrievalData,
+    load: Callable[[], Backbone],
     reporter: Reporter,
     folder: Path | None = None,
-    domain: Domain | None = None,
 ) -> FittedTowers:
-    """Score, train, score again."""
+    """Score, train, score again.
+
+    Args:
+        load: gives the backbone.
+    """
     started = time.monotonic()
-    backbone = backbone_of(recipe, domain)
+    backbone = load()
     announced(backbone, reporter.info)
-    before = scored(backbone, data, "test", recipe, reporter)
-    adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
-    after = scored(towers, data, "test", recipe, reporter)
+    before = scored(backbone, data, "test", training, reporter)
+    adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)
+    after = scored(towers, data, "test", training, reporter)
     metrics, notes = before_and_after(before, after), [*data.notes, *backbone.notes_on_channels(), *report.notes]
     seconds = time.monotonic() - started
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, seconds)

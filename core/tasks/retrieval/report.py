@@ -11,7 +11,6 @@ from typing import Any
 
 from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from ...metrics.significance import SIGNIFICANT
 from ...runs import run_sections as shared
 from ...runs.plots import data_uri
 from ...runs.run_sections import Report
@@ -25,13 +24,12 @@ from ...runs.sections import (
     SearchSection,
     TableSection,
     Track,
-    VerdictSection,
     plural,
 )
 from .multiple_choice import choice_section
 from .sentences import sentence_section
+from .verdict import RetrievalVerdict
 
-WORDS = {TEXT_TO_IMAGE: "text to image", IMAGE_TO_TEXT: "image to text"}
 DIRECTIONS = {IMAGE_TO_TEXT: "An image finds its own text", TEXT_TO_IMAGE: "A text finds its image"}
 R1 = Measure("R@1", "the right one comes first")
 MEASURES = {
@@ -95,7 +93,7 @@ def training_report(
         created=info.get("created"),
         sections=[
             _headline(metrics),
-            verdict_of_retrieval(metrics, info.get("verdict") or ""),
+            RetrievalVerdict(metrics, info.get("verdict") or "").section(),
             shared.warnings(warnings_of_training(metrics, history, info.get("notes") or ())),
             shared.notes(info),
             _scores(metrics),
@@ -113,34 +111,6 @@ def training_report(
         versions=info.get("versions") or {},
         place=f"Folder {folder}. Settings, seed and losses are in its run.json{epochs}.",
     )
-
-
-def verdict_of_retrieval(metrics: Mapping[str, Any], sentences: str) -> VerdictSection:
-    """Whether the change of R@1 is more than chance, of both directions together.
-
-    Args:
-        metrics: of `before_and_after`.
-        sentences: on each direction, or "".
-    """
-    if not metrics.get("adapted"):
-        text = "The data has no test pairs, so retrieval was not measured."
-        return VerdictSection("open", "Not measured", text)
-    tests = metrics.get("mcnemar")
-    if not tests:
-        return VerdictSection("open", "Nothing to compare with", "Retrieval was not measured before the training.")
-    sure = {side: test for side, test in tests.items() if test["p_value"] < SIGNIFICANT}
-    better = [side for side, test in sure.items() if test["gained"] > test["lost"]]
-    worse = [side for side in sure if side not in better]
-    tone, title = "open", "Could be chance"
-    if better and worse:
-        tone, title = "bad", f"Better at {WORDS[better[0]]}, worse at {WORDS[worse[0]]}, both by more than chance"
-    elif better:
-        where = "" if len(better) == len(tests) else f", at {WORDS[better[0]]}"
-        tone, title = "good", f"The gain is more than chance{where}"
-    elif worse:
-        where = "" if len(worse) == len(tests) else f" at {WORDS[worse[0]]}"
-        tone, title = "bad", f"The training made it worse{where}, by more than chance"
-    return VerdictSection(tone, title, sentences)
 
 
 def warnings_of_training(

@@ -9,11 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from ...metrics.significance import SIGNIFICANT
-from ...runs.sections import plural
+from .verdict import WORDS
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
-WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}
 SHOWN = {
     "r1": "R@1 ↑",
     "r5": "R@5 ↑",
@@ -65,39 +63,6 @@ def _bounds(metrics: Mapping[str, Any], when: str, side: str, name: str) -> Sequ
     """The interval of a score, before or after; older files have that of R@1 alone."""
     every, first = ((metrics.get(key) or {}).get(when) or {} for key in ("metric_intervals", "intervals"))
     return every.get(f"{side}/{name}") or (first.get(side) if name == "r1" else None)
-
-
-def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
-    """One sentence per direction: is the change of R@1 more than chance? "" without scores before.
-
-    Args:
-        metrics: of `before_and_after`.
-    """
-    sentences = []
-    for side, test in (metrics["mcnemar"] or {}).items():
-        query = "image" if side == IMAGE_TO_TEXT else "text"
-        if not test["gained"] and not test["lost"]:
-            sentences.append(f"{WORDS[side]}: the same {query}s find theirs first before and after.")
-            continue
-        find = "finds its own" if test["gained"] == 1 else "find theirs"
-        lost = f"{test['lost']} no longer {'does' if test['lost'] == 1 else 'do'}"
-        sentences.append(
-            f"{WORDS[side]}: {plural(test['gained'], query)} {find} first that did not before, {lost}: {_judged(test)}."
-        )
-    if test := metrics.get("accuracy_mcnemar"):
-        sentences.append(
-            f"classes: {test['gained']} images are named correctly that were not before, {test['lost']} no longer are: "
-            f"{_judged(test)}."
-        )
-    return "\n".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
-
-
-def _judged(test: Mapping[str, float]) -> str:
-    kind = "a gain" if test["gained"] > test["lost"] else "a LOSS"
-    judged = "could be chance" if test["p_value"] >= SIGNIFICANT else f"{kind} beyond chance"
-    exchanged = test.get("exchanged")
-    how = f"permutation test of whole {exchanged}, p" if exchanged else "McNemar p"
-    return f"{judged} ({how} = {test['p_value']:.2g})"
 
 
 def _accuracy_row(before, after: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, str]:

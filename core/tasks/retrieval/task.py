@@ -16,19 +16,21 @@ from ...contracts.recipe import Recipe
 from ...contracts.task import Use
 from ...errors import CapabilityError
 from ...export.package import Exported, Wishes
+from ...registry.judging import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
-from ..judging import judgements_of
-from ..methods import adapter_of, backbone_of
+from ...training.objective import columns_of, parse_losses
+from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
 from .exporting import export_towers
-from .fitting import RetrievalData, fitted_retrieval, read_retrieval, scored, train_on_pairs
+from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs
 from .multiple_choice import choice_table
 from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
-from .sentences import sentence_table
-from .tables import retrieval_table, retrieval_verdict
+from .sentences import DUAL, sentence_table
+from .tables import retrieval_table
+from .verdict import RetrievalVerdict
 
 NO_CLASSES = "retrieval has no classes; omit it"
 
@@ -52,6 +54,7 @@ class Retrieval(TowerTraining):
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
+        | {"custom_hooks"}
     )
     judgements: ClassVar = ("forgetting",)
     places: ClassVar = frozenset({Place.ABILITIES})
@@ -77,23 +80,32 @@ class Retrieval(TowerTraining):
         return recipe
 
     def read(self, recipe: Recipe) -> RetrievalData:
-        """The pairs that a recipe names; errors as of `read_retrieval`."""
-        return read_retrieval(recipe, self.domain, self.name)
+        """The pairs that a recipe names; errors as of `read_files` and `divided_pairs`."""
+        if self.domain is None:
+            loss = adapter_options(recipe).get("loss")
+            columns = columns_of(parse_losses(str(loss).split(","))) if loss else {}
+            data = read_files(recipe.data_path, columns, recipe.reading, recipe.split_seed)
+        else:
+            self.domain.check_task(self.name)
+            data = read_data(recipe, self.domain, self.name)
+            data = divided_pairs(data, self.domain, self.name, recipe.split_seed)
+        return replace(data, dual_softmax=recipe.task_options.get(DUAL, False))
 
     def backbone(self, recipe: Recipe) -> Backbone:
         return backbone_of(recipe, self.domain)
 
     def fitted(self, recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path) -> FittedTowers:
-        return fitted_retrieval(recipe, data, reporter, folder, self.domain)
+        return fitted_retrieval(self.training(recipe), data, lambda: self.backbone(recipe), reporter, folder)
 
     def trained(self, recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int) -> Backbone:
-        return train_on_pairs(recipe, data, backbone, seed, Reporter(quiet=True), None)[2]
+        return train_on_pairs(self.training(recipe, seed), data, backbone, Reporter(quiet=True), None)[2]
 
     def compared(self, towers: Backbone, data: RetrievalData, recipe: Recipe) -> dict[str, Any]:
-        return before_and_after(None, scored(towers, data, "test", recipe, once=False))["adapted"]
+        return before_and_after(None, scored(towers, data, "test", self.training(recipe), once=False))["adapted"]
 
     def scores(self, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter, *towers: Backbone) -> tuple:
-        return tuple(scored(each, data, split, recipe, reporter) for each in towers)
+        how = self.training(recipe)
+        return tuple(scored(each, data, split, how, reporter) for each in towers)
 
     def metrics(self, before: Any, after: Any, data: RetrievalData) -> dict[str, Any]:
         return before_and_after(before, after)
@@ -118,12 +130,6 @@ class Retrieval(TowerTraining):
         return {"shots": len(data.part("train"))}
 
     def redaction(self, recipe: Recipe, data: RetrievalData, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
-        """What is left out of all that is written, a `Redaction` or one like it; None for nothing.
-
-        Args:
-            skipped: (name, reason) of images that could not be read.
-            redact: whether the user says so.
-        """
         return Redaction((), skipped) if redact else None
 
     @property
@@ -137,7 +143,7 @@ class Retrieval(TowerTraining):
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return retrieval_verdict(metrics)
+        return RetrievalVerdict(metrics).sentence
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a retrieval run names no classes")
@@ -148,7 +154,7 @@ class Retrieval(TowerTraining):
 
     def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
         facts = {**info["data"], "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}
-        info = {**info, "data": facts, "verdict": retrieval_verdict(result)}
+        info = {**info, "data": facts, "verdict": RetrievalVerdict(result).sentence}
         report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
         place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
         lead = f"{result['in_fit_words']} {found_words(result)}"

@@ -12,8 +12,8 @@ from mmengine import Config
 from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
 from ....core.data import decodable, images_of, readable
 from ....core.tasks import train_plan
-from ..by_names import ByNames, NovelOptions
 from ..plans.kinds import DETECTION
+from ._by_names import ByNames, NovelOptions
 
 MODEL = "plan.model."
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.contracts import DomainData, Evaluation
-from ..by_names import ByNames
 from ..plans.kinds import SEGMENTATION
+from ._by_names import ByNames
 
 
 class Segmentation(ByNames):

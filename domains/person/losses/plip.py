@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, Output, RowLoss, option, require
+from ....core.contracts import MASKED_SHARE, Backbone, Output, RowLoss, option, require
 from ....core.errors import CapabilityError, ConfigError
 from ....core.losses import log_softmax_down, places_of_hidden, products_option, with_all
 from ....core.runtime import Ranks
-from ....core.training import SHARE, MaskedWords, text_tokens
+from ....core.training import MaskedWords, text_tokens
 from ._colours import GuidedReader, cells_of, grey_and_colours
 from ._identities import IdentityTargets, soft_contrast
 
@@ -132,7 +132,7 @@ class Plip(RowLoss):
         made = self.masked(batch["tokens"], batch["draws"])
         labels = made["masked_labels"].to(made["masked_tokens"].device)
         patches, _ = backbone.image_tokens(batch["pixels"])
-        places = places_of_hidden(labels, SHARE)
+        places = places_of_hidden(labels, MASKED_SHARE)
         read = self.words(made["masked_tokens"], patches).flatten(0, 1)[places]
         said = self.word_norm(read)  # (K, text width)
         known = backbone.embed_tokens(torch.arange(len(self.word_bias), device=said.device)[None])[0]

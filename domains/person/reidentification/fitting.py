@@ -23,7 +23,7 @@ from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
 from ....core.registry import build_adapter
 from ....core.runtime import Reporter, training_lines
-from ....core.tasks import ZERO_SHOT, FittedTowers
+from ....core.tasks import ZERO_SHOT, FittedTowers, Training
 from ....core.training import Remembered
 from ..pedestrian import cameras_of, identity_numbers
 from ..random_erasing import RandomErasing
@@ -139,31 +139,17 @@ def divided_people(data: DomainData, options: Mapping[str, Any], split_seed: int
     return ReidData(parts.with_items([i.with_(target=target_of[i.id]) for i in parts.items]), options)
 
 
-@dataclass(frozen=True)
-class Training:
-    """How towers are trained on people, and images encoded.
-
-    Args:
-        adapter: not fitted; None for zero-shot, which trains nothing.
-        seed: of everything random.
-        chooses: whether somebody said which epoch is kept; if not, and nothing can be retrieved on val, the last is.
-        resume: go on from the newest checkpoint.
-        amp, workers: of the encoding.
-    """
-
-    adapter: Adapter | None
-    seed: int
-    chooses: bool = False
-    resume: bool = False
-    amp: str | None = None
-    workers: int | None = None
-
-    def scored(
-        self, backbone: Backbone, people: ReidData, protocol: Protocol, reporter: Reporter | None = None, **how: Any
-    ) -> ReidScores:
-        """Re-identification on a split. `how`: further arguments of `evaluate_reid`."""
-        how = {"amp": self.amp, "workers": self.workers, "reporter": reporter, **how}
-        return evaluate_reid(backbone, people.data, protocol, people.transform(backbone, False), **how)
+def scored(
+    backbone: Backbone,
+    people: ReidData,
+    protocol: Protocol,
+    training: Training,
+    reporter: Reporter | None = None,
+    **how: Any,
+) -> ReidScores:
+    """Re-identification on a split. `how`: further arguments of `evaluate_reid`."""
+    how = {"amp": training.amp, "workers": training.workers, "reporter": reporter, **how}
+    return evaluate_reid(backbone, people.data, protocol, people.transform(backbone, False), **how)
 
 
 def train_on_people(
@@ -192,13 +178,15 @@ def train_on_people(
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
     told = adapter.options.get("log_every")
     with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+        resume = bool(training.resume and folder)
+        place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
         report = adapter.fit_pairs(
             source,
             backbone,
             view=people.transform(backbone, True),
             plan=plan,
             validate=validate,
-            place=TrainingPlace(folder, bool(training.resume and folder), on_step, reporter.info),
+            place=place,
             seed=training.seed,
         )
     return adapter, replace(report, notes=[*report.notes, *note]), adapter.adapted(backbone)
@@ -230,7 +218,7 @@ def _validation(training: Training, people: ReidData) -> tuple[Callable[[Backbon
         return None, [f"Nothing was chosen on val; the last epoch is kept: {error}."]
 
     def score(towers: Backbone) -> float:
-        return training.scored(towers, people, protocol).ranking.metrics()["map"]
+        return scored(towers, people, protocol, training).ranking.metrics()["map"]
 
     return score, []
 
@@ -254,8 +242,8 @@ def fitted_people(
     protocol = people.protocol("test")  # what cannot be retrieved is told before anything is computed
     backbone = load()
     announced(backbone, reporter.info)
-    before = None if training.adapter is None else training.scored(backbone, people, protocol, reporter)
+    before = None if training.adapter is None else scored(backbone, people, protocol, training, reporter)
     adapter, report, towers = train_on_people(training, people, backbone, reporter, folder)
-    after = training.scored(towers, people, protocol, reporter, reranking=people.reranking)
+    after = scored(towers, people, protocol, training, reporter, reranking=people.reranking)
     metrics, notes = reid_metrics(before, after, people), [*people.data.notes, *report.notes]
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, time.monotonic() - started)

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
-from ....core.metrics import SIGNIFICANT, p_words
 from ....core.runs import (
     CurveGridSection,
+    ExchangeVerdict,
     HeadlineSection,
     Measure,
     Number,
@@ -24,7 +24,6 @@ from ....core.runs import (
     Report,
     TableSection,
     Track,
-    VerdictSection,
     plural,
 )
 from ....core.runs import run_sections as shared
@@ -32,6 +31,11 @@ from ....core.tasks import training_curves
 from ..care import care_section
 from .scoring import ReidScores
 
+TITLES = {
+    "good": "People are found better, by more than chance",
+    "open": "Could be chance",
+    "bad": "The training made it worse, by more than chance",
+}
 MEASURES = {
     "r1": Measure("Rank-1", "the nearest picture that counts is of the same person"),
     "r5": Measure("Rank-5", "one of the nearest five is"),
@@ -87,15 +91,9 @@ def _interval(metrics: Mapping[str, Any], when: str, key: str) -> str:
     return f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)" if bounds else ""
 
 
-def reid_verdict(metrics: Mapping[str, Any]) -> str:
-    """Whether the change is more than chance, a sentence each of Rank-1 and mAP; "" without scores before."""
-    sentences = []
-    for key, test in (metrics.get("exchange") or {}).items():
-        judged = "could be chance" if test["p_value"] >= SIGNIFICANT else "more than chance"
-        change = f"{100 * test['difference']:+.1f} points".replace("-", "−")
-        how = f"permutation test of whole people, {p_words(test['p_value'])}"
-        sentences.append(f"{MEASURES[key].name} changed by {change}: {judged} ({how}).")
-    return "\n".join(sentences)
+def reid_verdict(metrics: Mapping[str, Any]) -> ExchangeVerdict:
+    """Whether the change of Rank-1 and mAP is more than chance."""
+    return ExchangeVerdict(metrics.get("exchange") or {}, MEASURES, "people", "map", TITLES)
 
 
 def reid_report(
@@ -125,7 +123,7 @@ def reid_report(
         created=info.get("created"),
         sections=[
             _headline(metrics),
-            _verdict(metrics) if trained else None,
+            reid_verdict(metrics).section() if trained else None,
             shared.warnings(_warnings(metrics, info.get("notes") or ())),
             care_section(),
             shared.notes(info),
@@ -201,20 +199,6 @@ def _headline(metrics: Mapping[str, Any]) -> HeadlineSection:
         ]
     how = "with 95% intervals (bootstrap over people)"
     return HeadlineSection(numbers, tracks, MEASURES["r1"], how, queries_in_words(metrics))
-
-
-def _verdict(metrics: Mapping[str, Any]) -> VerdictSection | None:
-    tests = metrics.get("exchange")
-    if not tests:
-        return None
-    test = tests["map"]
-    if test["p_value"] >= SIGNIFICANT:
-        tone, title = "open", "Could be chance"
-    elif test["difference"] > 0:
-        tone, title = "good", "People are found better, by more than chance"
-    else:
-        tone, title = "bad", "The training made it worse, by more than chance"
-    return VerdictSection(tone, title, reid_verdict(metrics))
 
 
 def _warnings(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....core.contracts import FitResult, Recipe, Scores
+from ....core.contracts import FitResult, PreparedData, Recipe, Scores
 from ....core.runs import Measure, Run, TableSection
 from ....core.tasks import Classification, Prepared
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
@@ -27,14 +27,14 @@ class Attributes(Classification):
     name = "attributes"
     options: ClassVar = PeopleOptions
 
-    def hidden(self, recipe: Recipe, prepared, info: dict[str, Any]) -> dict[str, Any] | None:
+    def hidden(self, recipe: Recipe, prepared: PreparedData, info: dict[str, Any]) -> dict[str, Any] | None:
         """Nobody's picture and no file is shown or named, unless the user says `--show-people`."""
         if recipe.redact or not isinstance(prepared, Prepared):
             return super().hidden(recipe, prepared, info)
         people = PeopleHidden(prepared.data, info["skipped"], recipe.task_options.get("show_people", False))
         return None if people.shown else people.info(info)
 
-    def _written(self, recipe: Recipe, prepared, done, *how) -> FitResult:
+    def _written(self, recipe: Recipe, prepared: PreparedData, done, *how) -> FitResult:
         result = super()._written(recipe, prepared, done, *how)
         if isinstance(prepared, Prepared):
             after = result.metrics["adapted"]
@@ -42,7 +42,7 @@ class Attributes(Classification):
             write_card(result.run, Run.open(result.run).info, prepared.data, said)
         return result
 
-    def further_sections(self, prepared, scores: Scores) -> list[Any]:
+    def further_sections(self, prepared: PreparedData, scores: Scores) -> list[Any]:
         """A table per attribute and, where pictures name cameras, one per camera; both go into the metrics too."""
         if scores.labels is None or scores.labels.ndim != 2:
             return []

@@ -18,10 +18,10 @@ from ..reciprocal import K1, K2, WEIGHT
 from ..reidentification.fitting import (
     BATCH_SIZE,
     ReidData,
-    Training,
     divided_people,
     fitted_people,
     reid_metrics,
+    scored,
     train_on_people,
 )
 from ..reidentification.report import lead, reid_report, reid_table, reid_verdict, shown_searches
@@ -58,6 +58,7 @@ class ReIdentification(TowerTraining):
 
     takes: ClassVar = frozenset(
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "resume"}
+        | {"custom_hooks"}
     )
     options: ClassVar = ReidOptions
     defaults: ClassVar = {"image_size": (256, 128)}
@@ -102,19 +103,18 @@ class ReIdentification(TowerTraining):
         return contest
 
     def fitted(self, recipe: Recipe, data: ReidData, reporter: Reporter, folder: Path) -> FittedTowers:
-        training = _training(recipe, recipe.seed, recipe.resume)
-        return fitted_people(training, data, lambda: self.backbone(recipe), reporter, folder)
+        return fitted_people(self.training(recipe), data, lambda: self.backbone(recipe), reporter, folder)
 
     def trained(self, recipe: Recipe, data: ReidData, backbone: Backbone, seed: int) -> Backbone:
-        return train_on_people(_training(_with_loss(recipe), seed), data, backbone, Reporter(quiet=True), None)[2]
+        return train_on_people(self.training(_with_loss(recipe), seed), data, backbone, Reporter(quiet=True), None)[2]
 
     def compared(self, towers: Backbone, data: ReidData, recipe: Recipe) -> dict[str, Any]:
-        return _training(recipe, recipe.seed).scored(towers, data, data.protocol("test")).ranking.metrics()
+        return scored(towers, data, data.protocol("test"), self.training(recipe)).ranking.metrics()
 
     def scores(self, data: ReidData, split: str, recipe: Recipe, reporter: Reporter, backbone, towers) -> tuple:
-        protocol, how = data.protocol(split), _training(recipe, recipe.seed)
-        before = None if towers is backbone else how.scored(backbone, data, protocol, reporter)
-        return before, how.scored(towers, data, protocol, reporter, reranking=data.reranking)
+        protocol, how = data.protocol(split), self.training(recipe)
+        before = None if towers is backbone else scored(backbone, data, protocol, how, reporter)
+        return before, scored(towers, data, protocol, how, reporter, reranking=data.reranking)
 
     def metrics(self, before: Any, after: Any, data: ReidData) -> dict[str, Any]:
         return reid_metrics(before, after, data)
@@ -142,7 +142,7 @@ class ReIdentification(TowerTraining):
         return reid_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return reid_verdict(metrics)
+        return reid_verdict(metrics).sentence
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a re-identification run names nobody; find people by `vladapt index` and `search`")
@@ -174,9 +174,3 @@ def _with_loss(recipe: Recipe) -> Recipe:
     wanted = {"loss": LOSS, "select": "best_val", **batch}
     missing = {key: value for key, value in wanted.items() if given.get(key) is None}
     return recipe.with_(adapter={**recipe.adapter, **missing})
-
-
-def _training(recipe: Recipe, seed: int, resume: bool = False) -> Training:
-    adapter = None if recipe.adapter_name == ZERO_SHOT else adapter_of(recipe)
-    chooses = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
-    return Training(adapter, seed, chooses, resume, recipe.amp, recipe.workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from rich.table import Table
 
 from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
-from ....core.metrics import SIGNIFICANT, p_words
 from ....core.runs import (
     MOST_IN_STRIP,
     Cell,
     CurveGridSection,
     CurveSection,
+    ExchangeVerdict,
     HeadlineSection,
     Measure,
     Number,
@@ -26,6 +27,7 @@ from ....core.runs import (
     Report,
     TableSection,
     Track,
+    Verdict,
     VerdictSection,
     plural,
     strip,
@@ -36,6 +38,11 @@ from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
 
+TITLES = {
+    "good": "Moments are found better, by more than chance",
+    "open": "The change could be chance",
+    "bad": "The training made it worse, by more than chance",
+}
 MEASURES = {
     **{
         f"recall{first}_iou_{least:g}": Measure(
@@ -74,15 +81,31 @@ def moments_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
-def moments_verdict(metrics: Mapping[str, Any]) -> str:
-    """Whether the change, or the difference to guessing, is more than chance."""
-    sentences = [_against_guessing(metrics)]
-    for key, test in (metrics.get("exchange") or {}).items():
-        judged = "could be chance" if test["p_value"] >= SIGNIFICANT else "more than chance"
-        change = f"{100 * test['difference']:+.1f} points".replace("-", "−")
-        how = f"permutation test of whole videos, {p_words(test['p_value'])}"
-        sentences.append(f"{MEASURES[key].name} changed by {change}: {judged} ({how}).")
-    return "\n".join(filter(None, sentences))
+@dataclass(frozen=True)
+class MomentsVerdict(Verdict):
+    """Whether the change, or the difference to guessing, is more than chance.
+
+    Args:
+        metrics: of `flat_scores`.
+    """
+
+    metrics: Mapping[str, Any]
+
+    @property
+    def change(self) -> ExchangeVerdict:
+        return ExchangeVerdict(self.metrics.get("exchange") or {}, MEASURES, "videos", DECIDING, TITLES)
+
+    @property
+    def sentence(self) -> str:
+        return "\n".join(filter(None, (_against_guessing(self.metrics), self.change.sentence)))
+
+    def section(self) -> VerdictSection:
+        if self.change.tests:
+            return replace(self.change.section(), text=self.sentence)
+        bounds, guessed = _bounds(self.metrics, "adapted", DECIDING), self.metrics["guessing"][DECIDING]
+        better = bounds is not None and bounds[0] > guessed
+        title = "Better than guessing" if better else "Not shown to be better than guessing"
+        return VerdictSection("good" if better else "open", title, self.sentence)
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:
@@ -116,7 +139,7 @@ def moments_report(
         created=info.get("created"),
         sections=[
             _headline(metrics),
-            _verdict(metrics),
+            MomentsVerdict(metrics).section(),
             shared.warnings(_warnings(metrics, info.get("notes") or ())),
             shared.notes(info),
             _scores(metrics),
@@ -236,21 +259,6 @@ def _headline(metrics: Mapping[str, Any]) -> HeadlineSection:
         ]
     how = "with 95% intervals (bootstrap over videos)"
     return HeadlineSection(numbers, tracks, MEASURES[DECIDING], how, in_words(metrics))
-
-
-def _verdict(metrics: Mapping[str, Any]) -> VerdictSection:
-    test = (metrics.get("exchange") or {}).get(DECIDING)
-    if test is not None:
-        sure = test["p_value"] < SIGNIFICANT
-        tone = "open" if not sure else "good" if test["difference"] > 0 else "bad"
-        title = {"good": "Moments are found better, by more than chance", "open": "The change could be chance"}
-        return VerdictSection(
-            tone, title.get(tone, "The training made it worse, by more than chance"), moments_verdict(metrics)
-        )
-    bounds, guessed = _bounds(metrics, "adapted", DECIDING), metrics["guessing"][DECIDING]
-    better = bounds is not None and bounds[0] > guessed
-    title = "Better than guessing" if better else "Not shown to be better than guessing"
-    return VerdictSection("good" if better else "open", title, moments_verdict(metrics))
 
 
 def _warnings(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:

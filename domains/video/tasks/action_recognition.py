@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....core.contracts import Scores
+from ....core.contracts import PreparedData, Scores
 from ....core.runs import Measure, TableSection
 from ....core.tasks import Classification
 from ..metrics.top_five import KEY
@@ -30,7 +30,7 @@ class ActionRecognition(Classification):
 
     name = "action-recognition"
 
-    def further_sections(self, prepared, scores: Scores) -> list[Any]:
+    def further_sections(self, prepared: PreparedData, scores: Scores) -> list[Any]:
         """Top-1, top-5 and the mean over classes; mAP where clips have several labels."""
         if scores.labels is None:
             return []

@@ -33,7 +33,7 @@ from ....core.tasks import (
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
 from ..moments.reading import Query, divided_moments
-from ..moments.report import examples, moments_report, moments_table, moments_verdict
+from ..moments.report import MomentsVerdict, examples, moments_report, moments_table
 from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_scores, search_videos
 from ..moments.windows import Windows, lengths_of
 
@@ -110,7 +110,7 @@ class Moments(Retrieval):
         announced(backbone, reporter.info)
         trains = recipe.adapter_name != ZERO_SHOT
         before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
-        adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
+        adapter, report, towers = train_on_pairs(self.training(recipe), data, backbone, reporter, folder)
         after = self._scored(towers, data, "test", recipe, reporter, trained=trains)
         scores, notes = (before, after, flat_scores(before, after)), [*data.notes, *report.notes]
         return FittedTowers(adapter, report, backbone, towers, *scores, notes, time.monotonic() - started)
@@ -181,7 +181,7 @@ class Moments(Retrieval):
         return moments_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return moments_verdict(metrics)
+        return MomentsVerdict(metrics).sentence
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return found_table(rows)

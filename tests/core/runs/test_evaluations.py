@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vladapt import Evaluated
 from vladapt.core.contracts.domain import Item
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.runs import evaluations
@@ -60,7 +61,6 @@ def test_a_run_remembers_only_so_many(items, monkeypatch):
 
 def test_a_redacted_evaluation_names_no_file_that_could_not_be_read():
     skipped = [["ward/smith_john.png", "ward/smith_john.png: damaged image"]]
-    told = redacted_result({"data": "ward", "notes": ["left out smith_john.png"], "skipped": skipped})
-    assert "smith" not in str(told) and told["skipped"] == [
-        ["unreadable sample 1", "unreadable sample 1: damaged image"]
-    ]
+    told = redacted_result(Evaluated("run", "ward", "test", {}, notes=["left out smith_john.png"], skipped=skipped))
+    assert "smith" not in str(told) and told.skipped == [["unreadable sample 1", "unreadable sample 1: damaged image"]]
+    assert told.data != "ward"

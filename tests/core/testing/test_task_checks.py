@@ -10,7 +10,7 @@ from broken_tasks import BROKEN, Pointing
 from vladapt_toy.domain import Toy
 
 from vladapt.core.testing.contract import violations
-from vladapt.core.training.runner import restored_determinism
+from vladapt.core.training.kernels import restored_determinism
 from vladapt.testing import check_task, task_checks
 
 

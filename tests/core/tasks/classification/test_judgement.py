@@ -7,13 +7,16 @@ import torch
 
 from vladapt import FeatureSet
 from vladapt.core.contracts.features import TextClassifier
+from vladapt.core.contracts.judgement import Scores
+from vladapt.core.judgements.baselines import compared
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.resampling import metric_draws
 from vladapt.core.registry import build_adapter
+from vladapt.core.runs.comparison import Comparison
+from vladapt.core.tasks.classification.baselines import fitted_probe
 from vladapt.core.tasks.classification.contest import Tested as _Tested
-from vladapt.core.tasks.classification.judgement import Judged, above_guessing, fitted_probe, judgement
-from vladapt.core.tasks.classification.scoring import Scores, metrics_table
-from vladapt.core.tasks.classification.verdict import verdict, verdict_section, warnings_of
+from vladapt.core.tasks.classification.scoring import metrics_table
+from vladapt.core.tasks.classification.warnings import warnings_of
 
 NAMES = ["neutrophil", "monocyte", "basophil"]
 
@@ -31,12 +34,16 @@ def metrics(labels, adapted, zero_shot=None, probe=None, groups=None):
     def scores(logits):
         return None if logits is None else classification_metrics(logits, labels, len(NAMES))
 
-    return {
-        "zero_shot": scores(zero_shot),
-        "adapted": scores(adapted),
-        "test_images": len(labels),
-        **judgement(Judged(adapted, labels, NAMES, groups, zero_shot, probe)),
-    }
+    found = {"zero_shot": scores(zero_shot), "adapted": scores(adapted), "test_images": len(labels)}
+    return found | compared(Scores(labels, zero_shot, adapted, found, groups, probe), NAMES).to_json()
+
+
+def verdict(found):
+    return Comparison.from_json(found).sentence
+
+
+def verdict_section(found):
+    return Comparison.from_json(found).section()
 
 
 EQUAL = torch.arange(240) % 3
@@ -75,7 +82,7 @@ def test_what_guessing_would_reach_is_not_praised(labels):
     guessed = torch.randn(len(labels), 3, generator=generator)
     worse = answers(labels, (0.05, 0.05, 0.05), 1)
     found = metrics(labels, guessed, zero_shot=worse)  # a gain over zero-shot, and yet a guess
-    assert found["baselines"]["zero_shot"]["p_value"] < 0.05 and above_guessing(found) is False
+    assert found["baselines"]["zero_shot"]["p_value"] < 0.05 and Comparison.from_json(found).above_guessing is False
     assert verdict_section(found).title == "Not shown to be better than always answering “neutrophil”"
     assert verdict_section(found).tone == "open"
     probed = metrics(labels, guessed, zero_shot=worse, probe=answers(labels, (0.8, 0.8, 0.8), 2))
@@ -118,8 +125,8 @@ def test_several_labels_are_judged_by_macro_auroc_against_guessing_too():
     labels = (torch.rand(150, 3, generator=generator) < 0.4).float()
     noise, good = torch.randn(150, 3, generator=generator), torch.randn(150, 3, generator=generator) + 2 * labels
     for adapted, title in ((good, "The gain is more than chance"), (noise, "Not shown to be better than guessing")):
-        found = judgement(Judged(adapted, labels, NAMES, None, noise.flip(0)))
-        found |= {"adapted": multilabel_metrics(adapted, labels, NAMES), "test_images": 150}
+        found = {"adapted": multilabel_metrics(adapted, labels, NAMES), "test_images": 150}
+        found |= compared(Scores(labels, noise.flip(0), adapted, found), NAMES).to_json()
         assert found["deciding"] == "auroc" and verdict_section(found).title == title
         assert found["baselines"]["guessing"]["auroc"] == 0.5
         between = found["metric_intervals"]["adapted"]
@@ -141,7 +148,8 @@ def rare_labels() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_interval_of_several_labels_is_around_the_difference_on_all_images():
     labels, logits = rare_labels()
-    found = judgement(Judged(logits, labels, NAMES, None, torch.zeros(60, 3)))
+    adapted = {"adapted": multilabel_metrics(logits, labels, NAMES)}
+    found = compared(Scores(labels, torch.zeros(60, 3), logits, adapted), NAMES).to_json()
     difference = multilabel_metrics(logits, labels, NAMES)["auroc"] - 0.5
     for name in ("guessing", "zero_shot"):
         one = found["baselines"][name]

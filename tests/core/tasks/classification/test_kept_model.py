@@ -72,9 +72,7 @@ def test_what_is_not_shown_to_help_leaves_zero_shot(features):
 
 def test_the_answers_of_such_a_run_are_those_of_zero_shot(features):
     path = features(present=2, labelled=False)
-    rows = [
-        (fit(path, adapter=name).run / "predictions.csv").read_text().splitlines() for name in (NAME, "zero-shot")
-    ]
+    rows = [(fit(path, adapter=name).run / "predictions.csv").read_text().splitlines() for name in (NAME, "zero-shot")]
     assert rows[0] == rows[1]
 
 
@@ -84,9 +82,7 @@ def test_a_few_labels_of_val_have_a_say(features, monkeypatch):
     alone, together = fit(features(), adapter=NAME), fit(features(val=9), adapter=NAME)
     monkeypatch.setattr(adapter_class(NAME), "transductive", False)
     told = fit(features(val=9), adapter=NAME)
-    before, same, after = (
-        json.loads((each.run / "run.json").read_text())["judge"] for each in (alone, together, told)
-    )
+    before, same, after = (json.loads((each.run / "run.json").read_text())["judge"] for each in (alone, together, told))
     assert before["won"] == before["lost"] == same["won"] == same["lost"] == 0
     assert 0 < after["won"] + after["lost"] <= 36 and told.metrics["test_images"] == 60
     assert (after["probability"] - before["probability"]) * (after["won"] - after["lost"]) > 0

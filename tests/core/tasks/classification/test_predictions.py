@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from vladapt.core.confidence import Calibration
+from vladapt.core.contracts.judgement import Scores
+from vladapt.core.judgements.calibration import trust_section
 from vladapt.core.tasks.classification.predictions import Predictions
 from vladapt.core.tasks.classification.scoring import predictions_table
-from vladapt.core.tasks.classification.trust import trust_section
 
 
 @pytest.fixture
@@ -68,11 +69,11 @@ def test_the_report_tells_what_sets_and_open_answers_come_to(several):
     logits = 4 * torch.nn.functional.one_hot(labels, 2) + torch.randn(120, 2, generator=generator)
     labels = torch.nn.functional.one_hot(labels, 2).float() if several else labels
     calibration = Calibration.of_rows(logits, labels, ("a", "b"), "60 rows")
-    section = trust_section(calibration, logits, labels)
+    section = trust_section(calibration, Scores(labels, None, logits, {}))
     asked = [row[0] for row in section.rows]
     assert any("90% of cases" in words for words in asked) is not several
     assert any("at most 5% are wrong" in words for words in asked)
     assert any("90% of the true labels" in words for words in asked) is several
     assert "--coverage" in section.note
     assert all("% to " in row[1].small for row in section.rows[:3])
-    assert trust_section(None, logits, labels) is None
+    assert trust_section(None, Scores(labels, None, logits, {})) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,11 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
+from vladapt.core.contracts.judgement import Findings, Scores
 from vladapt.core.errors import DataError
+from vladapt.core.judgements.baselines import compared
+from vladapt.core.judgements.calibration import Calibrated
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
+from vladapt.core.registry import judgement_class
 from vladapt.core.runs.run_sections import render_report
-from vladapt.core.tasks.classification.judgement import Judged, judgement
 from vladapt.core.tasks.classification.report import ClassificationResults, classification_report
+from vladapt.core.tasks.classification.task import Classification
 
 VOID = {"meta", "img", "br", "link", "input", "line", "circle", "rect", "polyline"}
 
@@ -89,8 +94,8 @@ def one_label(
         "zero_shot": classification_metrics(before, labels, classes) if zero_shot else None,
         "adapted": classification_metrics(after, labels, classes),
         "test_images": n,
-        **judgement(Judged(after, labels, names, zero_shot=before if zero_shot else None)),
     }
+    metrics |= compared(Scores(labels, before if zero_shot else None, after, metrics), names).to_json()
     given = {
         "info": info(names),
         "class_names": list(names),
@@ -116,8 +121,8 @@ def several_labels(**changes):
         "zero_shot": multilabel_metrics(before, labels, names),
         "adapted": multilabel_metrics(after, labels, names),
         "test_images": 120,
-        **judgement(Judged(after, labels, names, zero_shot=before)),
     }
+    metrics |= compared(Scores(labels, before, after, metrics), names).to_json()
     given = {
         "info": info(names),
         "class_names": names,
@@ -130,7 +135,11 @@ def several_labels(**changes):
 
 
 def html_of(given: ClassificationResults, folder: str = "runs/example") -> str:
-    return render_report(classification_report(given, folder))
+    """The page, with what the judgements of classification find in the metrics, and of how sure the model is."""
+    findings = Findings.of_metrics({name: judgement_class(name) for name in Classification.judgements}, given.metrics)
+    scores = Scores(given.labels, given.zero_shot_logits, given.adapted_logits, given.metrics, given.groups)
+    findings["calibration"] = Calibrated(given.metrics.get("thresholds"), given.calibration, scores=scores)
+    return render_report(classification_report(replace(given, findings=findings), folder))
 
 
 def page(given: ClassificationResults) -> Page:

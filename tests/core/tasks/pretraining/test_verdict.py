@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vladapt.core.tasks.retrieval.report import verdict_of_retrieval, warnings_of_training
+from vladapt.core.tasks.retrieval.report import warnings_of_training
+from vladapt.core.tasks.retrieval.verdict import RetrievalVerdict
 
 GAIN = {"gained": 30, "lost": 1, "p_value": 1e-6}
 LOSS = {"gained": 1, "lost": 30, "p_value": 1e-6}
@@ -37,14 +38,14 @@ def intervals(before, after, images: int = 200) -> dict:
     ],
 )
 def test_gains_and_losses_of_both_directions_make_one_verdict(tests, tone, title):
-    verdict = verdict_of_retrieval(retrieval(*tests), "What was said.")
+    verdict = RetrievalVerdict(retrieval(*tests), "What was said.").section()
     assert (verdict.tone, verdict.title, verdict.text) == (tone, title, "What was said.")
 
 
 def test_without_scores_before_or_at_all_nothing_is_judged():
-    assert verdict_of_retrieval({}, "").title == "Not measured"
-    assert verdict_of_retrieval({"adapted": None}, "").title == "Not measured"
-    alone = verdict_of_retrieval({"adapted": {"image_to_text/r1": 0.4}, "mcnemar": None}, "")
+    assert RetrievalVerdict({}, "").section().title == "Not measured"
+    assert RetrievalVerdict({"adapted": None}, "").section().title == "Not measured"
+    alone = RetrievalVerdict({"adapted": {"image_to_text/r1": 0.4}, "mcnemar": None}, "").section()
     assert (alone.tone, alone.title) == ("open", "Nothing to compare with")
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from vladapt.core.errors import DataError
-from vladapt.core.forgetting.score import GenericScore, generic_metrics
+from vladapt.core.forgetting.score import Forgotten, GenericScore, generic_metrics
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.pretraining.examples import Match, Query
 from vladapt.core.tasks.retrieval.report import training_report
 from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after
-from vladapt.core.tasks.retrieval.tables import retrieval_verdict
+from vladapt.core.tasks.retrieval.verdict import RetrievalVerdict
 
 VOID = {"meta", "img", "br", "link", "input"}
 SIDES = ("image_to_text", "text_to_image")
@@ -113,7 +113,7 @@ def info(metrics: dict | None = None, **changes) -> dict:
         "trained_parameters": 4_130_000,
         "samples_per_second": 210.4,
         "seconds": 3725.2,
-        "verdict": retrieval_verdict(metrics or measured()),
+        "verdict": RetrievalVerdict(metrics or measured()).sentence,
         "notes": ["Drawn, not photographed."],
         "skipped": [["bad.png", "zero bytes"]],
         "versions": {"torch": "2.9.9"},
@@ -144,7 +144,9 @@ def page(metrics=None, given=None, rows=(), **shown) -> Page:
 def html(metrics=None, given=None, rows=(), **shown) -> str:
     metrics = measured() if metrics is None else metrics
     given = info(metrics) if given is None else given
-    return render_report(training_report("runs/streets", given, metrics, rows, **shown))
+    forgotten = Forgotten.from_json(metrics)
+    abilities = [] if forgotten is None else forgotten.section()
+    return render_report(training_report("runs/streets", given, metrics, rows, **shown, abilities=abilities))
 
 
 def test_it_says_the_scores_before_and_after_with_intervals_and_change():
@@ -179,13 +181,14 @@ def test_a_falling_rank_is_a_gain_and_a_falling_share_a_loss(change, tone):
 
 def test_the_sentences_on_both_directions_are_shown():
     metrics = measured()
-    lines = retrieval_verdict(metrics).splitlines()
+    lines = RetrievalVerdict(metrics).sentence.splitlines()
     text = page(metrics).text
     assert len(lines) == 2 and all(line in text for line in lines)
 
 
 def test_forgetting_is_told_with_its_numbers():
-    source = html()
+    metrics = measured()
+    source = html(metrics)
     assert '<div class="verdict bad"><b>It forgot some of what it knew' in source
     assert re.search(r"its name comes first 60.0% \S+ to \S+ 41.0% \S+ to \S+ −19.0 ", Page(source).text)
 
@@ -321,7 +324,7 @@ def test_every_name_is_escaped():
 
 def test_without_scores_before_only_the_trained_model_is_shown():
     metrics = measured(None)
-    text = page(metrics, info(verdict="")).text
+    text = Page(html(metrics, info(verdict=""))).text
     assert "Nothing to compare with" in text and "compared with" not in text
     retrieval = text.split("What the towers still know")[0]
     assert " Before " not in retrieval and "Change" not in retrieval

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from vladapt import ConfigError, DataError, DomainData, FitReport, Recipe, Task, option
+from vladapt import ConfigError, DataError, DomainData, Evaluated, FitReport, Recipe, Task, option
 from vladapt.core.contracts.options import settle
 from vladapt.core.contracts.task import Axes, Contest, FitResult, Use
 from vladapt.core.data.unlabelled import decodable, images_of, readable
@@ -80,7 +80,7 @@ class Pointing(Task):
         report = FitReport(self.name, chosen_on="nothing to choose", trained_parameters=weights.numel())
         return FitResult(run.path, None, report, run.metrics, summary, data.notes, data.skipped)
 
-    def evaluate(self, use: Use, reporter) -> dict[str, Any]:
+    def evaluate(self, use: Use, reporter) -> Evaluated:
         recipe = recipe_again(use)
         if use.split == "all":
             data = readable_samples(read_data(recipe, self.domain, self.name), reporter, recipe.workers)
@@ -89,8 +89,8 @@ class Pointing(Task):
             data = self.read(recipe, reporter)
             items = data.split(use.split)
         scores = {"distance": distance(weights_of(use.run), data, items)}
-        told = {"run": str(use.run.path), "data": data.name, "split": use.split, "test_images": len(items)}
-        return {**told, "zero_shot": None, "adapted": scores}
+        metrics = {"test_images": len(items), "zero_shot": None, "adapted": scores}
+        return Evaluated(str(use.run.path), data.name, use.split, metrics)
 
     def predict(self, use: Use, reporter) -> Points:
         data = readable(decodable(images_of(self.domain, use.images, recipe_again(use).reading)))

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.domains.open_vocab.by_names import _with_resources
 from vladapt.domains.open_vocab.modules.segmentors.attention_heads import until_last
 from vladapt.domains.open_vocab.modules.segmentors.queries import Queries
 from vladapt.domains.open_vocab.modules.segmentors.segearth_ov import segmentor
 from vladapt.domains.open_vocab.modules.segmentors.segearth_ov.segmentor import mixed_tokens, without_global
 from vladapt.domains.open_vocab.modules.segmentors.segearth_ov.upsampler import JBUOne, load_upsampler
 from vladapt.domains.open_vocab.modules.segmentors.training_free import cosine_maps
+from vladapt.domains.open_vocab.tasks._by_names import _with_resources
 
 
 @pytest.fixture(autouse=True)

@@ -8,21 +8,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...confidence.calibration import Calibration, kept_support
-from ...confidence.label_sets import raked
-from ...confidence.unlike import Unlike
-from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Item
-from ...contracts.draws import Shots
-from ...contracts.features import FeatureSet
-from ...contracts.prepared import on_adapted
-from ...contracts.resources import OF_TOWERS
-from ...data.sampling import folds, rank
-from ...errors import VladaptError
-from ...features.batches import OF_IMAGES, logits_of
-from ...registry import build_adapter
-from ...runtime.progress import Reporter
-from .fitting import fit_adapter
+from ..confidence.calibration import Calibration, kept_support
+from ..confidence.label_sets import raked
+from ..confidence.unlike import Unlike
+from ..contracts.adapter import Adapter
+from ..contracts.domain import Item
+from ..contracts.draws import Shots
+from ..contracts.features import FeatureSet
+from ..contracts.judgement import JudgedClassifier
+from ..contracts.prepared import PreparedData, on_adapted
+from ..contracts.resources import OF_TOWERS
+from ..data.sampling import folds, rank
+from ..errors import VladaptError
+from ..features.batches import OF_IMAGES, logits_of
+from ..registry import build_adapter
 
 FOLDS = 5
 MOST_ROWS = 1000
@@ -37,29 +36,23 @@ UNEQUAL = 1.5
 """Rows have weights where the frequencies of two classes are off by this factor, not less: counts are never exact."""
 
 
-def calibration_of(
-    prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int, val_taught: bool = False
-) -> tuple[Calibration | None, str]:
+def calibration_of(fit: JudgedClassifier) -> tuple[Calibration | None, str]:
     """What is known of how sure a fitted adapter may be; it stays as it is, bit for bit.
 
     Methods on features are fitted afresh on all but one part of the support, search included, and score that part.
     Others (trained towers, prompts), and those whose support has too few images per class, score the validation images
     that were not drawn for the search.
 
-    Args:
-        prepared: `Prepared` or `PreparedFeatures`.
-        report: of the fit.
-        val_taught: whether the fit learned from the val of the draw too.
-
     Returns:
         None where there are no rows, or none that can be scored; and why, or why a method on features was not fitted
         on parts of its support ("" where it was, or never is).
     """
-    counts, reasons = replace(prepared.counts), []
+    prepared, reasons = fit.prepared, []
+    counts = replace(prepared.counts)
     with torch.random.fork_rng(devices=[]):
         for rows in (_cross_fitted, _left_of_val):
             try:
-                found = rows(prepared, adapter, report, shots, seed, val_taught)
+                found = rows(fit)
             except VladaptError as error:  # fewer images than the method needs, say: the fit itself is good
                 reasons.append(f"{WHERE[rows is _cross_fitted]}: {' '.join(str(error).split()).rstrip('.')}")
                 continue
@@ -71,20 +64,20 @@ def calibration_of(
     return None, "; ".join(filter(None, reasons))
 
 
-def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, val_taught: bool) -> Calibration | str:
+def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     """Each part of the support, scored by a fit on the others; why not, "" for methods that are expensive to fit.
 
     What is chosen in a fold (the weight of a cache, a penalty) and how many images it sums over change the scale of the
     logits; each fold's are brought to the scale that those of the fit itself have, on images that neither learned from.
     """
-    support = shots.support
+    prepared, adapter, shots, support = fit.prepared, fit.adapter, fit.shots, fit.shots.support
     expensive = (adapter.needs | adapter.at_predict) & OF_TOWERS or prepared.base is not None
     if expensive or support.labels is None or not len(support):
         return ""
-    logits, rows, parts = [], [], folds(support, FOLDS, seed)
+    logits, rows, parts = [], [], folds(support, FOLDS, fit.seed)
     if not parts:
         return "too few images per class to score some of them by a fit on the others"
-    common = _unlearned(prepared, shots, adapter, seed, val_taught)
+    common = _unlearned(prepared, shots, adapter, fit.seed, fit.refitted)
     if common is None:
         return (
             "no images besides those of the fit and of the test, which would be needed to scale fits on parts of the "
@@ -96,7 +89,7 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
         out_of = torch.ones(len(support), dtype=torch.bool)
         out_of[held] = False
         own = support.select(held.to(support.features.device))
-        fit_adapter(fresh, prepared, _without(shots, out_of, own, adapter.transductive), seed, Reporter(quiet=True))
+        fit.fit_again(fresh, prepared, _without(shots, out_of, own, adapter.transductive), quiet=True)
         theirs, of_common = _logits(prepared, fresh, own)[0], _logits(prepared, fresh, common)[0]
         logits.append(_on_scale(theirs, of_common, wanted, own.multilabel).cpu())
         rows.append(held)
@@ -108,18 +101,17 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
     return _made(prepared, torch.cat(logits), chosen.labels.cpu(), source, unlike)
 
 
-def _left_of_val(
-    prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int, val_taught: bool
-) -> Calibration | str:
+def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
     """Validation images that were not drawn for the search, or all where there was none, scored by the fit; or why
     not."""
+    prepared, adapter, shots = fit.prepared, fit.adapter, fit.shots
     searched = set() if shots.val is None else set(shots.val.ids or ())
     pool = [item for item in prepared.data.split("val") if item.class_label() is not None]
     left = [item for item in pool if item.id not in searched]
-    if adapter.needs & OF_TOWERS and not left and report.val_score is None and not val_taught:
+    if adapter.needs & OF_TOWERS and not left and fit.report.val_score is None and not fit.refitted:
         left = pool
     most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
-    ids = sorted((item.id for item in left), key=lambda i: rank(seed, i))[:most]
+    ids = sorted((item.id for item in left), key=lambda i: rank(fit.seed, i))[:most]
     if not ids:
         return "no validation images to spare"
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
@@ -128,14 +120,16 @@ def _left_of_val(
     return _made(prepared, logits.cpu(), rows.labels.cpu(), source, _unlike(prepared, adapter, shots.support, seen))
 
 
-def _logits(prepared, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, FeatureSet]:
+def _logits(prepared: PreparedData, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, FeatureSet]:
     """(n, C) logits, and the features that they are of: those of the towers that the adapter changed."""
     moved = on_adapted(prepared, adapter)
     seen = rows if moved is prepared else moved.of_ids(rows.ids, parts="parts" in adapter.at_predict)
     return logits_of(adapter, moved.batches(adapter, seen), len(seen)), seen
 
 
-def _unlearned(prepared, shots: Shots, adapter: Adapter, seed: int, val_taught: bool) -> FeatureSet | None:
+def _unlearned(
+    prepared: PreparedData, shots: Shots, adapter: Adapter, seed: int, val_taught: bool
+) -> FeatureSet | None:
     """Images that no fit learns from, without their labels: those of val; where these are few, or taught the fit, what
     was drawn neither for the support nor for val. Never the test images, but for methods that read them all anyway.
 
@@ -197,7 +191,7 @@ def _keys(features: FeatureSet) -> list[tuple[str, str]]:
     return [("group", group) if group else ("image", i) for i, group in zip(ids, groups)]
 
 
-def _unlike(prepared, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -> Unlike | None:
+def _unlike(prepared: PreparedData, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -> Unlike | None:
     """Distances to the support on the towers that the adapter changed."""
     if not len(support):
         return None
@@ -206,7 +200,7 @@ def _unlike(prepared, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -
     return Unlike.of_rows(kept_support(features), rows.features)
 
 
-def _made(prepared, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
+def _made(prepared: PreparedData, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
     stride = max(1, -(-logits.numel() // MOST_NUMBERS))  # rows are in the order of classes: each keeps its share
     logits, labels = logits[::stride], labels[::stride]
     train = prepared.data.split("train")

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from mmengine import Config
 
-from ...core.contracts import DomainData, Recipe, Use, option, settle
-from ...core.errors import CapabilityError, ConfigError
-from ...core.export import Exported, Wishes
-from ...core.runtime import Reporter
-from ...core.tasks import ConfigTask, load_model, recipe_again
-from .data.classes import choose_classes
-from .data.few_shot import draw_shots
-from .data.novel import DROP, KEEP, hold_out, split_novel
-from .plans.kinds import ConfigKind
-from .vocabulary import described_classes
+from ....core.contracts import DomainData, Recipe, Use, option, settle
+from ....core.errors import CapabilityError, ConfigError
+from ....core.export import Exported, Wishes
+from ....core.runtime import Reporter
+from ....core.tasks import ConfigTask, load_model, recipe_again
+from ..data.classes import choose_classes
+from ..data.few_shot import draw_shots
+from ..data.novel import DROP, KEEP, hold_out, split_novel
+from ..plans.kinds import ConfigKind
+from ..vocabulary import described_classes
 
 if TYPE_CHECKING:
-    from .exporting.run import Form
+    from ..exporting.run import Form
 
-RECIPES = Path(__file__).with_name("recipes")
+RECIPES = Path(__file__).parents[1] / "recipes"
 UPSAMPLER, BICUBIC = "upsampler", "bicubic"
 """An option of a model that names a file of weights, and its value where there is none."""
 
@@ -70,7 +70,7 @@ class ByNames(ConfigTask):
 
     def backbone_spec(self, recipe: Recipe) -> str:
         """The one that is given, else the config's own."""
-        from .plans.schedule import backbone_of
+        from ..plans.schedule import backbone_of
 
         of_config = backbone_of(self._config(recipe)["model"])
         return of_config if of_config and not recipe.gave("backbone") else recipe.backbone
@@ -93,13 +93,13 @@ class ByNames(ConfigTask):
 
     def read_config(self, recipe: Recipe) -> DomainData | None:
         """The data sets of the user's own config."""
-        from .plans.data import read_config_data
+        from ..plans.data import read_config_data
 
         return read_config_data(recipe.plan, self.configs)
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The packaged config, or the user's own, with this data, these classes and these flags."""
-        from .plans.plan import make_plan
+        from ..plans.plan import make_plan
 
         described = self.described(recipe)
         described = described if any(described.values()) else None
@@ -117,7 +117,7 @@ class ByNames(ConfigTask):
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""
-        from .inference.running import ask_for, refuse_fixed, with_background
+        from ..inference.running import ask_for, refuse_fixed, with_background
 
         refuse_fixed(model)
         return ask_for(model, with_background(model, classes))
@@ -128,7 +128,7 @@ class ByNames(ConfigTask):
 
     def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
         """The graph of a model of mm, where it has a fixed one."""
-        from .exporting.run import export_run
+        from ..exporting.run import export_run
 
         recipe, model = recipe_again(use), load_model(use.run, torch.device("cpu"))
         if model is None:

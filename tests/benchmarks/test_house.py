@@ -1,0 +1,39 @@
+"""What has been reached of a lighter house stays reached; `benchmarks/house.py` counts it."""
+
+import ast
+import importlib
+
+import house
+import pytest
+
+ROOMS = sorted({each.room for each in house.names_of_rooms()})
+MOST_ROOMS = 20
+MOST_NAMES = 448
+
+
+def test_adapters_and_domains_import_from_rooms_and_never_from_a_file_inside_one():
+    inside = [f"{each.user}: {each.room}" for each in house.names_of_rooms() if "." in each.room]
+    assert not inside, f"import from the room, whose __init__ exports what it is to give: {inside}"
+
+
+def test_they_use_few_rooms_and_no_more_names_than_before():
+    names = {(each.room, each.name) for each in house.names_of_rooms()}
+    assert len(ROOMS) <= MOST_ROOMS and len(names) <= MOST_NAMES
+
+
+@pytest.mark.parametrize("room", house.rooms())
+def test_a_room_gives_every_name_that_it_lists_and_no_file_of_it_hides_one(room):
+    module = importlib.import_module(f"vladapt.core.{room}")
+    listed = dir(module) if "__dir__" in vars(module) else []
+    assert [name for name in listed if not hasattr(module, name)] == []
+    assert [name for name in listed if (house.ROOT / "core" / room / f"{name}.py").exists()] == []
+
+
+def test_circles_are_found_and_told_from_ways():
+    assert house.circles([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("d", "d")]) == [["a", "b", "c"]]
+
+
+def test_lines_of_code_are_those_that_do_something(tmp_path, monkeypatch):
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    (file := tmp_path / "a.py").write_text('"""Doc."""\n\nimport os\n\n# why\nx = (\n    1,\n)\n"""Of x."""\n')
+    assert house.lines_of_code(file, ast.parse(file.read_text())) == [6, 7, 8]

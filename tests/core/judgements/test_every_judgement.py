@@ -1,0 +1,119 @@
+"""What holds for all judgements, and how a task makes, shows and reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, is_dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+import torch
+
+from vladapt import Judgement, Place, Record, option
+from vladapt.core.contracts.judgement import EVAL, FIT, Findings, JudgedClassifier, JudgedFit, Scores
+from vladapt.core.contracts.options import options_of
+from vladapt.core.errors import ConfigError
+from vladapt.core.judgements.baselines import compared
+from vladapt.core.metrics import classification_metrics
+from vladapt.core.registry import catalogue, judgement_class, judging, task_class
+from vladapt.core.runs.comparison import Comparison
+
+NAMES = sorted(catalogue.judgements())
+
+
+@dataclass(frozen=True, eq=False)
+class Told(Record):
+    key: ClassVar = "told"
+    value: int
+
+    def section(self):
+        return [f"section {self.value}", None]
+
+    def note(self):
+        return f"note {self.value}"
+
+    def facts(self):
+        return {"fact": self.value}
+
+
+@dataclass(eq=False, kw_only=True)
+class Tells(Judgement):
+    record: ClassVar = Told
+    place: ClassVar = Place.ABILITIES
+    value: int = option(1, "what is told", low=0)
+
+    def compute(self, fit):
+        return Told(self.value) if self.value else None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_judgement_says_what_it_is(name):
+    cls = judgement_class(name)
+    assert issubclass(cls.judges, JudgedFit) and isinstance(cls.place, Place) and cls.at <= {FIT, EVAL} and cls.at
+    assert is_dataclass(cls.record) and cls.record.__dataclass_params__.frozen
+    assert cls.record.from_json({}) is None
+    assert all(each.help for each in options_of(cls))
+
+
+def test_every_judgement_is_made_by_a_task_and_no_two_share_a_key():
+    made = {name for task in catalogue.tasks() for name in task_class(task).judgements}
+    assert made == set(NAMES)
+    keys = [judgement_class(name).record.key for name in NAMES]
+    assert len([key for key in keys if key]) == len({key for key in keys if key})
+
+
+@pytest.fixture
+def task(monkeypatch):
+    """A task whose one judgement is `Tells`, twice under two names where it is asked for."""
+    classes = {"tells": Tells}
+    monkeypatch.setattr(judging, "judgement_class", lambda name: classes[name.partition("-")[0]])
+    monkeypatch.setattr(judging, "build_judgement", lambda name, **options: classes["tells"](**options))
+    monkeypatch.setattr(judging.catalogue, "judgements", dict)
+    monkeypatch.setattr(Tells, "name", "tells")
+    return SimpleNamespace(title="pointing", judgements=("tells",), judges=JudgedClassifier)
+
+
+def test_options_of_judgements_are_told_apart_from_those_of_the_task(task):
+    own, of_judgements = judging.divided(task, {"windows": "3", "value": "2"})
+    assert own == {"windows": "3"} and of_judgements == {"value": 2}
+    assert [each.value for each in judging.judges_at(task, EVAL, {"value": "5", "windows": 3})] == [5]
+    with pytest.raises(ConfigError, match="--other-value: pointing does not use it; omit it"):
+        judging.check_judging(task, EVAL, {"other_value": 1})
+    with pytest.raises(ConfigError, match="value"):
+        judging.check_judging(task, EVAL, {"value": -1})
+
+
+def test_one_option_name_in_two_judgements_is_refused(task):
+    task.judgements = ("tells", "tells-again")
+    with pytest.raises(ConfigError, match="'tells' and 'tells-again' both have an option 'value'"):
+        judging.judging_options(task, FIT)
+
+
+def test_another_package_is_asked_where_it_judges_such_fits(task, monkeypatch):
+    entry = SimpleNamespace(entry_point=object())
+    monkeypatch.setattr(judging.catalogue, "judgements", lambda: {"tells-besides": entry})
+    assert list(judging.judgements_of(task)) == ["tells", "tells-besides"]
+    task.judges = JudgedFit  # whose fits are no classifiers
+    assert list(judging.judgements_of(task)) == ["tells"]
+
+
+def test_what_is_found_is_in_metrics_notes_report_and_run():
+    fit, findings = SimpleNamespace(metrics={"adapted": {}}), Findings({"tells": Tells})
+    Tells.name = "tells"
+    assert findings.add([Tells(value=3)], fit) == ["note 3"] and fit.metrics == {"adapted": {}, "told": {"value": 3}}
+    assert findings.sections(Place.ABILITIES) == ["section 3"] and findings.sections(Place.TRUST) == []
+    assert findings.facts == {"fact": 3} and findings.tables == []
+    again = Findings.of_metrics({"tells": Tells}, fit.metrics)
+    assert again["tells"] == findings["tells"] == {"value": 3} and again["tells"]["value"] == 3
+    assert Findings({"tells": Tells}).add([Tells(value=0)], fit) == []
+
+
+def test_a_comparison_is_the_same_when_it_is_read_again():
+    labels = torch.arange(60) % 3
+    logits = torch.nn.functional.one_hot(labels, 3).float() + torch.randn(60, 3, generator=torch.manual_seed(0))
+    metrics = {"zero_shot": None, "adapted": classification_metrics(logits, labels, 3), "test_images": 60}
+    found = compared(Scores(labels, None, logits, metrics), "abc")
+    metrics |= found.to_json()
+    again = Comparison.from_json(metrics)
+    assert again.to_json() == found.to_json() and list(again.to_json()) == list(found.to_json())
+    assert again.sentence == found.sentence and again.section() == found.section() and found["strongest"]
