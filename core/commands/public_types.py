@@ -42,10 +42,10 @@ def stub_text() -> str:
             if hasattr(value, "__signature__") and inspect.isfunction(value):
                 functions.append(_function(value, imports))
             else:
-                imports.setdefault(_home(value, module), set()).add(name)
+                imports.setdefault(_home(value, module), set()).add(_named(value, name))
     words = set(re.findall(r"\w+", "".join(functions)))
     for word in words & STANDARD.keys():
-        imports.setdefault(STANDARD[word], set()).add(word)
+        imports.setdefault(STANDARD[word], set()).add(f"{word} as {word}")
     lines = [HEAD, "", *_imports(imports), "__version__: str", *functions]
     return "\n".join(lines) + "\n"
 
@@ -53,8 +53,14 @@ def stub_text() -> str:
 def _imports(imports: dict[str, set[str]]) -> Iterator[str]:
     for inside in (False, True):
         for module in sorted(module for module in imports if module.startswith(".") == inside):
-            yield from (f"from {module} import {name} as {name}" for name in sorted(imports[module]))
+            yield from (f"from {module} import {name}" for name in sorted(imports[module]))
         yield ""
+
+
+def _named(value: Any, name: str) -> str:
+    """What is imported, and under which name: a module may have another one here."""
+    own = value.__name__.rpartition(".")[2] if isinstance(value, types.ModuleType) else name
+    return f"{own} as {name}"
 
 
 def _home(value: Any, listed: str) -> str:
@@ -112,7 +118,7 @@ def _take(kind: Any, imports: dict[str, set[str]]) -> None:
         _take(inner, imports)
     module = getattr(kind, "__module__", "")
     if isinstance(kind, type) and module.startswith(f"{PACKAGE}."):
-        imports.setdefault(_home(kind, ""), set()).add(kind.__name__)
+        imports.setdefault(_home(kind, ""), set()).add(f"{kind.__name__} as {kind.__name__}")
 
 
 def write_stub() -> None:

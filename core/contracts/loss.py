@@ -156,9 +156,10 @@ class Loss(nn.Module, ABC):
         Raises:
             CapabilityError: it was not.
         """
-        if name not in self.dims:
-            raise CapabilityError(f"{self.title} needs dims['{name}'] for {used_for}; it was given {sorted(self.dims)}")
-        return int(self.dims[name])
+        dims = self.dims or {}
+        if name not in dims:
+            raise CapabilityError(f"{self.title} needs dims['{name}'] for {used_for}; it was given {sorted(dims)}")
+        return int(dims[name])
 
 
 class RowLoss(Loss):
