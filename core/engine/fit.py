@@ -132,7 +132,7 @@ def evaluate(
     check_judging(task, EVAL, use.judging)
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
-    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task)
+    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
     result = redacted_result(result) if redact else result
     if out is not None and is_main():
         write_metrics(Path(out), result.to_json())

@@ -21,8 +21,8 @@ from ...runs.run_sections import write_report
 from ...runtime.files import write_whole
 from ..methods import place_of_data
 from .fitting import PREDICTIONS
-from .mistakes import Explain
-from .report import ClassificationResults, classification_report
+from .report import classification_report
+from .results import ClassificationResults, Explain
 
 
 def write_evaluation(

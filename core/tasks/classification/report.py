@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from ...confidence.calibration import Calibration
-from ...contracts.judgement import Findings, Place
+from ...contracts.judgement import Place
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
 from ...runs import run_sections as shared
-from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
+from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from ...runs.measures import MEASURES
 from ...runs.run_sections import Report
 from ...runs.sections import (
@@ -31,8 +25,8 @@ from ...runs.sections import (
     VerdictSection,
     plural,
 )
-from .mistakes import Explain, mistakes_section
-from .sample_pictures import SamplePictures
+from .mistakes import mistakes_section
+from .results import ClassificationResults
 from .warnings import commonest, warnings_of
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
@@ -41,61 +35,6 @@ PAIRS, PROMPTS = 20, 4
 MOST_THRESHOLDS = 12
 AUROC = MEASURES["auroc"]
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
-
-
-@dataclass(kw_only=True)
-class ClassificationResults:
-    """What the report is made of.
-
-    Attributes:
-        info: as in run.json; what it lacks is left out of the page.
-        class_names: C names.
-        labels: (N,) class indices of the test images, or (N, C) 0/1/NaN.
-        zero_shot_logits: (N, C), or None where zero-shot means nothing.
-        adapted_logits: (N, C).
-        metrics: as in metrics.json.
-        ids: N names of test images; may be empty.
-        thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
-        skipped: (file, reason) of all that was left out.
-        calibration: what confidences are made with, or None.
-        groups: N keys of test images that belong together, or None.
-        findings: of the judgements, whose sections stand where these say.
-        further: sections of a task of a domain's own.
-        explain: why the mistakes were made; None: not explained.
-    """
-
-    info: dict[str, Any]
-    class_names: Sequence[str]
-    labels: Tensor
-    zero_shot_logits: Tensor | None
-    adapted_logits: Tensor
-    metrics: dict[str, Any]
-    ids: Sequence[str] = ()
-    thumbnails: Callable[[int], np.ndarray] | None = None
-    skipped: Sequence[tuple[str, str]] = ()
-    calibration: Calibration | None = None
-    groups: Sequence[str] | None = None
-    findings: Findings = field(default_factory=lambda: Findings({}))
-    further: Sequence[Any] = ()
-    explain: Explain | None = None
-
-    @property
-    def confident_logits(self) -> Tensor:
-        """(N, C) adapted logits whose softmax or sigmoids are the confidences that users see."""
-        return self.adapted_logits if self.calibration is None else self.calibration.scaling.logits(self.adapted_logits)
-
-    @cached_property
-    def compared(self) -> Comparison:
-        """The adapted model and its baselines."""
-        return Comparison.from_json(self.metrics)
-
-    @property
-    def multilabel(self) -> bool:
-        return self.labels.ndim == 2
-
-    @property
-    def pictures(self) -> SamplePictures:
-        return SamplePictures(self.thumbnails, self.ids)
 
 
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
