@@ -77,7 +77,10 @@ class Record(Mapping[str, Any]):
         return cls(**{key: value for key, value in told.items() if key in known})
 
     def section(self) -> Any:
-        """For the report: a section (`core/runs/sections.py`), or several in a list; None for none."""
+        """For the report: a section (`core/runs/sections.py`), or several in a list; None for none.
+
+        It names and shows no single image, because a report without names of files has it too.
+        """
         return None
 
     def note(self) -> str:
