@@ -41,7 +41,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-fit: pyproject.toml setup.py | $(BIN)/python
-	$(PIP) install --quiet -e '.[embedded,medical,explain]'
+	$(PIP) install --quiet -e '.[embedded,medical]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python

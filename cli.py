@@ -20,7 +20,7 @@ import typer
 
 from . import __version__
 from .core.commands import compare, embed, export, fit, inspect, labels, pretrain, push, search, serve
-from .core.commands.options import epilog_of, with_domain_options, with_optional_values
+from .core.commands.options import epilog_of, with_flags, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
 from .core.runtime.liveness import told_of_a_death
@@ -58,7 +58,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
         if called == ours.keys() and arguments[:1] and name not in arguments[:1]:
             app.command(name, help=ours[name].__doc__)(_not_called)
         else:
-            command = with_domain_options(ours[name], arguments)
+            command = with_flags(ours[name], arguments)
             app.command(name, epilog=epilog_of(name, ours[name]), context_settings=CONTEXT)(command)
     if called == ours.keys():
         add_commands_of_domains(app, arguments)

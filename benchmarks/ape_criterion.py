@@ -38,12 +38,16 @@ def plain_similarity(text, keys, classes: int, shots: int, pairs=None) -> torch.
     return total / (classes * (classes - 1) * (shots + 1) ** 2)
 
 
-def main() -> None:
-    text, keys, labels = problem(12, 3, 64)
+def same_channels(classes: int, shots: int, dim: int, count: int) -> bool:
+    """Whether both choose the same `count` channels, in the same order."""
+    text, keys, labels = problem(classes, shots, dim)
     ours = channel_criterion(text, (0.5, 0.5), keys, F.one_hot(labels).float())
-    loops = -0.5 * plain_similarity(text, keys, 12, 3) + 0.5 * text.var(dim=0)
-    same = torch.equal(ours.topk(40).indices, loops.topk(40).indices)
-    print(f"same 40 of 64 channels, in the same order (C 12, K 3): {same}")
+    loops = -0.5 * plain_similarity(text, keys, classes, shots) + 0.5 * text.var(dim=0)
+    return torch.equal(ours.topk(count).indices, loops.topk(count).indices)
+
+
+def main() -> None:
+    print(f"same 40 of 64 channels, in the same order (C 12, K 3): {same_channels(12, 3, 64, 40)}")
     text, keys, labels = problem(100, 16, 1024)
     fast = median_seconds(lambda: channel_criterion(text, (0.5, 0.5), keys, F.one_hot(labels).float()).topk(716))
     pairs = {(i, i + 1) for i in range(20)}

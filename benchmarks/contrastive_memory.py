@@ -79,6 +79,10 @@ def step_of(whose: str, name: str):
     return step
 
 
+def same_loss(ours: float, theirs: float) -> bool:
+    return abs(ours - theirs) < 1e-5 * theirs
+
+
 def in_a_process(whose: str, name: str, count: int, steps: int) -> dict[str, float]:
     command = (sys.executable, __file__, whose, name, str(count), str(steps))
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -94,7 +98,7 @@ def main() -> None:
         rounds = [[in_a_process(whose, name, 8192, 3) for whose in ("open_clip", "ours")] for _ in range(ROUNDS)]
         theirs, ours = (best(list(found)) for found in zip(*rounds))
         large = in_a_process("ours", name, 32768, 1)
-        same = abs(ours["loss"] - theirs["loss"]) < 1e-5 * theirs["loss"]
+        same = same_loss(ours["loss"], theirs["loss"])
         rows = [("open_clip", 8192, theirs), ("vladapt", 8192, ours), ("vladapt", 32768, large)]
         for whose, count, found in rows:
             times = f"{found['clock']:7.2f} s {found['cpu']:7.2f} s"

@@ -26,16 +26,17 @@ CONFIG = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
 }
 WORDS = "a striped blue white cat"
+WAYS = {"trimmed and shared": {}, "trimmed": {"share": False}, "full": {"trim": False, "share": False}}
 
 
-def backbone():
+def backbone(config: dict = CONFIG):
     import open_clip
     from safetensors.torch import save_file
 
     folder = Path(tempfile.mkdtemp())
-    (folder / "b16_text.json").write_text(json.dumps(CONFIG))
+    (folder / "b16_text.json").write_text(json.dumps(config))
     torch.manual_seed(0)
-    model = open_clip.CLIP(**CONFIG)
+    model = open_clip.CLIP(**config)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(folder / "w.safetensors"))
     return vladapt.load_backbone(f"open_clip:{folder / 'b16_text.json'}@{folder / 'w.safetensors'}", device="cpu")
 
@@ -47,19 +48,28 @@ def step(learner: PromptLearner, images: torch.Tensor, labels: torch.Tensor) -> 
     return learner.ctx.grad
 
 
-def main() -> None:
-    tower = backbone()
-    names = [" ".join(WORDS.split()[: 1 + i % 5]) for i in range(99)] + [WORDS]
+def problem(tower, classes: int, batch: int = 32) -> tuple[dict[str, PromptLearner], torch.Tensor, torch.Tensor]:
+    """A learner for each way, images (B, D) and labels (B,)."""
+    names = [" ".join(WORDS.split()[: 1 + i % 5]) for i in range(classes - 1)] + [WORDS]
     torch.manual_seed(1)
-    images = torch.nn.functional.normalize(torch.randn(32, 512), dim=-1)
-    labels = torch.randint(100, (32,))
-    ways = {"trimmed and shared": {}, "trimmed": {"share": False}, "full": {"trim": False, "share": False}}
-    learners = {way: PromptLearner(tower, names, n_ctx=16, seed=1, **options) for way, options in ways.items()}
-    trimmed, full = learners["trimmed and shared"], learners["full"]
-    longest = trimmed.mask.sum(dim=1).max().item()
-    same = (step(trimmed, images, labels) - step(full, images, labels)).abs().max().item()
+    images = torch.nn.functional.normalize(torch.randn(batch, tower.embed_dim), dim=-1)
+    labels = torch.randint(classes, (batch,))
+    learners = {way: PromptLearner(tower, names, n_ctx=16, seed=1, **options) for way, options in WAYS.items()}
+    return learners, images, labels
+
+
+def gradients_apart(learners: dict[str, PromptLearner], images: torch.Tensor, labels: torch.Tensor) -> float:
+    """The largest difference of a gradient from that through all tokens."""
+    full, *others = [step(learners[way], images, labels) for way in reversed(WAYS)]
+    return max((each - full).abs().max().item() for each in others)
+
+
+def main() -> None:
+    learners, images, labels = problem(backbone(), classes=100)
+    longest = learners["trimmed"].mask.sum(dim=1).max().item()
+    apart = gradients_apart(learners, images, labels)
     seconds = {way: median_seconds(lambda: step(one, images, labels)) for way, one in learners.items()}  # noqa: B023
-    print(f"longest prompt {longest} of 77 tokens; largest difference of the gradients {same:.1e}")
+    print(f"longest prompt {longest} of 77 tokens; largest difference of the gradients {apart:.1e}")
     for way, took in seconds.items():
         print(f"{way:18} {took:6.2f} s per step, {seconds['full'] / took:5.1f} x")
 

@@ -62,9 +62,9 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def compare(model: nn.Module, repeats: int) -> tuple[dict[str, dict[str, float]], float]:
+def compare(model: nn.Module, repeats: int, size: tuple[int, int] = SIZE) -> tuple[dict[str, dict[str, float]], float]:
     """What is run -> seconds as texts and as weights; the largest difference of a logit or distance."""
-    pixels = torch.randn(1, 3, *SIZE)
+    pixels = torch.randn(1, 3, *size)
     maps = model.backbone(pixels)
     runs = {
         "neck and head": lambda: model.bbox_head(model.neck(maps, model.texts()[None])),

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from usage import print_help
 
-ARCHITECTURE, WIDTH, BATCH, STEPS = "open_clip:ViT-B-16@random", 512, 32, 2
+ARCHITECTURE, BATCH, STEPS = "open_clip:ViT-B-16@random", 32, 2
 ROWS = (
     ("coop", 1_000, {}),
     ("coop", 1_000, {"checkpointing": True}),
@@ -29,23 +29,25 @@ ROWS = (
 WORDS = ("red", "old", "small", "river", "stone", "glass", "night", "paper", "iron", "field", "garden", "coffee")
 
 
-def measure(name: str, classes: int, options: dict) -> dict:
+def measure(name: str, classes: int, options: dict, architecture: str = ARCHITECTURE) -> dict:
     """Peak GB, seconds of a step and of the rest on the clock and of the CPU, and the context learned."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     import vladapt
 
-    backbone = vladapt.load_backbone(ARCHITECTURE, device="cpu")
+    backbone = vladapt.load_backbone(architecture, device="cpu")
     generator = torch.Generator().manual_seed(0)
     names = tuple(class_name(i) for i in range(classes))
-    images = torch.randn(STEPS * BATCH, WIDTH, generator=generator)
+    width = backbone.embed_dim
+    images = torch.randn(STEPS * BATCH, width, generator=generator)
     support = vladapt.FeatureSet(images, torch.randint(classes, (len(images),), generator=generator), names)
-    classifier = vladapt.TextClassifier(torch.randn(classes, WIDTH, generator=generator), class_names=names)
+    classifier = vladapt.TextClassifier(torch.randn(classes, width, generator=generator), class_names=names)
     adapter = vladapt.build_adapter(name, epochs=1, warmup=None, batch_size=BATCH, **options)
     ends: list[torch.Tensor] = []
-    register_optimizer_step_post_hook(lambda *_: ends.append(seconds()))
+    hook = register_optimizer_step_post_hook(lambda *_: ends.append(seconds()))
     started = seconds()
     adapter.fit(support, classifier, backbone=backbone)
+    hook.remove()
     step = ends[1] - ends[0]
     rest = seconds() - started - STEPS * step
     return {"gb": peak_gb(), "step": step.tolist(), "rest": rest.tolist(), "ctx": adapter.ctx.flatten().tolist()}
@@ -68,6 +70,11 @@ def peak_gb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 
+def contexts_apart(kept: dict, checkpointed: dict) -> float:
+    """The largest difference of the contexts learned in two fits."""
+    return (torch.tensor(kept["ctx"]) - torch.tensor(checkpointed["ctx"])).abs().max().item()
+
+
 def in_a_process(name: str, classes: int, options: dict) -> dict:
     command = (sys.executable, __file__, name, str(classes), json.dumps(options))
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -78,11 +85,11 @@ def main() -> None:
     found = []
     for name, classes, options in ROWS:
         row = in_a_process(name, classes, options)
-        found.append(torch.tensor(row["ctx"]))
+        found.append(row)
         way = "checkpointing" if options.get("checkpointing") else "all kept"
         times = ", ".join(f"{part} {row[part][0]:6.1f} s, CPU {row[part][1]:6.1f} s" for part in ("step", "rest"))
         print(f"{name:5} C {classes:6,}  {way:14} {row['gb']:5.2f} GB  {times}", flush=True)
-    print(f"contexts of coop, with and without checkpointing: {(found[0] - found[1]).abs().max():.1e} apart at most")
+    print(f"contexts of coop, with and without checkpointing: {contexts_apart(*found[:2]):.1e} apart at most")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
     python benchmarks/serving.py MODEL IMAGES [--requests 20000] [--rounds 5] [--workers 2]
 
 MODEL is a run or an export, IMAGES a folder of pictures. The bare model reads the same files from the disk, decodes
-them in as many threads as there are cores while it scores batches of the best size, and makes no rows. The load comes
-from a separate process: 32 connections, each sending one picture per request, and the next one when that is answered.
-Bare model and server take turns, so that other work disturbs both; CPU seconds are counted too. Prints the table of
-docs/serving.md.
+them in as many threads as there are cores while it scores batches of the best size, and makes no rows. An export is
+also compared with a bare starlette app, which does with a picture what predict.py does, one at a time, by a graph
+opened as the server opens it, and has no limits, queue or counters. The load comes from a separate process: 32
+connections, each sending one picture per request, and the next one when that is answered. All take turns, so that
+other work disturbs each; of what they cost, CPU seconds are disturbed least. Prints the table of docs/serving.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from statistics import median, quantiles
 from urllib.parse import urlsplit
@@ -44,19 +47,52 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="workers of the test that kills one")
     parser.add_argument("--as-client", metavar="ADDRESS", help=argparse.SUPPRESS)
     parser.add_argument("--as-bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--as-app", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.as_app:
+        return bare_app(given.model)
     if given.as_client:
         return client(given.as_client, given.images)
     if given.as_bare:
         return bare(given.model, given.images)
-    with part(given, "--as-bare") as of_bare, served(given.model) as (address, _), loading(given, address) as of_client:
-        compare(of_bare, of_client, address, given.rounds)
+    if (given.model / "predict.py").is_file():
+        compare_apps(given)
+    with part(given, "--as-bare") as of_bare, served(given) as (address, server), loading(given, address) as of_client:
+        compare(of_bare, of_client, server, given.rounds)
         memory(of_client, address, given.requests)
-    with served(given.model, given.workers) as (address, server), loading(given, address) as of_client:
+    with served(given, given.workers) as (address, server), loading(given, address) as of_client:
         kill(of_client, address, server)
 
 
-def compare(of_bare, of_client, address: str, rounds: int) -> None:
+def compare_apps(given) -> None:
+    """CPU seconds per request of the server and of a bare app on the same graph, in turns."""
+    script = [sys.executable, __file__, given.model, given.images, "--as-app"]
+    with (
+        answering(script) as (plain, app),
+        served(given) as (address, server),
+        loading(given, plain) as of_plain,
+        loading(given, address) as of_client,
+    ):
+        count = max(64, int(ROUND_S * 64 / max(ask(each, 64)["seconds"] for each in (of_plain, of_client))))
+        costs = [
+            (cpu_per_request(of_plain, app, count), cpu_per_request(of_client, server, count))
+            for _ in range(given.rounds)
+        ]
+    bare, other = (1000 * median(column) for column in zip(*costs))
+    print(f"| bare starlette app on the same graph, CPU ms per request | {bare:.1f} |")
+    print(f"| served, CPU ms per request | {other:.1f} |")
+    ratio = median(served / bare for bare, served in costs)
+    print(f"| served / bare app, CPU per request (median of {given.rounds} turns) | {ratio:.2f} |", flush=True)
+
+
+def cpu_per_request(client: subprocess.Popen, server: subprocess.Popen, count: int) -> float:
+    before = cpu_seconds(server.pid)
+    answer = ask(client, count)
+    assert answer["statuses"] == {"200": count}, answer["statuses"]
+    return (cpu_seconds(server.pid) - before) / count
+
+
+def compare(of_bare, of_client, server: subprocess.Popen, rounds: int) -> None:
     """Throughput and CPU seconds per image of both, in turns."""
     size = ask(of_bare, 64)["batch"]
     rate = 256 / ask(of_bare, 256)["seconds"]
@@ -65,9 +101,9 @@ def compare(of_bare, of_client, address: str, rounds: int) -> None:
     ratios, costs, alone, together = [], [], [], []
     for _ in range(rounds):
         one = ask(of_bare, count)
-        before = counted(address, "process_cpu_seconds_total")
+        before = cpu_seconds(server.pid)
         other = ask(of_client, count)
-        cpu = counted(address, "process_cpu_seconds_total") - before
+        cpu = cpu_seconds(server.pid) - before
         assert other["statuses"] == {"200": count}, other["statuses"]
         alone.append(count / one["seconds"])
         together.append(other)
@@ -115,10 +151,15 @@ def kill(of_client, address: str, server: subprocess.Popen) -> None:
 # processes ------------------------------------------------------------------------------------------------------------
 
 
+def served(given, workers: int = 1):
+    """The address of our server, and its process."""
+    command = [sys.executable, "-m", "vladapt", "serve", given.model, "--port", "0", "--workers", workers, "--json"]
+    return answering(command)
+
+
 @contextmanager
-def served(model: Path, workers: int = 1):
-    """The address of a server, and its process."""
-    command = [sys.executable, "-m", "vladapt", "serve", model, "--port", "0", "--workers", workers, "--json"]
+def answering(command: list):
+    """The address of a server, which it prints as JSON, and its process."""
     server = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE)
     try:
         address = json.loads(server.stdout.readline())["address"]
@@ -159,6 +200,12 @@ def counted(address: str, name: str) -> float:
         return float(re.search(rf"^{name} (.+)$", response.read().decode(), re.M)[1])
 
 
+def cpu_seconds(process: int) -> float:
+    """Of all threads of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def workers_of(process: int) -> list[int]:
     """Processes that answer, of a server with several."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
@@ -197,6 +244,41 @@ def bare(model: Path, images: Path) -> None:
                 ready.answer(batch)
         spent = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "batch": size}
         print(json.dumps(spent), flush=True)
+
+
+# the bare app ---------------------------------------------------------------------------------------------------------
+
+
+def bare_app(model: Path) -> None:
+    """Answer with an export as its predict.py does, until SIGTERM."""
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    from vladapt.core.export import standalone
+    from vladapt.core.export.folder import PIXELS, Session
+
+    facts = json.loads((model / "export.json").read_text(encoding="utf-8"))
+    session = Session(model / facts["graphs"][PIXELS])
+
+    def row_of(name: str, content: bytes) -> dict:
+        outputs = session(pixels=standalone.pixels(standalone.decoded(BytesIO(content)), facts["preprocessing"]))
+        return standalone.row_of(name, outputs["logits"][0], outputs.get("distance", [None])[0], facts)
+
+    async def predict(request) -> JSONResponse:
+        async with request.form() as form:
+            file = form["file"]
+            return JSONResponse(await run_in_threadpool(row_of, file.filename, await file.read()))
+
+    async def health(request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(json.dumps({"address": f"http://127.0.0.1:{listening.getsockname()[1]}/"}), flush=True)
+    app = Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/health", health)])
+    uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False)).run(sockets=[listening])
 
 
 def files_of(images: Path) -> list[Path]:

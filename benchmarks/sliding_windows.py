@@ -69,6 +69,12 @@ def timed(runs: dict[str, Callable[[], object]], repeats: int = 3) -> dict[str, 
     return {name: tuple(statistics.median(column) for column in zip(*times)) for name, times in found.items()}
 
 
+def logits_apart(model: TrainingFreeSegmentor, images: torch.Tensor) -> float:
+    """The largest difference of a logit from mmsegmentation's, over all sizes of batches."""
+    theirs = mmseg_slide(model, images)
+    return max((our_slide(model, images, per_batch) - theirs).abs().max().item() for per_batch in BATCHES)
+
+
 @torch.no_grad()
 def compare(method: str, backbone: str, words: int) -> None:
     model = build(method, backbone, words, templates="photo", short_side=None)
@@ -76,7 +82,7 @@ def compare(method: str, backbone: str, words: int) -> None:
     runs = {"mmseg, one at a time": lambda: mmseg_slide(model, images)}
     for per_batch in BATCHES:
         runs[f"vladapt, {per_batch} at a time"] = lambda per_batch=per_batch: our_slide(model, images, per_batch)
-    apart = max((our_slide(model, images, n) - mmseg_slide(model, images)).abs().max().item() for n in BATCHES)
+    apart = logits_apart(model, images)
     if not model.crop:
         runs["vladapt, one pass"] = lambda: in_one_pass(model, images)
     windows = len(place_windows(0, SIZE, CROP, STRIDE))

@@ -86,6 +86,11 @@ def measure(whose: str, count: int) -> dict:
     return {"clock": clock, "cpu": cpu, "mib": peak, "accuracies": accuracies, "answers": answers.tolist()}
 
 
+def same_answers(theirs: dict, found: dict) -> float:
+    """The share of images that both answer in the same way."""
+    return sum(a == b for a, b in zip(theirs["answers"], found["answers"], strict=True)) / len(found["answers"])
+
+
 def in_a_process(whose: str, count: int) -> dict:
     command = (sys.executable, __file__, whose, str(count))
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -98,7 +103,7 @@ def main() -> None:
         times = f"{row['clock']:7.2f} s {row['cpu']:7.2f} s"
         accuracies = " -> ".join(f"{accuracy:.2f}" for accuracy in row["accuracies"])
         print(f"{whose:8} N {count:6,}  {times}  {row['mib']:6,.0f} MiB  accuracy {accuracies}")
-    same = sum(a == b for a, b in zip(theirs["answers"], found["answers"])) / len(found["answers"])
+    same = same_answers(theirs, found)
     ratios = ", ".join(f"{kind} {theirs[kind] / found[kind]:.1f} x" for kind in ("clock", "cpu"))
     print(f"same answers: {100 * same:.2f} %; ratio at N 10,000: {ratios}")
 

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..contracts.backbone import Block
 from ..errors import CapabilityError, DataError
+from .checkpoints import Undrawn
 from .tower_steps import post_norm_block
 
 INSTALL = "pip install 'vladapt[embedded]'"
@@ -205,7 +206,7 @@ def load_minilm() -> MiniLM:
     """
     from safetensors.torch import load_file
 
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():  # what is drawn there loads torch's compiler
         tower = MiniLM()
     tower.load_state_dict(_renamed(load_file(TEXT_WEIGHTS.locate())), assign=True)
     return tower.eval().requires_grad_(False)

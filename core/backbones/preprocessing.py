@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from ..contracts.image_size import ImageSize, as_image_size, height_and_width
 from ..contracts.images import CropTransform
 from ..errors import ConfigError, DataError
 from .randaugment import randaugment
+from .resizing import center_crop, crop, hflip, normalize_, resize, size_of, to_tensor
 
 MODES = ("shortest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
@@ -102,10 +101,10 @@ class Preprocess(CropTransform):
         picture = _picture(image)
         resized = self._augmented(picture, seed) if self.train else self._resized(picture)
         if isinstance(resized, Image.Image):
-            resized = F.to_tensor(resized if resized.mode == "RGB" else resized.convert("RGB"))  # within 0..1
+            resized = to_tensor(resized if resized.mode == "RGB" else resized.convert("RGB"))  # within 0..1
         else:
             resized = resized.clamp(0, 1)
-        return F.normalize(resized, self.mean, self.std, inplace=True)
+        return normalize_(resized, self.mean, self.std)
 
     def with_crop(self, scale: tuple[float, float]) -> Preprocess:
         return replace(self, scale=tuple(scale))
@@ -115,28 +114,28 @@ class Preprocess(CropTransform):
 
     def _resized(self, picture):
         if self.mode == "squash":
-            return self._resize(picture, list(self.sides))
+            return self._resize(picture, self.sides)
         picture = _without_long_ends(picture)
         if isinstance(self.image_size, int):
-            return F.center_crop(self._resize(picture, self.resize or self.image_size), [self.image_size])
-        return F.center_crop(self._resize(picture, self._covering(picture)), list(self.sides))
+            return center_crop(self._resize(picture, self.resize or self.image_size), self.sides)
+        return center_crop(self._resize(picture, self._covering(picture)), self.sides)
 
     def _covering(self, picture) -> list[int]:
         """[h, w] of the picture, its proportions kept, so that it covers (H, W), with the margin that `resize` has."""
-        _, height, width = F.get_dimensions(picture)
+        height, width = size_of(picture)
         scale = max(self.sides[0] / height, self.sides[1] / width) * (self.resize or min(self.sides)) / min(self.sides)
         return [max(side, round(scale * old)) for side, old in zip(self.sides, (height, width))]
 
     def _augmented(self, picture, seed: int | None):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        _, height, width = F.get_dimensions(picture)
+        height, width = size_of(picture)
         top, left, rows, columns = _random_box(height, width, self.scale, generator)
-        picture = self._resize(F.crop(picture, top, left, rows, columns), list(self.sides))
-        picture = F.hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
+        picture = self._resize(crop(picture, top, left, rows, columns), self.sides)
+        picture = hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
         return randaugment(_in_8_bits(picture), generator) if self.randaugment else picture
 
     def _resize(self, picture, size):
-        return F.resize(picture, size, InterpolationMode(self.interpolation), antialias=True)
+        return resize(picture, size, self.interpolation)
 
 
 def _picture(image: Any) -> Image.Image | Tensor:
@@ -160,17 +159,18 @@ def _picture(image: Any) -> Image.Image | Tensor:
 
 def _in_8_bits(picture) -> Image.Image:
     """RGB."""
-    image = picture if isinstance(picture, Image.Image) else F.to_pil_image(picture.clamp(0, 1))
-    return image.convert("RGB")
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    return Image.fromarray((picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy())
 
 
 def _without_long_ends(picture):
     """A strip a pixel wide would grow to gigabytes; what the centre crop would drop anyway is cut before the resize."""
-    _, height, width = F.get_dimensions(picture)
+    height, width = size_of(picture)
     most = LONGEST_ASPECT * min(height, width)
     if max(height, width) <= most:
         return picture
-    return F.center_crop(picture, [min(height, most), min(width, most)])
+    return center_crop(picture, (min(height, most), min(width, most)))
 
 
 def _random_box(height: int, width: int, scale, generator) -> tuple[int, int, int, int]:

@@ -6,44 +6,26 @@ from typing import Annotated
 
 import typer
 
-from .options import (
-    Amp,
-    Backbone,
-    Data,
-    Debug,
-    Device,
-    Domain,
-    EncodingBatch,
-    Json,
-    Sets,
-    Task,
-    Workers,
-    data_flags,
-    recipe_of,
-)
+from ..contracts.use import USE
+from .options import Debug, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter
+
+ENCODED = "domain task data backbone device amp batch_size workers sets"
+"""What says which images are encoded, and how."""
 
 
 def embed(
     out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz.")],
+    given: Annotated[Given, FromRecipe(ENCODED, {"batch_size": USE["batch_size"].sentence})],
     images: Annotated[
         list[str] | None, typer.Argument(help="Image files or folders; by default the data set of --data.")
     ] = None,
-    domain: Domain = None,
-    task: Task = None,
-    data: Data = None,
-    backbone: Backbone = None,
-    device: Device = None,
-    amp: Amp = None,
-    batch_size: EncodingBatch = None,
-    workers: Workers = None,
     parts: Annotated[
         bool, typer.Option("--parts", help="Also write the features of each frame, slice or window of a sample.")
     ] = False,
     patch_tokens: Annotated[
         bool, typer.Option("--patch-tokens", help="Also store the features of all patches, for methods that use them.")
     ] = False,
-    sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -53,10 +35,8 @@ def embed(
     """
     from ..engine.embed import embed as engine_embed
 
-    flags = data_flags(domain, task, data, None, backbone, device, amp, batch_size, workers, None)
-    recipe = recipe_of(None, None, sets, flags)
     how = {"images": images or (), "parts": parts, "patch_tokens": patch_tokens}
-    written = engine_embed(recipe, out, **how, reporter=reporter())
+    written = engine_embed(given.recipe(), out, **how, reporter=reporter())
     if as_json:
         told = {**vars(written), "skipped": [list(pair) for pair in written.skipped]}
         print_json({name: value for name, value in told.items() if patch_tokens or name != "patches_stored"})

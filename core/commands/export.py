@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import (
-    Debug,
-    Device,
-    Features,
-    Json,
-    OtherData,
-    OwnBackbone,
-    Resource,
-    Run,
-    Workers,
-    reading_of,
-    resources_of,
-)
+from .options import Debug, FromUse, Json, OwnBackbone, Run
 from .tables import echo, echo_notes, print_json, reporter
 
 
 def export(
     run: Run,
+    how: Annotated[dict[str, Any], FromUse("export")],
     out: Annotated[str, typer.Option(metavar="DIR", help="New folder for the graphs.")],
     format: Annotated[str, typer.Option(metavar="onnx", help="Format of the graphs.")] = "onnx",
     int8: Annotated[
         bool, typer.Option("--int8", help="Also write an 8-bit graph, which predict.py then uses.")
     ] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", help="Version of ONNX's operators; by default 18.")] = None,
-    data: OtherData = None,
-    features: Features = None,
     backbone: OwnBackbone = None,
-    device: Device = None,
-    workers: Workers = None,
-    resource: Resource = None,
     as_json: Json = False,
     debug: Debug = False,
-    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Write a run as ONNX graphs that need neither vladapt nor torch, compared with the run on its test images.
 
@@ -47,21 +29,8 @@ def export(
     """
     from ..engine.export import export as engine_export
 
-    made = engine_export(
-        run,
-        out,
-        format=format,
-        int8=int8,
-        opset=opset,
-        data=data,
-        features=features,
-        backbone=backbone,
-        device=device or "auto",
-        workers=workers,
-        resources=resources_of(resource),
-        reading=reading_of(of_domain),
-        reporter=reporter(),
-    )
+    graph = {"format": format, "int8": int8, "opset": opset}
+    made = engine_export(run, out, **graph, backbone=backbone, reporter=reporter(), **how)
     if as_json:
         print_json({"export": str(made.folder), "files": [file.name for file in made.files], **made.facts})
         return

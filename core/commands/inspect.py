@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from .options import Debug, Json, Sets, recipe_of
+from .options import Debug, FromDoctors, Given, Json, Sets
 from .tables import backbone_lines, echo, print_json, show_table
 
 
@@ -96,7 +95,7 @@ def show(
 def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
     from mmengine import Config
 
-    resolved = recipe_of(name, None, sets, {})
+    resolved = Given(name, sets=sets or ()).recipe()
     plain = {key: value for key, value in resolved.to_dict().items() if key != "given"}
     content = Config(resolved.plan or plain)
     if as_json:
@@ -105,7 +104,7 @@ def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
         echo(content.pretty_text.strip())
 
 
-def doctor(as_json: Json = False, debug: Debug = False, of_doctors: Mapping[str, str] | None = None) -> None:
+def doctor(asked: Annotated[dict[str, str], FromDoctors()], as_json: Json = False, debug: Debug = False) -> None:
     """Report what is installed, the device, the caches, what is missing and how to get it.
 
     With an option of a domain, check only what that option needs.
@@ -115,7 +114,7 @@ def doctor(as_json: Json = False, debug: Debug = False, of_doctors: Mapping[str,
     from ..engine.doctor import examine, examine_asked
     from .tables import findings_table
 
-    findings = examine_asked(of_doctors) if of_doctors else examine()
+    findings = examine_asked(asked) if asked else examine()
     if as_json:
         print_json({"findings": [vars(f) for f in findings]})
     else:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..contracts.use import USE
 from ..errors import ConfigError
-from .options import (
-    Amp,
-    Backbone,
-    Data,
-    Debug,
-    Device,
-    Domain,
-    EncodingBatch,
-    Json,
-    Sets,
-    Task,
-    Workers,
-    data_flags,
-    recipe_of,
-)
+from .options import Debug, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 if TYPE_CHECKING:
@@ -30,14 +18,19 @@ if TYPE_CHECKING:
 
 OF_METHOD = "method."
 """How an option of a selector begins behind `--set`."""
+KEYS = "data classes domain task adapter seed backbone device amp batch_size workers sets"
+HELPS = {
+    "classes": "The classes: a,b,c or a text file with one per line.",
+    "adapter": "Method that predicts once there are labels; by default auto.",
+    "seed": "Random seed; 1 by default.",
+    "batch_size": USE["batch_size"].sentence,
+}
+"""Where a flag of `select` means less than that of a fit."""
 
 
 def select(
     out: Annotated[str, typer.Option(help="File to write, .csv: the images to label.")],
-    data: Data = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="The classes: a,b,c or a text file with one per line.")
-    ] = None,
+    given: Annotated[Given, FromRecipe(KEYS, HELPS)],
     budget: Annotated[int | None, typer.Option(metavar="N", help="How many images to label; 50 by default.")] = None,
     method: Annotated[
         str | None, typer.Option(metavar="NAME", help="How they are chosen (`vladapt list selectors`); by default pcb.")
@@ -51,22 +44,8 @@ def select(
     wrong_labels: Annotated[
         bool, typer.Option("--wrong-labels", help="List the images of a labelled set whose labels look wrong instead.")
     ] = False,
-    domain: Domain = None,
-    task: Task = None,
-    adapter: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Method that predicts once there are labels; by default auto."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed; 1 by default.")] = None,
-    backbone: Backbone = None,
-    device: Device = None,
-    amp: Amp = None,
-    batch_size: EncodingBatch = None,
-    workers: Workers = None,
-    sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
-    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """List the images most worth labelling next; one in five is drawn at random, to measure accuracy.
 
@@ -75,13 +54,11 @@ def select(
     from ..engine.select import select as engine_select
     from ..engine.select import select_wrong_labels
 
-    flags = data_flags(domain, task, data, None, backbone, device, amp, batch_size, workers, classes)
-    flags.update({"adapter.name": adapter, "seed": seed, **(of_domain or {})})
-    options, others = _options_of_method(sets)
-    recipe = recipe_of(None, None, others, flags)
+    options, others = _options_of_method(given.sets)
+    recipe = replace(given, sets=others).recipe()
     if wrong_labels:
-        given = {"--method": method, "--labelled": labelled, f"--set {OF_METHOD}": options}
-        if unused := next((flag for flag, value in given.items() if value), None):
+        for_others = {"--method": method, "--labelled": labelled, f"--set {OF_METHOD}": options}
+        if unused := next((flag for flag, value in for_others.items() if value), None):
             raise ConfigError(f"{unused}: not for --wrong-labels; omit it")
         selected = select_wrong_labels(recipe, out, budget=budget, reporter=reporter())
     else:
@@ -141,12 +118,12 @@ def label(
     serve(todo, out, several=several, labeller=labeller, port=port, root=root, browser=show, opened=opened)
 
 
-def _options_of_method(sets: list[str] | None) -> tuple[dict[str, object], list[str]]:
+def _options_of_method(sets: Sequence[str]) -> tuple[dict[str, object], list[str]]:
     """Options of the selector, and the other texts of `--set`."""
     from ..recipes.resolve import parse_set
 
     options, others = {}, []
-    for text in sets or ():
+    for text in sets:
         if text.strip().startswith(OF_METHOD):
             key, value = parse_set(text, f"{OF_METHOD}base=entropy")
             options[key.removeprefix(OF_METHOD)] = value

@@ -2,8 +2,9 @@
 
 `domains/<d>/options.json` lists what the domain's reader takes (the fields of `reading`), what its doctor takes
 (`DoctorOptions` in `doctor.py`) and what the tasks of its own take; `core/tasks/<t>/options.json` what a shared task
-takes. Each names the source files it was made from with their checksums: one that is missing, of another format, or
-older than its sources is made again by importing the domain, and kept where the folder can be written.
+takes. Each names the source files it was made from, with checksums of what their classes assign: one that is missing,
+of another format, or older than its sources is made again by importing the domain, and kept where the folder can be
+written.
 Options of a domain of another package are told by importing it, when it is named.
 
 `python -m vladapt.core.commands.option_index` makes all of them again.
@@ -14,21 +15,29 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 import sys
-import types
-import typing
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, kebab
+from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, judgements, kebab
+
+if TYPE_CHECKING:
+    from ..contracts.judgement import Judgement
+    from ..contracts.task import Task
 
 FILE, FORMAT = "options.json", 1
-READING, TASK, DOCTOR = "reading", "task", "doctor"
+DECLARED = re.compile(rb"^ {4}\w+(?:: [^\n]*?)? = .*?(?=^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
+"""What a class assigns, over all its lines: of a method that changes, options do not change."""
+EVAL = "eval"
+"""Of `Judgement.at`: when a run is scored again."""
+READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
+METAVARS = {"bool": "yes|no", "int": "N", "float": "X", "str": "TEXT"}
 DOCTOR_FILE, DOCTOR_OPTIONS = "doctor.py", "DoctorOptions"
 
 
@@ -37,7 +46,7 @@ class Declared:
     """One option.
 
     Args:
-        kind: "reading" of a domain's reader, "task" or "doctor".
+        kind: "reading" of a domain's reader, "task", "judgement" of what is said of a task's fits, or "doctor".
         owner: the domain, or the task.
         type: as an annotation.
         switch: whether it is yes or no and is no by default, so that its flag may stand alone for yes.
@@ -59,6 +68,15 @@ class Declared:
     @property
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def metavar(self) -> str:
+        """What its value is called in help."""
+        return METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.help[:1].upper()}{self.help[1:]}."
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,17 @@ def declared_options(named: str | None = None) -> list[Declared]:
     names = [*([named] if named else ()), *(name for name, index in _here().items() if index.tasks)]
     listed = [each for name in names for each in options_of_domain(name)]
     return list({each.key: each for each in reversed(listed)}.values())[::-1]
+
+
+def judgement_options() -> list[Declared]:
+    """What the judgements take that tasks of this package make when a run is scored again, and those of others."""
+    listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
+    brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
+    if brought:
+        from ..registry.build import judgement_class
+
+        listed += [each for name in brought for each in _of_judgement(judgement_class(name), name)]
+    return list({each.name: each for each in reversed(listed)}.values())[::-1]
 
 
 def doctor_options() -> list[Declared]:
@@ -156,9 +185,9 @@ def _up_to_date(sources: dict[str, str]) -> bool:
 
 
 def _checksum(file: Path) -> str:
-    """Of a text, whatever its line ends are; "" where there is no such file."""
-    content = b"".join(file.read_bytes().splitlines()) if file.is_file() else b""
-    return f"{zlib.crc32(content):08x}" if content else ""
+    """Of what a file's classes assign, whatever its line ends are; "" where there is no such file."""
+    text = b"".join(DECLARED.findall(b"\n".join(file.read_bytes().splitlines()))) if file.is_file() else b""
+    return f"{zlib.crc32(text):08x}" if text else ""
 
 
 def _imported(folder: Path) -> tuple[Index, list[type]]:
@@ -168,13 +197,13 @@ def _imported(folder: Path) -> tuple[Index, list[type]]:
     name = kebab(folder.name)
     if folder.parent.name == "tasks":
         cls = task_class(name)
-        return Index(tuple(_of_task(cls)), ()), [cls, *_bases(cls.options)]
+        return Index(tuple(_of_task(cls)), ()), _classes_of(cls)
     domain = load_domain(name)
     classes = [type(domain), *_bases(domain.reading)]
     options = [*_listed(READING, name, domain.reading)]
     for file in sorted((folder / "tasks").glob("[!_]*.py")):
         cls = task_class(kebab(file.stem))
-        classes += [cls, *_bases(cls.options)]
+        classes += _classes_of(cls)
         options += _of_task(cls)
     if (folder / DOCTOR_FILE).is_file():
         module = importlib.import_module(f"{PACKAGE}.domains.{folder.name}.{DOCTOR_FILE.removesuffix('.py')}")
@@ -197,13 +226,31 @@ def _elsewhere(name: str | None) -> dict[str, Index]:
     return {name: Index((*_listed(READING, name, domain.reading), *of_tasks), domain.task_names)}
 
 
-def _of_task(cls: type) -> Iterator[Declared]:
-    return _listed(TASK, cls.name, cls.options)
+def _of_task(cls: type[Task]) -> Iterator[Declared]:
+    yield from _listed(TASK, cls.name, cls.options)
+    for judgement in _judgements(cls):
+        yield from _of_judgement(judgement, cls.name)
+
+
+def _of_judgement(cls: type[Judgement], owner: str) -> Iterator[Declared]:
+    return _listed(JUDGEMENT, owner, cls) if EVAL in cls.at else iter(())
+
+
+def _judgements(cls: type[Task]) -> list[type[Judgement]]:
+    """Those that a task names itself."""
+    from ..registry.build import judgement_class
+
+    return [judgement_class(name) for name in cls.judgements]
+
+
+def _classes_of(cls: type[Task]) -> list[type]:
+    """Classes that say what a task takes."""
+    return [cls, *_bases(cls.options), *(base for each in _judgements(cls) for base in _bases(each))]
 
 
 def _listed(kind: str, owner: str, cls: type | None) -> Iterator[Declared]:
     """The options of a dataclass."""
-    from ..contracts.options import options_of
+    from ..contracts.options import annotation, options_of
 
     for each in () if cls is None else options_of(cls):
         switch = each.kind is bool and each.default is False
@@ -220,18 +267,9 @@ def _source(cls: type) -> str:
     return file.relative_to(PACKAGE_ROOT).as_posix() if file.is_relative_to(PACKAGE_ROOT) else ""
 
 
-def annotation(kind: Any) -> str:
-    """A type as it is written: "int | None", "tuple[str, ...]"."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join(annotation(each) for each in inner)
-    if origin is typing.Literal:
-        return f"Literal[{', '.join(map(repr, inner))}]"
-    if origin is not None:
-        return f"{origin.__name__}[{', '.join('...' if each is Ellipsis else annotation(each) for each in inner)}]"
-    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
-
-
 if __name__ == "__main__":
+    from .public_types import write_stub
+
     for folder in folders():
         _write(folder, index_text(folder))
+    write_stub()

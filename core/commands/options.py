@@ -1,91 +1,76 @@
-"""Options that commands share, and what they become: recipe flags, lists of names and numbers."""
+"""Options that commands share, and what they become.
+
+A parameter of a command that is annotated with a `Source` stands for many flags: those of a recipe, of a run that is
+used again, of what a comparison varies. They are made from the fields of the contracts, which hold type, name and help.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import json
+import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..contracts.options import Option
+from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe
+from ..contracts.task import AXES, COMPARED
+from ..contracts.use import USE
 from ..errors import ConfigError
-from .option_index import TASK, Declared, declared_options, doctor_options, options_of_domain
+from .option_index import (
+    JUDGEMENT,
+    TASK,
+    Declared,
+    declared_options,
+    doctor_options,
+    judgement_options,
+    options_of_domain,
+)
 
-Domain = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Domain plug-in (`vladapt list domains`); by default natural, ordinary photos."),
-]
-Task = Annotated[str | None, typer.Option(metavar="NAME", help="Task of the domain; by default its first one.")]
-Data = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Data set: a folder or file; by default `sample`, the domain's own.")
-]
-OtherData = Annotated[
-    str | None, typer.Option("--data", metavar="PATH", help="Data set: a folder or file; by default the run's own.")
-]
-Features = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Features file (.safetensors, .npz) instead of images.")
-]
-AdapterName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Method (`vladapt list adapters`); by default the task's, for classes auto."),
-]
-Backbone = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SPEC",
-        help="embedded (the default), open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>, or a folder or file "
-        "of a trained one.",
-    ),
-]
-OwnBackbone = Annotated[
-    str | None,
-    typer.Option(
-        "--backbone", metavar="SPEC", help="The run's backbone on this machine, if it is not where the run says."
-    ),
-]
+
+def flag(each: Option, help: str = "", name: str = "") -> Any:
+    """A field as an annotation for Typer. What is not given is None: the help says what then holds.
+
+    Args:
+        help: in place of the field's own.
+        name: of the flag, in place of the field's.
+    """
+    bounds, members = each.bounds, typing.get_args(each.kind) or (each.kind,)
+    single = {member for member in members if member is not type(None)} if _is_union(each.kind) else {each.kind}
+    kind = next(iter(single)) if len(single) == 1 and bounds.parse is None else str
+    kind = list[str] if typing.get_origin(kind) is list else kind if kind in (bool, int, float) else str
+    named = f"--{(name or each.name).replace('_', '-')}"
+    how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None}
+    return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how)]
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+Backbone, Device = flag(KEYS["backbone"]), flag(KEYS["device"])
+Workers, EncodingBatch = flag(KEYS["workers"]), flag(USE["batch_size"])
+Out = flag(KEYS["out"])
+OwnBackbone = flag(KEYS["backbone"], "The run's backbone on this machine, if it is not where the run says.")
 Run = Annotated[
     str, typer.Argument(help="A run folder, or hf:OWNER/NAME or hf:OWNER/NAME@REVISION on the Hugging Face hub.")
 ]
-Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, ...")]
-Amp = Annotated[
-    str | None, typer.Option(metavar="bf16|fp16", help="Mixed precision of the backbone; by default full precision.")
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Threads that decode images, by default one per core; processes, for adapters that train towers.",
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Images per batch through the backbone; measured by default. For adapters that train towers: images per "
-        "training step, over all processes.",
-    ),
-]
-EncodingBatch = Annotated[
-    int | None,
-    typer.Option("--batch-size", metavar="N", help="Images per batch through the backbone; measured by default."),
-]
-RecipeName = Annotated[str | None, typer.Option(metavar="NAME", help="Packaged recipe (`vladapt list recipes`).")]
-ConfigFile = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Your own recipe file (.py, .json, .yaml), or an mmengine config. It is run as code: give only files that "
-        "you trust.",
-    ),
-]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any option, for instance adapter.alpha=2. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any option, for instance adapter.alpha=2. Repeatable.",
+        rich_help_panel=METHOD,
+    ),
 ]
 Resource = Annotated[
     list[str] | None,
@@ -94,95 +79,257 @@ Resource = Annotated[
         metavar="NAME=PATH",
         help="What some methods need besides images: descriptions, captions, boxes, support-folder, synonyms, ctx (a "
         "run that learned one); base=RUN (a fitted run to start from); further-backbones=SPEC,SPEC. Repeatable.",
+        rich_help_panel=METHOD,
     ),
 ]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAMES",
-        help="base, new, a,b,c or a text file with one class per line; in open-vocab also a JSON of descriptions. By "
-        "default all.",
-    ),
-]
-NewClasses = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        metavar="NAMES",
-        help="Other names to look for, for detection and segmentation: a,b,c, or a .txt or .json file.",
-    ),
-]
-Coverage = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Name for each image a set of classes that holds the right one in this share of cases, for instance 0.9; "
-        "with several labels per image, a set that holds this share of its true labels on average.",
-    ),
-]
-SetMethod = Annotated[
-    str | None,
-    typer.Option(metavar="lac|aps|raps", help="How sets of classes are made; by default lac, the smallest ones."),
-]
-MaxError = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Leave unsure answers open, so that at most this share of the others is wrong, for instance 0.05.",
-    ),
-]
-OPTIONAL_VALUES = {"--novel": "rest"}
-HELP = {"--help", "-h"}
-OF_DOMAIN, OF_DOCTORS = "of_domain", "of_doctors"
-"""Parameters of commands that get the values of declared options."""
-Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
-Protocol = Annotated[
+RecipeName = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Draw, choose and test as papers do: coop, full-val, k-val, fixed, standard, relaxed, realistic, "
-        "cross-dataset, domain-generalization, transductive; methods then keep their published settings.",
+        help="Packaged recipe (`vladapt list recipes`).",
+        rich_help_panel=METHOD,
     ),
 ]
-Preset = Annotated[
+ConfigFile = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|none",
-        help="Published set (dtd, eurosat, ...) whose prompts and settings are taken; by default the one recognised.",
-    ),
-]
-Redact = Annotated[
-    bool | None,
-    typer.Option(
-        "--redact",
-        help="Leave file names, the path of the data and pictures out of what is written; samples are numbered.",
+        metavar="FILE",
+        help="Your own recipe file (.py, .json, .yaml), or an mmengine config. It is run as code: give only files that "
+        "you trust.",
+        rich_help_panel=METHOD,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+BESIDE = {"recipe": RecipeName, "config": ConfigFile, "sets": Sets, "resource": Resource}
+"""Flags of a recipe that are no keys of it."""
+OPTIONAL_VALUES = {"--novel": "rest"}
+WORDS = {("novel", "rest"): True, ("val_shots", "none"): 0}
+"""(key, word) -> the value that it stands for."""
+HELP = {"--help", "-h"}
+PANELS = (DATA, COMPARED, METHOD, JUDGING, OUTPUT)
+"""Headings of a command's help, in order; those of domains follow."""
 
 
-def recipe_of(recipe, config, sets, flags: dict[str, Any]):
-    """The recipe that a packaged one, a file, `--set` and the named flags make, in this order of weight."""
-    from ..recipes.resolve import resolve
+class Source(ABC):
+    """What a parameter of a command is made from, as the last word of its annotation."""
 
-    return resolve(recipe=recipe, config=config, sets=sets or (), flags=flags)
+    @abstractmethod
+    def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
+        """The flags of a command line.
+
+        Args:
+            arguments: of the command line, which may name a domain.
+            taken: names of the command's own parameters, which win over those of domains.
+        """
 
 
-def data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes) -> dict[str, Any]:
-    """Recipe key -> what was given for it, of the flags that say which data and how it is encoded."""
-    return {
-        "domain": domain,
-        "task": task,
-        "data.path": data,
-        "features": features,
-        "backbone": backbone,
-        "device": device,
-        "amp": amp,
-        "batch_size": batch_size,
-        "workers": workers,
-        "classes": classes,
-    }
+@dataclass
+class Flags:
+    """Flags in place of a parameter.
+
+    Attributes:
+        annotations: name -> annotation, for Typer.
+        made: the parameter's value, of those that are given by name.
+    """
+
+    annotations: dict[str, Any]
+    made: Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was given of a recipe.
+
+    Attributes:
+        named, config: a packaged recipe, and a file.
+        sets: texts of `--set`.
+        flags: key of the recipe -> value.
+    """
+
+    named: str | None = None
+    config: str | None = None
+    sets: Sequence[str] = ()
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self) -> Recipe:
+        """The recipe that a packaged one, a file, `--set` and the flags make, in this order of weight."""
+        from ..recipes.resolve import resolve
+
+        return resolve(recipe=self.named, config=self.config, sets=self.sets, flags=self.flags)
+
+
+@dataclass(frozen=True)
+class FromRecipe(Source):
+    """Flags of a recipe, and of the domain that it is for; they become a `Given`.
+
+    Args:
+        keys: names of the recipe's keys that are flags here, of `TRAINED` and of `BESIDE`; by default all.
+        helps: key -> help, where it is not that of the field.
+    """
+
+    keys: str = ""
+    helps: Mapping[str, str] = field(default_factory=dict)
+
+    def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
+        known = {name: each for name, each in {**KEYS, **TRAINED}.items() if each.bounds.group}
+        listed = self.keys.split() or [*known, *BESIDE]
+        own = {name: BESIDE[name] if name in BESIDE else flag(known[name], self.helps.get(name, "")) for name in listed}
+        of_domains, declared = _of_domains(arguments, {*taken, *own})
+
+        def made(given: dict[str, Any]) -> Given:
+            beside = {name: given.pop(name, None) for name in BESIDE}
+            flags = {_key(name, declared): WORDS.get((name, value), value) for name, value in given.items()}
+            flags |= {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
+            flags |= resource_flags(beside["resource"])
+            return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
+
+        return Flags({**own, **of_domains}, made)
+
+
+@dataclass(frozen=True)
+class FromUse(Source):
+    """Flags of a command on a run (or an index), which become keywords of the function that does it.
+
+    Args:
+        command: as `UseOptions` calls it.
+    """
+
+    command: str
+
+    def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
+        listed = {name: each for name, each in USE.items() if self.command in each.bounds.commands}
+        own = {name: flag(each) for name, each in listed.items() if each.bounds.group}
+        own |= {"resource": Resource} if "resources" in listed else {}
+        of_domains, declared = _of_domains(arguments, {*taken, *own}, self.command == "evaluate")
+
+        def made(given: dict[str, Any]) -> dict[str, Any]:
+            how = {name: value for name, value in given.items() if name not in declared}
+            how |= {"resources": resources_of(resource)} if (resource := how.pop("resource", None)) else {}
+            how |= {name: given[name] for name in given if name in declared and declared[name].kind == JUDGEMENT}
+            asked = {declared[name].key: given[name] for name in given if name in declared and name not in how}
+            return {**how, "reading": reading_of(asked)} if asked else how
+
+        return Flags({**own, **of_domains}, made)
+
+
+@dataclass(frozen=True)
+class FromAxes(Source):
+    """Flags of what a comparison varies, which become keywords of it."""
+
+    def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
+        def made(given: dict[str, Any]) -> dict[str, Any]:
+            return {name: _listed(AXES[name], value) for name, value in given.items()}
+
+        return Flags({name: flag(each) for name, each in AXES.items()}, made)
+
+
+@dataclass(frozen=True)
+class FromDoctors(Source):
+    """Flags that the doctors of domains declare; they become option -> text."""
+
+    def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
+        return Flags({each.name: _annotation(each, True) for each in doctor_options()}, dict)
+
+
+def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
+    """The command as Typer takes it: in place of each parameter that is annotated with a `Source`, its flags.
+
+    Args:
+        arguments: of the command line. Help shows the options of the domain that they name, or whose run they name.
+    """
+    plain, hints = inspect.signature(command), typing.get_type_hints(command, include_extras=True)
+    sources = {name: source for name, hint in hints.items() if (source := _source(hint)) is not None}
+    if not sources:
+        return command
+    own = plain.parameters.keys() - sources.keys()
+    made = {name: source.flags(arguments, own) for name, source in sources.items()}
+    parameters = []
+    for name, parameter in plain.parameters.items():
+        flags = made[name].annotations if name in made else {}
+        parameters += [
+            inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for each, annotation in flags.items()
+        ] or [parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)]
+
+    parameters.sort(key=lambda each: _place(each.annotation))
+
+    @functools.wraps(command)
+    def run(**given: Any):
+        values = {}
+        for name, flags in made.items():
+            taken = {each: given.pop(each) for each in flags.annotations}
+            values[name] = flags.made({each: value for each, value in taken.items() if value is not None})
+        return command(**given, **values)
+
+    run.__signature__ = plain.replace(parameters=parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__
+    return run
+
+
+def _place(annotation: Any) -> int:
+    """Of a flag in the help: under which heading."""
+    panel = getattr(annotation.__metadata__[-1], "rich_help_panel", None)
+    return 0 if panel is None else PANELS.index(panel) + 1 if panel in PANELS else len(PANELS) + 1
+
+
+def epilog_of(name: str, command: Callable) -> str | None:
+    """The last line of a command's help: where the options of a domain are."""
+    sources = [_source(hint) for hint in typing.get_type_hints(command, include_extras=True).values()]
+    if any(isinstance(source, FromRecipe) for source in sources):
+        return f"Options of a domain: vladapt {name} --domain NAME --help"
+    of = {"run": "run's domain: vladapt {} RUN --help", "index": "index's domain: vladapt {} INDEX --help"}
+    whose = next((of[each] for each in inspect.signature(command).parameters if each in of), "")
+    return f"Options of the {whose.format(name)}" if any(isinstance(source, FromUse) for source in sources) else None
+
+
+def _source(hint: Any) -> Source | None:
+    return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Source)), None)
+
+
+def _key(name: str, declared: Mapping[str, Declared]) -> str:
+    """The recipe's key of a flag."""
+    if name in declared:
+        return declared[name].key
+    return f"adapter.{name}" if name in TRAINED else f"{name}.{GROUPS[name]}" if name in GROUPS else name
+
+
+def _listed(axis: Option, value: Any) -> Any:
+    """Names, or numbers, that stand in one text; another value as it is."""
+    if not isinstance(value, str):
+        return value
+    of_names = str in typing.get_args(typing.get_args(axis.kind)[0])
+    return names(value) if of_names else numbers(f"--{axis.name}", value, ALL if axis.name == "shots" else None)
+
+
+def _of_domains(
+    arguments: Sequence[str], taken: Collection[str], judged: bool = False
+) -> tuple[dict[str, Any], dict[str, Declared]]:
+    """Annotations, and what is declared, of the options of domains, by name.
+
+    Args:
+        taken: names that are flags of the command.
+        judged: whether those of judgements are flags too.
+    """
+    domain, task = _domain_and_task(arguments)
+    of_judgements = judgement_options() if judged else []
+    shown = [*(options_of_domain(domain, task) if domain else ()), *of_judgements]
+    visible = {(each.key, each.owner) for each in shown}
+    declared = {each.name: each for each in [*declared_options(domain), *shown] if each.name not in taken}
+    return {name: _annotation(each, (each.key, each.owner) in visible) for name, each in declared.items()}, declared
+
+
+def _annotation(each: Declared, shown: bool) -> Any:
+    panel = JUDGING if each.kind == JUDGEMENT else f"Options of {'task ' * (each.kind == TASK)}{each.owner}"
+    how = {"metavar": each.metavar, "rich_help_panel": panel, "hidden": not shown}
+    return Annotated[str | None, typer.Option(each.flag, help=each.sentence, **how)]
+
+
+def resource_flags(given: list[str] | None) -> dict[str, Any]:
+    """What `resources_of` gives, as keys of a recipe; descriptions are a key of their own."""
+    paths = resources_of(given)
+    return {name if name == "descriptions" else f"resources.{name}": value for name, value in paths.items()}
 
 
 def resources_of(given: list[str] | None) -> dict[str, str]:
@@ -201,13 +348,6 @@ def resources_of(given: list[str] | None) -> dict[str, str]:
             raise ConfigError(f"--resource {name.replace('_', '-')}: given twice; omit one")
         paths[name] = value.strip()
     return paths
-
-
-def resource_flags(given: list[str] | None) -> dict[str, Any]:
-    """The same as recipe flags; descriptions are a key of their own."""
-    paths = resources_of(given)
-    flags = {"descriptions": paths.pop("descriptions", None)}
-    return {**flags, **{f"resources.{name}": value for name, value in paths.items()}}
 
 
 def reading_of(of_domain: Mapping[str, str] | None) -> dict[str, str]:
@@ -257,65 +397,6 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
         elif argument in {each.flag for each in declared_options(_named(arguments, "--domain")) if each.switch}:
             completed.append("yes")
     return completed
-
-
-def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable:
-    """The command with one more option per declared one; it gets those that are given as `of_domain`, key -> text, or
-    as `of_doctors` where it takes what the doctors of domains declare.
-
-    Its help shows those of the domain that the command line names, or that its run is of.
-
-    Args:
-        command: its own parameters win over declared ones of the same name; one without such a parameter takes none
-            and stays as it is.
-        arguments: of the command line, which may name a domain of another package.
-    """
-    plain = inspect.signature(command)
-    taken = set(plain.parameters)
-    if not taken & {OF_DOMAIN, OF_DOCTORS}:
-        return command
-    hints = typing.get_type_hints(command, include_extras=True)
-    into = OF_DOMAIN if OF_DOMAIN in taken else OF_DOCTORS
-    domain, task = _domain_and_task(arguments)
-    if into == OF_DOCTORS:
-        shown = options = doctor_options()
-    else:
-        shown, options = options_of_domain(domain, task) if domain else [], declared_options(domain)
-    declared = {each.name: each for each in [*options, *shown] if each.name not in taken}
-    visible = {each.name for each in shown}
-
-    @functools.wraps(command)
-    def run(**given: Any):
-        values = {each.key: given.pop(name) for name, each in declared.items()}
-        return command(**given, **{into: {key: value for key, value in values.items() if value is not None}})
-
-    kept = [p.replace(annotation=hints[name]) for name, p in plain.parameters.items() if name != into]
-    added = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(each, name in visible)
-        )
-        for name, each in declared.items()
-    ]
-    signature = plain.replace(parameters=[*kept, *added])
-    run.__signature__ = signature
-    run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    del run.__wrapped__
-    return run
-
-
-def epilog_of(name: str, command: Callable) -> str | None:
-    """The last line of a command's help: where the options of a domain are."""
-    taken = inspect.signature(command).parameters
-    if OF_DOMAIN not in taken:
-        return None
-    of = {"run": "the run's domain: RUN", "index": "the index's domain: INDEX"}
-    whose, place = next((of[key].split(": ") for key in of if key in taken), ("a domain", "--domain NAME"))
-    return f"Options of {whose}: vladapt {name} {place} --help"
-
-
-def _annotation(each: Declared, shown: bool) -> Any:
-    help, panel = f"{each.help[:1].upper()}{each.help[1:]}.", f"Options of {'task ' * (each.kind == TASK)}{each.owner}"
-    return Annotated[str | None, typer.Option(help=help, rich_help_panel=panel, hidden=not shown)]
 
 
 def _domain_and_task(arguments: Sequence[str]) -> tuple[str | None, str | None]:

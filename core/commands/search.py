@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..contracts.use import USE
 from ..errors import ConfigError
-from .options import (
-    Amp,
-    Backbone,
-    Debug,
-    Device,
-    Domain,
-    EncodingBatch,
-    Json,
-    Sets,
-    Task,
-    Workers,
-    data_flags,
-    reading_of,
-    recipe_of,
-)
+from .options import Debug, FromRecipe, FromUse, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 
 def index(
     out: Annotated[str, typer.Option(help="Folder for the index.")],
+    given: Annotated[
+        Given,
+        FromRecipe(
+            "domain task backbone device amp batch_size workers sets", {"batch_size": USE["batch_size"].sentence}
+        ),
+    ],
     images: Annotated[
         list[str] | None,
         typer.Argument(metavar="DATA", help="Image files or folders, or a file of pairs (CSV, JSON, tar)."),
@@ -36,17 +28,8 @@ def index(
     kind: Annotated[
         str, typer.Option(help="flat (exact), hnsw (a graph, for millions) or ivf (cells, quick to build).")
     ] = "flat",
-    domain: Domain = None,
-    task: Task = None,
-    backbone: Backbone = None,
-    device: Device = None,
-    amp: Amp = None,
-    batch_size: EncodingBatch = None,
-    workers: Workers = None,
-    sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
-    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Encode images or texts once, so that `vladapt search` can find them.
 
@@ -54,11 +37,8 @@ def index(
     """
     from ..engine.index import index as engine_index
 
-    flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, None)
-    flags.update(of_domain or {})
-    made = engine_index(
-        recipe_of(None, None, sets, flags), out, images=images or (), texts=texts, kind=kind, reporter=reporter()
-    )
+    how = {"images": images or (), "texts": texts, "kind": kind}
+    made = engine_index(given.recipe(), out, **how, reporter=reporter())
     if as_json:
         print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})
         return
@@ -72,6 +52,7 @@ def index(
 
 def search(
     index: Annotated[str, typer.Argument(help="A folder that `vladapt index` wrote.")],
+    how: Annotated[dict[str, Any], FromUse("search")],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     text: Annotated[str | None, typer.Option(help="The same as QUERY.")] = None,
     image: Annotated[str | None, typer.Option(help="An image to look for, alone or together with the words.")] = None,
@@ -97,10 +78,8 @@ def search(
     backbone: Annotated[
         str | None, typer.Option(help="The index's backbone, if it has moved; it must be the same one.")
     ] = None,
-    device: Device = None,
     as_json: Json = False,
     debug: Debug = False,
-    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Search an index by words, by an image, or by both.
 
@@ -119,12 +98,11 @@ def search(
         top=top,
         html=html,
         backbone=backbone,
-        device=device or "auto",
-        reading=reading_of(of_domain),
         where=_where(where, camera),
         since=since,
         cluster=cluster,
         blur=blur,
+        **how,
     )
     if as_json:
         print_json({**vars(result), "hits": result.rows()})

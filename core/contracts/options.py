@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import json
 import math
+import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,11 +29,14 @@ MOST = 10**9
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 NOTHING = ("none", "null", "")
 ABSENT = object()
+GIVEN = re.compile(r"^ {8}given: .*\n(?: {12}.*\n)*", re.MULTILINE)
+"""The line of `**given` in a docstring."""
+WRAPPED = {"break_on_hyphens": False, "initial_indent": 8 * " ", "subsequent_indent": 12 * " "}
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a field accepts besides its type; see `option`."""
+    """What a field accepts besides its type, and how a command line shows it; see `option`."""
 
     help: str
     low: float | None = None
@@ -39,6 +45,9 @@ class Bounds:
     below: float | None = None
     choices: tuple[Any, ...] = ()
     parse: Callable[[Any], Any] | None = None
+    metavar: str = ""
+    group: str = ""
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,11 @@ class Option:
         return self.bounds.help
 
     @property
+    def sentence(self) -> str:
+        """`help` with a capital letter and a full stop."""
+        return f"{self.help[:1].upper()}{self.help[1:]}." if self.help else ""
+
+    @property
     def accepts(self) -> str:
         """In words: "a whole number, 1 or more, or none"."""
         return _wanted(self.kind, self.bounds)
@@ -83,6 +97,9 @@ def option(
     choices: Iterable[Any] = (),
     parse: Callable[[Any], Any] | None = None,
     factory: Any = MISSING,
+    metavar: str = "",
+    group: str = "",
+    commands: Iterable[str] = (),
 ) -> Any:
     """A dataclass field that is an option. A subclass that only has another default writes `name: type = default`.
 
@@ -95,8 +112,11 @@ def option(
         parse: what is done to a value before it is read: names in other spellings, a check of the option's own. It
             raises ValueError or TypeError, or a ConfigError with a message of its own; none is not given to it.
         factory: makes a mutable default.
+        metavar: what the value of its flag is called in a command's help.
+        group: heading under which the flag stands there; "" for an option that has no flag of its own.
+        commands: which commands on a run take it (`UseOptions`).
     """
-    bounds = Bounds(help, low, high, above, below, tuple(choices), parse)
+    bounds = Bounds(help, low, high, above, below, tuple(choices), parse, metavar, group, tuple(commands))
     return field(default=default, default_factory=factory, metadata={"option": bounds})
 
 
@@ -112,6 +132,33 @@ def options_of(cls: type) -> tuple[Option, ...]:
     kinds = typing.get_type_hints(cls)
     described = [(f, _bounds(cls, f)) for f in fields(cls) if f.init]
     return tuple(Option(f.name, kinds[f.name], _default(f), bounds) for f, bounds in described if bounds is not None)
+
+
+def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable]:
+    """A decorator: options of dataclasses that a function takes as `**given` stand in its signature, and in its
+    docstring in place of the line of `given`.
+
+    Args:
+        command: only the options that this one of the commands on a run takes.
+    """
+
+    def named(function: Callable) -> Callable:
+        plain = inspect.signature(function)
+        kept = [each for each in plain.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        own = {each.name for each in kept}
+        of_all = (each for cls in classes for each in options_of(cls))
+        listed = [each for each in of_all if not command or command in each.bounds.commands]
+        listed = [each for each in listed if each.name not in own]
+        added = [
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=each.kind | None)
+            for each in listed
+        ]
+        function.__signature__ = plain.replace(parameters=[*kept, *added])
+        lines = [textwrap.fill(f"{each.name}: {each.help}.", 120, **WRAPPED) for each in listed]
+        function.__doc__ = GIVEN.sub(lambda _: "\n".join([*lines, ""]), function.__doc__)
+        return function
+
+    return named
 
 
 def settle(instance: Any, owner: str = "") -> None:
@@ -190,6 +237,18 @@ def as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return json.dumps(dict(value), default=str)
     return str(value)
+
+
+def annotation(kind: Any) -> str:
+    """A type as it is written: "int | None", "tuple[str, ...]"."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(annotation(each) for each in inner)
+    if origin is typing.Literal:
+        return f"Literal[{', '.join(map(repr, inner))}]"
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if each is Ellipsis else annotation(each) for each in inner)}]"
+    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
 
 def literal(text: str) -> Any:

@@ -17,13 +17,10 @@ ALL = "all"
 AUTO = "auto"
 TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
+DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
+"""Headings of flags in a command's help."""
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
-FLAGS = frozenset(
-    {"domain", "task", "data", "features", "adapter", "shots", "val_shots", "refit", "seed", "backbone", "device"}
-    | {"amp", "batch_size", "workers", "classes", "novel", "generic", "out", "resume", "redact", "preset", "protocol"}
-)
-"""Keys that a user gives by a flag of their own; others by `--set`."""
 HOOKS = "custom_hooks"
 """What only a user says: a run does not keep it, since a run folder, which may be anybody's, must not name code."""
 
@@ -53,26 +50,74 @@ class Recipe:
     left out follows the domain, then the task (`Task.settled`).
     """
 
-    domain: str | None = option(None, "domain plug-in")
-    task: str | None = option(None, "task of the domain; by default its first one")
+    domain: str | None = option(
+        None, "domain plug-in (`vladapt list domains`); by default natural, ordinary photos", metavar="NAME", group=DATA
+    )
+    task: str | None = option(None, "task of the domain; by default its first one", metavar="NAME", group=DATA)
     data: dict[str, Any] = option(
-        help="`path` of the data set, and options of its reader", factory=lambda: {"path": SAMPLE}
+        help="data set: a folder or file; by default `sample`, the domain's own",
+        factory=lambda: {"path": SAMPLE},
+        metavar="PATH",
+        group=DATA,
     )
-    features: str | None = option(None, "features file instead of images")
-    adapter: dict[str, Any] = option(help="`name` of the method, and its options", factory=lambda: {"name": None})
+    features: str | None = option(
+        None, "features file (.safetensors, .npz) instead of images", metavar="FILE", group=DATA
+    )
+    adapter: dict[str, Any] = option(
+        help="method (`vladapt list adapters`); by default the task's, for classes auto",
+        factory=lambda: {"name": None},
+        metavar="NAME",
+        group=METHOD,
+    )
     adapters: dict[str, Any] = option(help="options of several methods, each under its name", factory=dict)
-    shots: int | None = option(None, "labelled images per class; all for as many as there are", low=0, parse=all_of)
-    val_shots: int | Literal["all"] | None = option(
-        None, "validation images per class that settings are chosen on; all, or 0 for none", low=0, parse=_val_shots
+    shots: int | None = option(
+        None,
+        "labelled images per class, or all; 0 for none. By default 16, all for a config",
+        low=0,
+        parse=all_of,
+        metavar="N|all",
+        group=DATA,
     )
-    refit: bool = option(False, "after choosing settings on val, learn from its images too")
+    val_shots: int | Literal["all"] | None = option(
+        None,
+        "validation images per class that settings are chosen on; by default as many as shots, 4 at most, up to 16 "
+        "shots, and all beyond",
+        low=0,
+        parse=_val_shots,
+        metavar="N|all|none",
+        group=JUDGING,
+    )
+    refit: bool = option(False, "after choosing settings on val, learn from its images too", group=JUDGING)
     judge: bool = option(True, "without labels, keep zero-shot where the images do not show that a method helps")
     judge_views: int = option(0, "augmented views of each test image that the judge also uses", low=0, high=64)
-    seed: int = option(1, "random seed, of the drawn shots and everything else that is random", low=0)
-    protocol: str | None = option(None, "published way to draw shots, choose settings and test (docs/protocols.md)")
-    preset: str = option(AUTO, "published set whose prompts and settings are taken; auto: the one recognised; or none")
+    seed: int = option(
+        1,
+        "random seed, of the drawn shots and everything else that is random; by default 1",
+        low=0,
+        metavar="N",
+        group=JUDGING,
+    )
+    protocol: str | None = option(
+        None,
+        "draw, choose and test as papers do: coop, full-val, k-val, fixed, standard, relaxed, realistic, "
+        "cross-dataset, domain-generalization, transductive; methods then keep their published settings",
+        metavar="NAME",
+        group=JUDGING,
+    )
+    preset: str = option(
+        AUTO,
+        "published set (dtd, eurosat, ...) whose prompts and settings are taken; by default the one recognised",
+        metavar="NAME|none",
+        group=JUDGING,
+    )
     split_seed: int = option(0, "seed of the division into train, val and test", low=0)
-    backbone: str = option("embedded", "pretrained model")
+    backbone: str = option(
+        "embedded",
+        "pretrained model: embedded (the default), open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>, or a "
+        "folder or file of a trained one",
+        metavar="SPEC",
+        group=METHOD,
+    )
     image_size: int | tuple[int, int] | None = option(
         None,
         "side of the images in pixels, or HEIGHTxWIDTH, where it differs from the backbone's",
@@ -80,10 +125,31 @@ class Recipe:
         high=2**14,
         parse=as_image_size,
     )
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
-    amp: str | None = option(None, "mixed precision", choices=("bf16", "fp16"))
-    batch_size: int | None = option(None, "images per batch, or images per training step", low=1, high=2**20)
-    workers: int | None = option(None, "threads or processes that decode images", low=0, high=4096)
+    device: str = option("auto", "device: auto (the default), cpu, cuda or cuda:1", metavar="NAME", group=METHOD)
+    amp: str | None = option(
+        None,
+        "mixed precision of the backbone; by default full precision",
+        choices=("bf16", "fp16"),
+        metavar="bf16|fp16",
+        group=METHOD,
+    )
+    batch_size: int | None = option(
+        None,
+        "images per batch through the backbone; measured by default. For adapters that train towers: images per "
+        "training step, over all processes",
+        low=1,
+        high=2**20,
+        metavar="N",
+        group=METHOD,
+    )
+    workers: int | None = option(
+        None,
+        "threads that decode images, by default one per core; processes, for adapters that train towers",
+        low=0,
+        high=4096,
+        metavar="N",
+        group=DATA,
+    )
     templates: Any = option(None, "prompts with {} for the class name, in place of the domain's")
     descriptions: str | None = option(None, "file of texts per class")
     plan: dict[str, Any] = option(help="an mmengine config, for tasks that train one", factory=dict)
@@ -91,12 +157,38 @@ class Recipe:
         help="hooks of mmengine's that a training of towers calls: [{'type': NAME, ...}]", factory=list, parse=_hooks
     )
     resources: dict[str, Any] = option(help="what some methods need besides images, by name", factory=dict)
-    classes: Any = option(None, "which classes")
-    novel: bool | str = option(False, "also test on classes that are not trained")
-    generic: str | None = option(None, "folder of generic images, to measure what trained towers forget")
-    out: str | None = option(None, "folder to write into")
-    resume: bool = option(False, "continue the same fit where it was stopped")
-    redact: bool = option(False, "leave file names and pictures out of the run and its report")
+    classes: Any = option(
+        None,
+        "which classes: base, new, a,b,c or a text file with one class per line; in open-vocab also a JSON of "
+        "descriptions. By default all",
+        metavar="NAMES",
+        group=DATA,
+    )
+    novel: bool | str = option(
+        False,
+        "also test on the classes that --classes leaves out. In open-vocab: names that are tested but not trained, or "
+        "coco, lvis (the published splits)",
+        metavar="[NAMES]",
+        group=DATA,
+    )
+    generic: str | None = option(
+        None,
+        "class folders of generic images, to see what trained towers forget; drawings by default",
+        metavar="DIR",
+        group=JUDGING,
+    )
+    out: str | None = option(None, "where to write; by default `runs`", metavar="DIR", group=OUTPUT)
+    resume: bool = option(
+        False,
+        "continue the same fit where it was stopped. For adapters that train towers; others keep no checkpoints and "
+        "start again",
+        group=OUTPUT,
+    )
+    redact: bool = option(
+        False,
+        "leave file names, the path of the data and pictures out of what is written; samples are numbered",
+        group=OUTPUT,
+    )
     task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 
@@ -159,8 +251,27 @@ class Recipe:
         return cls(**values, task_options=deepcopy(dict(of_task)), given=frozenset(given))
 
 
+@dataclass(kw_only=True)
+class Trained:
+    """Options that adapters which train have in common. Each has a flag of its own, and is kept as `adapter.NAME`."""
+
+    loss: list[str] | None = option(
+        None,
+        "loss, for adapters that let it be chosen. Repeatable",
+        metavar="NAME[=WEIGHT]",
+        group=METHOD,
+    )
+    epochs: int | None = option(
+        None, "epochs, for adapters that train; by default the published number", metavar="N", group=METHOD
+    )
+    lr: float | None = option(
+        None, "learning rate, for adapters that train; by default the published one", metavar="RATE", group=METHOD
+    )
+
+
 KEYS: dict[str, Option] = {each.name: each for each in options_of(Recipe)}
 """Key -> what it takes."""
+TRAINED: dict[str, Option] = {each.name: each for each in options_of(Trained)}
 
 
 def value_of(key: str, value: Any) -> Any:
@@ -189,7 +300,7 @@ def as_flag(key: str) -> str:
         return f"--set {key}"
     if head == "plan":
         return "--config"
-    return f"--{head.replace('_', '-')}" if head in FLAGS else f"--set {key}"
+    return f"--{head.replace('_', '-')}" if head in KEYS and KEYS[head].bounds.group else f"--set {key}"
 
 
 def _accepted(key: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,11 +102,14 @@ class Served(ABC):
         facts: JSON-able, for the page: "adapter", "class_names", "multilabel", "coverages" to offer, "unlike", whether
             it can tell images unlike those of the fit, and "labelled", how many labelled images it can name.
         sizes: numbers of samples to answer at once that are worth trying.
+        clock: what an answer costs in seconds: of the processor, which it does not share; a model on a device for which
+            the processor only waits counts those of the wall.
     """
 
     name: str
     facts: Mapping[str, Any]
     sizes: Sequence[int]
+    clock: Callable[[], float] = staticmethod(time.process_time)
 
     @abstractmethod
     def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import CapabilityError, ConfigError
-from .options import as_text, chosen
+from .options import Option, as_text, chosen, option, options_of
 from .recipe import Recipe, as_flag
+from .use import USED, Use
 
 if TYPE_CHECKING:
     from ..export.package import Exported, Wishes
-    from ..runs.folder import Run
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
 TRUST = frozenset({"coverage", "set_method", "max_error"})
-USED = ("data", "features", "batch_size", "workers", "resources", "classes", "out", "top", "threshold", "stream")
-USED += ("explain", *sorted(TRUST))
-"""Fields of `Use` that only some tasks take."""
+COMPARED = "Compared"
+"""Heading of the flags of what a comparison varies."""
 FILE_KINDS = (".csv", ".jsonl", ".html")
 """Suffixes of files of rows; any other place is a folder."""
 
@@ -62,81 +61,55 @@ class FitResult:
 
 
 @dataclass(frozen=True)
-class Use:
-    """A run used again: scored on other data, or asked of new images. What is None was not given.
-
-    Args:
-        run: the run.
-        images: files and folders to predict.
-        data, features: another data set, or a features file.
-        split: "test", "val", "train" or "all".
-        device: "auto", "cpu", "cuda", ...
-        batch_size: images at once.
-        workers: decoding threads.
-        resources: name -> path, in place of the run's own.
-        classes: other class names.
-        out: a folder for files of what was predicted.
-        files: files to write rows into, as the suffix says (`FILE_KINDS`), or files of the domain's own.
-        top: classes per image in rows.
-        threshold: probability from which on an image has a label, where it may have several.
-        coverage: share of images whose set of classes is to hold the right one; with several labels, share of an
-            image's true labels that its set is to hold on average.
-        set_method: how sets are made.
-        max_error: share of the answers given that may be wrong; others are left open.
-        reading: options of the domain's reader, in place of the run's own.
-        redact: leave names of files, and pictures, out of what is written.
-        stream: whether the images come one after the other, and the run learns from each; see `Adapter.stream`.
-        explain: how each answer is explained, of `core/explanation/heat_maps.py`, or "auto".
-        judging: options of the task's judgements by name.
-    """
-
-    run: Run
-    images: Sequence[str | Path] = ()
-    data: str | None = None
-    features: str | None = None
-    split: str = "test"
-    device: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    resources: Mapping[str, str] | None = None
-    classes: Any = None
-    out: str | Path | None = None
-    files: Sequence[Path] = ()
-    top: int | None = None
-    threshold: float | None = None
-    coverage: float | None = None
-    set_method: str | None = None
-    max_error: float | None = None
-    reading: Mapping[str, Any] | None = None
-    redact: bool = False
-    stream: bool | None = None
-    explain: str | None = None
-    judging: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Axes:
-    """What a comparison varies; None was not given.
+    """What a comparison varies; None was not given."""
 
-    Args:
-        adapters: names of methods.
-        recipes: names of packaged recipes, or files.
-        backbones: specs.
-        shots: labelled images per class, None for all.
-        seeds: of the draws.
-        splits: how often the data are split anew.
-        folds: in how many test sets the data are divided.
-        tasks: how many tasks of each kind are drawn, under a protocol that has kinds of tasks.
-    """
+    adapters: tuple[str, ...] | None = option(
+        None, "methods, comma-separated; zero-shot is always added, as a baseline", metavar="NAMES", group=COMPARED
+    )
+    recipes: tuple[str, ...] | None = option(
+        None,
+        "packaged recipes or config files, comma-separated, for tasks that train a config (detection, ...)",
+        metavar="NAMES",
+        group=COMPARED,
+    )
+    backbones: tuple[str, ...] | None = option(
+        None, "backbones, comma-separated, each with all methods", metavar="SPECS", group=COMPARED
+    )
+    shots: tuple[int | None, ...] | None = option(
+        None,
+        "labelled images per class, or all, comma-separated; by default 1,2,4,8,16, or all for a config",
+        metavar="N,N",
+        group=COMPARED,
+    )
+    seeds: tuple[int, ...] | None = option(
+        None,
+        "seeds, comma-separated; by default 1,2,3, or one for each of several splits",
+        metavar="N,N",
+        group=COMPARED,
+    )
+    splits: int | None = option(
+        None,
+        "split the data N times into train, val and test, to show the spread over test sets; by default 10 where there "
+        "are fewer than 300 test images (3 where towers are trained), else 1. Splits that the data bring are kept",
+        metavar="N",
+        group=COMPARED,
+    )
+    folds: int | None = option(
+        None,
+        "k-fold splits instead: each image is in one of the K test sets",
+        metavar="K",
+        group=COMPARED,
+    )
+    tasks: int | None = option(
+        None,
+        "number of tasks of each kind under --protocol transductive; by default as published",
+        metavar="N",
+        group=COMPARED,
+    )
 
-    adapters: tuple[str, ...] | None = None
-    recipes: tuple[str, ...] | None = None
-    backbones: tuple[str, ...] | None = None
-    shots: tuple[int | None, ...] | None = None
-    seeds: tuple[int, ...] | None = None
-    splits: int | None = None
-    folds: int | None = None
-    tasks: int | None = None
+
+AXES: dict[str, Option] = {each.name: each for each in options_of(Axes)}
 
 
 @dataclass

@@ -19,7 +19,6 @@ import numpy as np
 from ..contracts.domain import DomainData, Item
 from ..errors import DataError
 from .allocation import Part, allocate
-from .near_copies import near_copies
 from .sampling import rank
 from .verify import FileHashes, content_key, part_text
 
@@ -253,6 +252,8 @@ def with_near_copies(links: Links, data: DomainData, hashes: FileHashes) -> Link
     """The links, and those of near copies among the images that have thumbnails."""
     if data.thumbnails is None:
         return links
+    from .near_copies import near_copies  # it needs SciPy's trees and transforms; drawn images do not need it
+
     by_content: dict[str, list[int]] = defaultdict(list)
     for position, item in enumerate(data.items):
         with suppress(DataError):  # a file that is gone is listed where it is used

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.options import keywords
 from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
@@ -32,22 +33,19 @@ STATE = "compare.json"
 """What is compared, while it is: a stopped comparison goes on from the rows beside it."""
 
 
+@keywords(Axes)
 def compare(
     recipe: Recipe,
     adapters: Sequence[str] | None = None,
-    shots: Sequence[int] | None = None,
+    shots: Sequence[int | None] | None = None,
     seeds: Sequence[int] | None = None,
     *,
-    recipes: Sequence[str] | None = None,
-    backbones: Sequence[str] | None = None,
     sources: Sequence[Mapping[str, Any]] = (),
-    splits: int | None = None,
-    folds: int | None = None,
-    tasks: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
+    **given: Any,
 ) -> Comparison:
     """Fit every method at every number of shots and seed, on the same splits.
 
@@ -57,22 +55,19 @@ def compare(
         adapters: names of methods; zero-shot is added, once, as a baseline.
         shots: numbers of labelled images per class; by default what the task compares.
         seeds: seeds of the draws; by default 1, 2, 3.
-        recipes: names or files of configs, for tasks that train one.
-        backbones: specs, each with all methods.
         sources: several data sets in place of the recipe's: {"data": path} or {"features": file}.
-        splits: how often the data are split anew, for the spread over test sets; by default 10 where there are fewer
-            than 300 test images (3 where towers are trained), else 1. Splits that the data bring are kept.
-        folds: k-fold splits instead, whose test sets divide all the data.
-        tasks: how many tasks of each kind are drawn, under a protocol that has kinds of tasks; by default as published.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
         resume: continue from the rows that a stopped comparison left in `out`.
         domain: a domain of your own that is not installed as a plug-in.
+        given: what else a comparison varies, of `Axes`.
 
     Raises:
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
-    lists = (None if given is None else tuple(given) for given in (adapters, recipes, backbones, shots, seeds))
-    axes = Axes(*lists, splits, folds, tasks)
+    varied = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
+    axes = Axes(
+        **{name: value if value is None or isinstance(value, int) else tuple(value) for name, value in varied.items()}
+    )
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")

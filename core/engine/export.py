@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
-from ..contracts.task import Use
+from ..contracts.options import keywords
+from ..contracts.use import UseOptions
 from ..errors import ConfigError
 from ..export.package import Exported, Wishes
 from ..runtime.progress import Reporter
 from ..sharing.published import open_run
-from .fit import task_of_run
+from .fit import task_of_run, use_of
 
 ONNX = "onnx"
 
 
+@keywords(UseOptions, command="export")
 def export(
     run: str | Path,
     out: str | Path,
@@ -24,15 +25,10 @@ def export(
     format: str = ONNX,
     int8: bool = False,
     opset: int | None = None,
-    data: str | None = None,
-    features: str | None = None,
     backbone: str | None = None,
     domain: Domain | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    resources: Mapping[str, str] | None = None,
-    reading: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
+    **given: Any,
 ) -> Exported:
     """Write a run as ONNX, compared with the run before the folder appears.
 
@@ -42,13 +38,9 @@ def export(
         format: "onnx".
         int8: also write a graph in 8 bits, which predict.py then uses.
         opset: version of ONNX's operators; by default 18.
-        data, features: what the graphs are compared on; by default the test images of the run.
         backbone: where the run's backbone is here, if not where the run says.
         domain: a domain of your own that is not installed as a plug-in.
-        device: that of the model which the graphs are compared with.
-        workers: decoding threads.
-        resources: name -> path, in place of the run's own.
-        reading: options of the domain's reader, in place of the run's own.
+        given: options of `UseOptions`; the graphs are compared with the run on the data they name.
 
     Raises:
         ConfigError: no such format or opset. CapabilityError: the run's answer is not a function of one image, onnx or
@@ -57,7 +49,6 @@ def export(
     """
     if format != ONNX:
         raise ConfigError(f"--format {format}: give {ONNX}")
-    how = {"device": device, "workers": workers, "resources": resources, "reading": reading}
-    use = Use(open_run(run, backbone), data=data and str(data), features=features and str(features), **how)
+    use = use_of(open_run(run, backbone), "export", given)
     task = task_of_run(use.run, domain)
     return task.export(use, Wishes(Path(out), opset, int8), reporter or Reporter(quiet=True))

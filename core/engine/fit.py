@@ -10,9 +10,11 @@ from typing import Any
 from ..contracts.domain import SPLITS, Domain
 from ..contracts.evaluated import Evaluated
 from ..contracts.judgement import EVAL
+from ..contracts.options import keywords
 from ..contracts.own_files import OwnFiles
-from ..contracts.recipe import Recipe
-from ..contracts.task import FILE_KINDS, FitResult, Task, Use
+from ..contracts.recipe import TRAINED, Recipe, Trained
+from ..contracts.task import FILE_KINDS, FitResult, Task
+from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
@@ -28,16 +30,18 @@ from ..sharing.published import open_run
 SPLIT_NAMES = (*SPLITS, "all")
 
 
+@keywords(Recipe, Trained)
 def fit(
-    recipe: Recipe | None = None, *, domain: str | Domain | None = None, reporter: Reporter | None = None, **flags: Any
+    recipe: Recipe | None = None, *, domain: str | Domain | None = None, reporter: Reporter | None = None, **given: Any
 ) -> FitResult | None:
     """Adapt a model and write a run.
 
     Args:
-        recipe: a resolved recipe; if None, one is made from `flags`.
+        recipe: a resolved recipe; if None, one is made from the others.
         domain: a domain's name, or a domain of your own that is not installed as a plug-in.
         reporter: what shows progress and messages; by default they are not shown.
-        flags: recipe keys: `fit(domain="medical", data="./scans", adapter={"name": "ape", "alpha": 2.0}, shots=4)`.
+        given: keys of a recipe; those of the domain and the task are taken too. A group, such as `data`, is given as
+            one word or as a dictionary: `fit(domain="medical", data="./scans", adapter={"name": "ape", "alpha": 2.0})`.
 
     Returns:
         The result; None on every rank but the first under torchrun.
@@ -45,7 +49,8 @@ def fit(
     Raises:
         DataError, ConfigError, CapabilityError: one line each.
     """
-    recipe, given_domain = recipe_and_domain(recipe, domain, flags)
+    given |= {f"adapter.{name}": _joined(given.pop(name)) for name in TRAINED.keys() & given.keys()}
+    recipe, given_domain = recipe_and_domain(recipe, domain, given)
     if recipe.adapter_name is not None and is_place(recipe.adapter_name):
         raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; use `vladapt eval`")
     task = task_of(recipe, given_domain)
@@ -55,47 +60,28 @@ def fit(
     return result and replace(result, task=task)
 
 
+def _joined(value: Any) -> Any:
+    """Several losses as one text."""
+    return ",".join(value) if isinstance(value, (list, tuple)) else value
+
+
+@keywords(UseOptions, command="evaluate")
 def evaluate(
     run: str | Path,
     *,
-    data: str | None = None,
-    features: str | None = None,
-    split: str = "test",
-    device: str = "auto",
-    workers: int | None = None,
-    resources: Mapping[str, str] | None = None,
-    classes: Any = None,
     out: str | Path | None = None,
-    reading: Mapping[str, Any] | None = None,
-    redact: bool = False,
-    coverage: float | None = None,
-    set_method: str | None = None,
-    max_error: float | None = None,
-    vocabulary_steps: int | None = None,
     backbone: str | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
+    **given: Any,
 ) -> dict[str, Any]:
     """Evaluate a run again, on its own test split or on other data of the same classes.
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
-        data: another data set; its test split if it has one, else all of it.
-        features: a features file instead, for runs made from one.
-        split: "test", "val", "train" or "all".
-        device: "auto", "cpu", "cuda", ...
-        workers: decoding threads.
-        resources: name -> path, in place of the run's own ("boxes" of other images).
-        classes: other class names, for runs of detection and segmentation by names.
         out: a folder for metrics.json and, for a classification, report.html and predictions.csv; by default nothing is
             written.
-        reading: options of the domain's reader, in place of the run's own.
-        redact: leave file names and pictures out of what is returned and written.
-        coverage: share of images whose set of classes is to hold the right one, for classification.
-        set_method: how sets are made, "lac", "aps" or "raps".
-        max_error: share of the answers given that may be wrong; the others are left open.
-        vocabulary_steps: in how many steps classes are added to the vocabulary: "vocabulary" then says how the run
-            copes with its growth (extensibility, stability), for classification.
+        given: options of `UseOptions`. Those of the judgements of the run's task are taken too.
         backbone: where the run's backbone is here, if not where the run says.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
@@ -106,85 +92,48 @@ def evaluate(
     Raises:
         DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
     """
+    split = given.get("split") or USE["split"].default
     if split not in SPLIT_NAMES:
         raise UnknownNameError(f"--split {split}: no such split; {did_you_mean(split, SPLIT_NAMES)}")
-    if data and features:
+    if given.get("data") and given.get("features"):
         raise ConfigError("--data and --features: give one of them")
-    use = Use(
-        open_run(run, backbone),
-        data=data and str(data),
-        features=features and str(features),
-        split=split,
-        device=device,
-        workers=workers,
-        resources=resources,
-        classes=classes,
-        out=out,
-        reading=reading,
-        redact=redact,
-        coverage=coverage,
-        set_method=set_method,
-        max_error=max_error,
-        judging={} if vocabulary_steps is None else {"vocabulary_steps": vocabulary_steps},
-    )
+    use = use_of(open_run(run, backbone), "evaluate", given, out=out)
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
     check_judging(task, EVAL, use.judging)
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
     result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
-    result = redacted_result(result) if redact else result
+    result = redacted_result(result) if use.redact else result
     if out is not None and is_main():
         write_metrics(Path(out), result.to_json())
     return result.to_json()
 
 
+@keywords(UseOptions, command="predict")
 def predict(
     run: str | Path,
     images: Sequence[str | Path],
     *,
-    domain: Domain | None = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    resources: Mapping[str, str] | None = None,
-    classes: Any = None,
     out: str | Path | Sequence[str | Path] | None = None,
-    top: int | None = None,
-    threshold: float | None = None,
-    coverage: float | None = None,
-    set_method: str | None = None,
-    max_error: float | None = None,
-    reading: Mapping[str, Any] | None = None,
-    stream: bool = False,
-    backbone: str | None = None,
     explain: str | bool | None = None,
+    backbone: str | None = None,
+    domain: Domain | None = None,
     reporter: Reporter | None = None,
-):
+    **given: Any,
+) -> Predicted:
     """A run's predictions for files, or for all files in folders.
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub.
         images: files or folders, of any kind the run's domain reads.
-        domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
-        device: "auto", "cpu", "cuda", ...
-        batch_size: images at once; by default measured.
-        workers: decoding threads.
-        resources: name -> path of what the adapter needs of these images ("boxes"), in place of the run's own.
-        classes: other class names, for runs of detection and segmentation by names.
         out: places to write to: files of rows (.csv, .jsonl, .html), files of the domain's own (`Domain.own_files`),
             and a folder for pictures and files, for tasks that write them.
-        top: classes per image in rows; by default 3.
-        threshold: lowest probability at which an image has a label; by default the best one of each label on the run's
-            calibration rows.
-        coverage: share of images whose set of classes is to hold the right one, for classification.
-        set_method: how sets are made, "lac", "aps" or "raps".
-        max_error: share of the answers given that may be wrong; the others are left open.
-        reading: options of the domain's reader, in place of the run's own.
-        stream: predict the images one after the other, in sorted order; the run keeps what it learns from them.
-        backbone: where the run's backbone is here, if not where the run says.
         explain: explain each answer in the folder of `out`: a page, and heat maps by "grad-cam", "occlusion" or
             "rollout"; True for the one that suits the backbone.
+        given: options of `UseOptions`.
+        backbone: where the run's backbone is here, if not where the run says.
+        domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
@@ -194,36 +143,35 @@ def predict(
         DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
     """
     opened = open_run(run, backbone)
-    if stream and opened.place:
+    if given.get("stream") and opened.place:
         raise ConfigError(
             f"--stream: changes the run, and {opened.place} is a published one; give the folder of a copy"
         )
     task = task_of_run(opened, domain)
     folder, files = places_of(out, task.own_files)
-    use = Use(
-        opened,
-        images=tuple(images),
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        resources=resources,
-        classes=classes,
-        out=folder,
-        files=files,
-        top=top,
-        threshold=threshold,
-        coverage=coverage,
-        set_method=set_method,
-        max_error=max_error,
-        reading=reading,
-        stream=stream or None,
-        explain="auto" if explain is True else explain or None,
-    )
+    places = {"images": tuple(images), "out": folder, "files": files}
+    use = use_of(opened, "predict", given, **places, explain="auto" if explain is True else explain or None)
     task.check_use(use, "predict")
     predicted = task.predict(use, reporter or Reporter(quiet=True))
     for file in () if isinstance(predicted, OwnFiles) else files:
         task.write_rows(predicted, file)
     return predicted
+
+
+def use_of(run: Run, command: str, given: Mapping[str, Any], **how: Any) -> Use:
+    """A run used by a command; None, and no to what is off by default, count as not given.
+
+    Raises:
+        TypeError: a keyword that the command does not take.
+    """
+    known = {name: each for name, each in USE.items() if command in each.bounds.commands}
+    said = {name: value for name, value in given.items() if value is not None and value is not False}
+    options = {name: value for name, value in said.items() if name in known}
+    options |= {name: str(options[name]) for name in ("data", "features") if name in options}
+    judging = {name: value for name, value in given.items() if name not in known}
+    if judging and command != "evaluate":
+        raise TypeError(f"{command}() got an unexpected keyword argument '{next(iter(judging))}'")
+    return Use(run, **options, **how, judging=judging)
 
 
 def load_run(

@@ -5,21 +5,19 @@ A map is an aid to the eye, not a proof: what it marks was not shown to be the c
 * Occlusion: "Visualizing and Understanding Convolutional Networks" (Zeiler and Fergus, 2014, arXiv 1311.2901). A square
   of the picture's mean colour goes over it, and how far the score falls is written where it lay. For any tower.
 * Grad-CAM: "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (Selvaraju et al., 2017,
-  arXiv 1610.02391), by captum, on the map that a convolutional tower pools.
+  arXiv 1610.02391), on the map that a convolutional tower pools.
 * Attention rollout: "Quantifying Attention Flow in Transformers" (Abnar and Zuidema, 2020, arXiv 2005.00928). It says
   what the tower looked at, whatever the class.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
@@ -92,9 +90,6 @@ def check_method(method: str, seen: Seen) -> None:
         raise CapabilityError(f"grad-cam: backbone '{towers.spec}' is not convolutional; {other}")
     if method == GRAD_CAM and "pre_projection" in adapter.at_predict:
         raise CapabilityError(f"grad-cam: adapter '{adapter.name}' reads features before the projection; {other}")
-    if method == GRAD_CAM and importlib.util.find_spec("captum") is None:
-        cure = 'pip install "vladapt[explain]"'
-        raise CapabilityError(f"grad-cam needs captum, which is not installed: {cure}; or {other}")
 
 
 def _not_followed(adapter: Adapter) -> str:
@@ -168,31 +163,18 @@ def _smooth(values: Tensor, step: int) -> Tensor:
     return F.avg_pool2d(padded, size, stride=1)[0, 0]
 
 
-class _FromMap(nn.Module):
-    """Pixels -> score, by way of a module whose output is the map that the tower pools."""
-
-    def __init__(self, seen: Seen, target: int):
-        super().__init__()
-        self.last = nn.Identity()
-        self._score: Callable[[Tensor], Tensor] = lambda features: seen.of_features(features, target)
-        self._towers = seen.towers
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        with torch.no_grad():
-            last, pool = self._towers.pooled_map(pixels)
-        return self._score(pool(self.last(last.detach().requires_grad_())))
-
-
 def _grad_cam(seen: Seen, pixels: Tensor, target: int) -> Tensor:
-    from captum.attr import LayerGradCam
-
-    model = _FromMap(seen, target)
+    with torch.no_grad():
+        cells, pool = seen.towers.pooled_map(pixels[None])  # (1, D, h, w)
+    cells = cells.detach().requires_grad_()
     try:
-        cells = LayerGradCam(model, model.last).attribute(pixels[None], relu_attributions=True)  # (1, 1, h, w)
+        with torch.enable_grad():
+            (slopes,) = torch.autograd.grad(seen.of_features(pool(cells), target).sum(), cells)  # (1, D, h, w)
     except RuntimeError as error:
         why = f"the score of adapter '{seen.adapter.name}' has no gradient ({' '.join(str(error).split())[:80]})"
         raise CapabilityError(f"grad-cam: {why}; give --explain-method {OCCLUSION}") from error
-    return _enlarged(cells[0, 0], pixels)
+    weights = slopes.mean(dim=(2, 3), keepdim=True)  # (1, D, 1, 1)
+    return _enlarged((weights * cells.detach()).sum(dim=1)[0].relu(), pixels)
 
 
 @torch.no_grad()

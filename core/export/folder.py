@@ -108,6 +108,7 @@ class Session:
         onnxruntime = library("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -46,8 +46,7 @@ def _cut(image, how):
     image = _middle(image, min(image.width, most), min(image.height, most)) if max(image.size) > most else image
     short = how.get("resize") or min(rows, columns)
     if isinstance(size, int):
-        least = min(image.size)
-        new = tuple(short if side == least else int(short * side / least) for side in image.size)
+        new = tuple(short if side == min(image.size) else int(short * side / min(image.size)) for side in image.size)
     else:
         scale = max(rows / image.height, columns / image.width) * short / min(rows, columns)
         new = max(columns, round(scale * image.width)), max(rows, round(scale * image.height))
@@ -83,9 +82,10 @@ if __name__ == "__main__":
     parser.add_argument("--top", type=int, default=3, help="classes per image")
     parser.add_argument("--coverage", choices=sorted(facts["coverage"]), help="share of sets with the right class")
     given = parser.parse_args()
-    graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["pixels"]), providers=["CPUExecutionProvider"])
-    names = [each.name for each in graph.get_outputs()]
-    failed = False
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
+    graph = onnxruntime.InferenceSession(HERE / facts["graphs"]["pixels"], options, providers=["CPUExecutionProvider"])
+    names, failed = [each.name for each in graph.get_outputs()], False
     for path in given.images:
         try:
             picture = pixels(decoded(path), facts["preprocessing"])

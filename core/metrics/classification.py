@@ -1,4 +1,4 @@
-"""The scores of a classifier, by torchmetrics: one label per image, or several."""
+"""The scores of a classifier: one label per image, or several."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-
-BINS = 15
-CLASSES_AT_ONCE = 64
+from .curves import BINS, auroc, average_precision, calibration_error
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, float | None]:
@@ -33,24 +31,18 @@ def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> 
     Raises:
         DataError: as `probabilities`.
     """
-    from torchmetrics.functional.classification import (
-        multiclass_accuracy,
-        multiclass_calibration_error,
-        multiclass_f1_score,
-    )
-
     probs, labels = _checked(logits, labels, num_classes)
     predicted = logits.detach().cpu().argmax(dim=1)  # (N,) of the logits: a softmax can tie what they tell apart
-    present = labels.bincount(minlength=num_classes) > 0  # (C,)
-    of_class = {"num_classes": num_classes, "average": "none"}
-    recall = multiclass_accuracy(predicted, labels, **of_class)  # (C,)
-    f1 = multiclass_f1_score(predicted, labels, **of_class)  # (C,)
+    of_class = (labels[predicted == labels], labels, predicted)
+    right, images, answers = (rows.bincount(minlength=num_classes) for rows in of_class)  # (C,) each
+    present = images > 0
+    confidence, called = probs.float().max(dim=1)  # (N,) each
     return {
-        "accuracy": float(multiclass_accuracy(predicted, labels, num_classes=num_classes, average="micro")),
-        "balanced_accuracy": float(recall[present].mean()),
-        "macro_f1": float(f1[present].mean()),
+        "accuracy": float(right.sum() / images.sum()),
+        "balanced_accuracy": float((right / images)[present].mean()),
+        "macro_f1": float((2 * right / (images + answers))[present].mean()),
         "auroc": _one_vs_rest_auroc(logits.detach().double().cpu(), labels, present),
-        "ece": float(multiclass_calibration_error(_below_one(probs), labels, num_classes, n_bins=BINS)),
+        "ece": calibration_error(confidence, called == labels),
     }
 
 
@@ -74,35 +66,27 @@ def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str
     Raises:
         DataError: as `probabilities`, or no label is known.
     """
-    from torchmetrics.functional.classification import (
-        binary_accuracy,
-        binary_auroc,
-        binary_average_precision,
-        binary_calibration_error,
-        binary_f1_score,
-    )
-
     probs, labels = _checked(logits, labels, len(class_names))
     known = ~labels.isnan()  # (N, C)
     if not known.any():
         raise DataError("the test set has no known label; mark labels as 0 or 1")
-    pairs, ranks = (probs[known], labels[known].long()), ranked(logits.detach().double().cpu())  # (K,) twice, (N, C)
-    auroc: dict[str, float | None] = {f"auroc/{name}": None for name in class_names}
+    scores, said = logits.detach().double().cpu(), probs > 0.5  # (N, C) each
+    aurocs: dict[str, float | None] = {f"auroc/{name}": None for name in class_names}
     precision, f1 = [], []
     for c, name in enumerate(class_names):
         rows, truth = known[:, c], labels[known[:, c], c].long()
         if truth.unique().numel() < 2:
             continue
-        auroc[f"auroc/{name}"] = float(binary_auroc(ranks[rows, c], truth))
-        precision.append(float(binary_average_precision(ranks[rows, c], truth)))
-        f1.append(float(binary_f1_score(probs[rows, c], truth)))
+        aurocs[f"auroc/{name}"] = auroc(scores[rows, c], truth)
+        precision.append(average_precision(scores[rows, c], truth))
+        f1.append(float(2 * (truth * said[rows, c]).sum() / (truth.sum() + said[rows, c].sum())))
     return {
-        "auroc": _mean([value for value in auroc.values() if value is not None]),
+        "auroc": _mean([value for value in aurocs.values() if value is not None]),
         "mean_average_precision": _mean(precision),
         "macro_f1": _mean(f1),
-        "accuracy": float(binary_accuracy(*pairs)),
-        "ece": float(binary_calibration_error(_below_one(pairs[0]), pairs[1], n_bins=BINS)),
-        **auroc,
+        "accuracy": float((said == labels)[known].sum() / known.sum()),
+        "ece": calibration_error(probs[known], labels[known]),
+        **aurocs,
     }
 
 
@@ -126,23 +110,15 @@ def label_answer_metrics(answers: Tensor, labels: Tensor) -> dict[str, float | N
 
 def confusion_matrix(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """(C, C) int64: how many images of class row were called class column."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
     _, labels = _checked(logits, labels, num_classes)
-    return multiclass_confusion_matrix(logits.detach().cpu().argmax(dim=1), labels, num_classes)
+    predicted = logits.detach().cpu().argmax(dim=1)
+    return (labels * num_classes + predicted).bincount(minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def _checked(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     if logits.ndim == 2 and logits.shape[1] != num_classes:
         raise DataError(f"scores have {logits.shape[1]} classes, {num_classes} are named")
     return probabilities(logits, labels)
-
-
-def ranked(scores: Tensor) -> Tensor:
-    """(N, C) float64 in 0..1 with the order and the ties of each column: torchmetrics reads probabilities, and those of
-    large logits are 0 or 1 alike."""
-    places = [column.unique(return_inverse=True)[1] for column in scores.T]
-    return torch.stack(places, dim=1).double() / max(1, len(scores))
 
 
 def log_odds(logits: Tensor) -> Tensor:
@@ -154,22 +130,11 @@ def log_odds(logits: Tensor) -> Tensor:
 
 
 def _one_vs_rest_auroc(logits: Tensor, labels: Tensor, present: Tensor) -> float | None:
-    from torchmetrics.functional.classification import multilabel_auroc
-
-    classes = present.nonzero().flatten()  # (P,)
+    classes = present.nonzero().flatten().tolist()  # P
     if len(classes) < 2:
         return None
-    odds, parts = log_odds(logits), []  # in parts: a thousand classes at once fill the memory
-    for part in classes.tensor_split(max(1, len(classes) // CLASSES_AT_ONCE)):
-        is_class = (labels[:, None] == part).long()  # (N, p)
-        each = multilabel_auroc(ranked(odds[:, part]), is_class, num_labels=len(part), average="none")
-        parts.append(each.reshape(-1))
-    return float(torch.cat(parts).mean())
-
-
-def _below_one(probs: Tensor) -> Tensor:
-    """Torchmetrics gives a confidence of exactly 1 a bin of its own; just below 1 it falls in the last one."""
-    return probs.float().clamp(max=1 - torch.finfo(torch.float32).eps)
+    odds = log_odds(logits)
+    return float(torch.tensor([auroc(odds[:, c], labels == c) for c in classes]).mean())
 
 
 def bin_of(confidence: Tensor) -> Tensor:

@@ -217,14 +217,20 @@ class _Merged:
         self.given.add("adapter.name")
 
     def _with_task_options(self, recipe: Recipe) -> Recipe:
-        options = _option_names(recipe, self.domain)
-        for key, (_, source) in self.task_options.items():
-            if key not in options:
+        """Keys that are no recipe's: options of its task, or else of the domain's reader, which are in `data`."""
+        options, of_reader = _option_names(recipe, self.domain), {}
+        for key, (value, source) in self.task_options.items():
+            if key in options:
+                continue
+            if key not in _reading_names(recipe, self.domain):
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
                 near = f"give --{key}" if key in TRAINING else near
                 place = f"--set {key}" if source == "--set" else source
                 raise UnknownNameError(f"{place}: a recipe has no key '{key.partition('.')[0]}'; {near}")
-        return recipe.with_(task_options={key: value for key, (value, _) in self.task_options.items()})
+            of_reader[key] = value
+        of_task = {key: value for key, (value, _) in self.task_options.items() if key not in of_reader}
+        given = recipe.given | {f"data.{key}" for key in of_reader}
+        return recipe.with_(task_options=of_task, data={**recipe.data, **of_reader}, given=given)
 
 
 def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
@@ -234,6 +240,13 @@ def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
     task = task_of(recipe, domain)
     own = [] if task.options is None else [each.name for each in options_of(task.options)]
     return [*own, *judging_options(task, FIT)]
+
+
+def _reading_names(recipe: Recipe, domain: Domain | None) -> list[str]:
+    """Names of the options of the domain's reader; none where no domain reads."""
+    name = recipe.domain or _default_domain(recipe)
+    domain = load_domain(name) if domain is None and name else domain
+    return [] if domain is None else [each.name for each in options_of(domain.reading)]
 
 
 def _keys_of_plans() -> set[str]:

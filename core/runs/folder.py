@@ -51,8 +51,8 @@ OPTIONAL = {
 LARGEST_BYTES = 1 << 30
 DIGITS = 19
 """Of the longest whole number that a run may hold: those of 64 bits."""
-VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
-WHERE_USED = ("mmcv", "mmdet", "mmseg")
+VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine")
+WHERE_USED = ("mmcv", "mmdet", "mmseg", "torchmetrics")
 """Modules whose versions count where a run has imported them."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -13,10 +14,7 @@ from ..contracts.serving import Sample, Served
 
 LINGER_S = 0.003
 """How long a model waits for images that are being decoded, where it could take more."""
-HARDLY_WORSE = 1.05
-TRIALS = 3
-MEASURING_S, SURELY = 2.0, 8
-"""After which no larger batch is tried, and up to which each is."""
+TRIALS = 4
 
 
 @dataclass
@@ -106,20 +104,23 @@ def answer_each(model: Served, samples: Sequence[Sample]) -> None:
 
 
 def best_batch(model: Served) -> int:
-    """The largest number of samples at once that takes hardly more time per sample than the best; measured, which warms
-    the model up too. The middle of `sizes` where no sample can be made up."""
+    """The number of samples at once beyond which a larger one saves nothing per sample, by the model's own clock, which
+    other work on the machine does not move; measured, which warms the model up too. Still larger ones are not tried:
+    they would take memory that some libraries never give back. The middle of `sizes` where no sample can be made up.
+    """
     if not model.examples(1):
         return model.sizes[len(model.sizes) // 2]
-    began, times = time.monotonic(), {}
+    best, least = 0, math.inf
     for size in model.sizes:
         samples = model.examples(size)
-        times[size] = min(_seconds(model, samples) for _ in range(TRIALS)) / size
-        if size >= SURELY and time.monotonic() - began > MEASURING_S:
+        cost = min(_seconds(model, samples) for _ in range(TRIALS)) / size
+        if cost >= least:
             break
-    return max(size for size, each in times.items() if each <= HARDLY_WORSE * min(times.values()))
+        best, least = size, cost
+    return best
 
 
 def _seconds(model: Served, samples: Sequence[Sample]) -> float:
-    started = time.perf_counter()
+    started = model.clock()
     model.answer(samples)
-    return time.perf_counter() - started
+    return model.clock() - started

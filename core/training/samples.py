@@ -16,7 +16,6 @@ from ..errors import DataError
 from ..runtime.distributed import all_gather_json
 from .fields import column_of, text_kind
 from .sources import Source
-from .views import View
 
 LOCAL_CROPS = 8
 """Small crops of an image in one step, where a loss asks for them, as SILC has them."""
@@ -43,7 +42,7 @@ class Samples(Dataset):
 
     source: Source
     fields: frozenset[str]
-    views: dict[str, View]
+    views: dict[str, Callable[[Any, int], Tensor]]
     tokenize: Callable[[list[str]], Tensor]
     seed: int
     token_mask: Callable[[Tensor], Tensor] | None = None

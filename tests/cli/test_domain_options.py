@@ -107,22 +107,23 @@ def test_one_name_has_one_type_in_all_domains():
 
 
 def test_an_index_that_is_missing_stale_or_damaged_is_made_again_and_kept(room, imports):
-    folder = room("sound", "first")
-    file = folder / option_index.FILE
+    folder = room("sound", "class Own:\n    zoom = option(1)\n    near = 2\n\n    def read(self):\n        return 1\n")
+    source, file = folder / "__init__.py", folder / option_index.FILE
     changes = (
         lambda: None,
-        lambda: (folder / "__init__.py").write_text("second"),
+        lambda: source.write_text(source.read_text().replace("option(1)", "option(\n        2\n    )")),
         lambda: file.write_text("{"),
         lambda: file.write_text(file.read_text().replace('"format": 1', '"format": 0')),
     )
     for times, change in enumerate(changes, 1):
         change()
         assert [each.name for each in option_index._read(folder).options] == [f"zoom{times}"]
+        source.write_text(source.read_text().replace("        return 1", "        return 2"))  # declares nothing
         assert option_index._read(folder).options[0].name == f"zoom{times}" and len(imports) == times
 
 
 def test_an_index_in_a_folder_that_cannot_be_written_is_made_in_memory(room, imports, monkeypatch):
-    folder = room("sound", "first")
+    folder = room("sound", "")
     monkeypatch.setattr(files, "write_whole", Mock(side_effect=DataError("read-only")))
     assert [each.name for each in option_index._read(folder).options] == ["zoom1"]
     assert not (folder / option_index.FILE).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +70,9 @@ class ServedRun(Served):
         self._transform = domain.transforms(self._towers, False, task)
         self._store = FeatureStore(keep=False)
         self._of_pixels = adapter.at_predict <= OF_PIXELS
-        self.sizes = CPU_SIZES if self.predictor.backbone.device.type == "cpu" else GPU_SIZES
+        on_cpu = self.predictor.backbone.device.type == "cpu"
+        self.sizes = CPU_SIZES if on_cpu else GPU_SIZES
+        self.clock = time.process_time if on_cpu else time.perf_counter
         self._labelled = LabelledImages.load(use.run.path)
         unlike = calibration is not None and calibration.unlike is not None and calibration.unlike.known
         self.facts = {

@@ -17,12 +17,10 @@ class TopFive(Metric):
 
     def compute(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """By name; nothing where there are at most five classes."""
-        from torchmetrics.functional.classification import multiclass_accuracy
-
         if logits.shape[1] <= PLACES:
             return {}
-        how = {"num_classes": logits.shape[1], "average": "micro", "top_k": PLACES}
-        return {KEY: float(multiclass_accuracy(logits, labels, **how))}
+        hits = (logits.topk(PLACES, dim=1).indices == labels[:, None]).any(dim=1)  # (N,)
+        return {KEY: float(hits.float().mean())}
 
     def values(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         return self.compute(logits, labels, class_names)

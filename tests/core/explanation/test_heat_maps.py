@@ -85,7 +85,6 @@ def heat_top(patches):
 
 
 def test_the_default_of_the_default_backbone_points_at_the_evidence():
-    pytest.importorskip("captum")
     pytest.importorskip("efficientnet_lite_pytorch")
     from explanations import FIRST_TESTED, learned, played, scenes
 
@@ -94,6 +93,31 @@ def test_the_default_of_the_default_backbone_points_at_the_evidence():
     seen = learned(backbone, "linear-probe", scenes(4, kinds=4))
     hits = [each.hit for each in played(GRAD_CAM, seen, scenes(3, FIRST_TESTED, kinds=4))]
     assert len(hits) >= 10 and np.mean(hits) > 0.8
+
+
+def test_grad_cam_is_that_of_captum():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from captum.attr import LayerGradCam
+    from explanations import learned, scenes
+
+    seen = learned(load_backbone("embedded", "cpu"), "linear-probe", scenes(4, kinds=4))
+    pixels = torch.randn(3, 224, 224, generator=torch.Generator().manual_seed(0))
+    target = 0
+
+    class FromMap(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = torch.nn.Identity()
+
+        def forward(self, pixels):
+            with torch.no_grad():
+                cells, pool = seen.towers.pooled_map(pixels)
+            return seen.of_features(pool(self.last(cells.detach().requires_grad_())), target)
+
+    model = FromMap()
+    cells = LayerGradCam(model, model.last).attribute(pixels[None], relu_attributions=True)
+    theirs = torch.nn.functional.interpolate(cells.detach(), pixels.shape[-2:], mode="bilinear")[0, 0]
+    assert torch.equal(heat_map(GRAD_CAM, seen, pixels, target), theirs / theirs.max())
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import runpy
 import shutil
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -201,3 +203,31 @@ def test_deep_pictures_are_read_as_the_script_reads_them(serving, export, tmp_pa
     how = model._facts["preprocessing"]
     wanted = standalone.pixels(standalone.decoded(tmp_path / "deep.png"), how)
     np.testing.assert_allclose(sample.prepared, wanted, atol=1e-6)
+
+
+def test_an_export_is_measured_in_seconds_of_the_processor(export):
+    assert ServedExport(export, Serving(threads=1)).clock is time.process_time
+
+
+def test_idle_threads_of_an_export_leave_the_cores_alone(export, picture, tmp_path, monkeypatch, capsys):
+    import onnxruntime
+
+    from vladapt.core.export import standalone
+
+    made = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            made.append(self.get_session_options().get_session_config_entry("session.intra_op.allow_spinning"))
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    ServedExport(export, Serving(threads=1))
+    folder = shutil.copytree(export, tmp_path / "model")
+    shutil.copy(standalone.__file__, folder / "predict.py")
+    (tmp_path / "green.png").write_bytes(picture("green"))
+    monkeypatch.setattr("sys.argv", ["predict.py", str(tmp_path / "green.png")])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(folder / "predict.py"), run_name="__main__")
+    assert json.loads(capsys.readouterr().out)["label"] == "green"
+    assert made == ["0", "0"]

@@ -86,12 +86,44 @@ def test_a_model_waits_for_images_that_are_being_decoded(coming, asked, monkeypa
     assert asyncio.run(run()).asked == asked
 
 
-def test_the_best_batch_is_the_largest_that_costs_hardly_more_per_image(monkeypatch):
-    model = Slow({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0})
-    monkeypatch.setattr("vladapt.core.serving.batching._seconds", lambda model, given: model.seconds[len(given)])
-    assert best_batch(model) == 4
-    model.seconds = {}
-    assert best_batch(model) == 4, "the middle of those worth trying"
+class Priced(Slow):
+    """A model whose answers cost what is said, by a clock of its own."""
+
+    def __init__(self, seconds):
+        super().__init__(seconds)
+        self.goes.set()
+        self.now = 0.0
+
+    def clock(self):
+        return self.now
+
+    def answer(self, samples):
+        super().answer(samples)
+        self.now += self.seconds[len(samples)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best", "tried"),
+    [
+        ({1: 1.0, 2: 1.2, 4: 2.44, 8: 1.0}, 2, {1, 2, 4}),
+        ({1: 1.0, 2: 2.0, 4: 1.0, 8: 1.0}, 1, {1, 2}),
+        ({1: 1.0, 2: 1.8, 4: 3.2, 8: 5.6}, 8, {1, 2, 4, 8}),
+        ({}, 4, set()),  # nothing can be measured: the middle of those worth trying
+    ],
+)
+def test_a_batch_grows_while_that_saves_time_per_image_by_the_models_clock(seconds, best, tried):
+    model = Priced(seconds)
+    assert best_batch(model) == best
+    assert set(model.asked) == tried
+
+
+def test_slow_first_answers_of_a_size_do_not_count():
+    class Cold(Priced):
+        def answer(self, samples):
+            self.now += 5.0 * (len(samples) not in self.asked)
+            super().answer(samples)
+
+    assert best_batch(Cold({1: 1.0, 2: 1.2, 4: 2.44, 8: 8.0})) == 2
 
 
 def test_a_full_house_is_503_and_others_are_still_answered(serving):

@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import decoded, pixels
+    from .pictures import asked, decoded, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import decoded, pixels
+    from pictures import asked, decoded, pixels
 
 
 def overlaps(box, others):
@@ -73,8 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--score", type=float, default=0.0, help="score from which on a box is written")
     given = parser.parse_args()
-    graph = onnxruntime.InferenceSession(str(HERE / facts["graphs"]["model"]), providers=["CPUExecutionProvider"])
-    names = [each.name for each in graph.get_outputs()]
+    ask = asked(HERE / facts["graphs"]["model"])
     failed = False
     for path in given.images:
         try:
@@ -84,7 +82,6 @@ if __name__ == "__main__":
             failed = True
             continue
         planes, size = pixels(picture, facts["preprocessing"])
-        outputs = dict(zip(names, graph.run(None, {"pixels": planes})))
-        found = boxes_of(outputs, size, picture.shape[:2], facts["boxes"])
+        found = boxes_of(ask({"pixels": planes}), size, picture.shape[:2], facts["boxes"])
         print(json.dumps(row_of(path, found, facts["class_names"], given.score)))
     sys.exit(int(failed))

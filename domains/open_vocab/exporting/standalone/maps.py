@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import between, decoded, pixels
+    from .pictures import asked, between, decoded, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import between, decoded, pixels
+    from pictures import asked, between, decoded, pixels
 
 
 def resized(values, height, width):
@@ -43,20 +42,13 @@ def row_of(name, classes, class_names):
     return {"id": str(name), "shares": dict(ranked)}
 
 
-def asked(name):
-    """A graph, as a function from inputs to outputs by name."""
-    graph = onnxruntime.InferenceSession(str(HERE / name), providers=["CPUExecutionProvider"])
-    names = [each.name for each in graph.get_outputs()]
-    return lambda inputs: dict(zip(names, graph.run(None, inputs)))
-
-
 if __name__ == "__main__":
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="folder for maps: PNG, its grey values are the numbers of classes")
     given = parser.parse_args()
-    ask = asked(facts["graphs"]["model"])
+    ask = asked(HERE / facts["graphs"]["model"])
     failed = False
     for path in given.images:
         try:

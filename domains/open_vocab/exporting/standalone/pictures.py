@@ -1,4 +1,4 @@
-"""Pictures as the graphs beside this file take them; needs numpy and pillow."""
+"""Pictures as the graph beside this file takes them, and the graph; needs numpy and pillow, and onnxruntime to ask."""
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -49,3 +49,14 @@ def pixels(image, how):
     margins = ((0, -height % how["multiple"]), (0, -width % how["multiple"]), (0, 0))
     planes = np.pad(planes, margins, constant_values=how["padding"]).transpose(2, 0, 1)[None]
     return np.ascontiguousarray(planes, dtype=np.float32), (int(height), int(width))
+
+
+def asked(path):
+    """A graph, as a function from inputs to outputs by name."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
+    graph = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in graph.get_outputs()]
+    return lambda inputs: dict(zip(names, graph.run(None, inputs)))

@@ -42,3 +42,23 @@ def test_padding_by_strides_is_that_of_the_backbone(kernel, stride):
     wanted = layer(pixels)
     with sizes_by_strides():
         torch.testing.assert_close(layer(pixels), wanted, rtol=0, atol=0)
+
+
+def test_a_graph_is_asked_by_names_and_its_idle_threads_leave_the_cores_alone(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx", reason="extra export is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B"]) for name in ("pixels", "logits")]
+    minus = onnx.helper.make_node("Neg", ["pixels"], ["logits"])
+    graph = onnx.helper.make_graph([minus], "minus", sides[:1], sides[1:])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save_model(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), str(tmp_path / "model.onnx"))
+    spins = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, path, options, **named):
+            super().__init__(path, options, **named)
+            spins.append(options.get_session_config_entry("session.intra_op.allow_spinning"))
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    outputs = pictures.asked(tmp_path / "model.onnx")({"pixels": np.float32([1, 2])})
+    assert outputs["logits"].tolist() == [-1, -2] and spins == ["0"]

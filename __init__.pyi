@@ -1,0 +1,270 @@
+"""Types of the public names. Made by `make index`; do not edit."""
+
+from collections.abc import Mapping as Mapping
+from collections.abc import Sequence as Sequence
+from pathlib import Path as Path
+from typing import Any as Any
+from typing import Literal as Literal
+
+from .core.backbones.load import load_backbone as load_backbone
+from .core.contracts.adapter import Adapter as Adapter
+from .core.contracts.adapter import FitReport as FitReport
+from .core.contracts.backbone import Backbone as Backbone
+from .core.contracts.channels import InputChannels as InputChannels
+from .core.contracts.domain import Domain as Domain
+from .core.contracts.domain import DomainData as DomainData
+from .core.contracts.domain import Item as Item
+from .core.contracts.evaluated import Evaluated as Evaluated
+from .core.contracts.features import Batch as Batch
+from .core.contracts.features import FeatureSet as FeatureSet
+from .core.contracts.features import TextClassifier as TextClassifier
+from .core.contracts.judgement import Judgement as Judgement
+from .core.contracts.judgement import Place as Place
+from .core.contracts.judgement import Record as Record
+from .core.contracts.loss import Loss as Loss
+from .core.contracts.loss import RowLoss as RowLoss
+from .core.contracts.metric import Metric as Metric
+from .core.contracts.options import option as option
+from .core.contracts.outputs import Output as Output
+from .core.contracts.recipe import Recipe as Recipe
+from .core.contracts.targets import Boxes as Boxes
+from .core.contracts.targets import Captions as Captions
+from .core.contracts.targets import Identity as Identity
+from .core.contracts.targets import Label as Label
+from .core.contracts.targets import Labels as Labels
+from .core.contracts.targets import Mask as Mask
+from .core.contracts.targets import Target as Target
+from .core.contracts.task import FitResult as FitResult
+from .core.contracts.task import Task as Task
+from .core.contracts.use import Predicted as Predicted
+from .core.data.pairs.reading import read_pairs as read_pairs
+from .core.engine.comparison import Comparison as Comparison
+from .core.engine.fit import load_run as load_run
+from .core.engine.push import push as push
+from .core.errors import CapabilityError as CapabilityError
+from .core.errors import ConfigError as ConfigError
+from .core.errors import DataError as DataError
+from .core.errors import UnknownNameError as UnknownNameError
+from .core.errors import VladaptError as VladaptError
+from .core.export.package import Exported as Exported
+from .core.features.files import load_features as load_features
+from .core.features.store import FeatureStore as FeatureStore
+from .core.prompts.classifier import build_classifier as build_classifier
+from .core.registry.build import build_adapter as build_adapter
+from .core.registry.build import build_loss as build_loss
+from .core.registry.build import load_adapter as load_adapter
+from .core.registry.build import load_domain as load_domain
+from .core.runtime.progress import Reporter as Reporter
+from .core.sharing import mlflow as mlflow
+from .core.tasks.pretraining.pretrain import PretrainPlan as PretrainPlan
+from .core.tasks.pretraining.pretrain import pretrain as pretrain
+from .core.tasks.retrieval.scoring import evaluate_retrieval as evaluate_retrieval
+from .core.training.settings import TrainingSettings as TrainingSettings
+
+__version__: str
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    format: str = ...,
+    int8: bool = ...,
+    opset: int | None = ...,
+    backbone: str | None = ...,
+    domain: Domain | None = ...,
+    reporter: Reporter | None = ...,
+    data: str | Path | None = ...,
+    features: str | Path | None = ...,
+    workers: int | None = ...,
+    resources: Mapping[str, str] | None = ...,
+    device: str | None = ...,
+    reading: Mapping[str, Any] | None = ...,
+) -> Exported: ...
+
+def fit(
+    recipe: Recipe | None = ...,
+    *,
+    domain: str | Domain | None = ...,
+    reporter: Reporter | None = ...,
+    task: str | None = ...,
+    data: str | Path | Mapping[str, Any] | None = ...,
+    features: str | Path | None = ...,
+    adapter: str | Path | Mapping[str, Any] | None = ...,
+    adapters: Mapping[str, Any] | None = ...,
+    shots: int | str | None = ...,
+    val_shots: int | Literal['all'] | str | None = ...,
+    refit: bool | None = ...,
+    judge: bool | None = ...,
+    judge_views: int | None = ...,
+    seed: int | None = ...,
+    protocol: str | None = ...,
+    preset: str | None = ...,
+    split_seed: int | None = ...,
+    backbone: str | None = ...,
+    image_size: int | tuple[int, int] | str | None = ...,
+    device: str | None = ...,
+    amp: str | None = ...,
+    batch_size: int | None = ...,
+    workers: int | None = ...,
+    templates: Any = ...,
+    descriptions: str | None = ...,
+    plan: Mapping[str, Any] | None = ...,
+    custom_hooks: Sequence[Mapping[str, Any]] | str | None = ...,
+    resources: Mapping[str, Any] | None = ...,
+    classes: Any = ...,
+    novel: bool | str | None = ...,
+    generic: str | Path | None = ...,
+    out: str | Path | None = ...,
+    resume: bool | None = ...,
+    redact: bool | None = ...,
+    loss: Sequence[str] | None = ...,
+    epochs: int | None = ...,
+    lr: float | None = ...,
+    absent: str = ...,
+    average_views: str = ...,
+    axis: str = ...,
+    background: bool = ...,
+    band_start: str = ...,
+    bands: str | None = ...,
+    block_size: float | None = ...,
+    camera_rule: bool = ...,
+    central: float = ...,
+    class_names: Sequence[str] | None = ...,
+    clips: int = ...,
+    contrast: float = ...,
+    corpus: str | None = ...,
+    crops: int = ...,
+    cut: bool = ...,
+    deletion: float = ...,
+    detected: bool = ...,
+    detections: str | None = ...,
+    dets_per_class: int = ...,
+    dual_softmax: bool = ...,
+    each_caption: bool = ...,
+    entries: str = ...,
+    erasing: float = ...,
+    erasing_fill: str = ...,
+    every: int = ...,
+    flip: float = ...,
+    fold: int = ...,
+    fps: float = ...,
+    frame_pattern: str | None = ...,
+    frame_rate: float = ...,
+    frames: int = ...,
+    group_column: str = ...,
+    interval: int = ...,
+    keep_frames: bool = ...,
+    label_column: str | None = ...,
+    label_tag: str | None = ...,
+    labels: str | None = ...,
+    language: str | None = ...,
+    last_stride: int = ...,
+    lora_rank: int | None = ...,
+    max_pixels: int = ...,
+    min_share: float = ...,
+    min_side: float | None = ...,
+    mirror_labels: bool = ...,
+    modality: str | None = ...,
+    moments: bool = ...,
+    nms: float = ...,
+    novel_images: str = ...,
+    overlap: float = ...,
+    pad: int = ...,
+    paraphrased: float = ...,
+    paraphrases: str | None = ...,
+    partition: str = ...,
+    pictures: int = ...,
+    reduce_zero_label: bool = ...,
+    remember: Sequence[str] | None = ...,
+    remember_images: str | None = ...,
+    remember_score: float | None = ...,
+    rerank: bool = ...,
+    rerank_k1: int = ...,
+    rerank_k2: int = ...,
+    rerank_weight: float = ...,
+    root: str | None = ...,
+    sampler: str = ...,
+    sampling: str = ...,
+    sensor: str | None = ...,
+    short_side: int = ...,
+    show_people: bool = ...,
+    slice: int | None = ...,
+    start: str | None = ...,
+    stretch: str | Sequence[float] = ...,
+    stride: float = ...,
+    suppress: str = ...,
+    target: str = ...,
+    train_list: str | None = ...,
+    unknown: str = ...,
+    val_list: str | None = ...,
+    views: str = ...,
+    volume: int = ...,
+    window: str | tuple[float, float] | None = ...,
+    window_sides: Sequence[int] | None = ...,
+    window_size: int | None = ...,
+    windows: Sequence[float] = ...,
+    wise_alpha: float | None = ...,
+) -> FitResult | None: ...
+
+def evaluate(
+    run: str | Path,
+    *,
+    out: str | Path | None = ...,
+    backbone: str | None = ...,
+    domain: Domain | None = ...,
+    reporter: Reporter | None = ...,
+    data: str | Path | None = ...,
+    features: str | Path | None = ...,
+    split: str | None = ...,
+    workers: int | None = ...,
+    resources: Mapping[str, str] | None = ...,
+    classes: Any = ...,
+    coverage: float | None = ...,
+    max_error: float | None = ...,
+    set_method: str | None = ...,
+    device: str | None = ...,
+    reading: Mapping[str, Any] | None = ...,
+    redact: bool | None = ...,
+    vocabulary_steps: int | None = ...,
+) -> dict[str, Any]: ...
+
+def predict(
+    run: str | Path,
+    images: Sequence[str | Path],
+    *,
+    out: str | Path | Sequence[str | Path] | None = ...,
+    explain: str | bool | None = ...,
+    backbone: str | None = ...,
+    domain: Domain | None = ...,
+    reporter: Reporter | None = ...,
+    batch_size: int | None = ...,
+    workers: int | None = ...,
+    resources: Mapping[str, str] | None = ...,
+    classes: Any = ...,
+    top: int | None = ...,
+    threshold: float | None = ...,
+    stream: bool | None = ...,
+    coverage: float | None = ...,
+    max_error: float | None = ...,
+    set_method: str | None = ...,
+    device: str | None = ...,
+    reading: Mapping[str, Any] | None = ...,
+) -> Predicted: ...
+
+def compare(
+    recipe: Recipe,
+    adapters: Sequence[str] | None = ...,
+    shots: Sequence[int | None] | None = ...,
+    seeds: Sequence[int] | None = ...,
+    *,
+    sources: Sequence[Mapping[str, Any]] = ...,
+    out: str | Path | None = ...,
+    resume: bool = ...,
+    domain: Domain | None = ...,
+    reporter: Reporter | None = ...,
+    recipes: Sequence[str] | None = ...,
+    backbones: Sequence[str] | None = ...,
+    splits: int | None = ...,
+    folds: int | None = ...,
+    tasks: int | None = ...,
+) -> Comparison: ...

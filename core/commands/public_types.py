@@ -1,0 +1,120 @@
+"""`__init__.pyi`: the types of the public names, which are imported when they are first used.
+
+Functions that take options as keywords (`keywords` in `core/contracts/options.py`) are written out with each of them,
+`fit` with those of all domains besides, `evaluate` with those of judgements.
+`python -m vladapt.core.commands.option_index` makes the file again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..contracts.options import Option, annotation
+from ..contracts.recipe import GROUPS, KEYS
+from ..contracts.use import USE
+from ..registry.catalogue import PACKAGE, PACKAGE_ROOT
+from .option_index import declared_options, judgement_options
+
+FILE = PACKAGE_ROOT / "__init__.pyi"
+HEAD = '"""Types of the public names. Made by `make index`; do not edit."""'
+STANDARD = {"Any": "typing", "Literal": "typing", "Path": "pathlib"}
+STANDARD |= dict.fromkeys(("Callable", "Iterable", "Iterator", "Mapping", "Sequence"), "collections.abc")
+"""Word of an annotation -> the module that has it."""
+PLACES = ("PATH", "FILE", "DIR")
+"""Metavars of what names a file or folder."""
+
+
+def stub_text() -> str:
+    """The content of `__init__.pyi`."""
+    package = importlib.import_module(PACKAGE)
+    imports: dict[str, set[str]] = {}
+    functions = []
+    for module, names in package.HOMES.items():
+        for name in names.split():
+            value = getattr(package, name)
+            if hasattr(value, "__signature__") and inspect.isfunction(value):
+                functions.append(_function(value, imports))
+            else:
+                imports.setdefault(_home(value, module), set()).add(name)
+    words = set(re.findall(r"\w+", "".join(functions)))
+    for word in words & STANDARD.keys():
+        imports.setdefault(STANDARD[word], set()).add(word)
+    lines = [HEAD, "", *_imports(imports), "__version__: str", *functions]
+    return "\n".join(lines) + "\n"
+
+
+def _imports(imports: dict[str, set[str]]) -> Iterator[str]:
+    for inside in (False, True):
+        for module in sorted(module for module in imports if module.startswith(".") == inside):
+            yield from (f"from {module} import {name} as {name}" for name in sorted(imports[module]))
+        yield ""
+
+
+def _home(value: Any, listed: str) -> str:
+    """The module that defines a value, relative to the package."""
+    if isinstance(value, types.ModuleType):
+        return f".{value.__name__.removeprefix(f'{PACKAGE}.').rpartition('.')[0]}"
+    module = getattr(value, "__module__", None) or f"{PACKAGE}.{listed}"
+    return f".{module.removeprefix(f'{PACKAGE}.')}"
+
+
+def _function(function: Callable, imports: dict[str, set[str]]) -> str:
+    """A function with the annotation of each parameter, on a line of its own."""
+    hints, options = typing.get_type_hints(function), KEYS if function.__name__ == "fit" else USE
+    lines, keyword = [], False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not keyword:
+            keyword = True
+            lines.append("*")
+        kind = hints.get(name, parameter.annotation)
+        _take(kind, imports)
+        default = "" if parameter.default is inspect.Parameter.empty else " = ..."
+        lines.append(f"{name}: {_accepted(options.get(name), annotation(kind))}{default}")
+    taken = {line.partition(":")[0] for line in lines}
+    further = {"fit": declared_options, "evaluate": judgement_options}.get(function.__name__, list)()
+    declared = {each.name: each.type for each in further if each.name not in taken}
+    lines += [f"{name}: {_wide(kind)} = ..." for name, kind in sorted(declared.items())]
+    _take(hints["return"], imports)
+    listed = "".join(f"    {line},\n" for line in lines)
+    return f"\ndef {function.__name__}(\n{listed}) -> {annotation(hints['return'])}: ..."
+
+
+def _accepted(each: Option | None, kind: str) -> str:
+    """What a keyword accepts: a group also as one word, a place also as a path, a value that is parsed also as text."""
+    if each is None:
+        return _wide(kind)
+    if each.name in GROUPS and each is KEYS[each.name]:
+        return _wide(f"str | Path | {kind}")
+    kind = f"{kind} | Path" if each.bounds.metavar in PLACES else kind
+    return _wide(f"{kind} | str" if each.bounds.parse is not None else kind)
+
+
+def _wide(kind: str) -> str:
+    """Any sequence for a tuple or list, any mapping for a dictionary, each member once, None at the end."""
+    kind = re.sub(r"tuple\[(\w+(?: \| \w+)*), \.\.\.\]", r"Sequence[\1]", kind)
+    kind = re.sub(r"\bdict\[", "Mapping[", re.sub(r"\blist\[", "Sequence[", kind))
+    members = list(dict.fromkeys(re.split(r" \| (?![^\[]*\])", kind)))
+    if "Any" in members:
+        return "Any"
+    return " | ".join([*(each for each in members if each != "None"), *(["None"] if "None" in members else [])])
+
+
+def _take(kind: Any, imports: dict[str, set[str]]) -> None:
+    """Note the classes of this package that an annotation names."""
+    for inner in typing.get_args(kind):
+        _take(inner, imports)
+    module = getattr(kind, "__module__", "")
+    if isinstance(kind, type) and module.startswith(f"{PACKAGE}."):
+        imports.setdefault(_home(kind, ""), set()).add(kind.__name__)
+
+
+def write_stub() -> None:
+    """Make the file again."""
+    Path(FILE).write_text(stub_text(), encoding="utf-8")

@@ -1,0 +1,160 @@
+"""A run used again, and what may be said of it: each option is the keyword and the flag of the commands it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .options import Option, option, options_of
+from .recipe import DATA, JUDGING, METHOD, OUTPUT
+
+if TYPE_CHECKING:
+    from ..runs.folder import Run
+
+ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
+"""Commands on a run that take a data set, and all of them."""
+BATCH_SIZE = "images per batch through the backbone; measured by default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseOptions:
+    """What may be said where a run is used again: scored on other data, asked of new images, exported.
+
+    Each option names the commands that take it, as a keyword and a flag. What is None was not given.
+    """
+
+    data: str | None = option(
+        None,
+        "data set: a folder or file, of which the test split is used if it has one; by default the run's own",
+        metavar="PATH",
+        group=DATA,
+        commands=ON_DATA,
+    )
+    features: str | None = option(
+        None, "features file (.safetensors, .npz) instead of images", metavar="FILE", group=DATA, commands=ON_DATA
+    )
+    split: str = option(
+        "test",
+        "images to score: test (the default), val, train or all",
+        metavar="NAME",
+        group=DATA,
+        commands=("evaluate",),
+    )
+    batch_size: int | None = option(None, BATCH_SIZE, metavar="N", group=METHOD, commands=("predict",))
+    workers: int | None = option(
+        None, "threads that decode images, by default one per core", metavar="N", group=DATA, commands=ON_RUNS
+    )
+    resources: Mapping[str, str] | None = option(
+        None, "name -> path of what some methods need besides images, in place of the run's own", commands=ON_RUNS
+    )
+    classes: Any = option(
+        None,
+        "other names to look for, for detection and segmentation: a,b,c, or a .txt or .json file",
+        metavar="NAMES",
+        group=DATA,
+        commands=("evaluate", "predict"),
+    )
+    top: int | None = option(
+        None,
+        "how many of the most likely classes to show per image; by default 3",
+        metavar="K",
+        group=OUTPUT,
+        commands=("predict",),
+    )
+    threshold: float | None = option(
+        None,
+        "where images have several labels: name those of this probability or more; by default each label has a "
+        "threshold of its own, the best on the run's calibration rows",
+        metavar="P",
+        group=JUDGING,
+        commands=("predict",),
+    )
+    stream: bool | None = option(
+        None,
+        "treat the images as a stream, in sorted order: the run keeps what it learns from each",
+        group=METHOD,
+        commands=("predict",),
+    )
+    coverage: float | None = option(
+        None,
+        "name for each image a set of classes that holds the right one in this share of cases, for instance 0.9; with "
+        "several labels per image, a set that holds this share of its true labels on average",
+        metavar="SHARE",
+        group=JUDGING,
+        commands=("evaluate", "predict"),
+    )
+    max_error: float | None = option(
+        None,
+        "leave unsure answers open, so that at most this share of the others is wrong, for instance 0.05",
+        metavar="SHARE",
+        group=JUDGING,
+        commands=("evaluate", "predict"),
+    )
+    set_method: str | None = option(
+        None,
+        "how sets of classes are made; by default lac, the smallest ones",
+        metavar="lac|aps|raps",
+        group=JUDGING,
+        commands=("evaluate", "predict"),
+    )
+    device: str = option(
+        "auto",
+        "device: auto (the default), cpu, cuda or cuda:1",
+        metavar="NAME",
+        group=METHOD,
+        commands=(*ON_RUNS, "search"),
+    )
+    reading: Mapping[str, Any] | None = option(
+        None, "options of the domain's reader, in place of the run's own", commands=ON_RUNS
+    )
+    redact: bool = option(
+        False,
+        "leave file names, the path of the data and pictures out of what is written; samples are numbered",
+        group=OUTPUT,
+        commands=("evaluate",),
+    )
+
+
+@dataclass(frozen=True)
+class Use(UseOptions):
+    """A run used again.
+
+    Args:
+        run: the run.
+        images: files and folders to predict.
+        out: a folder for files of what was predicted.
+        files: files to write rows into, as the suffix says (`FILE_KINDS`), or files of the domain's own.
+        explain: how each answer is explained, of `core/explanation/heat_maps.py`, or "auto".
+        judging: options of the task's judgements by name.
+    """
+
+    run: Run
+    images: Sequence[str | Path] = ()
+    out: str | Path | None = None
+    files: Sequence[Path] = ()
+    explain: str | None = None
+    judging: Mapping[str, Any] = field(default_factory=dict)
+
+
+USE: dict[str, Option] = {each.name: each for each in options_of(UseOptions)}
+EVERYWHERE = frozenset({"split", "device", "reading", "redact"})
+"""Options of a use that every task takes."""
+USED = (*(name for name in USE if name not in EVERYWHERE), "out", "explain")
+"""Fields of `Use` that only some tasks take."""
+
+
+class Predicted(Protocol):
+    """What a run says of new images.
+
+    Attributes:
+        skipped: (image, reason) of what could not be read.
+        files: what was written.
+    """
+
+    skipped: Sequence[tuple[str, str]]
+    files: list[Path]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON-able dict per image."""

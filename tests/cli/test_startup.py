@@ -1,0 +1,48 @@
+"""What a command imports: libraries that its work does not need would cost more than the work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LISTED = "import json, sys; from vladapt.cli import main; sys.argv = sys.argv[:1] + json.loads(sys.argv[1])\n" + (
+    "try: main()\nfinally: print(json.dumps([*sys.modules]), file=sys.stderr)"
+)
+OF_TOWER_TRAINING = {"mmengine", "transformers", "peft", "accelerate", "torch.distributed.checkpoint", "torch._dynamo"}
+OF_OTHER_WORK = {"torchvision", "torchmetrics", "captum", "cv2", "open_clip", "timm", "matplotlib.pyplot"}
+OF_A_FIT = {"sklearn", "scipy.stats", "pandas", "jinja2"}
+FIT_MODULES, PREDICT_MODULES = 2_150, 850
+"""At most so many besides those of torch, whose number is its own."""
+
+
+def imported(folder: Path, *arguments: object) -> set[str]:
+    """Names of the modules that a command has imported in a process of its own; it has to succeed."""
+    command = (sys.executable, "-c", LISTED, json.dumps([str(argument) for argument in arguments]))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def besides_torch(modules: set[str]) -> int:
+    return sum(not name.startswith(("torch.", "torchgen.")) for name in modules)
+
+
+def test_a_second_fit_and_a_prediction_import_only_what_they_use(vladapt, colours, tmp_path, monkeypatch):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    fit = ("fit", "--domain", "medical", "--data", colours, "--adapter", "tip-adapter", "--shots", 2, "--out", "runs")
+    assert vladapt(*fit).code == 0  # its features are stored now
+
+    modules = imported(tmp_path, *fit)
+    assert not modules & (OF_TOWER_TRAINING | OF_OTHER_WORK)
+    assert besides_torch(modules) <= FIT_MODULES
+
+    run = sorted((tmp_path / "runs").iterdir())[-1]
+    modules = imported(tmp_path, "predict", run, next(colours.rglob("*.png")))
+    assert not modules & (OF_TOWER_TRAINING | OF_OTHER_WORK | OF_A_FIT)
+    assert besides_torch(modules) <= PREDICT_MODULES
