@@ -39,9 +39,9 @@ NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no ze
 
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
     """The report of a run in `folder`."""
-    info, metrics, names, found = results.info, results.metrics, results.class_names, results.findings
+    info, names, found = results.info, results.class_names, results.findings
     verdict = found.sections(Place.VERDICT) or ([NO_ZERO_SHOT] if results.zero_shot_logits is None else [])
-    warnings = warnings_of(metrics, results.labels, names, info.get("notes") or [])
+    warnings = warnings_of(results.compared, results.labels, names, info.get("notes") or [])
     details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
     return Report(
         kind="Report of one adaptation run",
@@ -131,20 +131,20 @@ def _how(results: ClassificationResults) -> str:
 
 def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, float | None]:
     """The score that decides, before and after."""
-    key, metrics = results.compared.deciding, results.metrics
-    return results.compared.measure, (metrics.get("zero_shot") or {}).get(key), metrics["adapted"].get(key)
+    found = results.compared
+    return found.measure, (found.zero_shot or {}).get(found.deciding), found.adapted.get(found.deciding)
 
 
 def _scores(results: ClassificationResults) -> TableSection:
-    metrics, before = results.metrics, results.metrics.get("zero_shot")
+    found = results.compared
+    before, after = found.zero_shot, found.adapted
     note = f"The arrow says which way is better. {_answers_words(results)}"
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
-    found = results.compared
     bounds = {key: (found.between(ZERO_SHOT, key), found.between("adapted", key)) for key in MEASURES}
-    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, metrics["adapted"], bounds)
+    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, after, bounds)
     others = [each for key, each in found.baselines.items() if key not in (ZERO_SHOT, GUESSING)]
-    keys = [key for key in MEASURES if key in metrics["adapted"]]
+    keys = [key for key in MEASURES if key in after]
     for key, row in zip(keys, rows):
         row[1:1] = [Cell(MEASURES[key].text(other.scores.get(key))) for other in others]
     header = (*(other.column for other in others), *(("Zero-shot",) if before else ()), "Adapted")
@@ -197,7 +197,7 @@ def _class_cells(row: ClassRow, compared: bool) -> list[Any]:
 
 
 def _per_label(results: ClassificationResults) -> TableSection:
-    before, after = results.metrics.get("zero_shot") or {}, results.metrics["adapted"]
+    before, after = results.compared.zero_shot or {}, results.compared.adapted
     compared, rows = results.zero_shot_logits is not None, []
     for c, name in enumerate(results.class_names):
         column, old, new = results.labels[:, c], before.get(f"auroc/{name}"), after.get(f"auroc/{name}")
