@@ -107,7 +107,7 @@ def test_what_is_found_is_in_metrics_notes_report_and_run():
     again = Findings.of_metrics({"tells": Tells}, fit.metrics)
     assert again["tells"] == findings["tells"] == {"value": 3} and again["tells"]["value"] == 3
     assert Findings({"tells": Tells}).add([Tells(value=0)], fit) == []
-    with pytest.raises(ConfigError, match="judgement 'tells': 'told' is in metrics.json already"):
+    with pytest.raises(ConfigError, match="'tells': 'told' is in metrics"):
         findings.add([Tells(value=4)], fit)
 
 
