@@ -87,7 +87,7 @@ def evaluate(
 
     Returns:
         {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}; for a classification
-        also "in_fit", how many of the images were in the fit, "skipped", and what `judgement` returns.
+        also "in_fit", how many of the images were in the fit, "skipped", and what its judgements find.
 
     Raises:
         DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
