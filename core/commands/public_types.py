@@ -35,18 +35,23 @@ def stub_text() -> str:
     """The content of `__init__.pyi`."""
     package = importlib.import_module(PACKAGE)
     imports: dict[str, set[str]] = {}
-    functions = []
+    functions, aliases = [], []
     for module, names in package.HOMES.items():
         for name in names.split():
             value = getattr(package, name)
+            if isinstance(value, types.ModuleType):
+                parent, _, own = value.__name__.removeprefix(f"{PACKAGE}.").rpartition(".")
+                imports.setdefault(f".{parent}", set()).add(own)
+                aliases.append(f"{name} = {own}")
+                continue
             if hasattr(value, "__signature__") and inspect.isfunction(value):
                 functions.append(_function(value, imports))
             else:
-                imports.setdefault(_home(value, module), set()).add(_named(value, name))
+                imports.setdefault(_home(value, module), set()).add(f"{name} as {name}")
     words = set(re.findall(r"\w+", "".join(functions)))
     for word in words & STANDARD.keys():
         imports.setdefault(STANDARD[word], set()).add(f"{word} as {word}")
-    lines = [HEAD, "", *_imports(imports), "__version__: str", *functions]
+    lines = [HEAD, "", *_imports(imports), "__version__: str", *aliases, *functions]
     return "\n".join(lines) + "\n"
 
 
@@ -57,16 +62,8 @@ def _imports(imports: dict[str, set[str]]) -> Iterator[str]:
         yield ""
 
 
-def _named(value: Any, name: str) -> str:
-    """What is imported, and under which name: a module may have another one here."""
-    own = value.__name__.rpartition(".")[2] if isinstance(value, types.ModuleType) else name
-    return f"{own} as {name}"
-
-
 def _home(value: Any, listed: str) -> str:
     """The module that defines a value, relative to the package."""
-    if isinstance(value, types.ModuleType):
-        return f".{value.__name__.removeprefix(f'{PACKAGE}.').rpartition('.')[0]}"
     module = getattr(value, "__module__", None) or f"{PACKAGE}.{listed}"
     return f".{module.removeprefix(f'{PACKAGE}.')}"
 
