@@ -43,12 +43,16 @@ def compare(
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
-    from ..engine.compare import compare as engine_compare
+    from ..recipes.early import check_names
     from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
+    recipe = given.recipe()
+    check_names(recipe, axes["adapters"] or ())
+    from ..engine.compare import compare as engine_compare
+
     how = {"sources": sources, "out": out, "resume": resume, "reporter": reporter()}
-    result = engine_compare(given.recipe(), **axes, **how)
+    result = engine_compare(recipe, **axes, **how)
     if as_json:
         files = {"csv": str(result.csv), "plot": str(result.plot)}
         published = {"published": result.published()} if result.published() else {}
