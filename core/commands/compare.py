@@ -48,7 +48,7 @@ def compare(
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     recipe = given.recipe()
-    check_names(recipe, axes["adapters"] or ())
+    check_names(recipe, axes.get("adapters") or ())
     from ..engine.compare import compare as engine_compare
 
     how = {"sources": sources, "out": out, "resume": resume, "reporter": reporter()}
