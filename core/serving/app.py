@@ -113,7 +113,7 @@ def build_app(desk: Desk, access: Access) -> Any:
         return Response(text, media_type=kind)
 
     async def model(request: Request) -> Response:
-        return JSONResponse({"run": desk.model.name, **desk.model.facts})
+        return JSONResponse({"run": desk.model.name, **vars(desk.model.facts)})
 
     async def metrics(request: Request) -> Response:
         text, kind = await run_in_threadpool(desk.metrics.text)
