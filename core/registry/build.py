@@ -35,8 +35,6 @@ def adapter_class(name: str) -> type[Adapter]:
         cls = _load(catalogue.PUBLISHED_RUN, Adapter).at(name)
         cls.name = name
         return cls
-    from ..contracts.adapter import Adapter
-
     cls = _load(find(name, catalogue.adapters(), "adapter"), Adapter)
     cls.name = name
     return cls
