@@ -15,6 +15,7 @@ from .core.contracts.domain import Domain as Domain
 from .core.contracts.domain import DomainData as DomainData
 from .core.contracts.domain import Item as Item
 from .core.contracts.evaluated import Evaluated as Evaluated
+from .core.contracts.exported import Exported as Exported
 from .core.contracts.features import Batch as Batch
 from .core.contracts.features import FeatureSet as FeatureSet
 from .core.contracts.features import TextClassifier as TextClassifier
@@ -46,7 +47,6 @@ from .core.errors import ConfigError as ConfigError
 from .core.errors import DataError as DataError
 from .core.errors import UnknownNameError as UnknownNameError
 from .core.errors import VladaptError as VladaptError
-from .core.export.package import Exported as Exported
 from .core.features.files import load_features as load_features
 from .core.features.store import FeatureStore as FeatureStore
 from .core.prompts.classifier import build_classifier as build_classifier

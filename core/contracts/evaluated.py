@@ -5,12 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .judgement import Record
-
-if TYPE_CHECKING:
-    from .task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +41,16 @@ class Evaluated(Record):
         return self.in_fit.get("in_fit_words", "")
 
     @classmethod
-    def returned(cls, result: Evaluated | Mapping[str, Any], task: Task) -> Evaluated:
-        """What a task gave; a task of another package may still give a dictionary, which is deprecated."""
+    def returned(cls, result: Evaluated | Mapping[str, Any], title: str) -> Evaluated:
+        """What a task gave; a task of another package may still give a dictionary, which is deprecated.
+
+        Args:
+            title: of the task, for the warning.
+        """
         if isinstance(result, Evaluated):
             return result
         warnings.warn(
-            f"{task.title}: evaluate() returns a dictionary; return a vladapt.Evaluated",
+            f"{title}: evaluate() returns a dictionary; return a vladapt.Evaluated",
             DeprecationWarning,
             stacklevel=2,
         )
