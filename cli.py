@@ -23,7 +23,6 @@ from .core.commands import compare, embed, export, fit, inspect, labels, pretrai
 from .core.commands.options import epilog_of, with_flags, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
-from .core.runtime.liveness import told_of_a_death
 from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
 FAILED = 1
@@ -124,6 +123,13 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
         text = str(error).strip().splitlines()
         code = fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
     return code if isinstance(code, int) else 0
+
+
+def told_of_a_death(error: BaseException) -> bool:
+    """As in `core/runtime/liveness.py`, which opens connections: a start without an error does without it."""
+    from .core.runtime import liveness
+
+    return liveness.told_of_a_death(error)
 
 
 def _run(arguments: list[str]) -> int | None:
