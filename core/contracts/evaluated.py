@@ -27,7 +27,7 @@ class Evaluated(Record):
     split: str
     metrics: Mapping[str, Any]
     in_fit: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] | None = None
+    notes: Sequence[str] | None = None  # type: ignore[assignment]  # a field in place of a property
     skipped: Sequence[Sequence[str]] = ()
 
     def values_by_key(self) -> dict[str, Any]:
@@ -57,5 +57,5 @@ class Evaluated(Record):
         own = ("run", "data", "split", "notes", "skipped")
         metrics = {key: value for key, value in result.items() if key not in own and not key.startswith("in_fit")}
         known = {key: value for key, value in result.items() if key.startswith("in_fit")}
-        of = (str(result.get(key, "")) for key in own[:3])
-        return cls(*of, metrics, known, result.get("notes"), result.get("skipped") or ())
+        run, data, split = (str(result.get(key, "")) for key in own[:3])
+        return cls(run, data, split, metrics, known, result.get("notes"), result.get("skipped") or ())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,9 +18,8 @@ from ..errors import ConfigError
 from .options import settle
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from torch import Tensor
+    from typing_extensions import Self
 
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
@@ -57,7 +56,7 @@ class Record(Mapping[str, Any]):
 
     def values_by_key(self) -> dict[str, Any]:
         """What metrics.json holds below `key`; by default the fields, in order."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("beside")}
+        return {each.name: getattr(self, each.name) for each in _fields(type(self)) if not each.metadata.get("beside")}
 
     def to_json(self) -> dict[str, Any]:
         """What the record adds to metrics.json, as dictionaries, lists, numbers and texts."""
@@ -74,7 +73,7 @@ class Record(Mapping[str, Any]):
         told = metrics.get(cls.key)
         if not told:
             return None
-        known = {each.name for each in fields(cls) if each.init and not each.metadata.get("beside")}
+        known = {each.name for each in _fields(cls) if each.init and not each.metadata.get("beside")}
         return cls(**{key: value for key, value in told.items() if key in known})
 
     def section(self) -> Any:
@@ -112,6 +111,11 @@ class Record(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.values_by_key())
+
+
+def _fields(record: Any) -> tuple[Field, ...]:
+    """Of a record, each of which is a dataclass."""
+    return fields(record)
 
 
 def beside(default: Any = None) -> Any:
