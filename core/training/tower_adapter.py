@@ -19,7 +19,7 @@ from ..contracts.features import Batch, TextClassifier
 from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.options import option
 from ..errors import CapabilityError
-from ..prompts.classifier import fill
+from ..prompts.classifier import encoded_classes, fill
 from ..registry.build import build_adapter
 from .batches import BatchPlan, GlobalBatches
 from .class_scores import ClassScores
@@ -31,7 +31,6 @@ from .tower_settings import (
     COST_OPTIONS,
     check_further,
     check_losses,
-    encoded_classes,
     identity_of,
     losses_of,
     report_of,

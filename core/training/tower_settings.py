@@ -19,7 +19,6 @@ from ..contracts.options import chosen
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..features.extract import AMP, cores
 from ..metrics.selection import val_score
-from ..prompts.classifier import build_classifier
 from ..registry.build import loss_class
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .class_scores import PixelScores
@@ -152,12 +151,6 @@ def report_of(name: str, done: Trained, settings: TrainingSettings, notes: list[
         notes=notes,
         trained_parameters=done.trained_parameters,
     )
-
-
-def encoded_classes(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
-    """(C, D) unit rows of C lists of texts."""
-    named = {str(number): texts for number, texts in enumerate(prompts)}
-    return build_classifier(towers, list(named), [], descriptions=named).weights
 
 
 @torch.no_grad()

@@ -149,7 +149,7 @@ def test_what_is_owed_to_the_order_of_frames(problem, fitted, name):
     assert told["orders"] == 5 and told["in_order"] == 0.5
     backwards = Prepared(replace(prepared.data, load=lambda item: draw(item)[::-1]), adapter.adapted(problem.backbone))
     logits = torch.cat([adapter.logits(batch) for batch in backwards.batches(adapter, backwards.of_ids(test.ids))])
-    scored = metrics_of(logits, test, ("down", "up"))
+    scored = metrics_of(logits, test.labels, ("down", "up"))
     assert told["reversed"] == pytest.approx(scored[told["metric"]])
     in_order = torch.cat([adapter.logits(batch) for batch in prepared.on(backwards.backbone).batches(adapter, test)])
     assert torch.allclose(in_order, logits, rtol=0, atol=1e-4) == (name == "open-vclip")
