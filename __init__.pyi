@@ -55,13 +55,14 @@ from .core.registry.build import build_loss as build_loss
 from .core.registry.build import load_adapter as load_adapter
 from .core.registry.build import load_domain as load_domain
 from .core.runtime.progress import Reporter as Reporter
-from .core.sharing import mlflow as mlflow
+from .core.sharing import mlflow_flavour
 from .core.tasks.pretraining.pretrain import PretrainPlan as PretrainPlan
 from .core.tasks.pretraining.pretrain import pretrain as pretrain
 from .core.tasks.retrieval.scoring import evaluate_retrieval as evaluate_retrieval
 from .core.training.settings import TrainingSettings as TrainingSettings
 
 __version__: str
+mlflow = mlflow_flavour
 
 def export(
     run: str | Path,

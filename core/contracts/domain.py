@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -125,7 +125,7 @@ class Evaluation:
     objects: Mapping[str, int] = field(default_factory=dict)
 
 
-Decoded = np.ndarray
+Decoded: TypeAlias = np.ndarray
 """A decoded image: (H, W, 3), uint8 or float32 in 0..1 where the source is deeper than 8 bits; (H, W, C) where the
 domain has `channels`."""
 

@@ -85,7 +85,7 @@ def evaluate(
 
     Returns:
         {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}; for a classification
-        also "in_fit", how many of the images were in the fit, "skipped", and what `judgement` returns.
+        also "in_fit", how many of the images were in the fit, "skipped", and what its judgements find.
 
     Raises:
         DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
@@ -101,7 +101,7 @@ def evaluate(
     check_judging(task, EVAL, use.judging)
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
-    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task)
+    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():
         write_metrics(Path(out), result.to_json())

@@ -285,10 +285,10 @@ def _store(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from mmengine import Config
-
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file; give a recipe file (.py, .json or .yaml)")
+    from mmengine import Config
+
     try:
         if path.suffix.lower() == ".json":
             read_json(path)

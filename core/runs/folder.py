@@ -23,13 +23,13 @@ from safetensors import SafetensorError
 from ... import __version__
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, refused, remove_abandoned, write_whole
-from .published import HUB, folder_of
+from .places import HUB, UNFINISHED, run_folder
+from .published import folder_of
 from .redaction import origin_of, without_place
 from .shareable import check_backbone, cleaned, shareable
 
 FORMAT = 1
 RUNS = Path("runs")
-UNFINISHED = ".unfinished"
 RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 KEYS = {
@@ -114,7 +114,7 @@ class Run:
             DataError: no such folder, no run, unfinished, of another version, or a missing or damaged file.
         """
         place = str(path) if str(path).startswith(HUB) else ""
-        path = _run_folder(Path(path) if not place else folder_of(place))
+        path = run_folder(Path(path) if not place else folder_of(place))
         info = _read_json(path / "run.json")
         _check_version(path, info)
         missing = [key for key in KEYS if key not in info]
@@ -248,23 +248,6 @@ def _new_folder(parent: Path, what: str) -> Path:
         with suppress(FileExistsError):  # two fits in one second drew the same four digits
             path.mkdir()
             return path
-
-
-def _run_folder(path: Path) -> Path:
-    if not path.exists():
-        raise DataError(f"{path}: no such run folder; give one that `vladapt fit` wrote")
-    if not path.is_dir():
-        raise DataError(f"{path}: a file, not a run folder; give the folder that holds run.json")
-    if (path / UNFINISHED).exists():
-        raise DataError(f"{path}: this run did not finish; fit again")
-    if (path / "run.json").is_file():
-        return path
-    runs = sorted(file.parent for file in path.glob("*/run.json"))
-    if len(runs) == 1:
-        return _run_folder(runs[0])
-    if runs:
-        raise DataError(f"{path}: holds {len(runs)} runs; give one of them, for instance {runs[-1]}")
-    raise DataError(f"{path}: no run.json there; give a run folder that `vladapt fit` wrote")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

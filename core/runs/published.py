@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ..backbones.hub import REPOSITORY, cached_revision, hub_snapshot
 from ..errors import CapabilityError, DataError
+from .places import HUB
 
-HUB = "hf:"
-"""Before the name of a run of the Hugging Face hub."""
 CARD = "README.md"
 NEEDED = ("run.json", "metrics.json", "adapter.safetensors")
 FILES = (*NEEDED, "calibration.safetensors", "linear-probe.safetensors", CARD)

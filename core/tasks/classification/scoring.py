@@ -147,8 +147,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     name = found.measure.name
     decides = f"{name if name.isupper() else name.lower()} decides"
     options = {"title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
-    table = Table(title=f"{plural(metrics['test_images'], 'test image')}{of_groups}, {decides}", **options)
-    before, after = metrics["zero_shot"] or {}, metrics["adapted"]
+    table = Table(title=f"{plural(found.test_images, 'test image')}{of_groups}, {decides}", **options)
+    before, after = found.zero_shot or {}, found.adapted
     others = {key: of.scores for key, of in found.baselines.items() if key != ZERO_SHOT}
     for column in ("", "zero-\nshot", *(COLUMNS[key] for key in others), "adapted", "95% interval", "change"):
         table.add_column(column, justify="left" if not column else "right")

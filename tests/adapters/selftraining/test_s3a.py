@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
 from vladapt import CapabilityError, build_adapter, build_classifier, load_adapter, load_backbone
-from vladapt.adapters.selftraining._words import assigned
+from vladapt.adapters.selftraining._words import assigned, votes_of
 from vladapt.core.prompts.vocabulary import broad_vocabulary
 from vladapt.core.training.batches import epoch_order
 
@@ -118,6 +118,12 @@ def test_it_trains_as_published(world, prompts):
     assert all(name.startswith("visual.") for name in adapter.changed)
     said = [note for note in report.notes if "words found among 10" in note]
     assert said and any("no --resource realign-prompts" in note for note in report.notes) == (prompts is None)
+
+
+def test_votes_are_shares_of_a_cluster():
+    """So that a small cluster is as sure of its word as a large one."""
+    votes = votes_of(torch.tensor([0, 0, 0, 0, 1]), torch.tensor([[0], [0], [0], [1], [0]]), 3)
+    assert votes.tolist() == [[0.75, 0.25, 0.0], [1.0, 0.0, 0.0]]
 
 
 def test_no_two_clusters_have_one_word():

@@ -119,6 +119,14 @@ def test_a_row_is_not_its_own_neighbour():
     assert torch.allclose(distances(support, support, torch.eye(4, dtype=torch.bool)), torch.ones(4))
 
 
+def test_the_limit_does_not_come_from_rows_that_find_themselves():
+    support = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    own = torch.eye(60, dtype=torch.bool)
+    away = distances(support, support, own).sort().values
+    limit = Unlike.of_rows(support, support, own).limit
+    assert limit in away[-4:].tolist() and limit > Unlike.of_rows(support, support).limit
+
+
 def test_too_few_rows_tell_no_unlike_image():
     support = torch.randn(10, 4)
     unlike = Unlike.of_rows(support, support, torch.eye(10, dtype=torch.bool))

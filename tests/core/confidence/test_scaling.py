@@ -45,6 +45,12 @@ def test_rows_that_are_all_right_do_not_make_an_answer_certain():
     assert sure == pytest.approx(1 - 1 / 22, abs=1e-6)
 
 
+def test_only_differences_of_logits_count_where_all_rows_are_right_too():
+    logits, labels = 3 * torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+    shifted = fit_scaling(logits + 2, labels).temperature
+    assert float(shifted) == pytest.approx(float(fit_scaling(logits, labels).temperature), rel=1e-6)
+
+
 def test_the_temperature_stays_within_its_bounds():
     logits, labels = drawn(rows=200)
     assert float(fit_scaling(-logits, labels).temperature) == pytest.approx(1e3)

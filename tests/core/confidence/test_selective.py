@@ -46,6 +46,13 @@ def test_rows_enough_without_a_mistake_answer_all():
     assert found.least == pytest.approx(0.5) and found.note == ""
 
 
+def test_a_row_fewer_can_promise_nothing():
+    """Each of the thresholds that are tried takes its share of the risk."""
+    count = fewest_rows(0.05) - 1
+    found = answer_threshold(torch.linspace(0.5, 1, count), torch.ones(count, dtype=torch.bool), 0.05)
+    assert found.least == math.inf
+
+
 def test_equal_confidences_are_answered_together():
     confidence = torch.full((300,), 0.8)
     right = torch.arange(300) >= 100

@@ -70,10 +70,10 @@ def test_it_is_the_papers_equation(keep):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 5))
-def test_more_padding_changes_nothing(seed, more):
+@given(st.integers(0, 1000), st.integers(1, 5), st.sampled_from(filip.CHOICES))
+def test_more_padding_changes_nothing(seed, more, select):
     out = outputs(seed)
-    loss = build_loss("filip", DIMS, token_dim=4).double()
+    loss = build_loss("filip", DIMS, token_dim=4, select=select).double()
     padded = {
         "image_tokens": out["image_tokens"],
         "text_tokens": torch.cat([out["text_tokens"], torch.full((4, more, 6), 7.0)], dim=1),

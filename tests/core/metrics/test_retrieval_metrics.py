@@ -77,6 +77,14 @@ def test_person_search_agrees_with_the_reference(references):
         ref.assert_close(100 * metrics["minp"], "mINP")
 
 
+def test_the_inverse_penalty_is_of_the_last_that_is_relevant():
+    """Of two relevant items at ranks 1 and 4, and of one at rank 2: (2 / 4 + 1 / 2) / 2."""
+    similarity = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6]])
+    found = ranked_from(similarity, [0, 1], [0, 1, 2, 0])
+    assert found.inverse_penalty.tolist() == [0.5, 0.5]
+    assert found.metrics(penalty=True)["minp"] == 0.5 and "minp" not in found.metrics()
+
+
 def in_percent(found, ref) -> list[float]:
     """In the fixture's order: recalls as R1, R5 ..., and ranks, which are no shares."""
     metrics = found.metrics()

@@ -7,15 +7,15 @@ import threading
 
 import pytest
 
-from vladapt.core.contracts.serving import Sample, Served
-from vladapt.core.serving.batching import Batcher, best_batch
+from vladapt.core.contracts.serving import Sample, Served, ServedFacts
+from vladapt.core.serving.batching import Batcher, answer_each, best_batch
 from vladapt.core.serving.uploads import Limits
 
 
 class Slow(Served):
     """A model that waits for permission, and remembers how many samples it was asked at once."""
 
-    name, facts, sizes = "slow", {"class_names": ["a"], "coverages": []}, (1, 2, 4, 8)
+    name, facts, sizes = "slow", ServedFacts("slow", ["a"], False, [], False), (1, 2, 4, 8)
 
     def __init__(self, seconds=None):
         self.goes, self.asked, self.seconds = threading.Event(), [], seconds or {}
@@ -42,6 +42,24 @@ class Slow(Served):
 
     def examples(self, count):
         return [Sample(str(number), None, b"") for number in range(count)] if self.seconds else []
+
+
+class Picky(Slow):
+    """Cannot answer one of the samples, and says so of all that come with it."""
+
+    def answer(self, samples):
+        self.asked.append(len(samples))
+        if any(sample.id == "torn" for sample in samples):
+            raise ValueError("torn")
+        for sample in samples:
+            sample.answer = sample.id
+
+
+def test_one_that_cannot_be_answered_costs_no_other_its_answer():
+    model, samples = Picky(), [Sample(name, None) for name in ("a", "torn", "b")]
+    answer_each(model, samples)
+    assert [samples[0].answer, samples[2].answer] == ["a", "b"] and model.asked == [3, 1, 1, 1]
+    assert isinstance(samples[1].answer, ValueError)
 
 
 def test_what_comes_while_the_model_is_busy_goes_through_it_together():

@@ -113,6 +113,14 @@ def test_nodata_masks_and_nan_are_black_and_do_not_stretch(write_raster):
     assert picture[6:].min() == 0 and picture[6:].max() == 1 and 0 < low < high
 
 
+def test_no_data_of_8_bits_are_black(write_raster):
+    stored = numbers(3, 8, 8, kind=np.uint8, high=250)
+    stored[:, :2] = 255
+    picture = decode_raster(write_raster("a.tif", stored, nodata=255), {})
+    assert picture.dtype == np.uint8 and not picture[:2].any()
+    np.testing.assert_array_equal(picture[2:], stored[:, 2:].transpose(1, 2, 0))
+
+
 def test_a_raster_of_nodata_is_one_line(write_raster):
     file = write_raster("a.tif", np.zeros((3, 8, 8), np.uint8), nodata=0)
     with pytest.raises(DataError, match=r"a\.tif: no pixel of it has a value"):

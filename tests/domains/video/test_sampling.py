@@ -72,6 +72,26 @@ def test_frames_are_those_of_the_public_code(references):
                 assert ours.tolist() == wanted.tolist(), (name, n)
 
 
+OF_100 = {
+    "clip4clip12": [0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99],
+    "mm.clip8x8x1.loop": [21, 29, 37, 45, 53, 61, 69, 77],
+    "mm.tsn8": [6, 18, 31, 43, 56, 68, 81, 93],
+    "mm.tsn8.twice": [6, 18, 31, 43, 56, 68, 81, 93, 0, 12, 25, 37, 50, 62, 75, 87],
+    "mm.uniform12x1": [4, 12, 20, 29, 37, 45, 54, 62, 70, 78, 86, 95],
+    "pllava16": [3, 9, 15, 22, 28, 34, 40, 46, 53, 59, 65, 71, 77, 83, 90, 96],
+    "sf.ssv2_16": [3, 9, 15, 22, 28, 34, 40, 46, 53, 59, 65, 71, 77, 83, 90, 96],
+}
+"""Rule -> which frames of a video of 100 the public code takes, cut from the fixture; and below of one of 33."""
+OF_33 = {"mm.clip8x8x1.loop": [0, 8, 16, 24, 32, 7, 15, 23], "mm.clip8x8x1.repeat_last": [0, 8, 16, 24, 32, 32, 32, 32]}
+
+
+@pytest.mark.parametrize(("frames", "wanted"), [(100, OF_100), (33, OF_33)])
+def test_frames_of_two_videos_are_those_of_the_public_code(frames, wanted):
+    for name, numbers in wanted.items():
+        (rule,) = (build(*m.groups()) for pattern, build in NAMES.items() if (m := re.fullmatch(pattern, name)))
+        assert rule(frames, np.random.RandomState(0)).tolist() == numbers, name
+
+
 def test_crops_are_those_of_the_public_code(references):
     crops = {"mm_three": rules.three_crops, "sf_three": rules.three_views, "mm_ten": rules.five_crops}
     for reference in references("video_sampling"):

@@ -29,8 +29,8 @@ from vladapt.core.features.store import FeatureStore
 from vladapt.core.judgements.part_order import order_reliance
 from vladapt.core.metrics.labelled_rows import metrics_of
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_passes import image_features
+from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video import Video
 from vladapt.domains.video.adapters.open_vclip import NeighbouringFrames
 from vladapt.domains.video.adapters.stan import Branch
