@@ -20,7 +20,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "data": {
         "core.contracts": "Domain DomainData Item Target Label Labels Boxes Mask Captions Identity Reading check_items",
-        "core.data": "read_any images_of readable decodable walk loader IMAGE decode_image read_table group_rows "
+        "core.data.images": "IMAGE",
+        "core.data": "read_any images_of readable decodable walk loader decode_image read_table group_rows "
         "ItemCollector FileHashes selection_split read_pairs",
     },
     "backbones and prompts": {

@@ -121,3 +121,22 @@ def _take(kind: Any, imports: dict[str, set[str]]) -> None:
 def write_stub() -> None:
     """Make the file again."""
     Path(FILE).write_text(stub_text(), encoding="utf-8")
+    API_FILE.write_text(api_stub_text(), encoding="utf-8")
+
+
+API_FILE = PACKAGE_ROOT / "api.pyi"
+
+
+def api_stub_text() -> str:
+    """The content of `api.pyi`: what the package gives too has its types there, all else where it is defined."""
+    package, api = importlib.import_module(PACKAGE), importlib.import_module(f"{PACKAGE}.api")
+    listed = {name: module for module, names in api.HOMES.items() for name in names.split()}
+    homes = {name: "." if name in dir(package) else _defining(getattr(api, name), listed[name]) for name in listed}
+    lines = sorted(f"from {homes[name]} import {name} as {name}" for name in listed)
+    return "\n".join([HEAD, "", *lines, "", "SECTIONS: dict[str, dict[str, str]]", "HOMES: dict[str, str]"]) + "\n"
+
+
+def _defining(value: Any, listed: str) -> str:
+    """The module that defines a class or a function, the listed one of a constant; relative to the package."""
+    named = isinstance(value, (type, types.FunctionType))
+    return _home(value, listed) if named else f".{listed}"

@@ -8,7 +8,8 @@ import pytest
 
 ROOMS = sorted({each.room for each in house.names_of_rooms()})
 MOST_ROOMS = 20
-MOST_NAMES = 448
+MOST_NAMES = 456
+MOST_FILES_IN_CIRCLES = 29
 
 
 def test_adapters_and_domains_import_from_rooms_and_never_from_a_file_inside_one():
@@ -27,6 +28,11 @@ def test_a_room_gives_every_name_that_it_lists_and_no_file_of_it_hides_one(room)
     listed = dir(module) if "__dir__" in vars(module) else []
     assert [name for name in listed if not hasattr(module, name)] == []
     assert [name for name in listed if (house.ROOT / "core" / room / f"{name}.py").exists()] == []
+
+
+def test_no_rooms_import_each_other_in_a_circle_and_few_files_do():
+    assert house.circles_of_rooms() == []
+    assert sum(map(len, house.circles_of_files())) <= MOST_FILES_IN_CIRCLES
 
 
 def test_circles_are_found_and_told_from_ways():

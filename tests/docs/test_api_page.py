@@ -9,6 +9,7 @@ import pytest
 
 import vladapt
 from vladapt import api, testing
+from vladapt.core.commands.public_types import API_FILE, api_stub_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -29,6 +30,10 @@ def test_there_are_few_public_names_in_eight_sections():
 
 def test_the_tables_are_those_of_the_code():
     assert api_page.page() == PAGE, "make them again: python benchmarks/api_page.py > page, then docs/api.md"
+
+
+def test_the_types_are_those_of_the_code():
+    assert API_FILE.read_text(encoding="utf-8") == api_stub_text(), "make them again: make index"
 
 
 @pytest.mark.parametrize("title", api.SECTIONS)
