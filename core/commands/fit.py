@@ -11,15 +11,24 @@ from ..contracts.recipe import OUTPUT, Recipe, as_flag
 from ..contracts.use import USE
 from ..errors import ConfigError
 from ..registry.catalogue import is_place
+from ..runtime.timing import Timing, timed
 from .options import Debug, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
-from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table
+from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
 
 
-def fit(given: Annotated[Given, FromRecipe()], as_json: Json = False, debug: Debug = False) -> None:
+def fit(
+    given: Annotated[Given, FromRecipe()],
+    timing: Annotated[
+        bool,
+        typer.Option("--timing", help="Show where the seconds went: by part, as --json too.", rich_help_panel=OUTPUT),
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Adapt a model to a data set and write a run with a report.
 
     Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
@@ -32,15 +41,19 @@ def fit(given: Annotated[Given, FromRecipe()], as_json: Json = False, debug: Deb
         _evaluate_on(place, resolved, as_json)
         return
     check_recipe(resolved)
+    spent = Timing() if timing else None
     from ..engine.fit import fit as engine_fit
 
-    result = engine_fit(resolved, reporter=reporter())
+    with timed(spent):
+        result = engine_fit(resolved, reporter=reporter())
     if result is None:
         return
     if as_json:
-        print_json(result.summary)
-    else:
-        _show(result)
+        print_json({**result.summary, "timing": spent.seconds} if spent else result.summary)
+        return
+    _show(result)
+    if spent:
+        show_table(timing_table(spent))
 
 
 def _check_applied(recipe: Recipe, place: str) -> None:

@@ -15,6 +15,7 @@ from ..errors import is_main_rank, printable
 
 if TYPE_CHECKING:
     from ..contracts.own_files import OwnFiles
+    from ..runtime.timing import Timing
 
 WORDS = {"auroc": "macro AUROC"}
 """Metrics that are not written as they are called."""
@@ -260,6 +261,16 @@ def reporter():
     from ..runtime.progress import Reporter
 
     return Reporter(quiet=not is_main_rank())
+
+
+def timing_table(timing: Timing) -> Table:
+    """Parts of a command down, their seconds across."""
+    table = Table("part", caption="each second counts for the innermost part alone")
+    for title in ("CPU seconds", "seconds"):
+        table.add_column(title, justify="right")
+    for name, seconds in timing.seconds.items():
+        table.add_row(name, *(f"{value:.2f}" for value in seconds))
+    return table
 
 
 def show_table(table) -> None:

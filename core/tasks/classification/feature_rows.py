@@ -24,6 +24,7 @@ from ...errors import CapabilityError, DataError
 from ...features.batches import Extras, batches
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
+from ...runtime.timing import part
 from ..methods import class_indices
 from .drawing import Drawn
 from .images import prepare
@@ -153,6 +154,7 @@ class PreparedFeatures(Drawn):
         return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
 
+@part("reading the data")
 def prepared_of(
     recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str, divided: bool = True
 ) -> PreparedData:
