@@ -3,6 +3,10 @@
 The search is over beta, alpha (and APE's gamma), all points scored on val in one sweep: the affinity of val and keys is
 computed once, the class sums of exp(-beta (1 - affinity)) once per beta (and gamma), and alphas only rescale those
 sums. Rows of val are taken in blocks, so memory is bounded by `BUDGET`, not by N_val.
+
+With more than `MOST_KEYS` keys of one class each, accuracies are swept in another way: class sums are smooth in beta,
+so they are computed at a dozen Chebyshev nodes and interpolated to the other betas, to `TOLERANCE` of what each image's
+nearest key adds; and the alphas that make an image right are an interval, whose ends are found without trying each.
 """
 
 from __future__ import annotations
@@ -26,6 +30,10 @@ REFERENCE_SCALE = 100.0  # published alphas assume CLIP's logit scale
 BEYOND = (2, 4, 8, 16, 32)  # times the end of the grid of alpha
 BUDGET = 48 * 2**20  # bytes of working memory of the search
 BLOCK = 2**16  # elements of a block of it: its arrays stay in the processor's cache
+MOST_KEYS = 4096  # whose sums are computed at each beta
+TOLERANCE, MOST_NODES = 1e-6, 256  # of interpolated sums
+BETAS_AT_ONCE = 8
+SPARSE_FROM = 2**33  # multiplications from which the zeros of the values are passed over
 
 
 def cache_keys(support: FeatureSet, views: int) -> Tensor:
@@ -90,7 +98,17 @@ def cache_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float) -> 
         (B, C).
     """
     rows = max(1, CHUNK_ELEMENTS // max(1, len(keys)))
+    if len(queries) * values.numel() > SPARSE_FROM and not torch.compiler.is_exporting():
+        sums = _sparse_sums(values)
+        kernels = (torch.exp_((keys @ block.T).sub_(1).mul_(beta)) for block in queries.split(rows))  # (N, b)
+        return torch.cat([sums(kernel).T for kernel in kernels])
     return torch.cat([torch.exp(-beta * (1 - block @ keys.T)) @ values for block in in_blocks(queries, rows)])
+
+
+def _sparse_sums(values: Tensor) -> Callable[[Tensor], Tensor]:
+    """(N, b) kernels -> their (C, b) class sums, a product in which the zeros of one-hot values cost nothing."""
+    transposed = values.T
+    return (transposed.to_sparse() if values.count_nonzero() <= 4 * len(values) else transposed).matmul
 
 
 def example_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float, classes: Tensor) -> Tensor:
@@ -248,7 +266,9 @@ def search_cache(
     with torch.no_grad():
         if labels.ndim == 1:
             weights = row_weights(labels) if balanced else None
-            scores = _sweep_accuracy(sums, queries, labels, zero_shot, betas, scaled, weights)  # (B, A, G)
+            large = len(keys) > MOST_KEYS and sums.weights is not None
+            sweep = _sweep_intervals if large else _sweep_accuracy
+            scores = sweep(sums, queries, labels, zero_shot, betas, scaled, weights)  # (B, A, G)
         else:
             scores = _sweep_auroc(sums, queries, labels, zero_shot, betas, scaled)
     if beyond and scores[:, inside:].max() <= scores[:, :inside].max() + ALIKE:
@@ -348,6 +368,78 @@ def _right(rival, true_zero_shot, cache, true_cache, alphas: Tensor, truth) -> T
     if tied.any():
         right[tied] = truth.expand_as(best)[tied] < logits[:, tied].argmax(dim=0)
     return right
+
+
+def _sweep_intervals(sums: _ClassSums, queries, labels, zero_shot, betas, alphas, weights: Tensor | None) -> np.ndarray:
+    """(B, A, G) accuracies of a large cache.
+
+    With z zero-shot logits, k class sums and t the true class, an image is right where (z_c - z_t) / alpha < k_t - k_c
+    for each other class c: 1 / alpha lies above the largest quotient of k_t - k_c and z_c - z_t of classes behind by
+    zero-shot, and below the smallest of those ahead. Sums are relative to what the nearest key adds.
+    """
+    right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=torch.double, device=queries.device)
+    smallest, largest = torch.finfo(zero_shot.dtype).tiny, torch.finfo(zero_shot.dtype).max
+    inverse = 1 / torch.tensor(alphas, dtype=zero_shot.dtype, device=queries.device).clamp(min=smallest)  # (A,)
+    of_beta = torch.tensor(betas, dtype=zero_shot.dtype, device=queries.device)
+    classes = torch.arange(sums.num_classes, device=queries.device)[:, None]  # (C, 1)
+    for rows in torch.arange(len(queries), device=queries.device).split(_rows_of_block(sums)):
+        affinity, truth, base = sums.affinity(queries[rows]), labels[rows][None], zero_shot[rows].T  # (S, V), (1, V)
+        nearest = affinity.amax(dim=0)  # (V,)
+        affinity -= nearest
+        nodes, mixture = chebyshev(betas, -float(affinity.min()))  # (M,), (B, M)
+        buffer = torch.empty_like(affinity)
+        cache = torch.stack([sums.at(affinity, node, buffer) for node in nodes])  # (M, C, G, V)
+        lead = cache.gather(1, truth[None, :, None].expand(len(cache), 1, *cache.shape[2:])) - cache
+        ahead = base - base.gather(0, truth)  # (C, V)
+        ahead[(ahead == 0) & (classes < truth)] = smallest  # of equal logits the first class is taken
+        is_ahead = (ahead > 0)[:, None]  # (C, 1, V)
+        factor = (-1 / ahead.abs().clamp(min=smallest))[:, None]
+        below, above = factor.masked_fill(is_ahead, 0), -factor.masked_fill(~is_ahead, 0)
+        none = torch.zeros_like(above).masked_fill(~is_ahead, torch.inf)
+        start = 0
+        for some in torch.from_numpy(mixture).to(lead).split(BETAS_AT_ONCE):
+            leads = (some @ lead.flatten(1)).view(-1, *lead.shape[1:])  # (b, C, G, V)
+            upper = torch.addcmul(none, leads, above).amin(dim=1)  # (b, G, V)
+            lower = leads.mul_(below).amax(dim=1)
+            end = start + len(some)
+            relative = inverse[:, None, None, None] * torch.exp(-of_beta[start:end, None] * nearest)[:, None]
+            relative.clamp_(max=largest)  # of an alpha of 0
+            each = ((relative > lower) & (relative < upper)).double()  # (A, b, G, V)
+            counts = each.sum(dim=-1) if weights is None else each @ weights[rows]  # (A, b, G)
+            right[start:end] += counts.transpose(0, 1)
+            start = end
+    return right.cpu().numpy() / len(queries)
+
+
+def _rows_of_block(sums: _ClassSums) -> int:
+    """Rows of val whose class sums at one beta fill a block, within the budget."""
+    return max(1, min(sums.rows_within(BUDGET), BLOCK // (sums.num_classes * sums.num_gammas)))
+
+
+def chebyshev(points: Sequence[float], spread: float) -> tuple[list[float], np.ndarray]:
+    """Nodes between the ends of some points, and by what mixture of values there exp(-s x) is told at the points.
+
+    Args:
+        points: B numbers of 0 or more.
+        spread: the largest s.
+
+    Returns:
+        M nodes and (B, M) float64; for each s from 0 to `spread` the mixture errs by `TOLERANCE` at most. The Chebyshev
+        coefficients of exp(-s x) are 2 I_k(s r) exp(-s m), with r half the range and m >= r its middle; interpolation
+        at M nodes errs by twice those from M on (Trefethen, Approximation Theory and Approximation Practice, 2013).
+    """
+    from scipy.special import ive
+
+    low, high = min(points), max(points)
+    half, middle = (high - low) / 2, (high + low) / 2
+    orders = np.arange(MOST_NODES)
+    tails = 4 * ive(orders[:, None], half * np.linspace(0, spread, 16)).max(axis=1)[::-1].cumsum()[::-1]
+    count = int(np.argmax(tails <= TOLERANCE)) if tails[-1] <= TOLERANCE else MOST_NODES
+    angles = (np.arange(count) + 0.5) * np.pi / count
+    place = np.arccos(np.clip((np.asarray(points) - middle) / (half or 1.0), -1, 1))  # (B,)
+    harmonics = np.arange(1, count)
+    mixture = (1 + 2 * np.cos(np.outer(place, harmonics)) @ np.cos(np.outer(harmonics, angles))) / count
+    return (middle + half * np.cos(angles)).tolist(), mixture
 
 
 def _sweep_auroc(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,3 +108,58 @@ def test_the_grid_leaves_its_upper_end_out():
     assert grid(7, 200)[0] == pytest.approx(0.1)
     assert grid(7, 200)[-1] == pytest.approx(199 * 6.9 / 200 + 0.1)
     assert grid(1, 4, start=0.0) == (0.0, 0.25, 0.5, 0.75)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 7), shots=st.integers(1, 5), val=st.integers(1, 30))
+def test_intervals_of_alpha_count_as_each_alpha_does(seed, classes, shots, val):
+    queries, labels, zero_shot, keys, values, exponent = problem(seed, classes, classes * shots, val)
+    axes, weights = (grid(7, 9), (*grid(5, 6), 80.0)), torch.rand(val).double()
+    sums = _cache_model._ClassSums(keys, values, grid(1, 3, start=0.0), exponent)
+    for weighted in (None, weights):
+        each = _cache_model._sweep_accuracy(sums, queries, labels, zero_shot, *axes, weighted)
+        ours = _cache_model._sweep_intervals(sums, queries, labels, zero_shot, *axes, weighted)
+        assert ours == pytest.approx(each)
+
+
+def test_intervals_of_alpha_take_the_first_of_equal_logits():
+    queries, _, zero_shot, keys, _, _ = problem(0, 3, 6, 8)
+    zero_shot = torch.cat([zero_shot[:, :2], zero_shot[:, :2]], dim=1)
+    sums = _cache_model._ClassSums(torch.cat([keys[:2], keys[:2]]), torch.eye(4), (0.0,), None)
+    for labels in (torch.zeros(8, dtype=torch.long), torch.full((8,), 2), torch.full((8,), 3)):
+        each = _cache_model._sweep_accuracy(sums, queries, labels, zero_shot, grid(7, 5), (0.0, 0.5, 3.0), None)
+        ours = _cache_model._sweep_intervals(sums, queries, labels, zero_shot, grid(7, 5), (0.0, 0.5, 3.0), None)
+        assert (ours == each).all()
+
+
+def test_a_large_cache_is_summed_at_few_betas(monkeypatch):
+    """The same choice as by sums at each of the 200 betas, at a tenth of the exponentials."""
+    task, betas = problem(7, 20, 160, 60)[:5], []
+    at = _cache_model._ClassSums.at
+    monkeypatch.setattr(
+        _cache_model._ClassSums, "at", lambda self, a, beta, b: betas.append(beta) or at(self, a, beta, b)
+    )
+    exact, summed = search_cache(*task, grid(7, 200), grid(3, 20)), len(betas)
+    monkeypatch.setattr(_cache_model, "MOST_KEYS", 100)
+    betas.clear()
+    assert search_cache(*task, grid(7, 200), grid(3, 20)) == exact
+    assert len(betas) <= summed / 8
+
+
+@pytest.mark.parametrize(
+    ("points", "spread"), [(grid(7, 200), 2.0), (grid(3, 10), 0.4), ((1.5,), 1.0), ((40.0, 0.0), 2.0)]
+)
+def test_mixtures_of_chebyshev_nodes_are_exponentials(points, spread):
+    nodes, mixture = _cache_model.chebyshev(points, spread)
+    s = np.linspace(0, spread, 101)
+    found = mixture @ np.exp(-np.outer(nodes, s))
+    assert np.abs(found - np.exp(-np.outer(points, s))).max() <= _cache_model.TOLERANCE
+
+
+def test_zeros_of_the_values_of_a_large_cache_are_passed_over(monkeypatch):
+    queries, *_, keys, values, _ = problem(8, 30, 120, 50)
+    for rows in (values, values * torch.rand(120, 1), torch.rand(120, 30)):
+        dense = _cache_model.cache_logits(queries, keys, rows, 2.0)
+        monkeypatch.setattr(_cache_model, "SPARSE_FROM", 0)
+        torch.testing.assert_close(_cache_model.cache_logits(queries, keys, rows, 2.0), dense)
+        monkeypatch.undo()
