@@ -96,7 +96,9 @@ def _why_passed_over(entry: os.DirEntry, path: Path, root: Path) -> str | None:
                 return "a link that leaves the data folder; copy the file there"
             if path.is_dir():
                 return "a linked folder, not followed"
-        return why_not_regular(path.stat()) if not entry.is_dir(follow_symlinks=False) else None
+        if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):  # known without asking again
+            return None
+        return why_not_regular(path.stat())
     except (OSError, RuntimeError, ValueError) as error:  # a link in a circle, a name too long, gone meanwhile
         return f"cannot be read ({getattr(error, 'strerror', None) or 'a link that leads nowhere'})"
 
@@ -166,7 +168,9 @@ def locate(name: str, roots: Sequence[Path], listed_in: str, formats: Sequence[F
 def shown(path: Path, root: Path) -> str:
     """How a file is named in ids and lists: relative to the set's folder, "/" between parts, printable whatever its
     bytes are."""
-    return printable(Path(os.path.relpath(path, root)).as_posix())
+    name, start = str(path), f"{root}{os.sep}"
+    below = name.startswith(start) and os.pardir not in name
+    return printable((name[len(start) :] if below else os.path.relpath(path, root)).replace(os.sep, "/"))
 
 
 def stays_inside(path: Path, root: Path) -> bool:
@@ -232,9 +236,10 @@ class Format:
     size: Callable[[Path, dict[str, Any]], tuple[int, int]] | None = None
 
     def matches(self, path: Path) -> bool:
+        if path.name.lower().endswith(self.suffixes):
+            return True
         # names that are dotted numbers (DICOM UIDs, "1.2.840.5") have no suffix but a last part
-        bare = not path.suffix or path.suffix[1:].isdigit()
-        return path.name.lower().endswith(self.suffixes) or (bare and self.recognise(path))
+        return (not path.suffix or path.suffix[1:].isdigit()) and self.recognise(path)
 
     def limited(self, decode: Mapping[str, Any]) -> dict[str, Any]:
         """`decode` with how many pixels are decoded at most, where that is not the usual number."""

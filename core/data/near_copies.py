@@ -10,15 +10,21 @@ something in a few of its parts alone, has nothing by which copies could be told
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.fft import dctn
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
+from ..runtime.files import write_cached
 from .thumbnails import GREY_SIDE, Pictures, Thumbnails
 
+VERSION = 1
+"""Of the pairs that are kept: another number has all found anew."""
+DIGEST_BYTES = 32
 COMPARED, SEARCHED = 8, 4
 DETAIL = 16
 """Frequencies from `SEARCHED` up to this one are an image's detail."""
@@ -69,6 +75,42 @@ def near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray |
     tolerance = np.minimum(_tolerance(np.concatenate(sides)[order], contrast[order]), most)
     pairs = _candidates(hashed, tolerance, None if apart is None else np.asarray(apart)[place])
     return _confirmed(place[pairs], keys, thumbnails, most)
+
+
+def remembered_near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray) -> np.ndarray:
+    """As `near_copies`, kept beside the thumbnails under a digest of all that the pairs depend on.
+
+    That is the keys, which of them have a thumbnail, and which are not compared. A damaged file counts as none.
+
+    Raises:
+        CacheError: the pairs cannot be written.
+    """
+    lacking = thumbnails.missing(keys)
+    seen = np.array([key not in lacking for key in keys], dtype=np.uint8)
+    first = np.unique(apart, return_index=True, return_inverse=True)
+    together = first[1][first[2]].astype("<i8")  # each number as the place of the first image that has it
+    digest = hashlib.sha256(f"near copies {VERSION}\n".encode() + "\n".join(keys).encode())
+    digest.update(seen.tobytes() + together.tobytes())
+    path = thumbnails.root / "near-copies" / f"{digest.hexdigest()}.pairs"
+    pairs = _kept_pairs(path, len(keys))
+    if pairs is None:
+        pairs = near_copies(keys, thumbnails, apart)
+        rows = pairs.astype("<i8").tobytes()
+        write_cached(path, hashlib.sha256(rows).digest() + rows)
+    return pairs
+
+
+def _kept_pairs(path: Path, count: int) -> np.ndarray | None:
+    """(M, 2) positions among so many images; None where they are not kept, or not as they were written."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    check, rows = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(rows).digest() != check or len(rows) % 16:
+        return None
+    pairs = np.frombuffer(rows, dtype="<i8").reshape(-1, 2).astype(np.int64)
+    return pairs if not pairs.size or (pairs.min() >= 0 and pairs.max() < count) else None
 
 
 def are_near_copies(one: Pictures, other: Pictures, most: float = 1.0) -> np.ndarray:

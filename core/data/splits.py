@@ -9,8 +9,9 @@ val gives up 20 % of each class, as there.
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -19,8 +20,10 @@ import numpy as np
 from ..contracts.domain import DomainData, Item
 from ..errors import DataError
 from .allocation import Part, allocate
+from .near_copies import remembered_near_copies
 from .sampling import rank
-from .verify import FileHashes, content_key, part_text
+from .thumbnails import Thumbnails
+from .verify import FileHashes, content_key, content_of, part_text
 
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
@@ -229,59 +232,76 @@ class Links:
 
 def links_of(data: DomainData, hashes: FileHashes) -> Links:
     """What belongs together in a set: groups, copies, and near copies where it has thumbnails."""
-    return with_near_copies(link_items(data.items, hashes), data, hashes)
+    sources, parts = _source_keys(data.items, hashes), list(map(part_text, data.items))
+    links = _linked(data.items, sources, parts)
+    if data.thumbnails is None:
+        return links
+    by_content: dict[str, list[int]] = defaultdict(list)
+    for position, (item, source, part) in enumerate(zip(data.items, sources, parts, strict=True)):
+        with suppress(DataError):  # a file that is gone is listed where it is used
+            hashed = source != str(item.source)
+            by_content[content_of(source, part) if hashed else content_key(item, hashes)].append(position)
+    return _with_near_copies(links, by_content, data.thumbnails)
 
 
 def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:
     """What belongs together, told from groups and from the bytes of the files."""
-    sources = _source_keys(items, hashes)
+    return _linked(items, _source_keys(items, hashes), list(map(part_text, items)))
+
+
+def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str]) -> Links:
+    """By the key of each item's source, and what part of it the item is."""
     by_key: dict[Hashable, list[int]] = defaultdict(list)
     by_content: dict[Hashable, list[int]] = defaultdict(list)
-    for position, (item, source) in enumerate(zip(items, sources, strict=True)):
+    for position, (item, source, part) in enumerate(zip(items, sources, parts, strict=True)):
         if not item.apart:
             by_key["source", source].append(position)
-        by_content[source, part_text(item)].append(position)
+        by_content[source, part].append(position)
         if item.group is not None:
             by_key["group", item.group].append(position)
     copies = [positions for positions in by_content.values() if len(positions) > 1]
-    parts = _connected(len(items), by_key.values())
-    return Links(parts, copies, near_parts=parts)
+    connected = _connected(len(items), by_key.values())
+    return Links(connected, copies, near_parts=connected)
 
 
-def with_near_copies(links: Links, data: DomainData, hashes: FileHashes) -> Links:
-    """The links, and those of near copies among the images that have thumbnails."""
-    if data.thumbnails is None:
-        return links
-    from .near_copies import near_copies  # it needs SciPy's trees and transforms; drawn images do not need it
+def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbnails: Thumbnails) -> Links:
+    """The links, and those of near copies among the images that have thumbnails.
 
-    by_content: dict[str, list[int]] = defaultdict(list)
-    for position, item in enumerate(data.items):
-        with suppress(DataError):  # a file that is gone is listed where it is used
-            by_content[content_key(item, hashes)].append(position)
-    part_of = np.empty(len(data.items), dtype=np.int64)
+    Args:
+        by_content: content key -> positions of the items that show it.
+    """
+    count = sum(map(len, links.parts))
+    part_of = np.empty(count, dtype=np.int64)
     for number, part in enumerate(links.parts):
         part_of[part] = number
     keys = sorted(by_content)
     apart = np.array([part_of[by_content[key][0]] for key in keys])
-    pairs = near_copies(keys, data.thumbnails, apart).tolist()
+    pairs = remembered_near_copies(keys, thumbnails, apart).tolist()
     alike = [chain for chain in _connected(len(keys), pairs) if len(chain) > 1]
     near = [[position for n in chain for position in by_content[keys[n]]] for chain in alike]
-    near_parts = _connected(len(data.items), [*links.parts, *near])
+    near_parts = _connected(count, [*links.parts, *near])
     return replace(links, near_parts=near_parts, near=near, near_count=sum(len(chain) - 1 for chain in alike))
 
 
 def _source_keys(items: Sequence[Item], hashes: FileHashes) -> list[str]:
     """One key per item, equal for equal bytes. A file of a size that no other has cannot have a copy: not read."""
     paths = {str(item.source) for item in items if "digest" not in item.decode}
-    sizes = {path: _size(path) for path in paths}
-    of_size = Counter(sizes.values())
-    keys = {path: hashes.sha256(path) if of_size[size] > 1 and size >= 0 else path for path, size in sizes.items()}
+    found = {path: _status(path) for path in paths}
+    of_size = Counter(status.st_size for status in found.values() if status is not None)
+    keys = {
+        path: path if status is None or of_size[status.st_size] == 1 else hashes.sha256(path, status)
+        for path, status in found.items()
+    }
     return [item.decode.get("digest") or keys[str(item.source)] for item in items]
 
 
-def _size(path: str) -> int:
-    """Bytes of a file, -1 where it cannot be read: decoding will list it as unreadable, here it is just no copy."""
-    return os.path.getsize(path) if os.path.isfile(path) and os.access(path, os.R_OK) else -1
+def _status(path: str) -> os.stat_result | None:
+    """Of a file; None where it cannot be read: decoding will list it as unreadable, here it is just no copy."""
+    with suppress(OSError, ValueError):
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
+            return status
+    return None
 
 
 def _connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
@@ -294,10 +314,10 @@ def _connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
             position = parent[position]
         return position
 
-    for first, *others in chains:
-        for other in others:
-            parent[root(other)] = root(first)
+    for chain in chains:
+        for other in chain[1:]:
+            parent[root(other)] = root(chain[0])
     parts: dict[int, list[int]] = defaultdict(list)
-    for position in range(count):
-        parts[root(position)].append(position)
+    for position, above in enumerate(parent):
+        parts[position if above == position else root(position)].append(position)
     return list(parts.values())

@@ -83,7 +83,8 @@ class Thumbnails:
     """
 
     def __init__(self, root: Path):
-        self._folder = ShardFolder(Path(root) / "thumbnails", SPACE)
+        self.root = Path(root)
+        self._folder = ShardFolder(self.root / "thumbnails", SPACE)
         self._writer = ShardWriter(self._folder, FLUSH_ROWS, FLUSH_SECONDS)
         self._writing = threading.Lock()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..contracts.domain import Item
-from ..data.verify import FileHashes, content_key
-from ..errors import CacheError, DataError, one_line
+from ..data.verify import FileHashes, contents_of
+from ..errors import DataError, one_line
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
 from .extract import Job, PartMeans, Piece, cores
 from .keys import Request, part_key
@@ -200,28 +200,12 @@ class Table:
 
     def _contents_of(self, hashes: FileHashes) -> list[str | None]:
         """Content keys of the items; None, and a reason, for files that cannot be read."""
-        outcomes = _in_threads(lambda item: _content(item, hashes), self.items, self.request.workers)
-        for row, (content, reason) in enumerate(outcomes):
-            if content is None:
-                self.reasons[row] = reason
-        return [content for content, _ in outcomes]
-
-
-def _in_threads(step: Callable, items: Sequence[Item], workers: int | None) -> list:
-    if not items:
-        return []
-    first = step(items[0])  # alone: it makes FileHashes read its memory, which threads then share
-    with ThreadPoolExecutor(max(1, cores() if workers is None else workers)) as pool:
-        return [first, *pool.map(step, items[1:])]
-
-
-def _content(item: Item, hashes: FileHashes) -> tuple[str | None, str]:
-    try:
-        return content_key(item, hashes), ""
-    except CacheError:
-        raise  # not the image's fault: the hashes cannot be stored
-    except DataError as error:
-        return None, one_line(error)
+        with ThreadPoolExecutor(max(1, cores() if self.request.workers is None else self.request.workers)) as pool:
+            contents = contents_of(self.items, hashes, pool)
+        for row, content in enumerate(contents):
+            if isinstance(content, DataError):
+                self.reasons[row] = one_line(content)
+        return [None if isinstance(content, DataError) else content for content in contents]
 
 
 @dataclass
