@@ -56,13 +56,13 @@ class _State:
                 self.holders[label].append(index)
         self.totals = Counter()
         for part in parts:
-            self.totals.update(part.counts)
+            _add(self.totals, part.counts)
         self.wanted = {label: _wanted(n, len(self.holders[label]), shares) for label, n in self.totals.items()}
         self.got = {split: Counter() for split in shares}
 
     def put(self, index: int, split: str) -> None:
         self.split_of[index] = split
-        self.got[split].update(self.parts[index].counts)
+        _add(self.got[split], self.parts[index].counts)
 
     def reserve(self, split: str) -> None:
         """A part in `split` for every class that can have one."""
@@ -93,6 +93,12 @@ class _State:
             over = self.got[split][label] - self.wanted[label][split]
             cost += ((over + count) ** 2 - over**2) / self.totals[label]
         return cost
+
+
+def _add(counter: Counter, counts: Counter) -> None:
+    """As `Counter.update`, which takes several times as long for one or two labels."""
+    for label, count in counts.items():
+        counter[label] += count
 
 
 def _wanted(total: int, holders: int, shares: Mapping[str, float]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
 from ..errors import DataError, NoClassesError, printable
+from ..runtime.garbage import collecting_seldom
 from .files import (
     Format,
     ItemCollector,
@@ -39,6 +40,7 @@ CONTAINERS = frozenset({"images", "image", "imgs", "img", "data", "dataset", "jp
 NOT_CLASSES = CONTAINERS | {"masks", "mask", "annotations", "labels"}
 
 
+@collecting_seldom()
 def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), group_column: str = AUTO) -> DomainData:
     """A labelled set from folders named as the classes.
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..contracts.domain import DomainData, Item
 from ..errors import DataError
+from ..runtime.garbage import collecting_seldom
 from .allocation import Part, allocate
 from .near_copies import remembered_near_copies
 from .sampling import rank
@@ -34,6 +35,7 @@ CAPTIONS = "captions"
 ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
 
 
+@collecting_seldom()
 def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Links | None = None) -> DomainData:
     """The set with every item's split filled in, and notes on what a user should know.
 
@@ -284,14 +286,17 @@ def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbna
 
 
 def _source_keys(items: Sequence[Item], hashes: FileHashes) -> list[str]:
-    """One key per item, equal for equal bytes. A file of a size that no other has cannot have a copy: not read."""
+    """One key per item, equal for equal bytes. A file of a size that no other has cannot have a copy: not read.
+
+    Files that the same command has asked the hashes for are not asked for again.
+    """
     paths = {str(item.source) for item in items if "digest" not in item.decode}
-    found = {path: _status(path) for path in paths}
+    keys = {path: hashes.seen[path] for path in paths if path in hashes.seen}
+    found = {path: _status(path) for path in paths if path not in keys}
     of_size = Counter(status.st_size for status in found.values() if status is not None)
-    keys = {
-        path: path if status is None or of_size[status.st_size] == 1 else hashes.sha256(path, status)
-        for path, status in found.items()
-    }
+    for path, status in found.items():
+        alone = status is None or (of_size[status.st_size] == 1 and not hashes.seen)
+        keys[path] = path if alone else hashes.sha256(path, status)
     return [item.decode.get("digest") or keys[str(item.source)] for item in items]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from ..contracts.domain import Decoded, DomainData, Item
 from ..errors import CacheError, DataError, LimitError
 from ..runtime.files import cache_refused
+from ..runtime.garbage import collecting_seldom
 from ..runtime.reading import why_not_regular
 from .images import IMAGE_SUFFIXES, MAX_PIXELS, reduced_image
 from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
@@ -205,11 +206,15 @@ class FileHashes:
 
     Args:
         root: folder of the memory; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
+
+    Attributes:
+        seen: file as it was named -> its digest when it was last asked for, which the same command may go by.
     """
 
     def __init__(self, root: str | Path | None = None):
         default = os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt"
         self.path = Path(root or default) / "file-hashes.jsonl"
+        self.seen: dict[str, str] = {}
         self._known: dict[tuple[str, int, int], str] | None = None
         self._loading = threading.Lock()  # threads that read the memory each for itself would forget what others add
 
@@ -233,15 +238,19 @@ class FileHashes:
                 self._remember(key, _hash_file(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+        self.seen[str(path)] = known[key]
         return known[key]
 
     def remembered(self, path: str | Path) -> str | None:
         """As `sha256`, None where the file would have to be read."""
         known = self._memory()
         try:
-            return known.get(_identity(path, os.stat(path)))
+            digest = known.get(_identity(path, os.stat(path)))
         except (OSError, ValueError):
             return None
+        if digest is not None:
+            self.seen[str(path)] = digest
+        return digest
 
     def _memory(self) -> dict[tuple[str, int, int], str]:
         with self._loading:
@@ -281,6 +290,7 @@ def content_of(digest: str, part: str) -> str:
     return hashlib.sha256(f"{digest}\n{part}".encode()).hexdigest()
 
 
+@collecting_seldom()
 def contents_of(items: Sequence[Item], hashes: FileHashes, pool: ThreadPoolExecutor) -> list[str | DataError]:
     """The content key of each item, or why it has none. Only files that are not remembered are read, in threads.
 

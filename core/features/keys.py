@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -40,8 +40,17 @@ def image_key(space: str, content: str, transform: str, view: int | None = None,
         view: index of the augmented view, None for the image as it is (which no seed changes).
         seed: of the augmentation.
     """
-    seeded = None if view is None else [view, seed]
-    return hashlib.sha256(canonical_json([space, content, transform, seeded]).encode()).digest()
+    head, middle = _around_content(space, transform)
+    seeded = "null" if view is None else f"[{view},{seed}]"
+    key = head.copy()
+    key.update(f'"{content}{middle}{seeded}]'.encode())  # canonical JSON of [space, content, transform, [view, seed]]
+    return key.digest()
+
+
+@lru_cache(maxsize=16)
+def _around_content(space: str, transform: str) -> tuple[Any, str]:
+    """What the keys of a space have in common: the digest of what stands before the content, and what follows it."""
+    return hashlib.sha256(canonical_json([space])[:-1].encode() + b","), f'",{canonical_json(transform)},'
 
 
 def part_key(key: bytes, part: int) -> bytes:

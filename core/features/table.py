@@ -14,6 +14,7 @@ from ..contracts.domain import Item
 from ..data.verify import FileHashes, contents_of
 from ..errors import DataError, one_line
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
+from ..runtime.garbage import collecting_seldom
 from .extract import Job, PartMeans, Piece, cores
 from .keys import Request, part_key
 
@@ -28,6 +29,7 @@ class Table:
         reasons: row -> why that image cannot be used.
     """
 
+    @collecting_seldom()
     def __init__(self, request: Request, items: Sequence[Item], hashes: FileHashes):
         self.items = items
         self.request = request

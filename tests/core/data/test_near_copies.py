@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import os
 import runpy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vladapt import DomainData, Item, Label
+from vladapt.core.data import near_copies as module
 from vladapt.core.data import verify
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.images import decode_image, reduced_image
@@ -244,3 +246,63 @@ def test_real_sets(data_dir, name):
     files = script["files_of"](data_dir / name)
     measured = script["measure"](files)
     assert measured.images == len(files) > 30 and measured.recall >= 0.95 and measured.false <= 0.001
+
+
+@pytest.fixture
+def read_twice(tmp_path):
+    """A folder of pictures, the first of them saved again, and what a command does with it before it divides it."""
+    folder = tmp_path / "set"
+    for number in range(12):
+        (folder / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        drawn(number).save(folder / f"class {number % 2}" / f"{number}.png")
+    drawn(0).resize((90, 90)).save(folder / "class 0" / "again.png")
+
+    def command():
+        hashes = FileHashes(tmp_path / "cache")
+        data = drop_unreadable(read_class_folders(folder), hashes, workers=1)
+        return links_of(data, hashes)
+
+    return command
+
+
+def test_pairs_are_kept_under_the_keys_and_made_again_where_they_are_damaged(read_twice, tmp_path, monkeypatch):
+    first, searched = read_twice(), []
+    assert first.near_count == 1
+    real = module.near_copies
+    monkeypatch.setattr(module, "near_copies", lambda *args: searched.append(1) or real(*args))
+    assert read_twice() == first and not searched
+    (kept,) = (tmp_path / "cache" / "near-copies").iterdir()
+    whole = kept.read_bytes()
+    for damaged in (whole[:-1], b"", whole[:-16], whole[:32] + b"\1" + whole[33:]):
+        searched.clear()
+        kept.write_bytes(damaged)
+        assert read_twice() == first and searched
+        assert kept.read_bytes() == whole
+
+
+def test_another_image_or_group_is_another_set_of_pairs(read_twice, tmp_path):
+    read_twice()
+    drawn(3).resize((90, 90)).save(tmp_path / "set" / "class 1" / "once more.png")
+    assert read_twice().near_count == 2
+    data, hashes = read_class_folders(tmp_path / "set"), FileHashes(tmp_path / "cache")
+    thumbnails, keys = Thumbnails(tmp_path / "cache"), sorted(content_key(item, hashes) for item in data.items)
+    apart = np.arange(len(keys))
+    pairs = module.remembered_near_copies(keys, thumbnails, apart)
+    assert len(pairs) == 2
+    apart[pairs[0]] = -1
+    assert module.remembered_near_copies(keys, thumbnails, apart).tolist() == pairs[1:].tolist()
+    assert module.remembered_near_copies(keys, thumbnails, 7 - apart).tolist() == pairs[1:].tolist()
+    assert len(list((tmp_path / "cache" / "near-copies").iterdir())) == 3
+
+
+def test_a_second_command_asks_for_each_file_once_to_list_it_and_once_for_its_hash(read_twice, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "VERIFY_ALL_UP_TO", 0)
+    read_twice()
+    asked, opened = Counter(), []
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: asked.update([os.path.basename(path)]) or real(path, **more))
+    monkeypatch.setattr(verify, "_hash_file", opened.append)
+    read_twice()
+    times = sorted(asked[f"{name}.png"] for name in (*range(12), "again"))
+    assert times[:-2] == [2] * 11  # one of each folder is looked at more often, to tell how the set is laid out
+    assert not opened

@@ -158,4 +158,7 @@ def test_every_part_of_a_key_counts():
     assert len({image_key(**variant) for variant in variants}) == 6
     assert len({view_seed(0, "c", 0), view_seed(1, "c", 0), view_seed(0, "d", 0), view_seed(0, "c", 1)}) == 4
     assert image_key("s", "c", "t", None, 1) == image_key("s", "c", "t", None, 2)
+    for seeded, variant in ((None, ()), ([3, 7], (3, 7))):  # keys of earlier versions are found
+        text = canonical_json(['{"s": 1}', "c", '{"t": "é"}', seeded])
+        assert image_key('{"s": 1}', "c", '{"t": "é"}', *variant) == hashlib.sha256(text.encode()).digest()
     assert canonical_json({"a": np.float32(0.5), "b": np.arange(2)}) == '{"a":0.5,"b":[0,1]}'
