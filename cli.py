@@ -26,6 +26,9 @@ from .core.registry.catalogue import PACKAGE, Entry, commands
 from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
 FAILED = 1
+SPINS = "1000"
+"""How often a waiting thread of torch looks for work before it sleeps. By its library's own number, 300,000, waiting on
+a busy machine costs several times the computation."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
@@ -85,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # one that writes Latin-1 writes the rest as escapes
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of torch's own about what is meant as it is
+    if "OMP_WAIT_POLICY" not in os.environ:  # torch's waiting threads sleep soon, and leave the cores to who computes
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     with stops_like_ctrl_c() as stops:
         try:
             code = _exit_code(arguments, stops)
