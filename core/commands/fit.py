@@ -24,7 +24,7 @@ def fit(
     given: Annotated[Given, FromRecipe()],
     timing: Annotated[
         bool,
-        typer.Option("--timing", help="Show where the seconds went: by part, as --json too.", rich_help_panel=OUTPUT),
+        typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
