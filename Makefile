@@ -17,6 +17,8 @@ test: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/type_errors.py
 
 # What domains and tasks take, for the command line: after an option was added or changed.
 index: $(VENV)/.installed-dev

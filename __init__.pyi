@@ -15,6 +15,7 @@ from .core.contracts.domain import Domain as Domain
 from .core.contracts.domain import DomainData as DomainData
 from .core.contracts.domain import Item as Item
 from .core.contracts.evaluated import Evaluated as Evaluated
+from .core.contracts.exported import Exported as Exported
 from .core.contracts.features import Batch as Batch
 from .core.contracts.features import FeatureSet as FeatureSet
 from .core.contracts.features import TextClassifier as TextClassifier
@@ -46,7 +47,6 @@ from .core.errors import ConfigError as ConfigError
 from .core.errors import DataError as DataError
 from .core.errors import UnknownNameError as UnknownNameError
 from .core.errors import VladaptError as VladaptError
-from .core.export.package import Exported as Exported
 from .core.features.files import load_features as load_features
 from .core.features.store import FeatureStore as FeatureStore
 from .core.prompts.classifier import build_classifier as build_classifier
@@ -55,13 +55,14 @@ from .core.registry.build import build_loss as build_loss
 from .core.registry.build import load_adapter as load_adapter
 from .core.registry.build import load_domain as load_domain
 from .core.runtime.progress import Reporter as Reporter
-from .core.sharing import mlflow as mlflow
+from .core.sharing import mlflow_flavour
 from .core.tasks.pretraining.pretrain import PretrainPlan as PretrainPlan
 from .core.tasks.pretraining.pretrain import pretrain as pretrain
 from .core.tasks.retrieval.scoring import evaluate_retrieval as evaluate_retrieval
 from .core.training.settings import TrainingSettings as TrainingSettings
 
 __version__: str
+mlflow = mlflow_flavour
 
 def export(
     run: str | Path,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.contracts import Adapter, Batch, FitReport, option
 from ...core.errors import CapabilityError, DataError
-from ...core.retrieval import faiss_library
+from ...core.features import faiss_library
 from ...core.runtime import in_blocks
 from ._cache_model import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 

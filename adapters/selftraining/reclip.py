@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.contracts import Backbone, Batch, FitReport, Loss, option
 from ...core.errors import CapabilityError
-from ...core.training import encoded_classes
+from ...core.prompts import encoded_classes
 from ..transductive._together import AnsweredTogether
 from ._projected import Propagation, projection_of
 from ._towers import SelfTrained, as_tested, train_norms

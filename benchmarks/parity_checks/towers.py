@@ -28,7 +28,7 @@ from vladapt.core.training import batches
 from vladapt.core.training import train as training
 from vladapt.core.training.hooks import newest_share
 from vladapt.core.training.lora import add_lora, load_lora_state, merge_lora
-from vladapt.core.training.teacher import copy_of
+from vladapt.core.training.tower_weights import copy_of
 
 from .comparison import compares, published
 from .fixtures import Check, Fixtures, Reference, UnreadableFixture

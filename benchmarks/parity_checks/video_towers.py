@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vladapt import Backbone, load_backbone
 from vladapt.core.backbones.joint_parts import attach_joint
-from vladapt.core.training.between import BetweenWeights
 from vladapt.core.training.hooks import EpochAverageHook
+from vladapt.core.training.tower_weights import BetweenWeights
 from vladapt.domains.video.adapters.open_vclip import PLAIN_MEAN, patched
 from vladapt.domains.video.adapters.stan import Branch
 from vladapt.domains.video.adapters.x_clip import CommunicatingFrames

@@ -175,9 +175,7 @@ def unsized() -> Iterator[None]:
         _innermost.reset(outer)
 
 
-def resize_positions(
-    table: Tensor, grid: tuple[int, int], prefix: int, own: tuple[int, int] | None = None
-) -> Tensor:
+def resize_positions(table: Tensor, grid: tuple[int, int], prefix: int, own: tuple[int, int] | None = None) -> Tensor:
     """Position embeddings (prefix + P, W) of the grid `own`, by default a square, resampled to (prefix + h * w, W)."""
     height, width = grid
     first, patches = table[:prefix], table[prefix:]

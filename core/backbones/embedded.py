@@ -38,8 +38,8 @@ from ..contracts.image_size import ImageSize, height_and_width
 from ..errors import ConfigError, DataError, UnknownNameError
 from . import packaged
 from .checkpoints import file_digests, fingerprint, fit_weights, read_checkpoint
-from .packaged import package_folder
 from .preprocessing import Preprocess
+from .specs import check_packages
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower
 
@@ -51,7 +51,6 @@ SMALLEST_IMAGE = 32
 BEST_BATCH_SIZE = 4
 TEXT_BATCH = 128
 BESIDE = "alignment.beside"
-PACKAGES = ("efficientnet_lite_pytorch", packaged.WEIGHTS.package, packaged.TEXT_WEIGHTS.package, "tokenizers")
 NOTES = (
     "backbone 'embedded' never saw an image with its text: zero-shot works only for things ImageNet names (animals, "
     "vehicles, household things, food); for medical, satellite or texture classes it is at chance, so give labels",
@@ -72,8 +71,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
         raise UnknownNameError(f"unknown backbone '{spec}'; the only embedded backbone is 'embedded'")
     if image_size is not None and min(height_and_width(image_size)) < SMALLEST_IMAGE:
         raise ConfigError(f"image_size={image_size} is too small for 'embedded'; give {SMALLEST_IMAGE} or more")
-    for package in PACKAGES:
-        package_folder(package)
+    check_packages(spec, "embedded")
     return EmbeddedBackbone(device=device, image_size=image_size or IMAGE_SIZE)
 
 

@@ -18,15 +18,14 @@ from ..contracts.backbone import Backbone
 from ..contracts.channels import InputChannels
 from ..contracts.families import FAMILIES
 from ..contracts.image_size import ImageSize, as_image_size, height_and_width
-from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import replacing
 from .channels import channels_of, divided, facts, input_layer
 from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
-from .published import Published, find_published, licence_line, published
-
-ALL_ALIASES = "and the aliases of `vladapt list backbones`"
+from .published import find_published, licence_line
+from .specs import FILE, family_of, is_fine_tuned, missing_package
 
 
 def load_backbone(
@@ -55,10 +54,7 @@ def load_backbone(
     if image_size is not None and min(height_and_width(image_size)) < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels, or height and width")
     trained, entry = is_fine_tuned(spec), find_published(spec)
-    family, _, rest = _loader(spec, entry).partition(":")
-    if not trained and family not in FAMILIES:
-        known = [*FAMILIES, *(each.alias for each in published())]
-        raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, known)}")
+    family, rest = ("", "") if trained else family_of(spec)
     target = _device(device)
     try:
         if trained:
@@ -78,10 +74,7 @@ def load_backbone(
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith(__package__):
             raise
-        raise CapabilityError(
-            f"backbone '{spec}' needs the package '{error.name}'; "
-            f"install it with: pip install 'vladapt[{FAMILIES.get(family, {}).get('extra', 'all')}]'"
-        ) from None
+        raise missing_package(spec, family, error.name) from None
 
 
 def _widened(backbone: Backbone, channels: InputChannels | None) -> Backbone:
@@ -109,31 +102,6 @@ def announced(backbone: Backbone, tell: Callable[[str], None]) -> Backbone:
     return backbone
 
 
-def _loader(spec: str, entry: Published | None) -> str:
-    """ "family:rest" of a spec."""
-    if entry is not None:
-        return entry.loader()
-    if ":" in spec.partition("/")[0]:
-        return spec
-    if _holds(spec, "open_clip_config.json"):
-        return f"open_clip:{spec}"
-    return f"hf:{spec}" if _holds(spec, "config.json") else spec
-
-
-def _holds(spec: str, name: str) -> bool:
-    """Whether a spec is a folder with a file of that name; what can be no path is none."""
-    try:
-        return (Path(spec).expanduser() / name).is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, "~" of nobody, a null byte
-        return False
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """The nearest names; of the many aliases none where none is near."""
-    near = did_you_mean(name, known)
-    return near if near.startswith("did you mean") else f"{did_you_mean(name, FAMILIES)}, {ALL_ALIASES}"
-
-
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -149,7 +117,6 @@ def _device(device: str | torch.device) -> torch.device:
 # The file holds the weights under the names of their own library and, in its header, what else the family needs to
 # build the towers; beside it lies what that library itself reads, so that it can load the folder too.
 
-FILE = "model.safetensors"
 FORMAT = 1
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
@@ -198,24 +165,6 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
         backbone.save_companions(folder)
     return path
-
-
-def is_fine_tuned(spec: str) -> bool:
-    """Whether a backbone's spec is a path of weights that were trained here, or of their folder."""
-    if ":" in spec.partition("/")[0]:
-        return False
-    return spec.endswith(".safetensors") or (_holds(spec, FILE) and _wrote(Path(spec).expanduser() / FILE))
-
-
-def _wrote(path: Path) -> bool:
-    """Whether a file of weights in a folder is a training's; a folder as transformers publishes it has one, too."""
-    if not any((path.parent / name).is_file() for name in ("config.json", "open_clip_config.json")):
-        return True
-    try:
-        with safe_open(str(path), framework="pt") as f:
-            return "vladapt" in (f.metadata() or {})
-    except (SafetensorError, OSError):
-        return True  # damaged, which `build_fine_tuned` says
 
 
 def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | None) -> Backbone:

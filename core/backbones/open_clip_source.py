@@ -142,9 +142,7 @@ def _sized(source: Source, image_size: ImageSize | None) -> Source:
     config = deepcopy(source.config)
     config["vision_cfg"]["image_size"] = size
     transform = replace(source.transform, image_size=size)
-    return replace(
-        source, config=config, transform=transform, resized=size != trained_size, trained_size=trained_size
-    )
+    return replace(source, config=config, transform=transform, resized=size != trained_size, trained_size=trained_size)
 
 
 def _local_source(rest: str) -> Source:

@@ -38,17 +38,20 @@ def compare(
     """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
 
     Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2; of all that have them: --set
-    adapter.views=0. The CSV grows fit by fit; a
-    comparison that was stopped goes on with --resume.
+    adapter.views=0. The CSV grows fit by fit; a comparison that was stopped goes on with --resume.
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
-    from ..engine.compare import compare as engine_compare
+    from ..recipes.early import check_names
     from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
+    resolved = given.recipe()
+    check_names(resolved, axes.get("adapters") or ())
+    from ..engine.compare import compare as engine_compare
+
     how = {"sources": sources, "out": out, "resume": resume, "reporter": reporter()}
-    result = engine_compare(given.recipe(), **axes, **how)
+    result = engine_compare(resolved, **axes, **how)
     if as_json:
         files = {"csv": str(result.csv), "plot": str(result.plot)}
         published = {"published": result.published()} if result.published() else {}

@@ -24,13 +24,16 @@ def fit(given: Annotated[Given, FromRecipe()], as_json: Json = False, debug: Deb
 
     Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
-    from ..engine.fit import fit as engine_fit
+    from ..recipes.early import check_recipe
 
     resolved = given.recipe()
     if is_place(resolved.adapter_name):
         _check_applied(resolved)
         _evaluate_on(resolved, as_json)
         return
+    check_recipe(resolved)
+    from ..engine.fit import fit as engine_fit
+
     result = engine_fit(resolved, reporter=reporter())
     if result is None:
         return
@@ -105,6 +108,9 @@ def evaluate(
 
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
+    from ..recipes.early import check_run
+
+    check_run(run)
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..runs.evaluations import evaluation_folder
@@ -165,6 +171,9 @@ def predict(
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
+    from ..recipes.early import check_run
+
+    check_run(run)
     from ..contracts.own_files import OwnFiles
     from ..engine.fit import predict as engine_predict
     from ..engine.fit import task_of_run

@@ -12,7 +12,8 @@ from .tables import backbone_lines, echo, print_json, show_table
 
 def list_names(
     what: Annotated[
-        str, typer.Argument(help="domains, adapters, selectors, tasks, backbones, losses, metrics or recipes.")
+        str,
+        typer.Argument(help="domains, adapters, selectors, tasks, backbones, losses, metrics, judgements or recipes."),
     ],
     domain: Annotated[str | None, typer.Option(help="For backbones: only those made for this domain.")] = None,
     can: Annotated[
@@ -58,10 +59,11 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show an adapter, selector, loss, metric, domain, task or backbone with its options; or a recipe as it would run.
+    """Show an adapter, selector, loss, metric, judgement, domain, task or backbone with its options; or a recipe as it
+    would run.
 
-    KIND is adapter, selector, loss, metric, domain, task, recipe or backbone. A recipe has every default filled in; a
-    config for mmdet or mmsegmentation is shown unchanged, ready to copy.
+    KIND is adapter, selector, loss, metric, judgement, domain, task, recipe or backbone. A recipe has every default
+    filled in; a config for mmdet or mmsegmentation is shown unchanged, ready to copy.
 
     Example: vladapt show tip-adapter
     """

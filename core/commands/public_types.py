@@ -35,32 +35,35 @@ def stub_text() -> str:
     """The content of `__init__.pyi`."""
     package = importlib.import_module(PACKAGE)
     imports: dict[str, set[str]] = {}
-    functions = []
+    functions, aliases = [], []
     for module, names in package.HOMES.items():
         for name in names.split():
             value = getattr(package, name)
+            if isinstance(value, types.ModuleType):
+                parent, _, own = value.__name__.removeprefix(f"{PACKAGE}.").rpartition(".")
+                imports.setdefault(f".{parent}", set()).add(own)
+                aliases.append(f"{name} = {own}")
+                continue
             if hasattr(value, "__signature__") and inspect.isfunction(value):
                 functions.append(_function(value, imports))
             else:
-                imports.setdefault(_home(value, module), set()).add(name)
+                imports.setdefault(_home(value, module), set()).add(f"{name} as {name}")
     words = set(re.findall(r"\w+", "".join(functions)))
     for word in words & STANDARD.keys():
-        imports.setdefault(STANDARD[word], set()).add(word)
-    lines = [HEAD, "", *_imports(imports), "__version__: str", *functions]
+        imports.setdefault(STANDARD[word], set()).add(f"{word} as {word}")
+    lines = [HEAD, "", *_imports(imports), "__version__: str", *aliases, *functions]
     return "\n".join(lines) + "\n"
 
 
 def _imports(imports: dict[str, set[str]]) -> Iterator[str]:
     for inside in (False, True):
         for module in sorted(module for module in imports if module.startswith(".") == inside):
-            yield from (f"from {module} import {name} as {name}" for name in sorted(imports[module]))
+            yield from (f"from {module} import {name}" for name in sorted(imports[module]))
         yield ""
 
 
 def _home(value: Any, listed: str) -> str:
     """The module that defines a value, relative to the package."""
-    if isinstance(value, types.ModuleType):
-        return f".{value.__name__.removeprefix(f'{PACKAGE}.').rpartition('.')[0]}"
     module = getattr(value, "__module__", None) or f"{PACKAGE}.{listed}"
     return f".{module.removeprefix(f'{PACKAGE}.')}"
 
@@ -112,7 +115,7 @@ def _take(kind: Any, imports: dict[str, set[str]]) -> None:
         _take(inner, imports)
     module = getattr(kind, "__module__", "")
     if isinstance(kind, type) and module.startswith(f"{PACKAGE}."):
-        imports.setdefault(_home(kind, ""), set()).add(kind.__name__)
+        imports.setdefault(_home(kind, ""), set()).add(f"{kind.__name__} as {kind.__name__}")
 
 
 def write_stub() -> None:

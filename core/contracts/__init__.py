@@ -13,6 +13,7 @@ __getattr__, __dir__ = lazy_exports(
         "published_options",
         "domain": "Decoded Domain DomainData Evaluation Finding Item MAX_PIXELS NO_PRESET READ_BY Reading SPLITS WHOLE "
         "check_items",
+        "exported": "ExportWishes Exported",
         "evaluated": "Evaluated",
         "features": "Batch FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "image_size": "ImageSize height_and_width",

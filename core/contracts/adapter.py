@@ -150,7 +150,8 @@ class Adapter(ABC):
         self._check_support(support, classifier, backbone, unlabeled)
         self._check_images(support, resources or {})
         self._check_resources(resources or {})
-        support, val, unlabeled = map(self._with_or_without_parts, (support, val, unlabeled))
+        support = self._with_or_without_parts(support)
+        val, unlabeled = (None if each is None else self._with_or_without_parts(each) for each in (val, unlabeled))
         if backbone is not None:
             self.check_towers(backbone)
             self.attach(backbone)
@@ -349,10 +350,8 @@ class Adapter(ABC):
         told = presence(classifier.logits(unit) if base is None else base.logits[some])
         return told.notes(self.name, len(unlabeled), self.assumes, self.stands_absent_classes)
 
-    def _with_or_without_parts(self, features: FeatureSet | None) -> FeatureSet | None:
+    def _with_or_without_parts(self, features: FeatureSet) -> FeatureSet:
         """What the method may see of a set: its parts only where it asks for them."""
-        if features is None:
-            return None
         self.check_parts(features := features.one_view())
         return features if "parts" in self.needs | self.optional else features.without_parts()
 

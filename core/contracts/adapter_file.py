@@ -21,7 +21,7 @@ from ..errors import DataError, shortened
 from ..runtime.files import replacing
 
 FORMAT = 1
-HEADER = {
+HEADER: dict[str, Any] = {
     "adapter": str,
     "options": dict,
     "scalars": dict,

@@ -132,13 +132,15 @@ class Augmented(Adapter):
         Raises:
             ConfigError: `crop_scale` is given, and the transform has no crop.
         """
-        changeable = isinstance(transform, CropTransform)
-        if self.crop_scale is not None and not changeable:
+        crop = transform if isinstance(transform, CropTransform) else None
+        if self.crop_scale is not None and crop is None:
             raise ConfigError("option crop_scale: this domain's augmentation has no crop that it could change")
-        free = changeable and transform.safe_crop is None
+        free = crop is not None and crop.safe_crop is None
         scale = self.crop_scale or (self.published_crop if free else None)
-        transform = transform if scale is None else transform.with_crop(scale)
-        return (transform.with_randaugment() or transform) if free and self.published_randaugment else transform
+        if crop is None or not (scale or (free and self.published_randaugment)):
+            return transform
+        crop = crop if scale is None else crop.with_crop(scale)
+        return (crop.with_randaugment() or crop) if free and self.published_randaugment else crop
 
 
 @dataclass(eq=False, kw_only=True)

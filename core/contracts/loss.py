@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CapabilityError
+from ..errors import CapabilityError, ConfigError
 from .options import settle
 from .outputs import OUTPUTS, SHARED, Output
 
@@ -150,15 +150,27 @@ class Loss(nn.Module, ABC):
         """
         return {}
 
+    def weights_of(self, terms: Iterable[str]) -> dict[str, float]:
+        """The options that weigh its terms; a term of weight 0 is left out.
+
+        Raises:
+            ConfigError: all weights are 0.
+        """
+        weights = {term: getattr(self, term) for term in terms if getattr(self, term)}
+        if not weights:
+            raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
+        return weights
+
     def dim(self, name: str, used_for: str) -> int:
         """A width the loss was told of.
 
         Raises:
             CapabilityError: it was not.
         """
-        if name not in self.dims:
-            raise CapabilityError(f"{self.title} needs dims['{name}'] for {used_for}; it was given {sorted(self.dims)}")
-        return int(self.dims[name])
+        dims = self.dims or {}
+        if name not in dims:
+            raise CapabilityError(f"{self.title} needs dims['{name}'] for {used_for}; it was given {sorted(dims)}")
+        return int(dims[name])
 
 
 class RowLoss(Loss):

@@ -31,7 +31,6 @@ NOTHING = ("none", "null", "")
 ABSENT = object()
 GIVEN = re.compile(r"^ {8}given: .*\n(?: {12}.*\n)*", re.MULTILINE)
 """The line of `**given` in a docstring."""
-WRAPPED = {"break_on_hyphens": False, "initial_indent": 8 * " ", "subsequent_indent": 12 * " "}
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,8 @@ def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable
         command: only the options that this one of the commands on a run takes.
     """
 
-    def named(function: Callable) -> Callable:
+    def named(function: Any) -> Any:
+        wrapped = textwrap.TextWrapper(120, 8 * " ", 12 * " ", break_on_hyphens=False)
         plain = inspect.signature(function)
         kept = [each for each in plain.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
         own = {each.name for each in kept}
@@ -154,7 +154,7 @@ def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable
             for each in listed
         ]
         function.__signature__ = plain.replace(parameters=[*kept, *added])
-        lines = [textwrap.fill(f"{each.name}: {each.help}.", 120, **WRAPPED) for each in listed]
+        lines = [wrapped.fill(f"{each.name}: {each.help}.") for each in listed]
         function.__doc__ = GIVEN.sub(lambda _: "\n".join([*lines, ""]), function.__doc__)
         return function
 
@@ -170,7 +170,8 @@ def settle(instance: Any, owner: str = "") -> None:
     Raises:
         ConfigError: a value that its option does not accept.
     """
-    for each in options_of(type(instance)):
+    cls: Any = type(instance)
+    for each in options_of(cls):
         object.__setattr__(instance, each.name, typed(each, getattr(instance, each.name), owner))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,6 +13,22 @@ if TYPE_CHECKING:
 
 STILL = "image"
 """What the only still of an image is called."""
+
+
+class ThumbnailStore(Protocol):
+    """Small pictures of images, kept by the content keys of these (`core/data/thumbnails.py`).
+
+    Attributes:
+        root: the folder of the cache that they lie in.
+    """
+
+    root: Path
+
+    def missing(self, keys: Collection[str]) -> set[str]:
+        """Those of some content keys that have none yet."""
+
+    def find(self, keys: Collection[str]) -> Iterator[tuple[list[str], Any]]:
+        """Keys and their thumbnails, some thousands at a time; keys that have none are passed over."""
 
 
 class Pictured:

@@ -210,7 +210,7 @@ class Recipe:
     def adapter_options(self) -> dict[str, Any]:
         """Options for the recipe's adapter: those under its name in `adapters`, and its own."""
         beside_name = {key: value for key, value in self.adapter.items() if key != "name"}
-        return {**(self.adapters.get(self.adapter_name) or {}), **beside_name}
+        return {**(self.adapters.get(self.adapter_name or "") or {}), **beside_name}
 
     def gave(self, key: str) -> bool:
         """Whether a key, or something inside a group, was given."""

@@ -97,19 +97,13 @@ class PatchTokens(ABC):
         `parts`, zero where there is no part."""
 
 
-@dataclass(frozen=True)
 class HeldPatchTokens(PatchTokens):
     """Those of a tensor (N, T, h, w, D)."""
 
-    tokens: Tensor
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return tuple(self.tokens.shape[2:4])
-
-    @property
-    def dim(self) -> int:
-        return self.tokens.shape[4]
+    def __init__(self, tokens: Tensor):
+        self.tokens = tokens
+        _, _, height, width, self.dim = tokens.shape
+        self.grid = (height, width)
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -94,20 +94,40 @@ class Serving:
     max_pixels: int = 64_000_000
 
 
+@dataclass(frozen=True)
+class ServedFacts:
+    """What a page needs to know of a model; JSON-able.
+
+    Args:
+        adapter: name of the method.
+        class_names: C names.
+        multilabel: whether an image may have several of them.
+        coverages: of the sets of classes to offer.
+        unlike: whether the model can tell images unlike those of the fit.
+        labelled: how many labelled images of the fit it can name.
+    """
+
+    adapter: str
+    class_names: Sequence[str]
+    multilabel: bool
+    coverages: Sequence[float]
+    unlike: bool
+    labelled: int = 0
+
+
 class Served(ABC):
     """A model, loaded once. `samples` and `prepare` are called in several threads at once, `answer` in one.
 
     Attributes:
         name: for messages.
-        facts: JSON-able, for the page: "adapter", "class_names", "multilabel", "coverages" to offer, "unlike", whether
-            it can tell images unlike those of the fit, and "labelled", how many labelled images it can name.
+        facts: for the page.
         sizes: numbers of samples to answer at once that are worth trying.
         clock: what an answer costs in seconds: of the processor, which it does not share; a model on a device for which
             the processor only waits counts those of the wall.
     """
 
     name: str
-    facts: Mapping[str, Any]
+    facts: ServedFacts
     sizes: Sequence[int]
     clock: Callable[[], float] = staticmethod(time.process_time)
 

@@ -148,7 +148,7 @@ class Identity(Target):
 
     def restricted(self, new: Mapping[int, int]) -> Identity | None:
         """None where there is no label, or none of the classes that stay."""
-        label = _restricted(self.label, new)
+        label = None if self.label is None else new.get(self.label)
         return None if label is None else replace(self, label=label)
 
 
@@ -180,7 +180,8 @@ class Boxes(Target):
     def keep(self, positions: Sequence[int]) -> Boxes:
         """These of the boxes alone."""
         lists = {name: getattr(self, name) for name in ("boxes", "labels", "segments", "ignored")}
-        return replace(self, **{k: v if v is None else tuple(v[p] for p in positions) for k, v in lists.items()})
+        kept: dict[str, Any] = {k: v if v is None else tuple(v[p] for p in positions) for k, v in lists.items()}
+        return replace(self, **kept)
 
     def showing(self, classes: Collection[int]) -> Boxes:
         """The boxes of some classes alone, which keep their numbers."""
@@ -232,7 +233,7 @@ def _positive(label: ClassLabel) -> tuple[int, ...]:
 
 def _restricted(label: ClassLabel, new: Mapping[int, int]) -> ClassLabel:
     if not isinstance(label, tuple):
-        return new.get(label)
+        return None if label is None else new.get(label)
     values = _chosen(label, new)
     return None if all(map(isnan, values)) else values
 

@@ -15,11 +15,11 @@ from .recipe import Recipe, as_flag
 from .use import USED, Use
 
 if TYPE_CHECKING:
-    from ..export.package import Exported, Wishes
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
     from .evaluated import Evaluated
+    from .exported import Exported, ExportWishes
     from .judgement import JudgedFit
     from .serving import Served, Serving
 
@@ -258,7 +258,7 @@ class Task(ABC):
         """The run's model, loaded once, for `vladapt serve`."""
         raise CapabilityError(f"{use.run.path}: {self.title} is not supported by vladapt serve; use vladapt predict")
 
-    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The run as graphs that were compared with it."""
         raise CapabilityError(f"{use.run.shown}: {self._refusal('export')}")
 

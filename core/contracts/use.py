@@ -11,7 +11,7 @@ from .options import Option, option, options_of
 from .recipe import DATA, JUDGING, METHOD, OUTPUT
 
 if TYPE_CHECKING:
-    from ..runs.folder import Run
+    from .fitted_run import FittedRun
 
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
 """Commands on a run that take a data set, and all of them."""
@@ -130,7 +130,7 @@ class Use(UseOptions):
         judging: options of the task's judgements by name.
     """
 
-    run: Run
+    run: FittedRun
     images: Sequence[str | Path] = ()
     out: str | Path | None = None
     files: Sequence[Path] = ()

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..contracts.pictures import ThumbnailStore
 from ..runtime.files import write_cached
-from .thumbnails import GREY_SIDE, Pictures, Thumbnails
+from .thumbnails import GREY_SIDE, Pictures
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -49,7 +50,7 @@ BRIGHTNESS, COLOUR, GAIN = 10.0, 8.0, 1.2
 GREY_TOLERANCE = 2.0
 
 
-def near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray | None = None) -> np.ndarray:
+def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray | None = None) -> np.ndarray:
     """Pairs of near copies among some images, (M, 2) positions, the smaller first.
 
     Time grows as N log N; held in memory are half a kilobyte per image, and the thumbnails of some candidates.
@@ -78,7 +79,7 @@ def near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray |
     return _confirmed(place[pairs], keys, thumbnails, most)
 
 
-def remembered_near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray) -> np.ndarray:
+def remembered_near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray) -> np.ndarray:
     """As `near_copies`, kept beside the thumbnails under a digest of all that the pairs depend on.
 
     That is the keys, which of them have a thumbnail, and which are not compared. A damaged file counts as none.
@@ -217,7 +218,7 @@ def _neighbours(tree: cKDTree, rows: np.ndarray, radius: float) -> tuple[np.ndar
     return ends[ends[:, 0] != ends[:, 1]], rows[np.isfinite(distances).all(axis=1)]
 
 
-def _confirmed(pairs: np.ndarray, keys: Sequence[str], thumbnails: Thumbnails, most: float) -> np.ndarray:
+def _confirmed(pairs: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore, most: float) -> np.ndarray:
     """Those of the pairs whose thumbnails agree."""
     kept = [pairs[:0]]
     for start in range(0, len(pairs), AT_ONCE):

@@ -158,9 +158,7 @@ def _cache() -> Finding:
     free = shutil.disk_usage(parent).free
     writable = os.access(parent, os.W_OK)
     space = f"{root}: {size / 2**20:.1f} MiB used, {free / 2**30:.1f} GiB free"
-    return Finding(
-        "feature cache", writable, space, "" if writable else "set VLADAPT_CACHE to a writable folder"
-    )
+    return Finding("feature cache", writable, space, "" if writable else "set VLADAPT_CACHE to a writable folder")
 
 
 def _offline() -> Finding:

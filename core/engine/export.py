@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
+from ..contracts.exported import Exported, ExportWishes
 from ..contracts.options import keywords
 from ..contracts.use import UseOptions
 from ..errors import ConfigError
-from ..export.package import Exported, Wishes
+from ..recipes.resolve import task_of_run
+from ..runs.folder import open_run
 from ..runtime.progress import Reporter
-from ..sharing.published import open_run
-from .fit import task_of_run, use_of
+from .fit import use_of
 
 ONNX = "onnx"
 
@@ -51,4 +52,4 @@ def export(
         raise ConfigError(f"--format {format}: give {ONNX}")
     use = use_of(open_run(run, backbone), "export", given)
     task = task_of_run(use.run, domain)
-    return task.export(use, Wishes(Path(out), opset, int8), reporter or Reporter(quiet=True))
+    return task.export(use, ExportWishes(Path(out), opset, int8), reporter or Reporter(quiet=True))

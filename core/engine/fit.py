@@ -13,19 +13,17 @@ from ..contracts.judgement import EVAL
 from ..contracts.options import keywords
 from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import TRAINED, Recipe, Trained
-from ..contracts.task import FILE_KINDS, FitResult, Task
+from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
-from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
-from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
-from ..registry import load_domain, task_class
+from ..errors import ConfigError, UnknownNameError, did_you_mean
+from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.catalogue import is_place
 from ..registry.judging import check_judging
 from ..runs.evaluations import write_metrics
-from ..runs.folder import Run
+from ..runs.folder import Run, open_run
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
-from ..sharing.published import open_run
 
 SPLIT_NAMES = (*SPLITS, "all")
 
@@ -87,7 +85,7 @@ def evaluate(
 
     Returns:
         {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}; for a classification
-        also "in_fit", how many of the images were in the fit, "skipped", and what `judgement` returns.
+        also "in_fit", how many of the images were in the fit, "skipped", and what its judgements find.
 
     Raises:
         DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
@@ -103,7 +101,7 @@ def evaluate(
     check_judging(task, EVAL, use.judging)
     if out is not None and Path(out).is_file():
         raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
-    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task)
+    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():
         write_metrics(Path(out), result.to_json())
@@ -229,25 +227,3 @@ def recipe_and_domain(
     if recipe is None:
         return resolve(flags={**flags, "domain": name}, domain=given_domain), given_domain
     return (recipe if name is None else recipe.with_(domain=name)), given_domain
-
-
-def task_of_run(run: Run, domain: Domain | None = None) -> Task:
-    """The task that made a run, in the run's domain.
-
-    Raises:
-        CapabilityError: the domain or the task is not installed here.
-    """
-    name = run.info["domain"]
-    try:
-        if domain is None and name is not None and not _of_features(run):
-            domain = load_domain(name)
-        return task_class(run.info["task"])(None) if domain is None else task_in(domain, run.info["task"])
-    except UnknownNameError as error:
-        what = f"domain '{name}'" if domain is None and name is not None else f"task '{run.info['task']}'"
-        message = f"{run.shown}: made with {what}, which is not installed here; install its package"
-        raise CapabilityError(message) from error
-
-
-def _of_features(run: Run) -> bool:
-    """A run made from a features file needs no domain."""
-    return bool(run.info["recipe"].get("features"))

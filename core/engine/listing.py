@@ -15,8 +15,8 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 
-KINDS = ("domains", "adapters", "selectors", "tasks", "backbones", "losses", "metrics", "recipes")
-SINGULAR = ("adapter", "selector", "loss", "metric", "domain", "task", "recipe", "backbone")
+KINDS = ("domains", "adapters", "selectors", "tasks", "backbones", "losses", "metrics", "judgements", "recipes")
+SINGULAR = ("adapter", "selector", "loss", "metric", "judgement", "domain", "task", "recipe", "backbone")
 
 
 @dataclass
@@ -102,7 +102,7 @@ def kinds_of(name: str) -> list[str]:
 
 
 def shown(kind: str, name: str) -> Shown:
-    """The description, options and facts of an adapter, selector, loss, metric, domain, task or backbone.
+    """The description, options and facts of an adapter, selector, loss, metric, judgement, domain, task or backbone.
 
     Raises:
         UnknownNameError: nothing of that kind has that name.
@@ -113,6 +113,8 @@ def shown(kind: str, name: str) -> Shown:
         return _domain(name)
     if kind == "metric":
         return _metric(name)
+    if kind == "judgement":
+        return _judgement(name)
     from ..registry import adapter_class, loss_class, selector_class, task_class
 
     classes = {"adapter": adapter_class, "selector": selector_class, "loss": loss_class, "task": task_class}
@@ -149,7 +151,7 @@ def only_kind(name: str) -> str:
 
 
 def _plurals() -> dict[str, str]:
-    kinds = ("adapter", "selector", "metric", "domain", "task")
+    kinds = ("adapter", "selector", "metric", "judgement", "domain", "task")
     return {"loss": "losses", **{kind: f"{kind}s" for kind in kinds}}
 
 
@@ -161,6 +163,7 @@ def _entries(plural: str) -> dict[str, Entry]:
         "tasks": catalogue.tasks,
         "losses": catalogue.losses,
         "metrics": catalogue.metrics,
+        "judgements": catalogue.judgements,
     }
     return kinds[plural]()
 
@@ -192,6 +195,15 @@ def _metric(name: str) -> Shown:
     metric = build_metric(name)
     takes = "one label or several per image" if metric.multilabel else "one label per image"
     return Shown("metric", name, inspect.cleandoc(type(metric).__doc__ or ""), facts=[("takes", takes)])
+
+
+def _judgement(name: str) -> Shown:
+    from ..registry import judgement_class
+
+    cls = judgement_class(name)
+    given_by = "--NAME value of eval" if cls.at == {"eval"} else "--set NAME=value of fit, --NAME value of eval"
+    facts = [("made by", ", ".join(sorted(cls.at))), ("in the report", cls.place.value)]
+    return Shown("judgement", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), given_by, facts)
 
 
 def _backbone(name: str) -> Shown:

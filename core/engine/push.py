@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..contracts.domain import Domain
+from ..recipes.resolve import task_of_run
 from ..runs.folder import Run
 from ..sharing.card import Told
 from ..sharing.push import Pushed
 from ..sharing.push import push as push_run
-from .fit import task_of_run
 
 
 def push(

@@ -87,8 +87,8 @@ def load_export(folder: Path, serving: Serving) -> Served:
 def load_run(folder: Path, serving: Serving) -> Served:
     """A run, by its task."""
     from ..contracts.task import Use
+    from ..recipes.resolve import task_of_run
     from ..runs.folder import Run
-    from .fit import task_of_run
 
     use = Use(Run.open(folder), device=serving.device, resources=serving.resources or None)
     return task_of_run(use.run).served(use, serving)

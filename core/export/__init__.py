@@ -8,6 +8,6 @@ __getattr__, __dir__ = lazy_exports(
         "agreement": "Agreement LARGEST_SHARE",
         "folder": "SCRIPT Session facts_of library",
         "graph": "Graph check_opset",
-        "package": "Exported Wishes check_free new_folder write_facts",
+        "package": "check_free exported new_folder write_facts",
     },
 )

@@ -6,12 +6,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contracts.exported import Exported
 from ..errors import DataError
 from ..runtime.files import refused, write_whole
 from .agreement import words_of
@@ -28,43 +28,10 @@ CHECKED = {
 STANDALONE = Path(__file__).with_name("standalone.py")
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What is asked of an export.
-
-    Args:
-        out: its folder, which must not be there yet.
-        opset: version of ONNX's operators; None for the usual one.
-        int8: a graph in 8 bits is to answer.
-    """
-
-    out: Path
-    opset: int | None = None
-    int8: bool = False
-
-
-@dataclass
-class Exported:
-    """What was written.
-
-    Attributes:
-        folder: where it lies.
-        facts: what export.json holds.
-        notes: sentences for the user.
-    """
-
-    folder: Path
-    facts: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def lines(self) -> list[str]:
-        """How far the graphs agree with the run, for the user."""
-        return [f"{CHECKED[name]}: {words_of(check)}" for name, check in self.facts["checks"].items()]
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted(self.folder.iterdir())
+def exported(folder: Path, facts: dict[str, Any], notes: Iterable[str] = ()) -> Exported:
+    """What was written, with a line for each thing that was compared."""
+    lines = [f"{CHECKED[name]}: {words_of(check)}" for name, check in facts["checks"].items()]
+    return Exported(folder, facts, list(notes), lines)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_
 from ..contracts.part_views import PartViews
 from ..data.array_files import load_arrays
 from ..data.group_columns import group_of, kind_of_column, preferred_column
+from ..data.places import check_features_place
 from ..errors import ConfigError, DataError
 from ..runtime.reading import check_regular, parse_json
 
@@ -105,10 +106,8 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.exists():
-        check_regular(path, "give a .safetensors or .npz file of features")
-    else:
-        raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")
+    check_features_place(path)
+    check_regular(path, "give a .safetensors or .npz file of features")
     readers = {".npz": load_arrays, ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: '{path.suffix}' is not a format of features files; give a .safetensors or .npz file")

@@ -1,9 +1,13 @@
-"""Nearest neighbours by cosine without an (N, N) matrix."""
+"""Nearest neighbours by cosine without an (N, N) matrix, and the library that finds them among millions."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..errors import CapabilityError
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of cosines: 64 MiB
 GROUP = 32  # keys whose best cosine is found first
@@ -52,3 +56,18 @@ def _largest(values: Tensor, count: int, group: int) -> tuple[Tensor, Tensor]:
     columns = (chosen[:, :, None] + members).flatten(1)  # (B, K * group)
     largest, place = values.gather(1, columns).topk(count, dim=1)
     return largest, columns.gather(1, place)
+
+
+def faiss_library() -> Any:
+    """The module faiss.
+
+    Raises:
+        CapabilityError: it is not installed.
+    """
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise CapabilityError(
+            "indexing and searching need the package 'faiss-cpu'; install it with: pip install 'vladapt[retrieval]'"
+        ) from error
+    return faiss

@@ -194,7 +194,6 @@ class FeatureStore:
             DataError: the store cannot be written.
         """
 
-
         def asked() -> dict[str, float | None]:
             scale, bias = backbone.logit_scale, backbone.logit_bias
             return {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}

@@ -35,7 +35,6 @@ from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter
 from .drawings.things import OTHER_NAMES, THINGS, draw
 from .score import DRAWN, Forgotten, GenericScore
-from .score import generic_metrics as generic_metrics
 from .score import generic_sentence as generic_sentence
 
 DRAWING_TEMPLATES = ("a drawing of a {}.", "a picture of a {}.", "clip art of a {}.")

@@ -188,15 +188,6 @@ class Named(Record):
         return f"{self.top1:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def generic_metrics(before: GenericScore, after: GenericScore) -> dict[str, Any]:
-    """What metrics.json holds of a `Forgotten`.
-
-    Raises:
-        DataError: the scores are of different images or words.
-    """
-    return Forgotten.of_scores(before, after).to_json()
-
-
 def _check_same_probe(before: GenericScore, after: GenericScore) -> None:
     if (before.name, before.images, before.words) != (after.name, after.images, after.words):
         raise DataError(

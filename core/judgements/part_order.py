@@ -132,7 +132,7 @@ def order_reliance(
 
     def score(samples: FeatureSet) -> float:
         logits = logits_of(adapter, moved.batches(adapter, samples), len(samples))
-        return metrics_of(logits, replace(test, parts=None, parts_mask=None), class_names)[key]
+        return metrics_of(logits, test.labels, class_names)[key]
 
     return reliance(key, score, seen, metrics["adapted"][key], torch.Generator().manual_seed(seed))
 
@@ -171,7 +171,8 @@ def _of_joint_towers(
 
         other = moved.again(replace(moved.data, load=load), Reporter(quiet=True))
         features = other.of_ids(some.ids)
-        return metrics_of(logits_of(adapter, other.batches(adapter, features), len(some)), some, class_names)[key]
+        logits = logits_of(adapter, other.batches(adapter, features), len(some))
+        return metrics_of(logits, some.labels, class_names)[key]
 
     def drawn(number: int) -> Callable[[Item, int], np.ndarray]:
         return lambda item, parts: np.random.default_rng(seed_of(seed, number, item.id)).permutation(parts)

@@ -27,19 +27,10 @@ from ..contracts.domain import Domain, DomainData
 from ..data.label_files import read_source, read_todo
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
 from ..registry import load_domain
+from ..runtime.web_page import FILES, WebPage
 from .answer_file import AnswerFile
 
 HOST = "127.0.0.1"
-PAGE = Path(__file__).with_name("page")
-FILES = {"page.js": "text/javascript", "page.css": "text/css"}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 NO_TOKEN = "Open the address that vladapt label printed: it ends with a token."
 TWO_PAGES = "This file is being labelled in another page: close that one, then reload this one."
 GONE_AFTER_S = 6.0
@@ -200,30 +191,29 @@ def build_app(labelling: Labelling, token: str):
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
+    page = WebPage(Path(__file__).with_name("page"), token)
+    secured = page.headers
+
     def guarded(endpoint: Callable[[Request, dict[str, Any]], Response]):
         async def answered(request: Request) -> Response:
             from starlette.concurrency import run_in_threadpool
 
             given = request.headers.get("x-token") or request.query_params.get("token") or ""
             if not hmac.compare_digest(given.encode(), token.encode()):
-                return PlainTextResponse(NO_TOKEN, 403, HEADERS)
+                return PlainTextResponse(NO_TOKEN, 403, secured)
             try:
                 body = await _body(request) if request.method == "POST" else {}
                 response = await run_in_threadpool(endpoint, request, body)
             except VladaptError as error:
                 response = JSONResponse({"error": str(error)}, 409 if str(error) == TWO_PAGES else 400)
-            response.headers.update(HEADERS)
+            response.headers.update(secured)
             return response
 
         return answered
 
-    def page(request: Request, body: dict[str, Any]) -> Response:
-        text = (PAGE / "page.html").read_text(encoding="utf-8").replace("TOKEN", token)
-        return Response(text, media_type="text/html")
-
     def part(request: Request, body: dict[str, Any]) -> Response:
-        name = request.url.path.removeprefix("/")
-        return Response((PAGE / name).read_text(encoding="utf-8"), media_type=FILES[name])
+        text, kind = page.file(request.url.path)
+        return Response(text, media_type=kind)
 
     def opened(request: Request, body: dict[str, Any]) -> Response:
         labelling.hear(body["page"])
@@ -269,7 +259,7 @@ def build_app(labelling: Labelling, token: str):
         return JSONResponse(labelling.guess(image_of(request)))
 
     posts = {"/open": opened, "/here": here, "/leave": leave, "/answer": answer, "/undo": undo}
-    gets = {"/": page, **{f"/{name}": part for name in FILES}, "/stills/{image:int}": stills}
+    gets = {**dict.fromkeys(FILES, part), "/stills/{image:int}": stills}
     gets |= {"/still/{image:int}/{number:int}": still, "/guess/{image:int}": guess}
     routes = [Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in gets.items()]
     routes += [Route(path, guarded(endpoint), methods=["POST"]) for path, endpoint in posts.items()]

@@ -15,7 +15,6 @@ from ..contracts.adapter import require
 from ..contracts.loss import Loss
 from ..contracts.options import option
 from ..contracts.outputs import MASKED_SHARE
-from ..errors import ConfigError
 from ._hidden_words import error_of_words, places_of_hidden
 from ._info_nce import info_nce
 from .momentum_queue import FeatureQueue
@@ -77,10 +76,7 @@ class Declip(Loss):
         super().__post_init__()
         most = self.queue_size
         require(self.neighbours <= most, "neighbours", self.neighbours, f"give 1 to {most}, the size of the queue")
-        weights = {name: getattr(self, name) for name in ("clip", "nn_text", "simsiam", "masking_language")}
-        self.weights = {name: weight for name, weight in weights.items() if weight}
-        if not self.weights:
-            raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
+        self.weights = self.weights_of(("clip", "nn_text", "simsiam", "masking_language"))
         self._seen: Tensor | None = None
         needs = {"clip": PAIRS, "nn_text": PAIRS, "simsiam": VIEWS, "masking_language": WORDS}
         self.needs = frozenset().union(*(needs[name] for name in self.weights))

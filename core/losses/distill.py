@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
-from ..errors import CapabilityError, ConfigError
+from ..errors import CapabilityError
 from ..runtime.ranks import Ranks
 from ._columns import is_own_pair, own_pairs, soft_cross_entropy_down
 from ._products import products_option, with_all
@@ -81,10 +81,7 @@ class Distill(RowLoss):
 
     def __post_init__(self):
         super().__post_init__()
-        weights = {name: getattr(self, name) for name in ("feature", "similarity", "dynamic")}
-        self.weights = {name: weight for name, weight in weights.items() if weight}
-        if not self.weights:
-            raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
+        self.weights = self.weights_of(("feature", "similarity", "dynamic"))
         self.needs = SCORES if self.similarity or self.dynamic else FEATURES
         self.image_map, self.text_map = nn.Identity(), nn.Identity()  # unit features as they come
         width, teacher_width = self.dims.get("embed_dim"), self.dims.get("teacher_dim")

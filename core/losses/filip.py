@@ -56,7 +56,7 @@ class Filip(Loss):
 
     differs: ClassVar[str] = (
         "padding never matches; tokens are chosen within the global batch by any match. The fixture is from the "
-        "reimplementation in DeCLIP's code, and is reproduced with `mask_padding=False, select=\"pair\"`"
+        'reimplementation in DeCLIP\'s code, and is reproduced with `mask_padding=False, select="pair"`'
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_tokens", "text_tokens", "text_mask"})
 

@@ -50,9 +50,7 @@ class LongClip(RowLoss):
     components: int = option(32, "principal components kept of the image features", low=1, high=65_536)
     label_smoothing: float = option(0.1, "share of the target spread over the batch", low=0, below=1)
     keep: int = option(20, "first positions, which are kept and not trained", low=0, high=1_000_000)
-    factor: int = option(
-        4, "positions that each of the others becomes; 1 keeps the context length", low=1, high=1000
-    )
+    factor: int = option(4, "positions that each of the others becomes; 1 keeps the context length", low=1, high=1000)
     stretch_up_to: int = option(
         77, "longest context to stretch; a longer one has been stretched already", low=0, high=1_000_000
     )

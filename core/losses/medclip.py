@@ -40,9 +40,7 @@ class Medclip(RowLoss):
     )
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
-    cosine: bool = option(
-        False, "compare findings by cosine, as in the paper, not by dot product, as released"
-    )
+    cosine: bool = option(False, "compare findings by cosine, as in the paper, not by dot product, as released")
     augmented_text: bool = option(False, "require `text_view2`, which is used wherever it is given")
     products: str = products_option()
 

@@ -1,4 +1,4 @@
-"""All metrics of a classifier on rows of features with labels."""
+"""All metrics of a classifier on labelled rows."""
 
 from __future__ import annotations
 
@@ -6,30 +6,20 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..contracts.features import FeatureSet
-from ..contracts.metric import Metric
 from .classification import classification_metrics, multilabel_metrics
 
 
-def metrics_of(
-    logits: Tensor, test: FeatureSet, class_names: Sequence[str], further: Sequence[Metric] = ()
-) -> dict[str, float]:
+def metrics_of(logits: Tensor, labels: Tensor | None, class_names: Sequence[str]) -> dict[str, float]:
     """Metric name -> value, all between 0 and 1; none without labels.
 
     Args:
         logits: (N, C).
-        test: the N rows.
+        labels: (N,) int64, or (N, C) of 0, 1 and NaN (unknown).
         class_names: C names.
-        further: metrics of a domain's own.
     """
-    if test.labels is None:
+    if labels is None:
         return {}
-    logits, labels = logits.float().cpu(), test.labels.cpu()
-    if test.multilabel:
-        values = multilabel_metrics(logits, labels, list(class_names))
-    else:
-        values = classification_metrics(logits, labels, len(class_names))
-    for metric in further:
-        if metric.multilabel or not test.multilabel:
-            values.update(metric.values(logits, labels, class_names))
-    return values
+    logits, labels = logits.float().cpu(), labels.cpu()
+    if labels.ndim == 2:
+        return multilabel_metrics(logits, labels, list(class_names))
+    return classification_metrics(logits, labels, len(class_names))

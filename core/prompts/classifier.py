@@ -74,6 +74,12 @@ def build_classifier(
     )
 
 
+def encoded_classes(backbone: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """(C, D) unit rows of C lists of texts."""
+    named = {str(number): texts for number, texts in enumerate(prompts)}
+    return build_classifier(backbone, list(named), [], descriptions=named).weights
+
+
 def _texts(class_names, templates, descriptions, said: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """C lists of texts; `said` are those of some classes in place of their templates."""
     if not templates and not descriptions:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
+from ..contracts.fitted_run import FittedRun
 from ..contracts.judgement import FIT
 from ..contracts.options import literal, options_of
 from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
-from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
 from ..registry.catalogue import find, is_place
 from ..registry.judging import judging_options
@@ -106,6 +107,23 @@ def task_in(domain: Domain, name: str | None) -> Task:
     name = domain.check_task(name)
     of_domain = {cls.name: cls for cls in domain.tasks if isinstance(cls, type)}
     return (of_domain.get(name) or task_class(name))(domain)
+
+
+def task_of_run(run: FittedRun, domain: Domain | None = None) -> Task:
+    """The task that made a run, in the run's domain; without one where the run was made from a features file.
+
+    Raises:
+        CapabilityError: the domain or the task is not installed here.
+    """
+    name, task = run.info["domain"], run.info["task"]
+    try:
+        if domain is None and name is not None and not run.info["recipe"].get("features"):
+            domain = load_domain(name)
+        return task_class(task)(None) if domain is None else task_in(domain, task)
+    except UnknownNameError as error:
+        what = f"domain '{name}'" if domain is None and name is not None else f"task '{task}'"
+        message = f"{run.shown}: made with {what}, which is not installed here; install its package"
+        raise CapabilityError(message) from error
 
 
 def recipe_file(name: str) -> Path:
@@ -267,10 +285,10 @@ def _store(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from mmengine import Config
-
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file; give a recipe file (.py, .json or .yaml)")
+    from mmengine import Config
+
     try:
         if path.suffix.lower() == ".json":
             read_json(path)

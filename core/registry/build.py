@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contracts.adapter import Adapter
-from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain
 from ..contracts.metric import Metric
 from ..contracts.options import chosen
@@ -19,6 +17,7 @@ from . import catalogue
 from .catalogue import PACKAGE, Entry, find, is_place
 
 if TYPE_CHECKING:
+    from ..contracts.adapter import Adapter
     from ..contracts.judgement import Judgement
     from ..contracts.loss import Loss
     from ..contracts.selector import Selector
@@ -30,10 +29,10 @@ def adapter_class(name: str) -> type[Adapter]:
     Raises:
         UnknownNameError: no adapter has that name. DataError: no run lies there.
     """
-    if is_place(name):
-        from ..sharing.published_adapter import published_class
+    from ..contracts.adapter import Adapter
 
-        cls = published_class(name)
+    if is_place(name):
+        cls = _load(catalogue.PUBLISHED_RUN, Adapter).at(name)
         cls.name = name
         return cls
     cls = _load(find(name, catalogue.adapters(), "adapter"), Adapter)
@@ -63,6 +62,8 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
         DataError: the file is missing, damaged or of another format, or its tensors do not fit one another.
         CapabilityError: the backbone is not that of the fit.
     """
+    from ..contracts.adapter_file import read_adapter_file, restore_state
+
     header, tensors = read_adapter_file(Path(path))
     if backbone is not None and header.get("backbone") not in (None, "", backbone.fingerprint):
         raise CapabilityError(

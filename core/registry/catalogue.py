@@ -61,6 +61,10 @@ class Entry:
         return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+PUBLISHED_RUN = Entry("published run", "adapter", "core.sharing.published_adapter")
+"""The method that stands for a published run, which is named by its place."""
+
+
 def adapters() -> dict[str, Entry]:
     """Adapter name -> entry."""
     return _named("adapter", "adapters/*/*.py", "domains/*/adapters/*.py")

@@ -9,6 +9,6 @@ __getattr__, __dir__ = lazy_exports(
         "entries": "Entry",
         "image_reader": "ImageReader",
         "index": "Hit RetrievalIndex mixed",
-        "kinds": "KINDS faiss_library",
+        "kinds": "KINDS",
     },
 )

@@ -19,9 +19,10 @@ import numpy as np
 
 from ... import __version__
 from ..errors import ConfigError, DataError
+from ..features.nearest import faiss_library
 from ..runtime.files import MARKER, claimed, remove_abandoned
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
-from .kinds import KINDS, built, faiss_library
+from .kinds import KINDS, built
 from .wanted import Facts
 
 FORMAT = 1

@@ -21,9 +21,10 @@ from torch import Tensor
 from ... import __version__
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError, ConfigError, DataError
+from ..features.nearest import faiss_library
 from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
-from .kinds import KINDS, faiss_library, look_further
+from .kinds import KINDS, look_further
 from .wanted import Wanted
 
 KEYS = {"kind": str, "dims": int, "entries": int, "files": dict, "backbone": dict, "holds": str}

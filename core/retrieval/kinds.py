@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CapabilityError
+from ..features.nearest import faiss_library
 
 KINDS = {
     "flat": "exact: every row is compared",
@@ -29,21 +29,6 @@ ROWS_A_CELL = 39
 TRAINING_ROWS_A_CELL = 256
 SEARCHED_SHARE = 8
 """One in so many cells is searched."""
-
-
-def faiss_library() -> Any:
-    """The module faiss.
-
-    Raises:
-        CapabilityError: it is not installed.
-    """
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise CapabilityError(
-            "indexing and searching need the package 'faiss-cpu'; install it with: pip install 'vladapt[retrieval]'"
-        ) from error
-    return faiss
 
 
 def built(kind: str, vectors: Path, rows: int, dims: int) -> Any:

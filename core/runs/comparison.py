@@ -80,7 +80,8 @@ class Comparison(Record, Verdict):
         decided_by_protocol: whether another metric would decide without it.
         class_range: (fewest, most) test images of a class; of one label per image.
         test_groups: their number, where there are groups.
-        adapted, test_images: scores of the adapted model, and on how many images.
+        adapted, zero_shot, test_images: scores of both sides, zero-shot's None where it means nothing, and on how many
+            images.
     """
 
     intervals: Mapping[str, Sequence[float] | None]
@@ -93,6 +94,7 @@ class Comparison(Record, Verdict):
     class_range: tuple[int, int] | None = None
     test_groups: int | None = None
     adapted: Mapping[str, float | None] = beside()
+    zero_shot: Mapping[str, float | None] | None = beside()
     test_images: int = beside(0)
 
     def values_by_key(self) -> dict[str, Any]:
@@ -119,6 +121,7 @@ class Comparison(Record, Verdict):
             deciding_of(metrics),
             baselines,
             adapted=metrics["adapted"],
+            zero_shot=metrics.get("zero_shot") or None,
             **{key: metrics[key] for key in keys if key in metrics},
         )
 

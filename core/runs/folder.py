@@ -21,15 +21,15 @@ from typing import IO, Any
 from safetensors import SafetensorError
 
 from ... import __version__
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, refused, remove_abandoned, write_whole
+from .places import HUB, UNFINISHED, run_folder
+from .published import folder_of
 from .redaction import origin_of, without_place
+from .shareable import check_backbone, cleaned, shareable
 
 FORMAT = 1
 RUNS = Path("runs")
-UNFINISHED = ".unfinished"
-HUB = "hf:"
-"""Before the name of a run of the Hugging Face hub."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 KEYS = {
@@ -114,7 +114,7 @@ class Run:
             DataError: no such folder, no run, unfinished, of another version, or a missing or damaged file.
         """
         place = str(path) if str(path).startswith(HUB) else ""
-        path = _run_folder(Path(path) if not place else _from_hub(place))
+        path = run_folder(Path(path) if not place else folder_of(place))
         info = _read_json(path / "run.json")
         _check_version(path, info)
         missing = [key for key in KEYS if key not in info]
@@ -132,7 +132,7 @@ class Run:
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
-        return cls(path, _untold(info) if place else info, metrics, place)
+        return cls(path, shareable(info) if place else info, metrics, place)
 
     @property
     def shown(self) -> str:
@@ -215,17 +215,26 @@ class Run:
             raise refused(self.path.parent, error) from error
 
 
-def _from_hub(place: str) -> Path:
-    from ..sharing.published import folder_of
+def open_run(run: str | Path, backbone: str | None = None) -> Run:
+    """A run to be used: of a folder or of the hub.
 
-    return folder_of(place)
+    Args:
+        backbone: where its backbone lies here, in place of what it says itself; it must be the same one.
 
-
-def _untold(info: dict[str, Any]) -> dict[str, Any]:
-    """What a stranger's run.json says, without paths: nothing of this machine is read because it names it."""
-    from ..sharing.shareable import shareable
-
-    return shareable(info)
+    Raises:
+        As `Run.open`; CapabilityError: its backbone was not published, and none is given.
+        ConfigError: a backbone for a run without one.
+    """
+    opened = Run.open(run)
+    if backbone and opened.info["backbone"] is None:
+        raise ConfigError(f"--backbone {backbone}: {opened.shown} was made from a features file; omit it")
+    if backbone:
+        own = opened.info["backbone"].get("spec")  # a model's plan names it too
+        for part in ("backbone", "recipe", "plan"):
+            if part in opened.info:
+                opened.info[part] = cleaned(opened.info[part], lambda text: backbone if text == own else text)
+    check_backbone(opened.info, opened.shown)
+    return opened
 
 
 def _values(value: Any) -> list[Any]:
@@ -239,23 +248,6 @@ def _new_folder(parent: Path, what: str) -> Path:
         with suppress(FileExistsError):  # two fits in one second drew the same four digits
             path.mkdir()
             return path
-
-
-def _run_folder(path: Path) -> Path:
-    if not path.exists():
-        raise DataError(f"{path}: no such run folder; give one that `vladapt fit` wrote")
-    if not path.is_dir():
-        raise DataError(f"{path}: a file, not a run folder; give the folder that holds run.json")
-    if (path / UNFINISHED).exists():
-        raise DataError(f"{path}: this run did not finish; fit again")
-    if (path / "run.json").is_file():
-        return path
-    runs = sorted(file.parent for file in path.glob("*/run.json"))
-    if len(runs) == 1:
-        return _run_folder(runs[0])
-    if runs:
-        raise DataError(f"{path}: holds {len(runs)} runs; give one of them, for instance {runs[-1]}")
-    raise DataError(f"{path}: no run.json there; give a run folder that `vladapt fit` wrote")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

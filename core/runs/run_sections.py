@@ -99,18 +99,13 @@ def small_test_set(images: int, notes: Sequence[str]) -> list[str]:
     return [f"{size}: read the intervals, not the single numbers."]
 
 
-def few_groups(metrics: Mapping[str, Any]) -> list[str]:
-    """The sentence on a test set of few groups.
-
-    Args:
-        metrics: as in metrics.json.
-    """
-    groups = metrics.get("test_groups")
+def few_groups(groups: int | None, images: int) -> list[str]:
+    """The sentence on a test set of few groups; none where there are no groups."""
     if not groups or groups >= FEW_GROUPS:
         return []
     return [
-        f"The {metrics['test_images']} test images come from only {plural(groups, 'group')} (patients, for instance). "
-        f"Intervals and tests count groups; with fewer than {FEW_GROUPS} they are rough."
+        f"The {images} test images come from only {plural(groups, 'group')} (patients, for instance). Intervals and "
+        f"tests count groups; with fewer than {FEW_GROUPS} they are rough."
     ]
 
 

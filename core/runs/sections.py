@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..contracts.adapter import FitReport
-
 if TYPE_CHECKING:
+    from ..contracts.adapter import FitReport
     from ..metrics.significance import CalibrationBin
 
 

@@ -20,19 +20,10 @@ from urllib.parse import urlsplit
 
 from ..contracts.serving import NoneReadable, Refused, Wishes
 from ..errors import ConfigError, LimitError, VladaptError, as_message, did_you_mean, shortened
+from ..runtime.web_page import FILES, WebPage
 from .desk import Busy, Desk
 from .uploads import NoForm, TooSlow
 
-PAGE = Path(__file__).with_name("page")
-FILES = {"page.js": "text/javascript", "page.css": "text/css"}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-POLICY += "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 NO_TOKEN = (
     "a token is needed: the header 'Authorization: Bearer TOKEN', or ?token=TOKEN at the end of the page's address"
 )
@@ -68,8 +59,11 @@ def build_app(desk: Desk, access: Access) -> Any:
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
+    page = WebPage(Path(__file__).with_name("page"), access.token, images="'self' blob:")
+    secured = page.headers
+
     def error(line: str, status: int, **headers: str) -> Response:
-        return JSONResponse({"error": as_message(line)}, status, {**HEADERS, **headers})
+        return JSONResponse({"error": as_message(line)}, status, {**secured, **headers})
 
     def guarded(endpoint: Callable[[Request], Awaitable[Response]]):
         async def answered(request: Request) -> Response:
@@ -78,7 +72,7 @@ def build_app(desk: Desk, access: Access) -> Any:
             if access.token and not _knows(request, access.token):
                 return error(NO_TOKEN, 401, **{"WWW-Authenticate": "Bearer"})
             response = await endpoint(request)
-            response.headers.update(HEADERS)
+            response.headers.update(secured)
             return response
 
         return answered
@@ -114,23 +108,19 @@ def build_app(desk: Desk, access: Access) -> Any:
             desk.tell(failure)
             return error(FAILED.format(type(failure).__name__), 500)
 
-    async def page(request: Request) -> Response:
-        text = (PAGE / "page.html").read_text(encoding="utf-8").replace("TOKEN", access.token)
-        return Response(text, media_type="text/html")
-
     async def part(request: Request) -> Response:
-        name = request.url.path.removeprefix("/")
-        return Response((PAGE / name).read_text(encoding="utf-8"), media_type=FILES[name])
+        text, kind = page.file(request.url.path)
+        return Response(text, media_type=kind)
 
     async def model(request: Request) -> Response:
-        return JSONResponse({"run": desk.model.name, **desk.model.facts})
+        return JSONResponse({"run": desk.model.name, **vars(desk.model.facts)})
 
     async def metrics(request: Request) -> Response:
         text, kind = await run_in_threadpool(desk.metrics.text)
         return Response(text, headers={"Content-Type": kind})
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"}, headers=HEADERS)
+        return JSONResponse({"status": "ok"}, headers=secured)
 
     async def refused(request: Request, failure: HTTPException) -> Response:
         return error(f"{request.method} here: {failure.detail}", failure.status_code)
@@ -141,7 +131,7 @@ def build_app(desk: Desk, access: Access) -> Any:
         yield
         await run_in_threadpool(desk.close)
 
-    gets = {"/": page, **{f"/{name}": part for name in FILES}, "/model": model, "/metrics": metrics}
+    gets = {**dict.fromkeys(FILES, part), "/model": model, "/metrics": metrics}
     routes = [Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in gets.items()]
     routes += [Route("/predict", guarded(predict), methods=["POST"]), Route("/health", health, methods=["GET"])]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.serving import Refused, Sample, Served, Serving, Wishes, only_answered
+from ..contracts.serving import Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
 from ..data.images import decode_picture
 from ..errors import ConfigError, DataError
 from ..export.folder import PIXELS, Session, as_picture, library, read_facts
@@ -38,14 +38,13 @@ class ServedExport(Served):
         self._max_pixels = serving.max_pixels
         self.name = str(self._facts.get("run", folder.name))
         self._coverages = {float(text): text for text in self._facts["coverage"]}
-        self.facts = {
-            "adapter": str(self._facts.get("adapter", "")),
-            "class_names": self._facts["class_names"],
-            "multilabel": self._facts["multilabel"],
-            "coverages": sorted(self._coverages),
-            "unlike": self._facts.get("unlike_beyond") is not None,
-            "labelled": 0,
-        }
+        self.facts = ServedFacts(
+            adapter=str(self._facts.get("adapter", "")),
+            class_names=self._facts["class_names"],
+            multilabel=self._facts["multilabel"],
+            coverages=sorted(self._coverages),
+            unlike=self._facts.get("unlike_beyond") is not None,
+        )
 
     def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
         return [Sample(str(file), file) for file in files], []

@@ -15,8 +15,8 @@ from ..runs.measures import MEASURES
 from ..runs.redaction import NO_NAME
 from ..runs.run_sections import CAUTION, KINDS, SMALL_TEST_SET
 from ..runs.sections import Measure, is_share
+from ..runs.shareable import UNPUBLISHED
 from ..tasks.retrieval.report import MEASURES as OF_RETRIEVAL
-from .shareable import UNPUBLISHED
 
 LIBRARY, UNKNOWN = "vladapt", "unknown"
 PIPELINES = {

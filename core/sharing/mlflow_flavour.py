@@ -23,11 +23,13 @@ from typing import Any
 
 from ... import __version__
 from ..backbones.published import find_published
+from ..contracts.task import Use
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runs.folder import Run
+from ..recipes.resolve import task_of_run
+from ..runs.folder import Run, open_run
+from ..runs.published import CARD, FILES
+from ..runs.shareable import dumped
 from ..runtime.files import write_whole
-from .published import CARD, FILES, open_run
-from .shareable import dumped
 
 LOADER, FLAVOUR = __name__, "vladapt"
 COVERAGE = 0.9
@@ -113,12 +115,10 @@ def load_model(model_uri: str, *, device: str = "auto"):
     _mlflow()
     from mlflow.artifacts import download_artifacts
 
-    from ..engine.fit import load_run
-
     folder = Path(download_artifacts(model_uri)) / "data"
     if not folder.is_dir():
         raise DataError(f"{model_uri}: holds no run of vladapt; give the URI of a model that log_run made")
-    return load_run(folder, device=device)
+    return _predictor(open_run(folder), device)
 
 
 class RunModel:
@@ -180,9 +180,7 @@ class RunModel:
 
 def _load_pyfunc(path: str) -> RunModel:
     """What MLflow calls with the folder of a model's data."""
-    from ..engine.fit import load_run
-
-    return RunModel(load_run(path))
+    return RunModel(_predictor(open_run(path)))
 
 
 def params_of(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -222,14 +220,16 @@ def _tags(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _predicting(run: str | Path, backbone: str | None) -> Run:
     """A run that can be asked about images: its model is loaded once before anything is logged."""
-    from ..contracts.task import Use
-    from ..engine.fit import task_of_run
-
     opened = open_run(run, backbone)
     if opened.info["backbone"] is None:
         raise CapabilityError(f"{opened.shown}: made from a features file, so there is no model of images to log")
-    task_of_run(opened).predictor(Use(opened, images=("",)))
+    _predictor(opened)
     return opened
+
+
+def _predictor(opened: Run, device: str = "auto") -> Any:
+    """As `vladapt.load_run` gives it."""
+    return task_of_run(opened).predictor(Use(opened, device=device, images=("",)))
 
 
 @contextmanager

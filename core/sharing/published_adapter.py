@@ -13,8 +13,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.features import Batch
 from ..errors import CapabilityError, ConfigError
 from ..registry.build import adapter_class, load_adapter
-from ..runs.folder import Run
-from .published import open_run
+from ..runs.folder import Run, open_run
 
 ANSWERED = frozenset({"features", "pre_projection", "text_encoder", "pixels", "parts", "patch_tokens"})
 """What a comparison can give a method at prediction without more being said."""
@@ -33,6 +32,22 @@ class Published(Adapter):
     place: ClassVar[str] = ""
     label_free: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
+
+    @classmethod
+    def at(cls, place: str) -> type[Published]:
+        """The class of the method that the published run at a place is.
+
+        Raises:
+            DataError: no run lies there. ConfigError: its method reads all images together, or more than the images.
+        """
+        method = adapter_class(Run.open(place).info["adapter"])
+        if method.transductive or "streams" in method.can or not method.at_predict <= ANSWERED:
+            raise ConfigError(
+                f"{place}: adapter '{method.name}' does not answer image by image; use `vladapt eval {place}`"
+            )
+        needs = method.at_predict & method.needs
+        asks = {"at_predict": method.at_predict, "multilabel": method.multilabel, "needs": needs}
+        return type("Published", (cls,), {**asks, "place": place})
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         run = open_run(self.place, None if backbone is None else backbone.spec)
@@ -66,16 +81,3 @@ class Published(Adapter):
 
     def _logits(self, batch: Batch) -> Tensor:
         return self._fitted.logits(batch)[:, self._columns]
-
-
-def published_class(place: str) -> type[Published]:
-    """The class of the method that a published run is.
-
-    Raises:
-        DataError: no run lies there. ConfigError: its method reads all images together, or more than the images.
-    """
-    cls = adapter_class(Run.open(place).info["adapter"])
-    if cls.transductive or "streams" in cls.can or not cls.at_predict <= ANSWERED:
-        raise ConfigError(f"{place}: adapter '{cls.name}' does not answer image by image; use `vladapt eval {place}`")
-    asks = {"at_predict": cls.at_predict, "multilabel": cls.multilabel, "needs": cls.at_predict & cls.needs}
-    return type("Published", (Published,), {**asks, "place": place})

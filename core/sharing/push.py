@@ -22,10 +22,10 @@ from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..export.package import new_folder
 from ..registry import adapter_class
 from ..runs.folder import Run
+from ..runs.published import CARD, FILES
+from ..runs.shareable import Privacy, cleaned, dumped, leaks, shareable
 from ..runtime.files import write_whole
 from .card import Card, Told, check_card, check_licence
-from .published import CARD, FILES
-from .shareable import Privacy, cleaned, dumped, leaks, shareable
 from .upload import check_login, upload
 
 DIGITS = 16
@@ -170,7 +170,7 @@ def _notes(card: Card) -> Iterator[str]:
     if card.unknown:
         flags = {"the adapter": "--licence", "the data": "--data-licence"}
         cures = [flags[what] for what in card.unknown if what in flags]
-        said = f"the card says \"unknown\" for the licence of {' and of '.join(card.unknown)}"
+        said = f'the card says "unknown" for the licence of {" and of ".join(card.unknown)}'
         yield f"{said}; {' and '.join(cures)} say{'s' * (len(cures) == 1)} it" if cures else said
     if not card.dataset:
         yield "the card does not name the data set, since its name may be that of a folder; --dataset names it"

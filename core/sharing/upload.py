@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DataError
+from ..runs.published import FILES
 from .card import LIBRARY
-from .published import FILES
 
 OF_THE_HUB = frozenset({".gitattributes", "README.md"})
 """What an empty repository may have."""

@@ -17,6 +17,7 @@ __getattr__, __dir__ = lazy_exports(
         "retrieval.fitting": "RetrievalData train_on_pairs",
         "retrieval.report": "training_curves",
         "retrieval.scoring": "DomainPairs pairs_of",
+        "retrieval.tables": "score_table",
         "retrieval.task": "Retrieval",
         "tower_training": "FittedTowers TowerContest TowerTraining Training ZERO_SHOT towers_of",
     },

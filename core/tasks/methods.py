@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ..backbones.load import load_backbone
@@ -14,11 +13,12 @@ from ..contracts.domain import SPLITS, Domain, DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import HOOKS, SAMPLE, Recipe
 from ..data.label_files import is_label_file, read_label_file
+from ..data.places import check_data_place
 from ..data.pools import listed_names
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, drop_unreadable
-from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean, shortened
+from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean, shortened
 from ..registry import adapter_class, build_adapter
 from ..runtime.progress import Reporter
 
@@ -149,8 +149,7 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     path = recipe.data_path
     if path == SAMPLE:
         return domain.sample(task)
-    if not Path(path).exists():
-        raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or 'sample'")
+    check_data_place(path)
     if is_label_file(path):
         return read_label_file(path, domain, task, recipe.reading)
     return domain.read(path, task, **recipe.reading)

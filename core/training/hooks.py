@@ -17,7 +17,7 @@ from .log import SCORE, read_together
 from .model import inner_model
 from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole
-from .teacher import follow, weights_of
+from .tower_weights import follow, weights_of
 
 EXPLODED = 30.0
 """A loss this many times its mean over the first steps has run away."""
@@ -103,7 +103,7 @@ class StepHook(Hook):
         self.read_every, self.save_every = read_every, save_every
         self._unread: list[DoneStep] = []
 
-    def before_train(self, runner) -> None:
+    def before_run(self, runner) -> None:
         seed_torch(seed_of(self.seed, rank()))  # each rank drops out units of its own; a resume sets it again
 
     def before_train_epoch(self, runner) -> None:
@@ -237,7 +237,7 @@ class EpochRateHook(Hook):
     def __init__(self, shares: Sequence[float]):
         self.shares = shares
 
-    def before_train(self, runner) -> None:
+    def before_run(self, runner) -> None:
         for group in runner.optim_wrapper.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])  # a resume, which comes after this, has the same
 

@@ -88,11 +88,8 @@ class LogHook(Hook):
         if self.visualisers is not None:
             self.visualisers.add(row)
 
-    def after_train(self, runner) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Also after an error."""
+        """After the training and all that hooks do at its end, or after an error."""
         if self.visualisers is not None:
             self.visualisers.close()
             self.visualisers = None

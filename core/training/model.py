@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -12,25 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts.backbone import Backbone, Block, blank_image
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
-from .between import BetweenWeights
 from .grad_cache import cached_backward, surrogate
 from .kernels import not_deterministic
 from .objective import Objective
 from .samples import seed_of, seed_torch
 from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded, whole
-from .teacher import follow, swapped, weights_of
 from .tower_outputs import Outputs
+from .tower_weights import BetweenWeights, follow, swapped, weights_of
 
-CHANGED_GRAPH = ("training graph has changed", "finished reduction in the prior iteration")
-"""What DistributedDataParallel says of a static graph that is none."""
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -167,33 +162,6 @@ def _alike_on_all_ranks(seed: int, progress: float) -> Iterator[None]:
 def inner_model(wrapped: nn.Module) -> PairModel:
     """The model inside whatever wraps it."""
     return getattr(wrapped, "module", wrapped)
-
-
-class GlobalBatchParallel(MMDistributedDataParallel):
-    """The same step on several processes. Losses see the batch of all of them, so gradients only need averaging."""
-
-    def __init__(self, module: PairModel):
-        devices = [torch.cuda.current_device()] if module.backbone.device.type == "cuda" else None
-        # Buffers are alike on all ranks, made from the same global batch: sending them round would be waste. A head
-        # that a step does not reach would be waited for, were unused parameters not looked for: once for all where each
-        # step reaches the same ones, else in each.
-        graph = {"static_graph": True} if module.has_static_graph else {"find_unused_parameters": True}
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # torch renames `broadcast_buffers`; older ones know no other
-            super().__init__(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, **graph)
-
-    def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
-        try:
-            return global_step(self, self.module, data, optim_wrapper)
-        except RuntimeError as error:
-            if not any(part in str(error) for part in CHANGED_GRAPH):
-                raise
-            raise CapabilityError(
-                f"loss {', '.join(self.module.objective.losses)}: its steps do not all reach the same weights; set "
-                "graph_changes = True in the class of the loss that does so"
-            ) from error
 
 
 def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:

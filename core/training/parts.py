@@ -1,4 +1,4 @@
-"""What a training is about, and the pieces that it is made of: losses, outputs, the model, views of the samples."""
+"""What a training is about, what it did, and the pieces that it is made of: losses, outputs, the model, the samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ..contracts.image_size import height_and_width
 from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
-from .between import BetweenWeights
 from .class_scores import ClassScores
 from .fields import fields_of
 from .layers import freeze_batch_norm, freeze_towers, set_trainable
@@ -26,8 +25,8 @@ from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
 from .sources import Source, num_labels_of
-from .teacher import copy_of
 from .tower_outputs import Outputs
+from .tower_weights import BetweenWeights, copy_of
 from .views import View, light_view, local_view, strong_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
@@ -84,6 +83,31 @@ class Task:
     def weights(self) -> dict[str, float]:
         """Of all losses, by name."""
         return dict.fromkeys(self.own, 1.0) if self.own else dict(self.losses)
+
+
+@dataclass
+class Trained:
+    """What a training did; the weights are in the backbone.
+
+    Attributes:
+        history: one row per epoch.
+        objective: the losses, with what they learnt.
+        notes: sentences for the user.
+        broken: (sample, reason) of those that could not be read.
+        steps: optimiser steps of the whole run.
+        best_epoch: whose weights were kept, from 1; None where there was no validation.
+        samples_per_second: of all processes, what was done before a resume left out.
+        trained_parameters: of the towers.
+    """
+
+    history: list[dict[str, float]]
+    objective: Objective
+    notes: list[str]
+    broken: list[tuple[str, str]]
+    steps: int
+    best_epoch: int | None
+    samples_per_second: float
+    trained_parameters: int
 
 
 class Parts:

@@ -21,7 +21,7 @@ from .hooks import model_of, saves_after
 from .settings import TrainingSettings
 from .sharded_checkpoints import ShardedSaver, check_shared, load_sharded, on_host
 from .sharding import is_sharded, load_plain, plain
-from .teacher import weights_of
+from .tower_weights import weights_of
 
 WHERE_FULL = "give another --out; once there is space, --resume continues from the last checkpoint"
 
@@ -54,7 +54,7 @@ class ResumeHook(Hook):
         self.first_step = 0
         self.saver = ShardedSaver(folder, lambda _: keep_newest(folder, settings.keep))
 
-    def before_train(self, runner) -> None:
+    def before_run(self, runner) -> None:
         if is_sharded(model_of(runner)):
             self._refused_in_one_line(lambda: check_shared(self.folder))
         if self.resume:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sysconfig
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.logging import MMLogger
+from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 
+from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .kernels import fast_kernels
-from .model import GlobalBatchParallel, PairModel, inner_model
+from .model import PairModel, global_step, inner_model
 from .settings import TrainingSettings
 from .sharding import shard
 
@@ -28,6 +31,8 @@ NOT_USED = {
     "checkpoint": "saves at ends of epochs or steps, by pickle, without random states; `ResumeHook` saves all of a run",
 }
 """mmengine's default hook -> why ours is there. A user may add each of them by `custom_hooks`."""
+CHANGED_GRAPH = ("training graph has changed", "finished reduction in the prior iteration")
+"""What DistributedDataParallel says of a static graph that is none."""
 
 
 class TowerRunner(Runner):
@@ -43,6 +48,27 @@ class TowerRunner(Runner):
 
     def dump_config(self) -> None:
         """Nothing: there is no config, all parts are built already."""
+
+
+@contextmanager
+def unheard_shell() -> Iterator[None]:
+    """For making a Runner: mmengine asks a shell for the versions of compilers, and on a machine without them the shell
+    would say so on stderr."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # this process has no stderr
+        kept = None
+    if kept is None:
+        yield
+        return
+    sys.stderr.flush()
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class ResumableLoop(BaseLoop):
@@ -142,21 +168,31 @@ class ScoreLoop(BaseLoop):
         return metrics
 
 
-@contextmanager
-def unheard_shell() -> Iterator[None]:
-    """For making a Runner: mmengine asks a shell for the compiler's version, and on a machine without a compiler the
-    shell would say so on stderr."""
-    if shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]):
-        yield
-        return
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+class GlobalBatchParallel(MMDistributedDataParallel):
+    """The same step on several processes. Losses see the batch of all of them, so gradients only need averaging."""
+
+    def __init__(self, module: PairModel):
+        devices = [torch.cuda.current_device()] if module.backbone.device.type == "cuda" else None
+        # Buffers are alike on all ranks, made from the same global batch: sending them round would be waste. A head
+        # that a step does not reach would be waited for, were unused parameters not looked for: once for all where each
+        # step reaches the same ones, else in each.
+        graph = {"static_graph": True} if module.has_static_graph else {"find_unused_parameters": True}
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # torch renames `broadcast_buffers`; older ones know no other
+            super().__init__(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, **graph)
+
+    def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
+        try:
+            return global_step(self, self.module, data, optim_wrapper)
+        except RuntimeError as error:
+            if not any(part in str(error) for part in CHANGED_GRAPH):
+                raise
+            raise CapabilityError(
+                f"loss {', '.join(self.module.objective.losses)}: its steps do not all reach the same weights; set "
+                "graph_changes = True in the class of the loss that does so"
+            ) from error
 
 
 def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:

@@ -19,20 +19,18 @@ from ..contracts.features import Batch, TextClassifier
 from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.options import option
 from ..errors import CapabilityError
-from ..prompts.classifier import fill
+from ..prompts.classifier import encoded_classes, fill
 from ..registry.build import build_adapter
 from .batches import BatchPlan, GlobalBatches
-from .changed_weights import changed_tensors, digest_of, put_tensors
 from .class_scores import ClassScores
+from .parts import Task, Trained
 from .settings import TrainingSettings
 from .sources import LabelledSource, Remembered, Source
-from .teacher import copy_of
 from .tower_outputs import image_features
 from .tower_settings import (
     COST_OPTIONS,
     check_further,
     check_losses,
-    encoded_classes,
     identity_of,
     losses_of,
     report_of,
@@ -40,7 +38,7 @@ from .tower_settings import (
     settings_of,
     train_towers,
 )
-from .train import Task, Trained
+from .tower_weights import changed_tensors, copy_of, digest_of, put_tensors
 from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")

@@ -19,14 +19,13 @@ from ..contracts.options import chosen
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..features.extract import AMP, cores
 from ..metrics.selection import val_score
-from ..prompts.classifier import build_classifier
 from ..registry.build import loss_class
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .class_scores import PixelScores
 from .objective import parse_losses
+from .parts import Task, Trained
 from .settings import TrainingSettings
 from .tower_outputs import image_features
-from .train import Task, Trained, train
 
 SETTINGS = (
     "batch_size",
@@ -126,6 +125,9 @@ def identity_of(method) -> dict[str, Any]:
 
 def train_towers(towers: Backbone, task: Task, settings: TrainingSettings, place: TrainingPlace) -> Trained:
     """`train` with the checkpoints, the log, the listeners and the hooks of `place`."""
+
+    from .train import train  # and with it mmengine, which only a training needs
+
     callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
     return train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
 
@@ -149,12 +151,6 @@ def report_of(name: str, done: Trained, settings: TrainingSettings, notes: list[
         notes=notes,
         trained_parameters=done.trained_parameters,
     )
-
-
-def encoded_classes(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
-    """(C, D) unit rows of C lists of texts."""
-    named = {str(number): texts for number, texts in enumerate(prompts)}
-    return build_classifier(towers, list(named), [], descriptions=named).weights
 
 
 @torch.no_grad()

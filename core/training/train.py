@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,8 @@ from .log import FILE, SCORE, WORK, read_interval
 from .log_hook import LogHook
 from .lora import merge_lora
 from .model import PairModel
-from .objective import Objective
 from .optimizer import build_optimizer, epoch_rates, rate_schedulers
-from .parts import Parts, Task
+from .parts import Parts, Task, Trained
 from .resume import ResumeHook
 from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, unheard_shell
 from .samples import BrokenSamples, seed_torch
@@ -57,33 +55,8 @@ from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
 from .sharding import load_plain, make_whole, plain
 from .sources import StreamedSource
-from .teacher import copied_weights
 from .tower_outputs import extract_outputs
-
-
-@dataclass
-class Trained:
-    """What a training did; the weights are in the backbone.
-
-    Attributes:
-        history: one row per epoch.
-        objective: the losses, with what they learnt.
-        notes: sentences for the user.
-        broken: (sample, reason) of those that could not be read.
-        steps: optimiser steps of the whole run.
-        best_epoch: whose weights were kept, from 1; None where there was no validation.
-        samples_per_second: of all processes, what was done before a resume left out.
-        trained_parameters: of the towers.
-    """
-
-    history: list[dict[str, float]]
-    objective: Objective
-    notes: list[str]
-    broken: list[tuple[str, str]]
-    steps: int
-    best_epoch: int | None
-    samples_per_second: float
-    trained_parameters: int
+from .tower_weights import copied_weights
 
 
 def train(

@@ -9,11 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core import contracts
+from ...core import contracts, registry
 from ...core.contracts import NO_PRESET, READ_BY, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels, Item, option
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
-from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
 from .dota import is_dota, read_dota
 from .gdal import DRIVERS
@@ -257,18 +256,18 @@ class RemoteSensing(Domain):
         from .drawn_scenes import drawn_pairs, drawn_scenes
 
         if self.check_task(task) in DENSE:
-            return load_domain(OPEN_VOCAB).sample(task)
+            return registry.load_domain(OPEN_VOCAB).sample(task)
         self.known = None
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
-    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded:
-        """One picture of a raster, or an image file.
+    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
+        """One picture of a raster; None for an image file.
 
         Raises:
             DataError: it cannot be decoded, or is several pictures of each place.
         """
         if not is_raster(Path(path)):
-            return super().decode(path, decode)
+            return None
         pixels = decode_raster(path, dict(decode))
         if pixels.ndim != 3:
             raise DataError(f"{path}: --bands makes several pictures of each place; give one composite")
@@ -321,7 +320,7 @@ class RemoteSensing(Domain):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
         if reading.channels is not None:
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
-        other = load_domain(OPEN_VOCAB)
+        other = registry.load_domain(OPEN_VOCAB)
         if reading.labels:
             data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
         elif is_dota(path):

@@ -35,12 +35,13 @@ def besides_torch(modules: set[str]) -> int:
 def test_a_second_fit_and_a_prediction_import_only_what_they_use(vladapt, colours, tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch")
     monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
-    fit = ("fit", "--domain", "medical", "--data", colours, "--adapter", "tip-adapter", "--shots", 2, "--out", "runs")
-    assert vladapt(*fit).code == 0  # its features are stored now
+    fit = ("fit", "--domain", "medical", "--data", colours, "--shots", 4, "--out", "runs")
+    assert vladapt(*fit, "--adapter", "zero-shot").code == 0  # its features are stored now
 
-    modules = imported(tmp_path, *fit)
-    assert not modules & (OF_TOWER_TRAINING | OF_OTHER_WORK)
-    assert besides_torch(modules) <= FIT_MODULES
+    for adapter in ("tip-adapter", "auto"):
+        modules = imported(tmp_path, *fit, "--adapter", adapter)
+        assert not modules & (OF_TOWER_TRAINING | OF_OTHER_WORK)
+        assert besides_torch(modules) <= FIT_MODULES
 
     run = sorted((tmp_path / "runs").iterdir())[-1]
     modules = imported(tmp_path, "predict", run, next(colours.rglob("*.png")))

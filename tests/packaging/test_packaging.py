@@ -60,7 +60,8 @@ def package_files() -> set[str]:
         for f in repository_files()
         if f.relative_to(ROOT).parts[0] in ROOMS and f.suffix in (".py", ".json", ".txt", ".j2", ".html", ".css", ".js")
     }
-    return found | {f.name for f in ROOT.glob("*.py") if f.name != "setup.py"}
+    root = (f.name for pattern in ("*.py", "*.pyi", "py.typed") for f in ROOT.glob(pattern))
+    return found | {name for name in root if name != "setup.py"}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built):

@@ -13,23 +13,21 @@ from ...contracts.domain import Item
 from ...contracts.evaluated import Evaluated
 from ...contracts.judgement import Findings, Scores
 from ...contracts.prepared import PreparedData
-from ...contracts.recipe import Recipe
 from ...runs.evaluations import make_folder
 from ...runs.folder import Run, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.files import write_whole
-from ..methods import place_of_data
 from .fitting import PREDICTIONS
-from .mistakes import Explain
-from .report import ClassificationResults, classification_report
+from .report import classification_report
+from .results import ClassificationResults, Explain
 
 
 def write_evaluation(
     folder: Path,
     run: Run,
     prepared: PreparedData,
-    recipe: Recipe,
+    place: str,
     items: Sequence[Item],
     scores: Scores,
     result: Evaluated,
@@ -44,7 +42,7 @@ def write_evaluation(
 
     Args:
         prepared: the data that was scored.
-        recipe: the run's, on this data.
+        place: where the data lie, as it was given.
         items: the images, in the order of the scores.
         result: of the evaluation.
         class_names: of the scores.
@@ -63,7 +61,7 @@ def write_evaluation(
     write_whole(folder / PREDICTIONS, _table(names, ids, scores, calibration))
     if scores.labels is None:
         return
-    data = {"name": prepared.data.name, "path": place_of_data(recipe), "kind": prepared.data.kind}
+    data = {"name": prepared.data.name, "path": place, "kind": prepared.data.kind}
     if hidden is not None:
         data |= {"name": NO_NAME, "path": LEFT_OUT}
         skipped = hidden.pairs(skipped)
@@ -85,9 +83,9 @@ def write_evaluation(
         findings=findings,
     )
     report = classification_report(results, run.shown)
-    place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
+    origin = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
     lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=origin))
 
 
 def _table(class_names: Sequence[str], ids: Sequence[str], scores: Scores, calibration: Calibration | None) -> str:

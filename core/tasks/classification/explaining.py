@@ -15,8 +15,10 @@ from ...contracts.backbone import Backbone
 from ...contracts.by_example import ByExample
 from ...contracts.domain import Decoded
 from ...contracts.features import PROJECTED, Batch
-from ...errors import CapabilityError, DataError
+from ...contracts.task import Use
+from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.heat_maps import (
+    METHODS,
     OCCLUSION,
     ROLLOUT,
     Seen,
@@ -32,6 +34,8 @@ from ...runs.plots import data_uri
 from ...runs.sections import Reasons
 from ...runtime.progress import Reporter
 
+AUTO = "auto"
+"""Heat maps by the method that suits the backbone."""
 CAUTION = (
     "An aid, not a proof: a heat map marks where this picture changes the score, not why the model learned that, and "
     "images with similar features need not be the cause."
@@ -259,3 +263,17 @@ class Explainer:
             reason.heat = heat_map(self.method, self.seen, pixels, target)
         except CapabilityError as error:
             reason.no_map = str(error)
+
+
+def check_explained(use: Use) -> None:
+    """Refuse what cannot be explained, before anything is read.
+
+    Raises:
+        ConfigError: no folder to write to, no such method, or a run that changes with each image.
+    """
+    if use.explain not in (AUTO, *METHODS):
+        raise ConfigError(f"--explain-method {use.explain}: give one of {', '.join(METHODS)}")
+    if use.out is None:
+        raise ConfigError("--explain: writes a page and pictures; give a folder for them with --out DIR")
+    if use.stream:
+        raise ConfigError("--explain: with --stream the run changes from image to image; omit one of the two")

@@ -25,6 +25,7 @@ from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Item
+from ...contracts.exported import Exported, ExportWishes
 from ...contracts.features import Batch, FeatureSet
 from ...contracts.task import Use
 from ...data.images import IMAGE_SUFFIXES
@@ -32,7 +33,7 @@ from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
 from ...export.folder import PIXELS, SCRIPT, Session, as_picture, facts_of, library
 from ...export.graph import Graph, check_opset, has_convolutions, write_in_8_bits
-from ...export.package import STANDALONE, Exported, Wishes, check_free, new_folder, write_facts
+from ...export.package import STANDALONE, check_free, exported, new_folder, write_facts
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from .feature_rows import prepared_of, rows_of_split
@@ -71,7 +72,7 @@ def check_exported(use: Use) -> None:
         )
 
 
-def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
+def export_run(use: Use, wishes: ExportWishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
     """Write the graphs of a run; see `Task.export`."""
     check_exported(use)
     check_free(wishes.out)
@@ -92,7 +93,7 @@ def export_run(use: Use, wishes: Wishes, domain: Domain | None, task: str, repor
     made = _Export(use, prepared, adapter, tested, task)
     with new_folder(wishes.out) as folder:
         facts, notes = made.written(folder, opset, wishes.int8, reporter)
-    return Exported(wishes.out, facts, notes)
+    return exported(wishes.out, facts, notes)
 
 
 class Head(nn.Module):

@@ -37,8 +37,8 @@ from ..methods import adapter_of, place_of_data, read_data, split_counts, trains
 from .baselines import PROBE, fitted_probe
 from .feature_rows import prepared_of
 from .protocols import as_published, deciding_by_protocol, transfer_of
-from .report import ClassificationResults
 from .resources import check_needs
+from .results import ClassificationResults
 from .scoring import fitted_zero_shot, score_on
 from .unlabelled import Unlabelled
 

@@ -46,10 +46,10 @@ def judged_without_labels(
     learned = len(shots.support) or prepared.base is not None or done.report.judged
     if not recipe.judge or recipe.protocol is not None or not compared or learned:
         return done, shots
-    found = _evidence(recipe, prepared, done, shots)
+    found = _evidence(done, shots, recipe.judge_views)
     if not found.changed:
         return done, shots
-    if (val := _labelled(recipe, prepared, done, shots)) is not None:
+    if (val := _labelled(done, shots)) is not None:
         zero_shot, quiet = fitted_zero_shot(shots.support, prepared.classifier), Reporter(quiet=True)
         told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet)
         found = found.with_labels(told.zero_shot_logits, told.adapted_logits, told.labels)
@@ -95,35 +95,41 @@ def turned_down_words(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _evidence(recipe: Recipe, prepared: PreparedData, done: Fitted, shots: Shots) -> Evidence:
+def _evidence(done: Fitted, shots: Shots, views: int) -> Evidence:
     """By the test images, by other witnesses where there are some, and by halves of the prompts for a method that read
-    the test images and nothing else."""
-    read, halves = Unlabelled.of(done.adapter, prepared, shots).features, []
+    the test images and nothing else.
+
+    Args:
+        views: augmented views of each test image that are asked too.
+    """
+    prepared, seed, halves = done.judged.prepared, done.judged.seed, []
+    read = Unlabelled.of(done.adapter, prepared, shots).features
     if read is not None and read.ids == shots.test.ids:
-        halves = answers_by_halves(done.adapter, prepared.classifier, read, recipe.seed)
+        halves = answers_by_halves(done.adapter, prepared.classifier, read, seed)
     halves = [(before.cpu(), after.cpu()) for before, after in halves]
     sides = shots.test.unit.cpu(), done.scores.zero_shot_logits, done.scores.adapted_logits
-    return evidence_of(*sides, halves=halves, witnesses=_witnesses(recipe, prepared, shots))
+    return evidence_of(*sides, halves=halves, witnesses=_witnesses(prepared, shots, views, seed))
 
 
-def _witnesses(recipe: Recipe, prepared: PreparedData, shots: Shots) -> list[Tensor]:
+def _witnesses(prepared: PreparedData, shots: Shots, augmented: int, seed: int) -> list[Tensor]:
     """(N, C) zero-shot probabilities of the test images by each further backbone, and the mean over augmented views."""
     seen = [(other.classifier, other.of_ids(shots.test.ids).unit[:, None]) for other in prepared.resources.further]
-    if recipe.judge_views:
+    if augmented:
         by_id = {item.id: item for item in prepared.data.items}
         items = [by_id[name] for name in shots.test.ids]
-        views = prepared.features(items, "views of test images", recipe.judge_views, recipe.seed).views
+        views = prepared.features(items, "views of test images", augmented, seed).views
         seen.append((prepared.classifier, F.normalize(views, dim=-1)))
     return [classifier.logits(views.flatten(0, 1)).softmax(dim=1).unflatten(0, views.shape[:2]).mean(dim=1).cpu()
             for classifier, views in seen]  # fmt: skip
 
 
-def _labelled(recipe: Recipe, prepared: PreparedData, done: Fitted, shots: Shots) -> FeatureSet | None:
+def _labelled(done: Fitted, shots: Shots) -> FeatureSet | None:
     """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on. None for
     a method that answers those that it read together otherwise than any other image."""
     if done.adapter.transductive or shots.val is not None:
         return None if done.adapter.transductive else shots.val
-    ids = sorted((item.id for item in prepared.data.split("val") if item.target is not None), key=_ranked(recipe.seed))
+    prepared, seed = done.judged.prepared, done.judged.seed
+    ids = sorted((item.id for item in prepared.data.split("val") if item.target is not None), key=_ranked(seed))
     some = ids[: min(MOST_LABELLED, len(ids) // 2)]
     return prepared.of_ids(some, parts="parts" in done.adapter.at_predict) if some else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,15 +14,11 @@ from ...explanation.nearest import Example, LabelledImages
 from ...metrics.classification import top_label_mistakes, top_mistakes
 from ...runs.sections import MistakeSection, Reasons
 from .explaining import Asked, Explainer
-
-if TYPE_CHECKING:
-    from .report import ClassificationResults
+from .results import ClassificationResults, Explain
 
 MISTAKES = 12
 EXAMPLES = 4
 """Labelled images beside each."""
-Explain = Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]
-"""(Row, class index) pairs -> why each was called that, and the words above them."""
 
 
 def mistakes_section(results: ClassificationResults) -> MistakeSection:

@@ -20,7 +20,7 @@ from ...errors import ConfigError, DataError
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import TableSection, plural
 from ...runtime.files import write_whole
-from .explained_page import check_explained
+from .explaining import check_explained
 
 TOP = 3
 NESTED = ("top", "explanation")

@@ -33,7 +33,9 @@ from ...runtime.progress import Reporter
 from ..methods import backbone_of
 from .base_run import BaseRun
 from .explained_page import write_explanations
+from .explaining import AUTO, Explainer
 from .images import Encoding
+from .labelled_examples import labelled_in_run
 from .predictions import Predictions, check_wishes, predictions_of, probabilities_of
 from .resources import check_at_prediction, further_specs
 from .stored_run import fitted_adapter, recipe_again
@@ -125,8 +127,16 @@ class Predictor:
         places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
         made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
         if use.explain is not None:
-            write_explanations(use, self, data, made, features.features, reporter)
+            of = (self.explainer(use), self.backbone.spec, data, made, features.features)
+            write_explanations(use, *of, reporter)
         return made
+
+    def explainer(self, use: Use) -> Explainer:
+        """What says why images were answered so, by the method that is asked for."""
+        towers, method = self.adapter.adapted(self.backbone), None if use.explain == AUTO else use.explain
+        transform = self.domain.transforms(self.backbone, False, self.task)
+        kept = labelled_in_run(use.run, self.domain, self.task, self.recipe.reading)
+        return Explainer(self.adapter, towers, *kept, transform, method)
 
     def source(self, use: Use, data: DomainData, reporter: Reporter, **how: Any) -> Source:
         """Images to predict; `how` are further fields of `Source`."""

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from ...confidence.calibration import Calibration
-from ...contracts.judgement import Findings, Place
+from ...contracts.judgement import Place
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
 from ...runs import run_sections as shared
-from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
+from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from ...runs.measures import MEASURES
 from ...runs.run_sections import Report
 from ...runs.sections import (
@@ -31,8 +25,8 @@ from ...runs.sections import (
     VerdictSection,
     plural,
 )
-from .mistakes import Explain, mistakes_section
-from .sample_pictures import SamplePictures
+from .mistakes import mistakes_section
+from .results import ClassificationResults
 from .warnings import commonest, warnings_of
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
@@ -43,66 +37,11 @@ AUROC = MEASURES["auroc"]
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
 
 
-@dataclass(kw_only=True)
-class ClassificationResults:
-    """What the report is made of.
-
-    Attributes:
-        info: as in run.json; what it lacks is left out of the page.
-        class_names: C names.
-        labels: (N,) class indices of the test images, or (N, C) 0/1/NaN.
-        zero_shot_logits: (N, C), or None where zero-shot means nothing.
-        adapted_logits: (N, C).
-        metrics: as in metrics.json.
-        ids: N names of test images; may be empty.
-        thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
-        skipped: (file, reason) of all that was left out.
-        calibration: what confidences are made with, or None.
-        groups: N keys of test images that belong together, or None.
-        findings: of the judgements, whose sections stand where these say.
-        further: sections of a task of a domain's own.
-        explain: why the mistakes were made; None: not explained.
-    """
-
-    info: dict[str, Any]
-    class_names: Sequence[str]
-    labels: Tensor
-    zero_shot_logits: Tensor | None
-    adapted_logits: Tensor
-    metrics: dict[str, Any]
-    ids: Sequence[str] = ()
-    thumbnails: Callable[[int], np.ndarray] | None = None
-    skipped: Sequence[tuple[str, str]] = ()
-    calibration: Calibration | None = None
-    groups: Sequence[str] | None = None
-    findings: Findings = field(default_factory=lambda: Findings({}))
-    further: Sequence[Any] = ()
-    explain: Explain | None = None
-
-    @property
-    def confident_logits(self) -> Tensor:
-        """(N, C) adapted logits whose softmax or sigmoids are the confidences that users see."""
-        return self.adapted_logits if self.calibration is None else self.calibration.scaling.logits(self.adapted_logits)
-
-    @cached_property
-    def compared(self) -> Comparison:
-        """The adapted model and its baselines."""
-        return Comparison.from_json(self.metrics)
-
-    @property
-    def multilabel(self) -> bool:
-        return self.labels.ndim == 2
-
-    @property
-    def pictures(self) -> SamplePictures:
-        return SamplePictures(self.thumbnails, self.ids)
-
-
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
     """The report of a run in `folder`."""
-    info, metrics, names, found = results.info, results.metrics, results.class_names, results.findings
+    info, names, found = results.info, results.class_names, results.findings
     verdict = found.sections(Place.VERDICT) or ([NO_ZERO_SHOT] if results.zero_shot_logits is None else [])
-    warnings = warnings_of(metrics, results.labels, names, info.get("notes") or [])
+    warnings = warnings_of(results.compared, results.labels, names, info.get("notes") or [])
     details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
     return Report(
         kind="Report of one adaptation run",
@@ -192,20 +131,20 @@ def _how(results: ClassificationResults) -> str:
 
 def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, float | None]:
     """The score that decides, before and after."""
-    key, metrics = results.compared.deciding, results.metrics
-    return results.compared.measure, (metrics.get("zero_shot") or {}).get(key), metrics["adapted"].get(key)
+    found = results.compared
+    return found.measure, (found.zero_shot or {}).get(found.deciding), found.adapted.get(found.deciding)
 
 
 def _scores(results: ClassificationResults) -> TableSection:
-    metrics, before = results.metrics, results.metrics.get("zero_shot")
+    found = results.compared
+    before, after = found.zero_shot, found.adapted
     note = f"The arrow says which way is better. {_answers_words(results)}"
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
-    found = results.compared
     bounds = {key: (found.between(ZERO_SHOT, key), found.between("adapted", key)) for key in MEASURES}
-    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, metrics["adapted"], bounds)
+    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, after, bounds)
     others = [each for key, each in found.baselines.items() if key not in (ZERO_SHOT, GUESSING)]
-    keys = [key for key in MEASURES if key in metrics["adapted"]]
+    keys = [key for key in MEASURES if key in after]
     for key, row in zip(keys, rows):
         row[1:1] = [Cell(MEASURES[key].text(other.scores.get(key))) for other in others]
     header = (*(other.column for other in others), *(("Zero-shot",) if before else ()), "Adapted")
@@ -258,7 +197,7 @@ def _class_cells(row: ClassRow, compared: bool) -> list[Any]:
 
 
 def _per_label(results: ClassificationResults) -> TableSection:
-    before, after = results.metrics.get("zero_shot") or {}, results.metrics["adapted"]
+    before, after = results.compared.zero_shot or {}, results.compared.adapted
     compared, rows = results.zero_shot_logits is not None, []
     for c, name in enumerate(results.class_names):
         column, old, new = results.labels[:, c], before.get(f"auroc/{name}"), after.get(f"auroc/{name}")

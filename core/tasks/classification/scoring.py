@@ -69,8 +69,8 @@ def score(
     unmoved = unmoved or (lambda beside, rows: plain_batches(rows))
     before = None if zero_shot is None else logits_of(zero_shot, unmoved(zero_shot, test), len(test))
     metrics: dict[str, Any] = {
-        "zero_shot": None if before is None else metrics_of(before, test, class_names, further),
-        "adapted": metrics_of(adapted, test, class_names, further),
+        "zero_shot": None if before is None else _metrics_of(before, test, class_names, further),
+        "adapted": _metrics_of(adapted, test, class_names, further),
         "test_images": len(test),
     }
     scores = Scores(None, _on_cpu(before), adapted.cpu(), metrics)
@@ -80,6 +80,17 @@ def score(
     if probe is not None:
         scores.probe_logits = _on_cpu(columns(logits_of(probe, unmoved(probe, test), len(test))))
     return scores
+
+
+def _metrics_of(
+    logits: Tensor, test: FeatureSet, class_names: Sequence[str], further: Sequence[Metric]
+) -> dict[str, float]:
+    """Metric name -> value, those of the domain's own among them; none without labels."""
+    values = metrics_of(logits, test.labels, class_names)
+    for metric in further if test.labels is not None else ():
+        if metric.multilabel or not test.multilabel:
+            values.update(metric.values(logits.float().cpu(), test.labels.cpu(), class_names))
+    return values
 
 
 def _groups(test: FeatureSet) -> tuple[str, ...] | None:
@@ -136,8 +147,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     name = found.measure.name
     decides = f"{name if name.isupper() else name.lower()} decides"
     options = {"title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
-    table = Table(title=f"{plural(metrics['test_images'], 'test image')}{of_groups}, {decides}", **options)
-    before, after = metrics["zero_shot"] or {}, metrics["adapted"]
+    table = Table(title=f"{plural(found.test_images, 'test image')}{of_groups}, {decides}", **options)
+    before, after = found.zero_shot or {}, found.adapted
     others = {key: of.scores for key, of in found.baselines.items() if key != ZERO_SHOT}
     for column in ("", "zero-\nshot", *(COLUMNS[key] for key in others), "adapted", "95% interval", "change"):
         table.add_column(column, justify="left" if not column else "right")

@@ -13,7 +13,7 @@ import torch
 
 from ...confidence.calibration import TABLE_COVERAGES
 from ...contracts.domain import Decoded, Domain, DomainData, Item
-from ...contracts.serving import NoneReadable, Refused, Sample, Served, Serving, Wishes, only_answered
+from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
@@ -74,15 +74,14 @@ class ServedRun(Served):
         self.sizes = CPU_SIZES if on_cpu else GPU_SIZES
         self.clock = time.process_time if on_cpu else time.perf_counter
         self._labelled = LabelledImages.load(use.run.path)
-        unlike = calibration is not None and calibration.unlike is not None and calibration.unlike.known
-        self.facts = {
-            "adapter": adapter.name,
-            "class_names": list(adapter.class_names_),
-            "multilabel": bool(adapter.multilabel_),
-            "coverages": [] if calibration is None else list(TABLE_COVERAGES),
-            "unlike": unlike,
-            "labelled": 0 if self._labelled is None else len(self._labelled),
-        }
+        self.facts = ServedFacts(
+            adapter=adapter.name,
+            class_names=list(adapter.class_names_),
+            multilabel=bool(adapter.multilabel_),
+            coverages=[] if calibration is None else list(TABLE_COVERAGES),
+            unlike=calibration is not None and calibration.unlike is not None and calibration.unlike.known,
+            labelled=0 if self._labelled is None else len(self._labelled),
+        )
 
     def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
         data = readable(images_of(self.predictor.domain, files, self._reading))

@@ -18,6 +18,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.draws import Shots
 from ...contracts.evaluated import Evaluated
+from ...contracts.exported import Exported, ExportWishes
 from ...contracts.images import TrainingPlace
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData
@@ -26,7 +27,6 @@ from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
-from ...export.package import Exported, Wishes
 from ...features.keys import canonical_json
 from ...registry import catalogue
 from ...registry.catalogue import find, is_place
@@ -213,7 +213,7 @@ class Classification(Task):
     def served(self, use: Use, serving: Serving) -> ServedRun:
         return ServedRun(use, self.domain, self.name, serving)
 
-    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.domain, self.name, reporter)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:

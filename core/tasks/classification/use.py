@@ -25,6 +25,7 @@ from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed
 from ...runtime.progress import Reporter
+from ..methods import place_of_data
 from .baselines import PROBE_FILE
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
@@ -109,7 +110,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
             labelled, picture_of = labelled_in_run(use.run, domain, task.name, recipe.reading)
             decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
             explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
-        of = (Path(use.out), use.run, prepared, recipe, items, scores, result)
+        of = (Path(use.out), use.run, prepared, place_of_data(recipe), items, scores, result)
         how = {"calibration": judged.calibration, "findings": findings, "redact": use.redact, "explain": explain}
         write_evaluation(*of, class_names=names, **how)
     return result

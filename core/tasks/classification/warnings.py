@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ...metrics.significance import wilson_interval
-from ...runs.comparison import ZERO_SHOT
+from ...runs.comparison import ZERO_SHOT, Comparison
 from ...runs.run_sections import few_groups, small_test_set
 from ...runs.sections import plural
 
@@ -17,22 +16,21 @@ FEW_OF_CLASS = 30
 LISTED = 6
 
 
-def warnings_of(
-    metrics: Mapping[str, Any], labels: Tensor, class_names: Sequence[str], notes: Sequence[str]
-) -> list[str]:
+def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
     """What must not be overlooked when reading the scores."""
-    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names), *few_groups(metrics)]
+    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
+    sentences += few_groups(found.test_groups, found.test_images)
     if labels.ndim == 2:
-        return sentences + _of_several_labels(metrics)
+        return sentences + _of_several_labels(found)
     classes = len(class_names)
-    low = ((metrics.get("intervals") or {}).get(ZERO_SHOT) or [1.0])[0]
-    if metrics.get(ZERO_SHOT) and low <= 1 / classes:
+    low = (found.intervals.get(ZERO_SHOT) or [1.0])[0]
+    if found.zero_shot and low <= 1 / classes:
         sentences.append(
             f"Zero-shot cannot be told from guessing among {classes} classes ({1 / classes:.1%}): its prompts do not "
             "tell these classes apart, so what the adapted model knows comes from the labelled images."
         )
     name, share = commonest(labels, class_names)
-    accuracy = metrics["adapted"]["accuracy"]
+    accuracy = found.adapted["accuracy"]
     if accuracy <= share:
         sentences.append(
             f"Always answering “{name}”, the most common class, would be right on {share:.1%} of the test images; the "
@@ -59,15 +57,15 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def _of_several_labels(metrics: Mapping[str, Any]) -> list[str]:
+def _of_several_labels(found: Comparison) -> list[str]:
     sentences = []
-    interval = metrics.get("intervals", {}).get(ZERO_SHOT)
+    interval = found.intervals.get(ZERO_SHOT)
     if interval and interval[0] <= 0.5:
         sentences.append(
             "Zero-shot cannot be told from guessing (an AUROC of 0.5): what the adapted model knows comes from the "
             "labelled images."
         )
-    blank = [key.split("/", 1)[1] for key, v in metrics["adapted"].items() if key.startswith("auroc/") and v is None]
+    blank = [key.split("/", 1)[1] for key, v in found.adapted.items() if key.startswith("auroc/") and v is None]
     if blank:
         sentences.append(f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}.")
     return sentences

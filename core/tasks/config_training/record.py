@@ -118,7 +118,8 @@ def write_evaluation(
 
 def small_test_words(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
     """How little a small test set says."""
-    sentences = [*shared.small_test_set(metrics["test_images"], notes), *shared.few_groups(metrics)]
+    images = metrics["test_images"]
+    sentences = [*shared.small_test_set(images, notes), *shared.few_groups(metrics.get("test_groups"), images)]
     counts = metrics.get("objects") or {}
     few = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_OBJECTS)
     if few:

@@ -21,9 +21,10 @@ from ...data.verify import FileHashes, check_skipped
 from ...errors import ConfigError, DataError
 from ...runtime.remote import shown
 from ...training.log import FILE
+from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
 from ...training.sources import PairSource, StreamedSource
-from ...training.train import Task, Trained, train
+from ...training.train import train
 
 
 @dataclass(frozen=True)

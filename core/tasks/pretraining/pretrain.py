@@ -27,8 +27,8 @@ from ...runtime.progress import Reporter
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import read_log
 from ...training.objective import columns_of
+from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
-from ...training.train import Task, Trained
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
 from ..retrieval.verdict import RetrievalVerdict

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ...backbones.finders import FinderBackbone, searched
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
+from ...contracts.exported import Exported, ExportWishes
 from ...contracts.task import Use
 from ...errors import CapabilityError, ConfigError, DataError
 from ...export.agreement import LARGEST_SHARE, Agreement
 from ...export.folder import Session, facts_of, library
 from ...export.graph import Graph, check_opset
-from ...export.package import Exported, Wishes, check_free, new_folder, write_facts
+from ...export.package import check_free, exported, new_folder, write_facts
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again
@@ -59,7 +60,7 @@ class TextTower(nn.Module):
 
 
 def export_towers(
-    use: Use, wishes: Wishes, domain: Domain | None, read: Callable[[Any], Any], reporter: Reporter
+    use: Use, wishes: ExportWishes, domain: Domain | None, read: Callable[[Any], Any], reporter: Reporter
 ) -> Exported:
     """Write both towers; see `Task.export`.
 
@@ -101,7 +102,7 @@ def export_towers(
             )
         facts["checks"] = {"towers": check.facts}
         write_facts(folder, facts, {})
-    return Exported(wishes.out, facts)
+    return exported(wishes.out, facts)
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ def warnings_of_training(
     sentences = []
     if metrics.get("adapted"):
         images, intervals = metrics["test_images"], metrics.get("intervals") or {}
-        sentences += [*shared.small_test_set(images, notes), *shared.few_groups(metrics)]
+        sentences += [*shared.small_test_set(images, notes), *shared.few_groups(metrics.get("test_groups"), images)]
         when = {"before": intervals.get("zero_shot"), "after": intervals.get("adapted")}
         if guessed := [name for name, bounds in when.items() if _is_guessing(bounds, images)]:
             sentences.append(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
+from ...runs.sections import Measure
 from .verdict import WORDS
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
@@ -91,20 +92,48 @@ def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], groups: int | None = None) -> Table:
     of_groups = f" of {groups:,} groups" if groups else ""
-    table = Table(
-        title=f"{images:,} images{of_groups}, {texts:,} texts",
-        title_justify="left",
-        caption="rank 1 is the best; of equal scores the wrong ones come first; 95 % intervals in brackets",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    columns = next(iter(rows.values()))
-    for name in ("", *columns):
-        table.add_column(name, justify="right" if name else "left")
     directions = [name.partition(":")[0] for name in rows]
-    for (name, cells), direction, following in zip(rows.items(), directions, [*directions[1:], ""]):
-        table.add_row(name, *cells.values(), end_section=direction != following)
+    last = [name for name, one, other in zip(rows, directions, [*directions[1:], ""]) if one != other]
+    caption = "rank 1 is the best; of equal scores the wrong ones come first; 95 % intervals in brackets"
+    return _of_rows(f"{images:,} images{of_groups}, {texts:,} texts", caption, rows, last)
+
+
+def score_table(
+    metrics: Mapping[str, Any],
+    measures: Mapping[str, Measure],
+    columns: Mapping[str, str],
+    title: str,
+    caption: str,
+    last: Collection[str] = (),
+) -> Table:
+    """Scores with their intervals for a terminal.
+
+    Args:
+        metrics: key of a column -> key of a score -> value, and the same in "intervals", where there are any.
+        measures: key of a score -> how it is named and written, in the order of the rows.
+        columns: key -> title.
+        last: keys of scores below which a line is drawn.
+    """
+    between = metrics.get("intervals") or {}
+    rows = {
+        f"{measure.name} {measure.arrow}": {
+            name: measure.text(metrics[when][key]) + _interval((between.get(when) or {}).get(key))
+            for when, name in columns.items()
+        }
+        for key, measure in measures.items()
+    }
+    return _of_rows(title, caption, rows, [f"{measures[key].name} {measures[key].arrow}" for key in last])
+
+
+def _of_rows(title: str, caption: str, rows: Mapping[str, Mapping[str, str]], last: Collection[str]) -> Table:
+    """Rows as name -> title of a column -> cell; a line is drawn below the `last` ones."""
+    table = Table(
+        title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for name in ("", *next(iter(rows.values()))):
+        table.add_column(name, justify="right" if name else "left")
+    for name, cells in rows.items():
+        table.add_row(name, *cells.values(), end_section=name in last)
     return table
 
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from rich.console import Group
 
 from ...contracts.backbone import Backbone
+from ...contracts.exported import Exported, ExportWishes
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.task import Use
 from ...errors import CapabilityError
-from ...export.package import Exported, Wishes
 from ...registry.judging import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
@@ -110,7 +110,7 @@ class Retrieval(TowerTraining):
     def metrics(self, before: Any, after: Any, data: RetrievalData) -> dict[str, Any]:
         return before_and_after(before, after)
 
-    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         return export_towers(use, wishes, self.domain, self.read, reporter)
 
     def samples(self, data: RetrievalData, split: str) -> Any:

@@ -21,19 +21,18 @@ import torch.nn.functional as F
 from efficientnet_lite_pytorch.utils import Conv2dDynamicSamePadding
 from torch import Tensor, nn
 
-from ....core.contracts import DomainData, Item, Use
+from ....core.contracts import DomainData, Exported, ExportWishes, Item, Use
 from ....core.data import IMAGE_SUFFIXES
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export import (
     LARGEST_SHARE,
     SCRIPT,
     Agreement,
-    Exported,
     Graph,
     Session,
-    Wishes,
     check_free,
     check_opset,
+    exported,
     facts_of,
     library,
     new_folder,
@@ -99,7 +98,9 @@ class Form(ABC):
         """How many answers of the model and of the graph are the same, and of how many."""
 
 
-def export_run(form: Form, use: Use, wishes: Wishes, read: Callable[[], DomainData], reporter: Reporter) -> Exported:
+def export_run(
+    form: Form, use: Use, wishes: ExportWishes, read: Callable[[], DomainData], reporter: Reporter
+) -> Exported:
     """Write and compare; see `Task.export`.
 
     Args:
@@ -137,7 +138,7 @@ def export_run(form: Form, use: Use, wishes: Wishes, read: Callable[[], DomainDa
     except CapabilityError as error:
         raise CapabilityError(f"{use.run.shown}: {error}") from error
     notes = [] if scripted else ["the config prepares images in its own way, so there is no predict.py"]
-    return Exported(wishes.out, facts, notes)
+    return exported(wishes.out, facts, notes)
 
 
 @contextmanager

@@ -9,12 +9,6 @@ from __future__ import annotations
 
 from ....core.errors import CapabilityError
 from ..doctor import CURE, faults
-from .absent_names import mend_absent_names
-from .import_hooks import offer_operators
-from .language_models import mend_language_models
-from .packaged_configs import find_packaged_configs
-from .safe_loading import allow_checkpoints
-from .track_matching import mend_track_matching
 
 PACKAGES = ("mmcv", "mmdet", "mmseg")
 
@@ -28,6 +22,13 @@ def install() -> None:
     wrong = faults()
     if wrong:
         raise CapabilityError(f"detection and segmentation need mmdet and mmseg: {', '.join(wrong)}; {CURE}")
+    from .absent_names import mend_absent_names
+    from .import_hooks import offer_operators
+    from .language_models import mend_language_models
+    from .packaged_configs import find_packaged_configs
+    from .safe_loading import allow_checkpoints
+    from .track_matching import mend_track_matching
+
     offer_operators()
     allow_checkpoints()
     find_packaged_configs()

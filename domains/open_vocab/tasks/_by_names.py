@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from mmengine import Config
 
-from ....core.contracts import DomainData, Recipe, Use, option, settle
+from ....core.contracts import DomainData, Exported, ExportWishes, Recipe, Use, option, settle
 from ....core.errors import CapabilityError, ConfigError
-from ....core.export import Exported, Wishes
 from ....core.runtime import Reporter
 from ....core.tasks import ConfigTask, load_model, recipe_again
 from ..data.classes import choose_classes
@@ -126,7 +125,7 @@ class ByNames(ConfigTask):
     def form(self, model) -> Form:
         """What a model of this task becomes where it is exported."""
 
-    def export(self, use: Use, wishes: Wishes, reporter: Reporter) -> Exported:
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The graph of a model of mm, where it has a fixed one."""
         from ..exporting.run import export_run
 

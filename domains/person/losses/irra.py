@@ -62,9 +62,7 @@ class Irra(RowLoss):
 
     def __post_init__(self):
         super().__post_init__()
-        self.weights = {name: getattr(self, name) for name in PARTS if getattr(self, name)}
-        if not self.weights:
-            raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
+        self.weights = self.weights_of(PARTS)
         if self.leak and not self.words:
             raise ConfigError(f"{self.title}: leak=True without masked words; give words above 0")
         needs = {"labels", "image_embedding", "text_embedding"} if self.sdm or self.identity else set()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import MASKED_SHARE, Backbone, Output, RowLoss, option, require
-from ....core.errors import CapabilityError, ConfigError
+from ....core.errors import CapabilityError
 from ....core.losses import log_softmax_down, places_of_hidden, products_option, with_all
 from ....core.runtime import Ranks
 from ....core.training import MaskedWords, text_tokens
@@ -79,9 +79,7 @@ class Plip(RowLoss):
         super().__post_init__()
         width, heads = self.reader_width, self.reader_heads
         require(width % heads == 0, "reader_width", width, f"give a multiple of reader_heads, {heads}")
-        self.weights = {name: getattr(self, name) for name in NEEDS if getattr(self, name)}
-        if not self.weights:
-            raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
+        self.weights = self.weights_of(NEEDS)
         self.needs = frozenset().union(*(NEEDS[name] for name in self.weights))
         self.words: GuidedReader | None = None
         self.painter: GuidedReader | None = None

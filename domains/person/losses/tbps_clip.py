@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
-from ....core.errors import ConfigError
 from ....core.losses import is_own_pair, log_softmax_down, mean_of_sums_down, own_pairs, products_option, with_all
 from ....core.runtime import Ranks
 from ._identities import IdentityTargets, soft_contrast
@@ -77,9 +76,7 @@ class TbpsClip(RowLoss):
 
     def __post_init__(self):
         super().__post_init__()
-        self.weights = {name: getattr(self, name) for name in TERMS if getattr(self, name)}
-        if not self.weights:
-            raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
+        self.weights = self.weights_of(TERMS)
         self.needs = frozenset(self._needs())
         if self.simclr:
             width = self.dim("embed_dim", "SimCLR's MLP")

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import MASKED_SHARE, Backbone, Output, RowLoss, option, require
-from ....core.errors import ConfigError
 from ....core.losses import error_of_words, info_nce, places_of_hidden, products_option
 from ....core.runtime import Ranks
 from ._masked_patches import HEAD_WIDTH, PatchDecoder
@@ -69,9 +68,7 @@ class Unipt(RowLoss):
         width = self.decoder_width
         require(width % HEAD_WIDTH == 0, "decoder_width", width, f"give a multiple of {HEAD_WIDTH}")
         needs = {"contrast": PAIR, "patches": frozenset({"patch_errors"}), "words": WORDS}
-        self.weights = {name: getattr(self, name) for name in needs if getattr(self, name)}
-        if not self.weights:
-            raise ConfigError(f"{self.title}: all weights are 0; give one above 0")
+        self.weights = self.weights_of(needs)
         self.needs = frozenset().union(*(needs[name] for name in self.weights))
         self.decoder: PatchDecoder | None = None
         if self.words:

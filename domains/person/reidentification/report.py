@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ....core.contracts import Decoded, Item
@@ -27,7 +26,7 @@ from ....core.runs import (
     plural,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import training_curves
+from ....core.tasks import score_table, training_curves
 from ..care import care_section
 from .scoring import ReidScores
 
@@ -55,21 +54,9 @@ def reid_table(metrics: Mapping[str, Any]) -> Table:
         metrics: of `flat_scores`.
     """
     known = [when for when in WHEN if metrics.get(when)]
-    table = Table(
-        title=f"{queries_in_words(metrics)}, {plural(metrics['test_gallery'], 'picture')} in the gallery",
-        title_justify="left",
-        caption=caption_of(metrics),
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    names = {"adapted": "features"} if known[:1] == ["adapted"] else WHEN
-    for name in ("", *({**WHEN, **names}[when] for when in known)):
-        table.add_column(name, justify="right" if name else "left")
-    for key, measure in MEASURES.items():
-        cells = [f"{metrics[when][key]:.1%}{_interval(metrics, when, key)}" for when in known]
-        table.add_row(f"{measure.name} ↑", *cells)
-    return table
+    titles = {**WHEN, "adapted": "features"} if known[:1] == ["adapted"] else WHEN
+    title = f"{queries_in_words(metrics)}, {plural(metrics['test_gallery'], 'picture')} in the gallery"
+    return score_table(metrics, MEASURES, {when: titles[when] for when in known}, title, caption_of(metrics))
 
 
 def queries_in_words(metrics: Mapping[str, Any]) -> str:
@@ -84,11 +71,6 @@ def caption_of(metrics: Mapping[str, Any]) -> str:
     words = f"{metrics['protocol']} Compared by {metrics['compared_by']}; in brackets 95 % intervals over people"
     reranking = metrics.get("reranking")
     return f"{words}; re-ranked by k-reciprocal neighbours ({reranking})" if reranking else words
-
-
-def _interval(metrics: Mapping[str, Any], when: str, key: str) -> str:
-    bounds = ((metrics.get("intervals") or {}).get(when) or {}).get(key)
-    return f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)" if bounds else ""
 
 
 def reid_verdict(metrics: Mapping[str, Any]) -> ExchangeVerdict:

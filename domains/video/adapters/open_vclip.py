@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, Block, FitReport, TrainingImages, option, require
-from ....core.training import BetweenWeights, Task, Trained, TrainingSettings, encoded_classes, put_tensors
+from ....core.prompts import encoded_classes
+from ....core.training import BetweenWeights, Task, Trained, TrainingSettings, put_tensors
 from ._clip_towers import ClipTowerAdapter, FixedTexts
 
 RATIOS = tuple(step / 10 for step in range(11))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ....core.contracts import Decoded, Item
@@ -33,7 +32,7 @@ from ....core.runs import (
     strip,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import training_curves
+from ....core.tasks import score_table, training_curves
 from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
@@ -64,21 +63,9 @@ def moments_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: of `flat_scores`.
     """
-    table = Table(
-        title=in_words(metrics),
-        title_justify="left",
-        caption="guessing: the same windows in random order; in brackets 95 % intervals over videos",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    names = _columns(metrics)
-    for name in ("", *names.values()):
-        table.add_column(name, justify="right" if name else "left")
-    for key, measure in MEASURES.items():
-        cells = [f"{metrics[when][key]:.1%}{_interval(metrics, when, key)}" for when in names]
-        table.add_row(f"{measure.name} ↑", *cells, end_section=key == f"recall1_iou_{OVERLAPS[-1]:g}")
-    return table
+    caption = "guessing: the same windows in random order; in brackets 95 % intervals over videos"
+    last = {f"recall1_iou_{OVERLAPS[-1]:g}"}
+    return score_table(metrics, MEASURES, _columns(metrics), in_words(metrics), caption, last)
 
 
 @dataclass(frozen=True)
@@ -224,11 +211,6 @@ def _columns(metrics: Mapping[str, Any]) -> dict[str, str]:
     trained = metrics.get("zero_shot") is not None
     before = {"zero_shot": "before"} if trained else {}
     return {"guessing": "guessing", **before, "adapted": "after" if trained else "model"}
-
-
-def _interval(metrics: Mapping[str, Any], when: str, key: str) -> str:
-    bounds = ((metrics.get("intervals") or {}).get(when) or {}).get(key)
-    return f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)" if bounds else ""
 
 
 def _bounds(metrics: Mapping[str, Any], when: str, key: str) -> Sequence[float] | None:

@@ -17,7 +17,7 @@ from vladapt.adapters.selftraining._prompted_models import MultimodalPrompts, Ro
 from vladapt.core.backbones.prompted import PromptTokens, attach_prompts
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.batches import epoch_batches
-from vladapt.core.training.teacher import copy_of
+from vladapt.core.training.tower_weights import copy_of
 
 QUICK = {"epochs": 3, "warmup": 1, "n_ctx": 2, "batch_size": 4, "pseudo_shots": 2}
 

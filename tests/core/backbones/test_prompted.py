@@ -23,9 +23,9 @@ from vladapt.core.backbones.prompted import (
 )
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.model import checkpoint_blocks
-from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_outputs import Outputs
 from vladapt.core.training.tower_passes import image_outputs, text_tokens
+from vladapt.core.training.tower_weights import copy_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from vladapt import Evaluated
@@ -20,7 +18,7 @@ PRINTED = {
     "notes": ["a note"],
     "skipped": [["a.png", "empty"]],
 }
-TASK = SimpleNamespace(title="pointing of domain 'toy'")
+TITLE = "pointing of domain 'toy'"
 
 
 def record(**changes) -> Evaluated:
@@ -38,7 +36,7 @@ def test_it_is_a_mapping_in_the_order_in_which_it_is_printed():
 
 def test_a_dictionary_is_taken_with_a_warning_and_says_the_same():
     with pytest.warns(DeprecationWarning, match="pointing of domain 'toy': evaluate.. returns a dictionary"):
-        taken = Evaluated.returned(PRINTED, TASK)
+        taken = Evaluated.returned(PRINTED, TITLE)
     assert taken.to_json() == PRINTED and list(taken) == list(PRINTED) and taken.skipped == [["a.png", "empty"]]
     same = record()
-    assert Evaluated.returned(same, TASK) is same
+    assert Evaluated.returned(same, TITLE) is same

@@ -28,3 +28,11 @@ def test_ranks_decide_not_the_order():
     forward = allocate(parts, SHARES, reserve_test=True)
     assert forward == allocate(parts[::-1], SHARES, reserve_test=True)[::-1]
     assert [forward.count(split) for split in ("test", "val", "train")] == [6, 4, 10]
+
+
+def test_a_rare_class_counts_as_much_as_a_common_one():
+    """Of 8 images of the rare class among 106, half train; the common class would have its share either way."""
+    common = {f"{n:02d}": {0: count} for n, count in enumerate((12, 8, 4, 5, 6, 11))}
+    rare = {f"r{n}": {0: a, 1: b} for n, (a, b) in enumerate(((11, 1), (8, 2), (10, 1), (11, 1), (9, 2), (11, 1)))}
+    splits = shared(**common, **rare)
+    assert sum(rare[name][1] for name in rare if splits[name] == "train") == 4

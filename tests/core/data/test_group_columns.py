@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from vladapt.core.data.detect import read_any
-from vladapt.core.data.group_columns import group_rows, kind_of_column
+from vladapt.core.data.group_columns import group_rows, kind_of_column, preferred_column
 from vladapt.core.data.manifests import read_manifest
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.tables import Row, Table
@@ -30,6 +30,12 @@ def grouped(tmp_path, named="auto", labels=None, **columns):
 
 def thirds(prefix, per=2):
     return [f"{prefix}{n // per}" for n in range(COUNT)]
+
+
+def test_of_several_names_the_first_of_the_most_preferred_kind_is_taken():
+    assert preferred_column(("scan_id", "case", "patient_id", "pid", "age")) == "patient_id"
+    assert preferred_column(("slide", "person", "group")) == "group"
+    assert preferred_column(("age", "sex")) is None
 
 
 @pytest.mark.parametrize(

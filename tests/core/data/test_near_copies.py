@@ -87,6 +87,17 @@ def test_different_images_are_no_copies(tmp_path, draw, size):
     assert not pairs_among(tmp_path, [draw(number, size) for number in range(400)])
 
 
+def test_detail_tells_small_images_of_one_shape_apart(tmp_path):
+    """What they share is a few waves; what they show lies in faint detail."""
+    y, x = np.mgrid[-1 : 1 : 28 * 1j, -1 : 1 : 28 * 1j]
+    shape, images = 128 + 60 * np.cos(2 * x + 1) * np.cos(2 * y - 0.5), []
+    for number in range(8):
+        drawn_detail = np.random.default_rng(number).integers(0, 256, (14, 14), dtype=np.uint8)
+        detail = np.asarray(Image.fromarray(drawn_detail).resize((28, 28), 3)) - 128.0
+        images.append(Image.fromarray((shape + 0.05 * detail).astype(np.uint8)))
+    assert not pairs_among(tmp_path, images)
+
+
 def test_colour_tells_images_apart(tmp_path):
     image = np.asarray(drawn(1)).astype(int)
     turned = image[..., [1, 2, 0]]

@@ -8,8 +8,8 @@ from torch import nn
 
 from vladapt import DomainData, Item, Label
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.forgetting.probe import GenericProbe, generic_metrics, generic_sentence
-from vladapt.core.forgetting.score import GenericScore
+from vladapt.core.forgetting.probe import GenericProbe, generic_sentence
+from vladapt.core.forgetting.score import Forgotten, GenericScore
 from vladapt.core.metrics.significance import wilson_interval
 
 WORDS = tuple(f"word{i}" for i in range(10))
@@ -160,7 +160,7 @@ def test_random_weights_drop_to_chance_and_the_sentence_says_forgot():
     said = generic_sentence(before, after)
     assert said.startswith("Generic vocabulary (100 words, 100 images of toy): 100.0 % (96.3 to 100.0) before, ")
     assert f"the model forgot {100 - after.count} of the 100 it named correctly" in said and "p < 0.0001" in said
-    metrics = generic_metrics(before, after)["generic"]
+    metrics = Forgotten.of_scores(before, after).to_json()["generic"]
     assert (metrics["words"], metrics["images"], metrics["lost"], metrics["gained"]) == (100, 100, 100 - after.count, 0)
     assert metrics["before"]["top1"] == 1.0 and metrics["after"]["top5"] == after.top5 and metrics["p_value"] < 1e-6
     assert metrics["before"]["interval"] == list(wilson_interval(100, 100))
@@ -191,7 +191,7 @@ def test_a_gain_is_not_called_forgotten():
 
 def test_without_pairs_there_is_no_test():
     before, after = score([1] * 30 + [0] * 10, paired=False), score([0] * 40)
-    assert generic_metrics(before, after)["generic"]["p_value"] is None
+    assert Forgotten.of_scores(before, after).to_json()["generic"]["p_value"] is None
     assert generic_sentence(before, after).endswith("0.0 % (0.0 to 8.8) after.")
 
 
@@ -203,7 +203,7 @@ def test_a_probe_that_cannot_show_forgetting_says_so(right, part):
     said = generic_sentence(before, score([0] * 100))
     assert part in before.note and bool(before.note) == bool(part)
     assert ("; before: " in said) == bool(part) and ("forgot" in said) != bool(part)
-    assert generic_metrics(before, before)["generic"]["note"] == (f"before: {before.note}" if part else "")
+    assert Forgotten.of_scores(before, before)["note"] == (f"before: {before.note}" if part else "")
 
 
 def test_a_broken_model_is_named():

@@ -84,3 +84,11 @@ def test_values_are_typed_once():
     for text, says in [("shots=abc", "--shots abc: give a whole number"), ("amp=fp8", "--amp fp8: give one of bf16")]:
         with pytest.raises(ConfigError, match=says):
             resolve(sets=[text])
+
+
+def test_an_option_of_the_reader_is_a_key_of_its_own_where_the_task_has_none():
+    made = resolve(flags={"domain": "medical", "modality": "histology"})
+    assert made.data == {"path": "sample", "modality": "histology"} and "data.modality" in made.given
+    assert not made.task_options
+    with pytest.raises(UnknownNameError, match="a recipe has no key 'modalty'"):
+        resolve(flags={"domain": "medical", "modalty": "histology"})

@@ -12,6 +12,7 @@ import torch
 from vladapt import Judgement, Place, Record, option
 from vladapt.core.contracts.judgement import EVAL, FIT, Findings, JudgedClassifier, JudgedFit, Scores
 from vladapt.core.contracts.options import options_of
+from vladapt.core.engine.listing import listing, only_kind, shown
 from vladapt.core.errors import ConfigError
 from vladapt.core.judgements.baselines import compared
 from vladapt.core.metrics import classification_metrics
@@ -106,6 +107,8 @@ def test_what_is_found_is_in_metrics_notes_report_and_run():
     again = Findings.of_metrics({"tells": Tells}, fit.metrics)
     assert again["tells"] == findings["tells"] == {"value": 3} and again["tells"]["value"] == 3
     assert Findings({"tells": Tells}).add([Tells(value=0)], fit) == []
+    with pytest.raises(ConfigError, match="'tells': 'told' is in metrics"):
+        findings.add([Tells(value=4)], fit)
 
 
 def test_a_comparison_is_the_same_when_it_is_read_again():
@@ -117,3 +120,12 @@ def test_a_comparison_is_the_same_when_it_is_read_again():
     again = Comparison.from_json(metrics)
     assert again.to_json() == found.to_json() and list(again.to_json()) == list(found.to_json())
     assert again.sentence == found.sentence and again.section() == found.section() and found["strongest"]
+
+
+def test_judgements_are_listed_and_shown_with_their_options():
+    rows = {row["name"]: row["what"] for row in listing("judgements")}
+    assert set(rows) == set(NAMES) and all(rows.values())
+    told = shown("judgement", "growing-vocabulary")
+    assert [each.name for each in told.options] == ["vocabulary_steps"] and "of eval" in told.given_by
+    assert dict(told.facts)["made by"] == "eval" and told.text
+    assert only_kind("part-order") == "judgement"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -37,7 +38,7 @@ class WithExamples(ServedExport):
 
     def __init__(self, *how):
         super().__init__(*how)
-        self.facts = {**self.facts, "labelled": 1}
+        self.facts = replace(self.facts, labelled=1)
 
     def check(self, wishes):
         assert wishes.nearest == 1

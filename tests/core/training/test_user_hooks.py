@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
 import sys
 
 import forked
@@ -44,6 +45,9 @@ def told(monkeypatch):
         def after_val_epoch(self, runner, metrics):
             heard.append((runner.epoch, metrics))
 
+        def after_run(self, runner):
+            runner.visualizer.add_scalar("total", len(heard), step=runner.iter)
+
     monkeypatch.setitem(HOOKS.module_dict, "Telling", Telling)
     return heard
 
@@ -60,6 +64,7 @@ def test_a_hook_of_the_users_own_hears_steps_and_scores(fresh_clip, toy_pairs, t
     assert told == [("done", 1), ("done", 2), (1, {"val": 0.25}), ("done", 3), ("done", 4), (2, {"val": 0.5})]
     lines = (tmp_path / "LocalVisBackend" / "scalars.json").read_text().splitlines()
     assert [row["told"] for row in map(json.loads, lines) if "told" in row] == [1, 2, 4, 5], "by runner.visualizer"
+    assert json.loads(lines[-1]) == {"total": 6, "step": 4}, "which is open to the end"
 
 
 def test_hooks_of_mmengine_do_what_they_do_elsewhere(fresh_clip, toy_pairs, tmp_path):
@@ -92,6 +97,21 @@ def test_they_change_no_weight(small_clip_spec, toy_pairs, tmp_path, told):
         trained(backbone, toy_pairs(16), None, given, epochs=1)
         made.append(backbone.model.state_dict())
     assert told and all((made[0][name] == made[1][name]).all() for name in made[0])
+
+
+def test_after_a_resume_they_begin_at_its_step(small_clip_spec, toy_pairs, tmp_path, monkeypatch):
+    from vladapt.core.backbones.load import load_backbone
+
+    starts = []
+    begins = type("Begins", (Hook,), {"before_train": lambda self, runner: starts.append((runner.epoch, runner.iter))})
+    monkeypatch.setitem(HOOKS.module_dict, "Begins", begins)
+    settings = TrainingSettings(**{**SETTINGS, "epochs": 2, "save_every": 3})
+    for again in (False, True):
+        newest = tmp_path / "checkpoints" / "step-00000004.pt"
+        newest.unlink(missing_ok=True)
+        backbone, task = load_backbone(small_clip_spec, device="cpu"), Task(toy_pairs(16), {"clip": 1.0})
+        train.train(backbone, task, settings, tmp_path, resume=again, hooks=[{"type": "Begins"}])
+    assert starts == [(0, 0), (1, 3)]
 
 
 def test_what_cannot_be_a_hook_is_told_in_one_line(fresh_clip, toy_pairs):
@@ -147,6 +167,24 @@ def test_nothing_private_of_mmengine_is_overridden_or_used():
             r"\b(?:runner|loop|logger|hook|visualizer|Runner|MMLogger)\._[a-z]\w*", inspect.getsource(module)
         )
         assert not used, f"{module.__name__} uses {used}"
+
+
+def test_only_a_training_of_towers_needs_mmengine():
+    """Not the classes of methods and losses, which predictions with a run need too."""
+    code = (
+        "import sys\n"
+        "from vladapt.core.registry import adapter_class, catalogue, loss_class\n"
+        "from vladapt.core.tasks.classification import task\n"
+        "from vladapt.core.tasks.retrieval import task\n"
+        "for name in catalogue.adapters():\n"
+        "    adapter_class(name)\n"
+        "for name in catalogue.losses():\n"
+        "    loss_class(name)\n"
+        "assert 'vladapt.core.training.tower_adapter' in sys.modules\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'mmengine', 'mmcv', 'mmdet', 'mmseg'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # forked ones have imported it
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_a_machine_without_a_compiler_says_nothing(tmp_path):

@@ -43,8 +43,7 @@ class AutocastOptimWrapper(OptimWrapper):
             yield
 
     def backward(self, loss: Tensor, **options: Any) -> None:
-        self.scaler.scale(loss).backward(**options)
-        self._inner_count += 1
+        super().backward(self.scaler.scale(loss), **options)
 
     def step(self, **options: Any) -> None:
         if self.clip_grad_kwargs:

@@ -47,8 +47,9 @@ class LoadItemImage(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         decode = dict(results.get("decode") or {})
         domain = decode.pop(READ_BY, None)
-        read = decode_image if domain is None else load_domain(domain).decode
-        pixels = read(results["img_path"], decode)
+        pixels = None if domain is None else load_domain(domain).decode(results["img_path"], decode)
+        if pixels is None:
+            pixels = decode_image(results["img_path"], decode)
         if self.to_float32:
             pixels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
         else:

@@ -16,7 +16,7 @@ from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.training.batches import epoch_order
 from vladapt.core.training.schedules import dassl_learning_rates
-from vladapt.core.training.teacher import copy_of
+from vladapt.core.training.tower_weights import copy_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -109,15 +109,16 @@ def test_groups_widen_every_interval_and_are_counted():
     assert grouped["mcnemar"]["p_value"] > alone["mcnemar"]["p_value"]
     assert "of 12 groups" in verdict(grouped) and "McNemar" not in verdict(grouped)
     assert metrics_table(grouped).title == "240 test images of 12 groups, accuracy decides"
-    said = " ".join(warnings_of(grouped, EQUAL, NAMES, []))
+    said = " ".join(warnings_of(Comparison.from_json(grouped), EQUAL, NAMES, []))
     assert "240 test images come from only 12 groups" in said
 
 
 def test_few_images_of_a_class_are_said():
-    few = warnings_of(metrics(UNEQUAL, answers(UNEQUAL, (0.9, 0.9, 0.9), 0)), UNEQUAL, NAMES, [])
+    unequal = Comparison.from_json(metrics(UNEQUAL, answers(UNEQUAL, (0.9, 0.9, 0.9), 0)))
+    few = warnings_of(unequal, UNEQUAL, NAMES, [])
     assert any(said.startswith("Fewer than 30 test images: basophil (20).") for said in few)
-    assert not any("Fewer than 30" in said for said in warnings_of(
-        metrics(EQUAL, answers(EQUAL, (0.9, 0.9, 0.9), 0)), EQUAL, NAMES, []))  # fmt: skip
+    many = Comparison.from_json(metrics(EQUAL, answers(EQUAL, (0.9, 0.9, 0.9), 0)))
+    assert not any("Fewer than 30" in said for said in warnings_of(many, EQUAL, NAMES, []))
 
 
 def test_several_labels_are_judged_by_macro_auroc_against_guessing_too():

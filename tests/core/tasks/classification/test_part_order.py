@@ -48,7 +48,7 @@ def prepared():
 def measured(prepared, samples, name, **options):
     adapter = build_adapter(name, **options)
     adapter.fit(samples, TextClassifier(torch.randn(4, 12, generator=seeded(4)), logit_scale=20.0))
-    metrics = {"adapted": metrics_of(adapter.logits(samples), samples, "abcd")}
+    metrics = {"adapted": metrics_of(adapter.logits(samples), samples.labels, "abcd")}
     return order_reliance(prepared, adapter, samples, "abcd", metrics, seed=3), metrics
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vladapt.core.errors import DataError
-from vladapt.core.forgetting.score import Forgotten, GenericScore, generic_metrics
+from vladapt.core.forgetting.score import Forgotten, GenericScore
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.pretraining.examples import Match, Query
@@ -87,7 +87,7 @@ def generic(count: int) -> GenericScore:
 
 def measured(before: float | None = 1.0, after: float = 0.3) -> dict:
     old = None if before is None else scores(before)
-    return {**before_and_after(old, scores(after)), **generic_metrics(generic(60), generic(41))}
+    return {**before_and_after(old, scores(after)), **Forgotten.of_scores(generic(60), generic(41)).to_json()}
 
 
 def info(metrics: dict | None = None, **changes) -> dict:

@@ -223,7 +223,7 @@ class Written:
     def __init__(self, backbone, source, pixels, seed):
         from vladapt.core.training.model import dims_of
         from vladapt.core.training.samples import DRAWS, seed_of
-        from vladapt.core.training.teacher import copy_of
+        from vladapt.core.training.tower_weights import copy_of
         from vladapt.core.training.train import seed_everything
 
         self.backbone, self.source, self.pixels = copy_of(backbone), source, pixels

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from vladapt import FeatureSet, Item, Label, build_adapter
 from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.contracts import TrainingImages
-from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_passes import image_features
+from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video.adapters.open_vclip import windowed
 from vladapt.domains.video.transforms import as_frames
 

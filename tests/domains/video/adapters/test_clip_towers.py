@@ -15,8 +15,8 @@ from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.registry import adapter_class
 from vladapt.core.training import tower_outputs
 from vladapt.core.training.samples import seed_of
-from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_passes import image_features
+from vladapt.core.training.tower_weights import copy_of
 from vladapt.core.training.views import in_8_bits, normalised
 from vladapt.domains.video.adapters._mixing import box_of, mixed
 from vladapt.domains.video.adapters.open_vclip import NeighbouringFrames, chosen_share, windowed

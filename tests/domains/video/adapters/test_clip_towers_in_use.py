@@ -29,8 +29,8 @@ from vladapt.core.features.store import FeatureStore
 from vladapt.core.judgements.part_order import order_reliance
 from vladapt.core.metrics.labelled_rows import metrics_of
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_passes import image_features
+from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video import Video
 from vladapt.domains.video.adapters.open_vclip import NeighbouringFrames
 from vladapt.domains.video.adapters.stan import Branch
@@ -149,7 +149,7 @@ def test_what_is_owed_to_the_order_of_frames(problem, fitted, name):
     assert told["orders"] == 5 and told["in_order"] == 0.5
     backwards = Prepared(replace(prepared.data, load=lambda item: draw(item)[::-1]), adapter.adapted(problem.backbone))
     logits = torch.cat([adapter.logits(batch) for batch in backwards.batches(adapter, backwards.of_ids(test.ids))])
-    scored = metrics_of(logits, test, ("down", "up"))
+    scored = metrics_of(logits, test.labels, ("down", "up"))
     assert told["reversed"] == pytest.approx(scored[told["metric"]])
     in_order = torch.cat([adapter.logits(batch) for batch in prepared.on(backwards.backbone).batches(adapter, test)])
     assert torch.allclose(in_order, logits, rtol=0, atol=1e-4) == (name == "open-vclip")

@@ -51,6 +51,17 @@ def test_the_public_code_gives_the_same(agrees, comparison):
     agrees(comparison)
 
 
+def test_differences_of_frames_lie_between_minus_one_and_one_around_nothing(clips):
+    """2 sigmoid(layer norm(difference P)) - 1 between the frames, written out."""
+    block = DifferenceBlock(WIDTH, 1, 2, "sigmoid_mlp")
+    frames, mask = clips.parts[1:2], clips.parts_mask[1:2]
+    tokens, there = block.tokens(frames, mask)
+    mixed = (frames[:, 1:] - frames[:, :-1]) @ block.frame2t_projection
+    wanted = 2 / (1 + (-F.layer_norm(mixed, (WIDTH,))).exp()) - 1
+    torch.testing.assert_close(tokens[:, 1::2], wanted)
+    assert torch.equal(tokens[:, ::2], frames) and there.all()
+
+
 def test_seq_lstm_runs_over_the_frames_that_are_there(clips):
     """Written out for one short clip: torch's LSTM on its three frames alone."""
     network = SequenceLSTM(WIDTH)
@@ -241,6 +252,15 @@ def test_a_class_name_must_fit_beside_the_vectors(small_clip):
     clip = FeatureSet.of_parts(drawn(1, 2, 24), labels=torch.zeros(1, dtype=torch.long))
     with pytest.raises(ConfigError, match="class 'one two three four' takes 4 tokens, but only 3 are left beside 36"):
         build_adapter("efficient-prompt", prefix=36, postfix=36).fit(clip, texts, backbone=small_clip)
+
+
+def test_cosines_with_learned_prompts_are_divided_by_the_temperature(small_clip):
+    texts = TextClassifier(drawn(2, 24), class_names=("hop", "run"), logit_scale=20.0)
+    clips = FeatureSet.of_parts(drawn(4, 2, 24), labels=torch.arange(4) % 2)
+    adapter = build_adapter("efficient-prompt", layers=1, prefix=2, postfix=2, temperature=0.5, epochs=1)
+    adapter.fit(clips, texts, backbone=small_clip)
+    read = F.normalize(adapter._net(clips.parts, clips.parts_mask), dim=-1)
+    torch.testing.assert_close(adapter.logits(clips), read @ adapter.text.T / 0.5)
 
 
 def test_frames_are_averaged_as_clip4clip_does(clips, texts):

@@ -16,7 +16,7 @@ from vladapt.core.errors import CapabilityError
 from vladapt.core.registry import adapter_class
 from vladapt.core.testing.method import Method
 from vladapt.core.testing.towers import small_clip
-from vladapt.core.training.teacher import copy_of
+from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video.adapters._divided_attention import TemporalAttention, divided, mean_keys
 from vladapt.domains.video.adapters._token_merging import matching, merged, schedule, spread
 from vladapt.domains.video.adapters.testa import FRAME_SHARE, PATCH_SHARE, AggregatingFrames, cost_of

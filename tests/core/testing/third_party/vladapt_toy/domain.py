@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vladapt import DataError, Domain, DomainData, Item, Target, option
-from vladapt.core.contracts.options import settle
-from vladapt.core.data.files import loader
-from vladapt.core.data.images import IMAGE
+from vladapt.api import IMAGE, loader, settle
 
 SIDE, RADIUS = 24, 5
 COLOURS = {"red": (230, 60, 50), "green": (60, 200, 70), "blue": (60, 80, 230)}

@@ -14,17 +14,30 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vladapt import ConfigError, DataError, DomainData, Evaluated, FitReport, Recipe, Task, option
-from vladapt.core.contracts.options import settle
-from vladapt.core.contracts.task import Axes, Contest, FitResult, Use
-from vladapt.core.data.unlabelled import decodable, images_of, readable
-from vladapt.core.runs.folder import Run, now, versions
-from vladapt.core.runs.run_sections import Report, write_report
-from vladapt.core.runs.sections import TableSection
-from vladapt.core.runtime.files import write_whole
-from vladapt.core.tasks.classification.stored_run import recipe_again
-from vladapt.core.tasks.config_training.base import summaries_table
-from vladapt.core.tasks.config_training.record import scores_table
-from vladapt.core.tasks.methods import place_of_data, read_data, readable_samples, split_samples
+from vladapt.api import (
+    Axes,
+    Contest,
+    FitResult,
+    Report,
+    Run,
+    TableSection,
+    Use,
+    decodable,
+    images_of,
+    now,
+    place_of_data,
+    read_data,
+    readable,
+    readable_samples,
+    recipe_again,
+    scores_table,
+    settle,
+    split_samples,
+    summaries_table,
+    versions,
+    write_report,
+    write_whole,
+)
 
 SIDE = 12
 SEEDS = (1, 2, 3)

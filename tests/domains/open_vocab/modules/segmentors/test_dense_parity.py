@@ -7,7 +7,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from parity_checks import segmentors
 
-from vladapt.core.training.teacher import copy_of
+from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.open_vocab.modules.segmentors.attention_heads import split_heads, with_last
 from vladapt.domains.open_vocab.modules.segmentors.cliper.features import layer_features
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import smooth_by_keys, value_features

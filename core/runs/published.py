@@ -7,9 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..backbones.hub import REPOSITORY, cached_revision, hub_snapshot
-from ..errors import CapabilityError, ConfigError, DataError
-from ..runs.folder import HUB, Run
-from .shareable import check_backbone, cleaned
+from ..errors import CapabilityError, DataError
+from .places import HUB
 
 CARD = "README.md"
 NEEDED = ("run.json", "metrics.json", "adapter.safetensors")
@@ -17,28 +16,6 @@ FILES = (*NEEDED, "calibration.safetensors", "linear-probe.safetensors", CARD)
 """All that is ever pushed, and all that is ever taken from a repository."""
 REVISION = re.compile(r"[\w][\w./-]*")
 LOCAL_WAY = "give a folder that `vladapt push` wrote"
-
-
-def open_run(run: str | Path, backbone: str | None = None) -> Run:
-    """A run to be used: of a folder or of the hub.
-
-    Args:
-        backbone: where its backbone lies here, in place of what it says itself; it must be the same one.
-
-    Raises:
-        As `Run.open`; CapabilityError: its backbone was not published, and none is given.
-        ConfigError: a backbone for a run without one.
-    """
-    opened = Run.open(run)
-    if backbone and opened.info["backbone"] is None:
-        raise ConfigError(f"--backbone {backbone}: {opened.shown} was made from a features file; omit it")
-    if backbone:
-        own = opened.info["backbone"].get("spec")  # a model's plan names it too
-        for part in ("backbone", "recipe", "plan"):
-            if part in opened.info:
-                opened.info[part] = cleaned(opened.info[part], lambda text: backbone if text == own else text)
-    check_backbone(opened.info, opened.shown)
-    return opened
 
 
 def folder_of(place: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..contracts.recipe import SAMPLE
 from ..errors import CapabilityError
-from ..runs.redaction import LEFT_OUT, NO_NAME, Redaction
+from .redaction import LEFT_OUT, NO_NAME, Redaction
 
 DROPPED = ("splits", "digests", "origin", "base", "model", "encoded_images", "stored_images", "published", "metrics")
 """Parts of run.json that say which images there were, or where something lies."""

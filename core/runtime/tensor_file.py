@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import DataError
-from ..runtime.files import write_whole
+from .files import write_whole
 
 HEADER = "vladapt"
 

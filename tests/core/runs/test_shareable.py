@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vladapt.core.errors import CapabilityError
+from vladapt.core.runs.shareable import Privacy, leaks, shareable, shared_spec
 from vladapt.core.sharing.card import base_model
-from vladapt.core.sharing.shareable import Privacy, leaks, shareable, shared_spec
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_is_told_once_is_told_again_alike():
 def test_a_backbone_that_a_models_plan_names_is_found_again_where_the_user_says(tmp_path):
     import json
 
-    from vladapt.core.sharing.published import open_run
+    from vladapt.core.runs.folder import open_run
 
     spec = f"hf:{tmp_path}/mine"
     info = {"format": 1, "vladapt": "0.1.0", "domain": None, "task": "detection", "adapter": "own", "class_names": []}

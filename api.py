@@ -1,0 +1,71 @@
+"""What scripts and plug-ins may rely on: all names of `vladapt`, and what a method, a loss, a domain, a task or a
+judgement of one's own is made of. docs/api.md has a line and an example for each; `vladapt.testing` checks a plug-in.
+
+A name is imported when it is first used: `import vladapt.api` is free of torch.
+"""
+
+from __future__ import annotations
+
+from .core.lazy import lazy_exports
+
+SECTIONS: dict[str, dict[str, str]] = {
+    "contracts": {
+        "core.contracts": "Adapter ByExample ClassWeighted Searched PooledViews FreshViews FitReport require "
+        "FeatureSet TextClassifier Batch Loss RowLoss Output Metric Selector Pool Backbone InputChannels "
+        "TrainingImages TrainingPlace Detection",
+    },
+    "options and errors": {
+        "core.contracts": "option settle whole_number Recipe",
+        "core.errors": "VladaptError DataError ConfigError CapabilityError UnknownNameError LimitError did_you_mean",
+    },
+    "data": {
+        "core.contracts": "Domain DomainData Item Target Label Labels Boxes Mask Captions Identity Reading check_items",
+        "core.data": "read_any images_of readable decodable walk loader IMAGE decode_image read_table group_rows "
+        "ItemCollector FileHashes selection_split read_pairs",
+    },
+    "backbones and prompts": {
+        "core.backbones": "load_backbone save_fine_tuned",
+        "core.features.files": "load_features",
+        "core.features.store": "FeatureStore",
+        "core.prompts": "build_classifier fill spoken check_templates PromptLearner",
+    },
+    "training": {
+        "core.training": "TrainingSettings TowerAdapter ClassTowerAdapter train_epochs training_features label_loss "
+        "epoch_batches cosine_rates by_epoch copy_of image_features",
+        "core.tasks.pretraining.pretrain": "pretrain PretrainPlan",
+    },
+    "metrics": {
+        "core.metrics": "classification_metrics multilabel_metrics retrieval_metrics per_class_table "
+        "bootstrap_interval share_interval mcnemar exchange_test val_score best_setting class_weights row_weights",
+        "core.tasks.retrieval.scoring": "evaluate_retrieval",
+    },
+    "tasks and judgements": {
+        "core.engine.fit": "fit evaluate predict load_run",
+        "core.engine.compare": "compare",
+        "core.engine.export": "export",
+        "core.engine.push": "push",
+        "core.engine.search": "search",
+        "core.sharing": "mlflow",
+        "core.registry": "build_adapter build_loss load_adapter load_domain",
+        "core.contracts": "Task FitResult Use Axes Contest Evaluated",
+        "core.contracts.judgement": "Judgement JudgedClassifier Record Place",
+        "core.tasks": "Classification Retrieval ConfigTask recipe_again",
+        "core.tasks.methods": "read_data split_samples readable_samples place_of_data",
+    },
+    "reports": {
+        "core.runs": "Run Report write_report TableSection ListSection CurveSection HeadlineSection Measure Number",
+        "core.runs.folder": "now versions",
+        "core.tasks.config_training.base": "summaries_table",
+        "core.tasks.config_training.record": "scores_table",
+        "core.tasks.retrieval.tables": "retrieval_table",
+        "core.runtime": "Reporter write_whole",
+    },
+}
+"""Section -> module of the package -> the names that it defines."""
+
+HOMES: dict[str, str] = {}
+for _homes in SECTIONS.values():
+    for _module, _names in _homes.items():
+        HOMES[_module] = f"{HOMES.get(_module, '')} {_names}".strip()
+
+__getattr__, __dir__ = lazy_exports(__package__, HOMES)
