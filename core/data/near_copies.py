@@ -19,7 +19,7 @@ import numpy as np
 
 from ..contracts.pictures import ThumbnailStore
 from ..runtime.files import write_cached
-from .thumbnails import GREY_SIDE, Pictures, Thumbnails
+from .thumbnails import GREY_SIDE, Pictures
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -79,7 +79,7 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     return _confirmed(place[pairs], keys, thumbnails, most)
 
 
-def remembered_near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray) -> np.ndarray:
+def remembered_near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray) -> np.ndarray:
     """As `near_copies`, kept beside the thumbnails under a digest of all that the pairs depend on.
 
     That is the keys, which of them have a thumbnail, and which are not compared. A damaged file counts as none.
