@@ -137,10 +137,10 @@ from .core.training.schedules import cosine_rates as cosine_rates
 from .core.training.small_heads import label_loss as label_loss
 from .core.training.small_heads import train_epochs as train_epochs
 from .core.training.small_heads import training_features as training_features
-from .core.training.teacher import copy_of as copy_of
 from .core.training.tower_adapter import ClassTowerAdapter as ClassTowerAdapter
 from .core.training.tower_adapter import TowerAdapter as TowerAdapter
 from .core.training.tower_passes import image_features as image_features
+from .core.training.tower_weights import copy_of as copy_of
 
 SECTIONS: dict[str, dict[str, str]]
 HOMES: dict[str, str]
