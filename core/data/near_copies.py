@@ -21,7 +21,7 @@ from scipy.spatial.distance import pdist
 
 from ..contracts.pictures import ThumbnailStore
 from ..runtime.files import write_cached
-from .thumbnails import GREY_SIDE, Pictures, Thumbnails
+from .thumbnails import GREY_SIDE, Pictures
 
 VERSION = 1
 """Of the pairs that are kept: another number has all found anew."""
@@ -78,7 +78,7 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     return _confirmed(place[pairs], keys, thumbnails, most)
 
 
-def remembered_near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray) -> np.ndarray:
+def remembered_near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray) -> np.ndarray:
     """As `near_copies`, kept beside the thumbnails under a digest of all that the pairs depend on.
 
     That is the keys, which of them have a thumbnail, and which are not compared. A damaged file counts as none.

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..contracts.domain import DomainData, Item
+from ..contracts.pictures import ThumbnailStore
 from ..errors import DataError
 from ..runtime.garbage import collecting_seldom
 from .allocation import Part, allocate
 from .sampling import rank
-from .thumbnails import Thumbnails
 from .verify import FileHashes, content_key, content_of, part_text
 
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
@@ -265,7 +265,7 @@ def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str])
     return Links(connected, copies, near_parts=connected)
 
 
-def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbnails: Thumbnails) -> Links:
+def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbnails: ThumbnailStore) -> Links:
     """The links, and those of near copies among the images that have thumbnails.
 
     Args:
