@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,7 +16,13 @@ STILL = "image"
 
 
 class ThumbnailStore(Protocol):
-    """Small pictures of images, kept by the content keys of these (`core/data/thumbnails.py`)."""
+    """Small pictures of images, kept by the content keys of these (`core/data/thumbnails.py`).
+
+    Attributes:
+        root: folder of the cache.
+    """
+
+    root: Path
 
     def missing(self, keys: Collection[str]) -> set[str]:
         """Those of some content keys that have none yet."""
