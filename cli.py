@@ -23,10 +23,12 @@ from .core.commands import compare, embed, export, fit, inspect, labels, pretrai
 from .core.commands.options import epilog_of, with_flags, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
-from .core.runtime.liveness import told_of_a_death
 from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
 FAILED = 1
+SPINS = "1000"
+"""How often a waiting thread of torch looks for work before it sleeps. By its library's own number, 300,000, waiting on
+a busy machine costs several times the computation."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMAND_GROUPS = (fit, compare, labels, pretrain, embed, search, export, serve, push, inspect)
 """In the order of `vladapt --help`."""
@@ -86,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # one that writes Latin-1 writes the rest as escapes
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of torch's own about what is meant as it is
+    if "OMP_WAIT_POLICY" not in os.environ:  # torch's waiting threads sleep soon, and leave the cores to who computes
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     with stops_like_ctrl_c() as stops:
         try:
             code = _exit_code(arguments, stops)
@@ -124,6 +128,13 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
         text = str(error).strip().splitlines()
         code = fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
     return code if isinstance(code, int) else 0
+
+
+def told_of_a_death(error: BaseException) -> bool:
+    """As in `core/runtime/liveness.py`, which opens connections: a start without an error does without it."""
+    from .core.runtime import liveness
+
+    return liveness.told_of_a_death(error)
 
 
 def _run(arguments: list[str]) -> int | None:

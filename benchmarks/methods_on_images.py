@@ -32,13 +32,14 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from vladapt import build_adapter, load_domain
 from vladapt.adapters.selection.auto import CANDIDATES
+from vladapt.core.contracts.draws import Shots
 from vladapt.core.metrics.deciding import deciding_metric
 from vladapt.core.metrics.resampled import corrected_interval
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.feature_rows import prepared_of
 from vladapt.core.tasks.classification.fitting import fit_adapter
-from vladapt.core.tasks.classification.images import Prepared, Shots
+from vladapt.core.tasks.classification.images import Prepared
 from vladapt.core.tasks.classification.repeated_splits import RepeatedSplits
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))

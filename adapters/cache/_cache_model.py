@@ -266,8 +266,7 @@ def search_cache(
     with torch.no_grad():
         if labels.ndim == 1:
             weights = row_weights(labels) if balanced else None
-            large = len(keys) > MOST_KEYS and sums.weights is not None
-            sweep = _sweep_intervals if large else _sweep_accuracy
+            sweep = _sweep_intervals if _is_large(keys, values) else _sweep_accuracy
             scores = sweep(sums, queries, labels, zero_shot, betas, scaled, weights)  # (B, A, G)
         else:
             scores = _sweep_auroc(sums, queries, labels, zero_shot, betas, scaled)
@@ -275,6 +274,22 @@ def search_cache(
         scores = scores[:, :inside]
     b, a, g = best_setting(scores, ties)
     return (float(betas[b]), float(alphas[a]), float(gammas[g])), float(scores[b, a, g])
+
+
+def _is_large(keys: Tensor, values: Tensor) -> bool:
+    """Whether class sums of the search are interpolated."""
+    return len(keys) > MOST_KEYS and _slots(values) is not None
+
+
+def search_notes(keys: Tensor, values: Tensor, score: float | None) -> list[str]:
+    """For `FitReport.notes`: how the search told class sums of these keys, where that is not exactly.
+
+    Args:
+        score: of the search; None where there was none.
+    """
+    if score is None or not _is_large(keys, values):
+        return []
+    return [f"class sums of {len(keys):,} cache keys are interpolated between the betas searched, to {TOLERANCE:.0e}"]
 
 
 class _ClassSums:

@@ -24,6 +24,7 @@ from ._cache_model import (
     keys_note,
     one_hot_values,
     search_cache,
+    search_notes,
     zero_shot_logits,
     zero_shot_text,
 )
@@ -115,9 +116,10 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
             )
 
         chosen, words, score = choose(grid_axes(self, AXES, ape_setting(self.preset)), selection, search)
+        searched = search_notes(self.keys, self.values, score)
         self._remember(support)
         self.beta_, self.alpha_, self.gamma_ = chosen["beta"], chosen["alpha"], chosen["gamma"]
-        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels kept"]
+        notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels kept", *searched]
         return FitReport(self.name, chosen, words, score, notes=notes)
 
     def _remember(self, support) -> None:

@@ -23,6 +23,8 @@ BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.0
 """Beta and lambda that the authors found on ImageNet, from so many shots on, and take to other sets."""
 MOST_ROWS, MOST_SEARCHED, NO_LIMIT = 1024, 2048, 0
 """Rows with which a fit, and our own search, take seconds, not minutes; `most_rows` as published."""
+MOST_DOUBLE, MOST_SINGLE = 4096, 1_000_000
+"""Rows up to which A is solved in double precision; rows over lambda up to which single precision does for more."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -42,6 +44,10 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
     than 2,048 rows (each beta takes time cubic in them), they are the values that the authors found on ImageNet for the
     same number of shots. By default a set of many images takes fewer views, so that there are at most `most_rows`; a
     preset or a protocol takes all views and searches, however long that takes.
+
+    Of more than 4,096 rows A is solved in the place of the kernel and in single precision, as a note says: that takes
+    4 N^2 bytes, and coefficients differ by some 1e-5 of their size. Where lambda is less than a millionth of N, double
+    precision is kept.
 
     A class without images keeps its zero-shot score, which the regression would move towards 0 near every image of the
     support.
@@ -122,7 +128,8 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
         self.beta_ = chosen["beta"]
         problem = self._problem(support, taken, rows)
         self.rows, self.coefficients = problem.rows, problem.solved(self.beta_, chosen["penalty"])
-        return FitReport(self.name, chosen, words, score, notes=notes or self._notes(support, taken))
+        notes = [*(notes or self._notes(support, taken)), *problem.notes(chosen["penalty"])]
+        return FitReport(self.name, chosen, words, score, notes=notes)
 
     def _selection(self, support: FeatureSet, val: FeatureSet | None, taken: int, seed: int) -> Selection:
         selection = selection_split(support, val, seed)
@@ -209,14 +216,38 @@ class Problem:
         roots = torch.ones_like(rows[:, 0]) if weights is None else weights[labels].to(rows).sqrt()
         member = F.one_hot(labels, classes).to(rows)
         residual = (member - zero_shot) * member.any(dim=0)  # of a class without images nothing is known
+        if len(rows) > MOST_DOUBLE:
+            return cls(rows, residual, roots[:, None])
         return cls(rows, residual.double(), roots[:, None].double())
 
     def solved(self, beta: float, penalty: float) -> Tensor:
         """(N, C) float32 coefficients A."""
+        if len(self.rows) > MOST_DOUBLE:
+            return self._solved_in_place(beta, penalty)
         matrix = self._weighted_kernel(beta) / penalty
         matrix.diagonal().add_(1.0)
         factor = torch.linalg.cholesky(matrix)
         return (self.roots * torch.cholesky_solve(self.roots * self.residual, factor)).float()
+
+    def _solved_in_place(self, beta: float, penalty: float) -> Tensor:
+        """As `solved`, with memory for one (N, N) matrix."""
+        rows, roots = self.rows.to(self._precision(penalty)), self.roots.to(self._precision(penalty))
+        matrix = rows @ rows.T
+        matrix.sub_(1).mul_(beta).exp_().div_(penalty).mul_(roots).mul_(roots.T)
+        matrix.diagonal().add_(1.0)
+        factor = torch.linalg.cholesky(matrix.mT, out=matrix.mT)  # columns lie one after the other: nothing is copied
+        inner = torch.linalg.solve_triangular(factor, roots * self.residual.to(roots), upper=False)
+        return (roots * torch.linalg.solve_triangular(factor.mT, inner, upper=True)).float()
+
+    def _precision(self, penalty: float) -> torch.dtype:
+        """Errors of a factor grow with the largest eigenvalue, which is N / lambda at most; the least is 1."""
+        return torch.float32 if MOST_DOUBLE < len(self.rows) <= MOST_SINGLE * penalty else torch.float64
+
+    def notes(self, penalty: float) -> list[str]:
+        """What is to be said of how A was solved."""
+        if self._precision(penalty) == torch.float64:
+            return []
+        return [f"{len(self.rows):,} rows are solved in single precision, to some 1e-5 of the coefficients"]
 
     def scores(
         self,
@@ -230,10 +261,11 @@ class Problem:
         """(B, L) scores on val, by its (M, D_k) queries, (M, C) zero-shot cosines and (M,) labels. The kernel of each
         beta is decomposed once, which solves for every lambda."""
         zero_shot, cosines, found = zero_shot.double(), (queries @ self.rows.T).double(), []  # (M, C), (M, N)
+        roots, residual = self.roots.double(), self.residual.double()
         for beta in betas:
             values, vectors = torch.linalg.eigh(self._weighted_kernel(beta))
-            inside = vectors.T @ (self.roots * self.residual)  # (N, C)
-            outside = torch.exp(-beta * (1 - cosines)) @ (self.roots * vectors)  # (M, N)
+            inside = vectors.T @ (roots * residual)  # (N, C)
+            outside = torch.exp(-beta * (1 - cosines)) @ (roots * vectors)  # (M, N)
             for penalty in penalties:
                 shrunk = penalty / (values.clamp(min=0) + penalty)  # (N,)
                 found.append(val_score(zero_shot + outside @ (shrunk[:, None] * inside), labels, balanced))
@@ -241,4 +273,5 @@ class Problem:
 
     def _weighted_kernel(self, beta: float) -> Tensor:
         """(N, N) float64."""
-        return self.roots * torch.exp(-beta * (1 - (self.rows @ self.rows.T).double())) * self.roots.T
+        roots = self.roots.double()
+        return roots * torch.exp(-beta * (1 - (self.rows @ self.rows.T).double())) * roots.T

@@ -20,6 +20,7 @@ from ._cache_model import (
     grid_axes,
     keys_note,
     search_as,
+    search_notes,
     zero_shot_logits,
     zero_shot_text,
 )
@@ -47,6 +48,9 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
 
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
+    With more than 4,096 keys the sums exp(-beta (1 - x F^T)) L are interpolated between a dozen betas while searching,
+    to 1e-6 of what an image's nearest key adds; a note says so. The fitted model computes them as they are.
 
     Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`): x F^T is then of its unit
     features, as they are, without views.
@@ -94,9 +98,10 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
         self._remember(rows(selection.train))
         axes = grid_axes(self, AXES, tip_setting(self.preset))
         chosen, words, score = choose(axes, selection, search_as(self, selection, rows))
+        notes = [*(notes or [keys_note(support, self.views)]), *search_notes(self.keys, self.values, score)]
         self._remember(rows(support))
         self.beta_, self.alpha_ = chosen["beta"], chosen["alpha"]
-        return FitReport(self.name, chosen, words, score, notes=notes or [keys_note(support, self.views)])
+        return FitReport(self.name, chosen, words, score, notes=notes)
 
     def _remember(self, support) -> None:
         self.keys = cache_keys(support, self.views)  # (N, D)

@@ -38,12 +38,28 @@ def shrunk_precision(rows: Tensor, labels: Tensor, means: Tensor, counts: Tensor
     Returns:
         (D, D) float64.
     """
+    if len(rows) < rows.shape[1]:
+        return _precision_of_few(rows.double() - means[labels])
     scatter = _scatter(rows, labels, means, torch.ones_like(counts, dtype=torch.double))
     trace = scatter.trace()
     if trace <= NO_SCATTER * len(rows):
         return torch.zeros_like(scatter)
     scatter.diagonal().add_(trace / (len(rows) - 1))
     return rows.shape[1] * torch.cholesky_inverse(torch.linalg.cholesky(scatter))
+
+
+def _precision_of_few(centered: Tensor) -> Tensor:
+    """The same of n < D rows less their class means, (n, D): by Woodbury's identity, through an n x n system."""
+    (count, width), trace = centered.shape, centered.square().sum()
+    if trace <= NO_SCATTER * count:
+        return centered.new_zeros(width, width)
+    ridge = trace / (count - 1)
+    inner = centered @ centered.T  # (n, n)
+    inner.diagonal().add_(ridge)
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), centered, upper=False)  # (n, D)
+    precision = half.T @ half * (-width / ridge)
+    precision.diagonal().add_(width / ridge)
+    return precision
 
 
 def mean_class_precision(rows: Tensor, labels: Tensor, means: Tensor, counts: Tensor) -> Tensor:

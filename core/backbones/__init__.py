@@ -15,7 +15,6 @@ __getattr__, __dir__ = lazy_exports(
         "open_clip_source": "check_transformers_config",
         "positions": "ROOTS image_positions insert_after_start tower_of",
         "prompted": "CoupledTokens PromptTokens TowerPrompts attach_prompts start_tokens width_of",
-        "resizing": "crop normalize_ resize to_tensor",
         "tower_steps": "FEATURE_MAP_DEPTHS attend",
     },
 )

@@ -35,8 +35,10 @@ def embed(
     """
     from ..engine.embed import embed as engine_embed
 
-    how = {"images": images or (), "parts": parts, "patch_tokens": patch_tokens}
-    written = engine_embed(given.recipe(), out, **how, reporter=reporter())
+    recipe = given.recipe()
+    written = engine_embed(
+        recipe, out, images=images or (), parts=parts, patch_tokens=patch_tokens, reporter=reporter()
+    )
     if as_json:
         told = {**vars(written), "skipped": [list(pair) for pair in written.skipped]}
         print_json({name: value for name, value in told.items() if patch_tokens or name != "patches_stored"})

@@ -11,15 +11,24 @@ from ..contracts.recipe import OUTPUT, Recipe, as_flag
 from ..contracts.use import USE
 from ..errors import ConfigError
 from ..registry.catalogue import is_place
+from ..runtime.timing import Timing, timed
 from .options import Debug, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
-from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table
+from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
 
 
-def fit(given: Annotated[Given, FromRecipe()], as_json: Json = False, debug: Debug = False) -> None:
+def fit(
+    given: Annotated[Given, FromRecipe()],
+    timing: Annotated[
+        bool,
+        typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Adapt a model to a data set and write a run with a report.
 
     Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
@@ -27,27 +36,30 @@ def fit(given: Annotated[Given, FromRecipe()], as_json: Json = False, debug: Deb
     from ..recipes.early import check_recipe
 
     resolved = given.recipe()
-    if is_place(resolved.adapter_name):
-        _check_applied(resolved)
-        _evaluate_on(resolved, as_json)
+    if (place := resolved.adapter_name) is not None and is_place(place):
+        _check_applied(resolved, place)
+        _evaluate_on(place, resolved, as_json)
         return
     check_recipe(resolved)
+    spent = Timing() if timing else None
     from ..engine.fit import fit as engine_fit
 
-    result = engine_fit(resolved, reporter=reporter())
+    with timed(spent):
+        result = engine_fit(resolved, reporter=reporter())
     if result is None:
         return
     if as_json:
-        print_json(result.summary)
-    else:
-        _show(result)
+        print_json({**result.summary, "timing": spent.seconds} if spent else result.summary)
+        return
+    _show(result)
+    if spent:
+        show_table(timing_table(spent))
 
 
-def _check_applied(recipe: Recipe) -> None:
+def _check_applied(recipe: Recipe, place: str) -> None:
     """Raise the ConfigError of what a run that is fitted already does not take; it is evaluated."""
     from ..runs.folder import Run
 
-    place = recipe.adapter_name
     for key in sorted(recipe.given):
         if key.partition(".")[0] not in APPLIED or (key.startswith("adapter.") and key != "adapter.name"):
             raise ConfigError(f"{as_flag(key)}: {place} is already fitted and learns nothing here; omit it")
@@ -57,14 +69,14 @@ def _check_applied(recipe: Recipe) -> None:
         raise ConfigError(f"--domain {recipe.domain}: {place} is of domain {theirs}; omit --domain")
 
 
-def _evaluate_on(recipe: Recipe, as_json: bool) -> None:
+def _evaluate_on(place: str, recipe: Recipe, as_json: bool) -> None:
     """Evaluate the run that a recipe names in place of a method."""
     named = {key: getattr(recipe, key) for key in ("features", "device", "workers", "redact") if recipe.gave(key)}
     named |= {"data": recipe.data_path} if recipe.gave("data.path") else {}
     named |= {"resources": recipe.resources} if recipe.resources else {}
     named |= {"reading": recipe.reading} if recipe.reading else {}
     backbone = recipe.backbone if recipe.gave("backbone") else None
-    evaluate(recipe.adapter_name, named, backbone, recipe.out, as_json)
+    evaluate(place, named, backbone, recipe.out, as_json)
 
 
 def _show(result) -> None:
@@ -180,8 +192,8 @@ def predict(
     from ..runs.folder import Run
     from .tables import own_table
 
-    explain = explain_method or explain
-    predicted = engine_predict(run, images, backbone=backbone, out=out, explain=explain, reporter=reporter(), **how)
+    how = {**how, "explain": explain_method or explain}
+    predicted = engine_predict(run, images, backbone=backbone, out=out, reporter=reporter(), **how)
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
@@ -196,7 +208,7 @@ def predict(
     echo_notes(notes)
     echo_skipped(predicted.skipped)
     if files:
-        echo(f"Written: {_places(files, out)}")
+        echo(f"Written: {_places(files, out or [])}")
 
 
 def _places(files: list, out: list[str]) -> str:

@@ -215,8 +215,8 @@ def _imported(folder: Path) -> tuple[Index, list[type]]:
 
 def _elsewhere(name: str | None) -> dict[str, Index]:
     """{name: its index} of a domain of another package, which is imported; nothing of another name."""
-    entry = domains().get(name) if name else None
-    if entry is None or entry.entry_point is None:
+    entry = None if name is None else domains().get(name)
+    if name is None or entry is None or entry.entry_point is None:
         return {}
     from ..registry.build import load_domain, task_class
 

@@ -262,10 +262,11 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             values[name] = flags.made({each: value for each, value in taken.items() if value is not None})
         return command(**given, **values)
 
-    run.__signature__ = plain.replace(parameters=parameters)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__
-    return run
+    shown: Any = run
+    shown.__signature__ = plain.replace(parameters=parameters)
+    shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del shown.__wrapped__
+    return shown
 
 
 def _place(annotation: Any) -> int:
@@ -377,7 +378,7 @@ def numbers(option: str, text: str | None, unlimited: str | None = None) -> list
         ConfigError: something else; the message names the option.
     """
     try:
-        return None if text is None else [None if each == unlimited else int(each) for each in names(text)]
+        return None if text is None else [None if each == unlimited else int(each) for each in names(text) or ()]
     except ValueError:
         more = f", or {unlimited}" if unlimited else ""
         raise ConfigError(f"{option} {text}: give whole numbers{more}, comma-separated, for instance 1,4,16") from None

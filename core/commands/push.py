@@ -40,8 +40,16 @@ def push(
     """
     from ..engine.push import push as engine_push
 
-    how = {"licence": licence, "data_licence": data_licence, "dataset": dataset}
-    pushed = engine_push(run, repo, out=out, upload=upload, public=public, **how)
+    pushed = engine_push(
+        run,
+        repo,
+        out=out,
+        upload=upload,
+        public=public,
+        licence=licence,
+        data_licence=data_licence,
+        dataset=dataset,
+    )
     if as_json:
         files = [file.name for file in pushed.files]
         address = {"address": pushed.address} if pushed.address else {}

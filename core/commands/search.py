@@ -37,8 +37,7 @@ def index(
     """
     from ..engine.index import index as engine_index
 
-    how = {"images": images or (), "texts": texts, "kind": kind}
-    made = engine_index(given.recipe(), out, **how, reporter=reporter())
+    made = engine_index(given.recipe(), out, images=images or (), texts=texts, kind=kind, reporter=reporter())
     if as_json:
         print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})
         return

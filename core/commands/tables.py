@@ -15,6 +15,7 @@ from ..errors import is_main_rank, printable
 
 if TYPE_CHECKING:
     from ..contracts.own_files import OwnFiles
+    from ..runtime.timing import Timing
 
 WORDS = {"auroc": "macro AUROC"}
 """Metrics that are not written as they are called."""
@@ -86,9 +87,9 @@ def comparison_cells(
     mean = "mean" if targets == order else "target mean"
     header = [method, *names, *(f"{mean} {'' if same else _at(at)}".strip() for at in amounts), "seconds per fit"]
     rows = [[name, *(cells.get((name, each, at), "–") for each, at in columns)] for name in methods]
-    for row in rows:
-        mine = [each for each in summary if each[method] == row[0] and each["set"] in targets]
-        row += [_over_sets([each for each in mine if each["at"] == at], targets) for at in amounts]
+    for line in rows:
+        mine = [each for each in summary if each[method] == line[0] and each["set"] in targets]
+        line += [_over_sets([each for each in mine if each["at"] == at], targets) for at in amounts]
     places = [*columns, *(("mean", at) for at in amounts)]
     known = {(row[method], row["set"], row["at"]): row for row in map(_placed, published)}
     cells_of = [[*row, _seconds(methods[row[0]])] for row in rows]
@@ -159,7 +160,9 @@ def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter"
 def _gain(each: Mapping[str, Any]) -> str:
     """A difference, its interval and its p value."""
     low, high = each.get("interval") or (None, None)
-    between = "" if low is None else f"{_signed(each['metric'], low)} to {_signed(each['metric'], high)}, "
+    between = (
+        "" if low is None or high is None else f"{_signed(each['metric'], low)} to {_signed(each['metric'], high)}, "
+    )
     return f"{_signed(each['metric'], each['difference'])} ({between}{_p(each['p_holm'])})"
 
 
@@ -258,6 +261,16 @@ def reporter():
     from ..runtime.progress import Reporter
 
     return Reporter(quiet=not is_main_rank())
+
+
+def timing_table(timing: Timing) -> Table:
+    """Parts of a command down, their seconds across."""
+    table = Table("part", caption="each second counts for the innermost part alone")
+    for title in ("CPU seconds", "seconds"):
+        table.add_column(title, justify="right")
+    for name, seconds in timing.seconds.items():
+        table.add_row(name, *(f"{value:.2f}" for value in seconds))
+    return table
 
 
 def show_table(table) -> None:

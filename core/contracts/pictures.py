@@ -19,7 +19,7 @@ class ThumbnailStore(Protocol):
     """Small pictures of images, kept by the content keys of these (`core/data/thumbnails.py`).
 
     Attributes:
-        root: folder of the cache.
+        root: the folder of the cache that they lie in.
     """
 
     root: Path

@@ -13,15 +13,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.fft import dctn
-from scipy.spatial import cKDTree
-from scipy.spatial.distance import pdist
 
 from ..contracts.pictures import ThumbnailStore
 from ..runtime.files import write_cached
 from .thumbnails import GREY_SIDE, Pictures
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 VERSION = 1
 """Of the pairs that are kept: another number has all found anew."""
@@ -148,6 +149,8 @@ def _hashes(grey: np.ndarray) -> np.ndarray:
 
 
 def _spectra(grey: np.ndarray) -> np.ndarray:
+    from scipy.fft import dctn  # SciPy is slow to import, and kept pairs do without
+
     return dctn(grey.astype(np.float32), axes=(1, 2), norm="ortho").reshape(len(grey), GREY_SIDE, GREY_SIDE)
 
 
@@ -162,6 +165,8 @@ def _most_tolerable(hashes: np.ndarray) -> float:
     organ do, different ones are close."""
     if len(hashes) < LEAST_SAMPLE:
         return 1.0
+    from scipy.spatial.distance import pdist
+
     some = hashes[np.linspace(0, len(hashes) - 1, min(SAMPLE, len(hashes))).astype(int)]
     return max(LEAST_TOLERANCE, ALIKE * float(np.quantile(pdist(some), 0.1)))
 
@@ -183,6 +188,8 @@ def _candidates(hashes: np.ndarray, tolerance: np.ndarray, apart: np.ndarray | N
     """
     if len(hashes) < 2:
         return np.zeros((0, 2), dtype=np.int64)
+    from scipy.spatial import cKDTree
+
     tree, whole = cKDTree(_searched(hashes)), None
     steps = np.array([0.02, 0.035, 0.05, 0.065, 0.085, 0.12, 1.0])  # rows of about the same tolerance are asked at once
     step_of = np.searchsorted(steps, tolerance, side="left")

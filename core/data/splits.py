@@ -22,6 +22,7 @@ from ..contracts.pictures import ThumbnailStore
 from ..errors import DataError
 from ..runtime.garbage import collecting_seldom
 from .allocation import Part, allocate
+from .near_copies import remembered_near_copies
 from .sampling import rank
 from .verify import FileHashes, content_key, content_of, part_text
 
@@ -271,8 +272,6 @@ def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbna
     Args:
         by_content: content key -> positions of the items that show it.
     """
-    from .near_copies import remembered_near_copies  # drawn images do not need SciPy's trees and transforms
-
     count = sum(map(len, links.parts))
     part_of = np.empty(count, dtype=np.int64)
     for number, part in enumerate(links.parts):

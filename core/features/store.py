@@ -22,6 +22,7 @@ from ..data.verify import FileHashes
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
+from ..runtime.timing import part
 from .batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
 from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
 from .keys import PART_COUNTS, Request, canonical_json, folder_name, part_key, space_of, text_key
@@ -87,6 +88,7 @@ class FeatureStore:
         self._folders: dict[str, ShardFolder] = {}
         self._tuners: dict[tuple[str, ...], BatchSizeTuner] = {}
 
+    @part("features")
     def get_or_compute(
         self,
         data: DomainData,

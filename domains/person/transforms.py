@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torchvision.transforms.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 
-from ...core.backbones import crop, normalize_, resize, to_tensor
 from .random_erasing import RandomErasing
 
 
@@ -58,23 +58,24 @@ class PedestrianTransform:
         """
         unit = self._resized(image)
         if not self.train:
-            return normalize_(unit, self.mean, self.std)
+            return F.normalize(unit, self.mean, self.std)
         seed = int(torch.randint(1 << 62, ())) if seed is None else seed
-        pixels = normalize_(self._moved(unit, torch.Generator().manual_seed(seed)), self.mean, self.std)
+        pixels = F.normalize(self._moved(unit, torch.Generator().manual_seed(seed)), self.mean, self.std)
         return pixels if self.erasing is None else self.erasing(pixels, self.mean, self.std, random.Random(seed))
 
     def _resized(self, image: Any) -> Tensor:
+        mode = InterpolationMode(self.interpolation)
         if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.floating):
             pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()  # (3, h, w)
-            return resize(pixels, self.size, self.interpolation).clamp(0, 1)
+            return F.resize(pixels, list(self.size), mode, antialias=True).clamp(0, 1)
         picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-        return to_tensor(resize(picture.convert("RGB"), self.size, self.interpolation))
+        return F.to_tensor(F.resize(picture.convert("RGB"), list(self.size), mode, antialias=True))
 
     def _moved(self, unit: Tensor, generator: torch.Generator) -> Tensor:
         if float(torch.rand((), generator=generator)) < self.flip:
             unit = unit.flip(-1)
         if self.pad:
-            unit = F.pad(unit, [self.pad] * 4)
+            unit = F.pad(unit, self.pad)
             row, column = torch.randint(0, 2 * self.pad + 1, (2,), generator=generator).tolist()
-            unit = crop(unit, row, column, *self.size)
+            unit = F.crop(unit, row, column, *self.size)
         return unit

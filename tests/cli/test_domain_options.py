@@ -65,6 +65,23 @@ def test_help_has_at_most_32_options_without_a_domain(vladapt):
     assert "--shots" in shown and len(shown) <= 32
 
 
+@pytest.mark.parametrize("command", ["fit", "compare", "predict", "eval"])
+def test_help_is_in_groups(vladapt, command):
+    shown = vladapt(command, "--help").out
+    places = [shown.index(f"─ {panel} ─") for panel in ("Data", "Method", "Judging", "Output")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", ["fit", "compare", "embed", "index", "select"])
+def test_every_command_that_reads_data_takes_the_options_of_domains(vladapt, command):
+    assert "Options of medical" in vladapt(command, "--domain", "medical", "--help").out
+
+
+def test_options_of_judgements_are_flags_of_eval(vladapt):
+    assert "--vocabulary-steps" in vladapt("eval", "--help").out
+    assert "--vocabulary-steps" not in vladapt("predict", "--help").out
+
+
 def test_help_shows_the_options_of_the_task_that_is_named_and_of_no_other(vladapt):
     every = vladapt("fit", "--domain", "video", "--help").out
     assert "Options of task moments" in every and "Options of task retrieval" in every

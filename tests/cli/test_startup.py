@@ -47,3 +47,12 @@ def test_a_second_fit_and_a_prediction_import_only_what_they_use(vladapt, colour
     modules = imported(tmp_path, "predict", run, next(colours.rglob("*.png")))
     assert not modules & (OF_TOWER_TRAINING | OF_OTHER_WORK | OF_A_FIT)
     assert besides_torch(modules) <= PREDICT_MODULES
+
+
+def test_timing_shows_the_parts_of_a_fit(fit, colours):
+    parts = ("start and imports", "reading the data", "features", "fit", "judging", "run and report", "other")
+    shown = fit("--data", colours, "--timing")
+    assert shown.code == 0
+    assert all(name in shown.out for name in parts)
+    assert "start and imports" not in fit("--data", colours).out
+    assert set(fit("--data", colours, "--timing", "--json").json["timing"]) == set(parts)

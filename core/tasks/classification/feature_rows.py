@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,27 +13,25 @@ import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import NO_PRESET, Domain, DomainData, Item
-from ...contracts.draws import Shots, val_images
+from ...contracts.draws import Shots
 from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.prepared import Counts, PreparedData
 from ...contracts.recipe import AUTO, Recipe
 from ...contracts.targets import Label, Labels
-from ...data.sampling import sample_shots
-from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
 from ...features.batches import Extras, batches
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
+from ...runtime.timing import part
 from ..methods import class_indices
-from .base_run import BaseRun
+from .drawing import Drawn
 from .images import prepare
-from .resources import Resources
 
 
 @dataclass
-class PreparedFeatures:
+class PreparedFeatures(Drawn):
     """Rows of a features file, split like images; see `Prepared`.
 
     Attributes:
@@ -62,10 +60,6 @@ class PreparedFeatures:
     metrics: tuple[()] = ()
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.data.class_names
-
-    @property
     def had_splits(self) -> bool:
         given = set(self.file.split or ()) - {""}
         return len(given) > 1 or given == {"test"}
@@ -89,49 +83,9 @@ class PreparedFeatures:
         known = list(self.file.classifier.class_names)
         return self.file.classifier.select([known.index(name) for name in class_names]).to(self.device)
 
-    def draw(
-        self,
-        shots: int | None,
-        seed: int,
-        views: int = 0,
-        augment: None = None,
-        parts: bool = False,
-        check: Callable[[FeatureSet], None] | None = None,
-        val_shots: int | str | None = None,
-        scenario: str | None = None,
-        searches: bool = True,
-    ) -> Shots:
-        """Support, val and test rows of one seed. A features file holds no augmented views; parts it has or has not."""
-        classes = len(self.class_names)
-        chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
-        pool = self.data.split("val")
-        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
-        support = self.rows(chosen)
-        if check is not None:
-            check(support)
-        held = self.rows(val) if val else None
-        return Shots(support, held, self.test, tuple(chosen), tuple(val), seed, searches)
-
     def augmented(self, shots: Shots, views: int, augment: None) -> Shots:
         """The draw as it is; see `Prepared.augmented`."""
         return shots
-
-    def with_val(self, shots: Shots) -> Shots:
-        """The draw whose support has the rows of val too; see `Prepared.with_val`."""
-        if shots.val is None:
-            return shots
-        items = (*shots.items, *shots.val_items)
-        return replace(shots, support=self.rows(items), val=None, items=items, val_items=())
-
-    @cached_property
-    def resources(self) -> Resources:
-        """What the recipe names besides the features."""
-        return Resources(self)
-
-    @cached_property
-    def base(self) -> BaseRun | None:
-        """The run that the recipe starts from."""
-        return BaseRun.of_data(self, self.device)
 
     @property
     def made_by(self) -> str:
@@ -147,14 +101,15 @@ class PreparedFeatures:
         keys = None if keyed is None else keyed.encode_items
         return batches(adapter, features, Extras(self.data.items, further=further, keys=keys, base=base))
 
-    def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
-        """Rows of some items."""
+    def features(self, items: Sequence[Item], title: str, *how: Any, **further: Any) -> FeatureSet:
+        """Rows of some items, with the parts that the file has; it holds no augmented views."""
         return self.rows(items)
 
-    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
-        """Rows by their ids, in that order, with the parts that the file has."""
-        by_id = {item.id: item for item in self.data.items}
-        return self.rows([by_id[i] for i in ids])
+    def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
+        return self.rows(items)
+
+    def _no_support(self) -> FeatureSet:
+        return self.rows([])
 
     def again(self, data: DomainData, reporter: Reporter | None = None) -> PreparedFeatures:
         """Other rows of the file."""
@@ -186,6 +141,9 @@ class PreparedFeatures:
             )
         return self.rows(items)
 
+    def test_set(self, parts: bool = False) -> FeatureSet:
+        return self.test
+
     @property
     def test_items(self) -> list[Item]:
         return self.data.split("test")
@@ -196,6 +154,7 @@ class PreparedFeatures:
         return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
 
+@part("reading the data")
 def prepared_of(
     recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str, divided: bool = True
 ) -> PreparedData:

@@ -13,14 +13,12 @@ from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
-from ...contracts.draws import Shots, val_images
+from ...contracts.draws import Shots
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
 from ...contracts.metric import Metric
 from ...contracts.prepared import Counts
 from ...contracts.recipe import AUTO, Recipe
-from ...data.sampling import sample_shots
-from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
 from ...errors import DataError
@@ -32,9 +30,8 @@ from ...prompts.descriptions import read_descriptions
 from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import backbone_of, encoding_batch_size
-from .base_run import BaseRun
+from .drawing import Drawn, behind
 from .protocols import templates_of
-from .resources import Resources
 from .unlabelled import classes_of_data, has_labels
 
 
@@ -54,7 +51,7 @@ class Encoding:
 
 
 @dataclass
-class Prepared:
+class Prepared(Drawn):
     """One data set on one backbone; `draw` gives the shots of a seed, features coming from the store.
 
     Attributes:
@@ -84,10 +81,6 @@ class Prepared:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     had_splits: bool = False
     _test: FeatureSet | None = field(default=None, init=False, repr=False)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.data.class_names
 
     @property
     def notes(self) -> list[str]:
@@ -132,48 +125,6 @@ class Prepared:
             return list(self.domain.templates(self.task))
         return [given] if isinstance(given, str) else list(given)
 
-    def draw(
-        self,
-        shots: int | None,
-        seed: int,
-        views: int = 0,
-        augment: Callable[..., Any] | None = None,
-        parts: bool = False,
-        check: Callable[[FeatureSet], None] | None = None,
-        val_shots: int | str | None = None,
-        scenario: str | None = None,
-        searches: bool = True,
-    ) -> Shots:
-        """Support, val and test features of one seed.
-
-        Args:
-            shots: images per class to learn from; None for all there are.
-            views: augmented views of each support image.
-            augment: decoded image -> augmented pixels, by default the domain's.
-            parts: whether all three sets are to have parts; where the support has none, nor have they.
-            check: called with the support before more is encoded; raises if that would be in vain.
-            val_shots: as for `val_images`.
-            scenario: how unequal the shots are, as `draw_shots` takes it.
-            searches: whether settings may be chosen at all.
-        """
-        classes = len(self.class_names)
-        wanted, parts = parts, parts or self.data.part_views is not None
-        chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
-        pool = self.data.split("val")
-        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
-        if chosen:
-            support = self.features(chosen, "support images", views, seed, parts=parts, augment=augment)
-        else:
-            support = self._no_support()
-        if check is not None:
-            check(support)
-        parts = support.parts is not None
-        held = self.features(val, "validation images", parts=parts) if val else None
-        held = held.with_parts() if parts and val else held
-        test = self.test_set(parts) if parts and wanted else self.test
-        behind = _behind(support, chosen), _behind(held, val) if val else ()
-        return Shots(support, held, test, *behind, seed, searches, augment)
-
     def augmented(self, shots: Shots, views: int, augment: Callable[..., Any] | None) -> Shots:
         """The draw with augmented views of its support."""
         shots = replace(shots, augment=augment)
@@ -181,17 +132,6 @@ class Prepared:
             return shots
         seen = self.features(shots.items, "support images", views, shots.seed, augment=augment)
         return replace(shots, support=replace(shots.support, views=seen.views))
-
-    def with_val(self, shots: Shots) -> Shots:
-        """The draw whose support has the images of val too, so that none are left to choose on."""
-        if shots.val is None:
-            return shots
-        views = 0 if shots.support.views is None else shots.support.views.shape[1]
-        items, parts = [*shots.items, *shots.val_items], shots.support.parts is not None
-        title = "support and validation images"
-        both = self.features(items, title, views, shots.seed, parts=parts, augment=shots.augment)
-        both = both.with_parts() if parts else both
-        return replace(shots, support=both, val=None, items=_behind(both, items), val_items=())
 
     def _no_support(self) -> FeatureSet:
         """For methods that learn from no labelled image."""
@@ -220,15 +160,9 @@ class Prepared:
             amp=self.encoding.amp,
         )
 
-    @cached_property
-    def resources(self) -> Resources:
-        """What the recipe names besides data and backbone."""
-        return Resources(self)
-
-    @cached_property
-    def base(self) -> BaseRun | None:
-        """The run that the recipe starts from."""
-        return BaseRun.of_data(self, self.backbone.device)
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
 
     @property
     def made_by(self) -> str:
@@ -264,11 +198,6 @@ class Prepared:
         """Features of some items by this backbone."""
         return self.features(items, f"images by {self.backbone.spec}", tap=tap, parts=parts)
 
-    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
-        """Features of some items by their ids, in that order."""
-        by_id = {item.id: item for item in self.data.items}
-        return self.encode_items([by_id[i] for i in ids], PROJECTED, parts)
-
     def on_further(self, spec: str) -> Prepared:
         """The same data on another backbone, whose features are stored as well."""
         backbone = load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)
@@ -302,7 +231,7 @@ class Prepared:
     @cached_property
     def test_items(self) -> list[Item]:
         """The test items that could be read, in the order of `test`."""
-        return list(_behind(self.test, self.data.split("test")))
+        return list(behind(self.test, self.data.split("test")))
 
     def features(
         self,
@@ -353,12 +282,6 @@ def _with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
         return data
     note = f"Recognised as the published set {data.published}, whose prompts are used; --preset none turns this off."
     return replace(data, notes=[*data.notes, note])
-
-
-def _behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
-    """The samples that could be read, in the order of their features."""
-    by_id = {item.id: item for item in items}
-    return tuple(by_id[i] for i in features.ids)
 
 
 def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divided: bool = True) -> Prepared:

@@ -38,6 +38,7 @@ from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
+from ...runtime.timing import part
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
 from ..methods import adapter_of, check_hooks, check_named, trains_towers, with_published
@@ -169,15 +170,17 @@ class Classification(Task):
         shots = prepared.draw(recipe.shots, recipe.seed, **how, **drawing_of(recipe, recipe.shots))
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             place = TrainingPlace(folder, bool(recipe.resume and folder), hooks=recipe.custom_hooks)
-            report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, place)
-            if recipe.refit:
-                adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
-            done = scored(recipe, prepared, adapter, report, shots, self, reporter)
-            done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
-            drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
-            done.judged = replace(done.judged, shots=shots, drawn=drawn)
-            later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
-            done.notes += [*said, *done.findings.add(later, done.judged)]
+            with part("fit"):
+                report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, place)
+                if recipe.refit:
+                    adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
+            with part("judging"):
+                done = scored(recipe, prepared, adapter, report, shots, self, reporter)
+                done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
+                drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
+                done.judged = replace(done.judged, shots=shots, drawn=drawn)
+                later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
+                done.notes += [*said, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
@@ -314,6 +317,7 @@ class Classification(Task):
             reporter.info(f"--resume: {adapter.name} keeps no checkpoints, so there is nothing to continue from")
         yield None
 
+    @part("run and report")
     def _written(
         self,
         recipe: Recipe,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vladapt.adapters.cache import _cache_model
 from vladapt.adapters.cache._cache_model import grid, search_cache
 from vladapt.core.metrics.selection import val_score
+from vladapt.core.registry import build_adapter
 
 
 def problem(seed, classes, keys, val, dim=12):
@@ -144,6 +145,17 @@ def test_a_large_cache_is_summed_at_few_betas(monkeypatch):
     betas.clear()
     assert search_cache(*task, grid(7, 200), grid(3, 20)) == exact
     assert len(betas) <= summed / 8
+
+
+@pytest.mark.parametrize("name", ["tip-adapter", "ape"])
+def test_a_fit_says_that_it_interpolated(make_task, monkeypatch, name):
+    task = make_task(shots=8)
+    plain = build_adapter(name).fit(task.support, task.text)
+    monkeypatch.setattr(_cache_model, "MOST_KEYS", 29)  # of the 40 keys a quarter is held out while searching
+    fitted = build_adapter(name).fit(task.support, task.text)
+    words = "class sums of 30 cache keys are interpolated between the betas searched, to 1e-06"
+    assert words in fitted.notes and words not in plain.notes
+    assert fitted.chosen == plain.chosen
 
 
 @pytest.mark.parametrize(

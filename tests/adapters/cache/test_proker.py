@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from parity_checks.cache import proker
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vladapt.adapters.cache import proker as proker_file
 from vladapt.adapters.cache._presets import PROKER
@@ -182,3 +183,44 @@ def test_a_thousand_classes_of_three_images():
     adapter = build_adapter("proker")
     adapter.fit(support, TextClassifier(centres + torch.randn(1000, 32, generator=generator)))
     assert (adapter.predict(centres) == torch.arange(1000)).double().mean() > 0.95
+
+
+class LargeStorages(TorchDispatchMode):
+    """Collects the memory of tensors of some size that operations give."""
+
+    def __init__(self, elements):
+        super().__init__()
+        self.elements, self.places = elements, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.numel() >= self.elements:
+                self.places[tensor.untyped_storage().data_ptr()] = tensor  # kept, so that no place is used twice
+        return result
+
+
+def test_many_rows_are_solved_in_the_place_of_one_kernel(make_task, monkeypatch):
+    task = make_task(shots=12, classes=5)
+    support = task.support.select(torch.arange(len(task.support))[7:])  # of unequal classes
+    rows = len(support)
+    exact = build_adapter("proker", beta=2.0, penalty=0.05)
+    double = exact.fit(support, task.text)
+    monkeypatch.setattr(proker_file, "MOST_DOUBLE", rows - 1)
+    for_many = build_adapter("proker", beta=2.0, penalty=0.05)
+    with LargeStorages(rows * rows) as large:
+        single = for_many.fit(support, task.text)
+    assert len(large.places) == 1
+    difference = (for_many.coefficients - exact.coefficients).norm() / exact.coefficients.norm()
+    assert 0 < difference < 1e-4
+    words = f"{rows} rows are solved in single precision, to some 1e-5 of the coefficients"
+    assert words in single.notes and words not in double.notes
+
+
+def test_a_tiny_lambda_keeps_double_precision(make_task, monkeypatch):
+    task = make_task(shots=8)
+    exact = fitted(task, beta=2.0, penalty=1e-5)
+    monkeypatch.setattr(proker_file, "MOST_DOUBLE", 8)
+    for_many = fitted(task, beta=2.0, penalty=1e-5)
+    torch.testing.assert_close(for_many.coefficients, exact.coefficients, rtol=1e-5, atol=1e-7)
+    assert not any("precision" in note for note in for_many.report.notes)

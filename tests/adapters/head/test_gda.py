@@ -14,6 +14,7 @@ from vladapt.adapters.head._gaussian import (
     class_means,
     mean_class_precision,
     new_class_gaussians,
+    shrunk_precision,
 )
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.errors import CapabilityError, ConfigError
@@ -75,6 +76,15 @@ def test_means_of_few_images_are_not_too_long(make_task):
     expected = (excess - excess.mean()) / 2
     torch.testing.assert_close((ours.bias - published.bias).double(), expected, atol=1e-4, rtol=1e-3)
     assert torch.equal(ours.weight, published.weight) and expected.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("count", [2, 23, 24, 60])
+def test_the_shrunk_precision_of_few_and_of_many_rows_is_the_inverse_written_out(count):
+    """Fewer rows than channels take another way to it."""
+    rows = F.normalize(torch.randn(count, 24, generator=torch.Generator().manual_seed(count)), dim=-1)
+    labels = torch.arange(count) // 2 % 3
+    ours = shrunk_precision(rows, labels, *class_means(rows, labels, 3))
+    torch.testing.assert_close(ours, plain_shrunk(rows, labels), atol=1e-9, rtol=1e-9)
 
 
 def test_class_mean_precision_is_the_pseudo_inverse_of_the_mean(make_task):

@@ -153,6 +153,15 @@ def test_what_would_take_long_is_left_out(make_task, monkeypatch):
     assert "ridge" not in [row["method"] for row in adapter.report.judged]
 
 
+def test_a_thousand_classes_of_16_images_leave_methods_of_several_kinds():
+    names = [f"class {number}" for number in range(1000)]
+    labels = torch.arange(1000).repeat_interleave(16)
+    support = FeatureSet(torch.randn(16_000, 2), labels=labels, class_names=names)
+    trial = auto._Trial(support, TextClassifier(torch.randn(1000, 2), class_names=names), None, 0, build_adapter)
+    tried = {name for name in auto.CANDIDATES if not trial._hindrance(build_adapter(name))}
+    assert tried == {"gda", "ridge", "zero-shot", "nearest-mean", "tip-adapter"}
+
+
 def test_no_more_parts_are_judged_than_are_enough(make_task, monkeypatch):
     task = make_task(shots=10)
     monkeypatch.setattr(auto, "ENOUGH_JUDGED", 15)

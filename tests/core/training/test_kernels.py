@@ -7,7 +7,7 @@ import torch
 
 from vladapt import CapabilityError
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.training import kernels, optimizer, runner
+from vladapt.core.training import kernels, optimizer
 from vladapt.core.training import train as trainings
 from vladapt.core.training.layers import set_trainable
 from vladapt.core.training.optimizer import build_optimizer
@@ -56,7 +56,7 @@ def test_a_gpu_is_repeatable_where_that_is_asked_for():
 
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_fast_kernels_are_on_in_steps_alone(fresh_clip, toy_pairs, monkeypatch, repeatable):
-    monkeypatch.setattr(runner, "is_repeatable", lambda settings, device: repeatable)
+    monkeypatch.setattr(trainings, "is_repeatable", lambda settings, device: repeatable)
     before, in_steps, on_val = flags(), [], []
     task = Task(toy_pairs(), {"clip": 1.0}, validate=lambda: on_val.append(flags()) or 0.0)
     train(fresh_clip, task, TrainingSettings(**SETTINGS), None, on_step=lambda *step: in_steps.append(flags()))
@@ -66,7 +66,7 @@ def test_fast_kernels_are_on_in_steps_alone(fresh_clip, toy_pairs, monkeypatch, 
 
 
 def test_fast_kernels_end_with_a_step_that_fails(fresh_clip, toy_pairs, monkeypatch):
-    monkeypatch.setattr(runner, "is_repeatable", lambda settings, device: False)
+    monkeypatch.setattr(trainings, "is_repeatable", lambda settings, device: False)
 
     def fail(*step):
         raise ValueError("on purpose")

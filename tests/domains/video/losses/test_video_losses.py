@@ -56,6 +56,13 @@ def test_a_teacher_teaches_what_is_no_pair_too(pairs):
     assert not taught["loss"].requires_grad
 
 
+def test_the_teachers_texts_stand_beside_its_clips_as_the_students_do(pairs):
+    teacher = {"teacher.image": unit(ROWS, 5, seed=2), "teacher.text": unit(ROWS, 5, seed=3)}
+    student = pairs["text_features"] @ pairs["image_features"].T
+    wanted = F.smooth_l1_loss(student, teacher["teacher.text"] @ teacher["teacher.image"].T)
+    torch.testing.assert_close(build_loss("teach-text")({**pairs, **teacher})["distill"], wanted)
+
+
 def actions(verbs, nouns):
     return {"verbs": torch.tensor(verbs).float(), "nouns": torch.tensor(nouns).float()}
 
