@@ -16,7 +16,7 @@ from ..errors import CapabilityError, DataError
 from ..runtime.reading import read_json
 
 if TYPE_CHECKING:
-    from ..runs.folder import Run
+    from ..contracts.fitted_run import FittedRun
 
 FACTS, SCRIPT = "export.json", "predict.py"
 FORMAT = 1
@@ -26,7 +26,7 @@ CURE = "export the run again"
 MOST_SIDE = 4096
 
 
-def facts_of(run: Run) -> dict[str, Any]:
+def facts_of(run: FittedRun) -> dict[str, Any]:
     """What the facts of any export begin with: the formats, and the run that it is of."""
     return {"format": FORMAT, "vladapt": __version__, "run": run.path.name, "task": run.info["task"]}
 

@@ -19,7 +19,6 @@ def metrics_of(logits: Tensor, labels: Tensor | None, class_names: Sequence[str]
     """
     if labels is None:
         return {}
-    logits, labels = logits.float().cpu(), labels.cpu()
-    if labels.ndim == 2:
-        return multilabel_metrics(logits, labels, list(class_names))
-    return classification_metrics(logits, labels, len(class_names))
+    logits, labels, names = logits.float().cpu(), labels.cpu(), list(class_names)
+    several = labels.ndim == 2
+    return multilabel_metrics(logits, labels, names) if several else classification_metrics(logits, labels, len(names))

@@ -21,6 +21,7 @@ from ..backbones.load import save_fine_tuned
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
 from ..contracts.evaluated import Evaluated
+from ..contracts.fitted_run import FittedRun
 from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
@@ -421,7 +422,7 @@ class TowerContest(Contest):
         return {"shots": shots, "accuracy": None, **metrics, "seconds": seconds}
 
 
-def towers_of(run: Run, backbone: Backbone) -> Backbone:
+def towers_of(run: FittedRun, backbone: Backbone) -> Backbone:
     """The backbone as the run trained it.
 
     Raises:

@@ -11,10 +11,11 @@ from pathlib import Path
 from ...confidence.calibration import Calibration
 from ...contracts.domain import Item
 from ...contracts.evaluated import Evaluated
+from ...contracts.fitted_run import FittedRun
 from ...contracts.judgement import Findings, Scores
 from ...contracts.prepared import PreparedData
 from ...runs.evaluations import make_folder
-from ...runs.folder import Run, now
+from ...runs.folder import now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.files import write_whole
@@ -25,7 +26,7 @@ from .results import ClassificationResults, Explain
 
 def write_evaluation(
     folder: Path,
-    run: Run,
+    run: FittedRun,
     prepared: PreparedData,
     place: str,
     items: Sequence[Item],

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from ...contracts.domain import DomainData
+from ...contracts.fitted_run import FittedRun
 from ...contracts.task import Use
 from ...runs.evaluations import make_folder
-from ...runs.folder import Run
 from ...runs.plots import data_uri
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, plural
@@ -67,7 +67,7 @@ def write_explanations(
 
 
 def _page(
-    run: Run, spec: str, explainer: Explainer, made: Predictions, reasons: list[Reason], targets: list[int]
+    run: FittedRun, spec: str, explainer: Explainer, made: Predictions, reasons: list[Reason], targets: list[int]
 ) -> str:
     answers = [
         (

@@ -13,6 +13,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.domain import Decoded, Domain, DomainData, Item
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
+from ...contracts.fitted_run import FittedRun
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import SAMPLE
 from ...data.unlabelled import images_of
@@ -20,7 +21,6 @@ from ...data.verify import FileHashes
 from ...errors import VladaptError
 from ...explanation.nearest import Example, LabelledImages, kept_rows
 from ...runs.evaluations import image_digest
-from ...runs.folder import Run
 from ...runs.redaction import Redaction
 from .stored_run import located
 
@@ -89,7 +89,7 @@ def _folder_of(path: str) -> Path:
 
 
 def labelled_in_run(
-    run: Run, domain: Domain | None, task: str, reading: Mapping[str, Any]
+    run: FittedRun, domain: Domain | None, task: str, reading: Mapping[str, Any]
 ) -> tuple[LabelledImages | None, Callable[[Example], Decoded | None]]:
     """The labelled images that a run keeps, or None, and what decodes their pictures.
 
@@ -112,7 +112,7 @@ class LabelledPictures:
         reading: options of the reader.
     """
 
-    run: Run
+    run: FittedRun
     domain: Domain | None
     task: str
     labelled: LabelledImages

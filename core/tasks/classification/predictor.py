@@ -18,6 +18,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.features import PROJECTED, FeatureSet
+from ...contracts.fitted_run import FittedRun
 from ...contracts.own_files import Scorer
 from ...contracts.recipe import Recipe
 from ...contracts.serving import NoneReadable
@@ -28,7 +29,6 @@ from ...features.batches import PLAIN, Extras, batches, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
-from ...runs.folder import Run
 from ...runtime.progress import Reporter
 from ..methods import backbone_of
 from .base_run import BaseRun
@@ -59,7 +59,7 @@ class Predictor:
         calibration: what confidences are made with, or None.
     """
 
-    run: Run
+    run: FittedRun
     domain: Domain
     task: str
     recipe: Recipe

@@ -8,11 +8,11 @@ from typing import Any
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
+from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
 from ...errors import ConfigError, DataError
 from ...registry import load_adapter
-from ...runs.folder import Run
 from ...runs.redaction import LEFT_OUT
 from .base_run import place_of_base
 
@@ -47,7 +47,7 @@ def recipe_again(use: Use) -> Recipe:
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
 
 
-def _recipe_of(run: Run) -> Recipe:
+def _recipe_of(run: FittedRun) -> Recipe:
     """The recipe of the fit, its files where they are found from here."""
     try:
         recipe = Recipe.of(run.info["recipe"])
@@ -60,7 +60,7 @@ def _recipe_of(run: Run) -> Recipe:
     return recipe.with_(resources=resources, **files)
 
 
-def located(run: Run, value: Any) -> Any:
+def located(run: FittedRun, value: Any) -> Any:
     """A path, or paths, comma-separated or in a list, of the working directory of a fit as they are found from here,
     where they are there; other words as they are."""
     origin = run.info.get("origin")
@@ -77,7 +77,7 @@ def located(run: Run, value: Any) -> Any:
     return ",".join(new if Path(new).exists() else old.strip() for new, old in zip(there, value.split(",")))
 
 
-def fitted_adapter(run: Run, backbone: Backbone | None) -> Adapter:
+def fitted_adapter(run: FittedRun, backbone: Backbone | None) -> Adapter:
     """The adapter of a run.
 
     Raises:

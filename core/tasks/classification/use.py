@@ -14,6 +14,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.evaluated import Evaluated
 from ...contracts.features import FeatureSet
+from ...contracts.fitted_run import FittedRun
 from ...contracts.judgement import EVAL, Findings
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.task import TRUST, Task, Use
@@ -21,7 +22,6 @@ from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
 from ...registry.judging import judgements_of, judges_at
 from ...runs.evaluations import digests_of, in_the_fit
-from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed
 from ...runtime.progress import Reporter
@@ -121,7 +121,7 @@ def _left_out(prepared: PreparedData) -> list[tuple[str, str]]:
     return [*prepared.data.skipped, *prepared.skipped]
 
 
-def probe_of(run: Run, backbone: Backbone | None, device: torch.device) -> Adapter | None:
+def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -> Adapter | None:
     """The logistic regression of a run; None where it has none."""
     path = run.path / PROBE_FILE
     return load_adapter(path, backbone).to(device) if path.is_file() else None
@@ -150,7 +150,7 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
+def _alone(run: FittedRun) -> Iterator[None]:
     """One process at a time streams through a run.
 
     Raises:

@@ -23,13 +23,14 @@ from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
 from ...contracts.domain import DomainData, Evaluation
 from ...contracts.evaluated import Evaluated
+from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
 from ...runs.evaluations import digests_of, in_the_fit
-from ...runs.folder import RUNS, Run
+from ...runs.folder import RUNS
 from ...runtime.distributed import is_main, run_on_all
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
@@ -284,7 +285,7 @@ class ConfigTask(Task):
             )
         return data.with_items(items)
 
-    def _rename(self, run: Run, model: nn.Module | None, classes: Any) -> tuple[str, ...]:
+    def _rename(self, run: FittedRun, model: nn.Module | None, classes: Any) -> tuple[str, ...]:
         if model is None and "rename" in self.can:
             raise CapabilityError(f"{run.shown}: nothing was trained in this run; omit --classes")
         return self.rename(model, classes)
@@ -337,7 +338,7 @@ class ConfigContest(Contest):
         return row
 
 
-def load_model(run: Run, device: torch.device) -> nn.Module | None:
+def load_model(run: FittedRun, device: torch.device) -> nn.Module | None:
     """The trained model of a run, built of registered types and the run's own weights alone; None where nothing was
     trained. Whatever reads the model of a run, which may come from anybody, comes through here.
 

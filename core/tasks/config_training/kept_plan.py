@@ -9,8 +9,8 @@ from typing import Any
 
 from mmengine import Config
 
+from ...contracts.fitted_run import FittedRun
 from ...errors import ConfigError, DataError
-from ...runs.folder import Run
 from .registered import (
     OF_DATA,
     OF_MODELS,
@@ -85,7 +85,7 @@ def _name_in_registry(name: str, registries) -> str:
     return registered
 
 
-def check_run(run: Run) -> None:
+def check_run(run: FittedRun) -> None:
     """Refuse a run that names anything but registered types for its model, its transforms or its data.
 
     Raises:

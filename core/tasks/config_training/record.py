@@ -19,6 +19,7 @@ from ...contracts.adapter import FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.evaluated import Evaluated
+from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
@@ -91,7 +92,7 @@ def metrics_of(scores: Evaluation, data: DomainData) -> dict[str, Any]:
 
 
 def write_evaluation(
-    folder: Path, run: Run, data: DomainData, result: Evaluated, scores: Evaluation, redact: bool = False
+    folder: Path, run: FittedRun, data: DomainData, result: Evaluated, scores: Evaluation, redact: bool = False
 ) -> None:
     """The report of an evaluation in a folder of its own.
 

@@ -21,9 +21,9 @@ from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...contracts.families import FAMILIES
+from ...contracts.fitted_run import FittedRun
 from ...errors import DataError, VladaptError, shortened
 from ...registry.catalogue import PACKAGE
-from ...runs.folder import Run
 
 SCOPES = ("mmengine", "mmdet", "mmseg", "mmpretrain", "vladapt")
 """Whose registries may be asked."""
@@ -260,7 +260,7 @@ def _check_text(text: str, where: str) -> None:
 
 
 @contextmanager
-def running(run: Run) -> Iterator[None]:
+def running(run: FittedRun) -> Iterator[None]:
     """What a model or a transform whose options do not fit makes mm's parts raise, in one line."""
     try:
         yield
