@@ -98,7 +98,7 @@ def cache_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float) -> 
         (B, C).
     """
     rows = max(1, CHUNK_ELEMENTS // max(1, len(keys)))
-    if len(queries) * values.numel() > SPARSE_FROM and not torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting() and len(queries) * values.numel() > SPARSE_FROM:
         sums = _sparse_sums(values)
         kernels = (torch.exp_((keys @ block.T).sub_(1).mul_(beta)) for block in queries.split(rows))  # (N, b)
         return torch.cat([sums(kernel).T for kernel in kernels])

@@ -179,12 +179,17 @@ class FromRecipe(Source):
 
         def made(given: dict[str, Any]) -> Given:
             beside = {name: given.pop(name, None) for name in BESIDE}
-            flags = {_key(name, declared): WORDS.get((name, value), value) for name, value in given.items()}
+            flags = {_key(name, declared): _said(name, value) for name, value in given.items()}
             flags |= {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
             flags |= resource_flags(beside["resource"])
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
 
         return Flags({**own, **of_domains}, made)
+
+
+def _said(name: str, value: Any) -> Any:
+    """What a flag's value stands for."""
+    return WORDS.get((name, value), value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,6 @@ def test_what_the_package_is_built_of_is_sent_to_the_builder_and_nothing_else():
 
     for name in ("core", "adapters", "domains", "pyproject.toml", "setup.py", "README.md", "LICENSE", "cli.py"):
         assert sent(name) and (ROOT / name).exists()
-    assert all(sent(path.name) for path in ROOT.glob("*.py"))
+    assert all(sent(path.name) for path in (*ROOT.glob("*.py"), *ROOT.glob("*.pyi"), ROOT / "py.typed"))
     for name in ("runs", ".git", ".venv", "tests", "core/__pycache__", "data.csv", ".env"):
         assert not sent(name)
