@@ -330,22 +330,36 @@ class Findings(dict[str, Record]):
         """Make judgements of a fit; each is added to its metrics before the next is made.
 
         Returns:
-            What they say, in sentences.
+            What they say, in sentences. Where one of another package fails at the end of a fit, that it did: a fit is
+            not lost by what is said of it.
 
         Raises:
             ConfigError: a record has a key that is there already.
         """
         said: list[str] = []
         for judgement in judgements:
-            if (record := judgement.compute(fit)) is not None:
-                told = record.to_json()
-                if taken := sorted(told.keys() & fit.metrics.keys()):
-                    where = "is in metrics.json already; give its record another key"
-                    raise ConfigError(f"judgement '{judgement.name}': '{taken[0]}' {where}")
-                self[judgement.name] = record
-                fit.metrics.update(told)
-                said += [note for note in record.notes if note]
+            try:
+                said += self._made(judgement, fit)
+            except Exception as error:
+                if fit.at != FIT or type(judgement).__module__.startswith(f"{__name__.partition('.')[0]}."):
+                    raise
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                said.append(f"judgement '{judgement.name}' failed and says nothing of this fit ({reason})")
         return said
+
+    def _made(self, judgement: Judgement, fit: JudgedFit) -> list[str]:
+        """Make one judgement; its sentences."""
+        record = judgement.compute(fit)
+        if record is None:
+            return []
+        told = record.to_json()
+        if taken := sorted(told.keys() & fit.metrics.keys()):
+            where = "is in metrics.json already; give its record another key"
+            raise ConfigError(f"judgement '{judgement.name}': '{taken[0]}' {where}")
+        notes = [note for note in record.notes if note]
+        self[judgement.name] = record
+        fit.metrics.update(told)
+        return notes
 
     def sections(self, *places: Place) -> list[Any]:
         """Of the report, at these places."""

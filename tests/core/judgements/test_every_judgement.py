@@ -99,7 +99,7 @@ def test_another_package_is_asked_where_it_judges_such_fits(task, monkeypatch):
 
 
 def test_what_is_found_is_in_metrics_notes_report_and_run():
-    fit, findings = SimpleNamespace(metrics={"adapted": {}}), Findings({"tells": Tells})
+    fit, findings = SimpleNamespace(metrics={"adapted": {}}, at=EVAL), Findings({"tells": Tells})
     Tells.name = "tells"
     assert findings.add([Tells(value=3)], fit) == ["note 3"] and fit.metrics == {"adapted": {}, "told": {"value": 3}}
     assert findings.sections(Place.ABILITIES) == ["section 3"] and findings.sections(Place.TRUST) == []
@@ -109,6 +109,25 @@ def test_what_is_found_is_in_metrics_notes_report_and_run():
     assert Findings({"tells": Tells}).add([Tells(value=0)], fit) == []
     with pytest.raises(ConfigError, match="'tells': 'told' is in metrics"):
         findings.add([Tells(value=4)], fit)
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("by nothing"), ConfigError("not of such labels")])
+def test_a_judgement_of_another_package_that_fails_does_not_cost_the_fit(fault, monkeypatch):
+    def fails(self, fit):
+        raise fault
+
+    fit, findings = SimpleNamespace(metrics={}, at=FIT), Findings({"tells": Tells})
+    monkeypatch.setattr(Tells, "name", "tells")
+    monkeypatch.setattr(Tells, "compute", fails)
+    (said,) = findings.add([Tells()], fit)
+    assert "'tells' failed" in said and str(fault) in said and not findings and fit.metrics == {}
+    fit.at = EVAL  # where it is all that was asked for
+    with pytest.raises(type(fault)):
+        findings.add([Tells()], fit)
+    fit.at = FIT
+    monkeypatch.setattr(Tells, "__module__", "vladapt.core.judgements.tells")  # a fault of our own is not hidden
+    with pytest.raises(type(fault)):
+        findings.add([Tells()], fit)
 
 
 def test_a_comparison_is_the_same_when_it_is_read_again():
