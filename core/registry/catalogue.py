@@ -163,14 +163,16 @@ def _installed(path: tuple[str, ...]):
 
 
 def _extends_us(folder: str) -> bool:
-    """Whether something that is installed in a folder has an entry point of ours; an archive may."""
+    """Whether something that is installed in a folder has an entry point of ours; an archive may. A folder that cannot
+    be read has nothing for Python either."""
     if not os.path.isdir(folder or "."):
         return os.path.exists(folder)
-    for place in os.scandir(folder or "."):
-        if place.name.lower().endswith((".dist-info", "egg-info")):
-            with suppress(OSError), open(os.path.join(place, "entry_points.txt"), "rb") as file:
-                if b"[vladapt." in file.read():
-                    return True
+    with suppress(OSError):
+        for place in os.scandir(folder or "."):
+            if place.name.lower().endswith((".dist-info", "egg-info")):
+                with suppress(OSError), open(os.path.join(place, "entry_points.txt"), "rb") as file:
+                    if b"[vladapt." in file.read():
+                        return True
     return False
 
 

@@ -127,3 +127,11 @@ def test_a_missing_package_of_a_plug_in_is_named(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", fails)
     with pytest.raises(CapabilityError, match=r"needs the package 'pydicom'.*vladapt\[medical\]"):
         build.load_domain("medical")
+
+
+def test_a_folder_of_the_path_that_cannot_be_read_holds_no_plug_ins(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(catalogue.os, "scandir", refuse)
+    assert not catalogue._extends_us(str(tmp_path))
