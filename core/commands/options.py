@@ -179,7 +179,7 @@ class FromRecipe(Source):
 
         def made(given: dict[str, Any]) -> Given:
             beside = {name: given.pop(name, None) for name in BESIDE}
-            flags = {_key(name, declared): _said(name, value) for name, value in given.items()}
+            flags = {_key(name, declared): _value(name, value) for name, value in given.items()}
             flags |= {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
             flags |= resource_flags(beside["resource"])
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
@@ -187,7 +187,7 @@ class FromRecipe(Source):
         return Flags({**own, **of_domains}, made)
 
 
-def _said(name: str, value: Any) -> Any:
+def _value(name: str, value: Any) -> Any:
     """What a flag's value stands for."""
     return WORDS.get((name, value), value) if isinstance(value, str) else value
 
