@@ -16,8 +16,8 @@ from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_p
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
+from ..registry.build import judging_options
 from ..registry.catalogue import find, is_place
-from ..registry.judging import judging_options
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
 

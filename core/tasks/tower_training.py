@@ -27,10 +27,9 @@ from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import adapter_class, catalogue, load_adapter
+from ..registry.build import divided, judgements_of, judges_at
 from ..registry.catalogue import find
-from ..registry.judging import divided, judgements_of, judges_at
-from ..runs.evaluations import in_the_fit, kept_digests, make_folder
-from ..runs.folder import RUNS, Run, now, versions
+from ..runs.folder import RUNS, Run, in_the_fit, kept_digests, make_folder, now, versions
 from ..runs.run_sections import Report, write_report
 from ..runtime.distributed import is_main
 from ..runtime.files import kept_checkpoints

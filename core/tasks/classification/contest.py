@@ -16,6 +16,7 @@ from ...contracts.features import FeatureSet
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
+from ...judgements.baselines import GUESSING
 from ...metrics.deciding import class_range, deciding_metric, weights_of_answers
 from ...metrics.resampled import holm
 from ...metrics.resampling import (
@@ -29,8 +30,7 @@ from ...metrics.resampling import (
 )
 from ...metrics.selection import macro_auroc
 from ...registry import adapter_class
-from ...runs.comparison import GUESSING
-from ...runs.measures import AT_HALF
+from ...runs.sections import AT_HALF
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation

@@ -14,8 +14,7 @@ from ...contracts.evaluated import Evaluated
 from ...contracts.fitted_run import FittedRun
 from ...contracts.judgement import Findings, Scores
 from ...contracts.prepared import PreparedData
-from ...runs.evaluations import make_folder
-from ...runs.folder import now
+from ...runs.folder import make_folder, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.files import write_whole

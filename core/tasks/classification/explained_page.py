@@ -12,7 +12,7 @@ from torch import Tensor
 from ...contracts.domain import DomainData
 from ...contracts.fitted_run import FittedRun
 from ...contracts.task import Use
-from ...runs.evaluations import make_folder
+from ...runs.folder import make_folder
 from ...runs.plots import data_uri
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, plural

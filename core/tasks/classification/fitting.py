@@ -22,14 +22,14 @@ from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.task import Task
 from ...data.sampling import class_counts, short_classes
+from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
 from ...explanation.nearest import LabelledImages
 from ...features.batches import OF_IMAGES
 from ...forgetting.probe import probe_of
 from ...registry import build_adapter, build_judgement
-from ...registry.judging import judgements_of, judges_at
-from ...runs.evaluations import digests_of, kept_digests
-from ...runs.folder import Run, now, versions
+from ...registry.build import judgements_of, judges_at
+from ...runs.folder import Run, kept_digests, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines

@@ -17,10 +17,9 @@ from ...contracts.fitted_run import FittedRun
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import SAMPLE
 from ...data.unlabelled import images_of
-from ...data.verify import FileHashes
+from ...data.verify import FileHashes, image_digest
 from ...errors import VladaptError
 from ...explanation.nearest import Example, LabelledImages, kept_rows
-from ...runs.evaluations import image_digest
 from ...runs.redaction import Redaction
 from .stored_run import located
 

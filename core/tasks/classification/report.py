@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.judgement import Place
+from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
 from ...runs import run_sections as shared
-from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT
-from ...runs.measures import MEASURES
 from ...runs.run_sections import Report
 from ...runs.sections import (
+    MEASURES,
     Cell,
     ConfusionSection,
     HeadlineSection,

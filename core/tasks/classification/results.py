@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...contracts.judgement import Findings
-from ...runs.comparison import Comparison
+from ...judgements.baselines import Comparison
 from ...runs.sections import Reasons
 from .sample_pictures import SamplePictures
 

@@ -16,12 +16,11 @@ from ...contracts.metric import Metric
 from ...contracts.prepared import PreparedData, on_adapted
 from ...errors import DataError
 from ...features.batches import PLAIN, logits_of, plain_batches
+from ...judgements.baselines import ZERO_SHOT, Comparison
 from ...metrics.labelled_rows import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter
-from ...runs.comparison import ZERO_SHOT, Comparison
-from ...runs.measures import MEASURES, points
-from ...runs.sections import Measure, plural
+from ...runs.sections import MEASURES, Measure, plural, points
 from ...runtime.progress import Reporter
 
 COLUMNS = {"largest_class": "largest\nclass", "guessing": "guessing", "linear_probe": "linear\nprobe"}

@@ -18,10 +18,11 @@ from ...contracts.fitted_run import FittedRun
 from ...contracts.judgement import EVAL, Findings
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.task import TRUST, Task, Use
+from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
-from ...registry.judging import judgements_of, judges_at
-from ...runs.evaluations import digests_of, in_the_fit
+from ...registry.build import judgements_of, judges_at
+from ...runs.folder import in_the_fit
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed
 from ...runtime.progress import Reporter

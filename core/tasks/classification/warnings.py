@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...judgements.baselines import ZERO_SHOT, Comparison
 from ...metrics.significance import wilson_interval
-from ...runs.comparison import ZERO_SHOT, Comparison
 from ...runs.run_sections import few_groups, small_test_set
 from ...runs.sections import plural
 

@@ -27,10 +27,10 @@ from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
+from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
-from ...runs.evaluations import digests_of, in_the_fit
-from ...runs.folder import RUNS
+from ...runs.folder import RUNS, in_the_fit
 from ...runtime.distributed import is_main, run_on_all
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter

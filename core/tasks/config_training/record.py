@@ -22,9 +22,9 @@ from ...contracts.evaluated import Evaluated
 from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
+from ...data.verify import digests_of
 from ...runs import run_sections as shared
-from ...runs.evaluations import digests_of, kept_digests, make_folder
-from ...runs.folder import Run, now, versions
+from ...runs.folder import Run, kept_digests, make_folder, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -14,10 +14,9 @@ from vladapt.core.contracts.judgement import EVAL, FIT, Findings, JudgedClassifi
 from vladapt.core.contracts.options import options_of
 from vladapt.core.engine.listing import listing, only_kind, shown
 from vladapt.core.errors import ConfigError
-from vladapt.core.judgements.baselines import compared
+from vladapt.core.judgements.baselines import Comparison, compared
 from vladapt.core.metrics import classification_metrics
-from vladapt.core.registry import catalogue, judgement_class, judging, task_class
-from vladapt.core.runs.comparison import Comparison
+from vladapt.core.registry import build, catalogue, judgement_class, task_class
 
 NAMES = sorted(catalogue.judgements())
 
@@ -52,7 +51,7 @@ def test_a_judgement_says_what_it_is(name):
     cls = judgement_class(name)
     assert issubclass(cls.judges, JudgedFit) and isinstance(cls.place, Place) and cls.at <= {FIT, EVAL} and cls.at
     assert is_dataclass(cls.record) and cls.record.__dataclass_params__.frozen
-    assert cls.record.from_json({}) is None
+    assert not cls.record.is_in({})
     assert all(each.help for each in options_of(cls))
 
 
@@ -67,35 +66,35 @@ def test_every_judgement_is_made_by_a_task_and_no_two_share_a_key():
 def task(monkeypatch):
     """A task whose one judgement is `Tells`, twice under two names where it is asked for."""
     classes = {"tells": Tells}
-    monkeypatch.setattr(judging, "judgement_class", lambda name: classes[name.partition("-")[0]])
-    monkeypatch.setattr(judging, "build_judgement", lambda name, **options: classes["tells"](**options))
-    monkeypatch.setattr(judging.catalogue, "judgements", dict)
+    monkeypatch.setattr(build, "judgement_class", lambda name: classes[name.partition("-")[0]])
+    monkeypatch.setattr(build, "build_judgement", lambda name, **options: classes["tells"](**options))
+    monkeypatch.setattr(build.catalogue, "judgements", dict)
     monkeypatch.setattr(Tells, "name", "tells")
     return SimpleNamespace(title="pointing", judgements=("tells",), judges=JudgedClassifier)
 
 
 def test_options_of_judgements_are_told_apart_from_those_of_the_task(task):
-    own, of_judgements = judging.divided(task, {"windows": "3", "value": "2"})
+    own, of_judgements = build.divided(task, {"windows": "3", "value": "2"})
     assert own == {"windows": "3"} and of_judgements == {"value": 2}
-    assert [each.value for each in judging.judges_at(task, EVAL, {"value": "5", "windows": 3})] == [5]
+    assert [each.value for each in build.judges_at(task, EVAL, {"value": "5", "windows": 3})] == [5]
     with pytest.raises(ConfigError, match="--other-value: pointing does not use it; omit it"):
-        judging.check_judging(task, EVAL, {"other_value": 1})
+        build.check_judging(task, EVAL, {"other_value": 1})
     with pytest.raises(ConfigError, match="value"):
-        judging.check_judging(task, EVAL, {"value": -1})
+        build.check_judging(task, EVAL, {"value": -1})
 
 
 def test_one_option_name_in_two_judgements_is_refused(task):
     task.judgements = ("tells", "tells-again")
     with pytest.raises(ConfigError, match="'tells' and 'tells-again' both have an option 'value'"):
-        judging.judging_options(task, FIT)
+        build.judging_options(task, FIT)
 
 
 def test_another_package_is_asked_where_it_judges_such_fits(task, monkeypatch):
     entry = SimpleNamespace(entry_point=object())
-    monkeypatch.setattr(judging.catalogue, "judgements", lambda: {"tells-besides": entry})
-    assert list(judging.judgements_of(task)) == ["tells", "tells-besides"]
+    monkeypatch.setattr(build.catalogue, "judgements", lambda: {"tells-besides": entry})
+    assert list(build.judgements_of(task)) == ["tells", "tells-besides"]
     task.judges = JudgedFit  # whose fits are no classifiers
-    assert list(judging.judgements_of(task)) == ["tells"]
+    assert list(build.judgements_of(task)) == ["tells"]
 
 
 def test_what_is_found_is_in_metrics_notes_report_and_run():
@@ -105,10 +104,30 @@ def test_what_is_found_is_in_metrics_notes_report_and_run():
     assert findings.sections(Place.ABILITIES) == ["section 3"] and findings.sections(Place.TRUST) == []
     assert findings.facts == {"fact": 3} and findings.tables == []
     again = Findings.of_metrics({"tells": Tells}, fit.metrics)
+    assert Findings.of_metrics({"tells": Tells}, {"adapted": {}}) == {}
     assert again["tells"] == findings["tells"] == {"value": 3} and again["tells"]["value"] == 3
     assert Findings({"tells": Tells}).add([Tells(value=0)], fit) == []
     with pytest.raises(ConfigError, match="'tells': 'told' is in metrics"):
         findings.add([Tells(value=4)], fit)
+
+
+def test_nothing_is_made_that_is_not_asked_for_or_lacks_what_it_needs(monkeypatch):
+    fit, findings = SimpleNamespace(metrics={}, at=EVAL, labelled=False), Findings({"tells": Tells})
+    monkeypatch.setattr(Tells, "needs", frozenset({"labelled"}))
+    assert findings.add([Tells()], fit) == []
+    fit.labelled = True
+    monkeypatch.setattr(Tells, "asked_by", ("value",))
+    unasked = Tells()
+    unasked.value = None
+    assert findings.add([unasked], fit) == [] and not findings
+    assert findings.add([Tells(value=2)], fit) == ["note 2"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_judgement_declares_is_there(name):
+    cls = judgement_class(name)
+    known = {*dir(cls.judges), *(field.name for field in fields(cls.judges))}
+    assert cls.needs <= known and set(cls.asked_by) <= {each.name for each in options_of(cls)}
 
 
 @pytest.mark.parametrize("fault", [ZeroDivisionError("by nothing"), ConfigError("not of such labels")])
