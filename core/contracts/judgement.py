@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .draws import Shots
     from .features import FeatureSet
     from .prepared import PreparedData
+    from .use import Use
 
 FIT, EVAL = "fit", "eval"
 
@@ -147,8 +148,7 @@ class JudgedFit(ABC):
         before: the backbone as it was loaded; None where there are features alone.
         after: the backbone that the fit made of it, the same where towers did not change.
         metrics: what is known by now, by the keys of metrics.json; each record's keys follow those of the scores.
-        run: the folder of the run that is scored again; None in a fit.
-        run_info: what its run.json holds.
+        use: of a run that is scored again, with what was asked of it; None in a fit.
         workers: decoding threads, None for one per core.
         amp: None, "bf16" or "fp16".
         generic: a folder of generic images, or None for drawings.
@@ -160,8 +160,7 @@ class JudgedFit(ABC):
     before: Backbone | None
     after: Backbone | None
     metrics: dict[str, Any]
-    run: Path | None = None
-    run_info: Mapping[str, Any] = field(default_factory=dict)
+    use: Use | None = None
     workers: int | None = None
     amp: str | None = None
     generic: str | None = None
@@ -228,6 +227,8 @@ class JudgedClassifier(JudgedFit):
         drawn: shots per class as they were asked for, None for all, and further keywords of `PreparedData.draw`.
         split_seed: of the split of the data.
         refitted: whether the fit learned from the val of the draw too.
+        judge_views: augmented views of each test image that are asked too whether a fit without labels is better than
+            zero-shot; None where that is not to be judged.
         calibration: what confidences are made with, a `Calibration` of `core/confidence`; None where there is none, or
             until it is judged.
         not_calibrated: why there is none, or why it is not the usual one.
@@ -247,6 +248,7 @@ class JudgedClassifier(JudgedFit):
     drawn: Mapping[str, Any] = field(default_factory=dict)
     split_seed: int = 0
     refitted: bool = False
+    judge_views: int | None = None
     calibration: Any = None
     not_calibrated: str = ""
 
@@ -259,6 +261,11 @@ class JudgedClassifier(JudgedFit):
     def labelled(self) -> bool:
         """Whether the test images have labels."""
         return self.labels is not None
+
+    @property
+    def untaught(self) -> bool:
+        """Whether it learned from no labels, of its own or of a run that it started from, nor chose among methods."""
+        return not len(self.shots.support) and self.prepared.base is None and not self.report.judged
 
     @property
     def sees_parts(self) -> bool:

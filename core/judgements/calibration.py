@@ -152,7 +152,7 @@ class Calibrate(Judgement):
         if fit.at != EVAL:
             fit.calibration, fit.not_calibrated = calibration_of(fit)
         elif fit.own_classes:
-            fit.calibration = Calibration.load(fit.run)
+            fit.calibration = Calibration.load(fit.use.run.path)
         of, errors = {"at": fit.at, "own_classes": fit.own_classes, "scores": fit.scores}, (0.0, 0.0)
         thresholds, calibration = None, fit.calibration
         if calibration is not None and fit.labels is not None:
@@ -286,14 +286,14 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
             "no images besides those of the fit and of the test, which would be needed to scale fits on parts of the "
             "support"
         )
-    wanted = _logits(prepared, adapter, common)[0]
+    wanted = logits_on(prepared, adapter, common)[0]
     for held in parts:
         fresh = build_adapter(adapter.name, **adapter.repeated())
         out_of = torch.ones(len(support), dtype=torch.bool)
         out_of[held] = False
         own = support.select(held.to(support.features.device))
         fit.fit_again(fresh, prepared, _without(shots, out_of, own, adapter.transductive), quiet=True)
-        theirs, of_common = _logits(prepared, fresh, own)[0], _logits(prepared, fresh, common)[0]
+        theirs, of_common = logits_on(prepared, fresh, own)[0], logits_on(prepared, fresh, common)[0]
         logits.append(_on_scale(theirs, of_common, wanted, own.multilabel).cpu())
         rows.append(held)
     order = torch.cat(rows)
@@ -318,12 +318,12 @@ def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
     if not ids:
         return "no validation images to spare"
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
-    logits, seen = _logits(prepared, adapter, rows)
+    logits, seen = logits_on(prepared, adapter, rows)
     source = f"{len(rows)} validation images that no choice was based on"
     return _made(prepared, logits.cpu(), rows.labels.cpu(), source, _unlike(prepared, adapter, shots.support, seen))
 
 
-def _logits(prepared: PreparedData, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, FeatureSet]:
+def logits_on(prepared: PreparedData, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, FeatureSet]:
     """(n, C) logits, and the features that they are of: those of the towers that the adapter changed."""
     moved = on_adapted(prepared, adapter)
     seen = rows if moved is prepared else moved.of_ids(rows.ids, parts="parts" in adapter.at_predict)

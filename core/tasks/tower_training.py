@@ -268,7 +268,7 @@ class TowerTraining(Task):
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
         metrics = self.metrics(before, after, data)
         sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
-        sides |= {"run": use.run.path, "run_info": use.run.info, "adapter": None}
+        sides |= {"use": use, "adapter": None}
         judged = self._judged(recipe, data, metrics, reporter, at=EVAL, **sides)
         findings = Findings(judgements_of(self))
         notes = findings.add(judges_at(self, EVAL, use.judging), judged)

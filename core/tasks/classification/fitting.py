@@ -44,6 +44,8 @@ from .unlabelled import Unlabelled
 
 PREDICTIONS = "predictions.csv"
 """Of a run whose test rows have no labels."""
+WITHOUT_LABELS = "without-labels"
+"""The judgement that says whether a method is kept where no label was learned from."""
 NOWHERE = TrainingPlace(None)
 """Of a fit whose checkpoints nobody needs."""
 
@@ -74,7 +76,6 @@ class Fitted:
         judged: the fit, as its judgements see it.
         findings: what they found.
         probe: the logistic regression on the same images, or None.
-        judge: what was found of a fit without labels, for run.json; None where labels were learned from.
         labelled: the labelled images that it learned from, or None.
     """
 
@@ -85,7 +86,6 @@ class Fitted:
     judged: ClassificationFit
     findings: Findings
     probe: Adapter | None = None
-    judge: dict[str, Any] | None = None
     labelled: LabelledImages | None = None
 
 
@@ -191,6 +191,7 @@ def scored(
         report=report,
         shots=shots,
         refitted=recipe.refit,
+        judge_views=recipe.judge_views if recipe.judge and recipe.protocol is None else None,
     )
     findings = Findings(judgements_of(task))
     notes = findings.add([each for each in judges_at(task, FIT, recipe.task_options) if not each.refits], judged)

@@ -49,6 +49,7 @@ from .exporting import export_run
 from .feature_rows import prepared_of
 from .fitting import (
     PREDICTIONS,
+    WITHOUT_LABELS,
     Fitted,
     fit_adapter,
     info_of,
@@ -63,7 +64,7 @@ from .fitting import (
     summary_of,
     write_predictions,
 )
-from .kept_model import heard, judged_without_labels, turned_down_words
+from .kept_model import heard, zero_shot_unless_better
 from .labelled_examples import labelled_of, placed
 from .mistakes import explained_mistakes, picture_in
 from .predictor import Predictor, RunScorer
@@ -101,6 +102,7 @@ class Classification(Task):
         "part-order",
         "novel-classes",
         "forgetting",
+        "without-labels",
         "calibration",
         "coverage",
         "random-split",
@@ -176,7 +178,7 @@ class Classification(Task):
                     adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
             with part("judging"):
                 done = scored(recipe, prepared, adapter, report, shots, self, reporter)
-                done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
+                done, shots = zero_shot_unless_better(recipe, prepared, done, shots, self, reporter)
                 drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
                 done.judged = replace(done.judged, shots=shots, drawn=drawn)
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
@@ -333,13 +335,12 @@ class Classification(Task):
         setting = setting_of(recipe, prepared, tasks_of_fit(recipe))
         published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
         unscored = unscored if done.scores.labels is None else []
-        turned_down = turned_down_words(done.scores.metrics)
-        further = [*done.notes, *published, *done.report.notes, *turned_down, *unscored]
+        judged = done.findings.get(WITHOUT_LABELS)
+        by_labels = [] if judged is None else [judged.by_labels]
+        further = [*done.notes, *published, *done.report.notes, *by_labels, *unscored]
         scenario = drawing_of(recipe, recipe.shots).get("scenario")
         notes = notes_of(prepared, recipe.shots, further, shots, scenario)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
-        if done.judge is not None:
-            info["judge"] = done.judge
         info |= done.findings.facts
         further = self.further_sections(prepared, done.scores)
         rows, shown = prepared.test.features, (prepared.thumbnail, picture_in(prepared))

@@ -17,7 +17,7 @@ from ...contracts.features import FeatureSet
 from ...contracts.fitted_run import FittedRun
 from ...contracts.judgement import EVAL, Findings
 from ...contracts.prepared import PreparedData, on_adapted
-from ...contracts.task import TRUST, Task, Use
+from ...contracts.task import Task, Use
 from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
@@ -57,7 +57,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
-    judges = judges_at(task, EVAL, {**use.judging, **{key: getattr(use, key) for key in TRUST}})
+    judges = judges_at(task, EVAL, use.judging)
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
@@ -81,8 +81,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
         before=prepared.backbone,
         after=on_adapted(prepared, scored).backbone,
         metrics=scores.metrics,
-        run=use.run.path,
-        run_info=use.run.info,
+        use=use,
         adapter=scored,
         prepared=prepared,
         test=chosen,

@@ -13,9 +13,9 @@ from PIL import Image
 import vladapt
 from vladapt.core.errors import ConfigError
 from vladapt.core.registry import adapter_class
-from vladapt.core.tasks.classification.kept_model import TURNED_DOWN
 
 CLASSES, DIM = 8, 32
+TURNED_DOWN = "turned_down"
 NAME = "onzeta"
 """Which does harm on a short stream."""
 
