@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "classification.images": "Prepared",
         "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
-        "config_training.base": "ConfigTask load_model",
+        "config_training.task": "ConfigTask load_model",
         "config_training.kept_plan": "check_run with_tuples",
         "config_training.registered": "registered_only running",
         "config_training.runner": "build_model named_faults quiet train_plan",
@@ -19,6 +19,7 @@ __getattr__, __dir__ = lazy_exports(
         "retrieval.scoring": "DomainPairs pairs_of",
         "retrieval.tables": "score_table",
         "retrieval.task": "Retrieval",
-        "tower_training": "FittedTowers TowerContest TowerTraining Training ZERO_SHOT towers_of",
+        "tower_training.fitted": "FittedTowers Training ZERO_SHOT towers_of",
+        "tower_training.task": "TowerContest TowerTraining",
     },
 )
