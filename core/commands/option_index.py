@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, judgements, kebab
+from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, judgements, kebab, tasks
 
 if TYPE_CHECKING:
     from ..contracts.judgement import Judgement
@@ -135,8 +135,8 @@ def doctor_options() -> list[Declared]:
 
 def folders() -> list[Path]:
     """Folders that have an index."""
-    listed = [*(PACKAGE_ROOT / "domains").glob("*/__init__.py"), *(PACKAGE_ROOT / "core/tasks").glob("*/task.py")]
-    return sorted(file.parent for file in listed)
+    shared = [entry.file for entry in tasks().values() if entry.file is not None and not entry.domain]
+    return sorted(file.parent for file in [*(PACKAGE_ROOT / "domains").glob("*/__init__.py"), *shared])
 
 
 def index_text(folder: Path) -> str:
