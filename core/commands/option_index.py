@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, judgements, kebab, tasks
+from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, TASK_BASES, domains, judgements, kebab
 
 if TYPE_CHECKING:
     from ..contracts.judgement import Judgement
@@ -135,8 +135,8 @@ def doctor_options() -> list[Declared]:
 
 def folders() -> list[Path]:
     """Folders that have an index."""
-    shared = [entry.file for entry in tasks().values() if entry.file is not None and not entry.domain]
-    return sorted(file.parent for file in [*(PACKAGE_ROOT / "domains").glob("*/__init__.py"), *shared])
+    listed = [*(PACKAGE_ROOT / "domains").glob("*/__init__.py"), *(PACKAGE_ROOT / "core/tasks").glob("*/task.py")]
+    return sorted(file.parent for file in listed if kebab(file.parent.name) not in TASK_BASES)
 
 
 def index_text(folder: Path) -> str:
