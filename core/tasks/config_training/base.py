@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ...backbones.checkpoints import sized_like
 from ...backbones.load import announced, load_backbone
+from ...backbones.tower_steps import sized_like
 from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
 from ...contracts.domain import DomainData, Evaluation
