@@ -128,10 +128,9 @@ def test_intervals_of_alpha_take_the_first_of_equal_logits():
     zero_shot = torch.cat([zero_shot[:, :2], zero_shot[:, :2]], dim=1)
     sums = _cache_model.ClassSums(torch.cat([keys[:2], keys[:2]]), torch.eye(4), (0.0,), None)
     for labels in (torch.zeros(8, dtype=torch.long), torch.full((8,), 2), torch.full((8,), 3)):
-        each = _cache_model._sweep_accuracy(sums, queries, labels, zero_shot, grid(7, 5), (0.0, 0.5, 3.0), None)
-        ours = _interpolated_search.sweep_interpolated(
-            sums, queries, labels, zero_shot, grid(7, 5), (0.0, 0.5, 3.0), None
-        )
+        axes = grid(7, 5), (0.0, 0.5, 3.0)
+        each = _cache_model._sweep_accuracy(sums, queries, labels, zero_shot, *axes, None)
+        ours = _interpolated_search.sweep_interpolated(sums, queries, labels, zero_shot, *axes, None)
         assert (ours == each).all()
 
 
