@@ -20,7 +20,7 @@ from ..contracts.features import FeatureSet
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record
 from ..contracts.prepared import PreparedData, on_adapted
 from ..features.batches import logits_of
-from ..metrics.labelled_rows import metrics_of
+from ..metrics.classification import metrics_of
 from ..runs.measures import MEASURES, deciding_of, points
 from ..runs.sections import Cell, TableSection
 from ..runtime.progress import Reporter

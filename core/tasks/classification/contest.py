@@ -16,8 +16,6 @@ from ...contracts.features import FeatureSet
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
-from ...metrics.deciding import class_range, deciding_metric, weights_of_answers
-from ...metrics.resampled import holm
 from ...metrics.resampling import (
     centred,
     exchange_test,
@@ -27,7 +25,8 @@ from ...metrics.resampling import (
     percentiles,
     units_of,
 )
-from ...metrics.selection import macro_auroc
+from ...metrics.selection import class_range, deciding_metric, macro_auroc, weights_of_answers
+from ...metrics.significance import holm
 from ...registry import adapter_class
 from ...runs.comparison import GUESSING
 from ...runs.measures import AT_HALF
