@@ -15,7 +15,7 @@ from ..errors import is_main_rank, printable
 
 if TYPE_CHECKING:
     from ..contracts.own_files import OwnFiles
-    from ..runtime.timing import Timing
+    from ..runtime.progress import Timing
 
 WORDS = {"auroc": "macro AUROC"}
 """Metrics that are not written as they are called."""

@@ -16,7 +16,7 @@ STILL = "image"
 
 
 class ThumbnailStore(Protocol):
-    """Small pictures of images, kept by the content keys of these (`core/data/thumbnails.py`).
+    """Small pictures of images, kept by the content keys of these (`core/data/near_copies.py`).
 
     Attributes:
         root: the folder of the cache that they lie in.

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
 from ..errors import DataError, NoClassesError, printable
-from ..runtime.garbage import collecting_seldom
+from ..runtime.process import collecting_seldom
 from .files import (
     Format,
     ItemCollector,

@@ -20,7 +20,7 @@ import numpy as np
 from ..contracts.domain import DomainData, Item
 from ..contracts.pictures import ThumbnailStore
 from ..errors import DataError
-from ..runtime.garbage import collecting_seldom
+from ..runtime.process import collecting_seldom
 from .allocation import Part, allocate
 from .near_copies import remembered_near_copies
 from .sampling import rank

@@ -17,7 +17,7 @@ from ..contracts.domain import Decoded, Domain
 from ..contracts.features import PROJECTED
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
-from ..features.keys import transform_spec
+from ..features.table import transform_spec
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, mixed

@@ -18,7 +18,7 @@ from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
 from ..errors import CapabilityError, DataError
 from ..runs.redaction import Redaction, without_place
-from ..runtime.tensor_file import read_tensors, write_tensors
+from ..runtime.files import read_tensors, write_tensors
 
 LABELLED = "labelled.safetensors"
 FORMAT = 1

@@ -28,8 +28,7 @@ from ..contracts.targets import Label
 from ..data.class_folders import read_class_folders
 from ..data.verify import FileHashes, check_skipped, drop_unreadable
 from ..errors import ConfigError, DataError
-from ..features.batch_size import BatchSizeTuner
-from ..features.extract import AMP, Encoded, Job, extract, in_eval_mode, renderer
+from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier, spoken
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter

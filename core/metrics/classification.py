@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..errors import DataError
 
-
 BINS = 15
 
 

@@ -15,7 +15,7 @@ from ..contracts.targets import Captions
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
-from ..features.keys import transform_spec
+from ..features.table import transform_spec
 from ..registry import load_domain
 
 PAIR_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".tar")

@@ -16,8 +16,7 @@ from ..contracts.domain import Item
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.images import TrainingImages
 from ..errors import CapabilityError, DataError
-from ..features.batch_size import BatchSizeTuner
-from ..features.extract import Job, Unreadable, averaged, encoder, extract, in_eval_mode, renderer
+from ..features.extract import BatchSizeTuner, Job, Unreadable, averaged, encoder, extract, in_eval_mode, renderer
 from .samples import seed_of
 from .sources import Remembered
 

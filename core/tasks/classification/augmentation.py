@@ -16,7 +16,7 @@ from ...contracts.draws import Shots
 from ...contracts.images import CropTransform
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import AUTO, Recipe
-from ...features.keys import transform_spec
+from ...features.table import transform_spec
 from ...registry import adapter_class
 
 Crop = tuple[float, float]

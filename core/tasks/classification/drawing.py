@@ -13,8 +13,7 @@ import torch
 from ...contracts.domain import DomainData, Item
 from ...contracts.draws import Shots, val_images
 from ...contracts.features import PROJECTED, FeatureSet
-from ...data.sampling import sample_shots
-from ...data.scenarios import draw_shots
+from ...data.sampling import draw_shots, sample_shots
 from .base_run import BaseRun
 from .resources import Resources
 

@@ -23,8 +23,7 @@ from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
 from ...features.batches import Extras, batches
 from ...features.files import FeatureFile, load_features
-from ...runtime.progress import Reporter
-from ...runtime.timing import part
+from ...runtime.progress import Reporter, part
 from ..methods import class_indices
 from .drawing import Drawn
 from .images import prepare

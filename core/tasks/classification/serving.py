@@ -18,8 +18,8 @@ from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.nearest import LabelledImages
-from ...features.batch_size import CPU_SIZES, GPU_SIZES
 from ...features.batches import PLAIN
+from ...features.extract import CPU_SIZES, GPU_SIZES
 from ...features.store import FeatureStore
 from ...runtime.progress import Reporter
 from .predictions import check_wishes
