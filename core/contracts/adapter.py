@@ -18,6 +18,7 @@ from ..runtime.files import kind_of, write_tensors
 from ..runtime.process import threads_for
 from .features import Batch, FeatureSet, TextClassifier
 from .options import settle
+from .part_views import averaged
 from .resources import OF_TOWERS, REQUIRED
 
 if TYPE_CHECKING:
@@ -185,8 +186,10 @@ class Adapter(ABC):
             CapabilityError: not fitted, or features of another width than those of the fit.
         """
         batch = self._checked(batch)
-        views, several = batch.part_views, getattr(self, "multilabel_", False)
-        return self._logits(batch) if views is None else views.logits(self._logits, batch, several)
+        logits = [self._logits(view) for view in batch.by_view()]
+        if len(logits) == 1:
+            return logits[0]
+        return averaged(torch.stack(logits), batch.part_views.average, getattr(self, "multilabel_", False))
 
     def predict(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
         """(B,) class indices, or (B, C) probabilities of each label where an image may have several."""

@@ -1,4 +1,4 @@
-"""Reading a fitted adapter from its safetensors file (`Adapter.save`): what is damaged, or of another kind, is refused."""
+"""Reading a fitted adapter from its file (`Adapter.save`): what is damaged, or of another kind, is refused."""
 
 from __future__ import annotations
 
