@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..contracts.image_size import ImageSize, as_image_size, height_and_width
-from ..contracts.images import CropTransform
+from ..contracts.images import CropTransform, ImageSize, as_image_size, height_and_width
 from ..errors import ConfigError, DataError
 from .randaugment import randaugment
 from .resizing import center_crop, crop, hflip, normalize_, resize, size_of, to_tensor

@@ -186,7 +186,7 @@ def predict(
     from ..recipes.early import check_run
 
     check_run(run)
-    from ..contracts.own_files import OwnFiles
+    from ..contracts.domain import OwnFiles
     from ..engine.fit import predict as engine_predict
     from ..engine.fit import task_of_run
     from ..runs.folder import Run

@@ -14,7 +14,7 @@ from ..contracts.families import FAMILIES
 from ..errors import is_main_rank, printable
 
 if TYPE_CHECKING:
-    from ..contracts.own_files import OwnFiles
+    from ..contracts.domain import OwnFiles
     from ..runtime.progress import Timing
 
 WORDS = {"auroc": "macro AUROC"}

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..contracts.domain import Decoded
-from ..contracts.pictures import ThumbnailStore
+from ..contracts.items import Decoded, ThumbnailStore
 from ..runtime.files import write_cached
 from ..runtime.shards import ShardFolder, ShardWriter
 

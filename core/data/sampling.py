@@ -10,9 +10,9 @@ from math import ceil, isnan
 import numpy as np
 import torch
 
-from ..contracts.domain import DomainData, Item
-from ..contracts.draws import NoValidation
 from ..contracts.features import FeatureSet
+from ..contracts.items import DomainData, Item
+from ..contracts.prepared import NoValidation
 from ..errors import CapabilityError, ConfigError
 
 MIN_SHOTS = 4

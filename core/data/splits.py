@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..contracts.domain import DomainData, Item
-from ..contracts.pictures import ThumbnailStore
+from ..contracts.items import DomainData, Item, ThumbnailStore
 from ..errors import DataError
 from ..runtime.process import collecting_seldom
 from .allocation import Part, allocate

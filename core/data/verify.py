@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..contracts.domain import Decoded, DomainData, Item
+from ..contracts.items import Decoded, DomainData, Item
 from ..errors import CacheError, DataError, LimitError
 from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom

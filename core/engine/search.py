@@ -13,8 +13,9 @@ from torch import Tensor
 from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Decoded, Domain
+from ..contracts.domain import Domain
 from ..contracts.features import PROJECTED
+from ..contracts.items import Decoded
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
 from ..features.table import transform_spec

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Decoded, Item
 from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
+from ..contracts.items import Decoded, Item
 from ..errors import CacheError, CapabilityError, ConfigError, DataError, one_line
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}

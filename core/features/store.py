@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..contracts.backbone import Backbone, blank_image
-from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
+from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached

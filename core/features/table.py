@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.domain import DomainData, Item
+from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes, contents_of
 from ..errors import ConfigError, DataError, one_line
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size

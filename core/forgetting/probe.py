@@ -23,8 +23,7 @@ from torch import Tensor
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.domain import DomainData, Item
-from ..contracts.targets import Label
+from ..contracts.items import DomainData, Item, Label
 from ..data.class_folders import read_class_folders
 from ..data.verify import FileHashes, check_skipped, drop_unreadable
 from ..errors import ConfigError, DataError

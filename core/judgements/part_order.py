@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..contracts.adapter import Adapter
-from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record
 from ..contracts.prepared import PreparedData, on_adapted
 from ..features.batches import logits_of

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contracts.domain import Domain
-from ..contracts.metric import Metric
+from ..contracts.domain import Domain, Metric
 from ..contracts.options import chosen
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError

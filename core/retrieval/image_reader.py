@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.backbone import Backbone
-from ..contracts.channels import InputChannels
-from ..contracts.domain import Decoded, Domain, DomainData, Item
+from ..contracts.domain import Domain
+from ..contracts.images import InputChannels
+from ..contracts.items import Captions, Decoded, DomainData, Item
 from ..contracts.recipe import SAMPLE, Recipe
-from ..contracts.targets import Captions
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError

@@ -20,11 +20,10 @@ from safetensors.torch import load_file, save_file
 from ..backbones.load import save_fine_tuned
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
-from ..contracts.evaluated import Evaluated
-from ..contracts.fitted_run import FittedRun
-from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
+from ..contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
+from ..contracts.use import FittedRun
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import adapter_class, catalogue, load_adapter
 from ..registry.catalogue import find

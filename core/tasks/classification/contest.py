@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
-from ...contracts.prepared import PreparedData
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
 from ...metrics.resampling import (

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ...contracts.domain import DomainData, Item
-from ...contracts.draws import Shots, val_images
 from ...contracts.features import PROJECTED, FeatureSet
+from ...contracts.items import DomainData, Item
+from ...contracts.prepared import Shots, val_images
 from ...data.sampling import draw_shots, sample_shots
 from .base_run import BaseRun
 from .resources import Resources

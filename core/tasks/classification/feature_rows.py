@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import NO_PRESET, Domain, DomainData, Item
-from ...contracts.draws import Shots
+from ...contracts.domain import NO_PRESET, Domain
 from ...contracts.features import Batch, FeatureSet, TextClassifier
-from ...contracts.prepared import Counts, PreparedData
+from ...contracts.items import DomainData, Item, Label, Labels
+from ...contracts.prepared import Counts, PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe
-from ...contracts.targets import Label, Labels
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError

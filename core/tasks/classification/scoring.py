@@ -10,9 +10,9 @@ from rich.table import Table
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
+from ...contracts.domain import Metric
 from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.judgement import Scores
-from ...contracts.metric import Metric
 from ...contracts.prepared import PreparedData, on_adapted
 from ...errors import DataError
 from ...features.batches import PLAIN, logits_of, plain_batches

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ...confidence.calibration import TABLE_COVERAGES
-from ...contracts.domain import Decoded, Domain, DomainData, Item
+from ...contracts.domain import Domain
+from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable

@@ -15,16 +15,14 @@ from typing import Any, ClassVar
 from rich.console import Group
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Item
-from ...contracts.draws import Shots
-from ...contracts.evaluated import Evaluated
-from ...contracts.exported import Exported, ExportWishes
 from ...contracts.images import TrainingPlace
-from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
-from ...contracts.prepared import PreparedData
+from ...contracts.items import Item
+from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
+from ...contracts.use import Exported, ExportWishes
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.table import canonical_json

@@ -21,11 +21,12 @@ from ...backbones.checkpoints import sized_like
 from ...backbones.load import announced, load_backbone
 from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
-from ...contracts.domain import DomainData, Evaluation
-from ...contracts.evaluated import Evaluated
-from ...contracts.fitted_run import FittedRun
+from ...contracts.domain import Evaluation
+from ...contracts.items import DomainData
+from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...contracts.use import FittedRun
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve

@@ -17,11 +17,12 @@ from torch import nn
 
 from ...contracts.adapter import FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.domain import SPLITS, DomainData, Evaluation
-from ...contracts.evaluated import Evaluated
-from ...contracts.fitted_run import FittedRun
+from ...contracts.domain import Evaluation
+from ...contracts.items import SPLITS, DomainData
+from ...contracts.judgement import Evaluated
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
+from ...contracts.use import FittedRun
 from ...runs import run_sections as shared
 from ...runs.evaluations import digests_of, kept_digests, make_folder
 from ...runs.folder import Run, now, versions

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Decoded, DomainData, Item
+from ...contracts.items import Decoded, DomainData, Item
 from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
 from ...features.extract import (

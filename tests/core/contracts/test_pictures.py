@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vladapt.core.contracts.domain import Item
-from vladapt.core.contracts.pictures import Pictured, as_still
+from vladapt.core.contracts.domain import Pictured, as_still
+from vladapt.core.contracts.items import Item
 
 
 def test_an_image_is_one_still_and_a_clip_one_per_frame():

@@ -22,7 +22,7 @@ from vladapt import (
 )
 from vladapt.core.backbones.joint_parts import attach_joint, chosen_parts
 from vladapt.core.contracts import TrainingImages
-from vladapt.core.contracts.domain import DomainData
+from vladapt.core.contracts.items import DomainData
 from vladapt.core.errors import CapabilityError
 from vladapt.core.features.batches import Extras, batches
 from vladapt.core.features.store import FeatureStore
