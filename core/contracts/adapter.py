@@ -187,7 +187,7 @@ class Adapter(ABC):
         """
         batch = self._checked(batch)
         logits = [self._logits(view) for view in batch.by_view()]
-        if len(logits) == 1:
+        if batch.part_views is None or len(logits) == 1:
             return logits[0]
         return averaged(torch.stack(logits), batch.part_views.average, getattr(self, "multilabel_", False))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -156,18 +156,12 @@ class Metric(ABC):
         return {self.name: float(computed)}
 
 
-class Named(Protocol):
-    """A class that is known by a name: tasks of a domain's own (`contracts/task.py`) lie above this file."""
-
-    name: ClassVar[str]
-
-
 class Domain(ABC):
     """Base of all domains. Subclasses set `name`, `tasks` and implement `read`, `sample` and `templates`.
 
     Class attributes:
-        tasks: names of tasks; the first is the default one. A class in place of a name is a task of the domain's own
-            that is not installed as a plug-in.
+        tasks: names of tasks; the first is the default one. A class in place of a name, derived from `Task`, is a
+            task of the domain's own that is not installed as a plug-in.
         reading: options of `read`, a dataclass of `option` fields; `data.NAME` in a recipe.
         default_adapter: the method of a fit that names none.
         views: augmented views of each support image, for methods that average them or train on them, where neither the
@@ -180,7 +174,7 @@ class Domain(ABC):
 
     name: ClassVar[str] = ""
     not_for: ClassVar[tuple[str, ...]] = ()
-    tasks: ClassVar[tuple[str | type[Named], ...]] = ("classification",)
+    tasks: ClassVar[tuple[str | type[Any], ...]] = ("classification",)
     reading: ClassVar[type] = Reading
     default_adapter: ClassVar[str] = "auto"
     views: ClassVar[int | None] = None
