@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError
 from ..metrics.significance import calibration_curve
-from ..runtime.tensor_file import read_tensors, write_tensors
+from ..runtime.files import read_tensors, write_tensors
 from .conformal import Conformal, LabelSets, Unlike
 from .selective import Abstention, Selective, answer_threshold
 

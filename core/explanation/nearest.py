@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..errors import CapabilityError, DataError
 from ..runs.places import without_place
 from ..runs.redaction import Redaction
-from ..runtime.tensor_file import read_tensors, write_tensors
+from ..runtime.files import read_tensors, write_tensors
 
 LABELLED = "labelled.safetensors"
 FORMAT = 1

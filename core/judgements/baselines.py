@@ -16,7 +16,6 @@ from torch import Tensor
 from ..confidence.calibration import calibration_error
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record, Scores, beside
 from ..metrics.classification import classification_metrics, multilabel_metrics
-from ..metrics.deciding import class_range, deciding_metric, weights_of_answers
 from ..metrics.resampling import (
     answer_draws,
     centred,
@@ -26,6 +25,7 @@ from ..metrics.resampling import (
     percentiles,
     units_of,
 )
+from ..metrics.selection import class_range, deciding_metric, weights_of_answers
 from ..metrics.significance import SIGNIFICANT, intervals_of, mcnemar, p_words, wilson_interval
 from ..runs.run_sections import Verdict
 from ..runs.sections import MEASURES, Measure, VerdictSection, deciding_of, points

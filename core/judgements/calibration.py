@@ -18,10 +18,9 @@ from ..confidence.calibration import TABLE_COVERAGES, Calibration
 from ..confidence.conformal import Unlike, kept_support, raked
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Item
-from ..contracts.draws import Shots
 from ..contracts.features import FeatureSet
 from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Record, Scores, beside
-from ..contracts.prepared import PreparedData, on_adapted
+from ..contracts.prepared import PreparedData, Shots, on_adapted
 from ..contracts.resources import OF_TOWERS
 from ..data.sampling import folds, rank
 from ..errors import VladaptError

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record
 from ..contracts.prepared import PreparedData, on_adapted
 from ..features.batches import logits_of
-from ..metrics.labelled_rows import metrics_of
+from ..metrics.classification import metrics_of
 from ..runs.sections import MEASURES, Cell, TableSection, deciding_of, points
 from ..runtime.progress import Reporter
 from ..training.samples import seed_of

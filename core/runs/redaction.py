@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import DomainData
-from ..contracts.evaluated import Evaluated
+from ..contracts.items import DomainData
+from ..contracts.judgement import Evaluated
 from ..contracts.recipe import SAMPLE
 from ..errors import CapabilityError
 from .places import mapped_texts

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.draws import Shots
-from ...contracts.prepared import PreparedData
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.task import Task
 from ...errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vladapt import Evaluated
-from vladapt.core.contracts.domain import Item
+from vladapt.core.contracts.items import Item
 from vladapt.core.data.verify import FileHashes, digests_of, image_digest
 from vladapt.core.runs import folder
 from vladapt.core.runs.folder import in_the_fit, kept_digests

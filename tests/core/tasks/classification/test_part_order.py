@@ -18,7 +18,7 @@ from vladapt.core.judgements.part_order import (
     reversed_parts,
     shuffled_parts,
 )
-from vladapt.core.metrics.labelled_rows import metrics_of
+from vladapt.core.metrics.classification import metrics_of
 from vladapt.core.tasks.classification.fitting import ClassificationFit
 
 
