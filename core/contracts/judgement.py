@@ -265,6 +265,8 @@ class JudgedClassifier(JudgedFit):
     @property
     def untaught(self) -> bool:
         """Whether it learned from no labels, of its own or of a run that it started from, nor chose among methods."""
+        if self.shots is None or self.report is None:
+            return False
         return not len(self.shots.support) and self.prepared.base is None and not self.report.judged
 
     @property
