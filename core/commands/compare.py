@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.recipe import DATA, OUTPUT
-from .options import Debug, FromAxes, FromRecipe, Given, Json, Out
+from ..contracts.task import Axes
+from .options import Debug, FromOptions, FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, print_json, reporter, show_table
 
 SHARED = "domain task backbone device amp batch_size workers recipe config sets resource classes protocol preset redact"
@@ -15,7 +16,7 @@ SHARED = "domain task backbone device amp batch_size workers recipe config sets 
 
 
 def compare(
-    axes: Annotated[dict[str, Any], FromAxes()],
+    axes: Annotated[dict[str, Any], FromOptions(Axes)],
     given: Annotated[Given, FromRecipe(SHARED)],
     data: Annotated[
         list[str] | None, typer.Option(help="Data set, or `sample`. Repeatable.", rich_help_panel=DATA)

@@ -117,6 +117,11 @@ def declared_options(named: str | None = None) -> list[Declared]:
     return list({each.key: each for each in reversed(listed)}.values())[::-1]
 
 
+def options_of_task(name: str) -> list[Declared]:
+    """What a task of this package takes."""
+    return [each for index in _here().values() for each in index.options if (each.kind, each.owner) == (TASK, name)]
+
+
 def judgement_options() -> list[Declared]:
     """What the judgements take that tasks of this package make when a run is scored again, and those of others."""
     listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]

@@ -12,17 +12,16 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..contracts.options import Option, annotation
 from ..contracts.recipe import GROUPS, KEYS
-from ..contracts.use import USE
 from ..registry.catalogue import PACKAGE, PACKAGE_ROOT
 from .option_index import declared_options, judgement_options
 
-FILE = PACKAGE_ROOT / "__init__.pyi"
+FILE, API_FILE = PACKAGE_ROOT / "__init__.pyi", PACKAGE_ROOT / "api.pyi"
 HEAD = '"""Types of the public names. Made by `make index`; do not edit."""'
 STANDARD = {"Any": "typing", "Literal": "typing", "Path": "pathlib"}
 STANDARD |= dict.fromkeys(("Callable", "Iterable", "Iterator", "Mapping", "Sequence"), "collections.abc")
@@ -44,15 +43,41 @@ def stub_text() -> str:
                 imports.setdefault(f".{parent}", set()).add(own)
                 aliases.append(f"{name} = {own}")
                 continue
-            if hasattr(value, "__signature__") and inspect.isfunction(value):
+            if _takes_options(value):
                 functions.append(_function(value, imports))
             else:
                 imports.setdefault(_home(value, module), set()).add(f"{name} as {name}")
+    return _text(imports, ["__version__: str", *aliases], functions)
+
+
+def api_stub_text() -> str:
+    """The content of `api.pyi`: what the package gives too has its types there, all else where it is defined."""
+    package, api = importlib.import_module(PACKAGE), importlib.import_module(f"{PACKAGE}.api")
+    imports: dict[str, set[str]] = {}
+    functions = []
+    for module, names in api.HOMES.items():
+        for name in names.split():
+            value = getattr(api, name)
+            if name not in dir(package) and _takes_options(value):
+                functions.append(_function(value, imports))
+            else:
+                home = "." if name in dir(package) else _defining(value, module)
+                imports.setdefault(home, set()).add(f"{name} as {name}")
+    return _text(imports, ["SECTIONS: dict[str, dict[str, str]]", "HOMES: dict[str, str]"], functions)
+
+
+def _text(imports: dict[str, set[str]], lines: list[str], functions: list[str]) -> str:
+    """A stub of imports, lines, and functions written out."""
     words = set(re.findall(r"\w+", "".join(functions)))
     for word in words & STANDARD.keys():
         imports.setdefault(STANDARD[word], set()).add(f"{word} as {word}")
-    lines = [HEAD, "", *_imports(imports), "__version__: str", *aliases, *functions]
-    return "\n".join(lines) + "\n"
+    imports = {module: names - imports.get(".", set()) if module != "." else names for module, names in imports.items()}
+    return "\n".join([HEAD, "", *_imports(imports), *lines, *functions]) + "\n"
+
+
+def _takes_options(value: Any) -> bool:
+    """Whether it is a function with `keywords`."""
+    return inspect.isfunction(value) and hasattr(value, "options")
 
 
 def _imports(imports: dict[str, set[str]]) -> Iterator[str]:
@@ -68,9 +93,9 @@ def _home(value: Any, listed: str) -> str:
     return f".{module.removeprefix(f'{PACKAGE}.')}"
 
 
-def _function(function: Callable, imports: dict[str, set[str]]) -> str:
+def _function(function: Any, imports: dict[str, set[str]]) -> str:
     """A function with the annotation of each parameter, on a line of its own."""
-    hints, options = typing.get_type_hints(function), KEYS if function.__name__ == "fit" else USE
+    hints, options = typing.get_type_hints(function), function.options
     lines, keyword = [], False
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not keyword:
@@ -122,18 +147,6 @@ def write_stub() -> None:
     """Make the file again."""
     Path(FILE).write_text(stub_text(), encoding="utf-8")
     API_FILE.write_text(api_stub_text(), encoding="utf-8")
-
-
-API_FILE = PACKAGE_ROOT / "api.pyi"
-
-
-def api_stub_text() -> str:
-    """The content of `api.pyi`: what the package gives too has its types there, all else where it is defined."""
-    package, api = importlib.import_module(PACKAGE), importlib.import_module(f"{PACKAGE}.api")
-    listed = {name: module for module, names in api.HOMES.items() for name in names.split()}
-    homes = {name: "." if name in dir(package) else _defining(getattr(api, name), listed[name]) for name in listed}
-    lines = sorted(f"from {homes[name]} import {name} as {name}" for name in listed)
-    return "\n".join([HEAD, "", *lines, "", "SECTIONS: dict[str, dict[str, str]]", "HOMES: dict[str, str]"]) + "\n"
 
 
 def _defining(value: Any, listed: str) -> str:
