@@ -43,7 +43,7 @@ def compare(
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
-    from ..recipes.early import check_names
+    from ..recipes.resolve import check_names
     from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
