@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from usage import print_help
 
-from vladapt.core.commands.option_index import (
+from vladapt.core.commands.declared import (
     JUDGEMENT,
     Declared,
     doctor_options,

@@ -25,7 +25,7 @@ from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT,
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..errors import ConfigError
-from .option_index import (
+from .declared import (
     JUDGEMENT,
     TASK,
     Declared,

@@ -11,7 +11,7 @@ import type_errors
 
 import vladapt
 import vladapt.api
-from vladapt.core.commands.public_types import FILE, stub_text
+from vladapt.core.commands.option_index import FILE, stub_text
 from vladapt.core.contracts.exported import ExportWishes
 from vladapt.core.contracts.options import options_of
 from vladapt.core.contracts.recipe import Recipe, Trained
