@@ -1,4 +1,5 @@
-"""From a name to the thing, the one module that carries it imported and nothing else; and the judgements of a task."""
+"""From a name to the thing: the one module that carries it is imported, nothing else. Of judgements, which a task only
+names, also from a task to all that it makes."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def adapter_class(name: str) -> type[Adapter]:
         cls = _load(catalogue.PUBLISHED_RUN, Adapter).at(name)
         cls.name = name
         return cls
-    return _named(name, catalogue.adapters(), Adapter)
+    return _class(name, catalogue.adapters(), Adapter)
 
 
 def build_adapter(name: str, **options: Any) -> Adapter:
@@ -114,7 +115,7 @@ def task_class(name: str) -> type[Task]:
     Raises:
         UnknownNameError: no task has that name.
     """
-    return _named(name, catalogue.tasks(), Task)
+    return _class(name, catalogue.tasks(), Task)
 
 
 def build_metric(name: str | type[Metric]) -> Metric:
@@ -125,7 +126,7 @@ def build_metric(name: str | type[Metric]) -> Metric:
     """
     if isinstance(name, type):
         return name()
-    return _named(name, catalogue.metrics(), Metric)()
+    return _class(name, catalogue.metrics(), Metric)()
 
 
 def loss_class(name: str) -> type[Loss]:
@@ -136,7 +137,7 @@ def loss_class(name: str) -> type[Loss]:
     """
     from ..contracts.loss import Loss
 
-    return _named(name, catalogue.losses(), Loss)
+    return _class(name, catalogue.losses(), Loss)
 
 
 def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any) -> Loss:
@@ -157,7 +158,7 @@ def judgement_class(name: str) -> type[Judgement]:
     Raises:
         UnknownNameError: no judgement has that name.
     """
-    return _named(name, catalogue.judgements(), Judgement)
+    return _class(name, catalogue.judgements(), Judgement)
 
 
 def build_judgement(name: str, **options: Any) -> Judgement:
@@ -179,7 +180,7 @@ def selector_class(name: str) -> type[Selector]:
     """
     from ..contracts.selector import Selector
 
-    return _named(name, catalogue.selectors(), Selector)
+    return _class(name, catalogue.selectors(), Selector)
 
 
 def build_selector(name: str, **options: Any) -> Selector:
@@ -191,56 +192,6 @@ def build_selector(name: str, **options: Any) -> Selector:
     """
     cls = selector_class(name)
     return cls(**chosen(cls, options, f"selector '{name}'"))
-
-
-def _named(name: str, entries: Mapping[str, Entry], base: type) -> Any:
-    """The class of `base` that has a name among entries of one kind."""
-    cls = _load(find(name, entries, base.__name__.lower()), base)
-    cls.name = name
-    return cls
-
-
-def _load(entry: Entry, base: type):
-    """The class (or, from an entry point, the instance) of `base` that an entry names."""
-    if entry.entry_point is not None:
-        try:
-            loaded = entry.entry_point.load()
-        except Exception as error:
-            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
-        if inspect.ismodule(loaded):
-            loaded = _only_subclass(loaded, base, entry)
-        if not (isinstance(loaded, base) or (isinstance(loaded, type) and issubclass(loaded, base))):
-            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) is not of type {base.__name__}")
-        return loaded
-    try:
-        module = importlib.import_module(f"{PACKAGE}.{entry.module}")
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith(PACKAGE):
-            raise
-        extra = f" with: pip install 'vladapt[{entry.name}]'" if entry.kind == "domain" else ""
-        raise CapabilityError(
-            f"{entry.kind} '{entry.name}' needs the package '{error.name}'; install it{extra}"
-        ) from None
-    return _only_subclass(module, base, entry)
-
-
-def _only_subclass(module, base: type, entry: Entry) -> type:
-    subclasses = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, base)
-        and not inspect.isabstract(value)
-        and value.__module__.startswith(module.__name__)
-        and not value.__name__.startswith("_")
-    ]
-    bases = {cls for cls in subclasses if any(cls is not other and issubclass(other, cls) for other in subclasses)}
-    subclasses = [cls for cls in subclasses if cls not in bases]
-    if len(subclasses) != 1:
-        raise ConfigError(
-            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, it has {len(subclasses)}"
-        )
-    return subclasses[0]
 
 
 def judgements_of(task: type[Task] | Task) -> dict[str, type[Judgement]]:
@@ -309,3 +260,57 @@ def divided(task: Task, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     made = {judgement.name: judgement for judgement in judges_at(task, FIT, judging)} if judging else {}
     own = {key: value for key, value in given.items() if key not in owners}
     return own, {key: getattr(made[owners[key]], key) for key in judging}
+
+
+def _class(name: str, entries: dict[str, Entry], base: type) -> Any:
+    """The subclass of `base` that has a name, which it learns.
+
+    Raises:
+        UnknownNameError: nothing has that name.
+    """
+    cls = _load(find(name, entries, base.__name__.lower()), base)
+    cls.name = name
+    return cls
+
+
+def _load(entry: Entry, base: type):
+    """The class (or, from an entry point, the instance) of `base` that an entry names."""
+    if entry.entry_point is not None:
+        try:
+            loaded = entry.entry_point.load()
+        except Exception as error:
+            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
+        if inspect.ismodule(loaded):
+            loaded = _only_subclass(loaded, base, entry)
+        if not (isinstance(loaded, base) or (isinstance(loaded, type) and issubclass(loaded, base))):
+            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) is not of type {base.__name__}")
+        return loaded
+    try:
+        module = importlib.import_module(f"{PACKAGE}.{entry.module}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith(PACKAGE):
+            raise
+        extra = f" with: pip install 'vladapt[{entry.name}]'" if entry.kind == "domain" else ""
+        raise CapabilityError(
+            f"{entry.kind} '{entry.name}' needs the package '{error.name}'; install it{extra}"
+        ) from None
+    return _only_subclass(module, base, entry)
+
+
+def _only_subclass(module, base: type, entry: Entry) -> type:
+    subclasses = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and not inspect.isabstract(value)
+        and value.__module__.startswith(module.__name__)
+        and not value.__name__.startswith("_")
+    ]
+    bases = {cls for cls in subclasses if any(cls is not other and issubclass(other, cls) for other in subclasses)}
+    subclasses = [cls for cls in subclasses if cls not in bases]
+    if len(subclasses) != 1:
+        raise ConfigError(
+            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, it has {len(subclasses)}"
+        )
+    return subclasses[0]
