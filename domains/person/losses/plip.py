@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import MASKED_SHARE, Backbone, Output, RowLoss, option, require
 from ....core.errors import CapabilityError
-from ....core.losses import log_softmax_down, places_of_hidden, products_option, with_all
+from ....core.losses import places_of_hidden, products_option, with_all
 from ....core.runtime import Ranks
 from ....core.training import MaskedWords, text_tokens
 from ._colours import GuidedReader, cells_of, grey_and_colours
@@ -123,7 +123,7 @@ class Plip(RowLoss):
         image, text = (F.normalize(out[name], dim=1) for name in ("image_features", "text_features"))
         logits = with_all(out["logit_scale"] * image, text, ranks, self.products)  # (n, N)
         targets = IdentityTargets.of(out["labels"], ranks, logits)
-        return soft_contrast(logits.log_softmax(dim=1), log_softmax_down(logits, ranks), targets, 0.0, ranks)
+        return soft_contrast(logits.log_softmax(dim=1), ranks.log_softmax_down(logits), targets, 0.0, ranks)
 
     def _word_errors(self, batch: Mapping[str, Tensor], backbone: Backbone) -> Tensor:
         """(B, 1) mean cross-entropy of each caption's hidden words; 0 where none is hidden."""
