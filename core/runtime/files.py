@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 from weakref import WeakSet
@@ -246,6 +247,53 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder of work under way: a killed process leaves it, and the same command goes on from it.
+
+    Args:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, place: Path, key: str) -> WorkFolder:
+        """`<place>/.resume/<key>`.
+
+        Args:
+            place: where the result is to stand.
+            key: says what is worked on.
+        """
+        return cls(place / PLACE / key)
+
+    def claimed(self, doing: str) -> IO[bytes]:
+        """Make the folder; it is this process's own as long as the handle is open.
+
+        Args:
+            doing: "making this map", for the message.
+
+        Raises:
+            ConfigError: another process is at work in it. DataError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return claimed(self.path / MARKER)
+        except BlockingIOError:
+            raise ConfigError(f"{self.path}: another process is {doing}; wait for it, or give another --out") from None
+        except OSError as error:
+            raise refused(self.path, error) from error
+
+    def files(self) -> list[Path]:
+        """What lies in it, but for the marker of a process at work."""
+        return [file for file in self.path.iterdir() if not file.name.startswith(MARKER)]
+
+    def is_forgotten(self) -> bool:
+        """Whether a killed process left it and nobody has gone on with it for `KEPT_DAYS`."""
+        old = time.time() - KEPT_DAYS * 86400
+        return self.path.stat().st_mtime < old and is_abandoned(self.path / MARKER)
+
+
 @contextmanager
 def kept_checkpoints(
     runs: Path, key: str, resume: bool, reporter: Reporter, newest: Callable[[Path], str]
@@ -261,11 +309,12 @@ def kept_checkpoints(
     Raises:
         ConfigError: an unfinished training is there and it is not to be resumed.
     """
-    folder = runs / PLACE / key
+    work = WorkFolder.of(runs, key)
+    folder = work.path
     run_on_all(lambda: _refuse_unfinished(folder, resume, newest))
     claim: list[IO[bytes]] = []
     made = [parent for parent in folder.parents if not parent.exists()]
-    run_on_all(lambda: claim.append(_claimed_training(folder)) if is_main() else None)
+    run_on_all(lambda: claim.append(work.claimed("running this fit")) if is_main() else None)
     try:
         yield folder
     except BaseException:
@@ -285,18 +334,6 @@ def kept_checkpoints(
     finally:
         for handle in claim:
             handle.close()
-
-
-def _claimed_training(folder: Path) -> IO[bytes]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return claimed(folder / MARKER)
-    except BlockingIOError:
-        raise ConfigError(
-            f"{folder}: another process is running this fit; wait for it, or give another --out"
-        ) from None
-    except OSError as error:
-        raise refused(folder, error) from error
 
 
 def _remove_training(folder: Path, made: Sequence[Path]) -> None:
