@@ -8,9 +8,8 @@ __getattr__, __dir__ = lazy_exports(
         "array_files": "array_headers load_arrays read_array_header reading_arrays",
         "augmentation": "SeededAugment",
         "class_folders": "CONTAINERS SPLIT_FOLDERS find_layout",
-        "coco": "by_kind_of_id coco_images find_coco_files image_roots is_coco read_coco_file split_of usable_id "
-        "what_lacks",
-        "crops": "BoxedImage image_folders",
+        "coco": "CocoFile coco_images",
+        "crops": "Box ListedImage",
         "detect": "read_any",
         "detections": "read_detections",
         "files": "Format ItemCollector folders format_of licence_of loader locate shown stays_inside visible walk "
@@ -32,6 +31,6 @@ __getattr__, __dir__ = lazy_exports(
         "tables": "Row TABLE_SUFFIXES Table plain_name read_table",
         "unlabelled": "decodable images_of read_unlabelled readable",
         "verify": "FileHashes VERIFY_ALL_UP_TO check_skipped remember_by_file",
-        "voc": "CORNERS find_voc_files parse_voc voc_image_name voc_splits",
+        "voc": "VocSet",
     },
 )
