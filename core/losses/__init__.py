@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "_hidden_words": "error_of_words places_of_hidden",
+        "_hidden_words": "HiddenWords",
         "_info_nce": "info_nce",
         "_products": "products_option with_all",
         "clip": "Clip",

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import MASKED_SHARE, Backbone, Output, RowLoss, option, require
+from ....core.contracts import Backbone, Output, RowLoss, option, require
 from ....core.errors import CapabilityError
-from ....core.losses import places_of_hidden, products_option, with_all
+from ....core.losses import HiddenWords, products_option, with_all
 from ....core.runtime import Ranks
 from ....core.training import MaskedWords, text_tokens
 from ._colours import GuidedReader, cells_of, grey_and_colours
@@ -130,13 +130,13 @@ class Plip(RowLoss):
         made = self.masked(batch["tokens"], batch["draws"])
         labels = made["masked_labels"].to(made["masked_tokens"].device)
         patches, _ = backbone.image_tokens(batch["pixels"])
-        places = places_of_hidden(labels, MASKED_SHARE)
-        read = self.words(made["masked_tokens"], patches).flatten(0, 1)[places]
+        hidden = HiddenWords(labels)
+        read = hidden.among(self.words(made["masked_tokens"], patches))
         said = self.word_norm(read)  # (K, text width)
         known = backbone.embed_tokens(torch.arange(len(self.word_bias), device=said.device)[None])[0]
         logits = (said @ known.to(said).T + self.word_bias).float()  # (K, vocabulary)
-        errors = F.cross_entropy(logits, labels.flatten()[places], reduction="none")
-        each = logits.new_zeros(labels.numel()).scatter(0, places, errors).view(labels.shape)
+        errors = F.cross_entropy(logits, hidden.targets, reduction="none")
+        each = logits.new_zeros(labels.numel()).scatter(0, hidden.places, errors).view(labels.shape)
         return each.sum(dim=1, keepdim=True) / (labels >= 0).sum(dim=1, keepdim=True).clamp(min=1)
 
     def _colour_errors(self, batch: Mapping[str, Tensor], backbone: Backbone) -> Tensor:
