@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from .channels import MEAN, TRAINED, ZERO, InputChannels
+from .channels import InputChannels
 from .families import families_with
 from .image_size import ImageSize, height_and_width
 
@@ -181,9 +181,9 @@ class Backbone(ABC):
             return []
         first, further = ", ".join(self.channels.names[:3]), self.channels.further
         started = {
-            ZERO: "at zero, so the features at the start are those of the first three",
-            TRAINED: "in the training that made its weights",
-            MEAN: "with the mean of its weights for these, and all were scaled by 3 / channels",
+            InputChannels.ZERO: "at zero, so the features at the start are those of the first three",
+            InputChannels.TRAINED: "in the training that made its weights",
+            InputChannels.MEAN: "with the mean of its weights for these, and all were scaled by 3 / channels",
         }
         return [
             f"The image tower sees {first} as red, green and blue; {further} started {started[self.channels.start]}. "
@@ -200,7 +200,7 @@ class Backbone(ABC):
         Raises:
             CapabilityError: there are some, they start at zero, and it does not.
         """
-        if self.channels is None or self.channels.start != ZERO or trains:
+        if self.channels is None or self.channels.start != InputChannels.ZERO or trains:
             return
         raise CapabilityError(
             f"{who} cannot use {self.channels.further}: channels beyond the third start at zero, and it does not train "

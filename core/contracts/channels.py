@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-ZERO, MEAN, TRAINED = "zero", "mean", "trained"
-STARTS = (ZERO, MEAN)
-"""How channels beyond the third start in a tower that was trained on three."""
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -20,6 +17,12 @@ class InputChannels:
             a file of weights that were trained on these channels.
         advice: what a user can give where nothing trains them, for messages.
     """
+
+    ZERO: ClassVar[str] = "zero"
+    MEAN: ClassVar[str] = "mean"
+    TRAINED: ClassVar[str] = "trained"
+    STARTS: ClassVar[tuple[str, ...]] = (ZERO, MEAN)
+    """How channels beyond the third may start in a tower that was trained on three."""
 
     names: tuple[str, ...]
     start: str = ZERO

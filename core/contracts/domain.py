@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from .task import Task, Use
 
 SPLITS = ("train", "val", "test")
-NO_PRESET = "none"
-READ_BY = "read_by"
-"""In `Item.decode`: the domain whose `decode` decodes it, for tasks that keep items in files."""
-WHOLE = "whole"
-"""In `Item.decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What is found in
-the windows of a picture, whose ids begin with its id and "#", is joined."""
 MAX_PIXELS = 200_000_000
 """Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
 
@@ -64,6 +58,11 @@ class Reading:
 class Item:
     """One sample, not yet decoded.
 
+    Class attributes:
+        READ_BY: key of `decode`: the domain whose `decode` decodes it, for tasks that keep items in files.
+        WHOLE: key of `decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What
+            is found in the windows of a picture, whose ids begin with its id and "#", is joined.
+
     Args:
         id: unique within its data set, shown to the user; never a patient's name.
         source: the file its bytes come from.
@@ -74,6 +73,9 @@ class Item:
         apart: whether it may be split from other parts of its file, as windows of a raster may: only its group says
             what belongs together. By default all parts of a file stay on one side.
     """
+
+    READ_BY: ClassVar[str] = "read_by"
+    WHOLE: ClassVar[str] = "whole"
 
     id: str
     source: Path
@@ -201,8 +203,10 @@ class Domain(Pictured, ABC):
         own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
             that `--out` names is then its too.
         not_for: sentences on what its models must not be used for, for the card of a published run.
+        NO_PRESET: the preset that is no published set's.
     """
 
+    NO_PRESET: ClassVar[str] = "none"
     name: ClassVar[str] = ""
     not_for: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
@@ -267,8 +271,8 @@ class Domain(Pictured, ABC):
         return {}
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
-        """What an item with `READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. None: it is a
-        plain image file, which needs no decoder of the domain's own (`core/data/images.py` decodes it).
+        """What an item with `Item.READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. None: it is
+        a plain image file, which needs no decoder of the domain's own (`core/data/images.py` decodes it).
 
         Raises:
             DataError: it cannot be decoded.
@@ -338,7 +342,7 @@ class Domain(Pictured, ABC):
         Raises:
             UnknownNameError: no such set; by default there are none.
         """
-        if name == NO_PRESET:
+        if name == self.NO_PRESET:
             return None
         raise UnknownNameError(f"--preset {name}: domain '{self.name}' knows no published sets; omit it")
 

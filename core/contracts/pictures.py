@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from .domain import Decoded, Item
-
-STILL = "image"
-"""What the only still of an image is called."""
 
 
 class ThumbnailStore(Protocol):
@@ -32,7 +29,13 @@ class ThumbnailStore(Protocol):
 
 
 class Pictured:
-    """What every domain offers for labelling by eye."""
+    """What every domain offers for labelling by eye.
+
+    Class attributes:
+        STILL: what the only still of an image is called.
+    """
+
+    STILL: ClassVar[str] = "image"
 
     def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
         """The stills of an item by name, (H, W, 3) uint8 each, the one to begin with first.
@@ -49,13 +52,13 @@ class Pictured:
         """
         decoded = np.asarray(load(item))
         if decoded.ndim == 3:
-            return {STILL: as_still(decoded)}
-        return {f"{number} of {len(decoded)}": as_still(frame) for number, frame in enumerate(decoded, start=1)}
+            return {self.STILL: self.as_still(decoded)}
+        return {f"{number} of {len(decoded)}": self.as_still(frame) for number, frame in enumerate(decoded, start=1)}
 
-
-def as_still(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8, or float in 0..1, as (H, W, 3) uint8; the first three of more channels."""
-    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
+    @staticmethod
+    def as_still(pixels: np.ndarray) -> np.ndarray:
+        """(H, W, C) uint8, or float in 0..1, as (H, W, 3) uint8; the first three of more channels."""
+        pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
+        return np.ascontiguousarray(pixels)

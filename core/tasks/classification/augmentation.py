@@ -11,7 +11,7 @@ from typing import Any
 
 from ...contracts.adapter import Adapter
 from ...contracts.choices import Augmented, FreshViews, PooledViews
-from ...contracts.domain import NO_PRESET
+from ...contracts.domain import Domain
 from ...contracts.draws import Shots
 from ...contracts.images import CropTransform
 from ...contracts.prepared import PreparedData
@@ -129,7 +129,7 @@ def _augments(adapter: Adapter, views: int) -> bool:
 
 def _published(recipe: Recipe, name: str, own: Mapping[str, Any]) -> bool:
     """Whether the user asks for a method as published: by a protocol, or by a preset that it has."""
-    named = recipe.preset not in (AUTO, NO_PRESET) or own.get("preset") is not None
+    named = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
     return recipe.protocol is not None or (named and bool(adapter_class(name).presets))
 
 

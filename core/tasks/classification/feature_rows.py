@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import NO_PRESET, Domain, DomainData, Item
+from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.draws import Shots
 from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.prepared import Counts, PreparedData
@@ -212,7 +212,7 @@ def prepare_features(recipe: Recipe, reporter: Reporter, divided: bool = True) -
         load=_no_pixels,
         name=path.stem,
         kind="multilabel" if file.features.multilabel else "labels",
-        published=None if recipe.preset in (AUTO, NO_PRESET) else recipe.preset,
+        published=None if recipe.preset in (AUTO, Domain.NO_PRESET) else recipe.preset,
     )
     if whole or (not divided and len(set(file.split or ()) - {""}) < 2):
         data = data.with_items([item.with_(split="test") for item in data.items])

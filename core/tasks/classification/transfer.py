@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import NO_PRESET
+from ...contracts.domain import Domain
 from ...contracts.recipe import AUTO, Recipe
 from ...errors import CapabilityError, DataError, did_you_mean
 from ...prompts.classifier import spoken
@@ -120,5 +120,5 @@ def _plain(name: str) -> str:
 
 def on_target(recipe: Recipe) -> Recipe:
     """The recipe as it reads a target: all its classes, its own prompts, and no shots, as nothing is fitted there."""
-    preset = recipe.preset if recipe.preset == NO_PRESET else AUTO
+    preset = recipe.preset if recipe.preset == Domain.NO_PRESET else AUTO
     return recipe.with_(classes=None, preset=preset, shots=0)
