@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "array_files": "array_headers load_arrays read_array_header reading_arrays",
+        "array_files": "ArrayFile",
         "augmentation": "SeededAugment",
         "class_folders": "CONTAINERS SPLIT_FOLDERS find_layout",
         "coco": "CocoFile coco_images",
@@ -15,8 +15,7 @@ __getattr__, __dir__ = lazy_exports(
         "files": "Format ItemCollector folders format_of licence_of loader locate shown stays_inside visible walk "
         "with_max_pixels",
         "group_columns": "AUTO NONE group_by_tables_beside group_of group_rows",
-        "images": "BAND_PIXELS DECODER_LIMITS IMAGE IMAGE_SUFFIXES decode_bytes decode_image decode_values too_large "
-        "upright_size",
+        "images": "IMAGE IMAGE_SUFFIXES decode_bytes decode_image decode_values decoder_limit upright_size",
         "listed_splits": "with_lists",
         "manifests": "IMAGE_COLUMNS LABEL_COLUMNS SPLIT_COLUMNS",
         "pairs.augment_text": "TextAugment",

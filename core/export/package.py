@@ -13,7 +13,7 @@ from typing import Any
 
 from ..contracts.exported import Exported
 from ..errors import DataError
-from ..runtime.files import refused, write_whole
+from ..runtime.files import write_whole
 from .agreement import words_of
 from .folder import FACTS
 
@@ -48,7 +48,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, out)
     except OSError as error:
-        raise refused(out.parent, error) from error
+        raise DataError.unwritable(out.parent, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "distributed": "is_main run_on_all world_size",
-        "files": "WorkFolder cached_folder caching refused replacing write_cached write_whole",
+        "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
         "progress": "Reporter training_lines",
         "ranks": "Ranks",
         "reading": "MOST_BYTES check_regular json_values parse_json read_json read_start read_text read_yaml "

@@ -59,7 +59,7 @@ def replacing(path: Path, cure: str = OTHER_OUT) -> Iterator[Path]:
         with suppress(OSError):  # the folder itself may be the trouble; the error says so
             partial.unlink()
         if isinstance(error, (OSError, SafetensorError)):
-            raise refused(target.parent, error, cure) from error
+            raise DataError.unwritable(target.parent, error, cure) from error
         raise
 
 
@@ -79,7 +79,7 @@ def place_of(path: Path, what: str = "") -> Path:
             return target
         kind = "a folder" if target.is_dir() else "a device or a pipe"
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise refused(path, error) from error
+        raise DataError.unwritable(path, error) from error
     raise DataError(f"{what and what + ' '}{path}: {kind}, not a file; give the name of a file")
 
 
@@ -146,7 +146,7 @@ def cached_folder(folder: Path) -> Path:
 
 def cache_refused(folder: Path, error: Exception) -> CacheError:
     """The one line of a cache that cannot be written, which is no fault of what was to be stored in it."""
-    return CacheError(f"the cache {refused(folder, error, OTHER_CACHE)}")
+    return CacheError.unwritable(f"the cache {folder}", error, OTHER_CACHE)
 
 
 def remove_stale_partials(folder: Path) -> None:
@@ -210,12 +210,6 @@ def remove_abandoned(folders: Iterable[Path], marker: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def refused(folder: Path, error: Exception, cure: str = OTHER_OUT) -> DataError:
-    """The one line of a folder that cannot be written."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return DataError(f"{folder}: cannot be written there ({reason}); free some space or {cure}")
-
-
 @contextmanager
 def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[None]:
     """Make a folder for files to be written in the block; if that fails, take away what was not there before.
@@ -240,10 +234,7 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[None]:
             with suppress(OSError):  # others have put something there meanwhile
                 parent.rmdir()
         if isinstance(error, (OSError, SafetensorError)):
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise DataError(
-                f"--out {folder}: cannot be written there ({reason}); free some space or give another --out"
-            ) from error
+            raise DataError.unwritable(f"--out {folder}", error) from error
         raise
 
 
@@ -282,7 +273,7 @@ class WorkFolder:
         except BlockingIOError:
             raise ConfigError(f"{self.path}: another process is {doing}; wait for it, or give another --out") from None
         except OSError as error:
-            raise refused(self.path, error) from error
+            raise DataError.unwritable(self.path, error) from error
 
     def files(self) -> list[Path]:
         """What lies in it, but for the marker of a process at work."""
