@@ -13,8 +13,8 @@ __getattr__, __dir__ = lazy_exports(
         "joint_parts": "JointParts attach_joint chosen_parts",
         "load": "announced load_backbone save_fine_tuned",
         "open_clip_source": "check_transformers_config",
-        "positions": "ROOTS image_positions insert_after_start tower_of",
+        "positions": "image_positions insert_after_start tower_of",
         "prompted": "CoupledTokens PromptTokens TowerPrompts attach_prompts start_tokens width_of",
-        "tower_steps": "FEATURE_MAP_DEPTHS attend",
+        "tower_steps": "attend",
     },
 )

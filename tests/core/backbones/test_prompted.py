@@ -22,7 +22,7 @@ from vladapt.core.backbones.prompted import (
     width_of,
 )
 from vladapt.core.prompts.context import PromptLearner
-from vladapt.core.training.model import checkpoint_blocks
+from vladapt.core.training.model import TowerLayers
 from vladapt.core.training.tower_outputs import Outputs
 from vladapt.core.training.tower_passes import image_outputs, text_tokens
 from vladapt.core.training.tower_weights import copy_of
@@ -228,7 +228,7 @@ def test_activations_may_be_recomputed(base):
     for recompute in (False, True):
         ours = prompted(base("open_clip"))
         if recompute:
-            checkpoint_blocks(ours)
+            TowerLayers(ours).checkpoint()
         ours.model.train()
         (ours.encode_image(pixels_of(ours)).sum() + ours.encode_text(TEXTS).sum()).backward()
         gradients.append([parameter.grad for parameter in ours.prompts.parameters()])
