@@ -108,7 +108,7 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
 def _read(path: Path) -> dict[str, Any]:
     check_features_place(path)
     check_regular(path, "give a .safetensors or .npz file of features")
-    readers = {".npz": lambda path, names: ArrayFile(path).load(names), ".safetensors": _read_safetensors}
+    readers = {".npz": lambda path: ArrayFile(path).load(), ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: '{path.suffix}' is not a format of features files; give a .safetensors or .npz file")
     return readers[path.suffix.lower()](path)
