@@ -100,7 +100,7 @@ def index(
 
 def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
-    reader = ImageReader.of(recipe, domain) if images else ImageReader()
+    reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading) if images else ImageReader()
     backbone = searched(load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels))
     backbone.check_channels("`vladapt index`")
     made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)

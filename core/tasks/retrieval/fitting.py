@@ -27,7 +27,7 @@ from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter, training_lines
 from ...training.batches import BatchPlan
 from ...training.sources import PairSource
-from ..tower_training import ZERO_SHOT, FittedTowers, Training
+from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 
 

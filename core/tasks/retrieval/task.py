@@ -22,7 +22,8 @@ from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
-from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
+from ..tower_training.fitted import ZERO_SHOT, FittedTowers
+from ..tower_training.task import TowerTraining
 from .exporting import export_towers
 from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs
 from .multiple_choice import choice_table
