@@ -18,6 +18,7 @@ __getattr__, __dir__ = lazy_exports(
         "images": "IMAGE IMAGE_SUFFIXES decode_bytes decode_image decode_values decoder_limit upright_size",
         "listed_splits": "with_lists",
         "manifests": "IMAGE_COLUMNS LABEL_COLUMNS SPLIT_COLUMNS",
+        "matlab": "read_matlab",
         "pairs.augment_text": "TextAugment",
         "pairs.captions": "CaptionSampler generator_of",
         "pairs.pair_set": "Pair PairSet StoredImages",
