@@ -128,6 +128,15 @@ class Backbone(ABC):
     def token_mask(self, tokens: Tensor) -> Tensor:
         """(N, L) bool: tokens that take part (for causal towers: up to and including end-of-text)."""
 
+    def word_mask(self, tokens: Tensor) -> Tensor:
+        """(N, L) bool: tokens of the text itself, without its start and its end."""
+        mask = self.token_mask(tokens)
+        inner = mask.clone()
+        inner[:, 0] = False
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+        inner[torch.arange(len(inner), device=inner.device), last] = False
+        return inner
+
     @abstractmethod
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, S, S) -> (B, D) float32; (B, T, 3, S, S) too where `joint` sees the parts of a sample together."""
@@ -269,6 +278,16 @@ class Backbone(ABC):
         """(N, L, W) word embeddings before positions -> (N, L, W): what the first text block takes."""
         self.need("text_blocks")
         raise AssertionError("a backbone with 'text_blocks' implements embed_prompt")
+
+    def text_tokens(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """(N, L) tokens -> (N, L, W): what the last text block gives at each.
+
+        Args:
+            embeddings: (N, L, W) in place of the tokens' own, before positions.
+        """
+        mask = self.token_mask(tokens)
+        words = self.embed_tokens(tokens) if embeddings is None else embeddings
+        return self.run_blocks("text", self.embed_prompt(words, mask), mask=mask)
 
     def hidden(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, W): image features before the projection."""

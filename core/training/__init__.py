@@ -20,9 +20,9 @@ __getattr__, __dir__ = lazy_exports(
         "sources": "ImageSource LabelledSource Remembered Source",
         "tower_adapter": "ClassTowerAdapter TowerAdapter digest",
         "tower_outputs": "image_features",
-        "tower_passes": "MaskedWords draws_for image_outputs text_tokens words_of",
+        "tower_passes": "MaskedWords draws_for image_outputs",
         "tower_settings": "DASSL identity_of labels_of losses_of score_by settings_of train_towers",
         "tower_weights": "BetweenWeights changed_tensors copy_of digest_of put_tensors",
-        "views": "View as_tensor strong_view",
+        "views": "augmented_view strong_view",
     },
 )

@@ -14,7 +14,7 @@ from ....core.contracts import Backbone, Output, RowLoss, option, require
 from ....core.errors import CapabilityError
 from ....core.losses import HiddenWords, products_option, with_all
 from ....core.runtime import Ranks
-from ....core.training import MaskedWords, text_tokens
+from ....core.training import MaskedWords
 from ._colours import GuidedReader, cells_of, grey_and_colours
 from ._identities import IdentityTargets, soft_contrast
 
@@ -143,6 +143,6 @@ class Plip(RowLoss):
         """(B, 1) mean squared error of each image's colours, in tenths of the range from black to white."""
         grey, colours = grey_and_colours(backbone, batch["pixels"])
         patches, grid = backbone.image_tokens(grey)
-        told = self.painter(patches, text_tokens(backbone, batch["tokens"]), backbone.token_mask(batch["tokens"]))
+        told = self.painter(patches, backbone.text_tokens(batch["tokens"]), backbone.token_mask(batch["tokens"]))
         wanted = TENTHS * cells_of(colours.float(), grid, self.cells)
         return (told.float() - wanted).square().mean(dim=(1, 2))[:, None]

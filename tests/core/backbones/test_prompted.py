@@ -24,7 +24,7 @@ from vladapt.core.backbones.prompted import (
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.model import TowerLayers
 from vladapt.core.training.tower_outputs import Outputs
-from vladapt.core.training.tower_passes import image_outputs, text_tokens
+from vladapt.core.training.tower_passes import image_outputs
 from vladapt.core.training.tower_weights import copy_of
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -120,7 +120,7 @@ def test_text_tokens_stand_before_the_words(base, name, depth):
     expected = plain.pool_text(torch.cat([x[:, :lead], x[:, lead + N :]], dim=1), seen[:, N:])
     torch.testing.assert_close(ours.encode_text(TEXTS), expected, **CLOSE)
     assert not torch.allclose(expected, plain.encode_text(TEXTS), atol=1e-3)
-    assert text_tokens(ours, ids).shape == text_tokens(plain, ids).shape
+    assert ours.text_tokens(ids).shape == plain.text_tokens(ids).shape
 
 
 @pytest.mark.parametrize("name", ALL)
