@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..contracts.channels import RGB, InputChannels
-from ..contracts.images import CropTransform
+from ..contracts.images import RGB, CropTransform, InputChannels
 from ..errors import CapabilityError, DataError
 from .positions import ROOTS
 from .preprocessing import Preprocess

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..contracts.domain import DomainData
+from ..contracts.items import DomainData
 from ..errors import DataError, shortened
 from ..runtime.reading import read_json
 from .class_folders import SPLIT_FOLDERS

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import DomainData, check_items
-from ..contracts.targets import Label
+from ..contracts.items import DomainData, Label, check_items
 from .files import Format, ItemCollector, licence_of, loader, locate, shown
 
 MIN_SIDE = 4.0

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ..contracts.exported import Exported, ExportWishes
-from ..contracts.fitted_run import FittedRun
+from ..contracts.use import Exported, ExportWishes, FittedRun
 from ..errors import DataError
 from ..runtime.files import write_whole
 from .agreement import Agreement, words_of

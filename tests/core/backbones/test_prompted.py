@@ -22,7 +22,7 @@ from vladapt.core.backbones.prompted import (
     width_of,
 )
 from vladapt.core.prompts.context import PromptLearner
-from vladapt.core.training.model import TowerLayers
+from vladapt.core.training.layers import TowerLayers
 from vladapt.core.training.tower_outputs import Outputs
 from vladapt.core.training.tower_passes import image_outputs
 from vladapt.core.training.tower_weights import copy_of
