@@ -26,6 +26,8 @@ from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, DataError
+from ..recipes.adapters import adapter_of, check_hooks, check_named
+from ..recipes.data import place_of_data
 from ..registry import adapter_class, catalogue, load_adapter
 from ..registry.catalogue import find
 from ..registry.judging import divided, judgements_of, judges_at
@@ -39,7 +41,6 @@ from ..training.checkpoints import newest_step
 from ..training.log import FILE, keep_logs, read_log
 from ..training.objective import parse_losses
 from .classification.stored_run import recipe_again
-from .methods import adapter_of, check_hooks, check_named, place_of_data
 
 ZERO_SHOT = "zero-shot"
 SEEDS = (1, 2, 3)

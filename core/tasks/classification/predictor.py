@@ -29,16 +29,13 @@ from ...features.batches import PLAIN, Extras, batches, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
+from ...recipes.adapters import backbone_of
 from ...runtime.progress import Reporter
-from ..methods import backbone_of
-from .base_run import BaseRun
-from .explained_page import write_explanations
 from .explaining import AUTO, Explainer
-from .images import Encoding
-from .labelled_examples import labelled_in_run
-from .predictions import Predictions, check_wishes, predictions_of, probabilities_of
-from .resources import check_at_prediction, further_specs
-from .stored_run import fitted_adapter, recipe_again
+from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations
+from .prepared import Encoding
+from .resources import BaseRun, check_at_prediction, further_specs
+from .stored_run import fitted_adapter, labelled_in_run, recipe_again
 
 FEW = 8
 """Images that are encoded at once and not stored."""

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain
+from ...contracts.domain import Domain, Item
 from ...contracts.evaluated import Evaluated
 from ...contracts.features import FeatureSet
 from ...contracts.fitted_run import FittedRun
-from ...contracts.judgement import EVAL, Findings
-from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.judgement import EVAL, Findings, Scores
+from ...contracts.prepared import PreparedData
 from ...contracts.task import TRUST, Task, Use
 from ...errors import CapabilityError, DataError
+from ...recipes.data import on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.judging import judgements_of, judges_at
-from ...runs.evaluations import digests_of, in_the_fit
+from ...runs.evaluations import digests_of, in_the_fit, make_folder
+from ...runs.folder import now
+from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
+from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
-from ...runtime.files import claimed
+from ...runtime.files import claimed, write_whole
 from ...runtime.progress import Reporter
-from ..methods import place_of_data
-from .baselines import PROBE_FILE
-from .evaluation import write_evaluation
-from .feature_rows import prepared_of, rows_of_split
-from .fitting import ClassificationFit
-from .labelled_examples import labelled_in_run
-from .mistakes import explained_mistakes
+from .explaining import explained_mistakes
+from .feature_rows import rows_of_split
 from .predictions import Predictions, check_wishes
 from .predictor import Predictor
-from .protocols import deciding_by_protocol, transfer_of
+from .protocols import protocol_named
+from .report import ClassificationResults, Explain, classification_report
 from .resources import check_at_prediction
-from .scoring import fitted_zero_shot, score_on
-from .stored_run import fitted_adapter, recipe_again
-from .transfer import on_target
+from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
+from .stored_run import PREDICTIONS, fitted_adapter, labelled_in_run, recipe_again
 
 STREAMING = "streaming.lock"
 
 
-def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
+def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], reporter: Reporter) -> Evaluated:
     """Scores of a run on a split; see `Task.evaluate`.
+
+    Args:
+        read: what gives the data side of a recipe, as `Classification.prepared`.
 
     Raises:
         DataError: the data does not fit the run. CapabilityError: another backbone than that of the run.
     """
     recipe, source, domain = recipe_again(use), use.data or use.features or "", task.domain
-    transfer = transfer_of(recipe) if source else None
+    protocol = protocol_named(recipe.protocol)
+    transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task.name, divided=not source)
+    prepared = read(recipe, reporter, divided=not source)
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
@@ -72,22 +78,19 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
     scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, columns=columns)
-    judged = ClassificationFit(
+    judged = ClassificationFit.of(
+        prepared,
+        scored,
+        chosen,
+        scores,
+        names,
         at=EVAL,
         seed=recipe.seed,
         split_seed=recipe.split_seed,
         reporter=reporter,
-        before=prepared.backbone,
-        after=on_adapted(prepared, scored).backbone,
-        metrics=scores.metrics,
         run=use.run.path,
         run_info=use.run.info,
-        adapter=scored,
-        prepared=prepared,
-        test=chosen,
-        class_names=names,
-        scores=scores,
-        deciding=deciding_by_protocol(recipe),
+        deciding=protocol.deciding,
         columns=columns,
         own_classes=names is adapter.class_names_,
     )
@@ -200,3 +203,89 @@ def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:
         return replace(features, labels=features.labels[:, [have.index(n) for n in want]], class_names=tuple(want))
     position = torch.tensor([want.index(name) for name in have], device=features.labels.device)
     return replace(features, labels=position[features.labels], class_names=tuple(want))
+
+
+def write_evaluation(
+    folder: Path,
+    run: FittedRun,
+    prepared: PreparedData,
+    place: str,
+    items: Sequence[Item],
+    scores: Scores,
+    result: Evaluated,
+    *,
+    class_names: Sequence[str],
+    calibration: Calibration | None,
+    findings: Findings,
+    redact: bool = False,
+    explain: Explain | None = None,
+) -> None:
+    """predictions.csv and, where there are labels, report.html.
+
+    Args:
+        prepared: the data that was scored.
+        place: where the data lie, as it was given.
+        items: the images, in the order of the scores.
+        result: of the evaluation.
+        class_names: of the scores.
+        calibration: what confidences are made with, or None.
+        findings: of the judgements.
+        redact: write numbers for names, and no pictures.
+        explain: what says why the mistakes were made, as of `ClassificationResults`.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    make_folder(folder)
+    names, skipped = list(class_names), result.skipped
+    hidden = Redaction.of(prepared.data, skipped) if redact else None
+    ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
+    write_whole(folder / PREDICTIONS, _table(names, ids, scores, calibration))
+    if scores.labels is None:
+        return
+    data = {"name": prepared.data.name, "path": place, "kind": prepared.data.kind}
+    if hidden is not None:
+        data |= {"name": NO_NAME, "path": LEFT_OUT}
+        skipped = hidden.pairs(skipped)
+    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
+    licence = {"licence": prepared.data.licence}
+    results = ClassificationResults(
+        info={**run.info, "created": now(), "class_names": names, "data": {**data, **licence}, "notes": notes},
+        class_names=names,
+        labels=scores.labels,
+        zero_shot_logits=scores.zero_shot_logits,
+        adapted_logits=scores.adapted_logits,
+        calibration=calibration,
+        metrics=scores.metrics,
+        ids=ids,
+        thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
+        skipped=[tuple(pair) for pair in skipped],
+        groups=scores.groups,
+        explain=explain,
+        findings=findings,
+    )
+    report = classification_report(results, run.shown)
+    origin = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
+    lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=origin))
+
+
+def _table(class_names: Sequence[str], ids: Sequence[str], scores: Scores, calibration: Calibration | None) -> str:
+    """A row per image: id, what it is and what it was called, with the confidence; of several labels a probability
+    each."""
+    logits, text = scores.adapted_logits.float(), io.StringIO(newline="")
+    several = scores.labels is not None and scores.labels.ndim == 2
+    plain = logits.sigmoid() if several else logits.softmax(dim=1)
+    probs = plain if calibration is None else calibration.probabilities(logits)
+    writer = csv.writer(text, lineterminator="\n")
+    if several:
+        writer.writerow(["id", *class_names])
+        for name, row in zip(ids, probs.tolist()):
+            writer.writerow([name, *(f"{value:.6f}" for value in row)])
+        return text.getvalue()
+    confidence, predicted = probs.max(dim=1)
+    truth = [""] * len(ids) if scores.labels is None else [class_names[c] for c in scores.labels.tolist()]
+    writer.writerow(["id", "true", "label", "confidence"])
+    for name, true, label, sure in zip(ids, truth, predicted.tolist(), confidence.tolist()):
+        writer.writerow([name, true, class_names[label], f"{sure:.6f}"])
+    return text.getvalue()

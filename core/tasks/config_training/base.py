@@ -28,6 +28,7 @@ from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
+from ...recipes.data import read_data, readable_samples, split_samples
 from ...recipes.resolve import resolve
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import RUNS
@@ -35,7 +36,6 @@ from ...runtime.distributed import is_main, run_on_all
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again
-from ..methods import read_data, readable_samples, split_samples
 from .kept_plan import check_run
 from .registered import registered_only, running
 from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan

@@ -22,6 +22,7 @@ from ...contracts.evaluated import Evaluated
 from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
+from ...recipes.data import place_of_data, split_counts
 from ...runs import run_sections as shared
 from ...runs.evaluations import digests_of, kept_digests, make_folder
 from ...runs.folder import Run, now, versions
@@ -29,7 +30,6 @@ from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
 from ...training.log import keep_logs
-from ..methods import place_of_data, split_counts
 from .kept_plan import kept_of
 
 FEW_OBJECTS = 30

@@ -16,12 +16,13 @@ from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.task import Use
 from ...errors import CapabilityError
+from ...recipes.adapters import adapter_of, adapter_options, backbone_of
+from ...recipes.data import read_data
 from ...registry.judging import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
-from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
 from .exporting import export_towers
 from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs

@@ -15,11 +15,11 @@ from PIL import Image
 import vladapt
 from vladapt.core.engine.compare import compare
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.recipes.adapters import adapter_options, encoding_batch_size
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.task import fit_key
-from vladapt.core.tasks.methods import adapter_options, encoding_batch_size
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 QUICK = {"full": {"lr": 2e-3, "epochs": 8}, "lora": {"lr": 5e-2, "epochs": 8}, "lit": {"lr": 2e-3, "epochs": 8}}

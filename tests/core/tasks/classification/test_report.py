@@ -20,8 +20,7 @@ from vladapt.core.judgements.calibration import Calibrated
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.registry import judgement_class
 from vladapt.core.runs.run_sections import render_report
-from vladapt.core.tasks.classification.report import classification_report
-from vladapt.core.tasks.classification.results import ClassificationResults
+from vladapt.core.tasks.classification.report import ClassificationResults, classification_report
 from vladapt.core.tasks.classification.task import Classification
 
 VOID = {"meta", "img", "br", "link", "input", "line", "circle", "rect", "polyline"}
