@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,9 +16,10 @@ from ...contracts.features import FeatureSet
 from ...contracts.images import CropTransform, TrainingImages, TrainingPlace
 from ...contracts.part_views import IMAGES
 from ...contracts.prepared import PreparedData
+from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.batches import OF_IMAGES
-from ...features.keys import transform_spec
+from ...features.keys import canonical_json, transform_spec
 from ...forgetting.probe import probe_of
 from ...recipes.adapters import trains_towers
 from ...registry import build_adapter
@@ -319,3 +321,25 @@ class Unlabelled:
     def images(self, of_support: TrainingImages) -> TrainingImages:
         """The images themselves, looked at like those of the support."""
         return replace(of_support, items=self.items, val=())
+
+
+def fit_key(adapter: Adapter, prepared: PreparedData, shots: Shots, *further: Any) -> str:
+    """16 hex digits that say what a training learns from what.
+
+    Args:
+        further: that decides about it, JSON-able: the seed, the shots that were asked for, and the like.
+    """
+    options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
+    parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, *further]
+    parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
+    hashes = FileHashes()
+    unlabelled = Unlabelled.of(adapter, prepared, shots).items
+    read = [shots.items, shots.val_items, *([unlabelled] if unlabelled else [])]
+    parts += [[_content(item, hashes) for item in items] for items in read]
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
+
+
+def _content(item: Item, hashes: FileHashes) -> list[Any]:
+    label = item.class_label()
+    one, several = (None, label) if isinstance(label, tuple) else (label, None)
+    return [content_key(item, hashes), one, repr(several)]

@@ -22,13 +22,15 @@ from ...contracts.prepared import Counts
 from ...contracts.recipe import AUTO
 from ...data.sampling import sample_shots
 from ...data.scenarios import draw_shots
-from ...data.verify import check_skipped
+from ...data.splits import assign_splits
+from ...data.verify import FileHashes, check_skipped, drop_unreadable
 from ...errors import DataError
 from ...features.batches import Extras, batches
 from ...features.patch_tokens import PatchTokenReader
-from ...features.store import FeatureStore
+from ...features.store import Extraction, FeatureStore
 from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
+from ...recipes.data import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
 from .resources import BaseRun, Resources
@@ -316,8 +318,8 @@ class Prepared(Drawn):
     @property
     def patch_tokens(self) -> PatchTokenReader:
         """Features of the patches, stored as well."""
-        transform, how = self.domain.transforms(self.backbone, False, self.task), asdict(self.encoding)
-        return PatchTokenReader(self.data, self.backbone, transform, self.store, **how)
+        transform = self.domain.transforms(self.backbone, False, self.task)
+        return PatchTokenReader(self.data, self.backbone, transform, self.store, **asdict(self.encoding))
 
     def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
         """Features of some items by this backbone."""
@@ -372,27 +374,19 @@ class Prepared(Drawn):
         domain says."""
         if views and augment is None:
             augment = self.domain.transforms(self.backbone, True, self.task)
+        how = {"views": views, "view_transform": augment if views else None, "seed": seed}
         with self.reporter.task(f"Encoding {title}") as progress:
-            extraction = self.store.get_or_compute(
-                self.data,
-                list(items),
-                self.backbone,
-                self.domain.transforms(self.backbone, False, self.task),
-                tap=tap,
-                views=views,
-                view_transform=augment if views else None,
-                seed=seed,
-                batch_size=self.encoding.batch_size,
-                workers=self.encoding.workers,
-                amp=self.encoding.amp,
-                progress=progress,
-                parts=parts,
-            )
+            extraction = self.extracted(items, tap=tap, parts=parts, progress=progress, **how)
         self.counts.computed += extraction.computed
         self.counts.cached += extraction.cached
         self.skipped += [pair for pair in extraction.skipped if pair not in self.skipped]
         check_skipped([*self.data.skipped, *self.skipped], self.data.total)
         return extraction.features.to(self.backbone.device)
+
+    def extracted(self, items: Sequence[Item], **how: Any) -> Extraction:
+        """Features of some items, and which could not be read; `how` as `FeatureStore.get_or_compute` has it."""
+        transform, encoding = self.domain.transforms(self.backbone, False, self.task), asdict(self.encoding)
+        return self.store.get_or_compute(self.data, list(items), self.backbone, transform, **encoding, **how)
 
     def thumbnail(self, index: int):
         """The decoded image of a row of `test`, for the report."""
@@ -407,3 +401,27 @@ def with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
         return data
     note = f"Recognised as the published set {data.published}, whose prompts are used; --preset none turns this off."
     return replace(data, notes=[*data.notes, note])
+
+
+def checked_and_split(
+    data: DomainData, reporter: Reporter, workers: int | None, seed: int, divided: bool = True
+) -> tuple[DomainData, bool]:
+    """The items that can be read, each with its split, and whether the data itself says which are for testing.
+
+    Args:
+        workers: threads that decode; None for one per core.
+        seed: of the splits.
+        divided: whether data without splits are split; else they are kept whole for testing.
+
+    Raises:
+        DataError: too many cannot be read, or there are too few to split.
+    """
+    hashes = FileHashes()
+    with reporter.task("Checking images") as progress:
+        data = drop_unreadable(data, hashes, workers=workers, progress=progress)
+    had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
+    if not divided and not had_splits:
+        data = data.with_items([item.with_(split="test") for item in data.items])
+    elif has_labels(data):
+        data = assign_splits(data, seed=seed, hashes=hashes)
+    return data, had_splits

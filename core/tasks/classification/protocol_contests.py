@@ -43,12 +43,12 @@ def contest_kind(protocol: Protocol, axes: Axes) -> Callable[..., Classification
     return partial(TasksContest, protocol.tasks, axes.tasks) if protocol.tasks else ClassificationContest
 
 
-def check_protocol(protocol: Protocol, axes: Axes, sources: int, adapters: Mapping[str, Adapter]) -> None:
+def check_protocol(protocol: Protocol, axes: Axes, sources: int, adapters: Callable[[], Mapping[str, Adapter]]) -> None:
     """Raise the error of a comparison that its protocol rules out.
 
     Args:
         sources: how many data sets are given.
-        adapters: name -> adapter, not fitted, of the methods that are compared.
+        adapters: gives name -> adapter, not fitted, of the methods that are compared.
     """
     if axes.tasks is not None and not protocol.tasks:
         raise ConfigError("--tasks: for --protocol transductive only; omit it")
@@ -64,12 +64,13 @@ def check_protocol(protocol: Protocol, axes: Axes, sources: int, adapters: Mappi
             f"--protocol {protocol.name}: give --data at least twice; the first set is fitted on, the others are tested"
         )
     refused: dict[str, CapabilityError] = {}
-    for name, adapter in adapters.items():
+    planned = adapters()
+    for name, adapter in planned.items():
         try:
             protocol.transfer.check(adapter)
         except CapabilityError as error:
             refused[name] = error
-    if len(refused) == len(adapters):
+    if len(refused) == len(planned):
         raise next(iter(refused.values()))
 
 

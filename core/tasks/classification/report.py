@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
-from ...contracts.judgement import Findings, Place
+from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.significance import wilson_interval
 from ...runs import run_sections as shared
@@ -52,7 +52,6 @@ class ClassificationResults:
         thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
         skipped: (file, reason) of all that was left out.
         calibration: what confidences are made with, or None.
-        groups: N keys of test images that belong together, or None.
         findings: of the judgements, whose sections stand where these say.
         further: sections of a task of a domain's own.
         explain: why the mistakes were made; None: not explained.
@@ -68,10 +67,31 @@ class ClassificationResults:
     thumbnails: Callable[[int], np.ndarray] | None = None
     skipped: Sequence[tuple[str, str]] = ()
     calibration: Calibration | None = None
-    groups: Sequence[str] | None = None
     findings: Findings = field(default_factory=lambda: Findings({}))
     further: Sequence[Any] = ()
     explain: Explain | None = None
+
+    @classmethod
+    def of(
+        cls, judged: JudgedClassifier, findings: Findings, info: dict[str, Any], **further: Any
+    ) -> ClassificationResults:
+        """Of a scored model.
+
+        Args:
+            further: fields that do not follow from these.
+        """
+        scores = judged.scores
+        return cls(
+            info=info,
+            class_names=list(judged.class_names),
+            labels=scores.labels,
+            zero_shot_logits=scores.zero_shot_logits,
+            adapted_logits=scores.adapted_logits,
+            metrics=scores.metrics,
+            calibration=judged.calibration,
+            findings=findings,
+            **further,
+        )
 
     @property
     def confident_logits(self) -> Tensor:

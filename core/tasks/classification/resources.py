@@ -147,13 +147,13 @@ class BaseRun:
                     f"--resource base={self.path}: its towers give NaN or infinity for some images; give another run"
                 )
             self._made[features.ids] = logits_of(self.adapter, moved.batches(self.adapter, seen), len(seen))
-        return self.in_order(self._made[features.ids], class_names)
-
-    def in_order(self, logits: Tensor, class_names: Sequence[str]) -> Tensor:
-        """Its logits (N, C) in the order of `class_names`; raises as `check_classes`."""
         self.check_classes(class_names)
         have = list(self.adapter.class_names_)
-        return logits[:, [have.index(name) for name in class_names]]
+        return self._made[features.ids][:, [have.index(name) for name in class_names]]
+
+    def on_other_images(self) -> BaseRun:
+        """The same run, to be asked of images that may have the ids of those before."""
+        return replace(self, _made={})
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Raise the ConfigError of a run whose classes are not these, in whatever order."""

@@ -115,9 +115,9 @@ class ServedRun(Served):
 
         data = replace(samples[0].source.data, items=[sample.source.item for sample in samples], load=load)
         pixels = {sample.id: sample.prepared for sample in samples} if ready else None
-        source = self.predictor.source(self.use, data, Reporter(quiet=True), store=self._store, ready=pixels)
+        images = self.predictor.images(self.use, data, Reporter(quiet=True), store=self._store, ready=pixels)
         try:
-            logits, features, skipped = source.logits(self.predictor.adapter)
+            logits, features, skipped = images.logits(self.predictor.adapter)
         except NoneReadable as error:
             skipped = error.skipped
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ...contracts.domain import Decoded, Domain, DomainData, Item
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.fitted_run import FittedRun
-from ...contracts.judgement import Scores
+from ...contracts.judgement import JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
@@ -33,9 +33,6 @@ from ...runs.evaluations import digests_of, image_digest, kept_digests
 from ...runs.folder import Run
 from ...runs.redaction import LEFT_OUT, Redaction
 from ...runs.sections import choice, in_words
-from ...runtime.files import write_whole
-from .report import ClassificationResults
-from .scoring import Fitted
 
 CLASS_FILES = (".txt", ".json")
 
@@ -312,13 +309,18 @@ def facts_of_fit(prepared: PreparedData, report: FitReport, shots: Shots) -> dic
     ids = {split: [] if features is None else list(features.ids or ()) for split, features in of.items()}
     by_id = {item.id: item for item in prepared.data.items}
     taught = {split: [by_id[name] for name in ids[split]] for split in ("support", "val")}
-    skipped = dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped])
     return {
         "fit": report.to_dict(),
         "splits": ids,
         "digests": kept_digests(taught, digests_of),
-        "skipped": [list(pair) for pair in skipped],
+        "skipped": facts_of_skipped(prepared),
     }
+
+
+def facts_of_skipped(prepared: PreparedData) -> list[list[str]]:
+    """(File, reason) of what was left out while reading and while encoding, each once."""
+    left_out = [(str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]]
+    return [list(pair) for pair in dict.fromkeys(left_out)]
 
 
 def _backbone_facts(prepared: PreparedData, adapter: Adapter) -> dict[str, Any] | None:
@@ -338,44 +340,36 @@ def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -
         "run": str(run.path),
         **{key: info[key] for key in ("domain", "task", "adapter")},
         "backbone": None if info["backbone"] is None else info["backbone"]["spec"],
-        "shots": info["shots"],
-        "seed": info["seed"],
+        **{key: info[key] for key in ("shots", "seed")},
         **scores.metrics,
         "seconds": round(seconds, 3),
     }
 
 
-def results_of(prepared: PreparedData, info: dict[str, Any], done: Fitted) -> ClassificationResults:
-    """What report.html is made of."""
-    scores = done.scores
-    return ClassificationResults(
-        info=info,
-        class_names=list(prepared.class_names),
-        labels=scores.labels,
-        zero_shot_logits=scores.zero_shot_logits,
-        adapted_logits=scores.adapted_logits,
-        ids=info["splits"]["test"],
-        thumbnails=prepared.thumbnail,
-        metrics=scores.metrics,
-        skipped=[tuple(pair) for pair in info["skipped"]],
-        calibration=done.judged.calibration,
-        groups=scores.groups,
-        findings=done.findings,
-    )
+def answers_table(judged: JudgedClassifier, ids: Sequence[str], with_truth: bool) -> str:
+    """A CSV with a row per image: id, what it was called, with the confidence; of several labels a probability each.
 
-
-def write_predictions(path: Path, info: dict[str, Any], done: Fitted) -> None:
-    """A CSV of what each test row was classified as: id, label, confidence."""
-    logits = done.scores.adapted_logits.float()
-    calibration = done.judged.calibration
-    probs = logits.softmax(dim=1) if calibration is None else calibration.probabilities(logits)
-    confidences, labels = probs.max(dim=1)
-    text = io.StringIO(newline="")
+    Args:
+        ids: of the scored images, in the order of the scores.
+        with_truth: whether a column says what each is, where that is known and it has one label.
+    """
+    logits, labels, names = judged.scores.adapted_logits.float(), judged.scores.labels, list(judged.class_names)
+    several, text = labels is not None and labels.ndim == 2, io.StringIO(newline="")
+    plain = logits.sigmoid() if several else logits.softmax(dim=1)
+    probs = plain if judged.calibration is None else judged.calibration.probabilities(logits)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "label", "confidence"])
-    rows = zip(info["splits"]["test"], labels.tolist(), confidences.tolist())
-    writer.writerows([name, info["class_names"][label], f"{confidence:.6f}"] for name, label, confidence in rows)
-    write_whole(path, text.getvalue())
+    if several:
+        writer.writerow(["id", *names])
+        writer.writerows([name, *(f"{value:.6f}" for value in row)] for name, row in zip(ids, probs.tolist()))
+        return text.getvalue()
+    confidences, called = (each.tolist() for each in probs.max(dim=1))
+    truth = [[]] * len(called)
+    if with_truth:
+        truth = [[""]] * len(called) if labels is None else [[names[label]] for label in labels.tolist()]
+    writer.writerow(["id", *(["true"] if with_truth else []), "label", "confidence"])
+    rows = zip(ids, truth, called, confidences)
+    writer.writerows([name, *true, names[label], f"{sure:.6f}"] for name, true, label, sure in rows)
+    return text.getvalue()
 
 
 def log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from rich.console import Group
 
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.domain import Domain, DomainData
 from ...contracts.draws import Shots
 from ...contracts.evaluated import Evaluated
 from ...contracts.exported import Exported, ExportWishes
@@ -26,10 +25,7 @@ from ...contracts.prepared import PreparedData
 from ...contracts.recipe import AUTO, Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
-from ...data.splits import assign_splits
-from ...data.verify import FileHashes, content_key, drop_unreadable
 from ...errors import CapabilityError, ConfigError
-from ...features.keys import canonical_json
 from ...features.store import FeatureStore
 from ...recipes.adapters import (
     adapter_of,
@@ -54,7 +50,7 @@ from ...runs.folder import RUNS, Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
-from ...runtime.files import kept_checkpoints
+from ...runtime.files import kept_checkpoints, write_whole
 from ...runtime.progress import Reporter
 from ...runtime.timing import part
 from ...training.checkpoints import newest_step
@@ -65,20 +61,20 @@ from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
     Augmentation,
-    Unlabelled,
     augmentation_of,
     check_novel,
     fit_adapter,
+    fit_key,
     notes_on_augmentation,
     parts_wanted,
     refitted,
     refuse_early,
 )
 from .predictor import Predictor, RunScorer
-from .prepared import Encoding, Prepared, with_preset
+from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import ELEVEN, OWN, Setting, are_eleven, note_on_published, protocol_named
-from .report import classification_report
+from .report import ClassificationResults, classification_report
 from .resources import check_resources
 from .scoring import (
     LARGEST_CLASS,
@@ -97,6 +93,7 @@ from .scoring import (
 from .serving import ServedRun
 from .stored_run import (
     PREDICTIONS,
+    answers_table,
     facts_of_fit,
     facts_of_model,
     labelled_of,
@@ -104,9 +101,7 @@ from .stored_run import (
     notes_of,
     placed,
     recipe_again,
-    results_of,
     summary_of,
-    write_predictions,
 )
 from .use import evaluate_run, predict_with_run
 
@@ -237,7 +232,12 @@ class Classification(Task):
         """Names of the classes that `classes` leaves out."""
         images = prepared.domain is not None
         every = read_data(recipe, prepared.domain, self.name).class_names if images else prepared.all_class_names
-        return [name for name in every if name not in set(prepared.class_names)]
+        seen = set(prepared.class_names)
+        return [name for name in every if name not in seen]
+
+    def _unseen(self, recipe: Recipe, prepared: PreparedData) -> PreparedData:
+        """The data of those classes."""
+        return self.prepared(recipe.with_(classes=self._left_out(recipe, prepared)), Reporter(quiet=True))
 
     def _scored(
         self,
@@ -253,7 +253,6 @@ class Classification(Task):
         options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
         probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
-        others = recipe.with_(classes=self._left_out(recipe, prepared)) if recipe.novel else None
         judged = ClassificationFit.of(
             prepared,
             adapter,
@@ -268,7 +267,7 @@ class Classification(Task):
             amp=recipe.amp,
             generic=recipe.generic,
             deciding=protocol.deciding,
-            novel=None if others is None else partial(self.prepared, others, Reporter(quiet=True)),
+            novel=partial(self._unseen, recipe, prepared) if recipe.novel else None,
             report=report,
             shots=shots,
             refitted=recipe.refit,
@@ -363,9 +362,9 @@ class Classification(Task):
     def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
         """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
         tested."""
-        named = [name for name in axes.adapters if name not in (ZERO_SHOT, LARGEST_CLASS)]
+        named = [name for name in axes.adapters or () if name not in (ZERO_SHOT, LARGEST_CLASS)]
         read = len({(recipe.features, recipe.data_path) for recipe in recipes})
-        check_protocol(protocol_named(recipes[0].protocol), axes, read, planned(recipes[0], named))
+        check_protocol(protocol_named(recipes[0].protocol), axes, read, partial(planned, recipes[0], named))
         sources: dict[str, SourceContest] = {}
         for recipe in recipes:
             if recipe.backbone in sources:
@@ -409,7 +408,8 @@ class Classification(Task):
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
         """The folder of a fit's checkpoints; None for an adapter that keeps none."""
         if "pixels" in adapter.needs:
-            runs, key = Path(recipe.out or RUNS), fit_key(recipe, adapter, prepared, shots)
+            of = (recipe.seed, recipe.shots, recipe.refit)
+            runs, key = Path(recipe.out or RUNS), fit_key(adapter, prepared, shots, *of)
             with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
                 yield folder
             return
@@ -455,13 +455,15 @@ class Classification(Task):
             info["judge"] = done.judge
         info |= done.findings.facts
         further = self.further_sections(prepared, done.scores)
-        rows, shown = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
-        explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *shown)
-        results = replace(results_of(prepared, info, done), further=further, explain=explain)
-        plain_info = info
-        if (hidden := self.hidden(recipe, prepared, info)) is not None:
-            info = hidden
-            results = replace(results_of(prepared, info, done), thumbnails=None, further=results.further)
+        plain_info, hidden, shown = info, self.hidden(recipe, prepared, info), {}
+        if hidden is None:
+            rows, pictures = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
+            explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *pictures)
+            shown = {"thumbnails": prepared.thumbnail, "explain": explain}
+        info = hidden or info
+        ids, skipped = info["splits"]["test"], [tuple(pair) for pair in info["skipped"]]
+        of = {"ids": ids, "skipped": skipped, "further": further, **shown}
+        results = ClassificationResults.of(done.judged, done.findings, info, **of)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
@@ -473,7 +475,7 @@ class Classification(Task):
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
             if done.scores.labels is None:
-                write_predictions(run.path / PREDICTIONS, info, done)
+                write_whole(run.path / PREDICTIONS, answers_table(done.judged, ids, with_truth=False))
             else:
                 write_report(run.path, classification_report(results, run.path))
         return FitResult(
@@ -483,7 +485,7 @@ class Classification(Task):
             done.scores.metrics,
             summary_of(run, info, done.scores, seconds),
             info["notes"],
-            [tuple(pair) for pair in info["skipped"]],
+            skipped,
             prepared.counts.computed,
             prepared.counts.cached,
         )
@@ -542,14 +544,7 @@ def prepared_images(recipe: Recipe, reporter: Reporter, domain: Domain, task: st
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
     data = with_preset(classes_of_data(recipe, domain, task), domain, recipe.preset)
-    hashes = FileHashes()
-    with reporter.task("Checking images") as progress:
-        data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
-    had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
-    if not divided and not had_splits:
-        data = data.with_items([item.with_(split="test") for item in data.items])
-    elif has_labels(data):
-        data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
+    data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
     templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task)
     data = replace(data, notes=[*data.notes, *said])
     prepared = on_backbone(recipe, domain, task, data, reporter)
@@ -562,21 +557,3 @@ def on_backbone(recipe: Recipe, domain: Domain, task: str, data: DomainData, rep
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
     of = (domain, task, data, backbone_of(recipe, domain), FeatureStore(), reporter, encoding)
     return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)
-
-
-def fit_key(recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots) -> str:
-    """16 hex digits that say what a training learns from what."""
-    options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
-    parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots, recipe.refit]
-    parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
-    hashes = FileHashes()
-    unlabelled = Unlabelled.of(adapter, prepared, shots).items
-    read = [shots.items, shots.val_items, *([unlabelled] if unlabelled else [])]
-    parts += [[_content(item, hashes) for item in items] for items in read]
-    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
-
-
-def _content(item: Item, hashes: FileHashes) -> list[Any]:
-    label = item.class_label()
-    one, several = (None, label) if isinstance(label, tuple) else (label, None)
-    return [content_key(item, hashes), one, repr(several)]

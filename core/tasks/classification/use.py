@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,14 +9,13 @@ from pathlib import Path
 
 import torch
 
-from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Item
 from ...contracts.evaluated import Evaluated
 from ...contracts.features import FeatureSet
 from ...contracts.fitted_run import FittedRun
-from ...contracts.judgement import EVAL, Findings, Scores
+from ...contracts.judgement import EVAL, Findings
 from ...contracts.prepared import PreparedData
 from ...contracts.task import TRUST, Task, Use
 from ...errors import CapabilityError, DataError
@@ -40,7 +37,7 @@ from .protocols import protocol_named
 from .report import ClassificationResults, Explain, classification_report
 from .resources import check_at_prediction
 from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
-from .stored_run import PREDICTIONS, fitted_adapter, labelled_in_run, recipe_again
+from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
 
 STREAMING = "streaming.lock"
 
@@ -105,7 +102,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         in_fit=in_the_fit(use.run.info, lambda: digests_of(items)),
         metrics=scores.metrics,
         notes=notes or None,
-        skipped=[list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))],
+        skipped=facts_of_skipped(prepared),
     )
     if use.out is not None and is_main():
         explain = None
@@ -113,15 +110,62 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
             labelled, picture_of = labelled_in_run(use.run, domain, task.name, recipe.reading)
             decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
             explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
-        of = (Path(use.out), use.run, prepared, place_of_data(recipe), items, scores, result)
-        how = {"calibration": judged.calibration, "findings": findings, "redact": use.redact, "explain": explain}
-        write_evaluation(*of, class_names=names, **how)
+        place = place_of_data(recipe)
+        write_evaluation(Path(use.out), use.run, judged, place, items, result, findings, use.redact, explain)
     return result
 
 
-def _left_out(prepared: PreparedData) -> list[tuple[str, str]]:
-    """What could not be read, and what could not be encoded."""
-    return [*prepared.data.skipped, *prepared.skipped]
+def write_evaluation(
+    folder: Path,
+    run: FittedRun,
+    judged: ClassificationFit,
+    place: str,
+    items: Sequence[Item],
+    result: Evaluated,
+    findings: Findings,
+    redact: bool = False,
+    explain: Explain | None = None,
+) -> None:
+    """predictions.csv and, where there are labels, report.html.
+
+    Args:
+        judged: the data that was scored, and the scores.
+        place: where the data lie, as it was given.
+        items: the images, in the order of the scores.
+        result: of the evaluation.
+        findings: of the judgements.
+        redact: write numbers for names, and no pictures.
+        explain: what says why the mistakes were made, as of `ClassificationResults`.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    make_folder(folder)
+    data, skipped, images = judged.prepared.data, result.skipped, judged.prepared.backbone is not None
+    hidden = Redaction.of(data, skipped) if redact else None
+    ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
+    write_whole(folder / PREDICTIONS, answers_table(judged, ids, with_truth=True))
+    if judged.labels is None:
+        return
+    facts = {"name": data.name, "path": place, "kind": data.kind}
+    if hidden is not None:
+        facts |= {"name": NO_NAME, "path": LEFT_OUT}
+        skipped = hidden.pairs(skipped)
+    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
+    of = {"class_names": list(judged.class_names), "data": {**facts, "licence": data.licence}, "notes": notes}
+    results = ClassificationResults.of(
+        judged,
+        findings,
+        {**run.info, "created": now(), **of},
+        ids=ids,
+        thumbnails=(lambda row: data.load(items[row])) if images and not redact else None,
+        skipped=[tuple(pair) for pair in skipped],
+        explain=explain,
+    )
+    report = classification_report(results, run.shown)
+    origin = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
+    lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=origin))
 
 
 def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -> Adapter | None:
@@ -203,89 +247,3 @@ def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:
         return replace(features, labels=features.labels[:, [have.index(n) for n in want]], class_names=tuple(want))
     position = torch.tensor([want.index(name) for name in have], device=features.labels.device)
     return replace(features, labels=position[features.labels], class_names=tuple(want))
-
-
-def write_evaluation(
-    folder: Path,
-    run: FittedRun,
-    prepared: PreparedData,
-    place: str,
-    items: Sequence[Item],
-    scores: Scores,
-    result: Evaluated,
-    *,
-    class_names: Sequence[str],
-    calibration: Calibration | None,
-    findings: Findings,
-    redact: bool = False,
-    explain: Explain | None = None,
-) -> None:
-    """predictions.csv and, where there are labels, report.html.
-
-    Args:
-        prepared: the data that was scored.
-        place: where the data lie, as it was given.
-        items: the images, in the order of the scores.
-        result: of the evaluation.
-        class_names: of the scores.
-        calibration: what confidences are made with, or None.
-        findings: of the judgements.
-        redact: write numbers for names, and no pictures.
-        explain: what says why the mistakes were made, as of `ClassificationResults`.
-
-    Raises:
-        DataError: nothing can be written there.
-    """
-    make_folder(folder)
-    names, skipped = list(class_names), result.skipped
-    hidden = Redaction.of(prepared.data, skipped) if redact else None
-    ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
-    write_whole(folder / PREDICTIONS, _table(names, ids, scores, calibration))
-    if scores.labels is None:
-        return
-    data = {"name": prepared.data.name, "path": place, "kind": prepared.data.kind}
-    if hidden is not None:
-        data |= {"name": NO_NAME, "path": LEFT_OUT}
-        skipped = hidden.pairs(skipped)
-    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
-    licence = {"licence": prepared.data.licence}
-    results = ClassificationResults(
-        info={**run.info, "created": now(), "class_names": names, "data": {**data, **licence}, "notes": notes},
-        class_names=names,
-        labels=scores.labels,
-        zero_shot_logits=scores.zero_shot_logits,
-        adapted_logits=scores.adapted_logits,
-        calibration=calibration,
-        metrics=scores.metrics,
-        ids=ids,
-        thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
-        skipped=[tuple(pair) for pair in skipped],
-        groups=scores.groups,
-        explain=explain,
-        findings=findings,
-    )
-    report = classification_report(results, run.shown)
-    origin = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
-    lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=origin))
-
-
-def _table(class_names: Sequence[str], ids: Sequence[str], scores: Scores, calibration: Calibration | None) -> str:
-    """A row per image: id, what it is and what it was called, with the confidence; of several labels a probability
-    each."""
-    logits, text = scores.adapted_logits.float(), io.StringIO(newline="")
-    several = scores.labels is not None and scores.labels.ndim == 2
-    plain = logits.sigmoid() if several else logits.softmax(dim=1)
-    probs = plain if calibration is None else calibration.probabilities(logits)
-    writer = csv.writer(text, lineterminator="\n")
-    if several:
-        writer.writerow(["id", *class_names])
-        for name, row in zip(ids, probs.tolist()):
-            writer.writerow([name, *(f"{value:.6f}" for value in row)])
-        return text.getvalue()
-    confidence, predicted = probs.max(dim=1)
-    truth = [""] * len(ids) if scores.labels is None else [class_names[c] for c in scores.labels.tolist()]
-    writer.writerow(["id", "true", "label", "confidence"])
-    for name, true, label, sure in zip(ids, truth, predicted.tolist(), confidence.tolist()):
-        writer.writerow([name, true, class_names[label], f"{sure:.6f}"])
-    return text.getvalue()

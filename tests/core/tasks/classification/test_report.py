@@ -137,7 +137,7 @@ def several_labels(**changes):
 def html_of(given: ClassificationResults, folder: str = "runs/example") -> str:
     """The page, with what the judgements of classification find in the metrics, and of how sure the model is."""
     findings = Findings.of_metrics({name: judgement_class(name) for name in Classification.judgements}, given.metrics)
-    scores = Scores(given.labels, given.zero_shot_logits, given.adapted_logits, given.metrics, given.groups)
+    scores = Scores(given.labels, given.zero_shot_logits, given.adapted_logits, given.metrics)
     findings["calibration"] = Calibrated(given.metrics.get("thresholds"), given.calibration, scores=scores)
     return render_report(classification_report(replace(given, findings=findings), folder))
 
