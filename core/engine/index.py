@@ -25,6 +25,7 @@ from ..contracts.task import refuse_unused
 from ..data.verify import check_skipped
 from ..errors import ConfigError, DataError
 from ..features.store import Extraction, FeatureStore
+from ..registry import load_domain
 from ..retrieval.build import IndexBuilder
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
@@ -100,7 +101,8 @@ def index(
 
 def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
-    reader = ImageReader.of(recipe, domain) if images else ImageReader()
+    domain = domain or (load_domain(recipe.domain) if images and recipe.domain else None)
+    reader = ImageReader.of(domain, recipe.task, recipe.reading) if images else ImageReader()
     backbone = searched(load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels))
     backbone.check_channels("`vladapt index`")
     made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)

@@ -10,7 +10,7 @@ from typing import Any
 from ..contracts.backbone import Backbone
 from ..contracts.channels import InputChannels
 from ..contracts.domain import Decoded, Domain, DomainData, Item
-from ..contracts.recipe import SAMPLE, Recipe
+from ..contracts.recipe import SAMPLE
 from ..contracts.targets import Captions
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
@@ -36,16 +36,18 @@ class ImageReader:
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recipe: Recipe, domain: Domain | None = None) -> ImageReader:
-        """What the recipe names; `domain` is one that is not installed as a plug-in."""
-        options = recipe.reading
-        if domain is None and not recipe.domain:
-            given = f"--set data.{next(iter(options))}" if options else "--task" if recipe.task else ""
-            if given:
-                raise ConfigError(f"{given}: is an option of a domain; give --domain too")
-            return cls()
-        domain = domain or load_domain(recipe.domain)
-        return cls(domain, domain.check_task(recipe.task), options)
+    def of(cls, domain: Domain | None, task: str | None, options: Mapping[str, Any]) -> ImageReader:
+        """The reader of a domain; without one plain files, which have neither a task nor options.
+
+        Raises:
+            ConfigError: a task or options without a domain, or a task that it does not have.
+        """
+        if domain is not None:
+            return cls(domain, domain.check_task(task), dict(options))
+        if options or task:
+            given = f"--set data.{next(iter(options))}" if options else "--task"
+            raise ConfigError(f"{given}: is an option of a domain; give --domain too")
+        return cls()
 
     @classmethod
     def again(

@@ -90,9 +90,7 @@ def export_run(
         raise ConfigError("--int8: is for the graph from pixels, and a run of a features file has none; omit it")
     other = bool(use.data or use.features)
     prepared = read(recipe.with_(shots=0), reporter, divided=not other)
-    adapter = fitted_adapter(use.run, prepared.backbone)
-    if prepared.backbone is not None:
-        adapter = adapter.to(prepared.backbone.device)
+    adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     tested = rows_of_split(prepared, "test", everything=other)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
     made = _Export(use, prepared, adapter, tested, task)

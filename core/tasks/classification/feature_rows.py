@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...contracts.adapter import Adapter
 from ...contracts.domain import NO_PRESET, DomainData, Item
 from ...contracts.draws import Shots
-from ...contracts.features import Batch, FeatureSet, TextClassifier
+from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.prepared import Counts, PreparedData
 from ...contracts.recipe import AUTO
 from ...contracts.targets import Label, Labels
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
-from ...features.batches import Extras, batches
 from ...features.files import FeatureFile, load_features
 from ...recipes.data import class_indices
 from ...runtime.progress import Reporter
@@ -89,15 +87,6 @@ class PreparedFeatures(Drawn):
     def made_by(self) -> str:
         """The fingerprint of the backbone of the features, "" where the file does not say."""
         return self.file.features.backbone
-
-    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
-        """Rows of this file, with those of further files where the adapter needs them to predict."""
-        several = "further_backbones" in adapter.at_predict
-        further = [other.encode_items for other in self.resources.further] if several else ()
-        base = partial(self.base.logits, self) if self.base is not None else None
-        keyed = self.resources.keyed if "keys" in adapter.at_predict else None
-        keys = None if keyed is None else keyed.encode_items
-        return batches(adapter, features, Extras(self.data.items, further=further, keys=keys, base=base))
 
     def features(self, items: Sequence[Item], title: str, *how: Any, **further: Any) -> FeatureSet:
         """Rows of some items, with the parts that the file has; it holds no augmented views."""
@@ -168,8 +157,6 @@ def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> Featu
         items = prepared.data.split(split)
     else:
         raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(given))}; give one of them")
-    if prepared.backbone is None:
-        return prepared.rows(items)
     return prepared.features(items, f"{split} images")
 
 

@@ -140,6 +140,22 @@ class Drawn(ABC):
         both = both.with_parts() if parts else both
         return replace(shots, support=both, val=None, items=behind(both, items), val_items=())
 
+    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
+        """Rows of this data, with all that the adapter needs to predict."""
+        several, keyed = "further_backbones" in adapter.at_predict, "keys" in adapter.at_predict
+        extras = Extras(
+            items=self.data.items,
+            further=[other.encode_items for other in self.resources.further] if several else (),
+            keys=self.resources.keyed.encode_items if keyed and self.resources.keyed else None,
+            base=partial(self.base.logits, self) if self.base is not None else None,
+            **self._of_images(adapter),
+        )
+        return batches(adapter, features, extras)
+
+    def _of_images(self, adapter: Adapter) -> dict[str, Any]:
+        """What batches have of the images themselves, as fields of `Extras`."""
+        return {}
+
     def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Features of some items by their ids, in that order."""
         by_id = {item.id: item for item in self.data.items}
@@ -296,24 +312,15 @@ class Prepared(Drawn):
         """The fingerprint of the backbone of the features."""
         return self.backbone.fingerprint
 
-    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
-        """Rows of this data, with all that the adapter needs to predict."""
-        return batches(adapter, features, self._extras(adapter))
-
-    def _extras(self, adapter: Adapter) -> Extras:
-        several = "further_backbones" in adapter.at_predict
-        return Extras(
-            items=self.data.items,
-            load=self.data.load,
-            transform=self.domain.transforms(self.backbone, False, self.task),
-            encode=self.encode_items,
-            further=[other.encode_items for other in self.resources.further] if several else (),
-            keys=self.resources.keyed.encode_items if "keys" in adapter.at_predict and self.resources.keyed else None,
-            boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
-            base=partial(self.base.logits, self) if self.base is not None else None,
-            parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
-            patches=self.patch_tokens.read if "patch_tokens" in adapter.at_predict else None,
-        )
+    def _of_images(self, adapter: Adapter) -> dict[str, Any]:
+        return {
+            "load": self.data.load,
+            "transform": self.domain.transforms(self.backbone, False, self.task),
+            "encode": self.encode_items,
+            "boxes": self.resources.boxes if "boxes" in adapter.at_predict else None,
+            "parts": lambda items: self.encode_items(items, PROJECTED, parts=True),
+            "patches": self.patch_tokens.read if "patch_tokens" in adapter.at_predict else None,
+        }
 
     @property
     def patch_tokens(self) -> PatchTokenReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,14 +16,14 @@ from ...confidence.without_labels import Evidence, answers_by_halves, evidence_o
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Item
 from ...contracts.draws import Shots
-from ...contracts.features import Batch, FeatureSet, TextClassifier
+from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.judgement import Findings, JudgedClassifier, Scores
 from ...contracts.metric import Metric
 from ...contracts.prepared import PreparedData, on_adapted
 from ...data.sampling import rank
 from ...errors import CapabilityError, DataError
 from ...explanation.nearest import LabelledImages
-from ...features.batches import PLAIN, logits_of, plain_batches
+from ...features.batches import PLAIN, logits_of
 from ...metrics.labelled_rows import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter, build_judgement
@@ -80,50 +80,50 @@ def largest_class(items: Sequence[Item], num_classes: int) -> dict[str, Any] | N
 COLUMNS = {"largest_class": "largest\nclass", "guessing": "guessing", "linear_probe": "linear\nprobe"}
 
 
-def score(
+def score_on(
+    prepared: PreparedData,
     adapter: Adapter,
-    zero_shot: Adapter | None,
     test: FeatureSet,
-    class_names,
-    seen: FeatureSet | None = None,
+    class_names: Sequence[str],
+    zero_shot: Adapter | None,
+    reporter: Reporter,
     *,
-    batched: Callable[[Adapter, FeatureSet], Iterable[Batch]] | None = None,
-    unmoved: Callable[[Adapter, FeatureSet], Iterable[Batch]] | None = None,
-    further: Sequence[Metric] = (),
     probe: Adapter | None = None,
     columns: Callable[[Tensor], Tensor] | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Evaluate both on the same images.
+    """Scores of a fitted adapter, and of zero-shot, on the same rows of the prepared data.
 
     Args:
-        test: features of the backbone.
-        seen: of the same images, by the towers that the adapter changed; by default `test`.
-        batched: (adapter, features) -> batches with all that the adapter needs to predict; by default features alone.
-        unmoved: the same of `test`, for what stands beside the adapter.
-        further: metrics of a domain's own.
+        prepared: the data on the backbone of the fit; where the adapter changed the towers its images are encoded anew.
+        test: features by the backbone of the fit.
         probe: a logistic regression on the features of `test`, another baseline.
         columns: logits of the adapter and the probe -> those of the classes of the test set, where these are some of
             the fit's.
-        progress: called as progress(done, total) while the adapter predicts.
 
     Raises:
         DataError: the changed towers have no features for some of the images.
     """
-    if seen is not None and seen.ids != test.ids:
+    moved = on_adapted(prepared, adapter)
+    seen = test if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
+    if seen.ids != test.ids:
         raise DataError(
             f"the trained towers give NaN or infinity for {len(test) - len(seen)} of {len(test)} test images; train "
             "with a smaller --lr"
         )
-    seen = test if seen is None else seen
-    rows = plain_batches(seen) if batched is None else batched(adapter, seen)
     columns = columns or (lambda logits: logits)
-    adapted = columns(logits_of(adapter, rows, len(seen), progress))
-    unmoved = unmoved or (lambda beside, rows: plain_batches(rows))
-    before = None if zero_shot is None else logits_of(zero_shot, unmoved(zero_shot, test), len(test))
+    if adapter.at_predict <= PLAIN:
+        adapted = columns(logits_of(adapter, moved.batches(adapter, seen), len(seen)))
+    else:
+        with reporter.task(f"Predicting with {adapter.name}") as progress:
+            adapted = columns(logits_of(adapter, moved.batches(adapter, seen), len(seen), progress))
+
+    def beside(model: Adapter | None) -> Tensor | None:
+        return None if model is None else logits_of(model, prepared.batches(model, test), len(test))
+
+    before = beside(zero_shot)
     metrics: dict[str, Any] = {
-        "zero_shot": None if before is None else _metrics_of(before, test, class_names, further),
-        "adapted": _metrics_of(adapted, test, class_names, further),
+        "zero_shot": None if before is None else _metrics_of(before, test, class_names, prepared.metrics),
+        "adapted": _metrics_of(adapted, test, class_names, prepared.metrics),
         "test_images": len(test),
     }
     scores = Scores(None, _on_cpu(before), adapted.cpu(), metrics)
@@ -131,7 +131,7 @@ def score(
         return scores
     scores.labels, scores.groups = test.labels.cpu(), _groups(test)
     if probe is not None:
-        scores.probe_logits = _on_cpu(columns(logits_of(probe, unmoved(probe, test), len(test))))
+        scores.probe_logits = _on_cpu(columns(beside(probe)))
     return scores
 
 
@@ -149,34 +149,6 @@ def _metrics_of(
 def _groups(test: FeatureSet) -> tuple[str, ...] | None:
     """The groups of the test images; None where each image is one of its own."""
     return test.groups if test.groups and units_of(test.groups, len(test))[1] < len(test) else None
-
-
-def score_on(
-    prepared: PreparedData,
-    adapter: Adapter,
-    test: FeatureSet,
-    class_names,
-    zero_shot: Adapter | None,
-    reporter: Reporter,
-    *,
-    probe: Adapter | None = None,
-    columns: Callable[[Tensor], Tensor] | None = None,
-) -> Scores:
-    """Scores on rows of the prepared data, with all that the adapter needs to predict.
-
-    Args:
-        prepared: the data on the backbone of the fit; where the adapter changed the towers its images are encoded anew.
-        test: features by the backbone of the fit.
-        probe, columns: as for `score`.
-    """
-    moved = on_adapted(prepared, adapter)
-    seen = None if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
-    options = {"batched": moved.batches, "unmoved": prepared.batches, "further": prepared.metrics}
-    options |= {"probe": probe, "columns": columns}
-    if adapter.at_predict <= PLAIN:
-        return score(adapter, zero_shot, test, class_names, seen, **options)
-    with reporter.task(f"Predicting with {adapter.name}") as progress:
-        return score(adapter, zero_shot, test, class_names, seen, progress=progress, **options)
 
 
 def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter | None:

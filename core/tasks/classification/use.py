@@ -56,7 +56,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
     prepared = read(recipe, reporter, divided=not source)
-    adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
+    adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
     judges = judges_at(task, EVAL, {**use.judging, **{key: getattr(use, key) for key in TRUST}})
@@ -66,7 +66,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         prepared.base.check_is(use.run.info.get("base") or {})
     _check_same_backbone(adapter, prepared, source)
     chosen = rows_of_split(prepared, use.split, everything=bool(source))
-    probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
+    probe = probe_of(use.run, prepared.backbone, prepared.device)
     if transfer is None or tuple(prepared.class_names) == tuple(adapter.class_names_):
         scored, columns, names = adapter, None, adapter.class_names_
         chosen = _in_order_of(chosen, prepared.class_names, names, str(source))
@@ -218,13 +218,9 @@ def _alone(run: FittedRun) -> Iterator[None]:
         marker.close()
 
 
-def _device_of(prepared: PreparedData) -> torch.device:
-    return prepared.backbone.device if prepared.backbone is not None else prepared.device
-
-
 def _check_same_backbone(adapter: Adapter, prepared: PreparedData, source: str) -> None:
     """Features files may say which backbone made them."""
-    made_by = "" if prepared.backbone is not None else prepared.file.features.backbone
+    made_by = "" if prepared.backbone is not None else prepared.made_by
     if made_by and adapter.backbone_ and made_by != adapter.backbone_:
         raise CapabilityError(
             f"--features {source}: made by backbone {made_by}, the run by {adapter.backbone_}; use that one"
