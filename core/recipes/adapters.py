@@ -10,7 +10,8 @@ from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.choices import FreshViews, published_options
-from ..contracts.domain import NO_PRESET, Domain, DomainData
+from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.items import DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, Recipe
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean

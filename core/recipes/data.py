@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import NO_PRESET, SPLITS, Domain, DomainData
-from ..contracts.recipe import AUTO, SAMPLE, Recipe
+from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.items import SPLITS, DomainData
+from ..contracts.recipe import AUTO, SAMPLE, Recipe, check_data_place
 from ..data.label_files import is_label_file, read_label_file
-from ..data.places import check_data_place
 from ..data.pools import listed_names
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits

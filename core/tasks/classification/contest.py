@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
-from ...contracts.prepared import PreparedData
+from ...contracts.judgement import Scores
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
 from ...data.resplits import fold_split, resplit
 from ...data.verify import FileHashes
-from ...metrics.deciding import class_range, deciding_metric, weights_of_answers
-from ...metrics.resampled import holm
 from ...metrics.resampling import (
     centred,
     exchange_test,
@@ -29,7 +27,8 @@ from ...metrics.resampling import (
     percentiles,
     units_of,
 )
-from ...metrics.selection import macro_auroc
+from ...metrics.selection import class_range, deciding_metric, macro_auroc, weights_of_answers
+from ...metrics.significance import holm
 from ...registry import adapter_class
 from ...runs.comparison import GUESSING
 from ...runs.measures import AT_HALF
@@ -44,7 +43,7 @@ from .fitting import (
 )
 from .protocols import OWN, Protocol, Setting
 from .resources import check_needs
-from .scoring import LARGEST_CLASS, MOST_PROBED, PROBE, Scores, largest_class, score_on
+from .scoring import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class, score_on
 
 ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000

@@ -24,11 +24,10 @@ from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
 from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Item
-from ...contracts.exported import Exported, ExportWishes
 from ...contracts.features import Batch, FeatureSet
+from ...contracts.items import Item
 from ...contracts.prepared import PreparedData
-from ...contracts.task import Use
+from ...contracts.use import Exported, ExportWishes, Use
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement

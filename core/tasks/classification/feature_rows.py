@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from ...contracts.domain import NO_PRESET, DomainData, Item
-from ...contracts.draws import Shots
+from ...contracts.domain import NO_PRESET
 from ...contracts.features import FeatureSet, TextClassifier
-from ...contracts.prepared import Counts, PreparedData
+from ...contracts.items import DomainData, Item, Label, Labels
+from ...contracts.prepared import Counts, PreparedData, Shots
 from ...contracts.recipe import AUTO
-from ...contracts.targets import Label, Labels
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError

@@ -10,16 +10,15 @@ from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.choices import Augmented, FreshViews, PooledViews
-from ...contracts.domain import Item
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import CropTransform, TrainingImages, TrainingPlace
+from ...contracts.items import Item
 from ...contracts.part_views import IMAGES
-from ...contracts.prepared import PreparedData
+from ...contracts.prepared import PreparedData, Shots
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.batches import OF_IMAGES
-from ...features.keys import canonical_json, transform_spec
+from ...features.table import canonical_json, transform_spec
 from ...forgetting.probe import probe_of
 from ...recipes.adapters import trains_towers
 from ...registry import build_adapter

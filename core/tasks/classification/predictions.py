@@ -17,9 +17,8 @@ from torch import Tensor
 from ...confidence.calibration import HALF, Calibration, uncalibrated_words
 from ...confidence.conformal import check_coverage
 from ...confidence.selective import check_max_error
-from ...contracts.domain import DomainData
-from ...contracts.fitted_run import FittedRun
-from ...contracts.task import Use
+from ...contracts.items import DomainData
+from ...contracts.use import FittedRun, Use
 from ...errors import ConfigError, DataError
 from ...runs.evaluations import make_folder
 from ...runs.plots import data_uri

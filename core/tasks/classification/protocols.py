@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...backbones.published import alias_of
+from ...backbones.specs import alias_of
 from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot
 from ...contracts.domain import Domain
 from ...contracts.recipe import ALL
-from ...data.scenarios import SCENARIOS
+from ...data.sampling import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
 from ...errors import UnknownNameError, did_you_mean
 from .scoring import LARGEST_CLASS, PROBE
@@ -44,7 +44,7 @@ class Protocol:
             out of the shots; None for as many as the user says.
         seeds: of a comparison.
         shots: of a comparison.
-        scenario: how unequal the shots are (`core/data/scenarios.py`), or None for K of each class.
+        scenario: how unequal the shots are (`core/data/sampling.py`), or None for K of each class.
         deciding: the metric of its tables; "" where the test images say which.
         baselines: methods of a comparison besides zero-shot that nobody need name.
         transfer: how a fit is tested on further data sets; None where it is tested on images of its own.

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Item
-from ...contracts.draws import Shots
+from ...contracts.domain import Metric
 from ...contracts.features import FeatureSet, TextClassifier
+from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Scores
-from ...contracts.metric import Metric
-from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...data.sampling import rank
 from ...errors import CapabilityError, DataError
 from ...explanation.nearest import LabelledImages
 from ...features.batches import PLAIN, logits_of
-from ...metrics.labelled_rows import metrics_of
+from ...metrics.classification import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter, build_judgement
 from ...runs.comparison import ZERO_SHOT, Comparison

@@ -14,14 +14,13 @@ import torch
 
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Decoded, Domain, DomainData, Item
-from ...contracts.draws import Shots
+from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
-from ...contracts.fitted_run import FittedRun
+from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.judgement import JudgedClassifier, Scores
-from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
-from ...contracts.task import Use
+from ...contracts.use import FittedRun, Use
 from ...data.sampling import class_counts, short_classes
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes

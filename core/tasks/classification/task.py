@@ -15,16 +15,15 @@ from rich.console import Group
 
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain, DomainData
-from ...contracts.draws import Shots
-from ...contracts.evaluated import Evaluated
-from ...contracts.exported import Exported, ExportWishes
+from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
-from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
-from ...contracts.prepared import PreparedData
+from ...contracts.items import DomainData
+from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe
 from ...contracts.serving import Serving
-from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
+from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
+from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
 from ...recipes.adapters import (
@@ -51,8 +50,7 @@ from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints, write_whole
-from ...runtime.progress import Reporter
-from ...runtime.timing import part
+from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
 from .contest import ZERO_SHOT, RepeatedSplits

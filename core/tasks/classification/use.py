@@ -11,13 +11,13 @@ import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, Item
-from ...contracts.evaluated import Evaluated
+from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
-from ...contracts.fitted_run import FittedRun
-from ...contracts.judgement import EVAL, Findings
+from ...contracts.items import Item
+from ...contracts.judgement import EVAL, Evaluated, Findings
 from ...contracts.prepared import PreparedData
-from ...contracts.task import TRUST, Task, Use
+from ...contracts.task import TRUST, Task
+from ...contracts.use import FittedRun, Use
 from ...errors import CapabilityError, DataError
 from ...recipes.data import on_target, place_of_data
 from ...registry import load_adapter
@@ -29,12 +29,12 @@ from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed, write_whole
 from ...runtime.progress import Reporter
-from .explaining import explained_mistakes
+from .explaining import Explain, explained_mistakes
 from .feature_rows import rows_of_split
 from .predictions import Predictions, check_wishes
 from .predictor import Predictor
 from .protocols import protocol_named
-from .report import ClassificationResults, Explain, classification_report
+from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
 from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
 from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
