@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from ... import __version__
 from ..errors import ConfigError, DataError
-from ..runtime.files import claimed, refused, remove_abandoned, write_whole
+from ..runtime.files import claimed, remove_abandoned, write_whole
 from .places import HUB, UNFINISHED, folder_of, origin_of, run_folder, without_place
 from .redaction import check_backbone, cleaned, shareable
 
@@ -105,7 +105,7 @@ class Run:
             path = _new_folder(parent, f"{domain}-{adapter}")
             claim = claimed(path / UNFINISHED)
         except OSError as error:
-            raise refused(parent, error) from error
+            raise DataError.unwritable(parent, error) from error
         return cls(path, _made=made, _claim=claim)
 
     @classmethod
@@ -183,7 +183,7 @@ class Run:
             with (self.path / "log.txt").open("a", encoding="utf-8") as f:
                 f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
         except OSError as error:
-            raise refused(self.path, error) from error
+            raise DataError.unwritable(self.path, error) from error
 
     def finish(self) -> None:
         """Take the marker away: from now on `open` reads the run. Runs beside it whose processes were killed while
@@ -217,7 +217,7 @@ class Run:
             return
         self.discard()
         if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
-            raise refused(self.path.parent, error) from error
+            raise DataError.unwritable(self.path.parent, error) from error
 
 
 def open_run(run: str | Path, backbone: str | None = None) -> Run:
@@ -375,7 +375,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refused(folder, error) from error
+        raise DataError.unwritable(folder, error) from error
 
 
 def kept_digests(parts: Mapping[str, Sequence[Any]], digests: Callable[[Any], list[str]]) -> dict[str, Any]:

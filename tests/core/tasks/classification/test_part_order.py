@@ -19,7 +19,7 @@ from vladapt.core.judgements.part_order import (
     shuffled_parts,
 )
 from vladapt.core.metrics.classification import metrics_of
-from vladapt.core.tasks.classification.fitting import ClassificationFit
+from vladapt.core.tasks.classification.scoring import ClassificationFit
 
 
 def seeded(seed=0):
