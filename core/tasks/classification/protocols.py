@@ -255,16 +255,14 @@ class Setting:
         return None if accuracy is None else PublishedResult(accuracy / 100, row["source"])
 
 
-def results_of(backbone: str) -> list[dict[str, Any]]:
-    """All rows of a backbone, named by its alias or spec."""
-    alias = alias_of(backbone)
-    return [row for row in _table()["results"] if row["backbone"] == alias]
+def rows_of(backbone: str, part: str = "results") -> list[dict[str, Any]]:
+    """All rows of a backbone, named by its alias or spec.
 
-
-def means_of(backbone: str) -> list[dict[str, Any]]:
-    """Means over sets of which we know not all, of a backbone named by its alias or spec."""
+    Args:
+        part: "results", or "means": means over sets of which we know not all.
+    """
     alias = alias_of(backbone)
-    return [row for row in _table()["means"] if row["backbone"] == alias]
+    return [row for row in _table()[part] if row["backbone"] == alias]
 
 
 def note_on_published(setting: Setting | None, method: str, shots: int | None, accuracy: float | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
 from ...contracts.adapter import Adapter, FitReport
+from ...contracts.backbone import Backbone
 from ...contracts.domain import Metric
 from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import Item
@@ -224,34 +225,13 @@ def _in_words(value: Any) -> str:
 class ClassificationFit(JudgedClassifier):
     """A fit, as its judgements see it."""
 
-    @classmethod
-    def of(
-        cls,
-        prepared: PreparedData,
-        adapter: Adapter,
-        test: FeatureSet,
-        scores: Scores,
-        class_names: Sequence[str],
-        **further: Any,
-    ) -> ClassificationFit:
-        """A scored model, one just fitted or one that a run keeps.
+    before: Backbone | None = field(init=False)
+    after: Backbone | None = field(init=False)
+    metrics: dict[str, Any] = field(init=False)
 
-        Args:
-            test: the rows that were scored.
-            class_names: of the scores.
-            further: fields that do not follow from these.
-        """
-        return cls(
-            before=prepared.backbone,
-            after=on_adapted(prepared, adapter).backbone,
-            metrics=scores.metrics,
-            adapter=adapter,
-            prepared=prepared,
-            test=test,
-            class_names=class_names,
-            scores=scores,
-            **further,
-        )
+    def __post_init__(self):
+        self.before, self.metrics = self.prepared.backbone, self.scores.metrics
+        self.after = on_adapted(self.prepared, self.adapter).backbone
 
     def fit_again(self, adapter: Adapter, prepared: PreparedData, shots: Shots, quiet: bool = False) -> FitReport:
         return fit_adapter(adapter, prepared, shots, self.seed, Reporter(quiet=True) if quiet else prepared.reporter)
@@ -260,7 +240,7 @@ class ClassificationFit(JudgedClassifier):
         zero_shot = fitted_zero_shot(test, prepared.classifier) if beside else None
         scores = score_on(prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
         if beside:
-            of = {"test": test, "class_names": prepared.class_names, "scores": scores, "metrics": scores.metrics}
+            of = {"test": test, "class_names": prepared.class_names, "scores": scores}
             again = replace(self, prepared=prepared, adapter=adapter, deciding="", **of)
             Findings({}).add([build_judgement("baselines")], again)
         return scores

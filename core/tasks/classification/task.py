@@ -208,7 +208,7 @@ class Classification(Task):
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
                 done.notes += [*said, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
-            return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
+            return self._written(recipe, done, started, folder) if is_main() else None
 
     @part("reading the data")
     def prepared(self, recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedData:
@@ -251,13 +251,13 @@ class Classification(Task):
         options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
         probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
-        judged = ClassificationFit.of(
-            prepared,
-            adapter,
-            shots.test,
-            scores,
-            prepared.class_names,
+        judged = ClassificationFit(
             at=FIT,
+            prepared=prepared,
+            adapter=adapter,
+            test=shots.test,
+            scores=scores,
+            class_names=prepared.class_names,
             seed=recipe.seed,
             split_seed=recipe.split_seed,
             reporter=reporter,
@@ -292,7 +292,7 @@ class Classification(Task):
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
-            load = partial(RunScorer.of_use, use, self.domain, self.name)
+            load = partial(RunScorer, use, self.domain, self.name)
             return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self.domain, self.name, reporter)
 
@@ -416,52 +416,23 @@ class Classification(Task):
         yield None
 
     @part("run and report")
-    def _written(
-        self,
-        recipe: Recipe,
-        prepared: PreparedData,
-        done: Fitted,
-        shots: Shots,
-        started: float,
-        folder: Path | None = None,
-    ) -> FitResult:
-        seconds = time.monotonic() - started
-        unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers"]
-        reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
-        protocol = protocol_named(recipe.protocol)
-        setting = setting_of(recipe, prepared, protocol.tasks_of_fit)
-        published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
-        unscored = unscored if done.scores.labels is None else []
-        turned_down = turned_down_words(done.scores.metrics)
-        further = [*done.notes, *published, *done.report.notes, *turned_down, *unscored]
-        notes = notes_of(prepared, recipe.shots, further, shots, protocol.scenario)
-        info = {
-            "created": now(),
-            "domain": recipe.domain,
-            **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
-            "shots": recipe.shots,
-            "seed": recipe.seed,
-            **facts_of_fit(prepared, done.report, shots),
-            "notes": notes,
-            "encoded_images": prepared.counts.computed,
-            "stored_images": prepared.counts.cached,
-            "seconds": round(seconds, 3),
-            "versions": versions(),
-            "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
-        }
-        if done.judge is not None:
-            info["judge"] = done.judge
-        info |= done.findings.facts
-        further = self.further_sections(prepared, done.scores)
-        plain_info, hidden, shown = info, self.hidden(recipe, prepared, info), {}
+    def _written(self, recipe: Recipe, done: Fitted, started: float, folder: Path | None = None) -> FitResult:
+        """The run folder with its report.
+
+        Args:
+            started: when the fit began, on the monotonic clock.
+            folder: of a training's checkpoints, or None.
+        """
+        seconds, prepared, scores = time.monotonic() - started, done.judged.prepared, done.scores
+        plain_info = self._info(recipe, done, seconds)
+        further, hidden, shown = self.further_sections(prepared, scores), self.hidden(recipe, prepared, plain_info), {}
         if hidden is None:
             rows, pictures = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
             explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *pictures)
             shown = {"thumbnails": prepared.thumbnail, "explain": explain}
-        info = hidden or info
+        info = plain_info if hidden is None else hidden
         ids, skipped = info["splits"]["test"], [tuple(pair) for pair in info["skipped"]]
         of = {"ids": ids, "skipped": skipped, "further": further, **shown}
-        results = ClassificationResults.of(done.judged, done.findings, info, **of)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
@@ -470,23 +441,42 @@ class Classification(Task):
             if done.labelled is not None:
                 placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
             keep_logs(folder, run.path)
-            run.write(info, done.scores.metrics)
-            run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
-            if done.scores.labels is None:
+            run.write(info, scores.metrics)
+            run.log("\n".join(log_lines(info, done.report, scores.metrics)))
+            if scores.labels is None:
                 write_whole(run.path / PREDICTIONS, answers_table(done.judged, ids, with_truth=False))
             else:
+                results = ClassificationResults.of(done.judged, done.findings, info, **of)
                 write_report(run.path, classification_report(results, run.path))
-        return FitResult(
-            run.path,
-            done.adapter,
-            done.report,
-            done.scores.metrics,
-            summary_of(run, info, done.scores, seconds),
-            info["notes"],
-            skipped,
-            prepared.counts.computed,
-            prepared.counts.cached,
-        )
+        summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
+        fitted = (run.path, done.adapter, done.report, scores.metrics)
+        return FitResult(*fitted, summary, info["notes"], skipped, *counts)
+
+    def _info(self, recipe: Recipe, done: Fitted, seconds: float) -> dict[str, Any]:
+        """What run.json holds."""
+        prepared, shots, metrics = done.judged.prepared, done.judged.shots, done.scores.metrics
+        protocol, name = protocol_named(recipe.protocol), done.adapter.name
+        reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
+        published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
+        further = [*done.notes, *published, *done.report.notes, *turned_down_words(metrics)]
+        if done.scores.labels is None:
+            further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
+        return {
+            "created": now(),
+            "domain": recipe.domain,
+            **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
+            "shots": recipe.shots,
+            "seed": recipe.seed,
+            **facts_of_fit(prepared, done.report, shots),
+            "notes": notes_of(prepared, recipe.shots, further, shots, protocol.scenario),
+            "encoded_images": prepared.counts.computed,
+            "stored_images": prepared.counts.cached,
+            "seconds": round(seconds, 3),
+            "versions": versions(),
+            "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
+            **({} if done.judge is None else {"judge": done.judge}),
+            **done.findings.facts,
+        }
 
 
 def _names(recipe: Recipe, axes: Axes) -> list[str]:

@@ -18,8 +18,8 @@ from vladapt.core.tasks.classification.protocols import (
     TABLE,
     Setting,
     are_eleven,
-    means_of,
     note_on_published,
+    rows_of,
 )
 from vladapt.core.tasks.classification.task import setting_of
 from vladapt.domains.natural.known_sets import names
@@ -81,10 +81,10 @@ def test_nothing_where_something_is_otherwise(setting, method, shots):
 
 
 def test_means_over_other_sets_are_of_one_backbone():
-    (row,) = means_of("open_clip:ViT-L-14/openai")[-1:]
+    (row,) = rows_of("open_clip:ViT-L-14/openai", "means")[-1:]
     assert (row["method"], row["zero_shot"], row["accuracy"]) == ("reclip", 69.83, 74.94)
-    assert {row["method"] for row in means_of("openai-vit-b-32")} == {"gta-clip", "transclip"}
-    assert means_of("openai-rn50") == means_of("embedded") == []
+    assert {row["method"] for row in rows_of("openai-vit-b-32", "means")} == {"gta-clip", "transclip"}
+    assert rows_of("openai-rn50", "means") == rows_of("embedded", "means") == []
 
 
 def test_what_a_recipe_changes_makes_its_numbers_others():
