@@ -1,8 +1,15 @@
-"""How papers draw shots, choose settings and test: by name, so that a number of ours is comparable with theirs.
+"""How papers draw shots, choose settings and test: by name, so that a number of ours is comparable with theirs; and the
+numbers that they published.
 
 Without a protocol shots are drawn alike, and settings are chosen, as docs/judging.md says; with one, all is as
 published, the shared options of methods (`class_weight`, `ties`, augmented views) included. docs/protocols.md is the
 page.
+
+Published accuracies are in `published_results.json`, one row per line: the method, the backbone (its alias in
+`core/backbones/published.json`), the protocol, the set, the accuracy in percent per number of shots ("any" where no shot
+is looked at) and where the number was read. The set "eleven" is the mean over the sets of the few-shot protocol. Under
+"means" stand those of methods without labels over sets of which we know not all, with zero-shot's: there gains alone can
+be compared.
 """
 
 from __future__ import annotations
@@ -30,6 +37,8 @@ PER_SHOT = "k"
 MOST = "min(k, 4)"
 UNLABELLED = (*AS_PUBLISHED, (FewOrZeroShot, "mode", ZERO_SHOT))
 """`AS_PUBLISHED` where nothing is labelled."""
+PUBLISHED = Path(__file__).with_name("published_results.json")
+ELEVEN = "eleven"
 
 
 @dataclass(frozen=True)
@@ -207,10 +216,6 @@ def protocol_named(name: str | None) -> Protocol:
     return PROTOCOLS[name]
 
 
-TABLE = Path(__file__).with_name("published_results.json")
-ELEVEN = "eleven"
-
-
 @dataclass(frozen=True)
 class PublishedResult:
     """One number.
@@ -291,4 +296,4 @@ def _rows() -> dict[tuple[str, ...], dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, Any]:
-    return json.loads(TABLE.read_text(encoding="utf-8"))
+    return json.loads(PUBLISHED.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A classification run used again: scored on its own or other data, asked of new images, one after the other too."""
+"""A run used again: scored on its own or other data, with what `eval` writes of that, or asked of new images."""
 
 from __future__ import annotations
 
