@@ -6,10 +6,10 @@ published, the shared options of methods (`class_weight`, `ties`, augmented view
 page.
 
 Published accuracies are in `published_results.json`, one row per line: the method, the backbone (its alias in
-`core/backbones/published.json`), the protocol, the set, the accuracy in percent per number of shots ("any" where no shot
-is looked at) and where the number was read. The set "eleven" is the mean over the sets of the few-shot protocol. Under
-"means" stand those of methods without labels over sets of which we know not all, with zero-shot's: there gains alone can
-be compared.
+`core/backbones/published.json`), the protocol, the set, the accuracy in percent per number of shots ("any" where no
+shot is looked at) and where the number was read. The set "eleven" is the mean over the sets of the few-shot protocol.
+Under "means" stand those of methods without labels over sets of which we know not all, with zero-shot's: there gains
+alone can be compared.
 """
 
 from __future__ import annotations
