@@ -10,7 +10,7 @@ from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.choices import FreshViews, published_options
-from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.domain import Domain
 from ..contracts.items import DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, Recipe
@@ -136,7 +136,7 @@ def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
     fresh = {}
     for name in [name for name in names if issubclass(adapter_class(name), FreshViews)]:
         own = recipe.with_adapter(name).adapter_options
-        by_preset = recipe.preset not in (AUTO, NO_PRESET) or own.get("preset") is not None
+        by_preset = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
         published = recipe.protocol is not None or (by_preset and bool(adapter_class(name).presets))
         if published and "fresh_views" not in own:
             fresh[name] = {"fresh_views": True}

@@ -42,8 +42,8 @@ from ...recipes.adapters import (
 )
 from ...recipes.data import classes_of_data, has_labels, on_target, place_of_data, read_data
 from ...registry import catalogue
+from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find, is_place
-from ...registry.judging import divided, judgements_of, judges_at
 from ...runs.comparison import Comparison
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.redaction import Redaction

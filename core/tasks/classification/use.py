@@ -21,7 +21,7 @@ from ...contracts.use import FittedRun, Use
 from ...errors import CapabilityError, DataError
 from ...recipes.data import on_target, place_of_data
 from ...registry import load_adapter
-from ...registry.judging import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at
 from ...runs.evaluations import digests_of, in_the_fit, make_folder
 from ...runs.folder import now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction

@@ -17,7 +17,7 @@ from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError
 from ...recipes.adapters import adapter_of, adapter_options, backbone_of
 from ...recipes.data import read_data
-from ...registry.judging import judgements_of
+from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter

@@ -15,7 +15,7 @@ from vladapt.core.registry import catalogue
 from vladapt.core.tasks.classification.protocols import (
     ELEVEN,
     PROTOCOLS,
-    TABLE,
+    PUBLISHED,
     Setting,
     are_eleven,
     note_on_published,
@@ -28,7 +28,7 @@ TIP = Setting("openai-rn50", "full-val", "imagenet")
 
 
 def test_every_row_names_what_there_is():
-    content = json.loads(Path(TABLE).read_text())
+    content = json.loads(Path(PUBLISHED).read_text())
     aliases = {entry.alias for entry in published()}
     keys = [tuple(row.get(key, "") for key in ("method", "backbone", "protocol", "set", "tasks")) for row in
             content["results"]]  # fmt: skip
@@ -101,7 +101,7 @@ def test_what_a_recipe_changes_makes_its_numbers_others():
 
 
 def test_the_mean_is_of_all_eleven_sets_only():
-    eleven = json.loads(Path(TABLE).read_text())["eleven"]
+    eleven = json.loads(Path(PUBLISHED).read_text())["eleven"]
     assert are_eleven(reversed(eleven))
     assert not are_eleven(eleven[1:]) and not are_eleven([*eleven, "dtd"]) and not are_eleven([*eleven[1:], None])
 
