@@ -15,7 +15,6 @@ from rich.console import Group
 
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
@@ -221,7 +220,7 @@ class Classification(Task):
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self.domain, self.name, divided)
+            return prepared_images(recipe, reporter, self, divided)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
         return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
@@ -524,24 +523,25 @@ def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setti
     return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
 
-def prepared_images(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divided: bool = True) -> Prepared:
+def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
 
     Raises:
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
-    data = with_preset(classes_of_data(recipe, domain, task), domain, recipe.preset)
+    domain = task.domain
+    data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
-    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task)
+    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task.name)
     data = replace(data, notes=[*data.notes, *said])
-    prepared = on_backbone(recipe, domain, task, data, reporter)
+    prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
 
 
-def on_backbone(recipe: Recipe, domain: Domain, task: str, data: DomainData, reporter: Reporter) -> Prepared:
-    """Data of a domain on the recipe's backbone."""
+def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
+    """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    of = (domain, task, data, backbone_of(recipe, domain), FeatureStore(), reporter, encoding)
+    of = (task.domain, task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
     return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)
