@@ -114,7 +114,6 @@ class Protocol:
 
 
 _SS_TEXT = "SS-Text (arXiv 2506.17500)"
-_ON_OTHERS = "To test this fit on another set: vladapt eval RUN --data DIR"
 _ALL = (
     Protocol(
         "coop",
@@ -156,29 +155,28 @@ _ALL = (
             ),
         )
     ),
-    Protocol(
-        "cross-dataset",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, and "
-        "tested on other sets and their classes",
-        "CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
-        MOST,
-        shots=(16,),
-        baselines=(),
-        transfer=NewClasses(),
-        afterwards=_ON_OTHERS,
-        one_prompt=True,
-    ),
-    Protocol(
-        "domain-generalization",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, and "
-        "tested on its variants, among the classes of each",
-        "CoOp (2109.01134), CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
-        MOST,
-        shots=(16,),
-        baselines=(),
-        transfer=SharedClasses(),
-        afterwards=_ON_OTHERS,
-        one_prompt=True,
+    *(
+        Protocol(
+            name,
+            "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, "
+            f"and tested on {others}",
+            f"{coop}CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
+            MOST,
+            shots=(16,),
+            baselines=(),
+            transfer=transfer,
+            afterwards="To test this fit on another set: vladapt eval RUN --data DIR",
+            one_prompt=True,
+        )
+        for name, others, coop, transfer in (
+            ("cross-dataset", "other sets and their classes", "", NewClasses()),
+            (
+                "domain-generalization",
+                "its variants, among the classes of each",
+                "CoOp (2109.01134), ",
+                SharedClasses(),
+            ),
+        )
     ),
     Protocol(
         "transductive",

@@ -172,15 +172,11 @@ class Resources:
 
     @cached_property
     def descriptions(self) -> tuple[tuple[str, ...], ...]:
-        names = list(self.prepared.class_names)
-        sentences = read_descriptions(self.prepared.descriptions, names, others=True)
-        return tuple(tuple(sentences[name]) for name in names)
+        return self._sentences(self.prepared.descriptions)
 
     @cached_property
     def attributes(self) -> tuple[tuple[str, ...], ...]:
-        names = list(self.prepared.class_names)
-        sentences = read_descriptions(self._given("attributes"), names, others=True)
-        return tuple(tuple(sentences[name]) for name in names)
+        return self._sentences(self._given("attributes"))
 
     @cached_property
     def pair_attributes(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -291,6 +287,12 @@ class Resources:
     def _pool(self, texts: tuple[str, ...]) -> TextPool:
         features = self.prepared.store.text_features(self.prepared.backbone, texts)
         return TextPool(texts, features.to(self.prepared.backbone.device))
+
+    def _sentences(self, path: Any) -> tuple[tuple[str, ...], ...]:
+        """Those that a file has for each class."""
+        names = list(self.prepared.class_names)
+        sentences = read_descriptions(path, names, others=True)
+        return tuple(tuple(sentences[name]) for name in names)
 
     def _given(self, name: str) -> str | None:
         return self.prepared.given.get(name)

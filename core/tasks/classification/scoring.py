@@ -97,7 +97,9 @@ def score_on(
     scores = Scores(None, _on_cpu(before), adapted.cpu(), metrics)
     if test.labels is None:
         return scores
-    scores.labels, scores.groups = test.labels.cpu(), _groups(test)
+    scores.labels = test.labels.cpu()
+    if test.groups and units_of(test.groups, len(test))[1] < len(test):  # else each image is one of its own
+        scores.groups = test.groups
     if probe is not None:
         scores.probe_logits = _on_cpu(columns(beside(probe)))
     return scores
@@ -112,11 +114,6 @@ def _metrics_of(
         if metric.multilabel or not test.multilabel:
             values.update(metric.values(logits.float().cpu(), test.labels.cpu(), class_names))
     return values
-
-
-def _groups(test: FeatureSet) -> tuple[str, ...] | None:
-    """The groups of the test images; None where each image is one of its own."""
-    return test.groups if test.groups and units_of(test.groups, len(test))[1] < len(test) else None
 
 
 def _on_cpu(logits: Tensor | None) -> Tensor | None:
@@ -296,13 +293,10 @@ def _labelled(done: Fitted, shots: Shots) -> FeatureSet | None:
     if done.adapter.transductive or shots.val is not None:
         return None if done.adapter.transductive else shots.val
     prepared, seed = done.judged.prepared, done.judged.seed
-    ids = sorted((item.id for item in prepared.data.split("val") if item.target is not None), key=_ranked(seed))
+    ids = [item.id for item in prepared.data.split("val") if item.target is not None]
+    ids.sort(key=lambda name: rank(seed, name))
     some = ids[: min(MOST_LABELLED, len(ids) // 2)]
     return prepared.of_ids(some, parts="parts" in done.adapter.at_predict) if some else None
-
-
-def _ranked(seed: int) -> Callable[[str], Any]:
-    return lambda name: rank(seed, name)
 
 
 def turned_down_words(metrics: dict[str, Any]) -> list[str]:
