@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones import PromptTokens, attach_prompts, width_of
 from ...core.contracts import Backbone, Batch, CropTransform, FitReport, Loss, Output, TextClassifier, option
 from ...core.prompts import build_classifier
 from ...core.training import put_tensors, strong_view
@@ -90,9 +89,9 @@ class Lafter(WithPreset, SelfTrained):
 
     def _choose(self, backbone: Backbone) -> list[str]:
         notes = train_norms(backbone, ("image",))
-        width = width_of(backbone, "image")
+        width = backbone.width("image")
         bound = (6 / (3 * PATCH**2 + width)) ** 0.5
-        attach_prompts(backbone, image=PromptTokens(torch.empty(1, self.n_ctx, width).uniform_(-bound, bound)))
+        backbone.attach_prompts(image=torch.empty(1, self.n_ctx, width).uniform_(-bound, bound))
         return notes
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
@@ -104,7 +103,7 @@ class Lafter(WithPreset, SelfTrained):
         }
 
     def _put(self, backbone: Backbone) -> None:
-        attach_prompts(backbone, image=PromptTokens(self.changed[TOKENS])).requires_grad_(False)
+        backbone.attach_prompts(image=self.changed[TOKENS]).requires_grad_(False)
         put_tensors(backbone, self.changed)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

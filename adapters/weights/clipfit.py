@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ...core.backbones import tower_of
 from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import CapabilityError
 from ...core.training import DASSL, ClassTowerAdapter, Task
@@ -117,7 +116,7 @@ def text_biases(backbone: Backbone) -> list[nn.Parameter]:
 def image_norms(backbone: Backbone) -> list[nn.Parameter]:
     """Weights and biases of the image tower's LayerNorms."""
     named = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, nn.LayerNorm)]
-    return [p for name, module in named if tower_of(backbone, name) == "image" for p in module.parameters()]
+    return [p for name, module in named if backbone.tower_of(name) == "image" for p in module.parameters()]
 
 
 def _last_linear(mlp: nn.Module) -> nn.Linear | None:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones import tower_of
 from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, LogPlace, TrainingImages, TrainingPlace, option
 from ...core.errors import CapabilityError
 from ...core.training import (
@@ -254,9 +253,9 @@ def tuned_parameters(backbone: Backbone, tower: str, tune: str) -> list[nn.Param
     model = backbone.model
     if tune == "biases":
         names = [name for name, _ in model.named_parameters() if name.endswith("bias")]
-        return [model.get_parameter(name) for name in names if tower_of(backbone, name) == tower]
+        return [model.get_parameter(name) for name in names if backbone.tower_of(name) == tower]
     norms = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
-    return [p for name, norm in norms if tower_of(backbone, name) == tower for p in norm.parameters()]
+    return [p for name, norm in norms if backbone.tower_of(name) == tower for p in norm.parameters()]
 
 
 def _part_of(place: TrainingPlace, inside: str | None, before: int, total: int, log: LogPlace) -> TrainingPlace:

@@ -9,11 +9,10 @@ __getattr__, __dir__ = lazy_exports(
         "finders": "searched",
         "hf_source": "read_config",
         "hub": "hub_folder",
-        "joint_parts": "JointParts attach_joint chosen_parts",
+        "joint_parts": "JointParts chosen_parts",
         "load": "announced load_backbone save_fine_tuned",
         "open_clip_source": "check_transformers_config",
-        "positions": "ROOTS image_positions insert_after_start tower_of",
-        "prompted": "CoupledTokens PromptTokens TowerPrompts attach_prompts start_tokens width_of",
+        "positions": "insert_after_start",
         "tower_steps": "FEATURE_MAP_DEPTHS attend unsized",
     },
 )

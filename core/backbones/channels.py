@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..contracts.channels import MEAN, RGB, TRAINED, InputChannels
+from ..contracts.families import ROOTS
 from ..contracts.images import CropTransform
 from ..errors import CapabilityError, DataError
-from .positions import ROOTS
 from .preprocessing import Preprocess
 
 SEED_LIMIT = 2**31

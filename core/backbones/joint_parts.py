@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..errors import CapabilityError
-from .positions import JOINT
-from .two_tower import TwoTower
 
 
 class JointParts(nn.Module, ABC):
@@ -52,26 +49,3 @@ def chosen_parts(parts: Tensor, count: int, dim: int = 0) -> Tensor:
         return parts
     places = torch.linspace(0, have - 1, count, dtype=torch.float64).round().long()
     return parts.index_select(dim, places.to(parts.device))
-
-
-def attach_joint(backbone: Backbone, joint: JointParts) -> JointParts:
-    """Let a backbone see the parts of a sample through it, in place: `backbone.joint`, and a child of `backbone.model`.
-
-    Raises:
-        CapabilityError: the image tower has no blocks, or sees parts together already.
-    """
-    backbone.need("image_blocks")
-    if not isinstance(backbone, TwoTower):
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' cannot encode several frames or slices at once; use a vision transformer "
-            "(`vladapt list backbones --can image_blocks`)"
-        )
-    if backbone.joint is not None:
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' already encodes the parts of a sample together; start from the one it came "
-            "from"
-        )
-    model = backbone.model
-    backbone.joint = joint.to(backbone.device).train(model.training)
-    setattr(model, JOINT, backbone.joint)
-    return backbone.joint

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
+from ..contracts.families import ROOTS
 from ..errors import CapabilityError
-from .positions import ROOTS, tower_of
 from .separate_projections import PARTS, SplitAttention, SplitLinear, joined
 
 _WEIGHTS = ("weight", "bias")
@@ -68,7 +68,7 @@ def split_attention(backbone: Backbone, towers: Collection[str] = ("image", "tex
     towers = (towers,) if isinstance(towers, str) else tuple(towers)
     require(set(towers) <= set(ROOTS) and len(towers) > 0, "towers", towers, "give image, text or both")
     for name, module in list(backbone.model.named_modules()):
-        if _IN_A_BLOCK.fullmatch(name) and tower_of(backbone, name) in towers:
+        if _IN_A_BLOCK.fullmatch(name) and backbone.tower_of(name) in towers:
             _open(module, name, backbone.model)
     backbone._towers = None  # they hold the modules that stood here before
     layers = [layer for tower in dict.fromkeys(towers) for layer in _layers(backbone, tower)]
@@ -120,7 +120,7 @@ def _fused_output(module: nn.Module) -> str | None:
 def _layers(backbone: Backbone, tower: str) -> Iterator[SplitLayer]:
     number = 0
     for name, module in backbone.model.named_modules():
-        if _IN_A_BLOCK.fullmatch(name) and tower_of(backbone, name) == tower:
+        if _IN_A_BLOCK.fullmatch(name) and backbone.tower_of(name) == tower:
             roles = _roles(module)
             if roles:
                 yield SplitLayer(tower, number, *(f"{name}.{role}" for role in roles))

@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "adapter": "Adapter FitReport require",
-        "backbone": "Backbone Block CAPABILITIES blank_image normalized",
+        "backbone": "Backbone Block CAPABILITIES normalized",
         "by_example": "ByExample",
         "channels": "InputChannels STARTS ZERO",
         "choices": "ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied ZERO_SHOT "

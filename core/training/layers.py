@@ -14,13 +14,10 @@ from functools import partial
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..backbones.positions import JOINT, ROOTS, tower_of
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
+from ..contracts.families import JOINT, ROOTS
 from ..errors import CapabilityError, ConfigError
-
-__all__ = ["depth_of", "depths", "freeze_batch_norm", "freeze_towers", "is_projection", "parameter_groups"]
-__all__ += ["set_trainable", "tower_of"]
 
 # What the libraries call the neighbours of the stack of blocks that come before it.
 _BEFORE = re.compile(
@@ -51,7 +48,7 @@ def depth_of(backbone: Backbone, name: str) -> int:
         UnknownNameError: no such parameter.
         ConfigError: it is shared by both towers (the logit scale), and so lies in none.
     """
-    tower = tower_of(backbone, name)
+    tower = backbone.tower_of(name)
     if tower == "shared":
         raise ConfigError(f"parameter '{name}' of backbone '{backbone.spec}' is in no tower, so it has no depth")
     return _layout(backbone, tower).depth(name)
@@ -81,7 +78,7 @@ def set_trainable(backbone: Backbone, *, lock: Collection[str] = (), last: int |
     layouts: dict[str, _Layout] = {}
     chosen = []
     for name, parameter in backbone.model.named_parameters():
-        tower = tower_of(backbone, name)
+        tower = backbone.tower_of(name)
         trains = tower not in lock
         if trains and last is not None and tower != "shared":
             layout = layouts.setdefault(tower, _layout(backbone, tower))
@@ -95,7 +92,7 @@ def set_trainable(backbone: Backbone, *, lock: Collection[str] = (), last: int |
 def freeze_towers(backbone: Backbone, towers: Collection[str]) -> None:
     """Let nothing train of these towers, "image" or "text"; what is shared stays as it is."""
     for name, parameter in backbone.model.named_parameters():
-        if tower_of(backbone, name) in towers:
+        if backbone.tower_of(name) in towers:
             parameter.requires_grad_(False)
 
 
@@ -137,7 +134,7 @@ def parameter_groups(
     for name, parameter in backbone.model.named_parameters():
         if not parameter.requires_grad:
             continue
-        tower, rate = tower_of(backbone, name), lr
+        tower, rate = backbone.tower_of(name), lr
         if name.startswith(f"{JOINT}."):
             rate = lr * backbone.joint.rate
         elif tower != "shared" and factors[tower] != 1:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.backbones import JointParts, attach_joint
+from ....core.backbones import JointParts
 from ....core.contracts import Backbone, FitReport, TrainingImages
 from ....core.errors import CapabilityError, DataError
 from ....core.training import SCALES, ClassTowerAdapter, PixelScores, Source, Task, freeze_towers, set_trainable
@@ -49,7 +49,7 @@ class ClipTowerAdapter(ClassTowerAdapter):
 
     def _choose(self, backbone: Backbone) -> list[str]:
         if (joint := self._joint(backbone)) is not None:
-            attach_joint(backbone, joint)
+            backbone.attach_joint(joint)
         set_trainable(backbone)
         if not self.trains_text:
             freeze_towers(backbone, {"text"})
@@ -60,7 +60,7 @@ class ClipTowerAdapter(ClassTowerAdapter):
 
     def _put(self, backbone: Backbone) -> None:
         if (joint := self._joint(backbone)) is not None:
-            attach_joint(backbone, joint).requires_grad_(False)
+            backbone.attach_joint(joint).requires_grad_(False)
         super()._put(backbone)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

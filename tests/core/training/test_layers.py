@@ -15,7 +15,6 @@ from vladapt.core.training.layers import (
     is_projection,
     parameter_groups,
     set_trainable,
-    tower_of,
 )
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
@@ -62,7 +61,7 @@ def backbone(built):
 
 
 def names_of(backbone, tower):
-    return [name for name, _ in backbone.model.named_parameters() if tower_of(backbone, name) == tower]
+    return [name for name, _ in backbone.model.named_parameters() if backbone.tower_of(name) == tower]
 
 
 def reached(backbone):
@@ -165,12 +164,12 @@ def test_aligns_image_tower_is_counted_by_its_blocks(built):
 
 def test_what_is_in_no_tower_has_no_depth(built, small, tmp_path):
     tower = built("open_clip")
-    assert tower_of(tower, "logit_scale") == "shared"
+    assert tower.tower_of("logit_scale") == "shared"
     with pytest.raises(ConfigError, match=r"'logit_scale' .* is in no tower"):
         depth_of(tower, "logit_scale")
     for missing in ("visual.nothing", "nothing", ""):
         with pytest.raises(UnknownNameError, match="no parameter"):
-            tower_of(tower, missing)
+            tower.tower_of(missing)
     with pytest.raises(ConfigError, match='tower="audio"'):
         depths(tower, "audio")
     alone = load_backbone(small.write_open_clip(tmp_path, small.open_clip_config(), image_only=True), "cpu")
@@ -234,7 +233,7 @@ def test_every_rate_is_its_depths(built, decay, lr):
     tower.model.requires_grad_(True)
     found = rates(tower, parameter_groups(tower, lr=lr, weight_decay=0, layer_decay=decay))
     for name, rate in found.items():
-        kind = tower_of(tower, name)
+        kind = tower.tower_of(name)
         steps = 0 if kind == "shared" else depths(tower, kind) + 1 - depth_of(tower, name)
         assert rate == pytest.approx(lr * decay**steps)
     tower.model.requires_grad_(False)

@@ -12,8 +12,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .....core.backbones import FEATURE_MAP_DEPTHS, ROOTS, load_backbone, tower_of
-from .....core.contracts import blank_image, require
+from .....core.backbones import FEATURE_MAP_DEPTHS, load_backbone
+from .....core.contracts import require
 from .....core.errors import ConfigError
 from .....core.losses import RoVit
 from .....core.training import add_lora, checkpoint_blocks, depth_of, depths, freeze_batch_norm
@@ -184,9 +184,9 @@ class CLIPVisionBackbone(BaseModule):
     def _hold_tower(self) -> None:
         """The image tower becomes part of this module; what else its features need follows to other devices."""
         children = dict(self.backbone.model.named_children())
-        self.tower = nn.ModuleDict({name: child for name, child in children.items() if name in ROOTS["image"]})
-        known = ROOTS["image"] | ROOTS["text"]
-        self._beside = [child for name, child in children.items() if name not in known]
+        towers = {name: self.backbone.tower_of(name) for name in children}
+        self.tower = nn.ModuleDict({name: child for name, child in children.items() if towers[name] == "image"})
+        self._beside = [child for name, child in children.items() if towers[name] == "shared"]
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
@@ -201,7 +201,7 @@ class CLIPVisionBackbone(BaseModule):
         used = max(self._stops()) if kind == "taps" and self.is_transformer else last
         deepest = last + 1 if train_head else used
         for name, parameter in self.backbone.model.named_parameters():
-            if tower_of(self.backbone, name) == "image" and not frozen:
+            if self.backbone.tower_of(name) == "image" and not frozen:
                 parameter.requires_grad_(frozen_stages < depth_of(self.backbone, name) <= deepest)
 
     def _add_lora(self, lora: Mapping[str, Any] | None) -> None:
@@ -237,7 +237,7 @@ class CLIPVisionBackbone(BaseModule):
 
     @torch.no_grad()
     def _width(self) -> int:
-        return self.backbone.embed_image(blank_image(self.backbone)).shape[-1]
+        return self.backbone.embed_image(self.backbone.blank_image()).shape[-1]
 
 
 def _check_freezing(frozen: bool, frozen_stages: int, train_head: bool, lora: Any, cropped_positions: Any) -> None:

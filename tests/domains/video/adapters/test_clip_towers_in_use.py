@@ -20,7 +20,7 @@ from vladapt import (
     load_backbone,
     predict,
 )
-from vladapt.core.backbones.joint_parts import attach_joint, chosen_parts
+from vladapt.core.backbones.joint_parts import chosen_parts
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.domain import DomainData
 from vladapt.core.errors import CapabilityError
@@ -107,7 +107,7 @@ def test_towers_without_blocks_are_refused_in_one_line(name):
 def test_a_tower_sees_parts_by_one_thing_at_most(problem):
     towers = seeing(problem.backbone, NeighbouringFrames(FRAMES))
     with pytest.raises(CapabilityError, match="already encodes the parts of a sample together;"):
-        attach_joint(towers, NeighbouringFrames(FRAMES))
+        towers.attach_joint(NeighbouringFrames(FRAMES))
     with pytest.raises(CapabilityError, match="positions for 64 frames, and a clip has 65"):
         Branch(problem.backbone, 65, depth=1, drop_path=0.0)
     assert isinstance(towers.joint, nn.Module) and problem.backbone.joint is None
