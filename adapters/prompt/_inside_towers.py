@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import ConfigError
 from ...core.prompts import fill, spoken
-from ...core.training import DASSL, ClassTowerAdapter
+from ...core.training import ClassTowerAdapter
 
 INIT_STD = 0.02
 CROP = (0.08, 1.0)
@@ -38,7 +38,7 @@ class TokenAdapter(ClassTowerAdapter):
         """What `Backbone.attach_prompts` takes: tokens of "image" and "text" to start from, "couplings"."""
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        return dict(DASSL)
+        return dict(self.DASSL)
 
     def _choose(self, backbone: Backbone) -> list[str]:
         prompts = backbone.attach_prompts(**self._tokens(backbone))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Backbone, Batch, CropTransform, FitReport, Loss, Output, TextClassifier, option
 from ...core.prompts import build_classifier
-from ...core.training import put_tensors, strong_view
+from ...core.training import strong_view
 from ..published_sets import WithPreset
 from ._towers import SelfTrained, as_tested, train_norms
 
@@ -94,17 +94,9 @@ class Lafter(WithPreset, SelfTrained):
         backbone.attach_prompts(image=torch.empty(1, self.n_ctx, width).uniform_(-bound, bound))
         return notes
 
-    def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-        before = base.model.state_dict()
-        return {
-            name: value.detach().cpu().clone()
-            for name, value in trained.model.state_dict().items()
-            if name not in before or not torch.equal(value, before[name])
-        }
-
     def _put(self, backbone: Backbone) -> None:
         backbone.attach_prompts(image=self.changed[TOKENS]).requires_grad_(False)
-        put_tensors(backbone, self.changed)
+        super()._put(backbone)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         images = resources["unlabeled_images"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import CapabilityError
-from ...core.training import DASSL, ClassTowerAdapter, Task
+from ...core.training import ClassTowerAdapter, Task
 from ..published_sets import WithPreset
 
 
@@ -78,7 +78,7 @@ class Clipfit(WithPreset, ClassTowerAdapter):
         return self.anchor if self.anchor is not None else 8.0 if self.preset in self.strongly_anchored else 2.0
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        return dict(DASSL)
+        return dict(self.DASSL)
 
     def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
         """Beside the loss on the labels the anchor, unless the user chose the losses."""

@@ -17,44 +17,19 @@ from ...core.features import cores
 from ...core.metrics import val_score
 from ...core.prompts import build_classifier, spoken
 from ...core.training import (
-    LabelledSource,
+    ImageSource,
     Remembered,
     Task,
     TowerAdapter,
     digest,
     epoch_batches,
     held,
-    labels_of,
-    losses_of,
     set_trainable,
     train_epochs,
 )
 
 AT_ONCE = 64
 """Images encoded at once for the probe."""
-
-
-@dataclass
-class MatchedSource(LabelledSource):
-    """Pairs of an image and one text of its class.
-
-    Args:
-        captions: the text of each row.
-        images: which image each row is of.
-    """
-
-    captions: Sequence[str] = ()
-    images: Sequence[int] = ()
-
-    @property
-    def texts(self) -> frozenset[str]:
-        return frozenset({"caption"})
-
-    def text(self, kind: str, row: int, epoch: int) -> str:
-        return self.captions[row]
-
-    def image_id(self, row: int) -> int:
-        return self.images[row]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -147,8 +122,8 @@ class Gist(ClassWeighted, TowerAdapter):
         captions = [f"{name}: {text}" for name, texts in zip(names, matched) for text in texts]
         items = [images.items[row] for row in rows]
         task = Task(
-            source=MatchedSource(items, Remembered(images.load), (), captions, rows),
-            losses=losses_of(None, "clip"),
+            source=ImageSource(items, Remembered(images.load), captions),
+            losses={"clip": 1.0},
             view=self._view(images.train_transform, backbone),
             identity={"pairs": digest([(item.id, text) for item, text in zip(items, captions)])},
         )
@@ -234,7 +209,8 @@ def encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> 
             some = items[start : start + AT_ONCE]
             pixels = torch.stack(list(threads.map(lambda item: images.eval_transform(images.load(item)), some)))
             features.append(towers.encode_image(pixels.to(towers.device), normalize=False))
-    return FeatureSet(torch.cat(features), labels_of(items).to(towers.device))
+    labels = torch.tensor([item.class_label() for item in items])
+    return FeatureSet(torch.cat(features), labels.to(towers.device))
 
 
 def trained_probe(

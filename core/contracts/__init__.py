@@ -17,7 +17,7 @@ __getattr__, __dir__ = lazy_exports(
         "evaluated": "Evaluated",
         "features": "Batch FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "image_size": "ImageSize height_and_width",
-        "images": "CropTransform LogPlace TrainingImages TrainingPlace",
+        "images": "CropTransform TrainingImages TrainingPlace",
         "judgement": "JudgedClassifier JudgedFit Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
         "metric": "Metric",

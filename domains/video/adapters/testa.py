@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, FitReport, TrainingImages, option
 from ....core.errors import CapabilityError, DataError
-from ....core.training import Trained, TrainingSettings, score_by
+from ....core.training import Trained, TrainingSettings
 from ._clip_towers import ClipTowerAdapter, need_class_token
 from ._divided_attention import TemporalAttention, divided
 from ._token_merging import schedule, spread
@@ -196,7 +196,7 @@ class Testa(ClipTowerAdapter):
         """On val, by the class texts of the fit."""
         self._made.joint.aggregates = aggregates
         try:
-            return score_by(self._of_features, self._made, images, self.batch_size, self.amp, self._balanced)
+            return self._val_score(self._of_features, self._made, images)
         finally:
             self._made.joint.aggregates = True
 
