@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import PUBLISHED, Adapter, Batch, FeatureSet, FurtherBackbone, TextClassifier
+from ...core.contracts import Adapter, Batch, FeatureSet, FurtherBackbone, TextClassifier
 from ...core.data import Selection
 from ...core.errors import CapabilityError, DataError
-from ...core.metrics import ALIKE, best_setting, class_weights, macro_auroc, row_weights, signed_shares
+from ...core.metrics import ALIKE, MOST_SHOTS, best_setting, class_weights, macro_auroc, row_weights
 from ...core.runtime import in_blocks
 from ._interpolated_search import TOLERANCE, sweep_interpolated
 
@@ -111,11 +111,6 @@ def key_rows(keys: FurtherBackbone) -> Rows:
     return rows
 
 
-def batch_of(features: FeatureSet, rows: Rows) -> Batch:
-    """Support or val as they are predicted."""
-    return Batch(features=features.features, ids=features.ids, keys=rows(features).features)
-
-
 def cache_keys(support: FeatureSet, views: int) -> Tensor:
     """(N, D) unit keys: the mean over an image's first `views` raw view features, normalised once; else its feature."""
     if views and support.views is not None:
@@ -148,6 +143,26 @@ def cache_values(support: FeatureSet, num_classes: int, balanced: bool = False) 
     values = one_hot_values(support, num_classes)
     weights = class_weights(support.labels, num_classes) if balanced else None
     return values if weights is None else values * weights.to(values)
+
+
+def signed_shares(labels: Tensor, num_classes: int) -> Tensor:
+    """(N, C): of each label 1/n for its n positives and -1/m for its m negatives, times the mean number of positives,
+    16 at most.
+
+    A weighted sum of images is then a mean of positives less a mean of negatives, of the size that a sum over a few
+    shots has: it stays comparable with zero-shot however many images there are. Labels without one of the two are 0,
+    and so is whatever is unknown.
+
+    Args:
+        labels: (N, L) of 0, 1 and NaN, with L up to C.
+        num_classes: C.
+    """
+    positive, negative = (labels == 1).float(), (labels == 0).float()
+    n, m = positive.sum(dim=0), negative.sum(dim=0)
+    both = (n > 0) & (m > 0)
+    shares = torch.where(both, positive / n.clamp(min=1) - negative / m.clamp(min=1), 0.0)
+    mean_positives = (n.sum() / (n > 0).sum().clamp(min=1)).clamp(max=MOST_SHOTS)
+    return F.pad(shares * mean_positives, (0, num_classes - labels.shape[1]))
 
 
 def zero_shot_text(classifier: TextClassifier) -> tuple[Tensor, float]:
@@ -298,7 +313,7 @@ def beyond(adapter, alphas: Sequence[float]) -> tuple[float, ...]:
     if (
         adapter.multilabel_
         or adapter.as_published
-        or adapter.ties == PUBLISHED
+        or adapter.ties == "published"
         or adapter.search_scale is not None
         or adapter.alpha is not None
     ):
@@ -320,7 +335,7 @@ def search_cache(
     alpha_factor: float = 1.0,
     beyond: Sequence[float] = (),
     balanced: bool = False,
-    ties: str = PUBLISHED,
+    ties: str = "published",
 ) -> tuple[tuple[float, float, float], float]:
     """The best point of zero_shot + alpha * factor * exp(-beta (1 - queries keys^T)) (values * exp(gamma e)).
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...core.contracts import PUBLISHED
 from ...core.metrics import best_setting, row_weights
 from ._cache_model import BLOCK, BUDGET, ClassSums
 
@@ -33,7 +32,7 @@ def search_two_terms(
     *,
     factor: float = 1.0,
     balanced: bool = False,
-    ties: str = PUBLISHED,
+    ties: str = "published",
 ) -> tuple[tuple[float, float, float], float]:
     """The most accurate point of zero_shot + factor (gamma second + alpha exp(-beta (1 - q keys^T)) values).
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.contracts import Adapter, Backbone
 from ...core.errors import CapabilityError, ConfigError
-from ...core.prompts import PromptLearner, check_words
+from ...core.prompts import PromptLearner
 from ...core.registry import build_adapter
 
 COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
@@ -76,7 +76,7 @@ class PromptsAtPrediction(Adapter):
 
     def __post_init__(self):
         super().__post_init__()
-        check_words(self.ctx_init)
+        PromptLearner.check_words(self.ctx_init)
         self._prompts: PromptLearner | None = None
 
     def attach(self, backbone: Backbone) -> PromptsAtPrediction:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, TextClassifier, option
 from ...core.errors import CapabilityError
-from ...core.prompts import POSITIONS, PromptLearner, check_words
+from ...core.prompts import PromptLearner
 from ...core.registry import build_adapter
-from ...core.training import dassl_epochs, dassl_sgd, label_loss, published_epochs, views_of_training
+from ...core.training import dassl_epochs, label_loss, views_of_training
 from ._contexts import (
     COST_OPTIONS,
     check_named,
@@ -83,7 +83,7 @@ class SharedContext(ClassWeighted, FreshViews):
 
     n_ctx: int = option(16, "context vectors, where no words are given", low=1, high=1024)
     csc: bool = option(False, "one context per class instead of one for all")
-    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
     ctx_init: str | None = option(None, "words to start from (a photo of a); none: random")
     lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
@@ -107,10 +107,10 @@ class SharedContext(ClassWeighted, FreshViews):
 
     def __post_init__(self):
         super().__post_init__()
-        check_words(self.ctx_init)
+        PromptLearner.check_words(self.ctx_init)
 
     def _published_epochs(self, shots: int) -> int:
-        return published_epochs(shots, self.default_epochs)
+        return next(epochs for least, epochs in self.default_epochs if shots >= least)
 
     def _loss(self, step: Step) -> Tensor:
         """The loss of one step."""
@@ -150,7 +150,7 @@ class SharedContext(ClassWeighted, FreshViews):
             return self._loss(Step(learner, classifier, unit, labels, criterion, priors, generator))
 
         views = views_of_training(self, support, backbone, resources, seed)
-        optimizer = dassl_sgd([learner.ctx], self.lr, self.momentum, self.weight_decay)
+        optimizer = torch.optim.SGD([learner.ctx], self.lr, self.momentum, weight_decay=self.weight_decay)
         training = dassl_epochs(
             optimizer, support, loss_of, epochs, seed,
             batch_size=self.batch_size, warmup=self.warmup, views=views, order=resources.get("batch_order"),

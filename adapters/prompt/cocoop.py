@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
-from ...core.prompts import POSITIONS
+from ...core.prompts import PromptLearner
 from ...core.runtime import in_blocks
-from ...core.training import dassl_epochs, dassl_sgd, label_loss, views_of_training
+from ...core.training import dassl_epochs, label_loss, views_of_training
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,
@@ -74,7 +74,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
-    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
     reduction: int = option(16, "width of the features over that of the network's hidden layer", low=1, high=1_048_576)
     lr: float = option(2e-3, "peak learning rate", above=0)
@@ -111,7 +111,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
 
         epochs = self.epochs or EPOCHS
         views = views_of_training(self, support, backbone, resources, seed)
-        optimizer = dassl_sgd(trained, self.lr, self.momentum, self.weight_decay)
+        optimizer = torch.optim.SGD(trained, self.lr, self.momentum, weight_decay=self.weight_decay)
         training = dassl_epochs(
             optimizer, support, loss_of, epochs, seed,
             batch_size=self.batch_size, warmup=self.warmup, views=views, order=resources.get("batch_order"),

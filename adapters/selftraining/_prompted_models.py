@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Backbone, Item, TextClassifier, TrainingImages
 from ...core.features import cores
-from ...core.prompts import INIT_STD, PromptLearner
+from ...core.prompts import PromptLearner
 from ...core.training import Remembered, copy_of
 
 WIDTH = 128
@@ -161,7 +161,7 @@ class MultimodalPrompts(InTheTower):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             bound = (6 / (3 * backbone.image_stride**2 + image_width)) ** 0.5
-            self.of_text = nn.Parameter(INIT_STD * torch.randn(count, text_width))
+            self.of_text = nn.Parameter(PromptLearner.INIT_STD * torch.randn(count, text_width))
             self.of_image = nn.Parameter(torch.empty(count, image_width).uniform_(-bound, bound))
             self.text_in, self.text_out = nn.Linear(text_width, WIDTH), nn.Linear(WIDTH, text_width)
             self.image_in, self.image_out = nn.Linear(image_width, WIDTH), nn.Linear(WIDTH, image_width)

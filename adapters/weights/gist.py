@@ -23,7 +23,6 @@ from ...core.training import (
     TowerAdapter,
     digest,
     epoch_batches,
-    held,
     set_trainable,
     train_epochs,
 )
@@ -237,7 +236,7 @@ def trained_probe(
         probe = nn.Linear(seen.dim, classes)
     probe = probe.to(seen.features.device)
     batches = epoch_batches(len(seen), batch_size, seed, device=seen.features.device)
-    optimizer, rates = torch.optim.SGD(probe.parameters(), lr=lr), held([lr] * epochs, len(batches(0)))
+    optimizer, rates = torch.optim.SGD(probe.parameters(), lr=lr), [[lr] * len(batches(0))] * epochs
 
     def loss_of(epoch: int, index: Tensor) -> Tensor:
         logits = probe(seen.features[index])

@@ -8,9 +8,9 @@ __getattr__, __dir__ = lazy_exports(
         "calibration": "CALIBRATION Calibration",
         "conformal": "Conformal SET_METHODS conformal_scores fewest_rows threshold",
         "label_sets": "LabelSets label_set_metrics raked",
-        "scaling": "Scaling calibration_error fit_scaling",
+        "scaling": "Scaling calibration_error",
         "selective": "Abstention answer_threshold error_bound",
         "unlike": "Unlike distances",
-        "without_labels": "Evidence answers_by_halves evidence_of",
+        "without_labels": "Evidence",
     },
 )

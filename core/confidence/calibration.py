@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError
 from ..runtime.tensor_file import read_tensors, write_tensors
 from .conformal import Conformal
 from .label_sets import LabelSets
-from .scaling import FEWEST_OF_EACH, Scaling, calibration_error, fit_scaling
+from .scaling import FEWEST_OF_EACH, Scaling, calibration_error
 from .selective import Abstention, answer_threshold
 from .unlike import MOST_KEPT, Unlike
 
@@ -72,7 +72,7 @@ class Calibration:
     ) -> Calibration:
         """All that can be made of calibration rows; see the attributes."""
         logits, labels = logits.detach().float().cpu(), labels.detach().cpu()
-        scaling = fit_scaling(logits, labels, weights)
+        scaling = Scaling.fit(logits, labels, weights)
         several = labels.ndim == 2
         thresholds = _label_thresholds(scaling.probabilities(logits, True), labels, weights) if several else None
         return cls(logits, labels, weights, tuple(class_names), source, scaling, thresholds, unlike, row_weights)

@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "class_balance": "MOST_SHOTS class_weights log_priors row_weights signed_shares",
+        "class_balance": "MOST_SHOTS class_weights log_priors row_weights",
         "classification": "ClassRow LabelMistake Mistake classification_metrics confusion_matrix multilabel_metrics "
         "per_class_table top_label_mistakes top_mistakes",
         "resampling": "drawn_weights exchange_test mean_draws metric_draws percentiles units_of",

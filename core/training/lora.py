@@ -33,7 +33,7 @@ _ADAPTER = "lora"
 _MATRICES = ("lora_A", "lora_B")
 
 
-class Lora:
+class LoraMatrices:
     """The low-rank matrices that a backbone carries, to be trained, kept, or merged into its weights.
 
     Args:
@@ -56,7 +56,7 @@ class Lora:
     def __init__(self, backbone: Backbone):
         self.backbone, self.matrices = backbone, _matrices(backbone.model)
         if not self.matrices:
-            raise CapabilityError(f"backbone '{backbone.spec}' carries no LoRA; call Lora.add() first")
+            raise CapabilityError(f"backbone '{backbone.spec}' carries no LoRA; call LoraMatrices.add() first")
 
     @classmethod
     def add(
@@ -70,7 +70,7 @@ class Lora:
         towers: Collection[str] = ("image", "text"),
         positions: str = "all",
         use_rslora: bool = True,
-    ) -> Lora:
+    ) -> LoraMatrices:
         """Freeze the model and hang trainable matrices on its attention: W x + scale * B A dropout(x), in place.
 
         A starts uniform and B at zero, so that nothing changes at first. A new matrix is drawn from torch's global
@@ -92,7 +92,9 @@ class Lora:
         """
         check_lora_options(r, alpha, dropout, params, positions)
         if _matrices(backbone.model):
-            raise CapabilityError(f"backbone '{backbone.spec}' carries LoRA already; call Lora(backbone).merge() first")
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' carries LoRA already; call LoraMatrices(backbone).merge() first"
+            )
         peft = _peft()
         targets = _targets(backbone, split_attention(backbone, towers), params, positions)
         config = peft.LoraConfig(
@@ -128,13 +130,13 @@ class Lora:
             odd = sorted(self.matrices.keys() ^ state.keys())
             raise DataError(
                 f"these are LoRA weights of other layers than backbone '{self.backbone.spec}' carries: {len(odd)} "
-                f"differ ({odd[0]}); give Lora.add the params, towers and positions they were made with"
+                f"differ ({odd[0]}); give LoraMatrices.add the params, towers and positions they were made with"
             )
         for name, matrix in self.matrices.items():
             if matrix.shape != state[name].shape:
                 raise DataError(
                     f"LoRA weight '{name}' is {tuple(state[name].shape)}, backbone '{self.backbone.spec}' takes "
-                    f"{tuple(matrix.shape)}; give Lora.add the r and the backbone they were made with"
+                    f"{tuple(matrix.shape)}; give LoraMatrices.add the r and the backbone they were made with"
                 )
         for name, matrix in self.matrices.items():
             matrix.copy_(state[name])
@@ -156,7 +158,7 @@ class Lora:
 
 
 def check_lora_options(r: int, alpha: float, dropout: float, params: Collection[str], positions: str) -> None:
-    """Refuse what `Lora.add` could not use, before there is a backbone.
+    """Refuse what `LoraMatrices.add` could not use, before there is a backbone.
 
     Raises:
         ConfigError: an option is out of range.
@@ -164,8 +166,12 @@ def check_lora_options(r: int, alpha: float, dropout: float, params: Collection[
     require(isinstance(r, int) and r >= 1, "r", r, "give a whole number, 1 or more")
     require(alpha > 0, "alpha", alpha, "give a number above 0")
     require(0 <= dropout < 1, "dropout", dropout, "give a number from 0 to below 1")
-    require(len(params) > 0 and set(params) <= set(Lora.PARAMS), "params", list(params), "give some of q, k, v, out")
-    require(positions in Lora.POSITIONS, "positions", positions, f"give one of {', '.join(Lora.POSITIONS)}")
+    require(
+        len(params) > 0 and set(params) <= set(LoraMatrices.PARAMS), "params", list(params), "give some of q, k, v, out"
+    )
+    require(
+        positions in LoraMatrices.POSITIONS, "positions", positions, f"give one of {', '.join(LoraMatrices.POSITIONS)}"
+    )
 
 
 def _peft():
@@ -187,7 +193,7 @@ def _targets(backbone: Backbone, layers: list[SplitLayer], params: Collection[st
         raise ConfigError(
             f"option positions={positions!r} is not usable; backbone '{backbone.spec}' has too few blocks, give all"
         )
-    return [getattr(layer, role) for layer in chosen for role in Lora.PARAMS if role in params]
+    return [getattr(layer, role) for layer in chosen for role in LoraMatrices.PARAMS if role in params]
 
 
 def _blocks(positions: str, depth: int) -> range:

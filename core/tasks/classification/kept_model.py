@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
+from ...confidence.without_labels import Evidence
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
@@ -105,10 +105,10 @@ def _evidence(done: Fitted, shots: Shots, views: int) -> Evidence:
     prepared, seed, halves = done.judged.prepared, done.judged.seed, []
     read = Unlabelled.of(done.adapter, prepared, shots).features
     if read is not None and read.ids == shots.test.ids:
-        halves = answers_by_halves(done.adapter, prepared.classifier, read, seed)
+        halves = Evidence.answers_by_halves(done.adapter, prepared.classifier, read, seed)
     halves = [(before.cpu(), after.cpu()) for before, after in halves]
     sides = shots.test.unit.cpu(), done.scores.zero_shot_logits, done.scores.adapted_logits
-    return evidence_of(*sides, halves=halves, witnesses=_witnesses(prepared, shots, views, seed))
+    return Evidence.of(*sides, halves=halves, witnesses=_witnesses(prepared, shots, views, seed))
 
 
 def _witnesses(prepared: PreparedData, shots: Shots, augmented: int, seed: int) -> list[Tensor]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from vladapt.core.metrics.class_balance import balancing_offsets, class_weights, log_priors, row_weights, signed_shares
+from vladapt.core.metrics.class_balance import balancing_offsets, class_weights, log_priors, row_weights
 from vladapt.core.metrics.selection import best_setting, val_score
 
 COUNTS = st.lists(st.integers(0, 12), min_size=2, max_size=6).filter(lambda counts: sum(map(bool, counts)) > 1)
@@ -48,16 +48,6 @@ def test_priors_are_shares_and_a_class_without_images_counts_as_the_rarest():
     labels = torch.tensor([0] * 6 + [1] * 2)
     assert torch.allclose(log_priors(labels, 3).exp(), torch.tensor([0.6, 0.2, 0.2]))
     assert log_priors(torch.zeros(4, 3), 3) is None
-
-
-def test_shares_of_a_label_are_means_of_its_positives_less_its_negatives():
-    labels = torch.tensor([[1, 0, 1], [1, 0, float("nan")], [0, 0, 0], [float("nan"), 0, 1]])
-    shares = signed_shares(labels, 4)
-    assert torch.allclose(shares[:, 0] / 2, torch.tensor([0.5, 0.5, -1.0, 0.0]))  # two positives per label on average
-    assert torch.allclose(shares[:, 2] / 2, torch.tensor([0.5, 0.0, -1.0, 0.5]))
-    assert not shares[:, 1].any() and not shares[:, 3].any()
-    many = torch.cat([torch.ones(500, 1), torch.zeros(500, 1)])
-    assert float(signed_shares(many, 1).clamp(min=0).sum()) == pytest.approx(16, rel=1e-4)
 
 
 def test_of_alike_scores_the_middle_of_the_widest_plateau_is_taken():
