@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.contracts import Backbone, option, require
 from ...core.training import (
     ClassTowerAdapter,
-    LoraMatrices,
+    LowRank,
     TowerAdapter,
     put_tensors,
 )
@@ -70,9 +70,9 @@ class Lora(ClassTowerAdapter):
     r: int = option(2, "rank of the matrices", low=1, high=100_000)
     alpha: float = option(1.0, "what is divided by sqrt(r) to scale the matrices", above=0)
     dropout: float = option(0.25, "dropout of their input in training", low=0, below=1)
-    params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=LoraMatrices.PARAMS)
+    params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=LowRank.PARAMS)
     towers: str = option("both", "towers that get matrices", choices=TOWERS)
-    positions: str = option("all", "blocks of each tower that get matrices", choices=LoraMatrices.POSITIONS)
+    positions: str = option("all", "blocks of each tower that get matrices", choices=LowRank.POSITIONS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -89,14 +89,14 @@ class Lora(ClassTowerAdapter):
         return [*notes, f"the layer that takes the {len(backbone.channels)} channels of an image was trained too"]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-        matrices, layer = LoraMatrices(trained).merge(), trained.input_layer()
+        matrices, layer = LowRank(trained).merge(), trained.input_layer()
         whole = {} if layer is None else layer.state_dict(prefix=INPUT)
         return {**matrices, **{name: value.detach().cpu().clone() for name, value in whole.items()}}
 
     def _put(self, backbone: Backbone) -> None:
         whole = {name.removeprefix(INPUT): value for name, value in self.changed.items() if name.startswith(INPUT)}
         self._attach(backbone, dropout=0.0)
-        lora = LoraMatrices(backbone)
+        lora = LowRank(backbone)
         lora.load({name: value for name, value in self.changed.items() if not name.startswith(INPUT)})
         lora.merge()
         if whole:
@@ -108,8 +108,8 @@ class Lora(ClassTowerAdapter):
 
 
 def attach_lora(backbone: Backbone, **options: Any) -> list[str]:
-    """LoRA on the towers, as `LoraMatrices.add` takes its options; sentences on what could not have it."""
+    """LoRA on the towers, as `LowRank.add` takes its options; sentences on what could not have it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        LoraMatrices.add(backbone, **options)
+        LowRank.add(backbone, **options)
     return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]

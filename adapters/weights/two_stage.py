@@ -16,7 +16,7 @@ from ...core.errors import CapabilityError
 from ...core.training import (
     ClassTowerAdapter,
     GlobalBatches,
-    LoraMatrices,
+    LowRank,
     TowerAdapter,
     Trained,
 )
@@ -167,13 +167,13 @@ class TwoStage(ClassTowerAdapter):
         return [f"Backbone '{backbone.spec}': its {tower} tower has no {self.tune} to train" for tower in lacking]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-        return LoraMatrices(trained).merge() if self.tune == "lora" else super()._learned(trained, base)
+        return LowRank(trained).merge() if self.tune == "lora" else super()._learned(trained, base)
 
     def _put(self, backbone: Backbone) -> None:
         if self.tune != "lora":
             return super()._put(backbone)
         self._attach(backbone, dropout=0.0)
-        lora = LoraMatrices(backbone)
+        lora = LowRank(backbone)
         lora.load(self.changed)
         lora.merge()
 

@@ -26,7 +26,7 @@ from vladapt.core.prompts.classifier import fill
 from vladapt.core.training import batches
 from vladapt.core.training import train as training
 from vladapt.core.training.hooks import newest_share
-from vladapt.core.training.lora import LoraMatrices
+from vladapt.core.training.lora import LowRank
 from vladapt.core.training.tower_weights import copy_of
 
 from .comparison import compares, published
@@ -214,12 +214,12 @@ def check_lora(ref: Reference, towers: Backbone, places: Sequence[str]) -> Itera
     """
     matrices = [groups for _, *groups in ref.keys(r"layer(\d+)_(\w+)_([AB])")]
     options = {"r": ref.setting("r"), "alpha": ref.setting("alpha"), "params": ref.setting("params").split(",")}
-    LoraMatrices.add(towers, dropout=0.0, **options)
+    LowRank.add(towers, dropout=0.0, **options)
     given = {
         f"{places[int(layer)]}.{part}_proj.lora_{matrix}": ref[f"layer{layer}_{part}_{matrix}"]
         for layer, part, matrix in matrices
     }
-    LoraMatrices(towers).load(given)
+    LowRank(towers).load(given)
     towers.model.train()
     image, text = towers.encode_image(ref["pixels"], False), towers.encode_text(ref["tokens"], False)
     yield ref.check(image, "image_features_train")
@@ -231,7 +231,7 @@ def check_lora(ref: Reference, towers: Backbone, places: Sequence[str]) -> Itera
     gradients = {name: p.grad for name, p in towers.model.named_parameters()}
     for key, layer, part, matrix in ref.keys(r"grad_layer(\d+)_(\w+)_([AB])"):
         yield ref.check(gradients[f"{places[int(layer)]}.{part}_proj.lora_{matrix}.lora.weight"], key)
-    LoraMatrices(towers).merge()
+    LowRank(towers).merge()
     towers.model.eval()
     yield ref.check(towers.encode_image(ref["pixels"], False), "image_features_merged")
     yield ref.check(towers.encode_text(ref["tokens"], False), "text_features_merged")

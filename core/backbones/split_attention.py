@@ -159,9 +159,7 @@ def _report(backbone: Backbone, towers: Collection[str], layers: list[SplitLayer
 def _check_plain(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if hasattr(module, "base_layer"):
-            raise CapabilityError(
-                f"layer '{name}' carries an adapter; merge it into the weights first (LoraMatrices.merge)"
-            )
+            raise CapabilityError(f"layer '{name}' carries an adapter; merge it into the weights first (LowRank.merge)")
 
 
 def _renamed(state: dict[str, Tensor], module: nn.Module, prefix: str) -> dict[str, Tensor]:

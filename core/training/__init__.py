@@ -10,7 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "class_scores": "PixelScores SCALES",
         "epoch_views": "EpochViews views_of_training",
         "layers": "depth_of depths freeze_batch_norm freeze_towers is_projection parameter_groups set_trainable",
-        "lora": "LoraMatrices",
+        "lora": "LowRank",
         "model": "checkpoint_blocks",
         "parts": "Task Trained",
         "samples": "seed_of",

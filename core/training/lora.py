@@ -33,7 +33,7 @@ _ADAPTER = "lora"
 _MATRICES = ("lora_A", "lora_B")
 
 
-class LoraMatrices:
+class LowRank:
     """The low-rank matrices that a backbone carries, to be trained, kept, or merged into its weights.
 
     Args:
@@ -56,7 +56,7 @@ class LoraMatrices:
     def __init__(self, backbone: Backbone):
         self.backbone, self.matrices = backbone, _matrices(backbone.model)
         if not self.matrices:
-            raise CapabilityError(f"backbone '{backbone.spec}' carries no LoRA; call LoraMatrices.add() first")
+            raise CapabilityError(f"backbone '{backbone.spec}' carries no LoRA; call LowRank.add() first")
 
     @classmethod
     def add(
@@ -70,7 +70,7 @@ class LoraMatrices:
         towers: Collection[str] = ("image", "text"),
         positions: str = "all",
         use_rslora: bool = True,
-    ) -> LoraMatrices:
+    ) -> LowRank:
         """Freeze the model and hang trainable matrices on its attention: W x + scale * B A dropout(x), in place.
 
         A starts uniform and B at zero, so that nothing changes at first. A new matrix is drawn from torch's global
@@ -93,7 +93,7 @@ class LoraMatrices:
         check_lora_options(r, alpha, dropout, params, positions)
         if _matrices(backbone.model):
             raise CapabilityError(
-                f"backbone '{backbone.spec}' carries LoRA already; call LoraMatrices(backbone).merge() first"
+                f"backbone '{backbone.spec}' carries LoRA already; call LowRank(backbone).merge() first"
             )
         peft = _peft()
         targets = _targets(backbone, split_attention(backbone, towers), params, positions)
@@ -130,13 +130,13 @@ class LoraMatrices:
             odd = sorted(self.matrices.keys() ^ state.keys())
             raise DataError(
                 f"these are LoRA weights of other layers than backbone '{self.backbone.spec}' carries: {len(odd)} "
-                f"differ ({odd[0]}); give LoraMatrices.add the params, towers and positions they were made with"
+                f"differ ({odd[0]}); give LowRank.add the params, towers and positions they were made with"
             )
         for name, matrix in self.matrices.items():
             if matrix.shape != state[name].shape:
                 raise DataError(
                     f"LoRA weight '{name}' is {tuple(state[name].shape)}, backbone '{self.backbone.spec}' takes "
-                    f"{tuple(matrix.shape)}; give LoraMatrices.add the r and the backbone they were made with"
+                    f"{tuple(matrix.shape)}; give LowRank.add the r and the backbone they were made with"
                 )
         for name, matrix in self.matrices.items():
             matrix.copy_(state[name])
@@ -158,7 +158,7 @@ class LoraMatrices:
 
 
 def check_lora_options(r: int, alpha: float, dropout: float, params: Collection[str], positions: str) -> None:
-    """Refuse what `LoraMatrices.add` could not use, before there is a backbone.
+    """Refuse what `LowRank.add` could not use, before there is a backbone.
 
     Raises:
         ConfigError: an option is out of range.
@@ -166,12 +166,8 @@ def check_lora_options(r: int, alpha: float, dropout: float, params: Collection[
     require(isinstance(r, int) and r >= 1, "r", r, "give a whole number, 1 or more")
     require(alpha > 0, "alpha", alpha, "give a number above 0")
     require(0 <= dropout < 1, "dropout", dropout, "give a number from 0 to below 1")
-    require(
-        len(params) > 0 and set(params) <= set(LoraMatrices.PARAMS), "params", list(params), "give some of q, k, v, out"
-    )
-    require(
-        positions in LoraMatrices.POSITIONS, "positions", positions, f"give one of {', '.join(LoraMatrices.POSITIONS)}"
-    )
+    require(len(params) > 0 and set(params) <= set(LowRank.PARAMS), "params", list(params), "give some of q, k, v, out")
+    require(positions in LowRank.POSITIONS, "positions", positions, f"give one of {', '.join(LowRank.POSITIONS)}")
 
 
 def _peft():
@@ -193,7 +189,7 @@ def _targets(backbone: Backbone, layers: list[SplitLayer], params: Collection[st
         raise ConfigError(
             f"option positions={positions!r} is not usable; backbone '{backbone.spec}' has too few blocks, give all"
         )
-    return [getattr(layer, role) for layer in chosen for role in LoraMatrices.PARAMS if role in params]
+    return [getattr(layer, role) for layer in chosen for role in LowRank.PARAMS if role in params]
 
 
 def _blocks(positions: str, depth: int) -> range:

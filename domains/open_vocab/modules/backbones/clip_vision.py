@@ -16,7 +16,7 @@ from .....core.backbones import FEATURE_MAP_DEPTHS, load_backbone
 from .....core.contracts import require
 from .....core.errors import ConfigError
 from .....core.losses import RoVit
-from .....core.training import LoraMatrices, checkpoint_blocks, depth_of, depths, freeze_batch_norm
+from .....core.training import LowRank, checkpoint_blocks, depth_of, depths, freeze_batch_norm
 from .....registry import MODELS
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
 
@@ -48,7 +48,7 @@ class CLIPVisionBackbone(BaseModule):
             mmdet's ResNets do; -1 freezes nothing.
         train_head: whether the norm, pooling and projection after the last block train.
         norm_eval: batch norms keep the statistics they have. Those of frozen stages do in any case.
-        lora: options of `LoraMatrices.add` for low-rank updates of the tower's attention, such as `dict(r=4)`; the tower itself
+        lora: options of `LowRank.add` for low-rank updates of the tower's attention, such as `dict(r=4)`; the tower itself
             is then frozen.
         cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of `RoVit`: in training an image is taken
             for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision
@@ -209,7 +209,7 @@ class CLIPVisionBackbone(BaseModule):
             return
         if "towers" in lora:
             raise ConfigError("option lora.towers is not for a vision backbone; its LoRA is in the image tower")
-        LoraMatrices.add(self.backbone, towers=("image",), **lora)
+        LowRank.add(self.backbone, towers=("image",), **lora)
 
     def _add_pyramid(self, kind: str, out_channels: int | None, num_outs: int) -> None:
         self.pyramid = None
