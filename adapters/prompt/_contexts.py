@@ -12,7 +12,6 @@ from torch import Tensor
 from ...core.contracts import Adapter, Backbone
 from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts import PromptLearner
-from ...core.registry import build_adapter
 
 COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
@@ -28,34 +27,10 @@ def check_named(adapter: Adapter) -> None:
 
 def check_transfer(adapter: Adapter, backbone: Backbone) -> None:
     """CapabilityError where what was learned cannot serve other classes of this backbone."""
-    if not getattr(adapter, "fitted_", False):
-        raise CapabilityError(f"adapter '{adapter.name}' is not fitted; call fit() or load_adapter() first")
+    adapter.check_fitted()
     if adapter.multilabel_:
         raise CapabilityError(f"{adapter.name} carries its context to other classes only where an image has one label")
-    if adapter.backbone_ and backbone.fingerprint != adapter.backbone_:
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' is not the one that {adapter.name} was fitted on; load that one"
-        )
-
-
-def mark_fitted(other: Adapter, adapter: Adapter, class_names: Sequence[str]) -> None:
-    """What a fit notes, on a copy of a fitted adapter for other classes."""
-    other.class_names_, other.backbone_, other.dim_ = tuple(class_names), adapter.backbone_, adapter.dim_
-    other.multilabel_, other.fitted_ = False, True
-
-
-def with_other_classes(adapter: Adapter, backbone: Backbone, class_names: Sequence[str]) -> Adapter:
-    """A fitted copy that names other classes with all that was learned here.
-
-    Raises:
-        CapabilityError: what was learned cannot serve them.
-    """
-    check_transfer(adapter, backbone)
-    other = build_adapter(adapter.name, **adapter.options)
-    for name in adapter.state:
-        setattr(other, name, getattr(adapter, name))
-    mark_fitted(other, adapter, class_names)
-    return other.attach(backbone)
+    adapter.check_fitted(backbone)
 
 
 def half_where_asked(adapter, device: torch.device) -> torch.autocast:
@@ -89,7 +64,8 @@ class PromptsAtPrediction(Adapter):
         Raises:
             CapabilityError: not fitted, or another backbone.
         """
-        return with_other_classes(self, backbone, class_names)
+        check_transfer(self, backbone)
+        return self.copied_for(class_names).attach(backbone)
 
     def _learner(self, backbone: Backbone, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
         return PromptLearner(

@@ -12,14 +12,12 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, TextClassifier, option
 from ...core.errors import CapabilityError
 from ...core.prompts import PromptLearner
-from ...core.registry import build_adapter
 from ...core.training import dassl_epochs, label_loss, views_of_training
 from ._contexts import (
     COST_OPTIONS,
     check_named,
     check_transfer,
     half_where_asked,
-    mark_fitted,
 )
 
 
@@ -127,13 +125,11 @@ class SharedContext(ClassWeighted, FreshViews):
             raise CapabilityError(
                 f"{self.name} with csc=True has a context for its own classes only; fit with csc=False"
             )
-        other = build_adapter(self.name, **self.options)
+        other = self.copied_for(class_names)
         with torch.no_grad():
             text = self._learner(backbone, class_names, ctx=self.ctx).encode()
-        other.ctx, other.logit_scale, other.negative = self.ctx.clone(), self.logit_scale, None
-        other.text_features = text.to(self.text_features.device)
+        other.ctx, other.negative, other.text_features = self.ctx.clone(), None, text.to(self.text_features.device)
         other.offset = self.offset[:1].expand(len(class_names)).clone()  # the backbone's bias, alike for all classes
-        mark_fitted(other, self, class_names)
         return other
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

@@ -289,10 +289,7 @@ class PseudoLabelled(Adapter):
     def adapted(self, backbone: Backbone) -> Backbone:
         if getattr(self, "tokens", None) is None:
             return backbone
-        if backbone.fingerprint != self.backbone_:
-            raise CapabilityError(
-                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
-            )
+        self.check_fitted(backbone)
         if self._made is None or self._made.device != backbone.device:
             self._made = with_tokens(backbone, self.tokens)
             text = f"{backbone.fingerprint} {hashlib.sha256(self.tokens.contiguous().numpy().tobytes()).hexdigest()}"

@@ -121,14 +121,10 @@ class Lafter(WithPreset, SelfTrained):
         return report
 
     def _logits(self, batch: Batch) -> Tensor:
-        features = batch.features
-        if features is None:
-            with torch.no_grad():
-                features = self._encoder.encode_image(batch.pixels.to(self._encoder.device), normalize=False)
-        return F.linear(features.float(), self.weights.to(features.device))
+        features = self._raw(batch)
+        return F.linear(features, self.weights.to(features.device))
 
-    @property
-    def _encoder(self) -> Backbone:
+    def _towers_of_fit(self) -> Backbone:
         return self.adapted(self.towers) if self._made is None else self._made
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled, base) -> list[str]:

@@ -154,17 +154,8 @@ class Gist(ClassWeighted, TowerAdapter):
         return replace(report, **decided, trained_parameters=count)
 
     def _logits(self, batch: Batch) -> Tensor:
-        features = batch.features
-        if features is None:
-            with torch.no_grad():
-                features = self._tuned.encode_image(batch.pixels.to(self._tuned.device), normalize=False)
-        return F.linear(features.float(), self.head.to(features.device), self.head_bias.to(features.device))
-
-    @property
-    def _tuned(self) -> Backbone:
-        if self._made is None:
-            raise CapabilityError(f"adapter '{self.name}' has no towers to encode pixels; call adapted(backbone) first")
-        return self._made
+        features = self._raw(batch)
+        return F.linear(features, self.head.to(features.device), self.head_bias.to(features.device))
 
     def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
         raise CapabilityError(f"adapter '{self.name}' learned a probe of its own classes, which cannot name others")

@@ -192,10 +192,7 @@ class Projection(ClassWeighted, PooledViews):
         Raises:
             CapabilityError: not fitted, another backbone, or one whose towers have no place for it (SigLIP).
         """
-        if not getattr(self, "fitted_", False) or backbone.fingerprint != self.backbone_:
-            raise CapabilityError(
-                f"adapter '{self.name}' was not fitted on backbone '{backbone.spec}'; fit it, or load that of the fit"
-            )
+        self.check_fitted(backbone)
         made = copy_of(backbone)
         change = self.change.new_zeros(len(self.change), self.dim_)
         change[:, self.columns] = self.change

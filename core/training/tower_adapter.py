@@ -20,7 +20,6 @@ from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.options import option
 from ..errors import CapabilityError
 from ..prompts.classifier import encoded_classes, fill
-from ..registry.build import build_adapter
 from .batches import BatchPlan, GlobalBatches
 from .class_scores import ClassScores
 from .parts import Task, Trained
@@ -210,7 +209,7 @@ class TowerAdapter(Augmented):
         return report
 
     def adapted(self, backbone: Backbone) -> Backbone:
-        self._check_base(backbone)
+        self.check_fitted(backbone)
         if self._made is None or self._made.device != backbone.device:
             made = copy_of(backbone)
             with torch.random.fork_rng(devices=[]):
@@ -233,10 +232,8 @@ class TowerAdapter(Augmented):
             raise CapabilityError(f"{self.name} can name other classes only where an image has one label")
         if not self.templates:
             raise CapabilityError(f"{self.name} was fitted without templates, so it cannot name other classes")
-        other = build_adapter(self.name, **self.options)
-        for name in (*self.state, "backbone_", "dim_", "multilabel_", "_made"):
-            setattr(other, name, getattr(self, name))
-        other.class_names_, other.fitted_ = tuple(class_names), True
+        other = self.copied_for(class_names)
+        other._made = self._made
         other._name_classes(towers, [self._some(fill(self.templates, name)) for name in class_names], None)
         return other
 
@@ -378,10 +375,22 @@ class TowerAdapter(Augmented):
     def _unit(self, batch: Batch) -> Tensor:
         if batch.features is not None or batch.pixels is None:
             return batch.unit
+        towers = self._towers_of_fit()
+        with torch.no_grad():
+            return image_features(towers, batch.pixels.to(towers.device))
+
+    def _raw(self, batch: Batch) -> Tensor:
+        """(B, D) features of the trained tower, not normalised."""
+        if batch.features is not None:
+            return batch.features.float()
+        towers = self._towers_of_fit()
+        with torch.no_grad():
+            return towers.encode_image(batch.pixels.to(towers.device), normalize=False).float()
+
+    def _towers_of_fit(self) -> Backbone:
         if self._made is None:
             raise CapabilityError(f"adapter '{self.name}' has no towers to encode pixels; call adapted(backbone) first")
-        with torch.no_grad():
-            return image_features(self._made, batch.pixels.to(self._made.device))
+        return self._made
 
     def _named(self, towers: Backbone) -> Backbone:
         """The backbone under a fingerprint of its own."""
@@ -390,14 +399,6 @@ class TowerAdapter(Augmented):
         text = f"{self.backbone_} {digest_of(learned)}"
         towers.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.backbone_)]
         return towers
-
-    def _check_base(self, backbone: Backbone) -> None:
-        if not getattr(self, "fitted_", False):
-            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
-        if backbone.fingerprint != self.backbone_:
-            raise CapabilityError(
-                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
-            )
 
 
 @dataclass(eq=False, kw_only=True)

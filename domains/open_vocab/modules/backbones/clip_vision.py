@@ -48,7 +48,7 @@ class CLIPVisionBackbone(BaseModule):
             mmdet's ResNets do; -1 freezes nothing.
         train_head: whether the norm, pooling and projection after the last block train.
         norm_eval: batch norms keep the statistics they have. Those of frozen stages do in any case.
-        lora: options of `LowRank.add` for low-rank updates of the tower's attention, such as `dict(r=4)`; the tower itself
+        lora: options of `LowRank.add` for low-rank updates of its attention, such as `dict(r=4)`; the tower itself
             is then frozen.
         cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of `RoVit`: in training an image is taken
             for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision
