@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ...core.contracts import Adapter, Backbone
+from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, FreshViews
 from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts import PromptLearner
+from ...core.training import dassl_epochs, views_of_training
 
 COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
@@ -31,6 +32,39 @@ def check_transfer(adapter: Adapter, backbone: Backbone) -> None:
     if adapter.multilabel_:
         raise CapabilityError(f"{adapter.name} carries its context to other classes only where an image has one label")
     adapter.check_fitted(backbone)
+
+
+def fit_context(
+    adapter: FreshViews,
+    parameters: Sequence[Tensor],
+    support: FeatureSet,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    epochs: int,
+    *,
+    backbone: Backbone,
+    resources: Mapping[str, Any],
+    seed: int,
+) -> FitReport:
+    """Train a context and what goes with it in place, by SGD with Dassl's schedule.
+
+    Args:
+        adapter: whose options say how.
+        parameters: the context, (..., M, W), first.
+        loss_of: (unit features (B, D), labels) -> loss.
+    """
+    optimizer = torch.optim.SGD(parameters, adapter.lr, adapter.momentum, weight_decay=adapter.weight_decay)
+    training = dassl_epochs(
+        optimizer, support, loss_of, epochs, seed,
+        batch_size=adapter.batch_size, warmup=adapter.warmup, order=resources.get("batch_order"),
+        views=views_of_training(adapter, support, backbone, resources, seed),
+    )  # fmt: skip
+    return FitReport(
+        adapter=adapter.name,
+        history=[epoch.row(first=0) for epoch in training],
+        chosen={"epochs": epochs, "n_ctx": parameters[0].shape[-2], "lr": adapter.lr},
+        chosen_on=f"published settings for {support.shots} shots" if adapter.epochs is None else "options",
+        notes=[adapter.views_note(support)],
+    )
 
 
 def half_where_asked(adapter, device: torch.device) -> torch.autocast:

@@ -12,11 +12,12 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, TextClassifier, option
 from ...core.errors import CapabilityError
 from ...core.prompts import PromptLearner
-from ...core.training import dassl_epochs, label_loss, views_of_training
+from ...core.training import label_loss
 from ._contexts import (
     COST_OPTIONS,
     check_named,
     check_transfer,
+    fit_context,
     half_where_asked,
 )
 
@@ -145,24 +146,13 @@ class SharedContext(ClassWeighted, FreshViews):
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return self._loss(Step(learner, classifier, unit, labels, criterion, priors, generator))
 
-        views = views_of_training(self, support, backbone, resources, seed)
-        optimizer = torch.optim.SGD([learner.ctx], self.lr, self.momentum, weight_decay=self.weight_decay)
-        training = dassl_epochs(
-            optimizer, support, loss_of, epochs, seed,
-            batch_size=self.batch_size, warmup=self.warmup, views=views, order=resources.get("batch_order"),
-        )  # fmt: skip
-        history = [epoch.row(first=0) for epoch in training]
+        given = {"backbone": backbone, "resources": resources, "seed": seed}
+        report = fit_context(self, [learner.ctx], support, loss_of, epochs, **given)
         with torch.no_grad():
             self.text_features = learner.encode()  # (C, D)
         self.ctx = learner.ctx.detach()
         self.to(device)
-        return FitReport(
-            adapter=self.name,
-            chosen={"epochs": epochs, "n_ctx": self.ctx.shape[-2], "lr": self.lr},
-            chosen_on=f"published settings for {support.shots} shots" if self.epochs is None else "options",
-            history=history,
-            notes=[self.views_note(support)],
-        )
+        return report
 
     def _set_frame(self, support: FeatureSet, classifier: TextClassifier) -> None:
         """What logits are relative to: the scale, one offset per class, and negative prompts for several labels."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,7 +13,7 @@ from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitRep
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
 from ...core.metrics import val_score
-from ...core.training import copy_of, digest_of
+from ...core.training import copy_of
 from ._projections import Run, TextSide, train_runs
 
 RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
@@ -197,8 +196,7 @@ class Projection(ClassWeighted, PooledViews):
         change = self.change.new_zeros(len(self.change), self.dim_)
         change[:, self.columns] = self.change
         made.add_to_projection(change)
-        learned = f"{self.backbone_} {digest_of({'change': change})}"
-        made.fingerprint = hashlib.sha256(learned.encode()).hexdigest()[: len(self.backbone_)]
+        made.mark_learned({"change": change})
         return made
 
 

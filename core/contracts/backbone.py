@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -179,6 +180,16 @@ class Backbone(ABC):
             raise UnknownNameError(f"backbone '{self.spec}' has no parameter '{name}'; see model.named_parameters()")
         root = name.removeprefix("prompts.").partition(".")[0]
         return next((tower for tower, roots in ROOTS.items() if root in roots), "shared")
+
+    def mark_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give it a fingerprint of its own, which tells of the weights that were learned on top of it, in place."""
+        digest = hashlib.sha256()
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        text = f"{self.fingerprint} {digest.hexdigest()}"
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.fingerprint)]
 
     def set_last_stride(self) -> None:
         """Let the last stage of a ResNet image tower go one cell at a time, in place, before the model is built: its

@@ -21,7 +21,7 @@ __getattr__, __dir__ = lazy_exports(
         "tower_adapter": "ClassTowerAdapter TowerAdapter digest",
         "tower_outputs": "image_features",
         "tower_passes": "MaskedWords draws_for image_outputs text_tokens words_of",
-        "tower_weights": "BetweenWeights copy_of digest_of put_tensors",
+        "tower_weights": "BetweenWeights copy_of put_tensors",
         "views": "View as_tensor strong_view",
     },
 )

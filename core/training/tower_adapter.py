@@ -37,7 +37,7 @@ from .tower_settings import (
     score_by,
     settings_of,
 )
-from .tower_weights import changed_tensors, copy_of, digest_of, put_tensors
+from .tower_weights import changed_tensors, copy_of, put_tensors
 from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")
@@ -395,9 +395,7 @@ class TowerAdapter(Augmented):
     def _named(self, towers: Backbone) -> Backbone:
         """The backbone under a fingerprint of its own."""
         learned = self.changed if self.prefix is None else {**self.changed, "text_prefix": self.prefix}
-        learned = {**learned, **{f"finder {name}": value for name, value in self.finder_weights.items()}}
-        text = f"{self.backbone_} {digest_of(learned)}"
-        towers.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.backbone_)]
+        towers.mark_learned({**learned, **{f"finder {name}": value for name, value in self.finder_weights.items()}})
         return towers
 
 
