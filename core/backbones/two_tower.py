@@ -17,9 +17,16 @@ from torch import Tensor, nn
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
-from ..contracts.channels import TRAINED, ZERO, InputChannels
 from ..contracts.families import JOINT
-from ..contracts.image_size import ImageSize, as_image_size, height_and_width, size_in_words
+from ..contracts.images import (
+    TRAINED,
+    ZERO,
+    ImageSize,
+    InputChannels,
+    as_image_size,
+    height_and_width,
+    size_in_words,
+)
 from ..errors import CapabilityError, ConfigError, DataError
 from .channels import ChannelPreprocess, input_layer, widen
 from .joint_parts import JointParts

@@ -8,7 +8,7 @@ import numpy as np
 
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
-from vladapt.core.tasks.config_training.record import config_training_report
+from vladapt.core.tasks.config_training.report import config_training_report
 
 EVIL = "<script>alert('x')</script>"
 INFO = {
