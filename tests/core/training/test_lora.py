@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.backbones.split_attention import merged_state
+from vladapt.core.backbones.split_attention import merge_attention
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.training.lora import LowRank
 
@@ -312,11 +312,11 @@ def test_a_backbone_without_lora_says_so(backbone):
 
 
 @pytest.mark.parametrize("name", ["open_clip", "clip"])
-def test_a_state_dict_with_lora_in_it_is_not_taken_for_the_librarys(backbone, name):
+def test_attention_with_lora_on_it_is_not_merged(backbone, name):
     tower = backbone(name)
     adapted(tower)
     with pytest.raises(CapabilityError, match=r"carries an adapter; merge it .*\(LowRank.merge\)"):
-        merged_state(tower)
+        merge_attention(tower)
 
 
 def test_a_copy_has_matrices_of_its_own(backbone):
