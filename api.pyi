@@ -1,5 +1,9 @@
 """Types of the public names. Made by `make index`; do not edit."""
 
+from collections.abc import Mapping as Mapping
+from pathlib import Path as Path
+from typing import Any as Any
+
 from . import Adapter as Adapter
 from . import Backbone as Backbone
 from . import Batch as Batch
@@ -88,7 +92,7 @@ from .core.data.unlabelled import decodable as decodable
 from .core.data.unlabelled import images_of as images_of
 from .core.data.unlabelled import readable as readable
 from .core.data.verify import FileHashes as FileHashes
-from .core.engine.search import search as search
+from .core.engine.search import SearchResult as SearchResult
 from .core.errors import LimitError as LimitError
 from .core.errors import did_you_mean as did_you_mean
 from .core.metrics.classification import classification_metrics as classification_metrics
@@ -107,6 +111,10 @@ from .core.prompts.classifier import check_templates as check_templates
 from .core.prompts.classifier import fill as fill
 from .core.prompts.classifier import spoken as spoken
 from .core.prompts.context import PromptLearner as PromptLearner
+from .core.recipes.data import place_of_data as place_of_data
+from .core.recipes.data import read_data as read_data
+from .core.recipes.data import readable_samples as readable_samples
+from .core.recipes.data import split_samples as split_samples
 from .core.runs.folder import Run as Run
 from .core.runs.folder import now as now
 from .core.runs.folder import versions as versions
@@ -125,10 +133,6 @@ from .core.tasks.classification.task import Classification as Classification
 from .core.tasks.config_training.report import scores_table as scores_table
 from .core.tasks.config_training.report import summaries_table as summaries_table
 from .core.tasks.config_training.task import ConfigTask as ConfigTask
-from .core.tasks.methods import place_of_data as place_of_data
-from .core.tasks.methods import read_data as read_data
-from .core.tasks.methods import readable_samples as readable_samples
-from .core.tasks.methods import split_samples as split_samples
 from .core.tasks.retrieval.tables import retrieval_table as retrieval_table
 from .core.tasks.retrieval.task import Retrieval as Retrieval
 from .core.training.batches import epoch_batches as epoch_batches
@@ -144,3 +148,21 @@ from .core.training.tower_weights import copy_of as copy_of
 
 SECTIONS: dict[str, dict[str, str]]
 HOMES: dict[str, str]
+
+def search(
+    index: str | Path,
+    text: str | None = ...,
+    *,
+    device: str = ...,
+    domain: Domain | None = ...,
+    reading: Mapping[str, Any] | None = ...,
+    where: Mapping[str, str] | None = ...,
+    image: str | Path | None = ...,
+    weight: float | None = ...,
+    top: int | None = ...,
+    since: str | None = ...,
+    cluster: float | None = ...,
+    blur: bool | None = ...,
+    html: str | Path | None = ...,
+    backbone: str | None = ...,
+) -> SearchResult: ...

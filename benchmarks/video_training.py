@@ -61,7 +61,7 @@ def merging(spec: str) -> None:
     print("|---:|---:|---:|---:|---:|")
     for frames in (8, 32):
         backbone = load_backbone(spec, device="cpu")
-        backbone.attach_joint(AggregatingFrames(backbone, frames))
+        AggregatingFrames(backbone, frames).attach(backbone)
         backbone.to("meta")
         whole, less = (cost_of(backbone, aggregates) for aggregates in (False, True))
         products = [cost.flops / 2e9 for cost in (whole, less)]

@@ -5,14 +5,14 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "checkpoints": "fit_weights read_checkpoint resize_positions",
+        "checkpoints": "fit_weights read_checkpoint",
         "finders": "searched",
         "hf_source": "read_config",
         "hub": "hub_folder",
-        "joint_parts": "JointParts chosen_parts",
+        "joint_parts": "JointParts",
         "load": "announced load_backbone save_fine_tuned",
         "open_clip_source": "check_transformers_config",
         "positions": "insert_after_start",
-        "tower_steps": "FEATURE_MAP_DEPTHS attend unsized",
+        "tower_steps": "attend unsized",
     },
 )

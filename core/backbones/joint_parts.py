@@ -37,15 +37,19 @@ class JointParts(nn.Module, ABC):
         """(B, T, 3, H, W), T = `parts` -> (B, D), not normalised."""
 
     def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        """(B, T, 3, H, W) -> (B, D), not normalised, of any T: see `chosen_parts`."""
-        return self.embed(backbone, chosen_parts(pixels, self.parts, dim=1))
+        """(B, T, 3, H, W) -> (B, D), not normalised, of any T: see `chosen`."""
+        return self.embed(backbone, self.chosen(pixels, self.parts, dim=1))
 
+    @staticmethod
+    def chosen(parts: Tensor, count: int, dim: int = 0) -> Tensor:
+        """As many as wanted along an axis of T, in their order: those at round(linspace(0, T - 1, count)), so that all
+        stay where T = count, some come twice where there are fewer, and some are left out where there are more."""
+        have = parts.shape[dim]
+        if have == count:
+            return parts
+        places = torch.linspace(0, have - 1, count, dtype=torch.float64).round().long()
+        return parts.index_select(dim, places.to(parts.device))
 
-def chosen_parts(parts: Tensor, count: int, dim: int = 0) -> Tensor:
-    """As many as wanted along an axis of T, in their order: those at round(linspace(0, T - 1, count)), so that all stay
-    where T = count, some come twice where there are fewer, and some are left out where there are more."""
-    have = parts.shape[dim]
-    if have == count:
-        return parts
-    places = torch.linspace(0, have - 1, count, dtype=torch.float64).round().long()
-    return parts.index_select(dim, places.to(parts.device))
+    def attach(self, backbone: Backbone) -> JointParts:
+        """Let a backbone see the parts of a sample through this; see `Backbone.attach_joint`."""
+        return backbone.attach_joint(self)

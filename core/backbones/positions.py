@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import resize_positions
+
 
 @dataclass
 class ImagePositions:
@@ -29,6 +31,10 @@ class ImagePositions:
         """(prefix + P, W)."""
         table = getattr(self.owner, self.name)
         return table.reshape(-1, table.shape[-1])
+
+    def resized(self, grid: tuple[int, int]) -> Tensor:
+        """(prefix + h * w, W): the table for h by w patches."""
+        return resize_positions(self.table, grid, self.prefix)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def seeing(backbone, joint):
     """A copy of the backbone with a copy of what sees frames together."""
     towers = copy_of(backbone)
     if joint is not None:
-        towers.attach_joint(deepcopy(joint).requires_grad_(False)).eval()
+        deepcopy(joint).requires_grad_(False).attach(towers).eval()
     return towers
 
 

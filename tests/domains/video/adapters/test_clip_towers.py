@@ -134,7 +134,7 @@ def test_one_step_written_out(problem, joints, monkeypatch, name):
     towers = copy_of(problem.backbone)
     start = {n: p.detach().clone() for n, p in towers.model.named_parameters()}
     if joints[name] is not None:
-        towers.attach_joint(deepcopy(joints[name]))
+        deepcopy(joints[name]).attach(towers)
     trained = {
         n: p.requires_grad_()
         for n, p in towers.model.named_parameters()

@@ -41,7 +41,7 @@ def trained():
 
 def aggregating(towers, frames, **merges):
     made = copy_of(towers)
-    made.attach_joint(AggregatingFrames(made, frames, **merges))
+    AggregatingFrames(made, frames, **merges).attach(made)
     return made
 
 
