@@ -28,7 +28,7 @@ from ...runtime.progress import Reporter, training_lines
 from ...training.batches import BatchPlan
 from ...training.sources import PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
-from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
+from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) 
 
     said = list(data.skipped), list(data.notes)
     how = {"reading": dict(data.reading), "questions": data.questions}
-    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, **how)
+    return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, **how)
 
 
 def train_on_pairs(

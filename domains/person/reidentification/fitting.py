@@ -23,7 +23,7 @@ from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
 from ....core.registry import build_adapter
 from ....core.runtime import Reporter, training_lines
-from ....core.tasks import ZERO_SHOT, FittedTowers, Training
+from ....core.tasks import FittedTowers, Training
 from ....core.training import Remembered
 from ..pedestrian import cameras_of, identity_numbers
 from ..random_erasing import RandomErasing
@@ -165,7 +165,7 @@ def train_on_people(
     """
     adapter = training.adapter
     if adapter is None:
-        return None, FitReport(ZERO_SHOT), backbone
+        return None, FitReport(training.name), backbone
     validate, note = _validation(training, people)
     if validate is None and not training.chooses:
         adapter = build_adapter(adapter.name, **{**adapter.options, "select": "last"})
