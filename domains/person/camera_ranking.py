@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import DataError
-from ...core.metrics import RECALL_AT, Ranking, intervals_of, mean_draws
+from ...core.metrics import Ranking, intervals_of, mean_draws
 
 NUMBERS_AT_ONCE = 1 << 22
 """Distances that are sorted at a time."""
@@ -43,7 +43,7 @@ class CameraRanking(Ranking):
 
     def values(self) -> dict[str, Tensor]:
         """(Q,) of each score whose mean is reported."""
-        recalls = {f"r{k}": (self.best <= k).double() for k in RECALL_AT}
+        recalls = {f"r{k}": (self.best <= k).double() for k in Ranking.RECALL_AT}
         more = {"minp": self.inverse_penalty, "map_trapezoid": self.trapezoid}
         return {**recalls, "map": self.average_precision, **more}
 

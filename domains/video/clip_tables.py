@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...core.data import AUTO, NONE, Row, Table, group_rows, read_table
+from ...core.data import Row, Table, group_rows, read_table
 from ...core.errors import DataError
 from .annotations import Annotation, seconds, split_in, split_named
 
@@ -76,8 +76,7 @@ def table_annotations(
         _annotation(row, columns, clips[place], labels[place], grouping.groups[place], path)
         for place, row in enumerate(rows)
     ]
-    told = grouping.column is not None or group_column != AUTO
-    return annotations, grouping.notes if told and group_column != NONE else ()
+    return annotations, () if grouping.column is None else grouping.notes
 
 
 def _annotation(

@@ -31,7 +31,7 @@ from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
-from ...runtime.progress import Reporter, training_lines
+from ...runtime.progress import Reporter
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
 from .baselines import PROBE, fitted_probe
 from .feature_rows import prepared_of
@@ -238,7 +238,7 @@ def _resources(
     if unlabelled.features is not None:
         collected["unlabeled_images"] = unlabelled.images(collected["images"])
     told = adapter.options.get("log_every")
-    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
         yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}
 
 

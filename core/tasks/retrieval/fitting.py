@@ -24,7 +24,7 @@ from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from ...runtime.progress import Reporter, training_lines
+from ...runtime.progress import Reporter
 from ...training.batches import BatchPlan
 from ...training.sources import PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
@@ -137,7 +137,7 @@ def train_on_pairs(
 
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
     told = adapter.options.get("log_every")
-    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
         resume = bool(training.resume and folder)
         place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
         report = adapter.fit_pairs(
