@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy_exports(
         "config_training.task": "ConfigTask",
         "retrieval.encoding": "PairEncoding image_rows",
         "retrieval.fitting": "RetrievalData",
-        "retrieval.report": "training_curves",
+        "retrieval.report": "training_sections",
         "retrieval.scoring": "DomainPairs",
         "retrieval.tables": "score_table",
         "retrieval.task": "Retrieval",

@@ -32,7 +32,7 @@ from ....core.runs import (
     strip,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import score_table, training_curves
+from ....core.tasks import score_table, training_sections
 from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
@@ -116,7 +116,6 @@ def moments_report(
         history, log: of the training.
         shown: of `examples`.
     """
-    main, minor = training_curves(log or history, dict(info.get("losses") or {}), None) if history else ([], [])
     spec, data = (info.get("backbone") or {}).get("spec") or "a backbone", info.get("data") or {}
     trained = metrics.get("zero_shot") is not None
     return Report(
@@ -131,8 +130,7 @@ def moments_report(
             shared.notes(info),
             _scores(metrics),
             *shown,
-            CurveGridSection("How the training went", main) if main else None,
-            CurveGridSection("Parts of the loss, and the gradient", minor, minor=True, sub=True) if minor else None,
+            *(training_sections(log or history, dict(info.get("losses") or {}), None) if history else ()),
             _facts(info),
             shared.skipped(info.get("skipped") or (), "sentence"),
             shared.use(_steps(info, str(folder)), "videos"),
