@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .use import Use
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """Options of `read_any` (`core/data/detect.py`), and of every domain's `read` that names no others. A domain's own

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,10 @@ from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
 from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain
 from ...contracts.features import Batch, FeatureSet
 from ...contracts.items import Item
-from ...contracts.task import Use
-from ...contracts.use import Exported, ExportWishes
+from ...contracts.prepared import PreparedData
+from ...contracts.use import Exported, ExportWishes, Use
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import SAME_ANSWERS, Agreement
@@ -36,7 +35,7 @@ from ...export.graph import Graph, has_convolutions, write_in_8_bits
 from ...export.package import STANDALONE, NewExport
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
-from .feature_rows import prepared_of, rows_of_split
+from .feature_rows import rows_of_split
 from .stored_run import fitted_adapter, recipe_again
 
 FEATURES = "features"
@@ -72,20 +71,22 @@ def check_exported(use: Use) -> None:
         )
 
 
-def export_run(use: Use, wishes: ExportWishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
-    """Write the graphs of a run; see `Task.export`."""
+def export_run(
+    use: Use, wishes: ExportWishes, task: str, read: Callable[..., PreparedData], reporter: Reporter
+) -> Exported:
+    """Write the graphs of a run; see `Task.export`.
+
+    Args:
+        read: what gives the data side of a recipe, as `Classification.prepared`.
+    """
     check_exported(use)
     new = NewExport(use.run, wishes)
     recipe = recipe_again(use)
     if wishes.int8 and recipe.features:
         raise ConfigError("--int8: is for the graph from pixels, and a run of a features file has none; omit it")
     other = bool(use.data or use.features)
-    prepared = prepared_of(
-        recipe.with_(shots=0), reporter, None if recipe.features else domain, task, divided=not other
-    )
-    adapter = fitted_adapter(use.run, prepared.backbone)
-    if prepared.backbone is not None:
-        adapter = adapter.to(prepared.backbone.device)
+    prepared = read(recipe.with_(shots=0), reporter, divided=not other)
+    adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     tested = rows_of_split(prepared, "test", everything=other)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
     made = _Export(new, use.run.shown, prepared, adapter, tested, task)

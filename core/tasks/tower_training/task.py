@@ -17,9 +17,11 @@ from ...contracts.backbone import Backbone
 from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ...contracts.recipe import Recipe
-from ...contracts.task import Axes, Contest, FitResult, Task, Use
-from ...contracts.use import FittedRun
+from ...contracts.task import Axes, Contest, FitResult, Task
+from ...contracts.use import FittedRun, Use
 from ...errors import CapabilityError, ConfigError
+from ...recipes.adapters import adapter_of, backbone_of, check_hooks, check_named, encoding_batch_size
+from ...recipes.data import place_of_data, read_data
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
@@ -33,7 +35,6 @@ from ...training.checkpoints import newest_step
 from ...training.log import FILE, keep_logs, read_log
 from ...training.objective import parse_losses
 from ..classification.stored_run import recipe_again
-from ..methods import adapter_of, backbone_of, check_hooks, check_named, encoding_batch_size, place_of_data, read_data
 from .fitted import ZERO_SHOT, DataFacts, FittedTowers, Training, saved_model, towers_of
 
 SEEDS = (1, 2, 3)
