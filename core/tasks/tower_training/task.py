@@ -25,7 +25,7 @@ from ...recipes.data import place_of_data, read_data
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
-from ...runs.evaluations import in_the_fit, kept_digests, make_folder
+from ...runs.evaluations import digests_of, in_the_fit, kept_digests, make_folder
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.run_sections import Report, write_report
 from ...runtime.distributed import is_main
@@ -101,9 +101,9 @@ class TowerTraining(Task):
     def keyed(self, data: Any) -> Sequence[Any]:
         """Samples whose number, first and last id tell one set from another."""
 
-    @abstractmethod
     def digests(self, samples: Sequence[Any]) -> list[str]:
-        """Digests of the images of samples."""
+        """Digests of the images of samples: of items, by default."""
+        return digests_of(samples)
 
     @abstractmethod
     def facts(self, data: Any, done: FittedTowers) -> dict[str, Any]:

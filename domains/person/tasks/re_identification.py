@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
 from ....core.errors import CapabilityError
-from ....core.runs import Report, digests_of
+from ....core.runs import Report
 from ....core.runtime import Reporter
 from ....core.tasks import FittedTowers, TowerTraining
 from ..care import PeopleHidden, PeopleOptions, write_card
@@ -122,9 +122,6 @@ class ReIdentification(TowerTraining):
 
     def keyed(self, data: ReidData) -> Sequence[Any]:
         return data.data.items
-
-    def digests(self, samples: Sequence[Any]) -> list[str]:
-        return digests_of(samples)
 
     def facts(self, data: ReidData, done: FittedTowers) -> dict[str, Any]:
         parts = {split: data.data.split(split) for split in ("train", "val", "test")}

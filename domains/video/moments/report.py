@@ -14,7 +14,6 @@ from rich.table import Table
 from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
 from ....core.runs import (
-    MOST_IN_STRIP,
     Cell,
     CurveGridSection,
     CurveSection,
@@ -42,6 +41,8 @@ TITLES = {
     "open": "The change could be chance",
     "bad": "The training made it worse, by more than chance",
 }
+FRAMES = 6
+"""Of a moment that are shown."""
 MEASURES = {
     **{
         f"recall{first}_iou_{least:g}": Measure(
@@ -194,9 +195,9 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
     """Frames of the window that was found and of the moment; none where they can no longer be read."""
     strips = []
     for what, (start, end) in (("found", found.spans[0].tolist()), ("moment", found.query.spans[0])):
-        times = {"start": start, "fps": MOST_IN_STRIP / max(end - start, 1e-3), INSTANTS: MOST_IN_STRIP}
+        times = {"start": start, "fps": FRAMES / max(end - start, 1e-3), INSTANTS: FRAMES}
         try:
-            picture = strip(load(video.with_(decode={**video.decode, **times})))
+            picture = strip(load(video.with_(decode={**video.decode, **times})), FRAMES)
             strips.append((picture, f"{what}, {clock(start)} to {clock(end)}"))
         except DataError:
             return []
