@@ -124,18 +124,6 @@ def ranked(distances: Callable[[Tensor], Tensor], sought: Sought, worst_first: b
     return CameraRanking(rows.cpu(), *(torch.cat(column).cpu() for column in zip(*parts)))
 
 
-def ranked_by_distance(
-    distance: Tensor,
-    query_ids: Tensor,
-    gallery_ids: Tensor,
-    query_cameras: Tensor | None = None,
-    gallery_cameras: Tensor | None = None,
-) -> CameraRanking:
-    """The same of a matrix of distances (Q, G)."""
-    sought = Sought(query_ids, gallery_ids, query_cameras, gallery_cameras)
-    return ranked(lambda rows: distance[rows], sought)
-
-
 def ranked_by_features(query: Tensor, gallery: Tensor, sought: Sought) -> CameraRanking:
     """The same by the cosine of features (Q, D) and (G, D), unit rows; Euclidean distances have the same order. Of
     equal ones the worst come first; equal features of the gallery share one cosine, which a product rounds by place."""

@@ -52,9 +52,9 @@ class CLIPVisionBackbone(BaseModule):
         norm_eval: batch norms keep the statistics they have. Those of frozen stages do in any case.
         lora: options of `add_lora` for low-rank updates of the tower's attention, such as `dict(r=4)`; the tower itself
             is then frozen.
-        cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of the loss `ro-vit`: in training an image
-            is taken for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision
-            Transformers" (RO-ViT), 2023, arXiv 2305.07011).
+        cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of the loss `ro-vit`: in training an
+            image is taken for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection
+            with Vision Transformers" (RO-ViT), 2023, arXiv 2305.07011).
         drop_path: chance that the last block of a transformer is left out for an image in training; it grows from 0
             with depth ("Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382; here a block as a whole).
         with_cp: activations of the blocks are recomputed in the backward pass.
