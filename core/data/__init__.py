@@ -27,7 +27,7 @@ __getattr__, __dir__ = lazy_exports(
         "splits": "assign_splits",
         "support_folder": "support_folder_images",
         "tables": "Row Table read_table",
-        "unlabelled": "images_of read_unlabelled readable",
+        "unlabelled": "decodable images_of read_unlabelled readable",
         "verify": "FileHashes VERIFY_ALL_UP_TO check_skipped remember_by_file",
         "voc": "VocSet",
     },

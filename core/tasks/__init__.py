@@ -6,6 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "classification.prepared": "Prepared",
+        "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
         "config_training.kept_plan": "check_run with_tuples",
         "config_training.registered": "running",
