@@ -212,17 +212,6 @@ def before(position: str, n_ctx: int) -> int:
 PHOTO: tuple[str, ...] = ("a photo of a {}.",)
 """What CLIP is asked where nothing is known of the domain."""
 
-IMAGENET_SEVEN: tuple[str, ...] = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-"""The subset of CLIP's 80 ImageNet templates that its authors chose, used by Tip-Adapter and APE."""
-
 
 def fill(templates: Iterable[str], class_name: str) -> list[str]:
     """One text per template, with the class's name in place of every `{}`.
