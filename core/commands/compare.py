@@ -43,12 +43,14 @@ def compare(
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
-    from ..recipes.resolve import check_names
+    from ..recipes.resolve import check_names, check_places
     from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     resolved = given.recipe()
     check_names(resolved, axes.get("adapters") or ())
+    for on in [resolved.with_source(**source) for source in sources] or [resolved]:
+        check_places(on)
     from ..engine.compare import compare as engine_compare
 
     how = {"sources": sources, "out": out, "resume": resume, "reporter": reporter()}

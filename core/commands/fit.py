@@ -122,7 +122,7 @@ def evaluate(
     """
     from ..recipes.resolve import check_run
 
-    check_run(run)
+    check_run(run, out)
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..runs.evaluations import evaluation_folder

@@ -15,6 +15,7 @@ from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import TRAINED, Recipe, Trained
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
+from ..data.places import check_out_folder
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.build import check_judging
@@ -99,8 +100,7 @@ def evaluate(
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
     check_judging(task, EVAL, use.judging)
-    if out is not None and Path(out).is_file():
-        raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
+    check_out_folder(out, "evaluation")
     result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():

@@ -174,7 +174,8 @@ def _row(name: str, entry: Entry) -> dict[str, str]:
     row = {"name": name, "what": _first_line(entry.file)}
     if entry.domain:
         row["domain"] = entry.domain
-    if _is_experimental(entry.file):
+    ours = catalogue.assigned(entry.file, "experimental")
+    if ours is not None and getattr(ours, "value", True):
         row["experimental"] = "yes"
     return row
 
@@ -236,11 +237,3 @@ def _facts(entry: Published) -> list[tuple[str, str]]:
 def _first_line(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     return text.splitlines()[0] if text else ""
-
-
-def _is_experimental(path: Path) -> bool:
-    """Whether a class of a file says what of it is ours, without importing it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "experimental" and node.value:
-            return bool(getattr(node.value, "value", True))
-    return False

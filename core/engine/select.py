@@ -37,11 +37,11 @@ from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import held_out_probabilities, require_cleanlab, suspects
 from ..recipes.resolve import task_of
-from ..registry import build_adapter, build_selector
+from ..registry import build_adapter, build_selector, check_packages
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.images import Encoding, Prepared
-from ..tasks.methods import backbone_of, check_packages, read_data, readable_samples
+from ..tasks.methods import backbone_of, read_data, readable_samples
 from .options import SelectOptions
 
 BUDGET, METHOD, METHOD_OPTIONS = 50, "pcb", {"first": "predicted"}
@@ -329,7 +329,7 @@ def _adapter(recipe: Recipe, name: str) -> Callable[[], Adapter]:
     if further or made.transductive:
         needed = ", ".join(further).replace("_", " ") or "all test images at once"
         raise ConfigError(f"--adapter {name}: needs {needed}; select takes methods that learn from features alone")
-    check_packages(made)
+    check_packages(name, made.packages)
     return lambda: build_adapter(name, **options)
 
 

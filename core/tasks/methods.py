@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from ..backbones.load import load_backbone
@@ -18,8 +17,8 @@ from ..data.pools import listed_names
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, drop_unreadable
-from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean, shortened
-from ..registry import adapter_class, build_adapter
+from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
+from ..registry import adapter_class, build_adapter, check_packages
 from ..runtime.progress import Reporter
 
 SHARED = ("batch_size", "amp", "workers")
@@ -33,7 +32,7 @@ def adapter_of(recipe: Recipe) -> Adapter:
         ConfigError: an option's value is not usable. CapabilityError: a package that it needs is not installed.
     """
     adapter = build_adapter(recipe.adapter_name, **adapter_options(recipe))
-    check_packages(adapter)
+    check_packages(adapter.name, adapter.packages)
     return adapter
 
 
@@ -128,16 +127,6 @@ def check_named(recipe: Recipe, names: Iterable[str]) -> None:
     for name in recipe.adapters:
         if name not in names:
             raise ConfigError(f"--set adapters.{name}: {name} is not fitted here; omit it, or name the adapter")
-
-
-def check_packages(adapter: Adapter) -> None:
-    """Raise the CapabilityError of a package that an adapter needs and that is not installed."""
-    for package, extra in adapter.packages.items():
-        if find_spec(package) is None:
-            raise CapabilityError(
-                f"adapter '{adapter.name}' needs the package '{package}'; "
-                f"install it with: pip install 'vladapt[{extra}]'"
-            )
 
 
 def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:

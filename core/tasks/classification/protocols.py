@@ -13,10 +13,9 @@ from typing import Any
 
 from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot, published_options
 from ...contracts.domain import Domain
-from ...contracts.recipe import ALL, Recipe
+from ...contracts.recipe import ALL, Recipe, check_protocol
 from ...data.scenarios import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
-from ...errors import UnknownNameError, did_you_mean
 from ...registry import adapter_class
 from .baselines import LARGEST_CLASS, PROBE
 from .transfer import NewClasses, SharedClasses, Transfer
@@ -181,13 +180,8 @@ def protocol_of(recipe: Recipe) -> Protocol | None:
     Raises:
         UnknownNameError: no protocol of that name.
     """
-    if recipe.protocol is None:
-        return None
-    if recipe.protocol not in PROTOCOLS:
-        raise UnknownNameError(
-            f"--protocol {recipe.protocol}: no such protocol; {did_you_mean(recipe.protocol, PROTOCOLS)}"
-        )
-    return PROTOCOLS[recipe.protocol]
+    check_protocol(recipe.protocol)
+    return None if recipe.protocol is None else PROTOCOLS[recipe.protocol]
 
 
 def deciding_by_protocol(recipe: Recipe) -> str:

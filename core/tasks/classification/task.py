@@ -25,6 +25,7 @@ from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
+from ...data.places import check_out_folder
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.keys import canonical_json
@@ -145,8 +146,7 @@ class Classification(Task):
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
-        if recipe.out and Path(recipe.out).is_file():
-            raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
+        check_out_folder(recipe.out)
         check_hooks(recipe)
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
