@@ -8,7 +8,7 @@ import typer
 
 from ..contracts.recipe import DATA, OUTPUT
 from ..contracts.task import Axes
-from .options import Debug, FromOptions, FromRecipe, Given, Json, Out
+from .options import FromOptions, FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, print_json, reporter, show_table
 
 SHARED = "domain task backbone device amp batch_size workers recipe config sets resource classes protocol preset redact"
@@ -34,7 +34,6 @@ def compare(
         bool, typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel=OUTPUT)
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
 

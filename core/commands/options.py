@@ -266,15 +266,14 @@ class FromDoctors(Source):
 
 
 def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
-    """The command as Typer takes it: in place of each parameter that is annotated with a `Source`, its flags.
+    """The command as Typer takes it: in place of each parameter that is annotated with a `Source`, its flags; and
+    `--debug`, which `cli.py` reads.
 
     Args:
         arguments: of the command line. Help shows the options of the domain that they name, or whose run they name.
     """
     plain, hints = inspect.signature(command), typing.get_type_hints(command, include_extras=True)
     sources = {name: source for name, hint in hints.items() if (source := _source(hint)) is not None}
-    if not sources:
-        return command
     own = plain.parameters.keys() - sources.keys()
     made = {name: source.flags(arguments, own) for name, source in sources.items()}
     parameters = []
@@ -285,10 +284,11 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             for each, annotation in flags.items()
         ] or [parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)]
 
+    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     parameters.sort(key=lambda each: _place(each.annotation))
 
     @functools.wraps(command)
-    def run(**given: Any):
+    def run(debug: bool = False, **given: Any):
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}

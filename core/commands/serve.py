@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Device, Json, Resource, resources_of
+from .options import Device, Json, Resource, resources_of
 from .tables import echo, print_json
 
 
@@ -39,7 +39,6 @@ def serve(
     device: Device = None,
     resource: Resource = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Serve a run or an export: POST /predict, /health, /metrics, and a page to drop pictures on.
 
