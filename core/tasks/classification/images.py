@@ -300,15 +300,21 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divid
         data = data.with_items([item.with_(split="test") for item in data.items])
     elif has_labels(data):
         data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
-    backbone = backbone_of(recipe, domain)
-    announced(backbone, reporter.info)
+    prepared = on_backbone(recipe, domain, task, data, reporter, had_splits)
+    announced(prepared.backbone, reporter.info)
+    return prepared
+
+
+def on_backbone(
+    recipe: Recipe, domain: Domain, task: str, data: DomainData, reporter: Reporter, had_splits: bool = False
+) -> Prepared:
+    """Data that are read already, with the backbone."""
     templates, said = templates_of(recipe, domain, task)
-    data = replace(data, notes=[*data.notes, *said])
     return Prepared(
         domain,
         task,
-        data,
-        backbone,
+        replace(data, notes=[*data.notes, *said]),
+        backbone_of(recipe, domain),
         FeatureStore(),
         reporter,
         Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp),
