@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import statistics
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,7 @@ def _over_sets(rows: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> str:
     """The mean over data sets, where a method has a number on each."""
     if len({row["set"] for row in rows}) < len(sets):
         return "–"
-    mean = statistics.fmean(row["mean"] for row in rows)
+    mean = math.fsum(row["mean"] for row in rows) / len(rows)
     return _mean_and_std(rows[0]["metric"], mean, 0.0).partition(" ±")[0]
 
 
