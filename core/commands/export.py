@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.exported import ExportWishes
+from ..contracts.use import ExportWishes
 from .options import FromOptions, FromUse, Json, OwnBackbone, Run
 from .tables import echo, echo_notes, print_json, reporter
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Domain, Item
+from ..contracts.domain import Domain
+from ..contracts.items import Item
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import refuse_unused

@@ -15,12 +15,23 @@ from typing import Any
 
 from ..backbones.specs import check_spec
 from ..contracts.domain import Domain
-from ..contracts.fitted_run import FittedRun
 from ..contracts.judgement import FIT
 from ..contracts.options import literal, options_of
-from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_paths, check_protocol, value_of
+from ..contracts.recipe import (
+    GROUPS,
+    HOOKS,
+    KEYS,
+    TRAINING,
+    Recipe,
+    absolute_paths,
+    check_data_place,
+    check_features_place,
+    check_out_folder,
+    check_protocol,
+    value_of,
+)
 from ..contracts.task import Task
-from ..data.places import check_data_place, check_features_place, check_out_folder
+from ..contracts.use import FittedRun
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
 from ..registry.catalogue import find, is_place, literal_in

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vladapt.core.contracts import recipe
-from vladapt.core.data.scenarios import scenario_counts
+from vladapt.core.data.sampling import scenario_counts
 from vladapt.core.tasks.classification.protocols import PROTOCOLS
 
 CLASSES = 4

@@ -12,11 +12,10 @@ import type_errors
 import vladapt
 import vladapt.api
 from vladapt.core.commands.option_index import FILE, stub_text
-from vladapt.core.contracts.exported import ExportWishes
 from vladapt.core.contracts.options import options_of
 from vladapt.core.contracts.recipe import Recipe, Trained
 from vladapt.core.contracts.task import Axes
-from vladapt.core.contracts.use import UseOptions
+from vladapt.core.contracts.use import ExportWishes, UseOptions
 from vladapt.core.engine.options import PushOptions, SearchOptions
 
 NAMES = sorted(name for names in vladapt.HOMES.values() for name in names.split())

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...contracts.backbone import Backbone
-from ...contracts.evaluated import Evaluated
-from ...contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
+from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...errors import CapabilityError, ConfigError
