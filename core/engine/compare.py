@@ -25,7 +25,7 @@ from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
-from ..tasks.methods import with_shared_options
+from ..tasks.methods import check_hooks, with_shared_options
 from .comparison import Comparison
 
 TABLE = "compare.csv"
@@ -75,6 +75,7 @@ def compare(
         raise ConfigError(f"--preset {recipe.preset}: belongs to one data set; give one --data, or omit --preset")
     if axes.adapters:
         recipe = with_shared_options(recipe, axes.adapters)
+    check_hooks(recipe, axes.adapters or ())
     on = [_on_source(recipe, source) for source in sources] or [recipe]
     task = task_of(on[0], domain)
     task.check_axes(axes)
@@ -274,7 +275,7 @@ def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
     for on in recipes:
         for spec in axes.backbones or (None,):
             one = on if spec is None else on.with_(backbone=spec, given=on.given | {"backbone"})
-            settled = task.settled(one)
+            settled = task.settled(one.with_(custom_hooks=[])).with_(custom_hooks=on.custom_hooks)
             sets.append(_Set(settled, task.entries(settled, axes), spec))
     return sets
 

@@ -101,16 +101,21 @@ def trains_towers(name: str | None) -> bool:
     return name is not None and "pixels" in adapter_class(name).needs
 
 
-def check_hooks(recipe: Recipe) -> None:
-    """Raise the error of hooks that nobody has registered, or that nothing would call."""
+def check_hooks(recipe: Recipe, names: Iterable[str] | None = None) -> None:
+    """Raise the error of hooks that nobody has registered, or that nothing would call.
+
+    Args:
+        names: of the adapters of a comparison; by default the recipe's own.
+    """
     if not recipe.custom_hooks:
         return
     from ..training.hooks import check_registered
     from ..training.tower_adapter import TowerAdapter
 
-    name = recipe.adapter_name or "auto"
-    if name == "zero-shot" or not issubclass(adapter_class(name), TowerAdapter):
-        raise ConfigError(f"--set {HOOKS}: adapter '{name}' trains no towers, so nothing would call them; omit it")
+    names = [recipe.adapter_name or "auto"] if names is None else list(names)
+    if not any(name != "zero-shot" and issubclass(adapter_class(name), TowerAdapter) for name in names):
+        told = f"adapter '{names[0]}' trains" if len(names) == 1 else "these adapters train"
+        raise ConfigError(f"--set {HOOKS}: {told} no towers, so nothing would call them; omit it")
     check_registered(recipe.custom_hooks)
 
 

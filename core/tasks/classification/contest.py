@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.features import FeatureSet
+from ...contracts.images import TrainingPlace
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
@@ -133,8 +134,9 @@ class ClassificationContest(Contest):
         """One method on one draw."""
         adapter, quiet = adapter_of(self.recipe.with_adapter(name)), Reporter(quiet=True)
         check_needs(self.recipe.resources, adapter, prepared.backbone)
-        report = fit_adapter(adapter, prepared, shots, seed, quiet)
-        return refitted(adapter, report, prepared, shots, seed, quiet)[0] if self.recipe.refit else adapter
+        place = TrainingPlace(None, hooks=self.recipe.custom_hooks)
+        report = fit_adapter(adapter, prepared, shots, seed, quiet, place)
+        return refitted(adapter, report, prepared, shots, seed, quiet, place)[0] if self.recipe.refit else adapter
 
     def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each method against the best baseline on the one test set, by each metric that may decide."""
