@@ -64,7 +64,7 @@ def compare(
     Raises:
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
-    varied = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
+    varied: dict[str, Any] = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
     axes = Axes(
         **{name: value if value is None or isinstance(value, int) else tuple(value) for name, value in varied.items()}
     )
