@@ -64,10 +64,11 @@ def compare(
     Raises:
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
-    varied: dict[str, Any] = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
-    axes = Axes(
-        **{name: value if value is None or isinstance(value, int) else tuple(value) for name, value in varied.items()}
-    )
+    asked = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
+    varied: dict[str, Any] = {
+        name: value if value is None or isinstance(value, int) else tuple(value) for name, value in asked.items()
+    }
+    axes = Axes(**varied)
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
