@@ -22,7 +22,7 @@ from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
-from ..tasks.classification.images import on_backbone, prepare
+from ..tasks.classification.task import on_backbone, prepared_images
 from .options import EmbedOptions
 
 SUFFIXES = (".safetensors", ".npz")
@@ -84,7 +84,7 @@ def _embed(
         data = readable(images_of(domain, images, recipe.reading))
         prepared = on_backbone(recipe, domain, task.name, data, reporter)
     else:
-        prepared = prepare(recipe, reporter, domain, task.name)
+        prepared = prepared_images(recipe, reporter, domain, task.name)
     prepared.backbone.check_channels("`vladapt embed`")
     if asked.patch_tokens:
         prepared.backbone.need("image_tokens")

@@ -35,12 +35,13 @@ from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shor
 from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import held_out_probabilities, require_cleanlab, suspects
+from ..recipes.data import read_data, readable_samples
 from ..recipes.resolve import task_of
 from ..registry import build_adapter, build_selector, check_packages
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
-from ..tasks.classification.images import Prepared, on_backbone
-from ..tasks.methods import read_data, readable_samples
+from ..tasks.classification.prepared import Prepared
+from ..tasks.classification.task import on_backbone
 from .options import SelectOptions
 
 BUDGET, METHOD, METHOD_OPTIONS = 50, "pcb", {"first": "predicted"}
@@ -132,8 +133,8 @@ def select(
     if answers and not any(answer.id in known_ids for answer in answers):
         raise DataError(f"--labelled {labelled}: none of its images is in {recipe.data_path}; give its own data")
     hashes = FileHashes()
-    data = readable_samples(pool, reporter, recipe.workers, hashes)
-    prepared = on_backbone(recipe, task.domain, task.name, data, reporter)
+    pool = readable_samples(pool, reporter, recipe.workers, hashes)
+    prepared = on_backbone(recipe, task.domain, task.name, pool, reporter)
     rows = _Rows(prepared, answers, adapter, recipe.seed)
     if rows.several and selector.by_predictions:
         raise CapabilityError(
