@@ -19,8 +19,10 @@ TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
 """Headings of flags in a command's help."""
-PROTOCOLS = ("coop", "full-val", "k-val", "fixed", "standard", "relaxed", "realistic")
-PROTOCOLS += ("cross-dataset", "domain-generalization", "transductive")
+PROTOCOLS = (
+    *("coop", "full-val", "k-val", "fixed", "standard", "relaxed", "realistic"),
+    *("cross-dataset", "domain-generalization", "transductive"),
+)
 """Names of those of `core/tasks/classification/protocols.py`."""
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
