@@ -33,8 +33,7 @@ def embed(
     written = engine_embed(given.recipe(), out, images=images or (), reporter=reporter(), **how)
     patch_tokens = how.get("patch_tokens")
     if as_json:
-        told = {**vars(written), "skipped": [list(pair) for pair in written.skipped]}
-        print_json({name: value for name, value in told.items() if patch_tokens or name != "patches_stored"})
+        print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})
         return
     echo_skipped(written.skipped)
     echo(

@@ -194,9 +194,8 @@ def predict(
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
-        skipped = [list(pair) for pair in predicted.skipped]
         said = {"notes": notes} if notes else {}
-        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **said, **written})
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **said, **written})
         return
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))

@@ -125,7 +125,6 @@ def _as_json(selected: Selected) -> dict[str, object]:
         **vars(selected),
         "curve": [point.to_dict() for point in selected.curve],
         "payoff": None if selected.payoff is None else vars(selected.payoff),
-        "skipped": [list(pair) for pair in selected.skipped],
     }
 
 

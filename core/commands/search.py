@@ -36,7 +36,7 @@ def index(
 
     made = engine_index(given.recipe(), out, images=images or (), reporter=reporter(), **how)
     if as_json:
-        print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})
+        print_json(vars(made))
         return
     echo_skipped(made.skipped)
     if made.encoded or made.from_store:
