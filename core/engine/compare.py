@@ -290,13 +290,10 @@ def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]
     methods = list(dict.fromkeys(entry[task.method] for entry in entries))
 
     def place(entry: Mapping[str, Any]) -> tuple:
-        return methods.index(entry[task.method]), _amount(entry["shots"]), entry.get("split", 0), entry["seed"]
+        shots = math.inf if entry["shots"] is None else entry["shots"]
+        return methods.index(entry[task.method]), shots, entry.get("split", 0), entry["seed"]
 
     return sorted(entries, key=place)
-
-
-def _amount(shots: int | None) -> float:
-    return math.inf if shots is None else shots
 
 
 def _name_of(name: str, taken: Sequence[str]) -> str:

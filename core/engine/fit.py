@@ -46,7 +46,9 @@ def fit(
     Raises:
         DataError, ConfigError, CapabilityError: one line each.
     """
-    given |= {f"adapter.{name}": _joined(given.pop(name)) for name in TRAINED.keys() & given.keys()}
+    for name in TRAINED.keys() & given.keys():
+        value = given.pop(name)
+        given[f"adapter.{name}"] = ",".join(value) if isinstance(value, (list, tuple)) else value  # several losses
     recipe, given_domain = recipe_and_domain(recipe, domain, given)
     if recipe.adapter_name is not None and is_place(recipe.adapter_name):
         raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; use `vladapt eval`")
@@ -55,11 +57,6 @@ def fit(
     tell_default_domain(recipe, task, reporter)
     result = together(lambda: task.fit(settled, reporter))
     return result and replace(result, task=task)
-
-
-def _joined(value: Any) -> Any:
-    """Several losses as one text."""
-    return ",".join(value) if isinstance(value, (list, tuple)) else value
 
 
 @keywords(UseOptions, command="evaluate")
