@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ImageSize = int | tuple[int, int]
 """The side of a square, or (height, width) where they differ."""
 SPELLED = re.compile(r"\s*(\d+)\s*[x×,]\s*(\d+)\s*", re.IGNORECASE)
+RGB = 3
 ZERO, MEAN, TRAINED = "zero", "mean", "trained"
 STARTS = (ZERO, MEAN)
 """How channels beyond the third start in a tower that was trained on three."""
@@ -63,7 +64,11 @@ class InputChannels:
     @property
     def further(self) -> str:
         """Names of the channels after the first three."""
-        return ", ".join(self.names[3:])
+        return ", ".join(self.names[RGB:])
+
+    def widened(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Means or deviations of red, green and blue -> of all channels, further ones with the mean of these."""
+        return (*values, *[sum(values) / RGB] * (len(self) - RGB))
 
 
 class CropTransform(ABC):
