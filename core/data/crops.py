@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..contracts.items import DomainData, Label, check_items
-from .files import Format, ItemCollector, licence_of, loader, locate, shown
+from .files import Format, ItemCollector, locate, shown
 
 MIN_SIDE = 4.0
 IMAGE_FOLDERS = ("", "JPEGImages", "images")
@@ -86,12 +86,5 @@ def _relabelled(collector, class_names, used, folder, formats, small, min_side, 
         notes.append(f"Boxes with a side under {min_side:g} pixels, left out: {small}.")
     if len(present) < len(class_names):
         notes.append(f"Classes without a box, left out: {len(class_names) - len(present)}.")
-    return DomainData(
-        items=[item.restricted(new) for item in collector.items],
-        class_names=tuple(present),
-        load=loader(formats),
-        name=folder.resolve().name,
-        skipped=collector.skipped,
-        notes=notes,
-        licence=licence_of(folder),
-    )
+    items = [item.restricted(new) for item in collector.items]
+    return collector.data_set(folder, formats, present, items=items, notes=notes)

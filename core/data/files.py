@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.items import MAX_PIXELS, Decoded, Item
+from ..contracts.items import MAX_PIXELS, Decoded, DomainData, Item
 from ..errors import DataError, printable, shortened
 from ..runtime.reading import read_start, why_not_regular
 
@@ -55,6 +55,21 @@ class ItemCollector:
             id_ = name if len(samples) == 1 else f"{name}#{number}"
             self.items.append(Item(id=id_, source=path, decode={**part, **decode}, group=group, **fields))
         return None
+
+    def data_set(
+        self, folder: Path, formats: Sequence[Format], class_names: Iterable[str] = (), **facts: Any
+    ) -> DomainData:
+        """What was collected, as the data set of a folder.
+
+        Args:
+            folder: whose name and licence the set has.
+            formats: which decode its items.
+            class_names: in the order of class indices.
+            facts: further fields of the set, or others than what was collected and what the folder says.
+        """
+        collected = {"items": self.items, "skipped": self.skipped}
+        of_folder = {"name": folder.resolve().name, "licence": licence_of(folder)}
+        return DomainData(class_names=tuple(class_names), load=loader(formats), **{**collected, **of_folder, **facts})
 
     def skip(self, name: str, reason: str) -> None:
         self.skipped.append((printable(name), reason))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts import DomainData, Label, check_items
-from ...core.data import IMAGE, Format, ItemCollector, folders, licence_of, loader, locate, shown, walk
+from ...core.data import IMAGE, Format, ItemCollector, folders, locate, shown, walk
 from ...core.data import format_of as format_of_file
 from ...core.errors import DataError, shortened
 from ...core.runtime import check_regular, json_values, read_json, text_lines
@@ -111,15 +111,9 @@ def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE
         collector.add_file(
             file, entry.image, formats, target=Label(labels[_class_of(entry)]), split=entry.split, **fields
         )
-    data = DomainData(
-        items=collector.items,
-        class_names=tuple(name for _, name in classes),
-        load=loader(formats),
-        name=layout.set if recognised([layout.set], len(classes)) else folder.resolve().name,
-        skipped=collector.skipped,
-        notes=layout.notes(folder),
-        licence=licence_of(folder),
-    )
+    data = collector.data_set(folder, formats, (name for _, name in classes), notes=layout.notes(folder))
+    if recognised([layout.set], len(classes)):
+        data.name = layout.set
     return check_items(data, folder)
 
 

@@ -32,8 +32,6 @@ from ...core.data import (
     coco_images,
     decode_values,
     generator_of,
-    licence_of,
-    loader,
     locate,
     shown,
     upright_size,
@@ -158,8 +156,7 @@ def read_captions_of_boxes(path: Path, formats: Sequence[Format], class_names: S
         raise DataError(f"{path}: none of its images has a box, so none has a caption; give COCO boxes, or masks")
     notes = [*notes, "Captions are made from boxes, five per image (`domains/remote_sensing/box_captions.py`)."]
     notes += [f"Images without boxes, left out: {without}."] if without else []
-    parts = {"kind": "captions", "name": folder.name, "skipped": collector.skipped, "notes": notes}
-    return DomainData(collector.items, (), loader(formats), licence=licence_of(folder), **parts)
+    return collector.data_set(folder, formats, kind="captions", name=folder.name, notes=notes)
 
 
 def _masked_images(folder: Path, class_names: Sequence[str] | None) -> Iterator[BoxedImage]:

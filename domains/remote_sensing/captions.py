@@ -23,7 +23,6 @@ from ...core.data import (
     find_coco_files,
     folders,
     is_coco,
-    licence_of,
     loader,
     locate,
     read_pairs,
@@ -101,16 +100,7 @@ def _of_table(path: Path, formats: tuple[Format, ...], root: str | None, languag
             f"{path}: no image of its {len(captions)} captions can be read ({name}: {reason}); name their folder by "
             "--set data.root=FOLDER"
         )
-    return DomainData(
-        collector.items,
-        (),
-        loader(formats),
-        kind="captions",
-        name=path.stem,
-        skipped=collector.skipped,
-        notes=[note] if note else [],
-        licence=licence_of(path.parent),
-    )
+    return collector.data_set(path.parent, formats, kind="captions", name=path.stem, notes=[note] if note else [])
 
 
 def _captions_by_image(path: Path, language: str | None) -> tuple[dict[str, list[str]], dict[str, str], str]:
