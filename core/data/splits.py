@@ -261,8 +261,8 @@ def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str])
         if item.group is not None:
             by_key["group", item.group].append(position)
     copies = [positions for positions in by_content.values() if len(positions) > 1]
-    connected = _connected(len(items), by_key.values())
-    return Links(connected, copies, near_parts=connected)
+    linked = connected(len(items), by_key.values())
+    return Links(linked, copies, near_parts=linked)
 
 
 def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbnails: ThumbnailStore) -> Links:
@@ -278,9 +278,9 @@ def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbna
     keys = sorted(by_content)
     apart = np.array([part_of[by_content[key][0]] for key in keys])
     pairs = remembered_near_copies(keys, thumbnails, apart).tolist()
-    alike = [chain for chain in _connected(len(keys), pairs) if len(chain) > 1]
+    alike = [chain for chain in connected(len(keys), pairs) if len(chain) > 1]
     near = [[position for n in chain for position in by_content[keys[n]]] for chain in alike]
-    near_parts = _connected(count, [*links.parts, *near])
+    near_parts = connected(count, [*links.parts, *near])
     return replace(links, near_parts=near_parts, near=near, near_count=sum(len(chain) - 1 for chain in alike))
 
 
@@ -308,7 +308,7 @@ def _status(path: str) -> os.stat_result | None:
     return None
 
 
-def _connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
+def connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
     """Connected components of positions 0..count-1, where the members of a chain hang together."""
     parent = list(range(count))
 

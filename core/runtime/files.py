@@ -269,15 +269,17 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[None]:
         for path in new:
             with suppress(OSError):  # not written yet, or the folder itself is the trouble; the error says so
                 path.unlink()
-        for parent in made:
-            with suppress(OSError):  # others have put something there meanwhile
-                parent.rmdir()
+        _remove_empty(made)
         if isinstance(error, (OSError, SafetensorError)):
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise DataError(
-                f"--out {folder}: cannot be written there ({reason}); free some space or give another --out"
-            ) from error
+            raise DataError(f"--out {refused(folder, error)}") from error
         raise
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, but for those in which others have put something meanwhile."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager
@@ -308,14 +310,14 @@ def kept_checkpoints(
                 done = done[0].upper() + done[1:]
                 reporter.info(f"{done} is kept in {folder}; the same command with --resume continues from it")
             else:
-                _remove_training(folder, made)
+                shutil.rmtree(folder, ignore_errors=True)
+                _remove_empty(made)
         raise
     else:
         if is_main():
             shutil.rmtree(folder, ignore_errors=True)
             remove_abandoned(_without_use(folder.parent), MARKER)
-            with suppress(OSError):  # another training's checkpoints lie there
-                folder.parent.rmdir()
+            _remove_empty([folder.parent])
     finally:
         for handle in claim:
             handle.close()
@@ -333,23 +335,12 @@ def _claimed_training(folder: Path) -> IO[bytes]:
         raise refused(folder, error) from error
 
 
-def _remove_training(folder: Path, made: Sequence[Path]) -> None:
-    """Take away a training without a checkpoint, and the folders that were made for it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in made:
-        with suppress(OSError):  # others have put something there meanwhile
-            parent.rmdir()
-
-
 def _without_use(place: Path) -> list[Path]:
     """Trainings that nobody can go on with, having no checkpoint, or has gone on with for long."""
     folders = [path for path in place.iterdir() if path.is_dir()] if place.is_dir() else []
     old = time.time() - KEPT_DAYS * 86400
-    return [folder for folder in folders if all(file.stat().st_mtime < old for file in _checkpoints_in(folder))]
-
-
-def _checkpoints_in(folder: Path) -> list[Path]:
-    return [file for suffix in CHECKPOINTS for file in folder.rglob(suffix)]
+    kept = ((folder, [file for suffix in CHECKPOINTS for file in folder.rglob(suffix)]) for folder in folders)
+    return [folder for folder, checkpoints in kept if all(file.stat().st_mtime < old for file in checkpoints)]
 
 
 def _refuse_unfinished(folder: Path, resume: bool, newest: Callable[[Path], str]) -> None:

@@ -30,12 +30,13 @@ class Stops:
 
     def __call__(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
-            return _in_a_child(number)
-        if self.arrived:
-            return None
-        self.arrived = True
-        _hush_workers()
-        raise KeyboardInterrupt
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+        elif not self.arrived:
+            self.arrived = True
+            _hush_workers()
+            raise KeyboardInterrupt
 
     def explain(self, error: BaseException) -> bool:
         """Whether an error is what a stop makes of processes that work together: one of them ended before."""
@@ -68,12 +69,6 @@ def stops_like_ctrl_c() -> Iterator[Stops]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _in_a_child(number: int) -> None:
-    if number == signal.SIGTERM:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
 
 
 def _hush_workers() -> None:

@@ -263,12 +263,6 @@ class ShardBlock:
             raise DataError(f"{self.id(row)}: {column} has {len(numbers)} numbers, samples before it {width}")
         return numbers
 
-    def load_negative_image(self, row: int) -> Decoded:
-        raise AssertionError("shards have no negative images, and do not say they have")
-
-    def load_column_image(self, row: int, column: str) -> Decoded:
-        raise AssertionError("shards have no columns of images, and do not say they have")
-
     def _texts(self, row: int) -> SampleTexts:
         if self._newest is None or self._newest[0] != row:  # several are asked of one sample in turn
             self._newest = row, self.samples[row].texts(self.columns)
