@@ -115,7 +115,8 @@ class Thumbnails:
         if row is None:
             return
         with self._writing:
-            self._writer.add([bytes.fromhex(key)], _as_stored(row[None]))
+            # as (1, 290) float32: the store keeps four bytes as one number, and never reckons with it
+            self._writer.add([bytes.fromhex(key)], np.ascontiguousarray(row[None]).view(np.float32))
 
     def flush(self) -> None:
         """Write what is not on disk yet."""
@@ -127,11 +128,6 @@ class Thumbnails:
         """Keys and their thumbnails, some thousands at a time; keys that have none are passed over."""
         for found, rows in self._folder.find({bytes.fromhex(key) for key in keys}):
             yield [key.hex() for key in found], _from_stored(rows)
-
-
-def _as_stored(rows: np.ndarray) -> np.ndarray:
-    """(n, 1160) uint8 as (n, 290) float32: the store keeps four bytes as one number, and never reckons with it."""
-    return np.ascontiguousarray(rows).view(np.float32)
 
 
 def _from_stored(rows: np.ndarray) -> Pictures:

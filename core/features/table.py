@@ -153,17 +153,16 @@ class Request:
 
     def key(self, content: str, column: int) -> bytes:
         """The stored key of one cell of the result."""
-        plain, augmented = self.specs
-        if column == 0:
-            return image_key(self.space, content, plain)
-        return image_key(self.space, content, augmented, column - 1, self.seed)
+        return image_key(self.space, content, *self._made_as(column))
 
     def part_count_key(self, content: str, column: int) -> bytes:
         """The stored key of how many parts one cell is the mean of."""
+        return part_count_key(content, *self._made_as(column))
+
+    def _made_as(self, column: int) -> tuple[str, int | None, int]:
+        """Transform, view and seed of a column."""
         plain, augmented = self.specs
-        if column == 0:
-            return part_count_key(content, plain)
-        return part_count_key(content, augmented, column - 1, self.seed)
+        return (augmented, column - 1, self.seed) if column else (plain, None, 0)
 
     def seed_of(self, content: str, column: int) -> int | None:
         """The augmentation's seed of one cell; None for the image as it is."""

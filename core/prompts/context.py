@@ -78,7 +78,8 @@ class PromptLearner(nn.Module):
         super().__init__()
         backbone.need("prompt")
         check_context_options(n_ctx, position, ctx_init)
-        check_chunk(class_chunk)
+        wanted = "give a number of prompts, 1 or more, or None"
+        require(class_chunk is None or class_chunk >= 1, "class_chunk", class_chunk, wanted)
         if not class_names:
             raise DataError("there are no class names to learn prompts for")
         layout = Layout.of(backbone)
@@ -169,12 +170,6 @@ class PromptLearner(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         with torch.no_grad():
             return self._backbone.embed_tokens(tokens).detach().float()
-
-
-def check_chunk(class_chunk: int | None) -> None:
-    """Raise the ConfigError of a `class_chunk` out of range."""
-    wanted = "give a number of prompts, 1 or more, or None"
-    require(class_chunk is None or class_chunk >= 1, "class_chunk", class_chunk, wanted)
 
 
 def check_context_options(n_ctx: int, position: str, ctx_init: str | None) -> None:

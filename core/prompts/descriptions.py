@@ -31,8 +31,9 @@ def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: b
     described: dict[str, list[str]] = {}
     for name in class_names:
         if _key(name) not in by_key:
-            in_file = [there for there, _ in by_key.values()]
-            raise DataError(f"{path}: has no sentences for class '{name}'; {_nearest_there(name, in_file)}")
+            there = [other for other, _ in by_key.values()]
+            cure = f"in the file, {did_you_mean(name, there)}" if there else "add them"
+            raise DataError(f"{path}: has no sentences for class '{name}'; {cure}")
         described[name] = by_key[_key(name)][1]
     return described
 
@@ -52,10 +53,6 @@ def _by_key(content: dict[str, Any], path: Path) -> dict[str, tuple[str, list[st
 
 def _key(name: str) -> str:
     return spoken(name).casefold()
-
-
-def _nearest_there(name: str, in_file: list[str]) -> str:
-    return f"in the file, {did_you_mean(name, in_file)}" if in_file else "add them"
 
 
 def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
