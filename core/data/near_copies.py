@@ -6,6 +6,9 @@ numbers tell X-rays of two patients apart where 64 signs agree. Two images are n
 together, and their thumbnails agree in brightness, in colour, in detail (the frequencies between a shape that a set of
 images has in common and the noise of encoders) and part by part in what they show. An image that is flat, or shows
 something in a few of its parts alone, has nothing by which copies could be told, and has none.
+
+Thumbnails, 32 x 32 grey and 8 x 8 colour, are made while images are decoded, and kept by content beside the features,
+1.2 KB per image.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ from ..runtime.shards import ShardFolder, ShardWriter
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
-
 
 GREY_SIDE, COLOUR_SIDE = 32, 8
 GREY_BYTES, COLOUR_BYTES = GREY_SIDE**2, 2 * COLOUR_SIDE**2

@@ -23,7 +23,7 @@ from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
-from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Piece, Unreadable, encoder, extract, renderer
+from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Unreadable, encoder, extract, renderer
 from .table import (
     PART_COUNTS,
     Request,
@@ -259,7 +259,9 @@ class FeatureStore:
                     else:
                         counted.add(*table.learn(result.pieces))
                     if isinstance(result, Encoded):
-                        keys = [_stored_key(piece) for piece in result.pieces]
+                        keys = [
+                            each.key if each.part is None else part_key(each.key, each.part) for each in result.pieces
+                        ]
                         writer.add(keys, result.rows)
                         computed += table.put(keys, result.rows)
                     if progress is not None:
@@ -300,10 +302,6 @@ def _look_up_counts(table: Table, counts: ShardFolder | NoShards) -> None:
     for keys, rows in counts.find(cells):
         for key, row in zip(keys, rows):
             table.know(cells[key], int(row[0]))
-
-
-def _stored_key(piece: Piece) -> bytes:
-    return piece.key if piece.part is None else part_key(piece.key, piece.part)
 
 
 def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extraction:

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: schedulers send the one, a closing terminal the other."""
+"""What this process may use and how it ends: threads, the search for garbage, signals.
+
+SIGTERM and SIGHUP end a command as Ctrl-C does: schedulers send the one, a closing terminal the other.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+SELDOM = 50_000
+"""Objects made between two searches; usual are some hundreds."""
+FEW = 2**28
+"""Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 WAIT_S = 0.5
 """A signal to all processes of a job may end one that loads samples before it is heard here."""
@@ -40,7 +47,9 @@ class Stops:
 
     def explain(self, error: BaseException) -> bool:
         """Whether an error is what a stop makes of processes that work together: one of them ended before."""
-        if _of_processes(error) and not self.arrived:
+        text = str(error)
+        of_processes = "DataLoader worker" in text or "Connection closed by peer" in text or "gloo" in text.lower()
+        if of_processes and not self.arrived:
             end = time.monotonic() + WAIT_S
             try:
                 while not self.arrived and time.monotonic() < end:
@@ -78,15 +87,6 @@ def _hush_workers() -> None:
     sys.unraisablehook = lambda unraisable: None
 
 
-def _of_processes(error: BaseException) -> bool:
-    text = str(error)
-    return "DataLoader worker" in text or "Connection closed by peer" in text or "gloo" in text.lower()
-
-
-SELDOM = 50_000
-"""Objects made between two searches; usual are some hundreds."""
-
-
 @contextmanager
 def collecting_seldom() -> Iterator[None]:
     """While many small objects are made that all stay, such as the items of a data set: each search passes over all of
@@ -98,10 +98,6 @@ def collecting_seldom() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
-
-
-FEW = 2**28
-"""Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 
 
 @contextmanager
