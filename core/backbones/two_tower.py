@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.images import TRAINED, ZERO, ImageSize, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
+from ..runtime.files import not_finite
 from .channels import ChannelPreprocess, input_layer, widen
 from .positions import ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess

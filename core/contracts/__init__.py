@@ -7,9 +7,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES blank_image normalized",
-        "by_example": "ByExample",
-        "choices": "ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied ZERO_SHOT "
-        "published_options",
+        "choices": "ByExample ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied "
+        "ZERO_SHOT published_options",
         "domain": "Domain Evaluation Finding Metric NO_PRESET OwnFiles Reading STILL Scorer as_still",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels LogPlace STARTS TrainingImages TrainingPlace ZERO "

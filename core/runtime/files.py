@@ -130,6 +130,24 @@ def kind_of(tensor: Tensor) -> list[Any]:
     return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
+def not_finite(tensor: Tensor, built: Tensor | None = None) -> str:
+    """What a tensor holds in place of numbers, "NaN" or "infinity"; "" where it holds numbers alone.
+
+    Args:
+        built: the same tensor as a new model has it: where that holds infinity, as masks do, infinity is none.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return ""
+    if tensor.sum().isfinite():  # one pass; a sum that overflows is looked at again
+        return ""
+    wrong = ~tensor.isfinite()
+    if built is not None and built.shape == tensor.shape:
+        wrong &= built.to(tensor.device).isfinite()
+    if not wrong.any():
+        return ""
+    return "NaN" if tensor[wrong].isnan().any() else "infinity"
+
+
 def write_cached(path: Path, content: str | bytes) -> None:
     """Write a file of the cache whole; its folder is made.
 
