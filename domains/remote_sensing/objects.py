@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import WHOLE, Boxes, DomainData, Item, Mask
+from ...core.contracts import Boxes, DomainData, Item, Mask
 from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
 from .localization.pictures import picture_size
@@ -105,7 +105,7 @@ def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
         if max(height, width) <= cutting.size:
             cut.append(item)
             continue
-        whole = item.with_(decode={**item.decode, WHOLE: [height, width]})
+        whole = item.with_(decode={**item.decode, Item.WHOLE: [height, width]})
         cut += [_part(whole, box) for box in boxes_of(height, width, cutting)]
     return cut
 

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from ....core.contracts import Boxes, DomainData, Item
-from ....core.data import IMAGE, VERIFY_ALL_UP_TO, Format, format_of, licence_of, loader, locate, shown
+from ....core.data import (
+    IMAGE,
+    VERIFY_ALL_UP_TO,
+    Box,
+    Format,
+    ListedImage,
+    format_of,
+    licence_of,
+    loader,
+    locate,
+    shown,
+)
 from ....core.errors import DataError
 from .outlines import corners_of, valid_outline
 
@@ -28,50 +39,6 @@ OTHER_SIZE = "Images of another size than their annotation says; boxes are taken
 JOINED = "Images listed twice, their boxes joined"
 IGNORED = "Boxes that are neither trained on nor counted (crowds, difficult objects)"
 EMPTY = "Images without a box, kept as background"
-
-
-@dataclass(frozen=True)
-class Box:
-    """One annotated object.
-
-    Args:
-        name: its class.
-        corners: x0, y0, x1, y1 in pixels; None takes those of the outline.
-        outline: polygons or an encoding, as written, or None.
-        ignored: neither an example nor a mistake to find it.
-    """
-
-    name: str
-    corners: Corners | None
-    outline: Any = None
-    ignored: bool = False
-
-
-@dataclass(frozen=True)
-class ListedImage:
-    """An image as an annotation file lists it.
-
-    Args:
-        name: its path as listed.
-        listed_in: the annotation file, for messages.
-        roots: folders the path may be relative to.
-        boxes: annotated objects.
-        split: "train", "val", "test" or "".
-        size: (width, height) as the annotation says, or None.
-        absent: names of classes that were looked for and are not there; None where all classes were looked for.
-        partial: names of classes of which not every box is drawn.
-        relative: whether corners and outlines are shares of width and height.
-    """
-
-    name: str
-    listed_in: Path
-    roots: tuple[Path, ...]
-    boxes: tuple[Box, ...]
-    split: str = ""
-    size: tuple[int, int] | None = None
-    absent: tuple[str, ...] | None = None
-    partial: tuple[str, ...] = ()
-    relative: bool = False
 
 
 @dataclass
