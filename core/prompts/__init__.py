@@ -8,7 +8,6 @@ __getattr__, __dir__ = lazy_exports(
         "classifier": "IMAGENET_SEVEN Layout PHOTO PLACEHOLDER POSITIONS build_classifier check_templates "
         "encoded_classes fill spoken used_lengths",
         "context": "CHUNK_TOKENS INIT_STD PromptLearner check_words encode_in_chunks",
-        "descriptions": "read_class_json",
-        "vocabulary": "broad_vocabulary",
+        "descriptions": "broad_vocabulary read_class_json",
     },
 )

@@ -16,7 +16,7 @@ from ...contracts.features import FeatureSet
 from ...contracts.judgement import Scores
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
-from ...data.resplits import fold_split, resplit
+from ...data.splits import fold_split, resplit
 from ...data.verify import FileHashes
 from ...metrics.resampling import (
     centred,
