@@ -180,7 +180,8 @@ def restrict(data: DomainData, indices: Sequence[int]) -> DomainData:
 
 
 def _several_labels(ranked: list[Item], shots: int | None, num_classes: int) -> list[Item]:
-    known = [item for item in ranked if _has_known_label(item)]
+    labelled = [item for item in ranked if isinstance(item.class_label(), tuple)]
+    known = [item for item in labelled if not all(map(isnan, item.class_label()))]
     if shots is None:
         return known
     counts = class_counts(known, num_classes)
@@ -192,11 +193,6 @@ def _several_labels(ranked: list[Item], shots: int | None, num_classes: int) -> 
             _take(known, chosen, label, 0.0, shots)
     first_label = {item.id: min(item.classes(), default=num_classes) for item in chosen.values()}
     return sorted(chosen.values(), key=lambda item: first_label[item.id])
-
-
-def _has_known_label(item: Item) -> bool:
-    label = item.class_label()
-    return isinstance(label, tuple) and not all(map(isnan, label))
 
 
 def _take(known: list[Item], chosen: dict[str, Item], label: int, value: float, shots: int) -> None:

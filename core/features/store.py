@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,9 @@ class FeatureStore:
     def _fact(self, name: str, valid: Callable[[Any], dict], asked: Callable[[], dict]) -> dict:
         """What an earlier run stored of a tower, or what it says now."""
         path = self.root / "facts" / name
-        fact = _read_fact(path, valid) if self.keep else None
+        fact = None
+        with suppress(OSError, ValueError, TypeError, KeyError):  # damaged, or not there: asked again
+            fact = valid(json.loads(path.read_bytes())) if self.keep else None
         if fact is None:
             with torch.no_grad():
                 fact = asked()
@@ -342,14 +344,6 @@ def _encoded_texts(backbone: Backbone, todo: dict[bytes, str]):
         with torch.no_grad():
             rows = backbone.encode_text([text for _, text in some], normalize=False)
         yield [key for key, _ in some], rows.float().cpu().numpy()
-
-
-def _read_fact(path: Path, valid: Callable[[Any], dict]) -> dict | None:
-    """What an earlier run stored; None if there is nothing, or nothing valid."""
-    try:
-        return valid(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _valid_facts(facts: Any) -> dict[str, float | None]:

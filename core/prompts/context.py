@@ -98,7 +98,9 @@ class PromptLearner(nn.Module):
         self.register_buffer("_slots", slots, persistent=False)
         word = self._embed(self._arranged[:1])  # (1, L, W)
         if start is None:
-            start = _random_start((*((len(class_names),) if csc else ()), n_ctx, word.shape[-1]), seed)
+            shape = (*((len(class_names),) if csc else ()), n_ctx, word.shape[-1])
+            # on the CPU, so that every device starts alike
+            start = INIT_STD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         if csc and start.ndim == 2:
             start = start.expand(len(class_names), -1, -1)
         self.ctx = nn.Parameter(start.to(word.device).clone())
@@ -196,11 +198,6 @@ def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, l
     count = int(layout.words(tokens))
     with torch.no_grad():
         return backbone.embed_tokens(tokens)[0, layout.lead : layout.lead + count].float()  # (M, W)
-
-
-def _random_start(shape: tuple[int, ...], seed: int) -> Tensor:
-    """N(0, 0.02^2), drawn on the CPU so that every device starts alike."""
-    return INIT_STD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def encode_in_chunks(
