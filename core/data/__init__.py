@@ -12,8 +12,8 @@ __getattr__, __dir__ = lazy_exports(
         "crops": "Box ListedImage",
         "detect": "read_any",
         "detections": "read_detections",
-        "files": "Format ItemCollector folders format_of licence_of loader locate shown stays_inside visible walk "
-        "with_max_pixels",
+        "drawn": "drawn_set spread_over_splits",
+        "files": "Format ItemCollector folders format_of loader locate shown stays_inside visible walk with_max_pixels",
         "group_columns": "AUTO NONE group_by_tables_beside group_of group_rows",
         "images": "IMAGE IMAGE_SUFFIXES decode_bytes decode_image decode_values decoder_limit upright_size",
         "listed_splits": "with_lists",

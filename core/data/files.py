@@ -56,23 +56,28 @@ class ItemCollector:
             self.items.append(Item(id=id_, source=path, decode={**part, **decode}, group=group, **fields))
         return None
 
-    def data_set(
-        self, folder: Path, formats: Sequence[Format], class_names: Iterable[str] = (), **facts: Any
-    ) -> DomainData:
-        """What was collected, as the data set of a folder.
-
-        Args:
-            folder: whose name and licence the set has.
-            formats: which decode its items.
-            class_names: in the order of class indices.
-            facts: further fields of the set, or others than what was collected and what the folder says.
-        """
-        collected = {"items": self.items, "skipped": self.skipped}
-        of_folder = {"name": folder.resolve().name, "licence": licence_of(folder)}
-        return DomainData(class_names=tuple(class_names), load=loader(formats), **{**collected, **of_folder, **facts})
-
     def skip(self, name: str, reason: str) -> None:
         self.skipped.append((printable(name), reason))
+
+    def data_set(
+        self, place: Path, formats: Sequence[Format], class_names: Iterable[str] = (), **fields: Any
+    ) -> DomainData:
+        """The set of these items.
+
+        Args:
+            place: the folder, or the file that lists its images: the set is called so, and beside it a licence is
+                sought.
+            formats: what its files are read by.
+            fields: of `DomainData`, in place of the usual ones.
+        """
+        usual = {
+            "items": self.items,
+            "load": loader(formats),
+            "name": place.resolve().name,
+            "skipped": self.skipped,
+            "licence": licence_of(place if place.is_dir() else place.parent),
+        }
+        return DomainData(class_names=tuple(class_names), **{**usual, **fields})
 
 
 def walk(folder: Path, root: Path, collector: ItemCollector) -> Iterator[Path]:

@@ -69,8 +69,9 @@ def read_manifest(
         count = len(collector.skipped)
         raise DataError(f"{path}: none of its {count} images can be read ({name}: {reason}); correct them")
     notes = [*labels.notes, *notes, *columns.notes, *_notes_on_groups(grouping, collector, group_column)]
-    facts = {"kind": labels.kind, "name": path.resolve().parent.name, "notes": notes}
-    return check_items(collector.data_set(path.parent, formats, labels.class_names, **facts), path)
+    name = path.resolve().parent.name
+    data = collector.data_set(path, formats, labels.class_names, kind=labels.kind, name=name, notes=notes)
+    return check_items(data, path)
 
 
 def has_labels(path: Path) -> bool:

@@ -46,8 +46,9 @@ def read_zhou_split(
             collector.add_file(file, name, formats, target=Label(index[label]), split=split)
     if not collector.items:
         raise DataError(f"{path}: none of its {len(entries)} images lies below {folder}; put them next to the file")
-    class_names, name = (names[label] for label in sorted(names)), path.stem.removeprefix("split_zhou_")
-    return check_items(collector.data_set(path.parent, formats, class_names, name=name), path)
+    class_names = [names[label] for label in sorted(names)]
+    data = collector.data_set(path, formats, class_names, name=path.stem.removeprefix("split_zhou_"))
+    return check_items(data, path)
 
 
 def is_zhou_split(content: Any) -> bool:

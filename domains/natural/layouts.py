@@ -108,9 +108,9 @@ def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE
         collector.add_file(
             file, entry.image, formats, target=Label(labels[_class_of(entry)]), split=entry.split, **fields
         )
-    data = collector.data_set(folder, formats, (name for _, name in classes), notes=layout.notes(folder))
-    if recognised([layout.set], len(classes)):
-        data.name = layout.set
+    class_names = [name for _, name in classes]
+    name = layout.set if recognised([layout.set], len(classes)) else folder.resolve().name
+    data = collector.data_set(folder, formats, class_names, name=name, notes=layout.notes(folder))
     return check_items(data, folder)
 
 

@@ -140,8 +140,7 @@ class PeopleCollector(ItemCollector):
             said.append(f"Junk pictures (identity -1), left out: {self.junk}.")
         if kind == IDENTITIES and (nobody := sum(item.target.identity is None for item in self.items)):
             said.append(f"Distractors, which are in the gallery as nobody's pictures: {nobody}.")
-        folder = self.source if self.source.is_dir() else self.source.parent
-        return self.data_set(folder, formats, kind=kind, name=name, notes=said)
+        return self.data_set(self.source, formats, kind=kind, name=name, notes=said)
 
 
 def people_in(items: Sequence[Item]) -> int:

@@ -101,7 +101,7 @@ def _of_table(path: Path, formats: tuple[Format, ...], root: str | None, languag
             f"{path}: no image of its {len(captions)} captions can be read ({name}: {reason}); name their folder by "
             "--set data.root=FOLDER"
         )
-    return collector.data_set(path.parent, formats, kind="captions", name=path.stem, notes=[note] if note else [])
+    return collector.data_set(path, formats, kind="captions", name=path.stem, notes=[note] if note else [])
 
 
 def _captions_by_image(path: Path, language: str | None) -> tuple[dict[str, list[str]], dict[str, str], str]:

@@ -60,8 +60,8 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
         notes.append(f"Splits are by place: {words}, each on one side (--block-size).")
     if left_out:
         notes.append(f"Windows that the label layer does not reach, left out: {left_out}.")
-    facts = {"items": items, "kind": "boxes", "name": path.resolve().stem, "notes": notes, "blocks": words}
-    return collector.data_set(path if path.is_dir() else path.parent, reading.formats, layer.names, **facts)
+    what = {"kind": "boxes", "name": path.resolve().stem, "notes": notes, "blocks": words}
+    return collector.data_set(path, reading.formats, layer.names, items=items, **what)
 
 
 def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:

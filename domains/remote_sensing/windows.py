@@ -92,9 +92,9 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
         notes.append(f"Splits are by place: {blocks.words}, each on one side (--block-size).")
     if unlabelled:
         notes.append(f"Windows that no class covers by {cutting.share:.0%}, left out: {unlabelled}.")
-    facts = {"items": items, "name": path.resolve().stem, "notes": notes, "blocks": blocks.words}
-    folder = path if path.is_dir() else path.parent
-    return check_items(collector.data_set(folder, reading.formats, layer.names, **facts), path)
+    what = {"name": path.resolve().stem, "notes": notes, "blocks": blocks.words}
+    data = collector.data_set(path, reading.formats, layer.names, items=items, **what)
+    return check_items(data, path)
 
 
 def cut_unlabelled(items: Sequence[Item], cutting: Cutting) -> list[Item]:

@@ -126,16 +126,10 @@ def data_of(
         video, reason = collector.skipped[0]
         raise DataError(f"{source}: none of its clips can be read ({video}: {reason}); correct them")
     several = any(isinstance(item.target, Labels) for item in collector.items)
-    collector.skipped += files.skipped
-    return collector.data_set(
-        source.parent if source.is_file() else source,
-        formats,
-        map(as_words, classes),
-        kind="captions" if captions else "multilabel" if several else "clips",
-        name=name or source.stem,
-        notes=said,
-        published=published,
-    )
+    kind = "captions" if captions else "multilabel" if several else "clips"
+    what = {"kind": kind, "name": name or source.stem, "notes": said, "published": published}
+    skipped = [*collector.skipped, *files.skipped]
+    return collector.data_set(source, formats, map(as_words, classes), skipped=skipped, **what)
 
 
 def seconds(value: Any, place: str) -> float | None:

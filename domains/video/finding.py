@@ -389,5 +389,6 @@ def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format)
                 collector.add_file(first, shown(clip, path), [frames], target=label, split=split)
     if not collector.items:
         raise DataError(f"{path}: holds images but no clips; put the frames of each clip into CLASS/CLIP/")
-    names = map(as_words, layout.class_names)
-    return check_items(collector.data_set(path, [frames], names, kind="clips", notes=list(layout.notes)), path)
+    class_names = map(as_words, layout.class_names)
+    data = collector.data_set(path, [frames], class_names, kind="clips", notes=list(layout.notes))
+    return check_items(data, path)

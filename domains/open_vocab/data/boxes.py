@@ -18,10 +18,9 @@ from ....core.data import (
     VERIFY_ALL_UP_TO,
     Box,
     Format,
+    ItemCollector,
     ListedImage,
     format_of,
-    licence_of,
-    loader,
     locate,
     shown,
 )
@@ -80,17 +79,10 @@ def boxes_of(box_set: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainDat
     if not any(item.target.boxes for item in items):
         raise DataError(f"{box_set.folder}: no usable box in {len(items)} images{_dropped(counts)}; annotate some")
     counts[EMPTY] += sum(not item.target.boxes for item in items)
-    return DomainData(
-        items=items,
-        class_names=tuple(box_set.class_names),
-        load=loader(formats),
-        kind="boxes",
-        name=box_set.folder.resolve().name,
-        skipped=[*box_set.skipped, *reading.skipped],
-        notes=[*box_set.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)],
-        licence=licence_of(box_set.folder),
-        frequency=box_set.frequency,
-    )
+    notes = [*box_set.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)]
+    what = {"kind": "boxes", "notes": notes, "frequency": box_set.frequency}
+    collector = ItemCollector(items, [*box_set.skipped, *reading.skipped])
+    return collector.data_set(box_set.folder, formats, box_set.class_names, **what)
 
 
 def annotated_boxes(item: Item) -> Boxes:

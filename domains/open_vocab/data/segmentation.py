@@ -162,7 +162,8 @@ def _from_masks(
             f"{folder}: no mask holds a listed class: stored are {', '.join(map(str, sorted(unlisted)[:10]))}, "
             f"listed are {', '.join(map(str, list(getattr(table, chosen))[:10]))}; correct {_source(beside)}"
         )
-    return collector.data_set(folder, formats, table.names, items=items, kind="masks", notes=notes, load_mask=reader)
+    what = {"kind": "masks", "load_mask": reader, "notes": notes}
+    return collector.data_set(folder, formats, table.names, items=items, **what)
 
 
 def _look(pair: Pair, colours: bool, formats: Sequence[Format]) -> _Seen:
