@@ -60,7 +60,7 @@ from . import push as push
 from . import read_pairs as read_pairs
 from .core.backbones.load import save_fine_tuned as save_fine_tuned
 from .core.contracts.adapter import require as require
-from .core.contracts.by_example import ByExample as ByExample
+from .core.contracts.choices import ByExample as ByExample
 from .core.contracts.choices import ClassWeighted as ClassWeighted
 from .core.contracts.choices import FreshViews as FreshViews
 from .core.contracts.choices import PooledViews as PooledViews

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.families import JOINT
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
+from ..runtime.files import not_finite
 from .channels import ChannelPreprocess, input_layer, widen
 from .joint_parts import JointParts
 from .positions import ImagePositions, ProjectionMatrix, insert_after_start

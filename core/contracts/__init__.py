@@ -7,9 +7,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
-        "by_example": "ByExample",
-        "choices": "ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied ZERO_SHOT "
-        "published_options",
+        "choices": "ByExample ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied "
+        "ZERO_SHOT published_options",
         "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
@@ -24,7 +23,7 @@ __getattr__, __dir__ = lazy_exports(
         "recipe": "Recipe SAMPLE",
         "resources": "FurtherBackbone NEEDS PatchTokens PreProjection TextPool",
         "selector": "Pool Selector",
-        "task": "Axes Contest FitResult Task Use",
-        "use": "ExportWishes Exported",
+        "task": "Axes Contest FitResult Task",
+        "use": "ExportWishes Exported Use",
     },
 )

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import DataError, shortened
-from ..runtime.files import kind_of, read_tensors
+from ..runtime.files import kind_of, not_finite, read_tensors
 from .adapter import FORMAT
 
 HEADER: dict[str, Any] = {
@@ -49,24 +49,6 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     _check_header(header, path)
     _check_tensors(tensors, header.get("tensors"), path)
     return header, tensors
-
-
-def not_finite(tensor: Tensor, built: Tensor | None = None) -> str:
-    """What a tensor holds in place of numbers, "NaN" or "infinity"; "" where it holds numbers alone.
-
-    Args:
-        built: the same tensor as a new model has it: where that holds infinity, as masks do, infinity is none.
-    """
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return ""
-    if tensor.sum().isfinite():  # one pass; a sum that overflows is looked at again
-        return ""
-    wrong = ~tensor.isfinite()
-    if built is not None and built.shape == tensor.shape:
-        wrong &= built.to(tensor.device).isfinite()
-    if not wrong.any():
-        return ""
-    return "NaN" if tensor[wrong].isnan().any() else "infinity"
 
 
 def _check_header(header: dict[str, Any], path: Path) -> None:

@@ -251,16 +251,14 @@ class Backbone(ABC):
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(N, L) tokens -> (N, L, W) word embeddings, before positions."""
-        self.need("prompt")
-        raise AssertionError("a backbone with 'prompt' implements embed_tokens")
+        raise self.lacking("prompt")
 
     def encode_prompt(self, embeddings: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
         """(N, L, W) embeddings before positions and an (N, L) bool validity mask -> (N, D), differentiable.
 
         L may be shorter than `context_length` only where "trim" is in `capabilities`.
         """
-        self.need("prompt")
-        raise AssertionError("a backbone with 'prompt' implements encode_prompt")
+        raise self.lacking("prompt")
 
     def start_tokens(self) -> int:
         """How many tokens the tokenizer puts before the first word."""
@@ -304,8 +302,7 @@ class Backbone(ABC):
 
     def blocks(self, tower: str) -> Sequence[Block]:
         """The transformer blocks of "image" or "text"."""
-        self.need(f"{tower}_blocks")
-        raise AssertionError("a backbone with blocks implements blocks()")
+        raise self.lacking(f"{tower}_blocks")
 
     def width(self, tower: str) -> int:
         """W of "image" or "text": how wide the tokens in a tower are.
@@ -344,8 +341,7 @@ class Backbone(ABC):
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, T, W): what the first block takes."""
-        self.need("image_blocks")
-        raise AssertionError("a backbone with 'image_blocks' implements embed_image")
+        raise self.lacking("image_blocks")
 
     def run_blocks(
         self,
@@ -365,23 +361,19 @@ class Backbone(ABC):
             attention: replaces the attention of each block: attention(i, block, x_normalised) -> (B, T, W).
             mask: (B, T) bool validity mask, for masked text towers.
         """
-        self.need(f"{tower}_blocks")
-        raise AssertionError("a backbone with blocks implements run_blocks")
+        raise self.lacking(f"{tower}_blocks")
 
     def pool_image(self, x: Tensor, normalize: bool = True) -> Tensor:
         """(B, T, W) after the last block -> (B, D)."""
-        self.need("image_blocks")
-        raise AssertionError("a backbone with 'image_blocks' implements pool_image")
+        raise self.lacking("image_blocks")
 
     def pool_text(self, x: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
         """(N, L, W) after the last text block and the (N, L) mask -> (N, D)."""
-        self.need("text_blocks")
-        raise AssertionError("a backbone with 'text_blocks' implements pool_text")
+        raise self.lacking("text_blocks")
 
     def embed_prompt(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """(N, L, W) word embeddings before positions -> (N, L, W): what the first text block takes."""
-        self.need("text_blocks")
-        raise AssertionError("a backbone with 'text_blocks' implements embed_prompt")
+        raise self.lacking("text_blocks")
 
     def text_tokens(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """(N, L) tokens -> (N, L, W): what the last text block gives at each.
@@ -395,8 +387,7 @@ class Backbone(ABC):
 
     def hidden(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, W): image features before the projection."""
-        self.need("hidden")
-        raise AssertionError("a backbone with 'hidden' implements it")
+        raise self.lacking("hidden")
 
     def image_projection(self) -> Any:
         """How `hidden` becomes image features, a matrix or None where it is more than that or nothing.
@@ -431,13 +422,11 @@ class Backbone(ABC):
 
     def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, S, S) -> (B, P, D) in the shared space, and the grid (h, w) with h * w = P."""
-        self.need("image_tokens")
-        raise AssertionError("a backbone with 'image_tokens' implements it")
+        raise self.lacking("image_tokens")
 
     def feature_maps(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, S, S) -> maps (B, W_i, h_i, w_i) from shallow to deep."""
-        self.need("feature_maps")
-        raise AssertionError("a backbone with 'feature_maps' implements it")
+        raise self.lacking("feature_maps")
 
     def need_texts(self, method: str = "") -> None:
         """Raise CapabilityError unless there is a text tower.
@@ -456,13 +445,18 @@ class Backbone(ABC):
 
     def need(self, capability: str) -> None:
         """Raise the CapabilityError that names towers with `capability`, unless this one has it."""
+        if capability not in self.capabilities:
+            raise self.lacking(capability)
+
+    def lacking(self, capability: str) -> CapabilityError | AssertionError:
+        """The error of a call that takes a capability, where it is lacking, or declared and not implemented."""
         if capability in self.capabilities:
-            return
+            return AssertionError(f"a backbone with '{capability}' implements what takes it")
         lacking = CAPABILITIES.get(capability, capability)
         if not self.has_text and capability in OF_TEXTS:
             lacking = f"text tower, so no {lacking}"
         elsewhere = [f"other models of {name}" if name == self.family else name for name in families_with(capability)]
-        raise CapabilityError(
+        return CapabilityError(
             f"backbone '{self.spec}' has no {lacking}; towers that have it: "
             f"{', '.join(elsewhere) or 'none of this version'} (`vladapt list backbones --can {capability}`)"
         )

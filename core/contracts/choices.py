@@ -1,8 +1,10 @@
-"""Options that methods share: how unequal classes count, which of equally good settings is taken, whether shots are
-looked at, how images are augmented."""
+"""What methods share: options (how unequal classes count, which of equally good settings is taken, whether shots are
+looked at, how images are augmented), and scores that are sums over the labelled images.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +14,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..metrics.selection import class_weights, log_priors
 from .adapter import Adapter, require
-from .features import FeatureSet
+from .features import Batch, FeatureSet
 from .images import CropTransform
 from .options import option
 
@@ -206,3 +208,21 @@ class FreshViews(PooledViews):
         if self.fresh:
             return "trained on a new augmented view of each image in every epoch, none of them stored"
         return super().views_note(support)
+
+
+class ByExample(Adapter):
+    """Base of methods that add something per labelled image to the logits: caches and kernels."""
+
+    @abstractmethod
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor | None:
+        """What each labelled image adds to a logit of each image of a batch.
+
+        Args:
+            batch: B images, as `logits` takes them.
+            classes: (B,) int64, the class whose logit is looked at.
+
+        Returns:
+            (B, N V): of the N images of the support in their order V numbers each (one per view that the method
+            keeps), one image's after the other's. What the logit has besides their sum does not come from single
+            images. None where what was fitted is no such sum.
+        """

@@ -1,4 +1,8 @@
-"""A domain: how its data is read, how its pixels become inputs, which words name its classes, what fits it."""
+"""A domain: how its data is read, how its pixels become inputs, which words name its classes, what fits it.
+
+And what a domain may have of its own: metrics, which a classification reports besides the usual ones; files that it
+writes of new images in place of one row per image, as maps of rasters; what a person looks at who labels an image.
+"""
 
 from __future__ import annotations
 

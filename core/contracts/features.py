@@ -20,6 +20,9 @@ TAPS = {PROJECTED: None, PRE_PROJECTION: "hidden", PATCH_TOKENS: "image_tokens"}
 """Where in the image tower features are taken -> what the tower must be capable of."""
 MEAN_TOLERANCE = 1e-3
 """How far features may lie from the mean of their parts, in units of the largest number among the parts."""
+PER_ROW = ("features", "labels", "views", "groups", "ids", "parts", "parts_mask", "parts_order")
+PER_CLASS = ("weights", "raw", "prototypes", "texts", "class_names", "negative", "unnormalized")
+"""Fields of a set, and of a text classifier, that have one entry per row, and per class."""
 
 
 @dataclass(frozen=True)
@@ -139,27 +142,11 @@ class FeatureSet:
         """The rows of `index`: an integer or boolean tensor, or a list of positions."""
         index = torch.as_tensor(index, device=self.features.device)
         rows = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
-        picked = rows.tolist()
-        return replace(
-            self,
-            features=self.features[rows],
-            labels=None if self.labels is None else self.labels[rows],
-            views=None if self.views is None else self.views[rows],
-            groups=None if self.groups is None else tuple(self.groups[i] for i in picked),
-            ids=None if self.ids is None else tuple(self.ids[i] for i in picked),
-            parts=None if self.parts is None else self.parts[rows],
-            parts_mask=None if self.parts_mask is None else self.parts_mask[rows],
-            parts_order=None if self.parts_order is None else self.parts_order[rows],
-        )
+        return replace(self, **{name: _picked(getattr(self, name), rows) for name in PER_ROW})
 
     def to(self, device) -> FeatureSet:
         """The same set with its tensors on `device`."""
-
-        def moved(t):
-            return None if t is None else t.to(device)
-
-        names = ("features", "labels", "views", "parts", "parts_mask", "parts_order")
-        return replace(self, **{name: moved(getattr(self, name)) for name in names})
+        return replace(self, **{name: _moved(getattr(self, name), device) for name in PER_ROW})
 
     def without_labels(self) -> FeatureSet:
         """The same images with labels removed: what a transductive method may see."""
@@ -405,28 +392,23 @@ class TextClassifier:
 
     def select(self, index) -> TextClassifier:
         """The classifier of the classes in `index`, in that order."""
-        assert self.raw is not None and self.prototypes is not None  # by `__post_init__`
         rows = torch.as_tensor(index, device=self.weights.device).long()
-        picked = rows.tolist()
-        return replace(
-            self,
-            weights=self.weights[rows],
-            raw=self.raw[rows],
-            prototypes=tuple(self.prototypes[i] for i in picked),
-            texts=None if self.texts is None else tuple(self.texts[i] for i in picked),
-            class_names=tuple(self.class_names[i] for i in picked) if self.class_names else (),
-            negative=None if self.negative is None else self.negative[rows],
-            unnormalized=None if self.unnormalized is None else self.unnormalized[rows],
-        )
+        return replace(self, **{name: _picked(getattr(self, name), rows) for name in PER_CLASS})
 
     def to(self, device) -> TextClassifier:
         """The same classifier with its tensors on `device`."""
-        assert self.raw is not None and self.prototypes is not None  # by `__post_init__`
-        return replace(
-            self,
-            weights=self.weights.to(device),
-            raw=self.raw.to(device),
-            prototypes=tuple(p.to(device) for p in self.prototypes),
-            negative=None if self.negative is None else self.negative.to(device),
-            unnormalized=None if self.unnormalized is None else self.unnormalized.to(device),
-        )
+        return replace(self, **{name: _moved(getattr(self, name), device) for name in PER_CLASS})
+
+
+def _picked(value: Any, rows: Tensor) -> Any:
+    """Rows of a tensor, or of a tuple; None, and a tuple that is empty since nothing is known, stay as they are."""
+    if value is None or isinstance(value, Tensor):
+        return value if value is None else value[rows]
+    return tuple(value[i] for i in rows.tolist()) if value else value
+
+
+def _moved(value: Any, device: Any) -> Any:
+    """A tensor, or each of a tuple, on a device; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(_moved(each, device) for each in value)
+    return value.to(device) if isinstance(value, Tensor) else value

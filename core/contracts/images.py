@@ -1,4 +1,8 @@
-"""How images reach towers: their size and channels, their crops, and those that are trained on, with their words."""
+"""How images reach towers: their size and channels, their crops, and those that are trained on, with their words.
+
+The size is the side of a square, or height and width where they differ; channels are what images have beyond red, green
+and blue, for towers that were trained on these three.
+"""
 
 from __future__ import annotations
 

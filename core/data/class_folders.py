@@ -58,7 +58,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
     if layout is None:
         kind = NoClassesError if _holds(root, formats) else DataError
         raise kind(f"{root}: {_what_lacks(root, formats)}; put the images of each class into a folder of its name")
-    collector, notes = ItemCollector(), list(layout.notes)
+    collector = ItemCollector()
     label_of = {name: i for i, name in enumerate(layout.class_names)}
     collector.skipped += [(shown(folder, root), why) for folder, why in layout.unlisted]
     for split, folder in layout.parts:
@@ -70,7 +70,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
                 if format_of(file, formats) is not None:
                     label = Label(label_of[printable(class_folder.name)])
                     collector.add_file(file, shown(file, root), formats, target=label, split=split)
-    data = collector.data_set(root, formats, layout.class_names, notes=notes)
+    data = collector.data_set(root, formats, layout.class_names, notes=list(layout.notes))
     return group_by_tables_beside(check_items(data, root), root, group_column)
 
 

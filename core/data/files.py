@@ -219,14 +219,6 @@ def _head(path: Path) -> str:
         return ""
 
 
-def _one_sample(path: Path) -> list[dict[str, Any]]:
-    return [{}]
-
-
-def _no_group(path: Path, name: str) -> str | None:
-    return None
-
-
 @dataclass(frozen=True)
 class Format:
     """One kind of file.
@@ -248,8 +240,8 @@ class Format:
     name: str
     suffixes: tuple[str, ...]
     load: Callable[[Path, dict[str, Any]], Decoded]
-    expand: Callable[[Path], list[dict[str, Any]]] = _one_sample
-    group: Callable[[Path, str], str | None] = _no_group
+    expand: Callable[[Path], list[dict[str, Any]]] = lambda path: [{}]
+    group: Callable[[Path, str], str | None] = lambda path, name: None
     recognise: Callable[[Path], bool] = lambda path: False
     of_folder: Callable[[Path], Path | None] = lambda folder: None
     max_pixels: int = MAX_PIXELS

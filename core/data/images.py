@@ -81,7 +81,7 @@ def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
             or the box that is asked for.
     """
     path = Path(path)
-    return _decode(path, path, _size(path), decode)
+    return _decode(path, path, check_regular(path), decode)
 
 
 def decode_bytes(data: bytes, name: str, decode: dict[str, Any] | None = None) -> Decoded:
@@ -133,7 +133,7 @@ def reduced_image(path: str | Path, side: int, max_pixels: int = MAX_PIXELS) -> 
         DataError: as `decode_image`.
     """
     path = Path(path)
-    with _opened(path, path, _size(path)) as image:
+    with _opened(path, path, check_regular(path)) as image:
         _check_pixel_count(image, path, max_pixels)
         size = (image.height, image.width)
         image.draft(None, (side, side))
@@ -148,7 +148,7 @@ def upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, i
         DataError: no such file, or it is empty, no image, or larger than `max_pixels`.
     """
     path = Path(path)
-    with _opened(path, path, _size(path)) as image:
+    with _opened(path, path, check_regular(path)) as image:
         _check_pixel_count(image, path, max_pixels)
         turned = image.getexif().get(ORIENTATION_TAG, 1) > 4
         return (image.height, image.width) if turned else (image.width, image.height)
@@ -170,7 +170,7 @@ def decode_values(path: str | Path, colours: bool = False, max_pixels: int = MAX
         DataError: as `decode_image`; or the file is a JPEG, whose values are blurred, or stores fractions.
     """
     path = Path(path)
-    with _opened(path, path, _size(path)) as image:
+    with _opened(path, path, check_regular(path)) as image:
         if image.format in ("JPEG", "MPO", "JPEG2000"):
             raise DataError(f"{path}: a {image.format} mask, whose values are blurred; save masks as PNG")
         _check_pixel_count(image, path, max_pixels)
@@ -217,10 +217,6 @@ def _opened(source: Path | io.BytesIO, name: str | Path, size: int) -> Iterator[
     except Exception as error:  # damaged files make decoders raise nearly anything
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         raise DataError(f"{name}: damaged image ({reason}); replace it or leave it out") from error
-
-
-def _size(path: Path) -> int:
-    return check_regular(path)
 
 
 def _open(source: Path | io.BytesIO, name: str | Path) -> Image.Image:

@@ -104,7 +104,8 @@ def _same_end(one: tuple[str, ...], other: tuple[str, ...], most: int) -> bool:
 
 def _paths(file: Path) -> Iterator[str]:
     """Paths of a list: objects with a path, or [path, label, ...]."""
-    if _first(file).startswith("["):
+    first = next((line.strip() for line in text_lines(file) if line.strip()), "")
+    if first.startswith("["):
         for number, line in enumerate(text_lines(file), start=1):
             if line.strip():
                 values = parse_json(f"{file} line {number}", line)
@@ -119,7 +120,3 @@ def _paths(file: Path) -> Iterator[str]:
     for row in table.rows:
         if text := row.text(column):
             yield text
-
-
-def _first(file: Path) -> str:
-    return next((line.strip() for line in text_lines(file) if line.strip()), "")

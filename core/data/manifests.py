@@ -216,17 +216,12 @@ def _split(row: Row, columns: _Columns) -> dict[str, Any]:
 
 def _notes_on_groups(grouping: Grouping, collector: ItemCollector, asked: str) -> list[str]:
     """Where the table tells no groups, those that the files themselves tell; "none" takes them away too."""
-    if grouping.column is not None:
-        return list(grouping.notes)
+    told = {item.group for item in collector.items if item.group}
     if asked == NONE:
         collector.items = [item.with_(group=None) for item in collector.items]
-        return list(grouping.notes)
-    told = {item.group for item in collector.items if item.group}
-    return (
-        [f"Images are grouped by the patients that their files name: {len(told)} groups."]
-        if told
-        else [*grouping.notes]
-    )
+    elif grouping.column is None and told:
+        return [f"Images are grouped by the patients that their files name: {len(told)} groups."]
+    return list(grouping.notes)
 
 
 def _captioned(target: Target | None, captions: Any) -> Target | None:

@@ -6,6 +6,9 @@ numbers tell X-rays of two patients apart where 64 signs agree. Two images are n
 together, and their thumbnails agree in brightness, in colour, in detail (the frequencies between a shape that a set of
 images has in common and the noise of encoders) and part by part in what they show. An image that is flat, or shows
 something in a few of its parts alone, has nothing by which copies could be told, and has none.
+
+Thumbnails, 32 x 32 grey and 8 x 8 colour, are made while images are decoded, and kept by content beside the features,
+1.2 KB per image.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ from ..runtime.shards import ShardFolder, ShardWriter
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
-
 
 GREY_SIDE, COLOUR_SIDE = 32, 8
 GREY_BYTES, COLOUR_BYTES = GREY_SIDE**2, 2 * COLOUR_SIDE**2
@@ -115,7 +117,8 @@ class Thumbnails:
         if row is None:
             return
         with self._writing:
-            self._writer.add([bytes.fromhex(key)], _as_stored(row[None]))
+            # as (1, 290) float32: the store keeps four bytes as one number, and never reckons with it
+            self._writer.add([bytes.fromhex(key)], np.ascontiguousarray(row[None]).view(np.float32))
 
     def flush(self) -> None:
         """Write what is not on disk yet."""
@@ -127,11 +130,6 @@ class Thumbnails:
         """Keys and their thumbnails, some thousands at a time; keys that have none are passed over."""
         for found, rows in self._folder.find({bytes.fromhex(key) for key in keys}):
             yield [key.hex() for key in found], _from_stored(rows)
-
-
-def _as_stored(rows: np.ndarray) -> np.ndarray:
-    """(n, 1160) uint8 as (n, 290) float32: the store keeps four bytes as one number, and never reckons with it."""
-    return np.ascontiguousarray(rows).view(np.float32)
 
 
 def _from_stored(rows: np.ndarray) -> Pictures:

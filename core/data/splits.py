@@ -4,6 +4,9 @@ them that were made.
 Made from nothing, a class is divided 50 : 20 : 30 into train, val and test, the shares CoOp used where a data set had
 no split of its own (Learning to Prompt for Vision-Language Models, 2021, arXiv 2109.01134); a given train split without
 val gives up 20 % of each class, as there.
+
+The same images may be split anew, again and again, which shows what a score owes to the one test set that it was
+measured on (`resplit`, `fold_split`); the first of the repeated splits is the one that a fit takes.
 """
 
 from __future__ import annotations
@@ -261,8 +264,8 @@ def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str])
         if item.group is not None:
             by_key["group", item.group].append(position)
     copies = [positions for positions in by_content.values() if len(positions) > 1]
-    connected = _connected(len(items), by_key.values())
-    return Links(connected, copies, near_parts=connected)
+    linked = connected(len(items), by_key.values())
+    return Links(linked, copies, near_parts=linked)
 
 
 def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbnails: ThumbnailStore) -> Links:
@@ -278,9 +281,9 @@ def _with_near_copies(links: Links, by_content: Mapping[str, list[int]], thumbna
     keys = sorted(by_content)
     apart = np.array([part_of[by_content[key][0]] for key in keys])
     pairs = remembered_near_copies(keys, thumbnails, apart).tolist()
-    alike = [chain for chain in _connected(len(keys), pairs) if len(chain) > 1]
+    alike = [chain for chain in connected(len(keys), pairs) if len(chain) > 1]
     near = [[position for n in chain for position in by_content[keys[n]]] for chain in alike]
-    near_parts = _connected(count, [*links.parts, *near])
+    near_parts = connected(count, [*links.parts, *near])
     return replace(links, near_parts=near_parts, near=near, near_count=sum(len(chain) - 1 for chain in alike))
 
 
@@ -308,7 +311,7 @@ def _status(path: str) -> os.stat_result | None:
     return None
 
 
-def _connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
+def connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
     """Connected components of positions 0..count-1, where the members of a chain hang together."""
     parent = list(range(count))
 
@@ -325,3 +328,42 @@ def _connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
     for position, above in enumerate(parent):
         parts[position if above == position else root(position)].append(position)
     return list(parts.values())
+
+
+def resplit(data: DomainData, number: int, *, seed: int, hashes: FileHashes) -> DomainData:
+    """The `number`th repeated split into train, val and test, from 0, of a set that brought no split of its own.
+
+    Args:
+        data: its splits are made anew.
+        seed: of the first one.
+        hashes: tells copies.
+    """
+    return assign_splits(_without_splits(data), seed=seed + number, hashes=hashes)
+
+
+def fold_split(data: DomainData, fold: int, folds: int, *, seed: int, hashes: FileHashes) -> DomainData:
+    """One of `folds` splits, from 0, whose test sets share out the data; of the rest, 20 % of each class are val.
+
+    Args:
+        data, seed, hashes: as for `resplit`.
+    """
+    data = _without_splits(data)
+    test = _folds(data, link_items(data.items, hashes).parts, folds, seed)[fold]
+    tested = {position for part in test for position in part}
+    items = [item.with_(split="test" if n in tested else "train") for n, item in enumerate(data.items)]
+    return assign_splits(replace(data, items=items), seed=seed, hashes=hashes)
+
+
+def _without_splits(data: DomainData) -> DomainData:
+    return replace(data, items=[item.with_(split="") for item in data.items], notes=[])
+
+
+def _folds(data: DomainData, parts: Sequence[list[int]], folds: int, seed: int) -> list[list[list[int]]]:
+    """The parts of each test set: one after the other takes its share of what is left."""
+    left, taken = list(parts), []
+    for fold in range(folds - 1):
+        share = 1 / (folds - fold)
+        splits = share_out(data, left, {"test": share, "train": 1 - share}, seed)
+        taken.append([part for part in left if splits[part[0]] == "test"])
+        left = [part for part in left if splits[part[0]] != "test"]
+    return [*taken, left]

@@ -183,11 +183,6 @@ def _with_contents(
         yield some, contents, thumbnails.missing({each for each in contents if isinstance(each, str)})
 
 
-def decoding_error(data: DomainData, item: Item) -> str:
-    """Why a sample cannot be decoded, or ""."""
-    return _decoded(data, item)[1]
-
-
 def _decoded(data: DomainData, item: Item) -> tuple[Decoded | None, str, bool]:
     """Pixels, or why there are none, and whether that will be so another time: a limit may be another then."""
     try:

@@ -68,21 +68,15 @@ class Extras:
             made["further"] = tuple(_rows(encode(items, PROJECTED), features) for encode in self.further)
         if "keys" in wanted:
             if self.keys is None:
-                raise CapabilityError(
-                    f"adapter '{adapter.name}' has keys of another backbone; give --resource keys=SPEC"
-                )
+                raise _lacking(adapter, "has keys of another backbone; give --resource keys=SPEC")
             made["keys"] = _rows(self.keys(items, PROJECTED), features)
         if "boxes" in wanted:
             if self.boxes is None:
-                raise CapabilityError(
-                    f"adapter '{adapter.name}' needs boxes of these images too; give --resource boxes=FILE"
-                )
+                raise _lacking(adapter, "needs boxes of these images too; give --resource boxes=FILE")
             made["boxes"] = [list(self.boxes.get(item.id, ())) for item in items]
         if "base" in wanted:
             if self.base is None:
-                raise CapabilityError(
-                    f"adapter '{adapter.name}' started from another run and needs it; give --resource base=RUN"
-                )
+                raise _lacking(adapter, "started from another run and needs it; give --resource base=RUN")
             made["base"] = self.base(features, adapter.class_names_)
         return made
 
@@ -104,9 +98,7 @@ class Extras:
         if "patch_tokens" not in adapter.at_predict:
             return {}
         if self.patches is None:
-            raise CapabilityError(
-                f"adapter '{adapter.name}' needs the patch tokens of the images, which are not there; give images"
-            )
+            raise _lacking(adapter, "needs the patch tokens of the images, which are not there; give images")
         some = features.select(list(rows))
         tokens = self.patches(self._behind(some.ids)).to(features.features.device)  # (n, T, h, w, D)
         if some.parts is not None:
@@ -120,9 +112,7 @@ class Extras:
         if not adapter.at_predict & OF_IMAGES:
             return {}
         if self.load is None:
-            raise CapabilityError(
-                f"adapter '{adapter.name}' needs the images themselves, which are not there; give images"
-            )
+            raise _lacking(adapter, "needs the images themselves, which are not there; give images")
         items = self._behind(features.ids[rows.start : rows.stop])
         with ThreadPoolExecutor(cores()) as threads:
             decoded = list(threads.map(self.load, items))
@@ -196,6 +186,10 @@ def logits_of(
         if progress is not None:
             progress(done, total)
     return torch.cat(parts)
+
+
+def _lacking(adapter: Adapter, what: str) -> CapabilityError:
+    return CapabilityError(f"adapter '{adapter.name}' {what}")
 
 
 def _rows(encoded: FeatureSet, features: FeatureSet) -> Tensor:

@@ -2,7 +2,8 @@
 
 Memory does not grow with the number of images: at most two batches of pixels, and one decoded image per thread, are
 held. A sample with pixels (T, 3, S, S) is encoded part by part: frames of a clip, slices of a volume, windows of a
-raster. One with pixels (1, T, 3, S, S) goes whole through a tower that sees its parts together.
+raster. One with pixels (1, T, 3, S, S) goes whole through a tower that sees its parts together. The best number of
+images to encode at once is found by timing the work itself (`BatchSizeTuner`).
 """
 
 from __future__ import annotations
@@ -189,8 +190,7 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
         CapabilityError: the backbone has no such tap, or sees parts together and so has projected features alone.
     """
     check_tap(backbone, tap)
-    if amp not in AMP:
-        raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
+    check_amp(amp)
     if tap != PROJECTED and backbone.joint is not None:
         raise CapabilityError(f"backbone '{backbone.spec}' encodes parts together; use its projected features")
 
@@ -218,6 +218,12 @@ def check_tap(backbone: Backbone, tap: str) -> None:
         raise ConfigError(f"tap '{tap}': give one of {', '.join(TAPS)}")
     if TAPS[tap] is not None:
         backbone.need(TAPS[tap])
+
+
+def check_amp(amp: str | None) -> None:
+    """Raise the ConfigError of an unknown precision."""
+    if amp not in AMP:
+        raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
 
 
 def cores() -> int:

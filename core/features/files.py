@@ -120,7 +120,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             arrays: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: not a readable .safetensors file ({_line(error)}); save or copy it again") from None
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a readable .safetensors file ({reason}); save or copy it again") from None
     for name in WORDS:
         if name in metadata and name not in arrays:
             arrays[name] = _from_json(metadata[name])
@@ -354,7 +355,3 @@ class _Arrays:
 
     def _error(self, problem: str) -> DataError:
         return DataError(f"{self.path}: {problem}")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

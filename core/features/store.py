@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
-from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Piece, Unreadable, encoder, extract, renderer
+from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Unreadable, encoder, extract, renderer
 from .table import (
     PART_COUNTS,
     Request,
@@ -229,7 +229,9 @@ class FeatureStore:
     def _fact(self, name: str, valid: Callable[[Any], dict], asked: Callable[[], dict]) -> dict:
         """What an earlier run stored of a tower, or what it says now."""
         path = self.root / "facts" / name
-        fact = _read_fact(path, valid) if self.keep else None
+        fact = None
+        with suppress(OSError, ValueError, TypeError, KeyError):  # damaged, or not there: asked again
+            fact = valid(json.loads(path.read_bytes())) if self.keep else None
         if fact is None:
             with torch.no_grad():
                 fact = asked()
@@ -259,7 +261,9 @@ class FeatureStore:
                     else:
                         counted.add(*table.learn(result.pieces))
                     if isinstance(result, Encoded):
-                        keys = [_stored_key(piece) for piece in result.pieces]
+                        keys = [
+                            each.key if each.part is None else part_key(each.key, each.part) for each in result.pieces
+                        ]
                         writer.add(keys, result.rows)
                         computed += table.put(keys, result.rows)
                     if progress is not None:
@@ -302,10 +306,6 @@ def _look_up_counts(table: Table, counts: ShardFolder | NoShards) -> None:
             table.know(cells[key], int(row[0]))
 
 
-def _stored_key(piece: Piece) -> bytes:
-    return piece.key if piece.part is None else part_key(piece.key, piece.part)
-
-
 def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extraction:
     kept = [items[i] for i in whole.positions]
     groups = tuple(item.group or item.id for item in kept)
@@ -344,14 +344,6 @@ def _encoded_texts(backbone: Backbone, todo: dict[bytes, str]):
         with torch.no_grad():
             rows = backbone.encode_text([text for _, text in some], normalize=False)
         yield [key for key, _ in some], rows.float().cpu().numpy()
-
-
-def _read_fact(path: Path, valid: Callable[[Any], dict]) -> dict | None:
-    """What an earlier run stored; None if there is nothing, or nothing valid."""
-    try:
-        return valid(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _valid_facts(facts: Any) -> dict[str, float | None]:

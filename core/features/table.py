@@ -1,4 +1,7 @@
-"""The result being filled: one row per image, one column for the image itself and one for each augmented view."""
+"""The result being filled: one row per image, one column for the image itself and one for each augmented view.
+
+Each cell is found by its key: a digest of everything that its value depends on, and of nothing else.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from ..data.verify import FileHashes, contents_of
 from ..errors import ConfigError, DataError, one_line
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
 from ..runtime.process import collecting_seldom
-from .extract import AMP, Job, PartMeans, Piece, check_tap, cores
+from .extract import Job, PartMeans, Piece, check_amp, check_tap, cores
 
 FORMAT = 1
 PART_COUNTS = "numbers of parts"
@@ -131,8 +134,7 @@ class Request:
 
     def __post_init__(self):
         check_tap(self.backbone, self.tap)
-        if self.amp not in AMP:
-            raise ConfigError(f"--amp {self.amp}: give bf16 or fp16, or omit it for full precision")
+        check_amp(self.amp)
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: give 0 or more, or omit it for one per CPU core")
         if self.views < 0 or (self.views and self.view_transform is None):
@@ -153,17 +155,16 @@ class Request:
 
     def key(self, content: str, column: int) -> bytes:
         """The stored key of one cell of the result."""
-        plain, augmented = self.specs
-        if column == 0:
-            return image_key(self.space, content, plain)
-        return image_key(self.space, content, augmented, column - 1, self.seed)
+        return image_key(self.space, content, *self._made_as(column))
 
     def part_count_key(self, content: str, column: int) -> bytes:
         """The stored key of how many parts one cell is the mean of."""
+        return part_count_key(content, *self._made_as(column))
+
+    def _made_as(self, column: int) -> tuple[str, int | None, int]:
+        """Transform, view and seed of a column."""
         plain, augmented = self.specs
-        if column == 0:
-            return part_count_key(content, plain)
-        return part_count_key(content, augmented, column - 1, self.seed)
+        return (augmented, column - 1, self.seed) if column else (plain, None, 0)
 
     def seed_of(self, content: str, column: int) -> int | None:
         """The augmentation's seed of one cell; None for the image as it is."""

@@ -115,7 +115,19 @@ def answer_draws(
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Accuracy, balanced accuracy and macro F1 of answers (N,) on the same draws as `metric_draws`, each (S,)."""
-    of_draws = _one_label(predicted, labels, num_classes)
+    right = predicted == labels
+
+    def of_draws(weight: Tensor) -> dict[str, Tensor]:
+        images = _per_class(weight, labels, num_classes)  # (s, C)
+        hits, answers = _per_class(weight * right, labels, num_classes), _per_class(weight, predicted, num_classes)
+        absent = images == 0
+        recall, f1 = hits / images, 2 * hits / (images + answers)
+        return {
+            "accuracy": hits.sum(dim=1) / images.sum(dim=1),
+            "balanced_accuracy": recall.masked_fill(absent, torch.nan).nanmean(dim=1),
+            "macro_f1": f1.masked_fill(absent, torch.nan).nanmean(dim=1),
+        }
+
     return _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
 
 
@@ -128,7 +140,17 @@ def label_answer_draws(
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Accuracy and macro F1 of yes-no answers (N, C) to labels (N, C), each (S,), on the draws of `metric_draws`."""
-    of_draws = _label_answers(predicted, labels)
+    known = ~labels.isnan()
+    right = (predicted == (labels == 1)) & known
+    true, found, called = ((each & known).double() for each in (labels == 1, predicted & (labels == 1), predicted))
+
+    def of_draws(weight: Tensor) -> dict[str, Tensor]:
+        weight = weight.double()
+        f1 = 2 * (weight @ found) / (weight @ true + weight @ called)  # (s, C)
+        f1 = f1.masked_fill(_one_sided(weight, labels), torch.nan)
+        whole = (weight @ known.double()).sum(dim=1)
+        return {"macro_f1": f1.nanmean(dim=1), "accuracy": (weight @ right.double()).sum(dim=1) / whole}
+
     return _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
 
 
@@ -252,24 +274,6 @@ def _collected(of_draws: Draws, weights: Iterator[Tensor]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _one_label(predicted: Tensor, labels: Tensor, classes: int) -> Draws:
-    """Accuracy, balanced accuracy and macro F1 from weighted counts per class."""
-    right = predicted == labels
-
-    def of_draws(weight: Tensor) -> dict[str, Tensor]:
-        images = _per_class(weight, labels, classes)  # (s, C)
-        hits, answers = _per_class(weight * right, labels, classes), _per_class(weight, predicted, classes)
-        absent = images == 0
-        recall, f1 = hits / images, 2 * hits / (images + answers)
-        return {
-            "accuracy": hits.sum(dim=1) / images.sum(dim=1),
-            "balanced_accuracy": recall.masked_fill(absent, torch.nan).nanmean(dim=1),
-            "macro_f1": f1.masked_fill(absent, torch.nan).nanmean(dim=1),
-        }
-
-    return of_draws
-
-
 def _per_class(weight: Tensor, of: Tensor, classes: int) -> Tensor:
     return torch.zeros(len(weight), classes, dtype=torch.float64).index_add_(1, of, weight.double())
 
@@ -310,21 +314,6 @@ def _several_labels(logits: Tensor, labels: Tensor, class_names: Sequence[str]) 
             "mean_average_precision": precision.masked_fill(_one_sided(weight, labels), torch.nan).nanmean(dim=1),
             **{f"auroc/{name}": auroc[:, c] for c, name in enumerate(class_names)},
         }
-
-    return of_draws
-
-
-def _label_answers(predicted: Tensor, labels: Tensor) -> Draws:
-    known = ~labels.isnan()
-    right = (predicted == (labels == 1)) & known
-    true, found, called = ((each & known).double() for each in (labels == 1, predicted & (labels == 1), predicted))
-
-    def of_draws(weight: Tensor) -> dict[str, Tensor]:
-        weight = weight.double()
-        f1 = 2 * (weight @ found) / (weight @ true + weight @ called)  # (s, C)
-        f1 = f1.masked_fill(_one_sided(weight, labels), torch.nan)
-        whole = (weight @ known.double()).sum(dim=1)
-        return {"macro_f1": f1.nanmean(dim=1), "accuracy": (weight @ right.double()).sum(dim=1) / whole}
 
     return of_draws
 

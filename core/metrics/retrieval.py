@@ -140,26 +140,6 @@ def mean_recall(metrics: Mapping[str, Mapping[str, float]]) -> float:
     return sum(recalls) / len(recalls)
 
 
-def retrieval_metrics_by_label(
-    query: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor
-) -> dict[str, float]:
-    """Retrieval where all gallery items of the query's label are relevant: person search by text, re-identification.
-
-    Args:
-        query: (Q, D) unit rows.
-        gallery: (G, D) unit rows.
-        query_labels: (Q,) int64, for instance identities.
-        gallery_labels: (G,) int64.
-
-    Returns:
-        As `Ranking.metrics`, with "minp".
-
-    Raises:
-        DataError: as `rankings`.
-    """
-    return rankings(query, gallery, query_labels, gallery_labels).metrics(penalty=True)
-
-
 def image_text_rankings(
     image_features: Tensor,
     text_features: Tensor,

@@ -84,7 +84,8 @@ class PromptLearner(nn.Module):
         super().__init__()
         backbone.need("prompt")
         check_context_options(n_ctx, position, ctx_init)
-        check_chunk(class_chunk)
+        wanted = "give a number of prompts, 1 or more, or None"
+        require(class_chunk is None or class_chunk >= 1, "class_chunk", class_chunk, wanted)
         if not class_names:
             raise DataError("there are no class names to learn prompts for")
         layout = Layout.of(backbone)
@@ -103,7 +104,9 @@ class PromptLearner(nn.Module):
         self.register_buffer("_slots", slots, persistent=False)
         word = self._embed(self._arranged[:1])  # (1, L, W)
         if start is None:
-            start = _random_start((*((len(class_names),) if csc else ()), n_ctx, word.shape[-1]), seed)
+            shape = (*((len(class_names),) if csc else ()), n_ctx, word.shape[-1])
+            # on the CPU, so that every device starts alike
+            start = self.INIT_STD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         if csc and start.ndim == 2:
             start = start.expand(len(class_names), -1, -1)
         self.ctx = nn.Parameter(start.to(word.device).clone())
@@ -183,12 +186,6 @@ class PromptLearner(nn.Module):
             return self._backbone.embed_tokens(tokens).detach().float()
 
 
-def check_chunk(class_chunk: int | None) -> None:
-    """Raise the ConfigError of a `class_chunk` out of range."""
-    wanted = "give a number of prompts, 1 or more, or None"
-    require(class_chunk is None or class_chunk >= 1, "class_chunk", class_chunk, wanted)
-
-
 def check_context_options(n_ctx: int, position: str, ctx_init: str | None) -> None:
     """Raise the ConfigError of an option out of range."""
     whole = isinstance(n_ctx, int) and not isinstance(n_ctx, bool)
@@ -207,11 +204,6 @@ def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, l
     count = int(layout.words(tokens))
     with torch.no_grad():
         return backbone.embed_tokens(tokens)[0, layout.lead : layout.lead + count].float()  # (M, W)
-
-
-def _random_start(shape: tuple[int, ...], seed: int) -> Tensor:
-    """N(0, 0.02^2), drawn on the CPU so that every device starts alike."""
-    return PromptLearner.INIT_STD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def encode_in_chunks(

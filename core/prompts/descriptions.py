@@ -1,12 +1,15 @@
-"""What is said of classes besides their names: descriptions and synonyms, from JSON files."""
+"""What is said of classes besides their names: descriptions and synonyms, from JSON files; and a broad vocabulary of
+things, for images whose classes nobody named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, did_you_mean
+from ..errors import CapabilityError, DataError, did_you_mean
 from ..runtime.reading import json_values, read_bytes
 from .classifier import spoken
 
@@ -31,8 +34,9 @@ def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: b
     described: dict[str, list[str]] = {}
     for name in class_names:
         if _key(name) not in by_key:
-            in_file = [there for there, _ in by_key.values()]
-            raise DataError(f"{path}: has no sentences for class '{name}'; {_nearest_there(name, in_file)}")
+            there = [other for other, _ in by_key.values()]
+            cure = f"in the file, {did_you_mean(name, there)}" if there else "add them"
+            raise DataError(f"{path}: has no sentences for class '{name}'; {cure}")
         described[name] = by_key[_key(name)][1]
     return described
 
@@ -52,10 +56,6 @@ def _by_key(content: dict[str, Any], path: Path) -> dict[str, tuple[str, list[st
 
 def _key(name: str) -> str:
     return spoken(name).casefold()
-
-
-def _nearest_there(name: str, in_file: list[str]) -> str:
-    return f"in the file, {did_you_mean(name, in_file)}" if in_file else "add them"
 
 
 def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
@@ -152,3 +152,22 @@ def _counted(path: Path, name: str, value: Any) -> Synonyms:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+@cache
+def broad_vocabulary() -> tuple[str, ...]:
+    """The names of ImageNet-21k's classes as timm has them, of several synonyms the first, each once.
+
+    Raises:
+        CapabilityError: timm is not installed.
+    """
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        raise CapabilityError(
+            "the words of ImageNet-21k come with the package 'timm'; install it with: pip install timm, or give "
+            "--resource vocabulary=FILE"
+        ) from None
+    info = ImageNetInfo("imagenet-21k")
+    names = (info.index_to_description(index) for index in range(info.num_classes()))
+    return tuple(dict.fromkeys(name.split(",")[0].strip() for name in names))

@@ -121,7 +121,7 @@ def all_gather_json(value: Any) -> list[Any]:
 
 def _announce(error: Exception) -> None:
     """Tell the other ranks, in whatever exchange they wait."""
-    failure = {"type": type(error).__name__, "line": _line(error), "rank": rank()}
+    failure = {"type": type(error).__name__, "line": " ".join(str(error).split()), "rank": rank()}
     payload = _as_bytes(json.dumps(failure))
     _share_headers(failed=len(payload), sizes=(0, 0))
     _share_failures(payload)
@@ -174,10 +174,6 @@ def _as_error(failure: dict) -> Exception:
         error = errors.VladaptError(f"rank {failure['rank']} failed: {failure['type']}: {failure['line']}")
     error.known_to_all_ranks = True
     return error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def together(step: Callable[[], T]) -> T:

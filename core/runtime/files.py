@@ -131,6 +131,24 @@ def kind_of(tensor: Tensor) -> list[Any]:
     return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
+def not_finite(tensor: Tensor, built: Tensor | None = None) -> str:
+    """What a tensor holds in place of numbers, "NaN" or "infinity"; "" where it holds numbers alone.
+
+    Args:
+        built: the same tensor as a new model has it: where that holds infinity, as masks do, infinity is none.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return ""
+    if tensor.sum().isfinite():  # one pass; a sum that overflows is looked at again
+        return ""
+    wrong = ~tensor.isfinite()
+    if built is not None and built.shape == tensor.shape:
+        wrong &= built.to(tensor.device).isfinite()
+    if not wrong.any():
+        return ""
+    return "NaN" if tensor[wrong].isnan().any() else "infinity"
+
+
 def write_cached(path: Path, content: str | bytes) -> None:
     """Write a file of the cache whole; its folder is made.
 
@@ -264,12 +282,17 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[None]:
         for path in new:
             with suppress(OSError):  # not written yet, or the folder itself is the trouble; the error says so
                 path.unlink()
-        for parent in made:
-            with suppress(OSError):  # others have put something there meanwhile
-                parent.rmdir()
+        _remove_empty(made)
         if isinstance(error, (OSError, SafetensorError)):
             raise DataError.unwritable(f"--out {folder}", error) from error
         raise
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, but for those in which others have put something meanwhile."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -348,36 +371,25 @@ def kept_checkpoints(
                 done = done[0].upper() + done[1:]
                 reporter.info(f"{done} is kept in {folder}; the same command with --resume continues from it")
             else:
-                _remove_training(folder, made)
+                shutil.rmtree(folder, ignore_errors=True)
+                _remove_empty(made)
         raise
     else:
         if is_main():
             shutil.rmtree(folder, ignore_errors=True)
             remove_abandoned(_without_use(folder.parent), MARKER)
-            with suppress(OSError):  # another training's checkpoints lie there
-                folder.parent.rmdir()
+            _remove_empty([folder.parent])
     finally:
         for handle in claim:
             handle.close()
-
-
-def _remove_training(folder: Path, made: Sequence[Path]) -> None:
-    """Take away a training without a checkpoint, and the folders that were made for it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in made:
-        with suppress(OSError):  # others have put something there meanwhile
-            parent.rmdir()
 
 
 def _without_use(place: Path) -> list[Path]:
     """Trainings that nobody can go on with, having no checkpoint, or has gone on with for long."""
     folders = [path for path in place.iterdir() if path.is_dir()] if place.is_dir() else []
     old = time.time() - KEPT_DAYS * 86400
-    return [folder for folder in folders if all(file.stat().st_mtime < old for file in _checkpoints_in(folder))]
-
-
-def _checkpoints_in(folder: Path) -> list[Path]:
-    return [file for suffix in CHECKPOINTS for file in folder.rglob(suffix)]
+    kept = ((folder, [file for suffix in CHECKPOINTS for file in folder.rglob(suffix)]) for folder in folders)
+    return [folder for folder, checkpoints in kept if all(file.stat().st_mtime < old for file in checkpoints)]
 
 
 def _refuse_unfinished(folder: Path, resume: bool, newest: Callable[[Path], str]) -> None:

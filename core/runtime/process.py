@@ -1,4 +1,7 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: schedulers send the one, a closing terminal the other."""
+"""What this process may use and how it ends: threads, the search for garbage, signals.
+
+SIGTERM and SIGHUP end a command as Ctrl-C does: schedulers send the one, a closing terminal the other.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+SELDOM = 50_000
+"""Objects made between two searches; usual are some hundreds."""
+FEW = 2**28
+"""Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 WAIT_S = 0.5
 """A signal to all processes of a job may end one that loads samples before it is heard here."""
@@ -30,16 +37,19 @@ class Stops:
 
     def __call__(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
-            return _in_a_child(number)
-        if self.arrived:
-            return None
-        self.arrived = True
-        _hush_workers()
-        raise KeyboardInterrupt
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+        elif not self.arrived:
+            self.arrived = True
+            _hush_workers()
+            raise KeyboardInterrupt
 
     def explain(self, error: BaseException) -> bool:
         """Whether an error is what a stop makes of processes that work together: one of them ended before."""
-        if _of_processes(error) and not self.arrived:
+        text = str(error)
+        of_processes = "DataLoader worker" in text or "Connection closed by peer" in text or "gloo" in text.lower()
+        if of_processes and not self.arrived:
             end = time.monotonic() + WAIT_S
             try:
                 while not self.arrived and time.monotonic() < end:
@@ -70,26 +80,11 @@ def stops_like_ctrl_c() -> Iterator[Stops]:
             signal.signal(number, handler)
 
 
-def _in_a_child(number: int) -> None:
-    if number == signal.SIGTERM:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-
 def _hush_workers() -> None:
     """This process ends: that those which load samples for it ended before, torch need not tell any more."""
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.unraisablehook = lambda unraisable: None
-
-
-def _of_processes(error: BaseException) -> bool:
-    text = str(error)
-    return "DataLoader worker" in text or "Connection closed by peer" in text or "gloo" in text.lower()
-
-
-SELDOM = 50_000
-"""Objects made between two searches; usual are some hundreds."""
 
 
 @contextmanager
@@ -103,10 +98,6 @@ def collecting_seldom() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
-
-
-FEW = 2**28
-"""Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere; always on stderr.
+
+And where the seconds of a command go: parts that its code names, measured only where somebody asks (`Timing`).
+"""
 
 from __future__ import annotations
 

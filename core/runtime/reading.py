@@ -97,11 +97,7 @@ def read_bytes(path: Path, cure: str = CHECK, most: int = MOST_BYTES) -> bytes:
     Raises:
         DataError: no such file, not a regular one, larger than that, or it may not be read.
     """
-    with open_regular(path, cure) as file:
-        try:
-            content = file.read(most + 1)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({_reason(error)}); {cure}") from None
+    content = read_start(path, most + 1, cure)
     if len(content) > most:
         raise DataError(f"{path}: larger than {most:,} bytes, too large to be read at once; divide it")
     return content

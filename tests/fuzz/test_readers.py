@@ -101,7 +101,7 @@ def _pairs(file: Path) -> object:
 
 
 def _in_a_row(file: Path) -> None:
-    from vladapt.core.data.pairs.shard_order import Run
+    from vladapt.core.data.pairs.shard_reader import Run
     from vladapt.core.data.pairs.shard_set import HeldOut, read_shard_set
 
     train, _, _ = read_shard_set(str(file), HeldOut(1, 0), seed=0, cache=file.parent / "cache", max_pixels=10**6)

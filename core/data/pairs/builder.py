@@ -134,10 +134,8 @@ class PairBuilder:
         groups = np.frombuffer(self._groups, np.uint64)
         leaders = leaders_of(np.frombuffer(self._digests, np.uint64).reshape(-1, 2))
         if leaders is not None:
-            agreed_labels, agreed_splits = (
-                first_given(labels, labels >= 0, leaders),
-                first_given(splits, splits > 0, leaders),
-            )
+            agreed_labels = first_given(labels, labels >= 0, leaders)
+            agreed_splits = first_given(splits, splits > 0, leaders)
             against = (labels >= 0) & (labels != agreed_labels)
             self._skip_contradicting(against, leaders, "a class")
             against_split = (splits > 0) & (splits != agreed_splits) & ~against

@@ -105,23 +105,13 @@ def sheared(text: str, original: str) -> str:
     return " ".join(text.split()[: len(original.split())])
 
 
-def sub_captions(text: str, count: int, generator: np.random.Generator) -> list[str]:
-    """Sentences of a long caption: different ones where it has enough, else with repeats.
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text without their full stops; the text itself where it has none.
 
     DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., 2024, arXiv 2403.17007). The released code
     cuts at every full stop, in "3.5 m" too, and never draws the last sentence; here sentences end where a space or the
     text's end follows, and each can be drawn.
-
-    Args:
-        text: the long caption.
-        count: how many, 1 or more.
-        generator: the source of chance.
     """
-    return draw(sentences_of(text), count, generator)
-
-
-def sentences_of(text: str) -> list[str]:
-    """The sentences of a text without their full stops; the text itself where it has none."""
     parts = [part.strip() for part in SENTENCE_END.split(text)]
     return [part for part in parts if part] or [text.strip()]
 

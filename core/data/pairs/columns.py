@@ -37,10 +37,6 @@ class Strings:
         """Texts of some rows, in their order; the bytes are shared, not copied."""
         return Strings(self.blob, self.starts[rows], self.lengths[rows])
 
-    @property
-    def nbytes(self) -> int:
-        return self.blob.nbytes + self.starts.nbytes + self.lengths.nbytes
-
 
 @dataclass(frozen=True)
 class Ragged:
@@ -64,10 +60,6 @@ class Ragged:
     def counts(self) -> np.ndarray:
         """(N,) texts of each row."""
         return np.diff(self.first.astype(np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        return self.strings.nbytes + self.first.nbytes
 
 
 class StringsBuilder:

@@ -134,19 +134,6 @@ class PairColumns:
     def __len__(self) -> int:
         return len(self.captions)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all columns."""
-        parts = [self.files, self.captions, self.labels, self.file_of, self.ids, self.offsets, self.sizes]
-        parts += [
-            *self.texts.values(),
-            self.negative_images,
-            *self.numbers.values(),
-            *self.images.values(),
-            self.groups,
-        ]
-        return sum(part.nbytes for part in parts if part is not None)
-
 
 @dataclass(frozen=True)
 class PairSet:
@@ -193,7 +180,7 @@ class PairSet:
             size=size,
             captions=columns.captions[row],
             texts=texts,
-            negative_image=self._negative(row),
+            negative_image=self._named(columns.negative_images, row),
             label=None if label < 0 else label,
             split=SPLIT_NAMES[self.split_codes[index]],
             image=int(self.image_numbers[index]),
@@ -374,9 +361,6 @@ class PairSet:
         if columns.offsets is None or columns.sizes is None:
             return source, None, None
         return source, int(columns.offsets[row]), int(columns.sizes[row])
-
-    def _negative(self, row: int) -> str | None:
-        return self._named(self.columns.negative_images, row)
 
     def _named(self, column: Strings | None, row: int) -> str | None:
         """The file that a row of a column names."""

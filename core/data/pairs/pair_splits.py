@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ...contracts.adapter import require
+from ..splits import connected
 from ..verify import FileHashes
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
 
@@ -49,10 +50,7 @@ def assign_pair_splits(
     require(0 <= test < 1 - val, "test", test, "give a share from 0 to below 1, and with val less than all")
     free = np.flatnonzero(pairs.split_codes == 0)
     copies = [] if hashes is None else copies_in(pairs, free, hashes)
-    images: dict[str, list[int]] = defaultdict(list)
-    together = [*copies, *_rows_of_groups(pairs, free)]
-    for row, key in zip(free.tolist(), _keys(pairs, free, together, by_class), strict=True):
-        images[key].append(row)
+    images = _images(pairs, free, [*copies, *_rows_of_groups(pairs, free)], by_class)
     ranked = sorted(images, key=lambda key: hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogatepass")).digest())
     codes = pairs.split_codes.copy()
     ends = _ends(len(ranked), val, test)
@@ -157,21 +155,14 @@ def _rows_of_groups(pairs: PairSet, rows: np.ndarray) -> list[list[int]]:
     return [some for some in by_group.values() if len(some) > 1]
 
 
-def _keys(pairs: PairSet, rows: np.ndarray, together: list[list[int]], by_class: bool) -> list[str]:
-    """One key per row, equal for rows that must not be divided: the first of their names in order."""
+def _images(pairs: PairSet, rows: np.ndarray, together: list[list[int]], by_class: bool) -> dict[str, np.ndarray]:
+    """Rows that must not be divided, by the first of their names in order."""
     names = [pairs.id(row) for row in rows.tolist()]
     if by_class:
         labels = pairs.labels[rows].tolist()
         names = [name if label < 0 else f"class {label}" for name, label in zip(names, labels, strict=True)]
-    first: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while (before := first.get(name, name)) != name:
-            name = before
-        return name
-
-    place = {row: n for n, row in enumerate(rows.tolist())} if together else {}
-    for some in together:
-        roots = sorted({root(names[place[row]]) for row in some})
-        first.update(dict.fromkeys(roots[1:], roots[0]))
-    return [root(name) for name in names] if together else names
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(names):
+        by_name[name].append(place)
+    chains = [*by_name.values(), *(np.searchsorted(rows, some).tolist() for some in together)]
+    return {min(names[place] for place in places): rows[places] for places in connected(len(names), chains)}

@@ -162,7 +162,7 @@ def texts_of(value: Any, what: str, lists: bool = True) -> list[str]:
     """
     if isinstance(value, str):
         listed = _listed(value) if lists and value.lstrip().startswith("[") else None
-        return texts_of(listed, what, lists=False) if listed is not None else _not_empty(cleaned(value))
+        return list(filter(None, [cleaned(value)])) if listed is None else texts_of(listed, what, lists=False)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return []
     if isinstance(value, list):
@@ -208,10 +208,6 @@ def _listed(text: str) -> list[str] | None:
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             return value
     return None
-
-
-def _not_empty(text: str) -> list[str]:
-    return [text] if text else []
 
 
 def cleaned(text: str) -> str:

@@ -23,8 +23,7 @@ from ...runtime.remote import shown
 from ..files import licence_of
 from .pair_set import MOST, PairSet, StoredImages
 from .shard_list import check_alike, counted, shards_at
-from .shard_order import Run, ShardOrder
-from .shard_reader import ShardBlock, ShardReader, ShardSample
+from .shard_reader import Run, ShardBlock, ShardOrder, ShardReader, ShardSample
 from .shards import brace_names, read_shards, split_in_name
 
 MOST_HELD_OUT = 0.1

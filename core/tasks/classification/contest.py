@@ -17,7 +17,7 @@ from ...contracts.images import TrainingPlace
 from ...contracts.judgement import Scores
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
-from ...data.resplits import fold_split, resplit
+from ...data.splits import fold_split, resplit
 from ...data.verify import FileHashes
 from ...judgements.baselines import GUESSING
 from ...metrics.resampling import (

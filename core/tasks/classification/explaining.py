@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.by_example import ByExample
+from ...contracts.choices import ByExample
 from ...contracts.features import PROJECTED, Batch
 from ...contracts.items import Decoded
 from ...contracts.prepared import PreparedData, on_adapted

@@ -31,10 +31,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ...backbones.tower_steps import sized_like
-from ...contracts.adapter_file import not_finite
 from ...contracts.use import FittedRun
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import is_main, rank, run_on_all, world_size
+from ...runtime.files import not_finite
 from ...runtime.progress import Reporter
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log

@@ -3,10 +3,12 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from vladapt.core.data.images import IMAGE
 from vladapt.core.data.manifests import read_manifest
 from vladapt.core.data.tables import read_table
 from vladapt.core.errors import DataError
@@ -141,6 +143,13 @@ def test_missing_empty_and_foreign_files_are_skipped_and_listed(folder):
     (folder / "a.txt").write_text("x")
     data = read(folder, "image,label\n1.png,a\n2.png,b\nnone.png,a\nempty.png,a\na.txt,b\n")
     assert [name for name, _ in data.skipped] == ["none.png", "empty.png", "a.txt"] and data.total == 5
+
+
+@pytest.mark.parametrize("column, group", [("auto", "p7"), ("none", None)])
+def test_patients_that_files_name_group_rows_unless_nothing_is_to_be_grouped(folder, column, group):
+    formats = [replace(IMAGE, group=lambda path, name: "p7")]
+    data = read(folder, "image,label\n1.png,a\n2.png,b\n", formats=formats, group_column=column)
+    assert [item.group for item in data.items] == [group, group]
 
 
 def test_repeated_rows_count_once_and_ids_stay_unique(folder):

@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 
 from vladapt import DomainData, Item, Label
-from vladapt.core.data.resplits import fold_split, resplit
-from vladapt.core.data.splits import assign_splits
+from vladapt.core.data.splits import assign_splits, fold_split, resplit
 from vladapt.core.data.verify import FileHashes
 
 

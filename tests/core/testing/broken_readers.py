@@ -8,7 +8,15 @@ from broken_domains import Whole
 
 from vladapt import DataError, Label
 from vladapt.core.data.unlabelled import read_unlabelled
-from vladapt.core.data.verify import decoding_error
+
+
+def decoding_error(data, item):
+    """Why an item cannot be decoded; "" if it can."""
+    try:
+        data.load(item)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 class Silent(Whole):

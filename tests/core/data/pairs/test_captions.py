@@ -11,10 +11,10 @@ from vladapt.core.data.pairs.augment_text import TextAugment
 from vladapt.core.data.pairs.captions import (
     MODES,
     CaptionSampler,
+    draw,
     first_sentence,
     sentences_of,
     sheared,
-    sub_captions,
 )
 from vladapt.core.data.pairs.pair_set import Pair
 from vladapt.core.errors import ConfigError
@@ -122,11 +122,11 @@ def test_sentences_end_at_marks_before_space_and_at_lines():
     assert sentences_of("one</s>two") == ["one", "two"] and sentences_of(" ... ") == ["..."]
 
 
-def test_sub_captions_repeat_only_where_sentences_run_out():
+def test_sentences_are_drawn_twice_only_where_they_run_out():
     chance = np.random.default_rng(0)
-    assert len(set(sub_captions(LONG, 4, chance))) == 4
-    assert len(sub_captions("One. Two.", 5, chance)) == 5
-    assert {sub_captions(LONG, 1, chance)[0] for _ in range(60)} == set(sentences_of(LONG))  # the last one too
+    assert len(set(draw(sentences_of(LONG), 4, chance))) == 4
+    assert len(draw(sentences_of("One. Two."), 5, chance)) == 5
+    assert {draw(sentences_of(LONG), 1, chance)[0] for _ in range(60)} == set(sentences_of(LONG))  # the last one too
 
 
 def test_the_first_sentence_ends_at_a_full_stop_before_a_space():

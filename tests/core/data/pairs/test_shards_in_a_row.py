@@ -10,8 +10,7 @@ from forked import run_ranks
 from tar_shards import png, shard, simple
 
 from vladapt.core.data.pairs.shard_list import counted, reads_in_a_row, shards_at
-from vladapt.core.data.pairs.shard_order import Run, ShardOrder
-from vladapt.core.data.pairs.shard_reader import ShardReader, count_samples, samples_of
+from vladapt.core.data.pairs.shard_reader import Run, ShardOrder, ShardReader, count_samples, samples_of
 from vladapt.core.data.pairs.shard_set import HeldOut, read_shard_set
 from vladapt.core.errors import ConfigError, DataError
 
