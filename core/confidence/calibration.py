@@ -6,7 +6,6 @@ One safetensors file in the run folder, tensors in the body and JSON in the head
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts.run_info import RunInfo
 from ..errors import ConfigError, DataError
 from ..runtime.tensor_file import read_tensors, write_tensors
 from .conformal import Conformal
@@ -217,14 +217,13 @@ class Calibration:
         )
 
 
-def uncalibrated_words(info: Mapping[str, Any]) -> str:
+def uncalibrated_words(info: RunInfo) -> str:
     """That a run has no calibration rows, and why.
 
     Args:
         info: of its run.json.
     """
-    reason = info.get("not_calibrated")
-    return f"{UNCALIBRATED} ({reason})" if reason else UNCALIBRATED
+    return f"{UNCALIBRATED} ({info.not_calibrated})" if info.not_calibrated else UNCALIBRATED
 
 
 def kept_support(features: Any) -> Any:

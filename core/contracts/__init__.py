@@ -30,6 +30,7 @@ __getattr__, __dir__ = lazy_exports(
         "questions": "Question Questions",
         "recipe": "Recipe SAMPLE",
         "resources": "Detection FurtherBackbone NEEDS PatchTokens PreProjection TextPool",
+        "run_info": "RunInfo",
         "selector": "Pool Selector",
         "targets": "Boxes Captions Identity Label Labels Mask Target",
         "task": "Axes Contest FitResult Task Use",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from .run_info import RunInfo
+
 
 class FittedRun(Protocol):
     """A run folder that was opened (`core/runs/folder.py`).
@@ -17,7 +19,7 @@ class FittedRun(Protocol):
     """
 
     path: Path
-    info: dict[str, Any]
+    info: RunInfo
     metrics: dict[str, Any]
     place: str
 

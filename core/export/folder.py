@@ -28,7 +28,7 @@ MOST_SIDE = 4096
 
 def facts_of(run: FittedRun) -> dict[str, Any]:
     """What the facts of any export begin with: the formats, and the run that it is of."""
-    return {"format": FORMAT, "vladapt": __version__, "run": run.path.name, "task": run.info["task"]}
+    return {"format": FORMAT, "vladapt": __version__, "run": run.path.name, "task": run.info.task}
 
 
 def is_export(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Item
+from ..contracts.run_info import RunInfo
 from ..data.verify import FileHashes, content_key
 from ..errors import DataError
 from ..runtime.files import refused, write_whole
@@ -99,7 +100,7 @@ def kept_digests(parts: Mapping[str, Sequence[Any]], digests: Callable[[Any], li
     return {"too_many": count} if count > MOST_DIGESTS else {name: digests(part) for name, part in parts.items()}
 
 
-def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) -> dict[str, Any]:
+def in_the_fit(info: RunInfo, digests: Callable[[], Sequence[str]]) -> dict[str, Any]:
     """How many images of an evaluation show what an image of the fit showed.
 
     Args:
@@ -110,10 +111,10 @@ def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) ->
         "in_fit": their number, or None where the run does not say; "in_fit_words": the sentence on it, which an
         evaluation begins with.
     """
-    known = info.get("digests")
-    if info.get("published"):
+    known = info.digests
+    if info.published:
         why = "it was published without a record of its images"
-    elif not isinstance(known, Mapping):
+    elif known is None:
         why = "the run was made by an older version"
     elif "too_many" in known:
         why = f"it had {known['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,7 @@ from typing import IO, Any
 from safetensors import SafetensorError
 
 from ... import __version__
+from ..contracts.run_info import RunInfo
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, refused, remove_abandoned, write_whole
 from .places import HUB, UNFINISHED, run_folder
@@ -44,6 +45,7 @@ KEYS = {
 """What run.json cannot do without, and of which kind it is."""
 OPTIONAL = {
     **dict.fromkeys(("plan", "data", "metrics", "splits", "adapter_options", "fit", "digests", "calibration"), dict),
+    **dict.fromkeys(("base", "published", "judge", "losses", "settings", "versions"), dict),
     **dict.fromkeys(("templates", "skipped", "notes"), list),
     "origin": str,
 }
@@ -76,7 +78,7 @@ class Run:
     """
 
     path: Path
-    info: dict[str, Any] = field(default_factory=dict)
+    info: RunInfo = field(default_factory=RunInfo)
     metrics: dict[str, Any] = field(default_factory=dict)
     place: str = ""
     _made: list[Path] = field(default_factory=list, repr=False)
@@ -132,7 +134,8 @@ class Run:
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
-        return cls(path, shareable(info) if place else info, metrics, place)
+        typed = RunInfo.from_json(info)
+        return cls(path, shareable(typed) if place else typed, metrics, place)
 
     @property
     def shown(self) -> str:
@@ -152,7 +155,7 @@ class Run:
     def report_path(self) -> Path:
         return self.path / "report.html"
 
-    def write(self, info: dict[str, Any], metrics: dict[str, Any]) -> None:
+    def write(self, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         """Write run.json (`info`, the metrics, the format and this version) and metrics.json.
 
         Values are JSON-able or paths; NaN and infinity become null, which is all that JSON has for them.
@@ -163,8 +166,9 @@ class Run:
         self.metrics = plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
         told = without_place(plain(info))
-        self.info = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
-        write_whole(self.path / "run.json", _dumped(self.info))
+        told = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
+        self.info = RunInfo.from_json(told)
+        write_whole(self.path / "run.json", _dumped(told))
         write_whole(self.path / "metrics.json", _dumped(self.metrics))
 
     def log(self, text: str) -> None:
@@ -226,13 +230,12 @@ def open_run(run: str | Path, backbone: str | None = None) -> Run:
         ConfigError: a backbone for a run without one.
     """
     opened = Run.open(run)
-    if backbone and opened.info["backbone"] is None:
+    if backbone and not opened.info.backbone:
         raise ConfigError(f"--backbone {backbone}: {opened.shown} was made from a features file; omit it")
     if backbone:
-        own = opened.info["backbone"].get("spec")  # a model's plan names it too
-        for part in ("backbone", "recipe", "plan"):
-            if part in opened.info:
-                opened.info[part] = cleaned(opened.info[part], lambda text: backbone if text == own else text)
+        own = opened.info.backbone.spec  # a model's plan names it too
+        parts = {part: opened.info[part] for part in ("backbone", "recipe", "plan") if part in opened.info}
+        opened.info = opened.info.with_(**cleaned(parts, lambda text: backbone if text == own else text))
     check_backbone(opened.info, opened.shown)
     return opened
 
@@ -300,7 +303,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, str):
         return value
@@ -315,7 +318,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _dumped(value: dict[str, Any]) -> str:
+def _dumped(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..contracts.domain import DomainData
 from ..contracts.evaluated import Evaluated
+from ..contracts.run_info import RunInfo
 
 FILE_NAME = re.compile(
     r"""[^\s'"()\[\],:;]*\.(?:png|jpe?g|jp2|j2k|bmp|gif|webp|tiff?|dcm|dicom|nii(?:\.gz)?|npz|npy|mha|nrrd|svs|mp4|avi|mov|mkv"""
@@ -76,26 +77,24 @@ class Redaction:
                 text = text.replace(name, self._number[name])
         return hide(text)
 
-    def info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def info(self, info: RunInfo) -> RunInfo:
         """What run.json holds."""
-        recipe, data = dict(info.get("recipe") or {}), dict(info.get("data") or {})
+        recipe = dict(info.recipe)
         recipe["data"] = {**_mapped(recipe.get("data") or {}, hide), "path": LEFT_OUT}
         recipe["features"] = recipe.get("features") and LEFT_OUT
         recipe["generic"] = recipe.get("generic") and LEFT_OUT
         recipe["resources"] = dict.fromkeys(recipe.get("resources") or {}, LEFT_OUT)
         recipe["plan"] = _without_data(recipe.get("plan") or {})
         recipe["task_options"] = _mapped(recipe.get("task_options") or {}, _without_place)
-        splits = {split: [self.name(each) for each in ids] for split, ids in (info.get("splits") or {}).items()}
-        return {
-            **info,
-            "recipe": recipe,
-            "data": {**data, "name": NO_NAME, "path": LEFT_OUT},
-            "splits": splits,
-            "fit": _mapped(info.get("fit"), self.text),
-            "skipped": self.pairs(info.get("skipped") or ()),
-            "notes": [self.text(note) for note in info.get("notes") or ()],
-            **({"not_calibrated": self.text(info["not_calibrated"])} if info.get("not_calibrated") else {}),
-        }
+        return info.with_(
+            recipe=recipe,
+            data={**info.data, "name": NO_NAME, "path": LEFT_OUT},
+            splits={split: [self.name(each) for each in ids] for split, ids in info.splits.items()},
+            fit=_mapped(info.get("fit"), self.text),
+            skipped=self.pairs(info.skipped),
+            notes=[self.text(note) for note in info.notes],
+            **({"not_calibrated": self.text(info.not_calibrated)} if info.not_calibrated else {}),
+        )
 
     def pairs(self, skipped: Iterable[Sequence[str]]) -> list[list[str]]:
         """(name, reason) of what could not be read."""

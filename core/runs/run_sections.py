@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.image_size import as_image_size, size_in_words
+from ..contracts.run_info import BackboneInfo, RunInfo
 from ..runtime.files import write_whole
 from .plots import curve_picture, data_uri
 from .redaction import without_place
@@ -31,37 +32,34 @@ CAUTION = (
     "These numbers hold for {} like those in the test set. Before the model informs a decision about a person, test it "
     "on images from the place where it will be used. It is not a certified product."
 )
-Info = Mapping[str, Any]
 
 
-def facts(title: str, info: Info, of_task: Mapping[str, Sequence[Any]]) -> TableSection | None:
+def facts(title: str, info: RunInfo, of_task: Mapping[str, Sequence[Any]]) -> TableSection | None:
     """What was done on what. Lines of which nothing is known are left out, and so are terms without lines.
 
     Args:
         info: as in run.json.
         of_task: term -> lines that the task adds.
     """
-    data, speed = info.get("data") or {}, info.get("samples_per_second")
-    name, path = data.get("name"), data.get("path")
+    data, speed = info.data, info.samples_per_second
     rows = {
-        "Domain and task": [" · ".join(filter(None, (info.get("domain"), info.get("task"))))],
-        "Data set": [name, KINDS.get(data.get("kind")), path if path != name else None],
+        "Domain and task": [" · ".join(filter(None, (info.domain, info.task)))],
+        "Data set": [data.name, KINDS.get(data.kind), data.path if data.path != data.name else None],
         **of_task,
-        "Seed": [info.get("seed")],
-        "Time taken": [_duration(info.get("seconds")), speed and f"{speed:,.1f} images per second in training"],
+        "Seed": [info.seed],
+        "Time taken": [_duration(info.seconds), speed and f"{speed:,.1f} images per second in training"],
     }
     known = [(term, [str(line) for line in lines if line or type(line) is int]) for term, lines in rows.items()]
     cells = [(term, Cell(lines[0], "\n".join(lines[1:]))) for term, lines in known if lines]
     return TableSection(title, (), cells, text_columns=2) if cells else None
 
 
-def backbone_lines(backbone: Mapping[str, Any] | None) -> list[str]:
-    backbone = backbone or {}
-    size, fingerprint = backbone.get("image_size"), backbone.get("fingerprint")
+def backbone_lines(backbone: BackboneInfo) -> list[str]:
+    size = backbone.image_size
     return [
-        backbone.get("spec") or "",
+        backbone.spec,
         f"images at {size_in_words(as_image_size(size))} pixels" if size else "",
-        f"fingerprint {str(fingerprint)[:16]}" if fingerprint else "",
+        f"fingerprint {str(backbone.fingerprint)[:16]}" if backbone.fingerprint else "",
     ]
 
 
@@ -82,9 +80,8 @@ def _value(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def notes(info: Info) -> ListSection | None:
-    sentences = list(info.get("notes") or ())
-    return ListSection("Notes of the run", sentences) if sentences else None
+def notes(info: RunInfo) -> ListSection | None:
+    return ListSection("Notes of the run", list(info.notes)) if info.notes else None
 
 
 def warnings(sentences: Sequence[str]) -> ListSection | None:
@@ -151,9 +148,9 @@ def use(steps: Sequence[tuple[str, str]], of: str = "images") -> CodeSection:
     return CodeSection("How to use it", steps, CAUTION.format(of))
 
 
-def methods_judged(info: Info) -> TableSection | None:
+def methods_judged(info: RunInfo) -> TableSection | None:
     """The methods among which a fit took one, with how each did; None where there was no such choice."""
-    judged = (info.get("fit") or {}).get("judged")
+    judged = info.fit.judged
     if not judged:
         return None
     metric = str(judged[0]["metric"])
@@ -173,18 +170,17 @@ def judged_texts(each: Mapping[str, Any]) -> tuple[str, str]:
     return tuple(f"{100 * each[key]:.1f} %" if share else f"{each[key]:.3f}" for key in ("score", "error"))
 
 
-def licences(info: Info, unknown: str = "features from a file") -> TableSection:
+def licences(info: RunInfo, unknown: str = "features from a file") -> TableSection:
     """A row per part; a licence that is not known says so. `unknown`: the name of a backbone that is not in `info`."""
-    backbone, data = info.get("backbone") or {}, info.get("data") or {}
     rows = [
-        ("Weights", backbone.get("spec") or unknown, _licence(backbone.get("licence"))),
-        ("Data", data.get("name") or "data set", _licence(data.get("licence"))),
+        ("Weights", info.backbone.spec or unknown, _licence(info.backbone.licence)),
+        ("Data", info.data.name or "data set", _licence(info.data.licence)),
         ("Software", "vladapt", "Apache-2.0"),
     ]
     return TableSection("Licences", (), rows, text_columns=3)
 
 
-def _licence(licence: str | None) -> str:
+def _licence(licence: str) -> str:
     return licence if licence and licence != "unknown" else "not known; find out before you share or deploy"
 
 

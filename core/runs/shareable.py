@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.recipe import SAMPLE
+from ..contracts.run_info import RunInfo
 from ..errors import CapabilityError
 from .redaction import LEFT_OUT, NO_NAME, Redaction
 
@@ -36,11 +37,11 @@ class Privacy:
         info: what run.json holds.
     """
 
-    def __init__(self, info: Mapping[str, Any]):
-        ids = [str(i) for split in (info.get("splits") or {}).values() for i in split if isinstance(split, list)]
-        skipped = [str(pair[0]) for pair in info.get("skipped") or () if pair]
+    def __init__(self, info: RunInfo):
+        ids = [str(i) for split in info.splits.values() for i in split if isinstance(split, list)]
+        skipped = [str(pair[0]) for pair in info.skipped if pair]
         self.names = [*dict.fromkeys([*ids, *skipped])]
-        words = "\n".join(map(str, info.get("class_names") or ()))
+        words = "\n".join(map(str, info.class_names))
         self._telling = [n for n in self.names if len(n) > 3 and re.search(r"[^\W\d]", n) and n not in words]
         self._redaction = Redaction([name, Path(name).name] for name in self.names)
         self._places = sorted({str(Path.home()), str(Path.cwd())} - {os.sep}, key=len, reverse=True)
@@ -62,29 +63,27 @@ class Privacy:
         return next(iter([*names, *places]), None)
 
 
-def shareable(info: Mapping[str, Any]) -> dict[str, Any]:
+def shareable(info: RunInfo) -> RunInfo:
     """run.json as it is published: what loading needs, and what the card says."""
     privacy = Privacy(info)
-    counts = {name: len(ids) for name, ids in (info.get("splits") or {}).items()}
-    counts = counts or (info.get("published") or {}).get("counts") or {}
-    data, recipe, backbone = (dict(info.get(key) or {}) for key in ("data", "recipe", "backbone"))
-    of_sample = data.get("path") == SAMPLE
-    resources = {name: value for name, value in (recipe.get("resources") or {}).items() if name in TOWERS}
-    kept = Redaction(()).info({key: value for key, value in info.items() if key not in DROPPED})
+    counts = {name: len(ids) for name, ids in info.splits.items()} or info.published.get("counts") or {}
+    data, of_sample = info.data, info.data.path == SAMPLE
+    resources = {name: value for name, value in (info.recipe.get("resources") or {}).items() if name in TOWERS}
+    known = RunInfo.from_json({key: value for key, value in info.items() if key not in DROPPED})
+    kept: dict[str, Any] = dict(Redaction(()).info(known))
     kept["recipe"] |= {"out": None, "descriptions": None, "generic": None, "resume": False}
     kept["recipe"]["resources"] = {name: shared_spec(str(value)) for name, value in resources.items()}
-    kept["recipe"]["classes"] = _classes(recipe.get("classes"))
+    kept["recipe"]["classes"] = _classes(info.recipe.get("classes"))
     place = SAMPLE if of_sample else LEFT_OUT
     kept["recipe"]["data"] = {**kept["recipe"]["data"], "path": place}
-    kept["data"] |= {"path": place, "name": data.get("name") if of_sample or data.get("named") else NO_NAME}
+    kept["data"] |= {"path": place, "name": data.name if of_sample or data.named else NO_NAME}
     kept["skipped"] = []
     kept.pop("splits")
-    own = str(backbone.get("spec"))
+    own = str(info.backbone.spec)
     told = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
-    if info.get("backbone") is not None:
+    if info.backbone:
         told["recipe"]["backbone"] = shared_spec(own)
-    told["published"] = {"counts": counts}
-    return told
+    return RunInfo.from_json({**told, "published": {"counts": counts}})
 
 
 def cleaned(value: Any, text: Callable[[str], str]) -> Any:
@@ -107,18 +106,18 @@ def shared_spec(spec: str) -> str:
     return UNPUBLISHED + "@".join(re.split(r"[/\\]", part)[-1] for part in parts)
 
 
-def check_backbone(info: Mapping[str, Any], place: str) -> None:
+def check_backbone(info: RunInfo, place: str) -> None:
     """Raise the CapabilityError of a run whose backbone was not published with it."""
-    backbone = info.get("backbone") or {}
-    if str(backbone.get("spec", "")).startswith(UNPUBLISHED):
-        name = str(backbone["spec"]).removeprefix(UNPUBLISHED)
+    backbone = info.backbone
+    if backbone.spec.startswith(UNPUBLISHED):
+        name = backbone.spec.removeprefix(UNPUBLISHED)
         raise CapabilityError(
-            f"{place}: its backbone '{name}' (fingerprint {backbone.get('fingerprint')}) is the author's own and was "
-            "not published; give your copy with --backbone"
+            f"{place}: its backbone '{name}' (fingerprint {backbone.fingerprint}) is the author's own and was not "
+            "published; give your copy with --backbone"
         )
 
 
-def leaks(texts: Iterable[tuple[str, str]], info: Mapping[str, Any]) -> str | None:
+def leaks(texts: Iterable[tuple[str, str]], info: RunInfo) -> str | None:
     """The first (file, text) that tells what should not be told, in words; None where none does."""
     privacy = Privacy(info)
     for name, text in texts:

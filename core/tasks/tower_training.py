@@ -24,6 +24,7 @@ from ..contracts.evaluated import Evaluated
 from ..contracts.fitted_run import FittedRun
 from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
 from ..contracts.recipe import Recipe
+from ..contracts.run_info import RunInfo
 from ..contracts.task import Axes, Contest, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import adapter_class, catalogue, load_adapter
@@ -187,9 +188,7 @@ class TowerTraining(Task):
         """
 
     @abstractmethod
-    def report(
-        self, folder: Path, info: Mapping[str, Any], shown: tuple, done: FittedTowers, data: Any, hidden: Any
-    ) -> Report:
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done: FittedTowers, data: Any, hidden: Any) -> Report:
         """The report of a fit.
 
         Args:
@@ -200,7 +199,7 @@ class TowerTraining(Task):
 
     @abstractmethod
     def report_again(
-        self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after: Any, data: Any, hidden: Any
+        self, folder: Path, info: RunInfo, result: Mapping[str, Any], after: Any, data: Any, hidden: Any
     ) -> Report:
         """The report of an evaluation, whose scores are in `result` and `after`."""
 
@@ -216,7 +215,7 @@ class TowerTraining(Task):
         """Further facts of a fit's summary."""
         return {}
 
-    def finish(self, run: Run, info: Mapping[str, Any], data: Any, metrics: Mapping[str, Any]) -> None:
+    def finish(self, run: Run, info: RunInfo, data: Any, metrics: Mapping[str, Any]) -> None:
         """Add what the task further keeps in a run folder."""
 
     # the commands ----------------------------------------------------------------------------------------------------
@@ -287,8 +286,8 @@ class TowerTraining(Task):
         )
         if use.out is not None and is_main():
             make_folder(Path(use.out))
-            facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
-            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": skipped}
+            facts = {**use.run.info.data, "name": source.name, "licence": source.licence}
+            info = use.run.info.with_(created=now(), data=facts, notes=[], skipped=skipped)
             report = self.report_again(use.run.shown, info, result, after, data, hidden)
             write_report(Path(use.out), report.with_sections(findings.sections(*Place)))
         return result
@@ -338,35 +337,35 @@ class TowerTraining(Task):
 
     def _written(self, recipe: Recipe, data: Any, done: FittedTowers, folder: Path) -> FitResult:
         info = self._info(recipe, data, done)
-        hidden = self.redaction(recipe, data, info["skipped"], recipe.redact)
+        hidden = self.redaction(recipe, data, info.skipped, recipe.redact)
         info = info if hidden is None else hidden.info(info)
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
             model = _saved(done, run)
             run.write(info, done.metrics)
-            run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
+            run.log("\n".join([*info.notes, info.verdict, f"adapted: {done.metrics['adapted']}"]))
             keep_logs(folder, run.path)
             shown = (done.metrics, done.report.history, read_log(run.path / FILE))
-            report = self.report(run.path, {**info, "model": str(model)}, shown, done, data, hidden)
+            report = self.report(run.path, info.with_(model=str(model)), shown, done, data, hidden)
             others = [place for place in Place if place not in self.places]
             write_report(run.path, report.with_sections(done.findings.sections(*others)))
             self.finish(run, info, data, done.metrics)
         summary = {
             "run": str(run.path),
             **{key: info[key] for key in ("domain", "task", "adapter", "seed")},
-            "backbone": info["backbone"]["spec"],
+            "backbone": info.backbone.spec,
             **self.summary(data),
             **done.metrics,
-            "seconds": info["seconds"],
+            "seconds": info.seconds,
         }
-        skipped = [tuple(pair) for pair in info["skipped"]]
-        return FitResult(run.path, done.adapter, done.report, done.metrics, summary, info["notes"], skipped)
+        skipped = [tuple(pair) for pair in info.skipped]
+        return FitResult(run.path, done.adapter, done.report, done.metrics, summary, list(info.notes), skipped)
 
-    def _info(self, recipe: Recipe, data: Any, done: FittedTowers) -> dict[str, Any]:
+    def _info(self, recipe: Recipe, data: Any, done: FittedTowers) -> RunInfo:
         options = {} if done.adapter is None else done.adapter.options
         facts = self.facts(data, done)
         loss = options.get("loss") or (self.default_loss if done.adapter is not None else "")
         source = self.source(data)
-        return {
+        told = {
             "created": now(),
             "domain": recipe.domain,
             "task": self.name,
@@ -394,6 +393,7 @@ class TowerTraining(Task):
             "recipe": recipe.with_(data={**recipe.data, **source.reading}).to_dict(),
             **facts,
         }
+        return RunInfo.from_json(told)
 
     def _key(self, recipe: Recipe, data: Any) -> str:
         """16 hex digits that say what is trained on what."""
@@ -428,7 +428,7 @@ def towers_of(run: FittedRun, backbone: Backbone) -> Backbone:
     Raises:
         DataError: the weights of the run are damaged.
     """
-    if run.info["adapter"] == ZERO_SHOT:
+    if run.info.adapter == ZERO_SHOT:
         _check_untrained(run.adapter_path)
         return backbone
     return load_adapter(run.adapter_path, backbone).adapted(backbone)

@@ -17,6 +17,7 @@ from ...contracts.features import FeatureSet
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.resources import BasePredictions
+from ...contracts.run_info import RunInfo
 from ...errors import CapabilityError, ConfigError, DataError
 from ...features.batches import logits_of
 from ...registry import load_adapter
@@ -55,7 +56,7 @@ class BaseRun:
             run = Run.open(path)
         except DataError as error:
             raise DataError(f"--resource base={error}") from error
-        recipe = Recipe.of(run.info["recipe"])
+        recipe = Recipe.of(run.info.recipe)
         if "base" in recipe.resources:
             raise ConfigError(f"--resource base={path}: it started from another run itself; give that one, or another")
         adapter = load_adapter(run.adapter_path, backbone).to(device)
@@ -100,10 +101,9 @@ class BaseRun:
 
     def notes(self, prepared: PreparedData) -> list[str]:
         """A warning, where the run was fitted on what the data has for testing."""
-        about, split = self.run.info.get("data") or {}, self.run.info.get("splits") or {}
-        if about.get("name") != prepared.data.name:
+        if self.run.info.data.name != prepared.data.name:
             return []
-        test = {item.id for item in prepared.data.split("test")}
+        test, split = {item.id for item in prepared.data.split("test")}, self.run.info.splits
         taught = len({*split.get("support", ()), *split.get("val", ())} & test)
         if not taught:
             return []
@@ -152,7 +152,7 @@ class BaseRun:
             )
 
 
-def place_of_base(info: Mapping[str, Any], beside: Path) -> str | None:
+def place_of_base(info: RunInfo, beside: Path) -> str | None:
     """Where the base of a stored run lies: where it was at the fit or, if it is not there, beside that run; None where
     the run has none.
 
@@ -160,8 +160,8 @@ def place_of_base(info: Mapping[str, Any], beside: Path) -> str | None:
         info: what run.json of the run that started from it holds.
         beside: the folder of that run.
     """
-    if not info.get("base"):
+    if not info.base:
         return None
-    place = Path(str(info["base"].get("path")))
+    place = Path(str(info.base.get("path")))
     moved = beside.absolute().parent / place.name
     return str(moved if not place.exists() and moved.exists() else place)

@@ -69,7 +69,7 @@ def write_evaluation(
     notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
     licence = {"licence": prepared.data.licence}
     results = ClassificationResults(
-        info={**run.info, "created": now(), "class_names": names, "data": {**data, **licence}, "notes": notes},
+        info=run.info.with_(created=now(), class_names=names, data={**data, **licence}, notes=notes),
         class_names=names,
         labels=scores.labels,
         zero_shot_logits=scores.zero_shot_logits,

@@ -54,7 +54,7 @@ CLIP = "clip"
 
 def check_exported(use: Use) -> None:
     """Raise the CapabilityError of a method whose answer is no function of one image's features or pixels."""
-    cls, why = adapter_class(use.run.info["adapter"]), ""
+    cls, why = adapter_class(use.run.info.adapter), ""
     if "streams" in cls.can:
         why = "learns from the images it predicts"
     elif cls.transductive:
@@ -340,7 +340,7 @@ class _Export:
         thresholds = self._thresholds
         facts: dict[str, Any] = {
             **facts_of(self.use.run),
-            "adapter": info["adapter"],
+            "adapter": info.adapter,
             "class_names": list(self.adapter.class_names_),
             "multilabel": bool(self.adapter.multilabel_),
             "thresholds": None if thresholds is None else thresholds.tolist(),
@@ -348,11 +348,9 @@ class _Export:
             "coverage": {} if calibration is None else {str(c): self._least(c) for c in TABLE_COVERAGES},
             "unlike_beyond": calibration.unlike.limit if "distance" in self._outputs else None,
             "opset": opset,
-            "licences": {"weights": "unknown", "data": (info.get("data") or {}).get("licence") or "unknown"},
+            "licences": info.licences,
+            **({"backbone": info.backbone.named} if info.backbone else {}),
         }
-        if info["backbone"] is not None:
-            facts["backbone"] = {key: info["backbone"].get(key) for key in ("spec", "fingerprint")}
-            facts["licences"]["weights"] = info["backbone"].get("licence") or "unknown"
         if self.pictures:
             facts["preprocessing"] = self.transform.spec
         return facts

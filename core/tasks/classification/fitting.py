@@ -20,6 +20,7 @@ from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.part_views import IMAGES
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.task import Task
 from ...data.sampling import class_counts, short_classes
 from ...errors import CapabilityError, ConfigError
@@ -297,9 +298,13 @@ def notes_of(
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
 
 
-def info_of(recipe: Recipe, prepared: PreparedData, adapter, report, shots, notes, seconds) -> dict[str, Any]:
-    """What run.json holds."""
-    return {
+def info_of(recipe: Recipe, prepared: PreparedData, adapter, report, shots, notes, seconds, **further: Any) -> RunInfo:
+    """What run.json holds.
+
+    Args:
+        further: facts of judgements.
+    """
+    told = {
         "created": now(),
         "domain": recipe.domain,
         "task": prepared.task,
@@ -336,6 +341,7 @@ def info_of(recipe: Recipe, prepared: PreparedData, adapter, report, shots, note
         "versions": versions(),
         "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
     }
+    return RunInfo.from_json({**told, **further})
 
 
 def _items_of(prepared: PreparedData, features: FeatureSet | None) -> list[Item]:
@@ -359,20 +365,20 @@ def _skipped(prepared: PreparedData) -> list[tuple[str, str]]:
     return list(dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]))
 
 
-def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:
+def summary_of(run: Run, info: RunInfo, scores: Scores, seconds: float) -> dict[str, Any]:
     """The object that `vladapt fit --json` prints."""
     return {
         "run": str(run.path),
         **{key: info[key] for key in ("domain", "task", "adapter")},
-        "backbone": None if info["backbone"] is None else info["backbone"]["spec"],
-        "shots": info["shots"],
-        "seed": info["seed"],
+        "backbone": info.backbone.spec or None,
+        "shots": info.shots,
+        "seed": info.seed,
         **scores.metrics,
         "seconds": round(seconds, 3),
     }
 
 
-def results_of(prepared: PreparedData, info: dict[str, Any], done: Fitted) -> ClassificationResults:
+def results_of(prepared: PreparedData, info: RunInfo, done: Fitted) -> ClassificationResults:
     """What report.html is made of."""
     scores = done.scores
     return ClassificationResults(
@@ -381,17 +387,17 @@ def results_of(prepared: PreparedData, info: dict[str, Any], done: Fitted) -> Cl
         labels=scores.labels,
         zero_shot_logits=scores.zero_shot_logits,
         adapted_logits=scores.adapted_logits,
-        ids=info["splits"]["test"],
+        ids=info.splits["test"],
         thumbnails=prepared.thumbnail,
         metrics=scores.metrics,
-        skipped=[tuple(pair) for pair in info["skipped"]],
+        skipped=[tuple(pair) for pair in info.skipped],
         calibration=done.judged.calibration,
         groups=scores.groups,
         findings=done.findings,
     )
 
 
-def write_predictions(path: Path, info: dict[str, Any], done: Fitted) -> None:
+def write_predictions(path: Path, info: RunInfo, done: Fitted) -> None:
     """A CSV of what each test row was classified as: id, label, confidence."""
     logits = done.scores.adapted_logits.float()
     calibration = done.judged.calibration
@@ -400,16 +406,16 @@ def write_predictions(path: Path, info: dict[str, Any], done: Fitted) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "label", "confidence"])
-    rows = zip(info["splits"]["test"], labels.tolist(), confidences.tolist())
-    writer.writerows([name, info["class_names"][label], f"{confidence:.6f}"] for name, label, confidence in rows)
+    rows = zip(info.splits["test"], labels.tolist(), confidences.tolist())
+    writer.writerows([name, info.class_names[label], f"{confidence:.6f}"] for name, label, confidence in rows)
     write_whole(path, text.getvalue())
 
 
-def log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) -> list[str]:
+def log_lines(info: RunInfo, report: FitReport, metrics: dict[str, Any]) -> list[str]:
     """What log.txt says."""
     lines = [f"{key}: {info[key]}" for key in ("created", "domain", "task", "adapter", "shots", "seed")]
-    lines += [f"options: {in_words(info['adapter_options'])}", choice(report)]
-    lines += [f"note: {note}" for note in info["notes"]]
-    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
+    lines += [f"options: {in_words(info.adapter_options)}", choice(report)]
+    lines += [f"note: {note}" for note in info.notes]
+    lines += [f"skipped: {name}: {reason}" for name, reason in info.skipped]
     lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted") if metrics[side] is not None]
     return [line for line in lines if line]

@@ -16,6 +16,7 @@ from ...contracts.features import FeatureSet
 from ...contracts.fitted_run import FittedRun
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.recipe import SAMPLE
+from ...contracts.run_info import RunInfo
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes
 from ...errors import VladaptError
@@ -54,9 +55,7 @@ def labelled_of(
     return LabelledImages.of(kept, rows, len(learned), prepared.class_names)
 
 
-def placed(
-    labelled: LabelledImages, prepared: PreparedData, info: Mapping[str, Any], redacts: bool = False
-) -> LabelledImages:
+def placed(labelled: LabelledImages, prepared: PreparedData, info: RunInfo, redacts: bool = False) -> LabelledImages:
     """The labelled images as a run keeps them: with where each lies and what it shows, or with numbers for names.
 
     Args:
@@ -64,14 +63,13 @@ def placed(
         redacts: whether the run names and shows no image.
     """
     if redacts:
-        return labelled.redacted(Redaction.of(prepared.data, info["skipped"]))
+        return labelled.redacted(Redaction.of(prepared.data, info.skipped))
     if prepared.backbone is None:  # rows of a file have no pictures
         return labelled
-    known, splits = info.get("digests") or {}, info["splits"]
+    known, splits = info.digests or {}, info.splits
     digests = {name: digest for part, of in known.items() if part in splits for name, digest in zip(splits[part], of)}
     items = {item.id: item for item in prepared.data.items}
-    path = info["data"]["path"]
-    chosen = [_below(items[name], path) for name in labelled.ids]
+    chosen = [_below(items[name], info.data.path) for name in labelled.ids]
     return labelled.with_places(chosen, [digests.get(name, "") for name in labelled.ids])
 
 
@@ -133,11 +131,11 @@ class LabelledPictures:
 
     def path_of(self, source: str) -> Path:
         """Where the file of a picture is found from here."""
-        found = Path(located(self.run, str((self.run.info.get("data") or {}).get("path") or "")))
+        found = Path(located(self.run, self.run.info.data.path))
         return Path(located(self.run, source)) if Path(source).is_absolute() else _folder_of(str(found)) / source
 
     def _decoded(self, item: Item, digest: str) -> Decoded | None:
-        if (self.run.info.get("data") or {}).get("path") == SAMPLE:
+        if self.run.info.data.path == SAMPLE:
             self._of_sample = self._of_sample or self.domain.sample(self.task)
             return self._of_sample.load(item)
         item = item.with_(source=self.path_of(str(item.source)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...contracts.judgement import Findings
+from ...contracts.run_info import RunInfo
 from ...runs.comparison import Comparison
 from ...runs.sections import Reasons
 from .sample_pictures import SamplePictures
@@ -41,7 +42,7 @@ class ClassificationResults:
         explain: why the mistakes were made; None: not explained.
     """
 
-    info: dict[str, Any]
+    info: RunInfo
     class_names: Sequence[str]
     labels: Tensor
     zero_shot_logits: Tensor | None

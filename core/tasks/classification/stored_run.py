@@ -36,12 +36,12 @@ def recipe_again(use: Use) -> Recipe:
         return recipe
     if use.data or use.features:
         return recipe.with_source(data=use.data or SAMPLE, features=use.features)
-    place = (use.run.info.get("data") or {}).get("path", recipe.data_path)
+    place = use.run.info.data.path or recipe.data_path
     if place == LEFT_OUT:
         raise DataError(f"{use.run.shown}: redacted, so it does not say where its data is; give --data or --features")
     place = place if place == SAMPLE else located(use.run, place)
     if place != SAMPLE and not Path(place).exists():
-        origin = use.run.info.get("origin")
+        origin = use.run.info.origin
         where = os.path.abspath(use.run.path / origin / place) if isinstance(origin, str) else place
         raise DataError(f"{where}: the run's own data is no longer there; give other data with --data or --features")
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
@@ -50,7 +50,7 @@ def recipe_again(use: Use) -> Recipe:
 def _recipe_of(run: FittedRun) -> Recipe:
     """The recipe of the fit, its files where they are found from here."""
     try:
-        recipe = Recipe.of(run.info["recipe"])
+        recipe = Recipe.of(run.info.recipe)
     except ConfigError as error:
         raise DataError(f"{run.path / 'run.json'}: its recipe is damaged ({error}); fit again") from error
     resources = {name: located(run, value) for name, value in recipe.resources.items()}
@@ -63,7 +63,7 @@ def _recipe_of(run: FittedRun) -> Recipe:
 def located(run: FittedRun, value: Any) -> Any:
     """A path, or paths, comma-separated or in a list, of the working directory of a fit as they are found from here,
     where they are there; other words as they are."""
-    origin = run.info.get("origin")
+    origin = run.info.origin
     if not isinstance(origin, str):
         return value
     if isinstance(value, (list, tuple)):
@@ -84,6 +84,6 @@ def fitted_adapter(run: FittedRun, backbone: Backbone | None) -> Adapter:
         DataError: it is of other classes than run.json says, or as for `load_adapter`.
     """
     adapter = load_adapter(run.adapter_path, backbone)
-    if list(adapter.class_names_) != run.info["class_names"]:
+    if list(adapter.class_names_) != run.info.class_names:
         raise DataError(f"{run.shown}: run.json and adapter.safetensors have different classes; copy the run again")
     return adapter

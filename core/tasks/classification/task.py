@@ -23,6 +23,7 @@ from ...contracts.images import TrainingPlace
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
@@ -192,12 +193,12 @@ class Classification(Task):
         """Sections of the report that a task of a domain's own adds; they name no image."""
         return []
 
-    def hidden(self, recipe: Recipe, prepared: PreparedData, info: dict[str, Any]) -> dict[str, Any] | None:
+    def hidden(self, recipe: Recipe, prepared: PreparedData, info: RunInfo) -> RunInfo | None:
         """What run.json holds where no sample is named or shown; None where they may be."""
-        return Redaction.of(prepared.data, info["skipped"]).info(info) if recipe.redact else None
+        return Redaction.of(prepared.data, info.skipped).info(info) if recipe.redact else None
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
-        if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
+        if self.domain is None and not (use.features or (use.run.info.recipe.get("features") and not use.data)):
             raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
         return evaluate_run(use, self, reporter)
 
@@ -337,10 +338,9 @@ class Classification(Task):
         further = [*done.notes, *published, *done.report.notes, *turned_down, *unscored]
         scenario = drawing_of(recipe, recipe.shots).get("scenario")
         notes = notes_of(prepared, recipe.shots, further, shots, scenario)
-        info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
-        if done.judge is not None:
-            info["judge"] = done.judge
-        info |= done.findings.facts
+        judge = {} if done.judge is None else {"judge": done.judge}
+        judged = {**judge, **done.findings.facts}
+        info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds, **judged)
         further = self.further_sections(prepared, done.scores)
         rows, shown = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
         explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *shown)
@@ -369,8 +369,8 @@ class Classification(Task):
             done.report,
             done.scores.metrics,
             summary_of(run, info, done.scores, seconds),
-            info["notes"],
-            [tuple(pair) for pair in info["skipped"]],
+            list(info.notes),
+            [tuple(pair) for pair in info.skipped],
             prepared.counts.computed,
             prepared.counts.cached,
         )

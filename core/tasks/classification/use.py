@@ -60,7 +60,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
-        prepared.base.check_is(use.run.info.get("base") or {})
+        prepared.base.check_is(use.run.info.base)
     _check_same_backbone(adapter, prepared, source)
     chosen = rows_of_split(prepared, use.split, everything=bool(source))
     probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
@@ -133,8 +133,7 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
     Raises:
         DataError: all images cannot be read. CapabilityError: the run was made from a features file.
     """
-    info = use.run.info
-    if info["backbone"] is None:
+    if not use.run.info.backbone:
         raise CapabilityError(
             f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; give "
             "--features"

@@ -185,7 +185,7 @@ class ConfigTask(Task):
 
         check_run(use.run)
         recipe, elsewhere = recipe_again(use), bool(use.data)
-        spec = use.run.info["backbone"]["spec"]
+        spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
         with registered_only():
             data = self._read(recipe)
@@ -214,12 +214,12 @@ class ConfigTask(Task):
             raise CapabilityError(f"{use.run.shown}: {self._refusal('predict')}")
         check_run(use.run)
         recipe = recipe_again(use)
-        spec = use.run.info["backbone"]["spec"]
+        spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
         folder = self._folder(use.out) if use.out else None
         data = readable(decodable(images_of(self.domain, use.images, recipe.reading)))
         model = load_model(use.run, backbone.device)
-        names: Sequence[str] = use.run.info["class_names"]
+        names: Sequence[str] = use.run.info.class_names
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
         with reporter.task("Looking at images") as progress, quiet(), registered_only(), running(use.run):
@@ -347,7 +347,7 @@ def load_model(run: FittedRun, device: torch.device) -> nn.Module | None:
         CapabilityError: a library that the model needs is missing.
     """
     check_run(run)
-    kept, file = run.info.get("plan"), run.path / "run.json"
+    kept, file = run.info.plan, run.path / "run.json"
     if kept is None:
         return None
     try:

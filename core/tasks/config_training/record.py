@@ -21,6 +21,7 @@ from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.evaluated import Evaluated
 from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
 from ...runs.evaluations import digests_of, kept_digests, make_folder
@@ -70,7 +71,7 @@ def written_run(
         run.write(info, metrics)
         lines = [
             f"{recipe.domain} {task.name}",
-            *(f"note: {note}" for note in info["notes"]),
+            *(f"note: {note}" for note in info.notes),
             f"adapted: {scores.metrics}",
         ]
         run.log("\n".join(lines))
@@ -78,7 +79,7 @@ def written_run(
     keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
     summary = {"run": str(run.path), **{key: info[key] for key in keys}, "backbone": backbone.spec, **run.metrics}
     return FitResult(
-        run.path, None, _report(plan), run.metrics, summary, info["notes"], list(map(tuple, info["skipped"]))
+        run.path, None, _report(plan), run.metrics, summary, list(info.notes), list(map(tuple, info.skipped))
     )
 
 
@@ -103,10 +104,9 @@ def write_evaluation(
         DataError: nothing can be written there.
     """
     make_folder(folder)
-    facts = {**run.info["data"], "name": data.name, "kind": data.kind, "licence": data.licence}
-    facts["counts"] = split_counts(data)
-    info = {**run.info, "created": now(), "data": facts, "notes": scores.notes}
-    info["skipped"] = [list(pair) for pair in data.skipped]
+    facts = {**run.info.data, "name": data.name, "kind": data.kind, "licence": data.licence}
+    facts["counts"], skipped = split_counts(data), [list(pair) for pair in data.skipped]
+    info = run.info.with_(created=now(), data=facts, notes=scores.notes, skipped=skipped)
     sections = scores.sections
     if redact:
         hidden = Redaction.of(data, data.skipped)
@@ -139,8 +139,8 @@ def _weights(model: nn.Module | None) -> Mapping[str, torch.Tensor]:
 
 def _info(
     recipe: Recipe, task: str, data: DomainData, notes: list[str], backbone: Backbone, plan, seconds: float
-) -> dict[str, Any]:
-    return {
+) -> RunInfo:
+    told = {
         "created": now(),
         "domain": recipe.domain,
         "task": task,
@@ -165,6 +165,7 @@ def _info(
         "versions": versions(),
         "recipe": recipe.to_dict(),
     }
+    return RunInfo.from_json(told)
 
 
 def _taught_by(plan: Config | None) -> tuple[str, ...]:
@@ -188,7 +189,7 @@ def with_arrow(name: str) -> str:
 
 def config_training_report(
     folder: str | Path,
-    info: Mapping[str, Any],
+    info: RunInfo,
     metrics: Mapping[str, Any],
     sections: Sequence[Any],
     history: Sequence[Mapping[str, float]],
@@ -212,22 +213,22 @@ def config_training_report(
     note = f"Intervals are from a bootstrap of {drawn}." if between else ""
     return Report(
         kind="Report of one adaptation run",
-        title=f"{info['data'].get('name') or 'data'}: {info['task']}",
+        title=f"{info.data.name or 'data'}: {info.task}",
         lead=f"On {plural(metrics['test_images'], 'test image')} that took no part in the training.",
-        created=info.get("created"),
+        created=info.created,
         sections=[
             HeadlineSection(numbers),
-            shared.warnings(small_test_words(metrics, info.get("notes") or ())),
+            shared.warnings(small_test_words(metrics, info.notes)),
             shared.notes(info),
             TableSection("All scores", ("Score", "Value", *(("95% interval",) if between else ())), rows, note),
             *sections,
             _course(history),
             _facts(info),
-            shared.skipped(info.get("skipped") or (), "sample"),
+            shared.skipped(info.skipped, "sample"),
             shared.use(_steps(shlex.quote(str(folder)))),
             shared.licences(info),
         ],
-        versions=info.get("versions") or {},
+        versions=info.versions,
         place=f"Run folder {folder}. The whole recipe, the split and the seed are in its run.json.",
     )
 
@@ -240,14 +241,13 @@ def _course(history: Sequence[Mapping[str, float]]) -> CurveSection | None:
     return CurveSection("How the training went", {"loss": losses}, "step", "loss", unit=False)
 
 
-def _facts(info: Mapping[str, Any]):
-    shots, names = info.get("shots"), info["class_names"]
-    counted = ", ".join(f"{len(ids)} {split}" for split, ids in (info.get("splits") or {}).items() if ids)
+def _facts(info: RunInfo):
+    counted = ", ".join(f"{len(ids)} {split}" for split, ids in info.splits.items() if ids)
     of_task = {
-        "Classes": [len(names), ", ".join(names)],
-        "Images": [counted, shots and f"up to {shots} examples per class in training"],
-        "Model": [((info.get("plan") or {}).get("model") or {}).get("type")],
-        "Backbone": shared.backbone_lines(info.get("backbone")),
+        "Classes": [len(info.class_names), ", ".join(info.class_names)],
+        "Images": [counted, info.shots and f"up to {info.shots} examples per class in training"],
+        "Model": [((info.plan or {}).get("model") or {}).get("type")],
+        "Backbone": shared.backbone_lines(info.backbone),
     }
     return shared.facts("What was trained, and on what", info, of_task)
 

@@ -14,6 +14,7 @@ from ...backbones.finders import searched
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.image_size import ImageSize
+from ...contracts.run_info import RunInfo
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe
@@ -230,10 +231,10 @@ class _Measures:
         return probe.accuracy(self.backbone, amp=amp), examples
 
 
-def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> dict[str, Any]:
+def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
     notes = [*splits.notes, *trained.notes]
-    return {
+    told = {
         "created": now(),
         "data": splits.facts(plan.data),
         "backbone": {"spec": plan.backbone, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
@@ -254,30 +255,31 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),
     }
+    return RunInfo.from_json(told)
 
 
-def _log(info: dict[str, Any], metrics: dict[str, Any]) -> str:
+def _log(info: RunInfo, metrics: dict[str, Any]) -> str:
     lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "settings", "steps")]
-    lines += [f"note: {note}" for note in info["notes"]]
-    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
+    lines += [f"note: {note}" for note in info.notes]
+    lines += [f"skipped: {name}: {reason}" for name, reason in info.skipped]
     lines += [f"{side}: {metrics[side]}" for side in ("zero_shot", "adapted") if metrics.get(side)]
-    return "\n".join([*lines, info["verdict"], info["generic"]])
+    return "\n".join([*lines, info.verdict, info["generic"]])
 
 
-def _result(model: Path, info: dict[str, Any], metrics: dict[str, Any], finished_before: bool = False):
+def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before: bool = False):
     summary = {
         "model": str(model),
-        "data": info["data"]["name"],
-        "backbone": info["backbone"]["spec"],
+        "data": info.data.name,
+        "backbone": info.backbone.spec,
         **{key: info[key] for key in ("losses", "seed", "steps", "best_epoch", "samples_per_second", "seconds")},
         **metrics,
     }
-    skipped = [tuple(pair) for pair in info["skipped"]]
-    notes = [*info["notes"], *filter(None, [info["verdict"], info["generic"]])]
+    skipped = [tuple(pair) for pair in info.skipped]
+    notes = [*info.notes, *filter(None, [info.verdict, info["generic"]])]
     return PretrainResult(model, metrics, summary, notes, skipped, finished_before)
 
 
-def _as_it_was(folder: PretrainFolder, done: tuple[dict, dict]) -> PretrainResult:
+def _as_it_was(folder: PretrainFolder, done: tuple[RunInfo, dict]) -> PretrainResult:
     info, metrics = done
     return _result(folder.model, info, metrics, finished_before=True)
 
@@ -292,7 +294,7 @@ class PretrainFolder:
     def model(self) -> Path:
         return self.path / FILE
 
-    def open(self, resume: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    def open(self, resume: bool) -> tuple[RunInfo, dict[str, Any]] | None:
         """What is there: (info, metrics) of a finished training that is resumed, else None.
 
         Raises:
@@ -311,11 +313,11 @@ class PretrainFolder:
                     "another folder"
                 )
             return None
-        return (self._read("run.json"), self._read("metrics.json")) if finished else None
+        return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(self, info: dict[str, Any], metrics: dict[str, Any], history: list[dict], log: str) -> None:
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
         """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", info)):
+        for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json.dumps(value, default=str)))
             write_whole(self.path / name, json.dumps(told, indent=1))
         write_whole(self.path / "log.txt", without_place(f"{log}\n"))

@@ -79,7 +79,7 @@ def export_towers(
     rows = distinct_images(pairs)[:: -(-len(pairs) // MOST_CHECKED) or 1]
     if not rows:
         raise DataError(f"{use.run.shown}: no {use.split} image to compare the graphs on; give --data")
-    transform = towers.preprocess(False) if domain is None else domain.transforms(towers, False, use.run.info["task"])
+    transform = towers.preprocess(False) if domain is None else domain.transforms(towers, False, use.run.info.task)
     pixels = [transform(pairs.load_image(row)) for row, _ in rows]
     if pixels[0].ndim != 3:
         raise CapabilityError(
@@ -127,7 +127,7 @@ def _facts(use: Use, towers: Backbone, transform: Any, opset: int) -> dict[str, 
     info = use.run.info
     return {
         **facts_of(use.run),
-        "adapter": info["adapter"],
+        "adapter": info.adapter,
         "graphs": dict(FILES),
         "opset": opset,
         "dims": towers.embed_dim,
@@ -135,9 +135,6 @@ def _facts(use: Use, towers: Backbone, transform: Any, opset: int) -> dict[str, 
         "context_length": towers.context_length,
         "tokenizer": TOKENS.format(length=towers.context_length),
         "preprocessing": transform.spec,
-        "backbone": {key: info["backbone"].get(key) for key in ("spec", "fingerprint")},
-        "licences": {
-            "weights": info["backbone"].get("licence") or "unknown",
-            "data": (info.get("data") or {}).get("licence") or "unknown",
-        },
+        "backbone": info.backbone.named,
+        "licences": info.licences,
     }

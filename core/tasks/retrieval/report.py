@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...contracts.run_info import RunInfo
 from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runs import run_sections as shared
@@ -60,7 +61,7 @@ SHOWN = 4
 
 def training_report(
     folder: str | Path,
-    info: Mapping[str, Any],
+    info: RunInfo,
     metrics: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
     log: Sequence[Mapping[str, float]] = (),
@@ -80,21 +81,20 @@ def training_report(
         before, after: what each of their queries found, from `top`.
         abilities: sections on what else the towers can do.
     """
-    losses = dict(info.get("losses") or {})
-    spec = (info.get("backbone") or {}).get("spec") or "a backbone"
+    spec = info.backbone.spec or "a backbone"
     name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
-    epochs = "" if info.get("adapter") else ", the values of each epoch in history.json"
+    epochs = "" if info.adapter else ", the values of each epoch in history.json"
     others = "gradient and speed" if log else "and the gradient"
-    main, minor = training_curves(log or history, losses, info.get("best_epoch"))
+    main, minor = training_curves(log or history, info.losses, info.best_epoch)
     return Report(
         kind="Report of one training on image-text pairs",
-        title=f"{name}, trained on {(info.get('data') or {}).get('name') or 'image-text pairs'}",
-        lead=_lead(info, metrics, losses, len(history)),
-        created=info.get("created"),
+        title=f"{name}, trained on {info.data.name or 'image-text pairs'}",
+        lead=_lead(info, metrics, len(history)),
+        created=info.created,
         sections=[
             _headline(metrics),
-            RetrievalVerdict(metrics, info.get("verdict") or "").section(),
-            shared.warnings(warnings_of_training(metrics, history, info.get("notes") or ())),
+            RetrievalVerdict(metrics, info.verdict).section(),
+            shared.warnings(warnings_of_training(metrics, history, info.notes)),
             shared.notes(info),
             _scores(metrics),
             sentence_section(metrics),
@@ -103,12 +103,12 @@ def training_report(
             CurveGridSection("How the training went", main) if main else None,
             CurveGridSection(f"Parts of the losses, {others}", minor, minor=True, sub=True) if minor else None,
             _searches(examples, before, after),
-            _facts(info, losses),
-            shared.skipped(info.get("skipped") or (), "sample"),
-            shared.use(_steps(info, str(folder)), "pairs") if info.get("model") else None,
+            _facts(info),
+            shared.skipped(info.skipped, "sample"),
+            shared.use(_steps(info, str(folder)), "pairs") if info.model else None,
             shared.licences(info, unknown="not known"),
         ],
-        versions=info.get("versions") or {},
+        versions=info.versions,
         place=f"Folder {folder}. Settings, seed and losses are in its run.json{epochs}.",
     )
 
@@ -186,9 +186,9 @@ def _is_guessing(intervals: Mapping[str, Sequence[float]] | None, images: int) -
     return bool(intervals) and all(bounds[0] <= 1 / images for bounds in intervals.values())
 
 
-def _lead(info: Mapping[str, Any], metrics: Mapping[str, Any], losses: Mapping[str, float], epochs: int) -> str:
-    pairs = ((info.get("data") or {}).get("splits") or {}).get("train")
-    objective = " + ".join(_loss(name, weight) for name, weight in losses.items())
+def _lead(info: RunInfo, metrics: Mapping[str, Any], epochs: int) -> str:
+    pairs = info.data.splits.get("train")
+    objective = " + ".join(_loss(name, weight) for name, weight in info.losses.items())
     text = f"Trained{f' with {objective}' if objective else ''}{f' on {pairs:,} image-text pairs' if pairs else ''}"
     text += f" for {plural(epochs, 'epoch')}." if epochs else "."
     return f"{text} {found_words(metrics, ' that it never saw')}" if metrics.get("adapted") else text
@@ -303,39 +303,38 @@ def _picture(examples: Any, row: int) -> str | None:
         return None
 
 
-def _facts(info: Mapping[str, Any], losses: Mapping[str, float]) -> TableSection | None:
-    data, options = info.get("data") or {}, info.get("loss_options") or {}
-    best, steps, parameters = (info.get(key) for key in ("best_epoch", "steps", "trained_parameters"))
-    splits = data.get("splits") or {}
+def _facts(info: RunInfo) -> TableSection | None:
+    best, steps, parameters, splits = info.best_epoch, info.steps, info.trained_parameters, info.data.splits
     names = [name for name in (*shared.SPLITS, *sorted(set(splits) - set(shared.SPLITS))) if name in splits]
-    pairs = [plural(data[f"{noun}s"], noun) for noun in ("image", "text") if data.get(f"{noun}s") is not None]
+    counts = {"image": info.data.images, "text": info.data.texts}
+    pairs = [plural(count, noun) for noun, count in counts.items() if count is not None]
+    losses = [(_loss(n, weight), shared.options(info.loss_options.get(n))) for n, weight in info.losses.items()]
     of_task = {
-        "Method": [info.get("adapter")],
+        "Method": [info.adapter],
         "Pairs": [" with ".join(pairs)],
         "Splits": [" · ".join(f"{name} {splits[name]:,}" for name in names)],
-        "Started from": shared.backbone_lines(info.get("backbone")),
-        "Losses": [", ".join(filter(None, (_loss(n, w), shared.options(options.get(n))))) for n, w in losses.items()],
-        "Teacher": [info.get("teacher")],
+        "Started from": shared.backbone_lines(info.backbone),
+        "Losses": [", ".join(filter(None, words)) for words in losses],
+        "Teacher": [info.teacher],
         "Trained": [None if parameters is None else _parameters(parameters)],
         "Steps": [None if steps is None else f"{steps:,}", best and f"the weights of epoch {best} were kept"],
-        "Settings": [shared.options(info.get("settings"))],
-        "Model": [info.get("model")],
+        "Settings": [shared.options(info.settings)],
+        "Model": [info.model],
     }
     return shared.facts("What was trained, and on what", info, of_task)
 
 
-def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
+def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     """Commands and Python that take the model as a backbone; of a run also how to score it again."""
-    model, words = str(info["model"]), '"what you look for"'
-    path = shlex.quote(model)
+    path, words = shlex.quote(info.model), '"what you look for"'
     search = f"vladapt index FOLDER --out photos.index --backbone {path}\nvladapt search photos.index {words}"
     adapt = f"vladapt fit --domain NAME --data FOLDER --backbone {path}"
     steps = [
         ("The model is a backbone like any other. Adapt it to labelled images:", adapt),
         ("Search images with it:", search),
-        ("From Python:", f"import vladapt\n\nbackbone = vladapt.load_backbone({model!r})"),
+        ("From Python:", f"import vladapt\n\nbackbone = vladapt.load_backbone({info.model!r})"),
     ]
-    if info.get("adapter"):
+    if info.adapter:
         score = f"vladapt eval {shlex.quote(folder)}"
         steps.append(("Score it again, on its own test pairs or on others (--data):", score))
     return steps

@@ -14,6 +14,7 @@ from ...contracts.exported import Exported, ExportWishes
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.task import Use
 from ...errors import CapabilityError
 from ...registry.judging import judgements_of
@@ -148,13 +149,13 @@ class Retrieval(TowerTraining):
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a retrieval run names no classes")
 
-    def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done, data, hidden: Any) -> Report:
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
         abilities = done.findings.sections(Place.ABILITIES)
         return self._completed(training_report(folder, info, *shown, abilities=abilities), hidden)
 
-    def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
-        facts = {**info["data"], "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}
-        info = {**info, "data": facts, "verdict": RetrievalVerdict(result).sentence}
+    def report_again(self, folder: Path, info: RunInfo, result: Mapping[str, Any], after, data, hidden):
+        facts = {**info.data, "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}
+        info = info.with_(data=facts, verdict=RetrievalVerdict(result).sentence)
         report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
         place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
         lead = f"{result['in_fit_words']} {found_words(result)}"

@@ -279,9 +279,6 @@ def _facts(use: Use, model: nn.Module, form: Form, opset: int) -> dict[str, Any]
         "opset": opset,
         "sizes": f"height and width in multiples of {_multiple(model)}",
         "preprocessing": _preprocessing(model),
-        "backbone": {key: info["backbone"].get(key) for key in ("spec", "fingerprint")},
-        "licences": {
-            "weights": info["backbone"].get("licence") or "unknown",
-            "data": (info.get("data") or {}).get("licence") or "unknown",
-        },
+        "backbone": info.backbone.named,
+        "licences": info.licences,
     }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from ....core.contracts import Decoded, Item
+from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
 from ....core.runs import (
     CurveGridSection,
@@ -80,7 +80,7 @@ def reid_verdict(metrics: Mapping[str, Any]) -> ExchangeVerdict:
 
 def reid_report(
     folder: str | Path,
-    info: Mapping[str, Any],
+    info: RunInfo,
     metrics: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
     log: Sequence[Mapping[str, float]] = (),
@@ -95,18 +95,17 @@ def reid_report(
         log: the lines of the training's log.
         searches: of `shown_searches`; None where people are hidden.
     """
-    main, minor = training_curves(log or history, dict(info.get("losses") or {}), info.get("best_epoch"))
-    backbone = (info.get("backbone") or {}).get("spec") or "a backbone"
-    trained = info.get("adapter") != "zero-shot"
+    main, minor = training_curves(log or history, info.losses, info.best_epoch)
+    trained = info.adapter != "zero-shot"
     return Report(
         kind="Report of one re-identification",
-        title=f"{backbone}, {'trained' if trained else 'as it is'} on {(info.get('data') or {}).get('name')}",
+        title=f"{info.backbone.spec}, {'trained' if trained else 'as it is'} on {info.data.name}",
         lead=lead(metrics),
-        created=info.get("created"),
+        created=info.created,
         sections=[
             _headline(metrics),
             reid_verdict(metrics).section() if trained else None,
-            shared.warnings(_warnings(metrics, info.get("notes") or ())),
+            shared.warnings(_warnings(metrics, info.notes)),
             care_section(),
             shared.notes(info),
             _scores(metrics),
@@ -116,11 +115,11 @@ def reid_report(
             CurveGridSection("Parts of the loss, and the gradient", minor, minor=True, sub=True) if minor else None,
             searches,
             _facts(info),
-            shared.skipped(info.get("skipped") or (), "picture"),
-            shared.use(_steps(info, str(folder)), "pictures of people") if info.get("model") else None,
+            shared.skipped(info.skipped, "picture"),
+            shared.use(_steps(info, str(folder)), "pictures of people") if info.model else None,
             shared.licences(info, unknown="not stated"),
         ],
-        versions=info.get("versions") or {},
+        versions=info.versions,
         place=f"Folder {folder}. Settings and seed are in its run.json.",
     )
 
@@ -215,25 +214,24 @@ def _rows(title: str, of: str, parts: Mapping[str, Any] | None) -> TableSection 
     return TableSection(title, header, rows, "Where it does worse than elsewhere, trust it less.")
 
 
-def _facts(info: Mapping[str, Any]) -> TableSection | None:
-    data, fit = info.get("data") or {}, info.get("fit") or {}
+def _facts(info: RunInfo) -> TableSection | None:
     splits = " · ".join(
         f"{name}: {people:,} {'person' if people == 1 else 'people'}, {plural(images, 'picture')}"
-        for name, (people, images) in (data.get("people") or {}).items()
+        for name, (people, images) in info.data.people.items()
     )
-    best = info.get("best_epoch")
+    best = info.best_epoch
     of_task = {
-        "Method": [info.get("adapter"), shared.options(fit.get("chosen"))],
+        "Method": [info.adapter, shared.options(info.fit.chosen)],
         "People": [splits],
-        "Started from": shared.backbone_lines(info.get("backbone")),
-        "Chosen on": [fit.get("chosen_on"), best and f"the weights of epoch {best} were kept"],
-        "Settings": [shared.options(info.get("settings"))],
+        "Started from": shared.backbone_lines(info.backbone),
+        "Chosen on": [info.fit.chosen_on, best and f"the weights of epoch {best} were kept"],
+        "Settings": [shared.options(info.settings)],
     }
     return shared.facts("What was trained, and on what", info, of_task)
 
 
-def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
-    path = shlex.quote(str(info["model"]))
+def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
+    path = shlex.quote(info.model)
     find = f"vladapt index FOLDER --domain person --out people.index --backbone {path}"
     again = f"vladapt eval {shlex.quote(folder)}"
     return [

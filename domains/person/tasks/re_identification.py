@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
+from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, RunInfo, Use, option
 from ....core.errors import CapabilityError
 from ....core.runs import Report, digests_of
 from ....core.runtime import Reporter
@@ -147,13 +147,13 @@ class ReIdentification(TowerTraining):
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a re-identification run names nobody; find people by `vladapt index` and `search`")
 
-    def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done: FittedTowers, data, hidden) -> Report:
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done: FittedTowers, data, hidden) -> Report:
         searches = shown_searches(done.after, data.data.load) if hidden.shown else None
         return reid_report(folder, info, *shown, searches)
 
-    def report_again(self, folder: Path, info: Mapping[str, Any], result, after, data, hidden) -> Report:
+    def report_again(self, folder: Path, info: RunInfo, result, after, data, hidden) -> Report:
         notes = [hidden.text(note) for note in data.data.notes]
-        info = {**info, "data": {**info["data"], "people": {}}, "notes": notes}
+        info = info.with_(data={**info.data, "people": {}}, notes=notes)
         searches = shown_searches(after, data.data.load) if hidden.shown else None
         return reid_report(folder, info, result, (), searches=searches)
 
@@ -161,7 +161,7 @@ class ReIdentification(TowerTraining):
         data = read_data(recipe, self.domain, self.name)
         return divided_people(data, recipe.task_options, recipe.split_seed, whole=whole)
 
-    def finish(self, run, info: Mapping[str, Any], data: ReidData, metrics: Mapping[str, Any]) -> None:
+    def finish(self, run, info: RunInfo, data: ReidData, metrics: Mapping[str, Any]) -> None:
         write_card(run.path, info, data.data, [lead(metrics)])
 
 

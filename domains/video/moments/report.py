@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ....core.contracts import Decoded, Item
+from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
 from ....core.runs import (
     MOST_IN_STRIP,
@@ -102,7 +102,7 @@ def in_words(metrics: Mapping[str, Any]) -> str:
 
 def moments_report(
     folder: str | Path,
-    info: Mapping[str, Any],
+    info: RunInfo,
     metrics: Mapping[str, Any],
     history: Sequence[Mapping[str, float]] = (),
     log: Sequence[Mapping[str, float]] = (),
@@ -116,29 +116,28 @@ def moments_report(
         history, log: of the training.
         shown: of `examples`.
     """
-    main, minor = training_curves(log or history, dict(info.get("losses") or {}), None) if history else ([], [])
-    spec, data = (info.get("backbone") or {}).get("spec") or "a backbone", info.get("data") or {}
+    main, minor = training_curves(log or history, info.losses, None) if history else ([], [])
     trained = metrics.get("zero_shot") is not None
     return Report(
         kind="Report on moments in long videos",
-        title=f"{spec}, {'trained' if trained else 'as it is'} on {data.get('name')}",
+        title=f"{info.backbone.spec}, {'trained' if trained else 'as it is'} on {info.data.name}",
         lead=lead(metrics),
-        created=info.get("created"),
+        created=info.created,
         sections=[
             _headline(metrics),
             MomentsVerdict(metrics).section(),
-            shared.warnings(_warnings(metrics, info.get("notes") or ())),
+            shared.warnings(_warnings(metrics, info.notes)),
             shared.notes(info),
             _scores(metrics),
             *shown,
             CurveGridSection("How the training went", main) if main else None,
             CurveGridSection("Parts of the loss, and the gradient", minor, minor=True, sub=True) if minor else None,
             _facts(info),
-            shared.skipped(info.get("skipped") or (), "sentence"),
+            shared.skipped(info.skipped, "sentence"),
             shared.use(_steps(info, str(folder)), "videos"),
             shared.licences(info, unknown="not stated"),
         ],
-        versions=info.get("versions") or {},
+        versions=info.versions,
         place=f"Folder {folder}. Settings and seed are in its run.json.",
     )
 
@@ -266,14 +265,13 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection:
     return TableSection("Moments in numbers", ("Score", *(name.capitalize() for name in names.values())), rows, note)
 
 
-def _facts(info: Mapping[str, Any]) -> TableSection | None:
-    data, windows = info.get("data") or {}, info.get("windows") or {}
-    splits = data.get("splits") or {}
+def _facts(info: RunInfo) -> TableSection | None:
+    windows, splits = info.get("windows") or {}, info.data.splits
     lengths = ", ".join(f"{length:g}" for length in windows.get("lengths") or ())
     of_task = {
-        "Method": [info.get("adapter"), shared.options(info.get("settings"))],
+        "Method": [info.adapter, shared.options(info.settings)],
         "Sentences": [" · ".join(f"{name} {splits[name]:,}" for name in shared.SPLITS if name in splits)],
-        "Backbone": shared.backbone_lines(info.get("backbone")),
+        "Backbone": shared.backbone_lines(info.backbone),
         "Frames": [f"{windows.get('fps'):g} per second" if windows.get("fps") else None],
         "Windows": [
             f"{lengths} seconds" if lengths else None,
@@ -283,9 +281,9 @@ def _facts(info: Mapping[str, Any]) -> TableSection | None:
     return shared.facts("What was searched, and how", info, of_task)
 
 
-def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
+def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     place = shlex.quote(folder)
-    backbone = f" --backbone {shlex.quote(str(info['model']))}" if info.get("model") else ""
+    backbone = f" --backbone {shlex.quote(info.model)}" if info.model else ""
     find = f'vladapt predict {place} long.mp4 --classes "what happens there" --out found.csv'
     index = f"vladapt index VIDEOS --domain video --out videos.index{backbone}"
     search = 'vladapt search videos.index "what happens"'

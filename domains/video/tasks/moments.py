@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.backbones import announced
-from ....core.contracts import Axes, Backbone, Contest, Recipe, Use, option, settle
+from ....core.contracts import Axes, Backbone, Contest, Recipe, RunInfo, Use, option, settle
 from ....core.data import images_of, readable
 from ....core.errors import DataError
 from ....core.features import FeatureStore
@@ -135,11 +135,11 @@ class Moments(Retrieval):
         windows = {**asdict(data.windows), "fps": data.fps}
         return {"data": {"kind": "captions", "images": len(data.pairs)}, "windows": windows}
 
-    def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done, data, hidden: Any) -> Report:
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
         return moments_report(folder, info, *shown, examples(done.after, data.pairs.data.load))
 
-    def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
-        info = {**info, "data": {**info["data"], "splits": {}}, "notes": list(data.notes)}
+    def report_again(self, folder: Path, info: RunInfo, result: Mapping[str, Any], after, data, hidden):
+        info = info.with_(data={**info.data, "splits": {}}, notes=list(data.notes))
         shown = [] if hidden is not None else examples(after, data.pairs.data.load)
         return moments_report(folder, info, result, shown=shown)
 

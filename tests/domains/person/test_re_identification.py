@@ -10,6 +10,7 @@ from PIL import Image
 
 import vladapt
 from vladapt import load_domain
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.contracts.task import Axes
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve, task_of
@@ -123,7 +124,8 @@ def test_names_of_people_become_numbers(small_sample):
         ["unreadable sample 1", "empty"]
     ]
     assert PeopleHidden(data, shown=True).name(name) == name
-    info = hidden.info({"recipe": {"data": {"path": "people.csv"}}, "data": {"name": "x"}, "notes": [f"see {name}"]})
+    told = {"recipe": {"data": {"path": "people.csv"}}, "data": {"name": "x"}, "notes": [f"see {name}"]}
+    info = hidden.info(RunInfo.from_json(told))
     assert info["recipe"]["data"]["path"] == "people.csv" and info["notes"] == ["see sample 2"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.errors import DataError
 from vladapt.core.forgetting.score import Forgotten, GenericScore
 from vladapt.core.metrics.retrieval import image_text_rankings
@@ -143,7 +144,7 @@ def page(metrics=None, given=None, rows=(), **shown) -> Page:
 
 def html(metrics=None, given=None, rows=(), **shown) -> str:
     metrics = measured() if metrics is None else metrics
-    given = info(metrics) if given is None else given
+    given = RunInfo.from_json(info(metrics) if given is None else given)
     forgotten = Forgotten.from_json(metrics)
     abilities = [] if forgotten is None else forgotten.section()
     return render_report(training_report("runs/streets", given, metrics, rows, **shown, abilities=abilities))
@@ -338,10 +339,10 @@ def test_nothing_measured_still_makes_a_page(metrics):
 
 
 def test_little_known_of_a_run_still_makes_a_page():
-    text = Page(render_report(training_report("runs/x", {}, {}, []))).text
+    text = Page(render_report(training_report("runs/x", RunInfo(), {}, []))).text
     assert "a backbone, trained on image-text pairs" in text and "How to use it" not in text
     assert "What was trained" not in text and "not known; find out before you share" in text
-    empty = dict.fromkeys(info(), None)
+    empty = RunInfo.from_json(dict.fromkeys(info(), None))
     assert (
         "a backbone, trained on image-text pairs" in Page(render_report(training_report("runs/x", empty, {}, []))).text
     )
