@@ -181,8 +181,12 @@ class RunInfo(JsonObject):
     @classmethod
     def from_json(cls, json: Mapping[str, Any] | None) -> Self:
         whole = super().from_json(json)
-        parts = {"backbone": BackboneInfo, "data": DataInfo, "fit": FitInfo}
-        return replace(whole, **{key: part.from_json(whole.json.get(key)) for key, part in parts.items()})
+        return replace(
+            whole,
+            backbone=BackboneInfo.from_json(whole.json.get("backbone")),
+            data=DataInfo.from_json(whole.json.get("data")),
+            fit=FitInfo.from_json(whole.json.get("fit")),
+        )
 
     @property
     def licences(self) -> dict[str, str]:
