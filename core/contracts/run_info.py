@@ -1,4 +1,4 @@
-"""What run.json says of a run: typed attributes, and as a Mapping the keys of the file."""
+"""What run.json and metrics.json say of a run: typed attributes, and as a Mapping the keys of the file."""
 
 from __future__ import annotations
 
@@ -192,3 +192,33 @@ class RunInfo(JsonObject):
     def licences(self) -> dict[str, str]:
         """Of weights and data, as exports name them."""
         return {"weights": self.backbone.licence or "unknown", "data": self.data.licence or "unknown"}
+
+
+@dataclass(frozen=True, eq=False)
+class BeforeAfter(JsonObject):
+    """What metrics.json says of a test set: the scores before and after a training, or of what was trained alone.
+
+    Attributes:
+        adapted: metric -> score; empty where nothing was measured.
+        zero_shot: the same before; empty where there is nothing to compare with.
+        intervals, metric_intervals: side -> metric -> [low, high]; of most tasks one of them.
+        test_groups: their number, where there are groups.
+        exchange: metric -> {"difference", "p_value"} of a permutation test; empty without scores before.
+    """
+
+    adapted: Mapping[str, Any] = field(default_factory=dict)
+    zero_shot: Mapping[str, Any] = field(default_factory=dict)
+    test_images: int = 0
+    test_groups: int | None = None
+    intervals: Mapping[str, Any] = field(default_factory=dict)
+    metric_intervals: Mapping[str, Any] = field(default_factory=dict)
+    exchange: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def interval(self, side: str, metric: str) -> Sequence[float] | None:
+        """95 % interval of a score, of "zero_shot", "adapted" or a side of the task's own; None where there is none."""
+        known = (self.metric_intervals.get(side), self.intervals.get(side))
+        return next((of[metric] for of in known if of and of.get(metric)), None)
+
+    def between(self, metric: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """The interval before and after."""
+        return self.interval("zero_shot", metric), self.interval("adapted", metric)

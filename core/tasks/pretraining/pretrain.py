@@ -30,9 +30,9 @@ from ...training.log import read_log
 from ...training.objective import columns_of
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
+from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
-from ..retrieval.verdict import RetrievalVerdict
 from .examples import RetrievalExamples
 from .pairs import PairSplits, read_pair_splits, train_in_stages
 
@@ -133,8 +133,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
     shown = (measures.examples, before.examples, after.examples, measures.forgotten.section())
-    log = read_log(folder.path / FILE_OF_LOG)
-    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, log, *shown))
+    curves, compared = (trained.history, read_log(folder.path / FILE_OF_LOG)), RetrievalComparison.from_json(metrics)
+    write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
     return _result(model, info, metrics)
 
@@ -206,7 +206,7 @@ class _Measures:
     def validate(self) -> float:
         """Mean R@1 of both directions on val."""
         metrics = self._retrieval(self.splits.val_part(MOST_VALIDATED)).metrics
-        score = (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
+        score = (metrics.image_to_text["r1"] + metrics.text_to_image["r1"]) / 2
         self.reporter.info(f"Mean R@1 of both directions on val: {score:.1%}")
         return score
 
@@ -249,7 +249,7 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "trained_parameters": trained.trained_parameters,
         "samples_per_second": round(trained.samples_per_second, 2),
         "seconds": round(seconds, 3),
-        "verdict": RetrievalVerdict(metrics).sentence,
+        "verdict": RetrievalComparison.from_json(metrics).sentence,
         "generic": measures.forgotten.note(),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],

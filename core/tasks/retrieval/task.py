@@ -24,6 +24,7 @@ from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
+from .comparison import RetrievalComparison
 from .exporting import export_towers
 from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs
 from .multiple_choice import choice_table
@@ -31,7 +32,6 @@ from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
 from .sentences import DUAL, sentence_table
 from .tables import retrieval_table
-from .verdict import RetrievalVerdict
 
 NO_CLASSES = "retrieval has no classes; omit it"
 
@@ -125,7 +125,7 @@ class Retrieval(TowerTraining):
 
     def facts(self, data: RetrievalData, done: FittedTowers) -> dict[str, Any]:
         images = sum(len(data.pairs.split(split)) for split in ("train", "val", "test"))
-        return {"data": {"kind": "captions", "images": images, "texts": done.after.metrics["texts"]}}
+        return {"data": {"kind": "captions", "images": images, "texts": done.after.metrics.texts}}
 
     def summary(self, data: RetrievalData) -> dict[str, Any]:
         return {"shots": len(data.part("train"))}
@@ -144,21 +144,24 @@ class Retrieval(TowerTraining):
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return RetrievalVerdict(metrics).sentence
+        return RetrievalComparison.from_json(metrics).sentence
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a retrieval run names no classes")
 
     def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
         abilities = done.findings.sections(Place.ABILITIES)
-        return self._completed(training_report(folder, info, *shown, abilities=abilities), hidden)
+        metrics, *training = shown
+        compared = RetrievalComparison.from_json(metrics)
+        return self._completed(training_report(folder, info, compared, *training, abilities=abilities), hidden)
 
     def report_again(self, folder: Path, info: RunInfo, result: Mapping[str, Any], after, data, hidden):
-        facts = {**info.data, "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}
-        info = info.with_(data=facts, verdict=RetrievalVerdict(result).sentence)
-        report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
+        compared = RetrievalComparison.from_json(result)
+        facts = {**info.data, "splits": {}, "images": compared.test_images, "texts": compared.test_texts}
+        info = info.with_(data=facts)
+        report = training_report(folder, info if hidden is None else hidden.info(info), compared, ())
         place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
-        lead = f"{result['in_fit_words']} {found_words(result)}"
+        lead = f"{result['in_fit_words']} {found_words(compared)}"
         return self._completed(replace(report, kind="Report of one evaluation", lead=lead, place=place), hidden)
 
     def _completed(self, report: Report, hidden: Any) -> Report:
