@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -120,7 +121,6 @@ class RunInfo(JsonObject):
         domain: None of a run that was made from a features file.
         adapter, adapter_options: the method; "" of a training by `pretrain`.
         transductive: whether it saw the test images without their labels.
-        backbone: empty of a run that was made from a features file.
         templates: prompts.
         base: path, adapter and digest of the run that it started from.
         shots: per class; None for all.
@@ -147,14 +147,11 @@ class RunInfo(JsonObject):
     adapter: str = ""
     adapter_options: Mapping[str, Any] = field(default_factory=dict)
     transductive: bool = False
-    backbone: BackboneInfo = field(default_factory=BackboneInfo)
-    data: DataInfo = field(default_factory=DataInfo)
     class_names: Sequence[str] = ()
     templates: Sequence[str] = ()
     base: Mapping[str, Any] = field(default_factory=dict)
     shots: int | None = None
     seed: int | None = None
-    fit: FitInfo = field(default_factory=FitInfo)
     splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
     digests: Mapping[str, Any] | None = None
     published: Mapping[str, Any] = field(default_factory=dict)
@@ -178,15 +175,18 @@ class RunInfo(JsonObject):
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def from_json(cls, json: Mapping[str, Any] | None) -> Self:
-        whole = super().from_json(json)
-        return replace(
-            whole,
-            backbone=BackboneInfo.from_json(whole.json.get("backbone")),
-            data=DataInfo.from_json(whole.json.get("data")),
-            fit=FitInfo.from_json(whole.json.get("fit")),
-        )
+    @cached_property
+    def backbone(self) -> BackboneInfo:
+        """Empty of a run that was made from a features file."""
+        return BackboneInfo.from_json(self.json.get("backbone"))
+
+    @cached_property
+    def data(self) -> DataInfo:
+        return DataInfo.from_json(self.json.get("data"))
+
+    @cached_property
+    def fit(self) -> FitInfo:
+        return FitInfo.from_json(self.json.get("fit"))
 
     @property
     def licences(self) -> dict[str, str]:

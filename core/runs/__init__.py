@@ -12,6 +12,6 @@ __getattr__, __dir__ = lazy_exports(
         "run_sections": "Report write_report",
         "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
         "TableSection Track VerdictSection plural",
-        "verdicts": "ExchangeVerdict Verdict",
+        "verdicts": "ExchangeVerdict TowerComparison",
     },
 )

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..contracts.run_info import BeforeAfter
 from ..metrics.significance import SIGNIFICANT, p_words
 from .sections import Measure, VerdictSection
 
@@ -21,6 +22,11 @@ class Verdict(ABC):
     @abstractmethod
     def section(self) -> VerdictSection | None:
         """For the report; None where nothing can be said."""
+
+
+@dataclass(frozen=True, eq=False)
+class TowerComparison(BeforeAfter, Verdict):
+    """Base of what tasks that train towers read from metrics.json: scores before and after, which judge the change."""
 
 
 @dataclass(frozen=True)

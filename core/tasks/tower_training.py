@@ -33,6 +33,7 @@ from ..registry.judging import divided, judgements_of, judges_at
 from ..runs.evaluations import in_the_fit, kept_digests, make_folder
 from ..runs.folder import RUNS, Run, now, versions
 from ..runs.run_sections import Report, write_report
+from ..runs.verdicts import TowerComparison
 from ..runtime.distributed import is_main
 from ..runtime.files import kept_checkpoints
 from ..runtime.progress import Reporter
@@ -114,6 +115,7 @@ class TowerTraining(Task):
         default_loss: of methods that name none; "" for none.
         cannot_learn: of another method than those that train towers, "{}": what it cannot do, and what to give instead.
         names_nothing: why its model predicts nothing, and how `vladapt index` makes use of the run "{}".
+        comparison: what its metrics are read as.
         places: where the report of a fit shows sections of judgements itself; those of other places come last.
     """
 
@@ -124,6 +126,7 @@ class TowerTraining(Task):
     default_loss: ClassVar[str] = ""
     cannot_learn: ClassVar[str]
     names_nothing: ClassVar[str]
+    comparison: ClassVar[type[TowerComparison]]
     places: ClassVar[frozenset[Place]] = frozenset()
 
     # what a task says -------------------------------------------------------------------------------------------------
@@ -193,15 +196,13 @@ class TowerTraining(Task):
 
         Args:
             info: of run.json.
-            shown: metrics, history and lines of the log.
+            shown: a `comparison`, the history and lines of the log.
             hidden: what `redaction` gave.
         """
 
     @abstractmethod
-    def report_again(
-        self, folder: Path, info: RunInfo, result: Mapping[str, Any], after: Any, data: Any, hidden: Any
-    ) -> Report:
-        """The report of an evaluation, whose scores are in `result` and `after`."""
+    def report_again(self, folder: Path, info: RunInfo, result: Any, after: Any, data: Any, hidden: Any) -> Report:
+        """The report of an evaluation, whose scores are in `result`, a `comparison`, and in `after`."""
 
     def read_again(self, recipe: Recipe, use: Use) -> Any:
         """The data of an evaluation."""
@@ -215,8 +216,11 @@ class TowerTraining(Task):
         """Further facts of a fit's summary."""
         return {}
 
-    def finish(self, run: Run, info: RunInfo, data: Any, metrics: Mapping[str, Any]) -> None:
-        """Add what the task further keeps in a run folder."""
+    def finish(self, run: Run, info: RunInfo, data: Any, metrics: Any) -> None:
+        """Add what the task further keeps in a run folder; `metrics` as a `comparison`."""
+
+    def verdict(self, metrics: Mapping[str, Any]) -> str:
+        return self.comparison.from_json(metrics).sentence
 
     # the commands ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +292,7 @@ class TowerTraining(Task):
             make_folder(Path(use.out))
             facts = {**use.run.info.data, "name": source.name, "licence": source.licence}
             info = use.run.info.with_(created=now(), data=facts, notes=[], skipped=skipped)
-            report = self.report_again(use.run.shown, info, result, after, data, hidden)
+            report = self.report_again(use.run.shown, info, self.comparison.from_json(result), after, data, hidden)
             write_report(Path(use.out), report.with_sections(findings.sections(*Place)))
         return result
 
@@ -344,11 +348,12 @@ class TowerTraining(Task):
             run.write(info, done.metrics)
             run.log("\n".join([*info.notes, info.verdict, f"adapted: {done.metrics['adapted']}"]))
             keep_logs(folder, run.path)
-            shown = (done.metrics, done.report.history, read_log(run.path / FILE))
+            compared = self.comparison.from_json(done.metrics)
+            shown = (compared, done.report.history, read_log(run.path / FILE))
             report = self.report(run.path, info.with_(model=str(model)), shown, done, data, hidden)
             others = [place for place in Place if place not in self.places]
             write_report(run.path, report.with_sections(done.findings.sections(*others)))
-            self.finish(run, info, data, done.metrics)
+            self.finish(run, info, data, compared)
         summary = {
             "run": str(run.path),
             **{key: info[key] for key in ("domain", "task", "adapter", "seed")},

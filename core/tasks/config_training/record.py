@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.evaluated import Evaluated
 from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import Recipe
-from ...contracts.run_info import RunInfo
+from ...contracts.run_info import BeforeAfter, RunInfo
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
 from ...runs.evaluations import digests_of, kept_digests, make_folder
@@ -75,7 +75,8 @@ def written_run(
             f"adapted: {scores.metrics}",
         ]
         run.log("\n".join(lines))
-        write_report(run.path, config_training_report(run.path, run.info, run.metrics, sections, history))
+        shown = ConfigScores.from_json(run.metrics)
+        write_report(run.path, config_training_report(run.path, run.info, shown, sections, history))
     keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
     summary = {"run": str(run.path), **{key: info[key] for key in keys}, "backbone": backbone.spec, **run.metrics}
     return FitResult(
@@ -111,18 +112,33 @@ def write_evaluation(
     if redact:
         hidden = Redaction.of(data, data.skipped)
         info, sections = hidden.info(info), hidden.sections(sections)
-    report = config_training_report(run.shown, info, result.metrics, sections, ())
+    metrics = ConfigScores.from_json(result.metrics)
+    report = config_training_report(run.shown, info, metrics, sections, ())
     place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
-    lead = f"{result.words} The scores are of {plural(result.metrics['test_images'], 'image')}."
+    lead = f"{result.words} The scores are of {plural(metrics.test_images, 'image')}."
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 
-def small_test_words(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
+@dataclass(frozen=True, eq=False)
+class ConfigScores(BeforeAfter):
+    """What metrics.json says of a model that a domain scores; nothing was scored before.
+
+    Attributes:
+        objects: class name -> objects of it in the test images, where they are counted.
+    """
+
+    objects: Mapping[str, int] = field(default_factory=dict)
+
+    def interval_text(self, name: str) -> str:
+        """Such as "31.2% to 40.5%"; "" where there is none."""
+        return " to ".join(number(bound, is_share(name)) for bound in self.interval("adapted", name) or ())
+
+
+def small_test_words(metrics: ConfigScores, notes: Sequence[str]) -> list[str]:
     """How little a small test set says."""
-    images = metrics["test_images"]
-    sentences = [*shared.small_test_set(images, notes), *shared.few_groups(metrics.get("test_groups"), images)]
-    counts = metrics.get("objects") or {}
-    few = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_OBJECTS)
+    images = metrics.test_images
+    sentences = [*shared.small_test_set(images, notes), *shared.few_groups(metrics.test_groups, images)]
+    few = sorted((count, name) for name, count in metrics.objects.items() if 0 < count < FEW_OBJECTS)
     if few:
         listed = ", ".join(f"{name} ({count})" for count, name in few[:LISTED])
         more = f" and {len(few) - LISTED} more" if len(few) > LISTED else ""
@@ -177,11 +193,6 @@ def _report(plan: Config | None) -> FitReport:
     return FitReport(ADAPTER, chosen_on="the config" if _taught_by(plan) else "nothing to train")
 
 
-def interval_text(name: str, bounds: Sequence[float] | None) -> str:
-    """Such as "31.2% to 40.5%"; "" where there is none."""
-    return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
-
-
 def with_arrow(name: str) -> str:
     """The name of a score with an arrow that says which way is better, where that is known."""
     return f"{name.replace('_', ' ')}{' ↑' if is_share(name) else ''}"
@@ -190,7 +201,7 @@ def with_arrow(name: str) -> str:
 def config_training_report(
     folder: str | Path,
     info: RunInfo,
-    metrics: Mapping[str, Any],
+    metrics: ConfigScores,
     sections: Sequence[Any],
     history: Sequence[Mapping[str, float]],
 ) -> Report:
@@ -198,23 +209,21 @@ def config_training_report(
 
     Args:
         info: as in run.json.
-        metrics: as in metrics.json.
         sections: of the task's own, see `core/runs/sections.py`.
         history: a row per shown step of the training, "step" and values by name; may be empty.
     """
-    scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics["adapted"].items()]
-    names = [name.replace("_", " ") for name in metrics["adapted"]]
+    scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics.adapted.items()]
+    names = [name.replace("_", " ") for name in metrics.adapted]
     numbers = [Number(name, text, main=place == 0) for place, (name, (_, text)) in enumerate(zip(names[:3], scores))]
-    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
-    texts = [interval_text(name, between.get(name)) for name in metrics["adapted"]]
+    between, groups = metrics.metric_intervals, metrics.test_groups
+    texts = map(metrics.interval_text, metrics.adapted)
     rows = [[*row, text] if between else row for row, text in zip(scores, texts)]
-    groups = metrics.get("test_groups")
     drawn = f"{plural(groups, 'group')} of images" if groups else "the test images"
     note = f"Intervals are from a bootstrap of {drawn}." if between else ""
     return Report(
         kind="Report of one adaptation run",
         title=f"{info.data.name or 'data'}: {info.task}",
-        lead=f"On {plural(metrics['test_images'], 'test image')} that took no part in the training.",
+        lead=f"On {plural(metrics.test_images, 'test image')} that took no part in the training.",
         created=info.created,
         sections=[
             HeadlineSection(numbers),
@@ -263,14 +272,14 @@ def _steps(folder: str) -> list[tuple[str, str]]:
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:
     """Scores that have nothing to be compared with."""
-    images, groups = metrics["test_images"], metrics.get("test_groups")
+    read = ConfigScores.from_json(metrics)
+    images, groups, between = read.test_images, read.test_groups, read.metric_intervals
     of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
     table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
-    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
     table.add_column("")
     for column in ("score", *(("95% interval",) if between else ())):
         table.add_column(column, justify="right")
-    for key, value in metrics["adapted"].items():
+    for key, value in read.adapted.items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
-        table.add_row(with_arrow(key), shown, *([interval_text(key, between.get(key))] if between else []))
+        table.add_row(with_arrow(key), shown, *([read.interval_text(key)] if between else []))
     return table

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...contracts.run_info import BeforeAfter, JsonObject
+from ...contracts.run_info import JsonObject
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.significance import SIGNIFICANT
 from ...runs.sections import VerdictSection, plural
-from ...runs.verdicts import Verdict
+from ...runs.verdicts import TowerComparison
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}
@@ -54,7 +54,7 @@ class RetrievalMetrics(JsonObject):
 
 
 @dataclass(frozen=True, eq=False)
-class RetrievalComparison(BeforeAfter, Verdict):
+class RetrievalComparison(TowerComparison):
     """What `before_and_after` gives; its verdict is of the change of R@1 in both directions.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ...contracts.run_info import BeforeAfter
 from ...metrics.retrieval import IMAGE_TO_TEXT
 from ...runs.sections import Measure
 from .comparison import DIRECTIONS, WORDS, RetrievalComparison, RetrievalMetrics
@@ -73,11 +74,11 @@ def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], group
     directions = [name.partition(":")[0] for name in rows]
     last = [name for name, one, other in zip(rows, directions, [*directions[1:], ""]) if one != other]
     caption = "rank 1 is the best; of equal scores the wrong ones come first; 95 % intervals in brackets"
-    return _of_rows(f"{images:,} images{of_groups}, {texts:,} texts", caption, rows, last)
+    return table_of(f"{images:,} images{of_groups}, {texts:,} texts", caption, rows, last)
 
 
 def score_table(
-    metrics: Mapping[str, Any],
+    metrics: BeforeAfter,
     measures: Mapping[str, Measure],
     columns: Mapping[str, str],
     title: str,
@@ -87,29 +88,31 @@ def score_table(
     """Scores with their intervals for a terminal.
 
     Args:
-        metrics: key of a column -> key of a score -> value, and the same in "intervals", where there are any.
+        metrics: as a Mapping key of a column -> key of a score -> value.
         measures: key of a score -> how it is named and written, in the order of the rows.
         columns: key -> title.
         last: keys of scores below which a line is drawn.
     """
-    between = metrics.get("intervals") or {}
     rows = {
         f"{measure.name} {measure.arrow}": {
-            name: measure.text(metrics[when][key]) + _interval((between.get(when) or {}).get(key))
+            name: measure.text(metrics[when][key]) + _interval(metrics.interval(when, key))
             for when, name in columns.items()
         }
         for key, measure in measures.items()
     }
-    return _of_rows(title, caption, rows, [f"{measures[key].name} {measures[key].arrow}" for key in last])
+    return table_of(title, caption, rows, [f"{measures[key].name} {measures[key].arrow}" for key in last])
 
 
-def _of_rows(title: str, caption: str, rows: Mapping[str, Mapping[str, str]], last: Collection[str]) -> Table:
-    """Rows as name -> title of a column -> cell; a line is drawn below the `last` ones."""
+def table_of(
+    title: str, caption: str, rows: Mapping[str, Mapping[str, str]], last: Collection[str] = (), of: str = ""
+) -> Table:
+    """Rows as name -> title of a column -> cell, with `of` above the names; a line is drawn below the `last` ones."""
     table = Table(
         title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
-    for name in ("", *next(iter(rows.values()))):
-        table.add_column(name, justify="right" if name else "left")
+    table.add_column(of)
+    for name in next(iter(rows.values())):
+        table.add_column(name, justify="right")
     for name, cells in rows.items():
         table.add_row(name, *cells.values(), end_section=name in last)
     return table

@@ -57,6 +57,7 @@ class Retrieval(TowerTraining):
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
         | {"custom_hooks"}
     )
+    comparison: ClassVar = RetrievalComparison
     judgements: ClassVar = ("forgetting",)
     places: ClassVar = frozenset({Place.ABILITIES})
     deciding: ClassVar = "text_to_image/r1"
@@ -143,25 +144,19 @@ class Retrieval(TowerTraining):
         further += Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
-    def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return RetrievalComparison.from_json(metrics).sentence
-
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a retrieval run names no classes")
 
     def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
         abilities = done.findings.sections(Place.ABILITIES)
-        metrics, *training = shown
-        compared = RetrievalComparison.from_json(metrics)
-        return self._completed(training_report(folder, info, compared, *training, abilities=abilities), hidden)
+        return self._completed(training_report(folder, info, *shown, abilities=abilities), hidden)
 
-    def report_again(self, folder: Path, info: RunInfo, result: Mapping[str, Any], after, data, hidden):
-        compared = RetrievalComparison.from_json(result)
-        facts = {**info.data, "splits": {}, "images": compared.test_images, "texts": compared.test_texts}
+    def report_again(self, folder: Path, info: RunInfo, result: RetrievalComparison, after, data, hidden):
+        facts = {**info.data, "splits": {}, "images": result.test_images, "texts": result.test_texts}
         info = info.with_(data=facts)
-        report = training_report(folder, info if hidden is None else hidden.info(info), compared, ())
+        report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
         place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
-        lead = f"{result['in_fit_words']} {found_words(compared)}"
+        lead = f"{result['in_fit_words']} {found_words(result)}"
         return self._completed(replace(report, kind="Report of one evaluation", lead=lead, place=place), hidden)
 
     def _completed(self, report: Report, hidden: Any) -> Report:

@@ -82,9 +82,8 @@ class PersonSearch(Retrieval):
         return super().redaction(recipe, data, skipped, redact) or PeopleHidden(data.pairs.data, skipped, shown)
 
     def finish(self, run, info, data, metrics) -> None:
-        scores = metrics["adapted"]
         sentence = "{} of the sentences find their person first, mAP {}.".format(
-            *(f"{scores[f'{TEXT_TO_IMAGE}/{name}']:.1%}" for name in ("r1", "map"))
+            *(f"{metrics.adapted[f'{TEXT_TO_IMAGE}/{name}']:.1%}" for name in ("r1", "map"))
         )
         write_card(run.path, info, data.pairs.data, [sentence])
 

@@ -24,7 +24,7 @@ from ..reidentification.fitting import (
     scored,
     train_on_people,
 )
-from ..reidentification.report import lead, reid_report, reid_table, reid_verdict, shown_searches
+from ..reidentification.report import ReidComparison, reid_report, shown_searches
 from ..samplers import SAMPLERS
 
 LOSS = "bot"
@@ -57,11 +57,11 @@ class ReIdentification(TowerTraining):
     """
 
     takes: ClassVar = frozenset(
-        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "resume"}
-        | {"custom_hooks"}
+        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "resume"} | {"custom_hooks"}
     )
     options: ClassVar = ReidOptions
     defaults: ClassVar = {"image_size": (256, 128)}
+    comparison: ClassVar = ReidComparison
     deciding: ClassVar = "map"
     unused: ClassVar = {
         "shots": "counts images per class; re-identification trains on all training pictures; omit it",
@@ -139,10 +139,7 @@ class ReIdentification(TowerTraining):
         return PeopleHidden(data.data, skipped, recipe.task_options["show_people"] and not redact)
 
     def table(self, metrics: Mapping[str, Any]):
-        return reid_table(metrics)
-
-    def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return reid_verdict(metrics).sentence
+        return ReidComparison.from_json(metrics).table()
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a re-identification run names nobody; find people by `vladapt index` and `search`")
@@ -161,8 +158,8 @@ class ReIdentification(TowerTraining):
         data = read_data(recipe, self.domain, self.name)
         return divided_people(data, recipe.task_options, recipe.split_seed, whole=whole)
 
-    def finish(self, run, info: RunInfo, data: ReidData, metrics: Mapping[str, Any]) -> None:
-        write_card(run.path, info, data.data, [lead(metrics)])
+    def finish(self, run, info: RunInfo, data: ReidData, metrics: ReidComparison) -> None:
+        write_card(run.path, info, data.data, [metrics.lead])
 
 
 def _with_loss(recipe: Recipe) -> Recipe:

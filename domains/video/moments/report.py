@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from ....core.runs import (
     PictureSection,
     Report,
     TableSection,
+    TowerComparison,
     Track,
-    Verdict,
     VerdictSection,
     plural,
     strip,
@@ -57,53 +57,76 @@ SHOWN = 6
 """Sentences that are shown, half of them the surest mistakes."""
 
 
-def moments_table(metrics: Mapping[str, Any]) -> Table:
-    """Scores for a terminal, beside those of guessing.
+@dataclass(frozen=True, eq=False)
+class MomentsComparison(TowerComparison):
+    """What `flat_scores` gives; its verdict is whether the change, or the difference to guessing, is more than chance.
 
-    Args:
-        metrics: of `flat_scores`.
-    """
-    caption = "guessing: the same windows in random order; in brackets 95 % intervals over videos"
-    last = {f"recall1_iou_{OVERLAPS[-1]:g}"}
-    return score_table(metrics, MEASURES, _columns(metrics), in_words(metrics), caption, last)
-
-
-@dataclass(frozen=True)
-class MomentsVerdict(Verdict):
-    """Whether the change, or the difference to guessing, is more than chance.
-
-    Args:
-        metrics: of `flat_scores`.
+    Attributes:
+        guessing: the scores of the same windows in random order.
+        test_queries: sentences; `test_images` are the videos.
     """
 
-    metrics: Mapping[str, Any]
+    guessing: Mapping[str, float] = field(default_factory=dict)
+    test_queries: int = 0
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Side -> name of its column."""
+        if not self.zero_shot:
+            return {"guessing": "guessing", "adapted": "model"}
+        return {"guessing": "guessing", "zero_shot": "before", "adapted": "after"}
+
+    @property
+    def queries(self) -> str:
+        """ "120 sentences about 20 videos"."""
+        return f"{plural(self.test_queries, 'sentence')} about {plural(self.test_images, 'video')}"
 
     @property
     def change(self) -> ExchangeVerdict:
-        return ExchangeVerdict(self.metrics.get("exchange") or {}, MEASURES, "videos", DECIDING, TITLES)
+        return ExchangeVerdict(self.exchange, MEASURES, "videos", DECIDING, TITLES)
+
+    @property
+    def against_guessing(self) -> str:
+        """Whether the deciding score is better than guessing, in a sentence; "" where it has no interval."""
+        bounds, guessed = self.interval("adapted", DECIDING), self.guessing[DECIDING]
+        if bounds is None:
+            return ""
+        reached = f"{self.adapted[DECIDING]:.1%} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
+        below = "worse than" if bounds[1] < guessed else "not distinguishable from"
+        judged = "better than" if bounds[0] > guessed else below
+        return f"{MEASURES[DECIDING].name} is {reached}: {judged} guessing, {guessed:.1%}."
 
     @property
     def sentence(self) -> str:
-        return "\n".join(filter(None, (_against_guessing(self.metrics), self.change.sentence)))
+        return "\n".join(filter(None, (self.against_guessing, self.change.sentence)))
+
+    @property
+    def lead(self) -> str:
+        """What came out, in a sentence."""
+        return (
+            f"Of {self.queries}, {self.adapted[DECIDING]:.1%} rank a window first that overlaps with their moment by "
+            f"half or more; guessing does so for {self.guessing[DECIDING]:.1%}."
+        )
 
     def section(self) -> VerdictSection:
-        if self.change.tests:
+        if self.exchange:
             return replace(self.change.section(), text=self.sentence)
-        bounds, guessed = _bounds(self.metrics, "adapted", DECIDING), self.metrics["guessing"][DECIDING]
-        better = bounds is not None and bounds[0] > guessed
+        bounds = self.interval("adapted", DECIDING)
+        better = bounds is not None and bounds[0] > self.guessing[DECIDING]
         title = "Better than guessing" if better else "Not shown to be better than guessing"
         return VerdictSection("good" if better else "open", title, self.sentence)
 
-
-def in_words(metrics: Mapping[str, Any]) -> str:
-    """ "120 sentences about 20 videos"."""
-    return f"{plural(metrics['test_queries'], 'sentence')} about {plural(metrics['test_images'], 'video')}"
+    def table(self) -> Table:
+        """Scores for a terminal, beside those of guessing."""
+        caption = "guessing: the same windows in random order; in brackets 95 % intervals over videos"
+        last = {f"recall1_iou_{OVERLAPS[-1]:g}"}
+        return score_table(self, MEASURES, self.columns, self.queries, caption, last)
 
 
 def moments_report(
     folder: str | Path,
     info: RunInfo,
-    metrics: Mapping[str, Any],
+    metrics: MomentsComparison,
     history: Sequence[Mapping[str, float]] = (),
     log: Sequence[Mapping[str, float]] = (),
     shown: Sequence[Any] = (),
@@ -112,21 +135,19 @@ def moments_report(
 
     Args:
         info: as in run.json, and `model`, the path of the weights.
-        metrics: of `flat_scores`.
         history, log: of the training.
         shown: of `examples`.
     """
     main, minor = training_curves(log or history, info.losses, None) if history else ([], [])
-    trained = metrics.get("zero_shot") is not None
     return Report(
         kind="Report on moments in long videos",
-        title=f"{info.backbone.spec}, {'trained' if trained else 'as it is'} on {info.data.name}",
-        lead=lead(metrics),
+        title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'} on {info.data.name}",
+        lead=metrics.lead,
         created=info.created,
         sections=[
             _headline(metrics),
-            MomentsVerdict(metrics).section(),
-            shared.warnings(_warnings(metrics, info.notes)),
+            metrics.section(),
+            shared.warnings(_warnings(metrics)),
             shared.notes(info),
             _scores(metrics),
             *shown,
@@ -139,15 +160,6 @@ def moments_report(
         ],
         versions=info.versions,
         place=f"Folder {folder}. Settings and seed are in its run.json.",
-    )
-
-
-def lead(metrics: Mapping[str, Any]) -> str:
-    """What came out, in a sentence."""
-    after, guessed = metrics["adapted"][DECIDING], metrics["guessing"][DECIDING]
-    return (
-        f"Of {in_words(metrics)}, {after:.1%} rank a window first that overlaps with their moment by half or more; "
-        f"guessing does so for {guessed:.1%}."
     )
 
 
@@ -205,45 +217,23 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
     return [(first, f"“{found.query.text}” in {video.id}: {words}"), *rest]
 
 
-def _columns(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Key of scores -> name of their column."""
-    trained = metrics.get("zero_shot") is not None
-    before = {"zero_shot": "before"} if trained else {}
-    return {"guessing": "guessing", **before, "adapted": "after" if trained else "model"}
-
-
-def _bounds(metrics: Mapping[str, Any], when: str, key: str) -> Sequence[float] | None:
-    return ((metrics.get("intervals") or {}).get(when) or {}).get(key)
-
-
-def _against_guessing(metrics: Mapping[str, Any]) -> str:
-    bounds, guessed = _bounds(metrics, "adapted", DECIDING), metrics["guessing"][DECIDING]
-    if bounds is None:
-        return ""
-    reached = f"{metrics['adapted'][DECIDING]:.1%} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
-    judged = (
-        "better than" if bounds[0] > guessed else "worse than" if bounds[1] < guessed else "not distinguishable from"
-    )
-    return f"{MEASURES[DECIDING].name} is {reached}: {judged} guessing, {guessed:.1%}."
-
-
-def _headline(metrics: Mapping[str, Any]) -> HeadlineSection:
-    numbers, tracks, before = [], {}, metrics.get("zero_shot")
+def _headline(metrics: MomentsComparison) -> HeadlineSection:
+    numbers, tracks, before = [], {}, metrics.zero_shot
     for key in (DECIDING, MEAN):
         measure = MEASURES[key]
         was = f"before {measure.text(before[key])}" if before else ""
-        numbers.append(Number(measure.name, measure.text(metrics["adapted"][key]), was, main=key == DECIDING))
+        numbers.append(Number(measure.name, measure.text(metrics.adapted[key]), was, main=key == DECIDING))
         roles = {"guessing": "floor", "adapted": "adapted"}
         tracks[measure.name] = [
-            Track(name.capitalize(), metrics[when][key], _bounds(metrics, when, key), roles.get(when, ""))
-            for when, name in _columns(metrics).items()
+            Track(name.capitalize(), metrics[when][key], metrics.interval(when, key), roles.get(when, ""))
+            for when, name in metrics.columns.items()
         ]
     how = "with 95% intervals (bootstrap over videos)"
-    return HeadlineSection(numbers, tracks, MEASURES[DECIDING], how, in_words(metrics))
+    return HeadlineSection(numbers, tracks, MEASURES[DECIDING], how, metrics.queries)
 
 
-def _warnings(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
-    videos, queries = metrics["test_images"], metrics["test_queries"]
+def _warnings(metrics: MomentsComparison) -> list[str]:
+    videos, queries = metrics.test_images, metrics.test_queries
     sentences = []
     if queries < shared.SMALL_TEST_SET:
         sentences.append(f"The test has {plural(queries, 'sentence')}: read the intervals, not the single numbers.")
@@ -252,12 +242,12 @@ def _warnings(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
     return sentences
 
 
-def _scores(metrics: Mapping[str, Any]) -> TableSection:
-    names = _columns(metrics)
+def _scores(metrics: MomentsComparison) -> TableSection:
+    names = metrics.columns
     rows = [
         [
             Cell(f"{measure.name} {measure.arrow}", measure.meaning),
-            *(Cell(measure.text(metrics[when][key]), measure.between(_bounds(metrics, when, key))) for when in names),
+            *(Cell(measure.text(metrics[when][key]), measure.between(metrics.interval(when, key))) for when in names),
         ]
         for key, measure in MEASURES.items()
     ]

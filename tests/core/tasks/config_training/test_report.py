@@ -9,7 +9,7 @@ import numpy as np
 from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
-from vladapt.core.tasks.config_training.record import config_training_report
+from vladapt.core.tasks.config_training.record import ConfigScores, config_training_report
 
 EVIL = "<script>alert('x')</script>"
 INFO = {
@@ -38,7 +38,9 @@ def metrics(**adapted):
 
 def page(sections=(), history=(), info=INFO, **adapted):
     return render_report(
-        config_training_report("runs/x", RunInfo.from_json(info), metrics(**adapted), sections, history)
+        config_training_report(
+            "runs/x", RunInfo.from_json(info), ConfigScores.from_json(metrics(**adapted)), sections, history
+        )
     )
 
 
