@@ -56,8 +56,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "reports": {
         "core.runs": "Run Report write_report TableSection ListSection CurveSection HeadlineSection Measure Number",
         "core.runs.folder": "now versions",
-        "core.tasks.config_training.base": "summaries_table",
-        "core.tasks.config_training.record": "scores_table",
+        "core.tasks.config_training.report": "summaries_table scores_table",
         "core.tasks.retrieval.tables": "retrieval_table",
         "core.runtime": "Reporter write_whole",
     },

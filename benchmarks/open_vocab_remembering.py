@@ -28,7 +28,7 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import load_domain
 from vladapt.core.runs.folder import Run
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.config_training.base import load_model
+from vladapt.core.tasks.config_training.runner import load_model
 from vladapt.core.tasks.methods import read_data, split_samples
 from vladapt.domains.open_vocab.data.remembered import with_remembered
 from vladapt.domains.open_vocab.inference.detection import evaluate_detection

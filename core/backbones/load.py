@@ -15,17 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
-from ..contracts.channels import InputChannels
 from ..contracts.families import FAMILIES
-from ..contracts.image_size import ImageSize, as_image_size, height_and_width
+from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import replacing
 from .channels import channels_of, divided, facts, input_layer
 from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
-from .published import find_published, licence_line
-from .specs import FILE, family_of, is_fine_tuned, missing_package
+from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
 def load_backbone(

@@ -11,7 +11,7 @@ from ..contracts.recipe import OUTPUT, Recipe, as_flag
 from ..contracts.use import USE
 from ..errors import ConfigError
 from ..registry.catalogue import is_place
-from ..runtime.timing import Timing, timed
+from ..runtime.progress import Timing, timed
 from .options import Debug, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
 from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
@@ -186,7 +186,7 @@ def predict(
     from ..recipes.early import check_run
 
     check_run(run)
-    from ..contracts.own_files import OwnFiles
+    from ..contracts.domain import OwnFiles
     from ..engine.fit import predict as engine_predict
     from ..engine.fit import task_of_run
     from ..runs.folder import Run

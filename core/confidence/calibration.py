@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..contracts.run_info import RunInfo
 from ..errors import ConfigError, DataError
-from ..runtime.tensor_file import read_tensors, write_tensors
+from ..runtime.files import read_tensors, write_tensors
 from .conformal import Conformal
 from .label_sets import LabelSets
 from .scaling import FEWEST_OF_EACH, Scaling, calibration_error, fit_scaling

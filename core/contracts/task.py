@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
-    from .evaluated import Evaluated
-    from .exported import Exported, ExportWishes
-    from .judgement import JudgedFit
+    from .judgement import Evaluated, JudgedFit
     from .serving import Served, Serving
+    from .use import Exported, ExportWishes
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain
 from ..contracts.features import FeatureSet, TextClassifier
+from ..contracts.items import DomainData
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task, refuse_unused
 from ..data.unlabelled import images_of, readable

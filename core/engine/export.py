@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
-from ..contracts.exported import Exported, ExportWishes
 from ..contracts.options import keywords
-from ..contracts.use import UseOptions
+from ..contracts.use import Exported, ExportWishes, UseOptions
 from ..errors import ConfigError
 from ..recipes.resolve import task_of_run
 from ..runs.folder import open_run

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import SPLITS, Domain
-from ..contracts.evaluated import Evaluated
-from ..contracts.judgement import EVAL
+from ..contracts.domain import Domain, OwnFiles
+from ..contracts.items import SPLITS
+from ..contracts.judgement import EVAL, Evaluated
 from ..contracts.options import keywords
-from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import TRAINED, Recipe, Trained
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Domain, Item
+from ..contracts.domain import Domain
+from ..contracts.items import Item
 from ..contracts.recipe import Recipe
 from ..contracts.task import refuse_unused
 from ..data.verify import check_skipped
@@ -100,7 +101,7 @@ def index(
 
 def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
-    reader = ImageReader.of(recipe, domain) if images else ImageReader()
+    reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading) if images else ImageReader()
     backbone = searched(load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels))
     backbone.check_channels("`vladapt index`")
     made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)

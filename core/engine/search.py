@@ -13,11 +13,12 @@ from torch import Tensor
 from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Decoded, Domain
+from ..contracts.domain import Domain
 from ..contracts.features import PROJECTED
+from ..contracts.items import Decoded
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
-from ..features.keys import transform_spec
+from ..features.table import transform_spec
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, mixed

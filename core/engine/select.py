@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
+from ..contracts.items import DomainData
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
 from ..contracts.task import Task, refuse_unused
 from ..data.label_files import (

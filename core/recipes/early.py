@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..backbones.specs import check_spec
-from ..contracts.recipe import Recipe
-from ..data.places import check_data_place, check_features_place
+from ..contracts.recipe import Recipe, check_data_place, check_features_place
 from ..registry import catalogue
 from ..registry.build import load_domain
 from ..registry.catalogue import find, is_place

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
-from ..contracts.fitted_run import FittedRun
 from ..contracts.judgement import FIT
 from ..contracts.options import literal, options_of
 from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
+from ..contracts.use import FittedRun
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
 from ..registry.catalogue import find, is_place

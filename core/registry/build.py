@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contracts.domain import Domain
-from ..contracts.metric import Metric
+from ..contracts.domain import Domain, Metric
 from ..contracts.options import chosen
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError
@@ -62,7 +61,7 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
         DataError: the file is missing, damaged or of another format, or its tensors do not fit one another.
         CapabilityError: the backbone is not that of the fit.
     """
-    from ..contracts.adapter_file import read_adapter_file, restore_state
+    from ..contracts.adapter_file import read_adapter_file
 
     header, tensors = read_adapter_file(Path(path))
     if backbone is not None and header.get("backbone") not in (None, "", backbone.fingerprint):
@@ -71,10 +70,10 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
             f"('{backbone.spec}'); load the backbone of the fit"
         )
     try:
-        adapter = build_adapter(header["adapter"], **header.get("options", {}))
+        built = build_adapter(header["adapter"], **header.get("options", {}))
     except ConfigError as error:
         raise DataError(f"{path}: {error}; it was written by another version, or is damaged; fit again") from error
-    restore_state(adapter, header, tensors, Path(path))
+    adapter = built.restore(header, tensors, Path(path))
     _try(adapter, Path(path))
     return adapter if backbone is None else adapter.attach(backbone)
 

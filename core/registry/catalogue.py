@@ -27,6 +27,8 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = __name__.rsplit(".core.", 1)[0]
 DEFAULT_DOMAIN = "natural"
 """Of images of which nobody says what they are."""
+TASK_BASES = ("config-training", "tower-training")
+"""Folders of `core/tasks` whose `task.py` is no task but a base of some."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def losses() -> dict[str, Entry]:
 
 def tasks() -> dict[str, Entry]:
     """Task name -> entry."""
-    return _named("task", "core/tasks/*/task.py", "domains/*/tasks/*.py")
+    named = _named("task", "core/tasks/*/task.py", "domains/*/tasks/*.py")
+    return {name: entry for name, entry in named.items() if name not in TASK_BASES}
 
 
 def metrics() -> dict[str, Entry]:

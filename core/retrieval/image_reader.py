@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.backbone import Backbone
-from ..contracts.channels import InputChannels
-from ..contracts.domain import Decoded, Domain, DomainData, Item
-from ..contracts.recipe import SAMPLE, Recipe
-from ..contracts.targets import Captions
+from ..contracts.domain import Domain
+from ..contracts.images import InputChannels
+from ..contracts.items import Captions, Decoded, DomainData, Item
+from ..contracts.recipe import SAMPLE
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
-from ..features.keys import transform_spec
+from ..features.table import transform_spec
 from ..registry import load_domain
 
 PAIR_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".tar")
@@ -36,16 +36,19 @@ class ImageReader:
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recipe: Recipe, domain: Domain | None = None) -> ImageReader:
-        """What the recipe names; `domain` is one that is not installed as a plug-in."""
-        options = recipe.reading
-        if domain is None and not recipe.domain:
-            given = f"--set data.{next(iter(options))}" if options else "--task" if recipe.task else ""
+    def of(cls, domain: Domain | str | None, task: str | None, options: Mapping[str, Any]) -> ImageReader:
+        """The reader of a domain, or of one by its name; by default for the domain's first task.
+
+        Raises:
+            ConfigError: a task or options without a domain, or a task that the domain does not have.
+        """
+        if not domain:
+            given = f"--set data.{next(iter(options))}" if options else "--task" if task else ""
             if given:
                 raise ConfigError(f"{given}: is an option of a domain; give --domain too")
             return cls()
-        domain = domain or load_domain(recipe.domain)
-        return cls(domain, domain.check_task(recipe.task), options)
+        domain = load_domain(domain) if isinstance(domain, str) else domain
+        return cls(domain, domain.check_task(task), dict(options))
 
     @classmethod
     def again(

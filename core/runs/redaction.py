@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import DomainData
-from ..contracts.evaluated import Evaluated
+from ..contracts.items import DomainData
+from ..contracts.judgement import Evaluated
 from ..contracts.run_info import RunInfo
 
 FILE_NAME = re.compile(

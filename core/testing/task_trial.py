@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -34,17 +35,18 @@ class TaskTrial:
     """A task to check.
 
     Args:
-        cls, domain, recipe, images: as for `task_checks`.
+        cls, domain, images: as for `task_checks`.
+        keys: of a small recipe.
     """
 
     def __init__(
         self,
         cls: type[Task],
         domain: Domain | None = None,
-        recipe: Mapping[str, Any] | None = None,
+        keys: Mapping[str, Any] = MappingProxyType({}),
         images: Sequence[str | Path] = (),
     ):
-        self.cls, self.domain, self.given = cls, domain, dict(recipe or {})
+        self.cls, self.domain, self.given = cls, domain, dict(keys)
         self._images = list(images)
 
     @property
@@ -59,14 +61,10 @@ class TaskTrial:
         """What is fitted, not settled; by default on the CPU and, where the task takes a backbone, on small towers."""
         given = {"device": "cpu", **self.given, **changes}
         made = self._resolved(given)
-        if "backbone" in self.taken(made) and not made.gave("backbone"):
+        task = self.new()
+        if "backbone" in task.taken(task.filled(made)) and not made.gave("backbone"):
             made = self._resolved({**given, "backbone": small_clip().spec})
         return made
-
-    def taken(self, recipe: Recipe) -> frozenset[str]:
-        """Keys that a fit of the recipe takes."""
-        task = self.new()
-        return task.taken(task.filled(recipe))
 
     def fit(self, out: str = "runs", **changes: Any) -> FitResult | None:
         """A new fit, in a folder of its own below `folder`.

@@ -35,14 +35,21 @@ ELSEWHERE = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""")
 NO_SUCH = "no_such_option"
 
 
-def check_task(cls: type[Task], domain: Domain | None = None, *, raises: bool = True, **how: Any) -> list[str]:
+def check_task(
+    cls: type[Task],
+    domain: Domain | None = None,
+    *,
+    images: Sequence[str | Path] = (),
+    raises: bool = True,
+    **keys: Any,
+) -> list[str]:
     """Hold a task to the contract of `Task`, by a fit on the sample of a domain and what can be done with its run.
 
     Args:
         cls: the class of a task.
         domain: the domain that it is done in; None for a task that needs none.
+        images, keys: as for `task_checks`.
         raises: raise where it breaks a rule; else the lines are returned.
-        how: as for `task_checks`.
 
     Returns:
         A line per violated rule: "task 'x': evaluate() gives 0.5 for accuracy, its fit 0.6".
@@ -51,26 +58,26 @@ def check_task(cls: type[Task], domain: Domain | None = None, *, raises: bool = 
         ContractError: an AssertionError with those lines.
         Unchecked: a CapabilityError: the task takes a backbone, and the extra open-clip is not installed.
     """
-    return violations(task_checks(cls, domain, **how), raises)
+    return violations(task_checks(cls, domain, images=images, **keys), raises)
 
 
 def task_checks(
     cls: type[Task],
     domain: Domain | None = None,
     *,
-    recipe: Mapping[str, Any] | None = None,
     images: Sequence[str | Path] = (),
+    **keys: Any,
 ) -> Iterator[Check]:
     """The same rule by rule: (name, call), for `pytest.mark.parametrize` and its like. A call raises `ContractError`.
 
     Args:
         cls: the class of a task.
         domain: the domain that it is done in; None for a task that needs none.
-        recipe: keys that make a fit small, as `vladapt.fit` takes them; by default the sample of the domain, a small
-            backbone and the CPU.
         images: files to predict, of a kind that the domain reads; by default two that are drawn.
+        keys: that make a fit small, as `vladapt.fit` takes them; by default the sample of the domain, a small backbone
+            and the CPU. All in one dictionary, `recipe={...}`, is the former way to give them.
     """
-    trial = TaskTrial(cls, domain, recipe, images)
+    trial = TaskTrial(cls, domain, {**keys.pop("recipe", {}), **keys}, images)
     if cls.options is not None:
         yield from checks_of(Options(cls.options, trial.title), OPTION_RULES)
     rules = [
@@ -129,7 +136,8 @@ def keys_it_does_not_take_are_refused(trial: TaskTrial) -> Iterator[str]:
         given = f"{key}.{GROUPS.get(key, 'x')}" if isinstance(KEYS[key].default, dict) else key
         recipe = trial.recipe()
         recipe = recipe.with_(given=recipe.given | {given})
-        if key in trial.taken(recipe):
+        task = trial.new()
+        if key in task.taken(task.filled(recipe)):
             continue
         with trial.unread() as read:
             did, message = refusal(lambda r=recipe: trial.new().settled(r), ConfigError)
@@ -154,9 +162,10 @@ def unknown_options_are_refused(trial: TaskTrial) -> Iterator[str]:
 def missing_data_is_refused(trial: TaskTrial) -> Iterator[str]:
     """A path that is not there, in a line that names it; no folder is left behind."""
     recipe = trial.recipe()
-    keys = {"features": "features"} if recipe.features else {"data": "data.path"}
+    task, keys = trial.new(), {"features": "features"} if recipe.features else {"data": "data.path"}
+    taken = task.taken(task.filled(recipe))
     for key, given in keys.items():
-        if key not in trial.taken(recipe):
+        if key not in taken:
             continue
         missing = trial.folder / "missing.npz"
         change = {given: str(missing)}

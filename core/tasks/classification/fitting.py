@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Item
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
+from ...contracts.items import Item
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.part_views import IMAGES
-from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.task import Task

@@ -14,9 +14,9 @@ from typing import Any
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, DomainData
+from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
-from ...contracts.questions import Questions
+from ...contracts.items import DomainData, Questions
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs
@@ -27,7 +27,7 @@ from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.progress import Reporter, training_lines
 from ...training.batches import BatchPlan
 from ...training.sources import PairSource
-from ..tower_training import ZERO_SHOT, FittedTowers, Training
+from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 
 

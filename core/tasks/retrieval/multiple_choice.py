@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ...contracts.questions import Questions
+from ...contracts.items import Questions
 from ...errors import DataError
 from ...runs.sections import Measure, TableSection, plural
 from .encoding import PairFeatures

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from rich.console import Group
 
 from ...contracts.backbone import Backbone
-from ...contracts.exported import Exported, ExportWishes
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.task import Use
+from ...contracts.use import Exported, ExportWishes
 from ...errors import CapabilityError
 from ...registry.judging import judgements_of
 from ...runs.redaction import Redaction
@@ -23,7 +23,8 @@ from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
 from ..methods import adapter_of, adapter_options, backbone_of, read_data
-from ..tower_training import ZERO_SHOT, FittedTowers, TowerTraining
+from ..tower_training.fitted import ZERO_SHOT, FittedTowers
+from ..tower_training.task import TowerTraining
 from .comparison import RetrievalComparison
 from .exporting import export_towers
 from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..data.novel import split_novel
 from .classes import takes_names, with_classes
 from .kinds import KINDS, ConfigKind
 from .pipelines import mapped, nodes, ours, plain, testing_pipeline, training_pipeline
-from .schedule import apply_schedule, backbone_of, on_backbone
+from .schedule import Schedule, apply_schedule, backbone_of, on_backbone
 
 PASSES = "vladapt.PassSampler"
 ENGINE = ("model", "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks")
@@ -31,10 +32,33 @@ ENGINE += ("custom_imports", "default_scope", "env_cfg", "load_from", "randomnes
 SYNCED_NORMS = ("SyncBN", "naiveSyncBN", "MMSyncBN")
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """What is asked of a config.
+
+    Args:
+        schedule: how it trains.
+        seed: of the augmentation.
+        device: on which it trains.
+        backbone: spec of the one that it is put on; None for its own.
+        novel: names that are not learned, comma-separated, or "coco" or "lvis"; empty for none.
+        templates: prompts with {} for the class name; None for the usual ones.
+        of_task: options of the task, which the plan keeps.
+    """
+
+    schedule: Schedule = Schedule()
+    seed: int = 1
+    device: str = "auto"
+    backbone: str | None = None
+    novel: str = ""
+    templates: Any = None
+    of_task: Mapping[str, Any] = field(default_factory=dict)
+
+
 def make_plan(
     config: Mapping[str, Any],
     kind: ConfigKind,
-    recipe,
+    options: PlanOptions,
     data: DomainData,
     described: Mapping[str, Any] | None = None,
 ) -> Config:
@@ -43,31 +67,30 @@ def make_plan(
     Args:
         config: packaged, or the user's own; it is not changed.
         kind: of config, and so the task.
-        recipe: its epochs, lr, batch_size, workers, amp, novel, backbone (where it is given) count.
         data: with splits, its classes and shots chosen; the train split is what is learned from.
         described: class name -> synonyms and descriptions, for models with texts.
 
     Raises:
-        ConfigError: the config lacks a part, or what the recipe asks for does not apply to it.
+        ConfigError: the config lacks a part, or what the options ask for does not apply to it.
         DataError: no training image shows a class.
     """
     plan = plain(dict(config))
     _check_task(plan, kind)
     model = plan["model"]
-    if recipe.gave("backbone"):
+    if options.backbone is not None:
         if backbone_of(model) is None:
-            raise ConfigError(f"--backbone {recipe.backbone}: no part of the config's model takes one; omit it")
-        on_backbone(plan, recipe.backbone)
-    novel = split_novel(data.class_names, recipe.novel, data.frequency).novel if recipe.novel else ()
+            raise ConfigError(f"--backbone {options.backbone}: no part of the config's model takes one; omit it")
+        on_backbone(plan, options.backbone)
+    novel = split_novel(data.class_names, options.novel, data.frequency).novel if options.novel else ()
     learned = [name for name in data.class_names if name not in novel]
     if novel and not takes_names(model):
         raise ConfigError("--novel: the config's model has no texts as classes; give it a text classifier first")
-    notes = with_classes(model, learned, described, recipe.templates)
+    notes = with_classes(model, learned, described, options.templates)
     test_pipeline = testing_pipeline(plan, kind)
     trains = bool(plan.get("train_cfg"))
     if trains:
-        _give_data(plan, kind, data, learned, recipe.seed)
-        notes += apply_schedule(plan, recipe, len(data.split("train")))
+        _give_data(plan, kind, data, learned, options.seed)
+        notes += apply_schedule(plan, options.schedule, len(data.split("train")))
     kept = {key: plan[key] for key in ENGINE if key in plan and (trains or key in ("model", "default_scope"))}
     kept.setdefault("default_scope", kind.scope)
     kept["vladapt"] = {
@@ -77,9 +100,9 @@ def make_plan(
         "described": dict(described or {}),
         "test_pipeline": test_pipeline,
         "notes": notes,
-        **recipe.task_options,
+        **options.of_task,
     }
-    return Config(_with_batch_norms(kept, recipe.device))
+    return Config(_with_batch_norms(kept, options.device))
 
 
 def _check_task(plan: dict[str, Any], kind: ConfigKind) -> None:

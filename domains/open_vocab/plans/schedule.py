@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from ....core.errors import ConfigError
@@ -16,8 +17,27 @@ PICTURES = "visualization"
 VISION = "CLIPVisionBackbone"
 
 
-def apply_schedule(plan: Node, recipe, images: int) -> list[str]:
-    """Put epochs, learning rate, batch size, workers and precision of the recipe into a plan, in place.
+@dataclass(frozen=True)
+class Schedule:
+    """What is asked of a training; None leaves it to the config.
+
+    Args:
+        epochs: passes over the training images, also of a config that counts steps.
+        lr: learning rate.
+        batch_size: images per step, over all processes.
+        workers: processes that make samples.
+        amp: "bf16" or "fp16".
+    """
+
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    amp: str | None = None
+
+
+def apply_schedule(plan: Node, schedule: Schedule, images: int) -> list[str]:
+    """Put epochs, learning rate, batch size, workers and precision into a plan, in place.
 
     Schedules are stretched with the length of the training; a warm-up counted in steps keeps its steps. Where nothing
     is said of epochs, a config may ask for some steps at least, for few images: `vladapt=dict(least_steps=240)`.
@@ -31,23 +51,22 @@ def apply_schedule(plan: Node, recipe, images: int) -> list[str]:
     Raises:
         ConfigError: an option out of range, or a plan without what it changes.
     """
-    options = recipe.adapter
     loader = plan["train_dataloader"]
-    if recipe.batch_size is not None:
-        loader["batch_size"] = _of_one_process(recipe.batch_size)
-    if recipe.workers is not None:
-        loader["num_workers"] = recipe.workers
+    if schedule.batch_size is not None:
+        loader["batch_size"] = _of_one_process(schedule.batch_size)
+    if schedule.workers is not None:
+        loader["num_workers"] = schedule.workers
     loader["persistent_workers"] = False  # the data set of each epoch draws its own augmentation
     steps = math.ceil(images / (loader.get("batch_size", 1) * world_size()))
     notes = []
-    if options.get("epochs") is not None:
-        _set_epochs(plan, options["epochs"], steps)
+    if schedule.epochs is not None:
+        _set_epochs(plan, schedule.epochs, steps)
     else:
         notes = _train_long_enough(plan, steps)
-    if options.get("lr") is not None:
-        _optimizer(plan)["lr"] = _positive("--lr", options["lr"])
-    if recipe.amp is not None:
-        plan["optim_wrapper"].update(type="vladapt.AutocastOptimWrapper", dtype=DTYPES[recipe.amp])
+    if schedule.lr is not None:
+        _optimizer(plan)["lr"] = _positive("--lr", schedule.lr)
+    if schedule.amp is not None:
+        plan["optim_wrapper"].update(type="vladapt.AutocastOptimWrapper", dtype=DTYPES[schedule.amp])
     for key in TESTING_KEYS:
         plan.pop(key, None)
     hooks = plan.setdefault("default_hooks", {})

@@ -102,7 +102,7 @@ class ByNames(ConfigTask):
 
         described = self.described(recipe)
         described = described if any(described.values()) else None
-        plan = make_plan(self._config(recipe), self.configs, recipe, data, described)
+        plan = make_plan(self._config(recipe), self.configs, plan_options(recipe), data, described)
         if plan.model.get(UPSAMPLER) == BICUBIC:
             plan.vladapt.notes.append(
                 "No weights of the upsampler were given (--resource upsampler=FILE): features are upsampled "
@@ -146,6 +146,18 @@ class ByNames(ConfigTask):
         packaged = Config.fromfile(str(RECIPES / f"{self.default_recipe.replace('-', '_')}.py"))
         packaged.merge_from_dict(dict(recipe.plan))
         return _with_resources(packaged.to_dict(), recipe.resources)
+
+
+def plan_options(recipe: Recipe):
+    """What a recipe asks of its config."""
+    from ..plans.plan import PlanOptions
+    from ..plans.schedule import Schedule
+
+    trained = recipe.adapter
+    schedule = Schedule(trained.get("epochs"), trained.get("lr"), recipe.batch_size, recipe.workers, recipe.amp)
+    backbone = recipe.backbone if recipe.gave("backbone") else None
+    how = recipe.seed, recipe.device, backbone, recipe.novel or "", recipe.templates, recipe.task_options
+    return PlanOptions(schedule, *how)
 
 
 def _with_resources(config: Mapping[str, Any], resources: Mapping[str, Any]) -> Mapping[str, Any]:

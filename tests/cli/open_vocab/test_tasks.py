@@ -23,5 +23,5 @@ def data(squares):
 def test_the_contract(name, tiny, data, small_clip_spec):
     domain = load_domain("open-vocab")
     plan = Config.fromfile(tiny(name, "\ntrain_cfg['max_epochs'] = 1\n")).to_dict()
-    recipe = {"plan": plan, "data": str(data), "backbone": small_clip_spec}
-    check_task(type(task_in(domain, name)), domain, recipe=recipe, images=sorted((data / "images").glob("*.png"))[:2])
+    images = sorted((data / "images").glob("*.png"))[:2]
+    check_task(type(task_in(domain, name)), domain, images=images, plan=plan, data=str(data), backbone=small_clip_spec)

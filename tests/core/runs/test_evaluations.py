@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vladapt import Evaluated
-from vladapt.core.contracts.domain import Item
+from vladapt.core.contracts.items import Item
 from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.runs import evaluations

@@ -17,7 +17,7 @@ pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
 
 def test_classification():
-    check_task(task_class("classification"), load_domain("medical"), recipe={"shots": 2})
+    check_task(task_class("classification"), load_domain("medical"), shots=2)
 
 
 def test_classification_of_a_features_file(tmp_path):
@@ -27,7 +27,7 @@ def test_classification_of_a_features_file(tmp_path):
     texts, names = centres + 0.5 * generator.normal(size=(3, 12)), np.array(["a", "b", "c"])
     file = tmp_path / "features.npz"
     np.savez(file, image_features=features, labels=labels, text_features=texts, class_names=names)
-    check_task(task_class("classification"), recipe={"features": str(file), "shots": 2, "adapter": "linear-probe"})
+    check_task(task_class("classification"), features=str(file), shots=2, adapter="linear-probe")
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def draw(file, number):
 
 
 def test_retrieval(pairs):
-    check_task(task_class("retrieval"), recipe={**pairs, "adapter": {"name": "lora", "epochs": 1}})
+    check_task(task_class("retrieval"), **pairs, adapter={"name": "lora", "epochs": 1})
 
 
 def test_pretraining(pairs):
-    check_task(task_class("pretraining"), recipe={**pairs, "epochs": 1, "batch_size": 8})
+    check_task(task_class("pretraining"), **pairs, epochs=1, batch_size=8)

@@ -93,7 +93,7 @@ def test_checks_say_what_they_lack_themselves_and_hold_nothing_against_the_class
     monkeypatch.setitem(sys.modules, "open_clip", None)
     monkeypatch.setattr("vladapt.core.testing.method.small_clip", towers.small_clip.__wrapped__)
     monkeypatch.setattr("vladapt.core.testing.task_trial.small_clip", towers.small_clip.__wrapped__)
-    task, recipe = task_class("classification"), {"adapter": "zero-shot"}
-    for check in (lambda: check_adapter(OF_TOWERS[0][0]), lambda: check_task(task, Toy(), recipe=recipe)):
+    task = task_class("classification")
+    for check in (lambda: check_adapter(OF_TOWERS[0][0]), lambda: check_task(task, Toy(), adapter="zero-shot")):
         with pytest.raises(Unchecked, match="the small towers of these checks need the package 'open_clip'"):
             check()

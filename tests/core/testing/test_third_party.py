@@ -80,7 +80,7 @@ def test_all_of_it_keeps_the_contracts(spots, forked_workers):
     check_loss(loss_class("spot-pull"))
     check_domain(domain, data=spots, reading={"every": 1})
     check_task(task_class("pointing"), domain, images=sorted(spots.iterdir())[:3])
-    check_task(task_class("classification"), domain, recipe={"shots": 2})
+    check_task(task_class("classification"), domain, recipe={"shots": 2})  # as it was written before
 
 
 @pytest.mark.parametrize("kind", NAMES)

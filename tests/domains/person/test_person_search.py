@@ -106,7 +106,7 @@ def test_numbers_are_those_of_identities(fitted, people):
 
 def test_the_contract_of_tasks(small_sample, generic):
     how = {"name": "lora", "epochs": 1, "batch_size": 16}
-    check_task(task_class("person-search"), Person(), recipe={"data": "sample", "generic": generic, "adapter": how})
+    check_task(task_class("person-search"), Person(), data="sample", generic=generic, adapter=how)
 
 
 def test_intervals_draw_people(fitted):

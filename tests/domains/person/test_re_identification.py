@@ -260,8 +260,8 @@ def test_wrong_choices_are_told_before_anything_is_read(fit):
 def test_the_contracts(small_sample, small_clip_spec):
     assert check_domain(load_domain("person"), raises=False) == []
     adapter = {"name": "full", "epochs": 1, "batch_size": 8, "lr": 1e-3}
-    recipe = {"backbone": small_clip_spec, "adapter": adapter, **SIZE}
-    assert check_task(ReIdentification, load_domain("person"), recipe=recipe, raises=False) == []
+    keys = {"backbone": small_clip_spec, "adapter": adapter, **SIZE}
+    assert check_task(ReIdentification, load_domain("person"), raises=False, **keys) == []
 
 
 def test_the_published_recipe_resolves():

@@ -208,7 +208,7 @@ def films(make_video, tmp_path_factory):
 
 def test_the_contract_of_tasks(films):
     recipe = {"data": {"path": str(films / "films.csv"), "frames": 2, "fps": 2}, "windows": (1.0,)}
-    for _, check in task_checks(task_class("moments"), Video(), recipe=recipe, images=[films / "f0.mp4"]):
+    for _, check in task_checks(task_class("moments"), Video(), images=[films / "f0.mp4"], **recipe):
         check()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
-from vladapt.core.tasks.config_training.record import ConfigScores, config_training_report
+from vladapt.core.tasks.config_training.report import ConfigScores, config_training_report
 
 EVIL = "<script>alert('x')</script>"
 INFO = {

@@ -11,12 +11,12 @@ from PIL import Image
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes, Mask
+from vladapt.core.contracts.items import Boxes, DomainData, Item, Mask
 from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
 from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab.data.masks import MaskReader
+from vladapt.domains.open_vocab.tasks._by_names import plan_options
 
 NAMES = ("cat", "dog", "hen")
 
@@ -64,10 +64,10 @@ def masks(picture, tmp_path) -> DomainData:
 
 
 @pytest.fixture
-def recipe():
-    """recipe(task, **flags) -> a resolved recipe."""
+def options():
+    """options(task, **flags) -> what a command line asks of a config."""
 
     def make(task: str = "detection", **flags):
-        return resolve(flags={"domain": "open-vocab", "task": task, **flags})
+        return plan_options(resolve(flags={"domain": "open-vocab", "task": task, **flags}))
 
     return make

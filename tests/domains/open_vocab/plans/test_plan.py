@@ -10,7 +10,7 @@ import torch
 from mmengine import Config
 from mmengine.registry import init_default_scope
 
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes
 from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.data.items_file import read_items
 from vladapt.domains.open_vocab.data.masks import MaskReader
@@ -59,9 +59,9 @@ def inner_of(plan):
     return seeded.dataset
 
 
-def test_our_data_takes_the_place_of_the_configs_and_the_config_stays(boxes, recipe):
+def test_our_data_takes_the_place_of_the_configs_and_the_config_stays(boxes, options):
     given = config()
-    plan = make_plan(given, DETECTION, recipe(seed=5), boxes)
+    plan = make_plan(given, DETECTION, options(seed=5), boxes)
     assert given == config()
     ours = inner_of(plan)
     assert ours.type == "vladapt.DetectionDataset" and "data_root" not in ours
@@ -95,8 +95,8 @@ MIXED = {
     [(THEIRS, 7), (REPEAT, 21), (BALANCED, 14), (CONCAT, 7), (MIXED, 7)],
     ids=lambda value: str(value)[:20],
 )
-def test_wrappers_keep_their_meaning(boxes, recipe, wrapped, length):
-    plan = make_plan(config(wrapped), DETECTION, recipe(), boxes)
+def test_wrappers_keep_their_meaning(boxes, options, wrapped, length):
+    plan = make_plan(config(wrapped), DETECTION, options(), boxes)
     outer = inner_of(plan)
     kept = [key for key in ("times", "oversample_thr") if key in wrapped]
     assert all(outer[key] == wrapped[key] for key in kept)
@@ -106,54 +106,54 @@ def test_wrappers_keep_their_meaning(boxes, recipe, wrapped, length):
     assert sample["inputs"].shape[0] == 3 and sample["data_samples"].gt_instances.labels.numel() >= 1
 
 
-def test_wrappers_in_wrappers(boxes, recipe):
+def test_wrappers_in_wrappers(boxes, options):
     """As mmdet's VOC configs have them."""
     nested = {"type": "RepeatDataset", "times": 3, "dataset": CONCAT}
-    ours = inner_of(make_plan(config(nested), DETECTION, recipe(), boxes))
+    ours = inner_of(make_plan(config(nested), DETECTION, options(), boxes))
     assert (ours.type, ours.times, ours.dataset.type) == ("RepeatDataset", 3, "vladapt.DetectionDataset")
     assert ours.dataset.pipeline[0].type == "vladapt.LoadItemImage"
 
 
-def test_what_a_config_filters_is_filtered(boxes, recipe):
+def test_what_a_config_filters_is_filtered(boxes, options):
     items = [item if i else item.with_(target=Boxes()) for i, item in enumerate(boxes.items)]
     empty = boxes.with_items(items)
     filtered = {**THEIRS, "filter_cfg": {"filter_empty_gt": True, "min_size": 8}}
-    lengths = [len(built(make_plan(config(given), DETECTION, recipe(), empty))) for given in (THEIRS, filtered)]
+    lengths = [len(built(make_plan(config(given), DETECTION, options(), empty))) for given in (THEIRS, filtered)]
     assert lengths == [7, 6]
 
 
-def test_transforms_that_a_hook_switches_to_read_our_way(boxes, recipe):
+def test_transforms_that_a_hook_switches_to_read_our_way(boxes, options):
     hook = {"type": "PipelineSwitchHook", "switch_epoch": 1, "switch_pipeline": TRAIN}
-    plan = make_plan(config(custom_hooks=[hook]), DETECTION, recipe(), boxes)
+    plan = make_plan(config(custom_hooks=[hook]), DETECTION, options(), boxes)
     assert plan.custom_hooks[0].switch_pipeline[0].type == "vladapt.LoadItemImage"
     dataset = built(plan)
     dataset.pipeline = lambda sample: "switched"
     assert dataset[0] == "switched" and dataset.inner.pipeline(None) == "switched"
 
 
-def test_a_training_counted_in_steps_draws_anew_in_each_pass(boxes, recipe):
+def test_a_training_counted_in_steps_draws_anew_in_each_pass(boxes, options):
     loop = {"type": "IterBasedTrainLoop", "max_iters": 8}
     loader = {**LOADER, "sampler": {"type": "InfiniteSampler", "shuffle": True}, "dataset": THEIRS}
-    plan = make_plan(config(train_cfg=loop, train_dataloader=loader), DETECTION, recipe(), boxes)
+    plan = make_plan(config(train_cfg=loop, train_dataloader=loader), DETECTION, options(), boxes)
     assert plan.train_dataloader.sampler == {"type": "vladapt.PassSampler", "sampler": loader["sampler"]}
-    by_epochs = make_plan(config(), DETECTION, recipe(), boxes)
+    by_epochs = make_plan(config(), DETECTION, options(), boxes)
     assert by_epochs.train_dataloader.sampler == LOADER["sampler"]
 
 
 @pytest.mark.parametrize(("processes", "gpu", "device", "kind"), [
     (1, True, "auto", "BN"), (2, True, "auto", "SyncBN"), (2, False, "auto", "BN"), (2, True, "cpu", "BN"),
 ])  # fmt: skip
-def test_batch_norms_are_shared_only_by_processes_with_gpus(boxes, recipe, monkeypatch, processes, gpu, device, kind):
+def test_batch_norms_are_shared_only_by_processes_with_gpus(boxes, options, monkeypatch, processes, gpu, device, kind):
     monkeypatch.setattr(plans, "world_size", lambda: processes)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     model = {"type": "FasterRCNN", "neck": {"norm_cfg": {"type": "SyncBN", "requires_grad": True}}}
-    plan = make_plan(config(model=model), DETECTION, recipe(device=device), boxes)
+    plan = make_plan(config(model=model), DETECTION, options(device=device), boxes)
     assert plan.model.neck.norm_cfg == {"type": kind, "requires_grad": True}
 
 
-def test_a_packaged_segmentor_is_given_masks(masks, recipe):
+def test_a_packaged_segmentor_is_given_masks(masks, options):
     given = Config.fromfile(str(packaged_config("mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py"))).to_dict()
-    plan = make_plan(given, SEGMENTATION, recipe("segmentation"), masks)
+    plan = make_plan(given, SEGMENTATION, options("segmentation"), masks)
     kinds = [transform.type for transform in inner_of(plan).pipeline]
     assert kinds[:2] == ["vladapt.LoadItemImage", "vladapt.LoadSegmentation"] and kinds[-1] == "PackSegInputs"
     assert plan.model.backbone.norm_cfg.type == "BN" and plan.model.decode_head.num_classes == 3
@@ -162,19 +162,19 @@ def test_a_packaged_segmentor_is_given_masks(masks, recipe):
     assert set(sample.gt_sem_seg.data.unique().tolist()) <= {0, 1, 2, 255}
 
 
-def test_items_are_told_apart_by_what_their_masks_mean(masks, recipe):
+def test_items_are_told_apart_by_what_their_masks_mean(masks, options):
     other = copy.copy(masks)
     other.load_mask = MaskReader(values={place: 2 - place for place in range(3)})
     given = {**config(), "default_scope": "mmseg"}
     files = {
-        inner_of(make_plan(given, SEGMENTATION, recipe("segmentation"), data)).items_json for data in (masks, other)
+        inner_of(make_plan(given, SEGMENTATION, options("segmentation"), data)).items_json for data in (masks, other)
     }
-    again = inner_of(make_plan(given, SEGMENTATION, recipe("segmentation"), masks)).items_json
+    again = inner_of(make_plan(given, SEGMENTATION, options("segmentation"), masks)).items_json
     assert len(files) == 2 and again in files
 
 
-def test_a_config_without_training_is_a_model_alone(boxes, recipe):
-    plan = make_plan(config(train_cfg=None), DETECTION, recipe(), boxes)
+def test_a_config_without_training_is_a_model_alone(boxes, options):
+    plan = make_plan(config(train_cfg=None), DETECTION, options(), boxes)
     assert set(plan.keys()) == {"model", "default_scope", "vladapt"}
 
 
@@ -191,6 +191,6 @@ def test_a_config_without_transforms_is_told():
         pipelines.testing_pipeline({}, DETECTION)
 
 
-def test_a_config_of_the_other_task_is_told(boxes, recipe):
+def test_a_config_of_the_other_task_is_told(boxes, options):
     with pytest.raises(ConfigError, match="--task segmentation: the config is one of mmdet"):
-        make_plan(config(), SEGMENTATION, recipe("segmentation"), boxes)
+        make_plan(config(), SEGMENTATION, options("segmentation"), boxes)

@@ -30,47 +30,47 @@ def by_steps():
     }
 
 
-def applied(plan, recipe, images=10, **flags):
-    apply_schedule(plan, recipe(**flags), images)
+def applied(plan, options, images=10, **flags):
+    apply_schedule(plan, options(**flags).schedule, images)
     return plan
 
 
-def test_epochs_stretch_a_schedule_of_epochs(recipe):
-    plan = applied(by_epochs(), recipe, **{"adapter.epochs": 24})
+def test_epochs_stretch_a_schedule_of_epochs(options):
+    plan = applied(by_epochs(), options, **{"adapter.epochs": 24})
     assert plan["train_cfg"]["max_epochs"] == 24
     warmup, steps = plan["param_scheduler"]
     assert (warmup["begin"], warmup["end"]) == (0, 500)
     assert (steps["begin"], steps["end"], steps["milestones"]) == (0, 24, [16, 22])
-    short = applied(by_epochs(), recipe, **{"adapter.epochs": 1})["param_scheduler"][1]
+    short = applied(by_epochs(), options, **{"adapter.epochs": 1})["param_scheduler"][1]
     assert (short["end"], short["milestones"]) == (1, [1])
 
 
-def test_epochs_become_steps_where_a_training_counts_those(recipe):
-    plan = applied(by_steps(), recipe, images=11, **{"adapter.epochs": 10})
+def test_epochs_become_steps_where_a_training_counts_those(options):
+    plan = applied(by_steps(), options, images=11, **{"adapter.epochs": 10})
     assert plan["train_cfg"]["max_iters"] == 10 * 6
     assert plan["param_scheduler"]["end"] == 60
-    larger = applied(by_steps(), recipe, images=11, **{"adapter.epochs": 10, "batch_size": 4})
+    larger = applied(by_steps(), options, images=11, **{"adapter.epochs": 10, "batch_size": 4})
     assert larger["train_cfg"]["max_iters"] == 10 * 3
 
 
-def test_a_cosine_ends_where_the_training_ends(recipe):
+def test_a_cosine_ends_where_the_training_ends(options):
     plan = by_epochs()
     plan["param_scheduler"] = [{"type": "CosineAnnealingLR", "T_max": 6, "begin": 6, "end": 12, "by_epoch": True}]
-    (cosine,) = applied(plan, recipe, **{"adapter.epochs": 4})["param_scheduler"]
+    (cosine,) = applied(plan, options, **{"adapter.epochs": 4})["param_scheduler"]
     assert (cosine["T_max"], cosine["begin"], cosine["end"]) == (2, 2, 4)
 
 
-def test_rate_batches_workers_and_precision(recipe):
-    plan = applied(by_epochs(), recipe, **{"adapter.lr": 0.5, "batch_size": 3, "workers": 0, "amp": "bf16"})
+def test_rate_batches_workers_and_precision(options):
+    plan = applied(by_epochs(), options, **{"adapter.lr": 0.5, "batch_size": 3, "workers": 0, "amp": "bf16"})
     assert plan["optim_wrapper"]["optimizer"] == {"type": "SGD", "lr": 0.5}
     assert plan["train_dataloader"] == {"batch_size": 3, "num_workers": 0, "persistent_workers": False}
     assert plan["optim_wrapper"]["type"] == "vladapt.AutocastOptimWrapper"
     assert plan["optim_wrapper"]["dtype"] == "bfloat16"
-    assert applied(by_epochs(), recipe, amp="fp16")["optim_wrapper"]["dtype"] == "float16"
+    assert applied(by_epochs(), options, amp="fp16")["optim_wrapper"]["dtype"] == "float16"
 
 
-def test_nothing_said_changes_nothing_but_tests_and_pictures(recipe):
-    plan, before = applied(by_epochs(), recipe), by_epochs()
+def test_nothing_said_changes_nothing_but_tests_and_pictures(options):
+    plan, before = applied(by_epochs(), options), by_epochs()
     for key in ("train_cfg", "optim_wrapper", "param_scheduler"):
         assert plan[key] == before[key]
     assert not {"val_cfg", "val_dataloader", "test_evaluator"} & set(plan)
@@ -87,22 +87,22 @@ def test_nothing_said_changes_nothing_but_tests_and_pictures(recipe):
         ({"adapter.lr": "fast"}, "--lr fast"),
     ],
 )
-def test_values_out_of_range(recipe, flags, says):
+def test_values_out_of_range(options, flags, says):
     with pytest.raises(ConfigError, match=says):
-        applied(by_epochs(), recipe, **flags)
+        applied(by_epochs(), options, **flags)
 
 
-def test_a_rate_needs_an_optimizer(recipe):
+def test_a_rate_needs_an_optimizer(options):
     plan = {**by_epochs(), "optim_wrapper": {"type": "OptimWrapper"}}
     with pytest.raises(ConfigError, match=r"--lr: the config has no optim_wrapper\.optimizer to set it in"):
-        applied(plan, recipe, **{"adapter.lr": 0.1})
+        applied(plan, options, **{"adapter.lr": 0.1})
 
 
-def test_batches_are_shared_by_processes(recipe, monkeypatch):
+def test_batches_are_shared_by_processes(options, monkeypatch):
     from vladapt.domains.open_vocab.plans import schedule
 
     monkeypatch.setattr(schedule, "world_size", lambda: 2)
-    plan = applied(by_steps(), recipe, images=16, **{"batch_size": 4, "adapter.epochs": 3})
+    plan = applied(by_steps(), options, images=16, **{"batch_size": 4, "adapter.epochs": 3})
     assert plan["train_dataloader"]["batch_size"] == 2 and plan["train_cfg"]["max_iters"] == 3 * 4
     with pytest.raises(ConfigError, match="--batch-size 3: 2 processes share a step; give a multiple of 2"):
-        applied(by_steps(), recipe, batch_size=3)
+        applied(by_steps(), options, batch_size=3)

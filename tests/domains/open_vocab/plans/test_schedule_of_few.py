@@ -1,14 +1,12 @@
 """Few images are seen more often: a config's least number of steps, unless the user says how many epochs."""
 
-from types import SimpleNamespace
-
 import pytest
-from mmengine import Config, ConfigDict
+from mmengine import Config
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from vladapt.core.registry import load_domain
-from vladapt.domains.open_vocab.plans.schedule import apply_schedule
+from vladapt.domains.open_vocab.plans.schedule import Schedule, apply_schedule
 
 
 def scheduled(images, least=100, **options):
@@ -21,8 +19,7 @@ def scheduled(images, least=100, **options):
             {"type": "PolyLR", "by_epoch": True, "begin": 0, "end": 10},
         ],
     }
-    recipe = SimpleNamespace(adapter=ConfigDict(options), batch_size=None, workers=None, amp=None)
-    return plan, apply_schedule(plan, recipe, images)
+    return plan, apply_schedule(plan, Schedule(**options), images)
 
 
 def test_few_images_train_for_more_epochs_and_the_schedule_with_them():

@@ -30,7 +30,7 @@ def test_what_is_set_is_shown(capsys):
     assert Config.fromstring(text, ".py").optim_wrapper.optimizer.lr == 0.5
 
 
-def test_a_part_of_the_default_config_is_set_without_naming_it(boxes, recipe):
+def test_a_part_of_the_default_config_is_set_without_naming_it(boxes):
     from vladapt.core.recipes.resolve import resolve, task_of
 
     sets = ["plan.optim_wrapper.optimizer.lr=0.5", "plan.model.rpn_head.feat_channels=8"]

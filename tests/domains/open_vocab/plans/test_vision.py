@@ -56,14 +56,14 @@ def test_a_model_without_towers_names_no_backbone():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_config_on_another_backbone_builds_and_trains_a_step(name, small_clip_spec, boxes, masks, recipe):
+def test_a_config_on_another_backbone_builds_and_trains_a_step(name, small_clip_spec, boxes, masks, options):
     kind = TASKS[name]
     config = packaged(name)
     if kind is DETECTION:
         config["model"]["roi_head"]["bbox_head"]["fc_out_channels"] = 16
         config["model"]["test_cfg"]["rpn"]["nms_pre"] = 20
     data = {DETECTION: boxes, SEGMENTATION: masks}[kind]
-    plan = make_plan(config, kind, recipe(kind.task, backbone=small_clip_spec), data)
+    plan = make_plan(config, kind, options(kind.task, backbone=small_clip_spec), data)
     init_default_scope(plan.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(plan.model)
@@ -77,7 +77,7 @@ def test_a_config_on_another_backbone_builds_and_trains_a_step(name, small_clip_
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.neck.parameters())
 
 
-def test_a_training_counted_in_steps_runs_with_its_samplers(small_clip_spec, masks, recipe, tmp_path):
+def test_a_training_counted_in_steps_runs_with_its_samplers(small_clip_spec, masks, options, tmp_path):
     from vladapt.core.runtime.progress import Reporter
     from vladapt.core.tasks.config_training.runner import train_plan
 
@@ -85,7 +85,7 @@ def test_a_training_counted_in_steps_runs_with_its_samplers(small_clip_spec, mas
     config["train_cfg"] = {"type": "IterBasedTrainLoop", "max_iters": 3}
     config["train_dataloader"] |= {"batch_size": 2, "sampler": {"type": "InfiniteSampler", "shuffle": True}}
     config["param_scheduler"] = []
-    made = recipe("segmentation", backbone=small_clip_spec, workers=0, amp="bf16")
+    made = options("segmentation", backbone=small_clip_spec, workers=0, amp="bf16")
     plan = make_plan(config, SEGMENTATION, made, masks)
     assert plan.train_dataloader.sampler.type == "vladapt.PassSampler"
     _, history = train_plan(plan, tmp_path, 1, torch.device("cpu"), Reporter(quiet=True))

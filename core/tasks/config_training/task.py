@@ -6,44 +6,55 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from mmengine import Config
-from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import nn
 
-from ...backbones.checkpoints import sized_like
 from ...backbones.load import announced, load_backbone
-from ...contracts.adapter_file import not_finite
+from ...contracts.adapter import FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.domain import DomainData, Evaluation
-from ...contracts.evaluated import Evaluated
-from ...contracts.fitted_run import FittedRun
+from ...contracts.domain import Evaluation
+from ...contracts.items import SPLITS, DomainData
+from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...contracts.use import FittedRun
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
-from ...runs.evaluations import digests_of, in_the_fit
-from ...runs.folder import RUNS
+from ...runs.evaluations import digests_of, in_the_fit, kept_digests
+from ...runs.folder import RUNS, Run, now, versions
+from ...runs.redaction import Redaction
+from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main, run_on_all
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
+from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
-from ..methods import read_data, readable_samples, split_samples
-from .kept_plan import check_run
+from ..methods import place_of_data, read_data, readable_samples, split_counts, split_samples
+from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
-from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
+from .report import (
+    ConfigScores,
+    config_training_report,
+    metrics_of,
+    scores_table,
+    summaries_table,
+    write_evaluation,
+)
+from .runner import load_model, newest_checkpoint, plan_key, quiet, train_plan, weights_of
 
 Progress = Callable[[int, int], None]
 SEEDS = (1, 2, 3)
-TIMES = 4
-"""So much larger than its weights the model of a run may be while it is built: teachers are not among them."""
+ADAPTER = "own"
+"""What run.json has as the adapter of a run that fitted none."""
 
 
 @dataclass
@@ -58,6 +69,30 @@ class ConfigPredictions:
     def rows(self, top: int = 3) -> list[dict[str, Any]]:
         """The task's rows, each with its `id`."""
         return self.task_rows
+
+
+@dataclass
+class FittedConfig:
+    """A training and its scores.
+
+    Args:
+        data: the chosen ones; their notes are of the data that the training saw.
+        plan, model: None where there was nothing to train.
+        history: a row for some of the steps.
+        scores: on the test part.
+    """
+
+    data: DomainData
+    backbone: Backbone
+    plan: Config | None
+    model: nn.Module | None
+    history: list[dict[str, float]]
+    scores: Evaluation
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """Splits that the training saw."""
+        return ("train", "val") if self.plan is not None and self.plan.get("train_cfg") else ()
 
 
 class ConfigTask(Task):
@@ -153,36 +188,29 @@ class ConfigTask(Task):
                 )
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
-        from .record import written_run
-
         started = time.monotonic()
         data = self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
-        backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
-        announced(backbone, reporter.info)
-        lesson = self.taught(recipe, data, backbone.device, reporter)
-        plan, data = self.plan(recipe, lesson, backbone), replace(data, notes=lesson.notes)
+        backbone, plan, notes = self._planned(recipe, data, reporter)
+        data = replace(data, notes=notes)
+        keep = nullcontext()
+        if plan is not None:
+            runs, key = Path(recipe.out or RUNS), plan_key(plan, recipe.seed)
+            keep = kept_checkpoints(runs, key, recipe.resume, reporter, newest_checkpoint)
+        with keep as folder:
+            model, history = None, []
+            if plan is not None:
+                model, history = self.train(plan, folder, recipe, data, backbone.device, reporter)
 
-        def finished(
-            model: nn.Module | None, history: list[dict[str, float]], folder: Path | None = None
-        ) -> FitResult | None:
-            """Score the model and write the run, on the first rank."""
-            if not is_main():
-                return None
-            scores = self._scored(model, data, backbone, reporter)
-            kept = recipe.with_(data={**recipe.data, **data.reading})
-            return written_run(self, kept, data, backbone, plan, model, history, scores, started, folder)
+            def written() -> FitResult | None:
+                if not is_main():
+                    return None
+                done = FittedConfig(data, backbone, plan, model, history, self._scored(model, data, backbone, reporter))
+                return self._written(recipe, done, started, folder)
 
-        if plan is None:
-            return run_on_all(lambda: finished(None, []))
-        runs, key = Path(recipe.out or RUNS), plan_key(plan, recipe.seed)
-        with kept_checkpoints(runs, key, recipe.resume, reporter, newest_checkpoint) as folder:
-            model, history = self.train(plan, folder, recipe, data, backbone.device, reporter)
-            return run_on_all(lambda: finished(model, history, folder))
+            return run_on_all(written)
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
-        from .record import metrics_of, write_evaluation
-
         check_run(use.run)
         recipe, elsewhere = recipe_again(use), bool(use.data)
         spec = use.run.info.backbone.spec
@@ -241,8 +269,6 @@ class ConfigTask(Task):
         return ConfigContest(self, plans, data)
 
     def table(self, metrics: Mapping[str, Any]):
-        from .record import scores_table
-
         return scores_table(metrics)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
@@ -264,6 +290,15 @@ class ConfigTask(Task):
         kept = {key.partition(".")[0] for key in recipe.given}
         changes = {key: getattr(other, key) for key in {k.partition(".")[0] for k in other.given} - kept}
         return self.settled(recipe.with_(**changes, given=recipe.given | other.given))
+
+    def _planned(
+        self, recipe: Recipe, data: DomainData, reporter: Reporter
+    ) -> tuple[Backbone, Config | None, list[str]]:
+        """What a training starts from, its plan, and what is said of the data that it sees."""
+        backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
+        announced(backbone, reporter.info)
+        lesson = self.taught(recipe, data, backbone.device, reporter)
+        return backbone, self.plan(recipe, lesson, backbone), lesson.notes
 
     def _scored(self, model, data: DomainData, backbone: Backbone, reporter: Reporter) -> Evaluation:
         with reporter.task("Testing") as progress, quiet():
@@ -301,6 +336,62 @@ class ConfigTask(Task):
             raise DataError(reason) from error
         return Path(out)
 
+    def _written(self, recipe: Recipe, done: FittedConfig, started: float, folder: Path | None) -> FitResult:
+        """Write the run.
+
+        Args:
+            started: `time.monotonic()` at the start of the fit.
+            folder: of the training's log.
+        """
+        metrics, data = metrics_of(done.scores, done.data), done.data
+        with Run.create(recipe.out, recipe.domain, ADAPTER) as run:
+            info, sections = self._info(recipe, done, time.monotonic() - started), done.scores.sections
+            if recipe.redact:
+                redaction = Redaction.of(data)
+                info, sections = redaction.info(info), redaction.sections(sections)
+            save_file(weights_of(done.model), str(run.adapter_path))
+            keep_logs(folder, run.path)
+            run.write(info, metrics)
+            notes = [f"note: {note}" for note in info.notes]
+            run.log("\n".join([f"{recipe.domain} {self.name}", *notes, f"adapted: {done.scores.metrics}"]))
+            scores = ConfigScores.from_json(run.metrics)
+            write_report(run.path, config_training_report(run.path, run.info, scores, sections, done.history))
+        keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
+        facts = {**{key: info[key] for key in keys}, "backbone": done.backbone.spec}
+        report = FitReport(ADAPTER, chosen_on="the config" if done.taught_by else "nothing to train")
+        skipped = [tuple(pair) for pair in info.skipped]
+        summary = {"run": str(run.path), **facts, **run.metrics}
+        return FitResult(run.path, None, report, run.metrics, summary, list(info.notes), skipped)
+
+    def _info(self, recipe: Recipe, done: FittedConfig, seconds: float) -> RunInfo:
+        data, backbone = done.data, done.backbone
+        told = {
+            "created": now(),
+            "domain": recipe.domain,
+            "task": self.name,
+            "adapter": ADAPTER,
+            "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
+            "data": {
+                "name": data.name,
+                "path": place_of_data(recipe),
+                "kind": data.kind,
+                "licence": data.licence,
+                "counts": split_counts(data),
+            },
+            "class_names": list(data.class_names),
+            "plan": None if done.plan is None else kept_of(done.plan),
+            "shots": recipe.shots,
+            "seed": recipe.seed,
+            "splits": {split: [item.id for item in data.split(split)] for split in SPLITS},
+            "digests": kept_digests({split: data.split(split) for split in done.taught_by}, digests_of),
+            "skipped": [list(pair) for pair in data.skipped],
+            "notes": [*data.notes, *done.scores.notes],
+            "seconds": round(seconds, 3),
+            "versions": versions(),
+            "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
+        }
+        return RunInfo.from_json(told)
+
 
 class ConfigContest(Contest):
     """Trainings of several configs on one data set.
@@ -323,71 +414,13 @@ class ConfigContest(Contest):
         task, recipe = self.task, self.recipes[name].with_(seed=entry["seed"], shots=shots)
         started, quietly = time.perf_counter(), Reporter(quiet=True)
         data = task.choose(recipe, self.samples)
-        spec = task.backbone_spec(recipe)
-        backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
-        lesson = task.taught(recipe, data, backbone.device, quietly)
-        plan, model = task.plan(recipe, lesson, backbone), None
+        (backbone, plan, _), model = task._planned(recipe, data, quietly), None
         if plan is not None:
             with tempfile.TemporaryDirectory(prefix="vladapt-") as folder:
                 model, _ = task.train(plan, Path(folder), recipe, data, backbone.device, quietly)
         seconds = time.perf_counter() - started
         scores = task._scored(model, data, backbone, quietly)
-        row = {"recipe": name or "default", "backbone": spec, **scores.metrics, "seconds": round(seconds, 3)}
+        row = {"recipe": name or "default", "backbone": backbone.spec, **scores.metrics, "seconds": round(seconds, 3)}
         if plan is None or not plan.get("train_cfg"):
             self._untrained[name, shots] = row
         return row
-
-
-def load_model(run: FittedRun, device: torch.device) -> nn.Module | None:
-    """The trained model of a run, built of registered types and the run's own weights alone; None where nothing was
-    trained. Whatever reads the model of a run, which may come from anybody, comes through here.
-
-    Raises:
-        DataError: run.json names anything else, or the weights are missing, do not fit the model or are no numbers.
-        CapabilityError: a library that the model needs is missing.
-    """
-    check_run(run)
-    kept, file = run.info.plan, run.path / "run.json"
-    if kept is None:
-        return None
-    try:
-        with registered_only(), sized_like(run.adapter_path, TIMES):
-            model = build_model(kept, torch.device("cpu"))
-    except (DataError, CapabilityError):
-        raise
-    except Exception as error:  # mm's parts raise any kind for options that do not fit
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
-        raise DataError(f"{file}: plan.model cannot be built ({reason}); fit again") from error
-    _load_weights(model, run.adapter_path)
-    return model.to(device).eval()
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    """Raise DataError unless the file has all of the model's tensors, of its shapes and kinds, and they are numbers."""
-    try:
-        weights = load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: does not fit the run's model (no safetensors file: {error}); fit again") from error
-    built = model.state_dict()
-    for name, tensor in weights.items():
-        if name in built and tensor.dtype != built[name].dtype:
-            raise DataError(f"{path}: {name} is {tensor.dtype}, the run's model has {built[name].dtype}; fit again")
-        if unusable := not_finite(tensor, built.get(name)):
-            raise DataError(f"{path}: {name} holds {unusable}; fit again or copy it again")
-    try:
-        model.load_state_dict(weights)
-    except (RuntimeError, KeyError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[1:2] or lines[:1])[:200].rstrip(".")
-        raise DataError(f"{path}: does not fit the run's model ({reason}); fit again") from error
-
-
-def summaries_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per image: what the task says of it."""
-    table = Table()
-    for name in ("image", "found"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        rest = {key: value for key, value in row.items() if key != "id"}
-        table.add_row(row["id"], row.get("summary") or str(rest))
-    return table

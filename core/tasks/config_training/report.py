@@ -1,87 +1,30 @@
-"""What a fit of a config leaves behind: the run's files, its report, and what `fit` returns."""
+"""What is shown of the scores of a trained config: metrics.json, reports, tables."""
 
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine import Config
 from rich.table import Table
-from safetensors.torch import save_file
-from torch import nn
 
-from ...contracts.adapter import FitReport
-from ...contracts.backbone import Backbone
-from ...contracts.domain import SPLITS, DomainData, Evaluation
-from ...contracts.evaluated import Evaluated
-from ...contracts.fitted_run import FittedRun
-from ...contracts.recipe import Recipe
+from ...contracts.domain import Evaluation
+from ...contracts.items import DomainData
+from ...contracts.judgement import Evaluated
 from ...contracts.run_info import BeforeAfter, RunInfo
-from ...contracts.task import FitResult, Task
+from ...contracts.use import FittedRun
 from ...runs import run_sections as shared
-from ...runs.evaluations import digests_of, kept_digests, make_folder
-from ...runs.folder import Run, now, versions
+from ...runs.evaluations import make_folder
+from ...runs.folder import now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
-from ...training.log import keep_logs
-from ..methods import place_of_data, split_counts
-from .kept_plan import kept_of
+from ..methods import split_counts
 
 FEW_OBJECTS = 30
 LISTED = 6
-ADAPTER = "own"
-"""What run.json has as the adapter of a run that fitted none."""
-
-
-def written_run(
-    task: Task,
-    recipe: Recipe,
-    data: DomainData,
-    backbone: Backbone,
-    plan: Config | None,
-    model: nn.Module | None,
-    history: list[dict[str, float]],
-    scores: Evaluation,
-    started: float,
-    folder: Path | None = None,
-) -> FitResult:
-    """Write the run of a trained model.
-
-    Args:
-        history: a row for some of the steps.
-        started: `time.monotonic()` at the start of the fit.
-        folder: of the training's log.
-    """
-    metrics = metrics_of(scores, data)
-    notes = [*data.notes, *scores.notes]
-    with Run.create(recipe.out, recipe.domain, ADAPTER) as run:
-        info = _info(recipe, task.name, data, notes, backbone, plan, time.monotonic() - started)
-        sections = scores.sections
-        if recipe.redact:
-            redaction = Redaction.of(data)
-            info, sections = redaction.info(info), redaction.sections(sections)
-        save_file(_weights(model), str(run.adapter_path))
-        keep_logs(folder, run.path)
-        run.write(info, metrics)
-        lines = [
-            f"{recipe.domain} {task.name}",
-            *(f"note: {note}" for note in info.notes),
-            f"adapted: {scores.metrics}",
-        ]
-        run.log("\n".join(lines))
-        shown = ConfigScores.from_json(run.metrics)
-        write_report(run.path, config_training_report(run.path, run.info, shown, sections, history))
-    keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
-    summary = {"run": str(run.path), **{key: info[key] for key in keys}, "backbone": backbone.spec, **run.metrics}
-    return FitResult(
-        run.path, None, _report(plan), run.metrics, summary, list(info.notes), list(map(tuple, info.skipped))
-    )
 
 
 def metrics_of(scores: Evaluation, data: DomainData) -> dict[str, Any]:
@@ -146,51 +89,9 @@ def small_test_words(metrics: ConfigScores, notes: Sequence[str]) -> list[str]:
     return sentences
 
 
-def _weights(model: nn.Module | None) -> Mapping[str, torch.Tensor]:
-    """The state of a model; tensors that share memory get their own."""
-    if model is None:
-        return {}
-    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-
-
-def _info(
-    recipe: Recipe, task: str, data: DomainData, notes: list[str], backbone: Backbone, plan, seconds: float
-) -> RunInfo:
-    told = {
-        "created": now(),
-        "domain": recipe.domain,
-        "task": task,
-        "adapter": ADAPTER,
-        "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
-        "data": {
-            "name": data.name,
-            "path": place_of_data(recipe),
-            "kind": data.kind,
-            "licence": data.licence,
-            "counts": split_counts(data),
-        },
-        "class_names": list(data.class_names),
-        "plan": None if plan is None else kept_of(plan),
-        "shots": recipe.shots,
-        "seed": recipe.seed,
-        "splits": {split: [item.id for item in data.split(split)] for split in SPLITS},
-        "digests": kept_digests({split: data.split(split) for split in _taught_by(plan)}, digests_of),
-        "skipped": [list(pair) for pair in data.skipped],
-        "notes": notes,
-        "seconds": round(seconds, 3),
-        "versions": versions(),
-        "recipe": recipe.to_dict(),
-    }
-    return RunInfo.from_json(told)
-
-
-def _taught_by(plan: Config | None) -> tuple[str, ...]:
-    """Splits that a training saw."""
-    return ("train", "val") if plan is not None and plan.get("train_cfg") else ()
-
-
-def _report(plan: Config | None) -> FitReport:
-    return FitReport(ADAPTER, chosen_on="the config" if _taught_by(plan) else "nothing to train")
+def interval_text(name: str, bounds: Sequence[float] | None) -> str:
+    """Such as "31.2% to 40.5%"; "" where there is none."""
+    return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
 
 
 def with_arrow(name: str) -> str:
@@ -282,4 +183,15 @@ def scores_table(metrics: Mapping[str, Any]) -> Table:
     for key, value in read.adapted.items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
         table.add_row(with_arrow(key), shown, *([read.interval_text(key)] if between else []))
+    return table
+
+
+def summaries_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per image: what the task says of it."""
+    table = Table()
+    for name in ("image", "found"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        rest = {key: value for key, value in row.items() if key != "id"}
+        table.add_row(row["id"], row.get("summary") or str(rest))
     return table

@@ -9,102 +9,35 @@ import hashlib
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from ...contracts.backbone import Backbone
+from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
+from ...contracts.recipe import Recipe
+from ...contracts.run_info import RunInfo
+from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...errors import CapabilityError, ConfigError
+from ...registry import adapter_class, catalogue
+from ...registry.catalogue import find
+from ...registry.judging import divided, judgements_of, judges_at
+from ...runs.evaluations import in_the_fit, kept_digests, make_folder
+from ...runs.folder import RUNS, Run, now, versions
+from ...runs.run_sections import Report, write_report
+from ...runs.verdicts import TowerComparison
+from ...runtime.distributed import is_main
+from ...runtime.files import kept_checkpoints
+from ...runtime.progress import Reporter
+from ...training.checkpoints import newest_step
+from ...training.log import FILE, keep_logs, read_log
+from ...training.objective import parse_losses
+from ..classification.stored_run import recipe_again
+from ..methods import adapter_of, check_hooks, check_named, place_of_data
+from .fitted import ZERO_SHOT, DataFacts, FittedTowers, Training, saved_model, towers_of
 
-from ..backbones.load import save_fine_tuned
-from ..contracts.adapter import Adapter, FitReport
-from ..contracts.backbone import Backbone
-from ..contracts.evaluated import Evaluated
-from ..contracts.fitted_run import FittedRun
-from ..contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
-from ..contracts.recipe import Recipe
-from ..contracts.run_info import RunInfo
-from ..contracts.task import Axes, Contest, FitResult, Task, Use
-from ..errors import CapabilityError, ConfigError, DataError
-from ..registry import adapter_class, catalogue, load_adapter
-from ..registry.catalogue import find
-from ..registry.judging import divided, judgements_of, judges_at
-from ..runs.evaluations import in_the_fit, kept_digests, make_folder
-from ..runs.folder import RUNS, Run, now, versions
-from ..runs.run_sections import Report, write_report
-from ..runs.verdicts import TowerComparison
-from ..runtime.distributed import is_main
-from ..runtime.files import kept_checkpoints
-from ..runtime.progress import Reporter
-from ..training.checkpoints import newest_step
-from ..training.log import FILE, keep_logs, read_log
-from ..training.objective import parse_losses
-from .classification.stored_run import recipe_again
-from .methods import adapter_of, check_hooks, check_named, place_of_data
-
-ZERO_SHOT = "zero-shot"
 SEEDS = (1, 2, 3)
-NOTHING = "nothing"
-"""In the file of weights of a run that trained none."""
 BACKBONE_FACTS = ("spec", "fingerprint", "licence", "image_size")
-
-
-@dataclass(frozen=True)
-class Training:
-    """A method, and how towers are trained and images encoded.
-
-    Args:
-        adapter: not fitted; None for zero-shot, which trains nothing.
-        seed: of everything random.
-        chooses: whether somebody said which epoch is kept.
-        resume: go on from the newest checkpoint.
-        amp, workers: of the encoding.
-        hooks: of `TrainingPlace`.
-    """
-
-    adapter: Adapter | None
-    seed: int
-    chooses: bool = False
-    resume: bool = False
-    amp: str | None = None
-    workers: int | None = None
-    hooks: Sequence[Mapping[str, Any]] = ()
-
-
-@dataclass
-class FittedTowers:
-    """A training and its scores.
-
-    Attributes:
-        adapter: None of a fit that trains nothing.
-        towers: the backbone as it is after the fit.
-        before, after: scores on the test part; before is None of a fit that trains nothing.
-        metrics: of both.
-        notes: sentences for the user.
-        findings: of the task's judgements, which are made when the rest is there.
-    """
-
-    adapter: Adapter | None
-    report: FitReport
-    backbone: Backbone
-    towers: Backbone
-    before: Any
-    after: Any
-    metrics: dict[str, Any]
-    notes: list[str]
-    seconds: float
-    findings: Findings = field(default_factory=lambda: Findings({}))
-
-
-class DataFacts(Protocol):
-    """What run.json says of a data set; `DomainData` and sets of pairs have it."""
-
-    name: str
-    licence: str
-    skipped: Sequence[Sequence[str]]
-    notes: Sequence[str]
-    reading: Mapping[str, Any]
 
 
 class TowerTraining(Task):
@@ -344,7 +277,7 @@ class TowerTraining(Task):
         hidden = self.redaction(recipe, data, info.skipped, recipe.redact)
         info = info if hidden is None else hidden.info(info)
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
-            model = _saved(done, run)
+            model = saved_model(done, run)
             run.write(info, done.metrics)
             run.log("\n".join([*info.notes, info.verdict, f"adapted: {done.metrics['adapted']}"]))
             keep_logs(folder, run.path)
@@ -425,37 +358,6 @@ class TowerContest(Contest):
         metrics = self.task.compared(towers, self.read_data, recipe)
         shots = len(self.task.samples(self.read_data, "train"))
         return {"shots": shots, "accuracy": None, **metrics, "seconds": seconds}
-
-
-def towers_of(run: FittedRun, backbone: Backbone) -> Backbone:
-    """The backbone as the run trained it.
-
-    Raises:
-        DataError: the weights of the run are damaged.
-    """
-    if run.info.adapter == ZERO_SHOT:
-        _check_untrained(run.adapter_path)
-        return backbone
-    return load_adapter(run.adapter_path, backbone).adapted(backbone)
-
-
-def _check_untrained(path: Path) -> None:
-    """Raise the DataError of a file that is not what a run without a training keeps."""
-    try:
-        whole = load_file(path).keys() == {NOTHING}
-    except (OSError, SafetensorError):
-        whole = False
-    if not whole:
-        raise DataError(f"{path}: damaged, or from another run; copy the run again")
-
-
-def _saved(done: FittedTowers, run: Run) -> Path | str:
-    """The adapter, and the towers as a backbone, whose path is returned; of zero-shot a file that says so."""
-    if done.adapter is None:
-        save_file({NOTHING: torch.zeros(1)}, run.adapter_path, metadata={"adapter": ZERO_SHOT})
-        return ""
-    done.adapter.save(run.adapter_path)
-    return save_fine_tuned(done.towers, run.path)
 
 
 def _listed(*skipped: Sequence[Sequence[str]]) -> list[list[str]]:
