@@ -41,7 +41,6 @@ from .core.contracts.use import Predicted as Predicted
 from .core.data.pairs.reading import read_pairs as read_pairs
 from .core.engine.comparison import Comparison as Comparison
 from .core.engine.fit import load_run as load_run
-from .core.engine.push import push as push
 from .core.errors import CapabilityError as CapabilityError
 from .core.errors import ConfigError as ConfigError
 from .core.errors import DataError as DataError
@@ -56,6 +55,7 @@ from .core.registry.build import load_adapter as load_adapter
 from .core.registry.build import load_domain as load_domain
 from .core.runtime.progress import Reporter as Reporter
 from .core.sharing import mlflow_flavour
+from .core.sharing.push import Pushed as Pushed
 from .core.tasks.pretraining.pretrain import PretrainPlan as PretrainPlan
 from .core.tasks.pretraining.pretrain import pretrain as pretrain
 from .core.tasks.retrieval.scoring import evaluate_retrieval as evaluate_retrieval
@@ -68,9 +68,6 @@ def export(
     run: str | Path,
     out: str | Path,
     *,
-    format: str = ...,
-    int8: bool = ...,
-    opset: int | None = ...,
     backbone: str | None = ...,
     domain: Domain | None = ...,
     reporter: Reporter | None = ...,
@@ -80,7 +77,23 @@ def export(
     resources: Mapping[str, str] | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
+    format: str | None = ...,
+    int8: bool | None = ...,
+    opset: int | None = ...,
 ) -> Exported: ...
+
+def push(
+    run: str | Path,
+    repo: str,
+    *,
+    domain: Domain | None = ...,
+    out: str | Path | None = ...,
+    upload: bool | None = ...,
+    public: bool | None = ...,
+    licence: str | None = ...,
+    data_licence: str | None = ...,
+    dataset: str | None = ...,
+) -> Pushed: ...
 
 def fit(
     recipe: Recipe | None = ...,

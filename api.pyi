@@ -1,5 +1,9 @@
 """Types of the public names. Made by `make index`; do not edit."""
 
+from collections.abc import Mapping as Mapping
+from pathlib import Path as Path
+from typing import Any as Any
+
 from . import Adapter as Adapter
 from . import Backbone as Backbone
 from . import Batch as Batch
@@ -88,7 +92,7 @@ from .core.data.unlabelled import decodable as decodable
 from .core.data.unlabelled import images_of as images_of
 from .core.data.unlabelled import readable as readable
 from .core.data.verify import FileHashes as FileHashes
-from .core.engine.search import search as search
+from .core.engine.search import SearchResult as SearchResult
 from .core.errors import LimitError as LimitError
 from .core.errors import did_you_mean as did_you_mean
 from .core.metrics.classification import classification_metrics as classification_metrics
@@ -144,3 +148,21 @@ from .core.training.tower_weights import copy_of as copy_of
 
 SECTIONS: dict[str, dict[str, str]]
 HOMES: dict[str, str]
+
+def search(
+    index: str | Path,
+    text: str | None = ...,
+    *,
+    device: str = ...,
+    domain: Domain | None = ...,
+    reading: Mapping[str, Any] | None = ...,
+    where: Mapping[str, str] | None = ...,
+    image: str | Path | None = ...,
+    weight: float | None = ...,
+    top: int | None = ...,
+    since: str | None = ...,
+    cluster: float | None = ...,
+    blur: bool | None = ...,
+    html: str | Path | None = ...,
+    backbone: str | None = ...,
+) -> SearchResult: ...

@@ -33,7 +33,7 @@ def fit(
 
     Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
-    from ..recipes.early import check_recipe
+    from ..recipes.resolve import check_recipe
 
     resolved = given.recipe()
     if (place := resolved.adapter_name) is not None and is_place(place):
@@ -120,7 +120,7 @@ def evaluate(
 
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
-    from ..recipes.early import check_run
+    from ..recipes.resolve import check_run
 
     check_run(run)
     from ..engine.fit import evaluate as engine_evaluate
@@ -183,7 +183,7 @@ def predict(
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
-    from ..recipes.early import check_run
+    from ..recipes.resolve import check_run
 
     check_run(run)
     from ..contracts.domain import OwnFiles

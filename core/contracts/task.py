@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import CapabilityError, ConfigError
-from .options import Option, as_text, chosen, option, options_of
+from .options import as_text, chosen, option
 from .recipe import Recipe, as_flag
 from .use import USED, Use
 
@@ -106,9 +106,6 @@ class Axes:
         metavar="N",
         group=COMPARED,
     )
-
-
-AXES: dict[str, Option] = {each.name: each for each in options_of(Axes)}
 
 
 @dataclass

@@ -198,13 +198,15 @@ class ExportWishes:
 
     Args:
         out: its folder, which must not be there yet.
-        opset: version of ONNX's operators; None for the usual one.
-        int8: a graph in 8 bits is to answer.
     """
 
-    out: Path
-    opset: int | None = None
-    int8: bool = False
+    out: Path = field(metadata={"option": None})
+    format: str = option("onnx", "format of the graphs: onnx (the default)", metavar="onnx")
+    int8: bool = option(False, "also write an 8-bit graph, which predict.py then uses")
+    opset: int | None = option(None, "version of ONNX's operators; by default 18", metavar="N")
+
+
+EXPORT = {each.name: each for each in options_of(ExportWishes)}
 
 
 @dataclass

@@ -16,8 +16,8 @@ from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
+from ..registry.build import check_judging
 from ..registry.catalogue import is_place
-from ..registry.judging import check_judging
 from ..runs.evaluations import write_metrics
 from ..runs.folder import Run, open_run
 from ..runs.redaction import redacted_result

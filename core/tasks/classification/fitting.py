@@ -27,7 +27,7 @@ from ...explanation.nearest import LabelledImages
 from ...features.batches import OF_IMAGES
 from ...forgetting.probe import probe_of
 from ...registry import build_adapter, build_judgement
-from ...registry.judging import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at
 from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words

@@ -28,8 +28,8 @@ from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.table import canonical_json
 from ...registry import catalogue
+from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find, is_place
-from ...registry.judging import divided, judgements_of, judges_at
 from ...runs.comparison import Comparison
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction

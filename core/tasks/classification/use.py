@@ -19,7 +19,7 @@ from ...contracts.task import TRUST, Task, Use
 from ...contracts.use import FittedRun
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
-from ...registry.judging import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed

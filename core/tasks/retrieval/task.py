@@ -17,7 +17,7 @@ from ...contracts.run_info import RunInfo
 from ...contracts.task import Use
 from ...contracts.use import Exported, ExportWishes
 from ...errors import CapabilityError
-from ...registry.judging import judgements_of
+from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter

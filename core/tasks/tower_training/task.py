@@ -20,8 +20,8 @@ from ...contracts.run_info import RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, catalogue
+from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
-from ...registry.judging import divided, judgements_of, judges_at
 from ...runs.evaluations import in_the_fit, kept_digests, make_folder
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.run_sections import Report, write_report
