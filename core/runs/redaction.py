@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.items import DomainData
 from ..contracts.judgement import Evaluated
 from ..contracts.run_info import RunInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FILE_NAME = re.compile(
     r"""[^\s'"()\[\],:;]*\.(?:png|jpe?g|jp2|j2k|bmp|gif|webp|tiff?|dcm|dicom|nii(?:\.gz)?|npz|npy|mha|nrrd|svs|mp4|avi|mov|mkv"""
@@ -59,7 +62,7 @@ class Redaction:
         self._longest_first = sorted(self._number, key=len, reverse=True)
 
     @classmethod
-    def of(cls, data: DomainData, skipped: Iterable[Sequence[str]] = ()) -> Redaction:
+    def of(cls, data: DomainData, skipped: Iterable[Sequence[str]] = ()) -> Self:
         """Of a data set, its samples in their order."""
         named = ((item.id, str(item.source), item.source.name, item.group) for item in data.items)
         return cls(named, dict.fromkeys(map(tuple, [*data.skipped, *skipped])))

@@ -215,6 +215,11 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
 
+    @classmethod
+    def of_run(cls, info: RunInfo, **parts: Any) -> Report:
+        """Of a run, which says when it was made and with which packages."""
+        return cls(created=info.created, versions=info.versions, **parts)
+
     def with_sections(self, further: Sequence[Any]) -> Report:
         """With sections at its end."""
         return replace(self, sections=[*self.sections, *further]) if further else self

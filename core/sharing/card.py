@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
 from ..contracts.domain import Domain
-from ..contracts.run_info import RunInfo
+from ..contracts.run_info import BeforeAfter, RunInfo
 from ..errors import DataError
 from ..runs.measures import MEASURES
 from ..runs.redaction import NO_NAME
@@ -71,7 +71,7 @@ class Card:
     """
 
     info: RunInfo
-    metrics: Mapping[str, Any]
+    metrics: BeforeAfter
     told: Told
     verdict: str = ""
     domain: Domain | None = None
@@ -142,8 +142,8 @@ class Card:
 
     def _scores(self) -> Iterator[tuple[str, float, Sequence[float] | None]]:
         """(metric, value, interval) of the adapted model; AUROCs of single labels are in metrics.json."""
-        between = (self.metrics.get("metric_intervals") or {}).get("adapted") or {}
-        for key, value in (self.metrics.get("adapted") or {}).items():
+        between = self.metrics.metric_intervals.get("adapted") or {}
+        for key, value in self.metrics.adapted.items():
             if _is_number(value) and "/" not in key.removeprefix("image_to_text/").removeprefix("text_to_image/"):
                 yield key, float(value), between.get(key)
 
@@ -184,8 +184,7 @@ class Card:
         return "\n\n".join(filter(None, lines))
 
     def _how_well(self) -> list[str]:
-        metrics, others = self.metrics, self._baselines()
-        images = metrics.get("test_images")
+        images, others = self.metrics.test_images, self._baselines()
         columns = ["", *others, "this model", "95% interval"]
         rows = []
         for key, value, interval in self._scores():
@@ -193,14 +192,13 @@ class Card:
             cells = [measure.text(of.get(key)) for of in others.values()]
             arrow = f" {measure.arrow}" if key in MEASURES or measure.meaning else ""
             rows.append([f"{measure.name}{arrow}", *cells, measure.text(value), measure.between(interval)])
-        few = images is not None and images < SMALL_TEST_SET
         size = f"On {images} test images that the fit did not see." if images else ""
-        size += " With so few images, read the intervals." if few else ""
+        size += " With so few images, read the intervals." if 0 < images < SMALL_TEST_SET else ""
         return [size, _table(columns, rows) if rows else "", self.verdict]
 
     def _baselines(self) -> dict[str, Mapping[str, Any]]:
-        known = {"zero_shot": self.metrics.get("zero_shot"), **(self.metrics.get("baselines") or {})}
-        known["zero_shot"] = self.metrics.get("zero_shot") or known["zero_shot"]
+        known = {"zero_shot": None, **(self.metrics.get("baselines") or {})}
+        known["zero_shot"] = self.metrics.zero_shot or known["zero_shot"]
         told = {name: of for name, of in known.items() if isinstance(of, Mapping)}
         return {BASELINES.get(name, name.replace("_", " ")): of for name, of in told.items()}
 

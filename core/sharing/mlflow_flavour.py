@@ -23,7 +23,7 @@ from typing import Any
 
 from ... import __version__
 from ..backbones.specs import find_published
-from ..contracts.run_info import RunInfo
+from ..contracts.run_info import BeforeAfter, RunInfo
 from ..contracts.task import Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..recipes.resolve import task_of_run
@@ -69,7 +69,7 @@ def log_run(
         if mlflow.active_run() is None:
             stack.enter_context(mlflow.start_run(run_name=opened.path.name if not opened.place else opened.place))
         mlflow.log_params(dict(params_of(opened.info)))
-        mlflow.log_metrics(dict(metrics_of(opened.metrics)))
+        mlflow.log_metrics(dict(metrics_of(BeforeAfter.from_json(opened.metrics))))
         mlflow.set_tags({**dict(_tags(opened.info)), **(tags or {})})
         for file in LOGGED:
             if (opened.path / file).is_file():
@@ -196,20 +196,20 @@ def params_of(info: RunInfo) -> Iterator[tuple[str, str]]:
             yield _name(name), str(value)[:LONGEST_PARAM]
 
 
-def metrics_of(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def metrics_of(metrics: BeforeAfter) -> Iterator[tuple[str, float]]:
     """Name -> value: "adapted/accuracy", and its 95 % interval as "adapted/accuracy_low" and "_high"; baselines too."""
     sides = {side: metrics.get(side) for side in SIDES}
     sides |= {name: of for name, of in (metrics.get("baselines") or {}).items() if name not in SIDES}
     for side, scores in sides.items():
-        between = (metrics.get("metric_intervals") or {}).get(side) or {}
+        between = metrics.metric_intervals.get(side) or {}
         for key, value in (scores or {}).items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield _name(f"{side}/{key}"), float(value)
             low_high = between.get(key)
             if low_high and all(isinstance(bound, (int, float)) for bound in low_high):
                 yield from zip((_name(f"{side}/{key}_low"), _name(f"{side}/{key}_high")), map(float, low_high))
-    if isinstance(metrics.get("test_images"), int):
-        yield "test_images", float(metrics["test_images"])
+    if metrics.test_images:
+        yield "test_images", float(metrics.test_images)
 
 
 def _tags(info: RunInfo) -> Iterator[tuple[str, str]]:

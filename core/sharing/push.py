@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ..backbones.hub import REPOSITORY
 from ..backbones.specs import NON_COMMERCIAL
-from ..contracts.run_info import RunInfo
+from ..contracts.run_info import BeforeAfter, RunInfo
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..export.package import new_folder
@@ -153,7 +153,7 @@ def _write(run: Run, task: Task, told: Told, folder: Path, digest: str) -> list[
     info = info.with_(published={**info.published, "adapter": digest}, data=data)
     metrics = cleaned(run.metrics, privacy.text)
     verdict = privacy.text(task.verdict(run.metrics))
-    card = Card(info, metrics, told, verdict, task.domain, holds_tower_weights(run))
+    card = Card(info, BeforeAfter.from_json(metrics), told, verdict, task.domain, holds_tower_weights(run))
     with new_folder(folder) as partial:
         for name in TENSORS:
             if (run.path / name).is_file():

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...core.contracts import DomainData, RunInfo, option, settle
 from ...core.runs import ListSection, Redaction
@@ -39,40 +38,21 @@ class PeopleOptions:
         settle(self)
 
 
-class PeopleHidden:
-    """What is written of a set of pictures of people: names of samples become numbers, identities too.
+class PeopleHidden(Redaction):
+    """What is written of a set of pictures of people: names of samples become numbers, identities too."""
 
-    Args:
-        data: the set.
-        skipped: (name, reason) of further pictures that could not be read.
-        shown: with `--show-people` all stays as it is.
-    """
+    @classmethod
+    def unless(cls, shown: bool, data: DomainData, skipped: Iterable[Sequence[str]] = ()) -> PeopleHidden | None:
+        """Of a set; None with `--show-people`, where all stays as it is.
 
-    def __init__(self, data: DomainData, skipped: Iterable[Sequence[str]] = (), shown: bool = False):
-        self.shown = shown
-        self._redaction = Redaction.of(data, skipped)
-
-    def name(self, name: str) -> str:
-        """What a sample is called."""
-        return name if self.shown else self._redaction.name(name)
-
-    def text(self, text: str) -> str:
-        """A sentence without names of samples and files."""
-        return text if self.shown else self._redaction.text(text)
-
-    def pairs(self, skipped: Iterable[Sequence[str]]) -> list[list[str]]:
-        """(name, reason) of what could not be read."""
-        return [list(pair) for pair in skipped] if self.shown else self._redaction.pairs(skipped)
-
-    def sections(self, sections: Sequence[Any]) -> list[Any]:
-        """Those of a report that show no single picture."""
-        return list(sections) if self.shown else self._redaction.sections(sections)
+        Args:
+            skipped: (name, reason) of further pictures that could not be read.
+        """
+        return None if shown else cls.of(data, skipped)
 
     def info(self, info: RunInfo) -> RunInfo:
         """What run.json holds. Where the data lie stays, so that the run can be scored again."""
-        if self.shown:
-            return info
-        return self._redaction.info(info).with_(**{key: info[key] for key in ("recipe", "data") if key in info})
+        return super().info(info).with_(**{key: info[key] for key in ("recipe", "data") if key in info})
 
 
 def care_section() -> ListSection:

@@ -33,7 +33,7 @@ from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
-from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
+from ..methods import adapter_of, data_facts, place_of_data, read_data, trains_towers
 from .baselines import PROBE, fitted_probe
 from .feature_rows import prepared_of
 from .protocols import as_published, deciding_by_protocol, transfer_of
@@ -311,13 +311,7 @@ def info_of(recipe: Recipe, prepared: PreparedData, adapter, report, shots, note
         "adapter_options": adapter.options,
         "transductive": adapter.transductive,
         "backbone": _backbone_facts(prepared, adapter),
-        "data": {
-            "name": prepared.data.name,
-            "path": place_of_data(recipe),
-            "kind": prepared.data.kind,
-            "licence": prepared.data.licence,
-            "counts": split_counts(prepared.data),
-        },
+        "data": data_facts(prepared.data, place_of_data(recipe)),
         "class_names": list(prepared.class_names),
         "templates": list(prepared.templates),
         **({} if prepared.base is None else {"base": prepared.base.facts}),

@@ -44,11 +44,11 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
     verdict = found.sections(Place.VERDICT) or ([NO_ZERO_SHOT] if results.zero_shot_logits is None else [])
     warnings = warnings_of(results.compared, results.labels, names, info.notes)
     details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report of one adaptation run",
         title=f"{info.adapter or 'Adapter'} on {info.data.name or 'a data set'}",
         lead=_lead(results),
-        created=info.created,
         sections=[
             _headline(results),
             *verdict,
@@ -71,7 +71,6 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             shared.use(_steps(info, str(folder))),
             shared.licences(info),
         ],
-        versions=info.versions,
         place=f"Run folder {folder}. The whole recipe, the split and the seed are in its run.json.",
     )
 

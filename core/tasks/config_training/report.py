@@ -21,7 +21,7 @@ from ...runs.folder import now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
-from ..methods import split_counts
+from ..methods import data_facts
 
 FEW_OBJECTS = 30
 LISTED = 6
@@ -48,8 +48,8 @@ def write_evaluation(
         DataError: nothing can be written there.
     """
     make_folder(folder)
-    facts = {**run.info.data, "name": data.name, "kind": data.kind, "licence": data.licence}
-    facts["counts"], skipped = split_counts(data), [list(pair) for pair in data.skipped]
+    facts = {**run.info.data, **data_facts(data, run.info.data.path)}
+    skipped = [list(pair) for pair in data.skipped]
     info = run.info.with_(created=now(), data=facts, notes=scores.notes, skipped=skipped)
     sections = scores.sections
     if redact:
@@ -121,11 +121,11 @@ def config_training_report(
     rows = [[*row, text] if between else row for row, text in zip(scores, texts)]
     drawn = f"{plural(groups, 'group')} of images" if groups else "the test images"
     note = f"Intervals are from a bootstrap of {drawn}." if between else ""
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report of one adaptation run",
         title=f"{info.data.name or 'data'}: {info.task}",
         lead=f"On {plural(metrics.test_images, 'test image')} that took no part in the training.",
-        created=info.created,
         sections=[
             HeadlineSection(numbers),
             shared.warnings(small_test_words(metrics, info.notes)),
@@ -138,7 +138,6 @@ def config_training_report(
             shared.use(_steps(shlex.quote(str(folder)))),
             shared.licences(info),
         ],
-        versions=info.versions,
         place=f"Run folder {folder}. The whole recipe, the split and the seed are in its run.json.",
     )
 

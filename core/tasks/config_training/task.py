@@ -38,7 +38,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
-from ..methods import place_of_data, read_data, readable_samples, split_counts, split_samples
+from ..methods import data_facts, place_of_data, read_data, readable_samples, split_samples
 from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
 from .report import (
@@ -371,13 +371,7 @@ class ConfigTask(Task):
             "task": self.name,
             "adapter": ADAPTER,
             "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
-            "data": {
-                "name": data.name,
-                "path": place_of_data(recipe),
-                "kind": data.kind,
-                "licence": data.licence,
-                "counts": split_counts(data),
-            },
+            "data": data_facts(data, place_of_data(recipe)),
             "class_names": list(data.class_names),
             "plan": None if done.plan is None else kept_of(done.plan),
             "shots": recipe.shots,

@@ -116,7 +116,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     folder = PretrainFolder(Path(plan.out))
     done = run_on_all(lambda: folder.open(resume) if is_main() else None)
     if all_gather_json(done is not None)[0]:
-        return _as_it_was(folder, done) if is_main() else None
+        return _result(folder.model, *done, finished_before=True) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
     asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
@@ -277,11 +277,6 @@ def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before
     skipped = [tuple(pair) for pair in info.skipped]
     notes = [*info.notes, *filter(None, [info.verdict, info["generic"]])]
     return PretrainResult(model, metrics, summary, notes, skipped, finished_before)
-
-
-def _as_it_was(folder: PretrainFolder, done: tuple[RunInfo, dict]) -> PretrainResult:
-    info, metrics = done
-    return _result(folder.model, info, metrics, finished_before=True)
 
 
 @dataclass(frozen=True)

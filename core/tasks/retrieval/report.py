@@ -86,11 +86,11 @@ def training_report(
     epochs = "" if info.adapter else ", the values of each epoch in history.json"
     others = "gradient and speed" if log else "and the gradient"
     main, minor = training_curves(log or history, info.losses, info.best_epoch)
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report of one training on image-text pairs",
         title=f"{name}, trained on {info.data.name or 'image-text pairs'}",
         lead=_lead(info, metrics, len(history)),
-        created=info.created,
         sections=[
             _headline(metrics),
             metrics.section(),
@@ -108,7 +108,6 @@ def training_report(
             shared.use(_steps(info, str(folder)), "pairs") if info.model else None,
             shared.licences(info, unknown="not known"),
         ],
-        versions=info.versions,
         place=f"Folder {folder}. Settings, seed and losses are in its run.json{epochs}.",
     )
 
@@ -229,16 +228,12 @@ def _scores(metrics: RetrievalComparison) -> TableSection | None:
     before, after = metrics.zero_shot, metrics.adapted
     if not after:
         return None
+    parts = {title: {f"{side}/{name}": each for name, each in MEASURES.items()} for side, title in DIRECTIONS.items()}
+    parts |= {"Both directions": {"mean_recall": MEAN_RECALL}, "The class of an image": {"accuracy": ACCURACY}}
     rows: list[Any] = []
-    for side, title in DIRECTIONS.items():
-        measures = {f"{side}/{name}": measure for name, measure in MEASURES.items()}
-        between = {key: metrics.between(key) for key in measures}
-        rows += [title, *shared.score_rows(measures, before, after, between)]
-    if "mean_recall" in after:
-        rows += ["Both directions", *shared.score_rows({"mean_recall": MEAN_RECALL}, before, after, {})]
-    if "accuracy" in after:
-        intervals = {"accuracy": metrics.between("accuracy")}
-        rows += ["The class of an image", *shared.score_rows({"accuracy": ACCURACY}, before, after, intervals)]
+    for title, measures in parts.items():
+        scores = shared.score_rows(measures, before, after, {key: metrics.between(key) for key in measures})
+        rows += [title, *scores] if scores else []
     note = (
         "Each text searches all test images, and each image all their texts. Of equal scores the wrong ones come "
         "first, so a model that cannot tell them apart finds nothing."

@@ -133,11 +133,11 @@ def reid_report(
     """
     main, minor = training_curves(log or history, info.losses, info.best_epoch)
     trained = info.adapter != "zero-shot"
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report of one re-identification",
         title=f"{info.backbone.spec}, {'trained' if trained else 'as it is'} on {info.data.name}",
         lead=metrics.lead,
-        created=info.created,
         sections=[
             _headline(metrics),
             metrics.section() if trained else None,
@@ -155,7 +155,6 @@ def reid_report(
             shared.use(_steps(info, str(folder)), "pictures of people") if info.model else None,
             shared.licences(info, unknown="not stated"),
         ],
-        versions=info.versions,
         place=f"Folder {folder}. Settings and seed are in its run.json.",
     )
 

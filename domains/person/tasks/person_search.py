@@ -79,7 +79,7 @@ class PersonSearch(Retrieval):
 
     def redaction(self, recipe, data, skipped, redact) -> Any:
         shown = recipe.task_options["show_people"]
-        return super().redaction(recipe, data, skipped, redact) or PeopleHidden(data.pairs.data, skipped, shown)
+        return super().redaction(recipe, data, skipped, redact) or PeopleHidden.unless(shown, data.pairs.data, skipped)
 
     def finish(self, run, info, data, metrics) -> None:
         sentence = "{} of the sentences find their person first, mAP {}.".format(

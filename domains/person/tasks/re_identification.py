@@ -135,8 +135,8 @@ class ReIdentification(TowerTraining):
         facts = {"kind": data.data.kind, "images": len(data.data.items), "people": count}
         return {"data": facts, "best_epoch": done.report.chosen.get("epoch")}
 
-    def redaction(self, recipe: Recipe, data: ReidData, skipped: Sequence[Sequence[str]], redact: bool) -> PeopleHidden:
-        return PeopleHidden(data.data, skipped, recipe.task_options["show_people"] and not redact)
+    def redaction(self, recipe: Recipe, data: ReidData, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
+        return PeopleHidden.unless(recipe.task_options["show_people"] and not redact, data.data, skipped)
 
     def table(self, metrics: Mapping[str, Any]):
         return ReidComparison.from_json(metrics).table()
@@ -145,13 +145,13 @@ class ReIdentification(TowerTraining):
         raise CapabilityError("a re-identification run names nobody; find people by `vladapt index` and `search`")
 
     def report(self, folder: Path, info: RunInfo, shown: tuple, done: FittedTowers, data, hidden) -> Report:
-        searches = shown_searches(done.after, data.data.load) if hidden.shown else None
+        searches = shown_searches(done.after, data.data.load) if hidden is None else None
         return reid_report(folder, info, *shown, searches)
 
     def report_again(self, folder: Path, info: RunInfo, result, after, data, hidden) -> Report:
-        notes = [hidden.text(note) for note in data.data.notes]
+        notes = list(data.data.notes) if hidden is None else [hidden.text(note) for note in data.data.notes]
         info = info.with_(data={**info.data, "people": {}}, notes=notes)
-        searches = shown_searches(after, data.data.load) if hidden.shown else None
+        searches = shown_searches(after, data.data.load) if hidden is None else None
         return reid_report(folder, info, result, (), searches=searches)
 
     def _read(self, recipe: Recipe, whole: bool) -> ReidData:

@@ -139,11 +139,11 @@ def moments_report(
         shown: of `examples`.
     """
     main, minor = training_curves(log or history, info.losses, None) if history else ([], [])
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report on moments in long videos",
         title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'} on {info.data.name}",
         lead=metrics.lead,
-        created=info.created,
         sections=[
             _headline(metrics),
             metrics.section(),
@@ -158,7 +158,6 @@ def moments_report(
             shared.use(_steps(info, str(folder)), "videos"),
             shared.licences(info, unknown="not stated"),
         ],
-        versions=info.versions,
         place=f"Folder {folder}. Settings and seed are in its run.json.",
     )
 
