@@ -6,7 +6,7 @@ any, unless the user says `--show-people`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,16 +39,9 @@ class PeopleOptions:
 
 
 class PeopleHidden(Redaction):
-    """What is written of a set of pictures of people: names of samples become numbers, identities too."""
-
-    @classmethod
-    def unless(cls, shown: bool, data: DomainData, skipped: Iterable[Sequence[str]] = ()) -> PeopleHidden | None:
-        """Of a set; None with `--show-people`, where all stays as it is.
-
-        Args:
-            skipped: (name, reason) of further pictures that could not be read.
-        """
-        return None if shown else cls.of(data, skipped)
+    """What is written of a set of pictures of people, unless `--show-people` is given: names of samples become numbers,
+    identities too.
+    """
 
     def info(self, info: RunInfo) -> RunInfo:
         """What run.json holds. Where the data lie stays, so that the run can be scored again."""

@@ -31,8 +31,8 @@ class Attributes(Classification):
         """Nobody's picture and no file is shown or named, unless the user says `--show-people`."""
         if recipe.redact or not isinstance(prepared, Prepared):
             return super().hidden(recipe, prepared, info)
-        hidden = PeopleHidden.unless(recipe.task_options.get("show_people", False), prepared.data, info.skipped)
-        return None if hidden is None else hidden.info(info)
+        shown = recipe.task_options.get("show_people", False)
+        return None if shown else PeopleHidden.of(prepared.data, info.skipped).info(info)
 
     def _written(self, recipe: Recipe, prepared: PreparedData, done, *how) -> FitResult:
         result = super()._written(recipe, prepared, done, *how)

@@ -78,8 +78,8 @@ class PersonSearch(Retrieval):
         return super().fit(recipe, reporter)
 
     def redaction(self, recipe, data, skipped, redact) -> Any:
-        shown = recipe.task_options["show_people"]
-        return super().redaction(recipe, data, skipped, redact) or PeopleHidden.unless(shown, data.pairs.data, skipped)
+        hidden = None if recipe.task_options["show_people"] else PeopleHidden.of(data.pairs.data, skipped)
+        return super().redaction(recipe, data, skipped, redact) or hidden
 
     def finish(self, run, info, data, metrics) -> None:
         sentence = "{} of the sentences find their person first, mAP {}.".format(

@@ -136,7 +136,8 @@ class ReIdentification(TowerTraining):
         return {"data": facts, "best_epoch": done.report.chosen.get("epoch")}
 
     def redaction(self, recipe: Recipe, data: ReidData, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
-        return PeopleHidden.unless(recipe.task_options["show_people"] and not redact, data.data, skipped)
+        shown = recipe.task_options["show_people"] and not redact
+        return None if shown else PeopleHidden.of(data.data, skipped)
 
     def table(self, metrics: Mapping[str, Any]):
         return ReidComparison.from_json(metrics).table()

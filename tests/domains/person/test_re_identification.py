@@ -119,11 +119,10 @@ def test_reports_hide_people_unless_asked_for(trained, frozen):
 
 def test_names_of_people_become_numbers(small_sample):
     data = load_domain("person").sample(TASK)
-    hidden, name = PeopleHidden.unless(False, data, [("bad.png", "empty")]), data.items[1].id
+    hidden, name = PeopleHidden.of(data, [("bad.png", "empty")]), data.items[1].id
     assert hidden.name(name) == "sample 2" and hidden.pairs([("bad.png", "empty")]) == [
         ["unreadable sample 1", "empty"]
     ]
-    assert PeopleHidden.unless(True, data) is None
     told = {"recipe": {"data": {"path": "people.csv"}}, "data": {"name": "x"}, "notes": [f"see {name}"]}
     info = hidden.info(RunInfo.from_json(told))
     assert info["recipe"]["data"]["path"] == "people.csv" and info["notes"] == ["see sample 2"]
