@@ -18,6 +18,7 @@ from ..contracts.options import keywords
 from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
+from ..recipes.adapters import with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
@@ -25,7 +26,6 @@ from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
-from ..tasks.methods import with_shared_options
 from .comparison import Comparison
 
 TABLE = "compare.csv"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,10 @@ from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
 from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain
 from ...contracts.features import Batch, FeatureSet
 from ...contracts.items import Item
-from ...contracts.task import Use
-from ...contracts.use import Exported, ExportWishes
+from ...contracts.prepared import PreparedData
+from ...contracts.use import Exported, ExportWishes, Use
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
@@ -37,7 +36,7 @@ from ...export.graph import Graph, check_opset, has_convolutions, write_in_8_bit
 from ...export.package import STANDALONE, check_free, exported, new_folder, write_facts
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
-from .feature_rows import prepared_of, rows_of_split
+from .feature_rows import rows_of_split
 from .stored_run import fitted_adapter, recipe_again
 
 FEATURES = "features"
@@ -73,8 +72,14 @@ def check_exported(use: Use) -> None:
         )
 
 
-def export_run(use: Use, wishes: ExportWishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
-    """Write the graphs of a run; see `Task.export`."""
+def export_run(
+    use: Use, wishes: ExportWishes, task: str, read: Callable[..., PreparedData], reporter: Reporter
+) -> Exported:
+    """Write the graphs of a run; see `Task.export`.
+
+    Args:
+        read: what gives the data side of a recipe, as `Classification.prepared`.
+    """
     check_exported(use)
     check_free(wishes.out)
     opset = check_opset(wishes.opset)
@@ -83,12 +88,8 @@ def export_run(use: Use, wishes: ExportWishes, domain: Domain | None, task: str,
     if wishes.int8 and recipe.features:
         raise ConfigError("--int8: is for the graph from pixels, and a run of a features file has none; omit it")
     other = bool(use.data or use.features)
-    prepared = prepared_of(
-        recipe.with_(shots=0), reporter, None if recipe.features else domain, task, divided=not other
-    )
-    adapter = fitted_adapter(use.run, prepared.backbone)
-    if prepared.backbone is not None:
-        adapter = adapter.to(prepared.backbone.device)
+    prepared = read(recipe.with_(shots=0), reporter, divided=not other)
+    adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     tested = rows_of_split(prepared, "test", everything=other)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
     made = _Export(use, prepared, adapter, tested, task)

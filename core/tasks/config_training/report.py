@@ -15,13 +15,13 @@ from ...contracts.items import DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.run_info import BeforeAfter, RunInfo
 from ...contracts.use import FittedRun
+from ...recipes.data import data_facts
 from ...runs import run_sections as shared
 from ...runs.evaluations import make_folder
 from ...runs.folder import now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
-from ..methods import data_facts
 
 FEW_OBJECTS = 30
 LISTED = 6

@@ -24,10 +24,11 @@ from ...contracts.items import SPLITS, DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.run_info import RunInfo
-from ...contracts.task import Axes, Contest, FitResult, Task, Use
-from ...contracts.use import FittedRun
+from ...contracts.task import Axes, Contest, FitResult, Task
+from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
+from ...recipes.data import data_facts, place_of_data, read_data, readable_samples, split_samples
 from ...recipes.resolve import resolve
 from ...runs.evaluations import digests_of, in_the_fit, kept_digests
 from ...runs.folder import RUNS, Run, now, versions
@@ -38,7 +39,6 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
-from ..methods import data_facts, place_of_data, read_data, readable_samples, split_samples
 from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
 from .report import (

@@ -20,10 +20,10 @@ from ...export.agreement import LARGEST_SHARE, Agreement
 from ...export.folder import Session, facts_of, library
 from ...export.graph import Graph, check_opset
 from ...export.package import check_free, exported, new_folder, write_facts
+from ...recipes.adapters import backbone_of
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again
-from ..methods import backbone_of
 from .encoding import distinct_images
 
 IMAGES, TEXTS = "images", "texts"

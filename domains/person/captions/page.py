@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
-from ....core.runs import data_uri
+from ....core.runs import data_uri, page_template
 from ....core.runtime import write_whole
 
 if TYPE_CHECKING:
@@ -29,16 +29,7 @@ def write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], D
     Raises:
         DataError: the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("page.html.j2")
+    template = page_template(Path(__file__).with_name("page.html.j2"))
     write_whole(path, template.render(cards=[_card(each, load) for each in captions], made=made))
 
 
