@@ -69,11 +69,6 @@ class BackboneInfo(JsonObject):
     licence: str = ""
     image_size: Any = None
 
-    @property
-    def named(self) -> dict[str, Any]:
-        """What an export says of it."""
-        return {key: self.json.get(key) for key in ("spec", "fingerprint")}
-
 
 @dataclass(frozen=True, eq=False)
 class DataInfo(JsonObject):

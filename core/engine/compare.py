@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.domain import Domain
 from ..contracts.options import keywords
 from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
@@ -71,7 +71,7 @@ def compare(
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
-    if len(sources) > 1 and recipe.preset not in (AUTO, NO_PRESET):
+    if len(sources) > 1 and recipe.preset not in (AUTO, Domain.NO_PRESET):
         raise ConfigError(f"--preset {recipe.preset}: belongs to one data set; give one --data, or omit --preset")
     if axes.adapters:
         recipe = with_shared_options(recipe, axes.adapters)

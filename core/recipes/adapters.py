@@ -10,7 +10,7 @@ from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.choices import FreshViews, published_options
-from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.domain import Domain
 from ..contracts.items import DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, Recipe
@@ -146,7 +146,7 @@ def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
 
 def _published(recipe: Recipe, name: str, own: Mapping[str, Any]) -> bool:
     """Whether the user asks for a method as published: by a protocol, or by a preset that it has."""
-    named = recipe.preset not in (AUTO, NO_PRESET) or own.get("preset") is not None
+    named = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
     return recipe.protocol is not None or (named and bool(adapter_class(name).presets))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.domain import Domain
 from ..contracts.items import SPLITS, DomainData
 from ..contracts.recipe import AUTO, SAMPLE, Recipe, check_data_place
 from ..data.label_files import is_label_file, read_label_file
@@ -164,5 +164,5 @@ def has_labels(data: DomainData) -> bool:
 
 def on_target(recipe: Recipe) -> Recipe:
     """The recipe as it reads a target: all its classes, its own prompts, and no shots, as nothing is fitted there."""
-    preset = recipe.preset if recipe.preset == NO_PRESET else AUTO
+    preset = recipe.preset if recipe.preset == Domain.NO_PRESET else AUTO
     return recipe.with_(classes=None, preset=preset, shots=0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...contracts.domain import NO_PRESET
+from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import DomainData, Item, Label, Labels
 from ...contracts.prepared import Counts, PreparedData, Shots
@@ -199,7 +199,7 @@ def prepared_rows(
         load=_no_pixels,
         name=Path(path).stem,
         kind="multilabel" if file.features.multilabel else "labels",
-        published=None if preset in (AUTO, NO_PRESET) else preset,
+        published=None if preset in (AUTO, Domain.NO_PRESET) else preset,
     )
     if whole or (not divided and len(set(file.split or ()) - {""}) < 2):
         data = data.with_items([item.with_(split="test") for item in data.items])
