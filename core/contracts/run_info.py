@@ -198,6 +198,7 @@ class BeforeAfter(JsonObject):
         zero_shot: the same before; empty where there is nothing to compare with.
         intervals, metric_intervals: side -> metric -> [low, high]; of most tasks one of them.
         test_groups: their number, where there are groups.
+        objects: class name -> objects of it in the test images, where they are counted.
         exchange: metric -> {"difference", "p_value"} of a permutation test; empty without scores before.
     """
 
@@ -207,6 +208,7 @@ class BeforeAfter(JsonObject):
     test_groups: int | None = None
     intervals: Mapping[str, Any] = field(default_factory=dict)
     metric_intervals: Mapping[str, Any] = field(default_factory=dict)
+    objects: Mapping[str, int] = field(default_factory=dict)
     exchange: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def interval(self, side: str, metric: str) -> Sequence[float] | None:

@@ -69,8 +69,7 @@ def shareable(info: RunInfo) -> RunInfo:
     counts = {name: len(ids) for name, ids in info.splits.items()} or info.published.get("counts") or {}
     data, of_sample = info.data, info.data.path == SAMPLE
     resources = {name: value for name, value in (info.recipe.get("resources") or {}).items() if name in TOWERS}
-    known = RunInfo.from_json({key: value for key, value in info.items() if key not in DROPPED})
-    kept: dict[str, Any] = dict(Redaction(()).info(known))
+    kept = {key: value for key, value in Redaction(()).info(info).items() if key not in DROPPED}
     kept["recipe"] |= {"out": None, "descriptions": None, "generic": None, "resume": False}
     kept["recipe"]["resources"] = {name: shared_spec(str(value)) for name, value in resources.items()}
     kept["recipe"]["classes"] = _classes(info.recipe.get("classes"))
@@ -78,7 +77,6 @@ def shareable(info: RunInfo) -> RunInfo:
     kept["recipe"]["data"] = {**kept["recipe"]["data"], "path": place}
     kept["data"] |= {"path": place, "name": data.name if of_sample or data.named else NO_NAME}
     kept["skipped"] = []
-    kept.pop("splits")
     own = str(info.backbone.spec)
     told = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
     if info.backbone:

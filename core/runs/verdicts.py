@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..contracts.run_info import BeforeAfter
 from ..metrics.significance import SIGNIFICANT, p_words
-from .sections import Measure, VerdictSection
+from .sections import HeadlineSection, Measure, Number, Track, VerdictSection
 
 
 class Verdict(ABC):
@@ -27,6 +27,27 @@ class Verdict(ABC):
 @dataclass(frozen=True, eq=False)
 class TowerComparison(BeforeAfter, Verdict):
     """Base of what tasks that train towers read from metrics.json: scores before and after, which judge the change."""
+
+    def headline(
+        self, measures: Mapping[str, Measure], columns: Mapping[str, str], unit: str, of: str
+    ) -> HeadlineSection:
+        """The top of a report: some scores, the first one largest, each with its interval.
+
+        Args:
+            measures: metric -> how it is written.
+            columns: side -> how it is called.
+            unit: what intervals draw, such as "people".
+            of: the test set, in words.
+        """
+        first, numbers, tracks, roles = next(iter(measures)), [], {}, {"guessing": "floor", "adapted": "adapted"}
+        for key, measure in measures.items():
+            was = f"before {measure.text(self.zero_shot[key])}" if self.zero_shot else ""
+            numbers.append(Number(measure.name, measure.text(self.adapted[key]), was, main=key == first))
+            tracks[measure.name] = [
+                Track(name.capitalize(), self[side][key], self.interval(side, key), roles.get(side, ""))
+                for side, name in columns.items()
+            ]
+        return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals (bootstrap over {unit})", of)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
@@ -76,7 +76,6 @@ class Card:
     verdict: str = ""
     domain: Domain | None = None
     tower_weights: bool = False
-    unknown: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.data = self.info.data
@@ -197,8 +196,8 @@ class Card:
         return [size, _table(columns, rows) if rows else "", self.verdict]
 
     def _baselines(self) -> dict[str, Mapping[str, Any]]:
-        known = {"zero_shot": None, **(self.metrics.get("baselines") or {})}
-        known["zero_shot"] = self.metrics.zero_shot or known["zero_shot"]
+        before = self.metrics.zero_shot
+        known = {**(self.metrics.get("baselines") or {}), **({"zero_shot": before} if before else {})}
         told = {name: of for name, of in known.items() if isinstance(of, Mapping)}
         return {BASELINES.get(name, name.replace("_", " ")): of for name, of in told.items()}
 

@@ -331,8 +331,7 @@ def summary_of(run: Run, info: RunInfo, scores: Scores, seconds: float) -> dict[
         "run": str(run.path),
         **{key: info[key] for key in ("domain", "task", "adapter")},
         "backbone": info.backbone.spec or None,
-        "shots": info.shots,
-        "seed": info.seed,
+        **{key: info[key] for key in ("shots", "seed")},
         **scores.metrics,
         "seconds": round(seconds, 3),
     }

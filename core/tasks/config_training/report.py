@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,29 +55,14 @@ def write_evaluation(
     if redact:
         hidden = Redaction.of(data, data.skipped)
         info, sections = hidden.info(info), hidden.sections(sections)
-    metrics = ConfigScores.from_json(result.metrics)
+    metrics = BeforeAfter.from_json(result.metrics)
     report = config_training_report(run.shown, info, metrics, sections, ())
     place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
     lead = f"{result.words} The scores are of {plural(metrics.test_images, 'image')}."
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 
-@dataclass(frozen=True, eq=False)
-class ConfigScores(BeforeAfter):
-    """What metrics.json says of a model that a domain scores; nothing was scored before.
-
-    Attributes:
-        objects: class name -> objects of it in the test images, where they are counted.
-    """
-
-    objects: Mapping[str, int] = field(default_factory=dict)
-
-    def interval_text(self, name: str) -> str:
-        """Such as "31.2% to 40.5%"; "" where there is none."""
-        return " to ".join(number(bound, is_share(name)) for bound in self.interval("adapted", name) or ())
-
-
-def small_test_words(metrics: ConfigScores, notes: Sequence[str]) -> list[str]:
+def small_test_words(metrics: BeforeAfter, notes: Sequence[str]) -> list[str]:
     """How little a small test set says."""
     images = metrics.test_images
     sentences = [*shared.small_test_set(images, notes), *shared.few_groups(metrics.test_groups, images)]
@@ -94,6 +79,11 @@ def interval_text(name: str, bounds: Sequence[float] | None) -> str:
     return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
 
 
+def _between(metrics: BeforeAfter, name: str) -> str:
+    """Such as "31.2% to 40.5%"; "" where there is no interval."""
+    return " to ".join(number(bound, is_share(name)) for bound in metrics.interval("adapted", name) or ())
+
+
 def with_arrow(name: str) -> str:
     """The name of a score with an arrow that says which way is better, where that is known."""
     return f"{name.replace('_', ' ')}{' ↑' if is_share(name) else ''}"
@@ -102,7 +92,7 @@ def with_arrow(name: str) -> str:
 def config_training_report(
     folder: str | Path,
     info: RunInfo,
-    metrics: ConfigScores,
+    metrics: BeforeAfter,
     sections: Sequence[Any],
     history: Sequence[Mapping[str, float]],
 ) -> Report:
@@ -117,7 +107,7 @@ def config_training_report(
     names = [name.replace("_", " ") for name in metrics.adapted]
     numbers = [Number(name, text, main=place == 0) for place, (name, (_, text)) in enumerate(zip(names[:3], scores))]
     between, groups = metrics.metric_intervals, metrics.test_groups
-    texts = map(metrics.interval_text, metrics.adapted)
+    texts = [_between(metrics, name) for name in metrics.adapted]
     rows = [[*row, text] if between else row for row, text in zip(scores, texts)]
     drawn = f"{plural(groups, 'group')} of images" if groups else "the test images"
     note = f"Intervals are from a bootstrap of {drawn}." if between else ""
@@ -172,7 +162,7 @@ def _steps(folder: str) -> list[tuple[str, str]]:
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:
     """Scores that have nothing to be compared with."""
-    read = ConfigScores.from_json(metrics)
+    read = BeforeAfter.from_json(metrics)
     images, groups, between = read.test_images, read.test_groups, read.metric_intervals
     of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
     table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
@@ -181,7 +171,7 @@ def scores_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for key, value in read.adapted.items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
-        table.add_row(with_arrow(key), shown, *([read.interval_text(key)] if between else []))
+        table.add_row(with_arrow(key), shown, *([_between(read, key)] if between else []))
     return table
 
 

@@ -23,7 +23,7 @@ from ...contracts.domain import Evaluation
 from ...contracts.items import SPLITS, DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
-from ...contracts.run_info import RunInfo
+from ...contracts.run_info import BeforeAfter, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
@@ -42,7 +42,6 @@ from ..classification.stored_run import recipe_again
 from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
 from .report import (
-    ConfigScores,
     config_training_report,
     metrics_of,
     scores_table,
@@ -354,7 +353,7 @@ class ConfigTask(Task):
             run.write(info, metrics)
             notes = [f"note: {note}" for note in info.notes]
             run.log("\n".join([f"{recipe.domain} {self.name}", *notes, f"adapted: {done.scores.metrics}"]))
-            scores = ConfigScores.from_json(run.metrics)
+            scores = BeforeAfter.from_json(run.metrics)
             write_report(run.path, config_training_report(run.path, run.info, scores, sections, done.history))
         keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
         facts = {**{key: info[key] for key in keys}, "backbone": done.backbone.spec}

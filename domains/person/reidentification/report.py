@@ -17,14 +17,11 @@ from ....core.errors import DataError
 from ....core.runs import (
     CurveGridSection,
     ExchangeVerdict,
-    HeadlineSection,
     Measure,
-    Number,
     PictureSection,
     Report,
     TableSection,
     TowerComparison,
-    Track,
     VerdictSection,
     plural,
 )
@@ -52,7 +49,7 @@ SHOWN_QUERIES, SHOWN_RESULTS = 6, 4
 
 @dataclass(frozen=True, eq=False)
 class ReidComparison(TowerComparison):
-    """What `reid_metrics` gives; its verdict is whether the change of Rank-1 and mAP is more than chance.
+    """What `flat_scores` gives; its verdict is whether the change of Rank-1 and mAP is more than chance.
 
     Attributes:
         reranked: the scores after re-ranking; empty without one.
@@ -72,9 +69,9 @@ class ReidComparison(TowerComparison):
     reranking: str = ""
 
     @property
-    def sides(self) -> list[str]:
-        """Those that have scores."""
-        return [when for when in WHEN if self.get(when)]
+    def sides(self) -> dict[str, str]:
+        """Those that have scores -> how they are called."""
+        return {side: name for side, name in WHEN.items() if self.get(side)}
 
     @property
     def queries(self) -> str:
@@ -110,9 +107,9 @@ class ReidComparison(TowerComparison):
 
     def table(self) -> Table:
         """Scores before and after, and re-ranked, for a terminal."""
-        titles = {**WHEN, "adapted": "features"} if self.sides[:1] == ["adapted"] else WHEN
+        sides = self.sides if self.zero_shot else {**self.sides, "adapted": "features"}
         title = f"{self.queries}, {plural(self.test_gallery, 'picture')} in the gallery"
-        return score_table(self, MEASURES, {when: titles[when] for when in self.sides}, title, self.caption)
+        return score_table(self, MEASURES, sides, title, self.caption)
 
 
 def reid_report(
@@ -139,7 +136,7 @@ def reid_report(
         title=f"{info.backbone.spec}, {'trained' if trained else 'as it is'} on {info.data.name}",
         lead=metrics.lead,
         sections=[
-            _headline(metrics),
+            metrics.headline({key: MEASURES[key] for key in ("r1", "map")}, metrics.sides, "people", metrics.queries),
             metrics.section() if trained else None,
             shared.warnings(_warnings(metrics, info.notes)),
             care_section(),
@@ -188,21 +185,6 @@ def shown_searches(scores: ReidScores, load: Callable[[Item], Decoded]) -> Pictu
 
 def _in_8_bits(picture: Decoded) -> Decoded:
     return picture if picture.dtype == np.uint8 else np.rint(255 * picture).astype(np.uint8)
-
-
-def _headline(metrics: ReidComparison) -> HeadlineSection:
-    numbers, tracks, before = [], {}, metrics.zero_shot
-    for key in ("r1", "map"):
-        measure = MEASURES[key]
-        was = f"before {measure.text(before[key])}" if before else ""
-        numbers.append(Number(measure.name, measure.text(metrics.adapted[key]), was, main=key == "r1"))
-        role = {"adapted": "adapted"}
-        tracks[measure.name] = [
-            Track(WHEN[when].capitalize(), metrics[when][key], metrics.interval(when, key), role.get(when, ""))
-            for when in metrics.sides
-        ]
-    how = "with 95% intervals (bootstrap over people)"
-    return HeadlineSection(numbers, tracks, MEASURES["r1"], how, metrics.queries)
 
 
 def _warnings(metrics: ReidComparison, notes: Sequence[str]) -> list[str]:

@@ -21,11 +21,11 @@ from ..reidentification.fitting import (
     ReidData,
     divided_people,
     fitted_people,
-    reid_metrics,
     scored,
     train_on_people,
 )
 from ..reidentification.report import ReidComparison, reid_report, shown_searches
+from ..reidentification.scoring import flat_scores
 from ..samplers import SAMPLERS
 
 LOSS = "bot"
@@ -118,7 +118,7 @@ class ReIdentification(TowerTraining):
         return before, scored(towers, data, protocol, how, reporter, reranking=data.reranking)
 
     def metrics(self, before: Any, after: Any, data: ReidData) -> dict[str, Any]:
-        return reid_metrics(before, after, data)
+        return flat_scores(before, after, data.data.class_names, data.reranking)
 
     def samples(self, data: ReidData, split: str) -> Sequence[Any]:
         return data.data.items if split == "all" else data.data.split(split)

@@ -19,14 +19,11 @@ from ....core.runs import (
     CurveGridSection,
     CurveSection,
     ExchangeVerdict,
-    HeadlineSection,
     Measure,
-    Number,
     PictureSection,
     Report,
     TableSection,
     TowerComparison,
-    Track,
     VerdictSection,
     plural,
     strip,
@@ -145,7 +142,9 @@ def moments_report(
         title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'} on {info.data.name}",
         lead=metrics.lead,
         sections=[
-            _headline(metrics),
+            metrics.headline(
+                {key: MEASURES[key] for key in (DECIDING, MEAN)}, metrics.columns, "videos", metrics.queries
+            ),
             metrics.section(),
             shared.warnings(_warnings(metrics)),
             shared.notes(info),
@@ -214,21 +213,6 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
             return []
     (first, words), *rest = strips
     return [(first, f"“{found.query.text}” in {video.id}: {words}"), *rest]
-
-
-def _headline(metrics: MomentsComparison) -> HeadlineSection:
-    numbers, tracks, before = [], {}, metrics.zero_shot
-    for key in (DECIDING, MEAN):
-        measure = MEASURES[key]
-        was = f"before {measure.text(before[key])}" if before else ""
-        numbers.append(Number(measure.name, measure.text(metrics.adapted[key]), was, main=key == DECIDING))
-        roles = {"guessing": "floor", "adapted": "adapted"}
-        tracks[measure.name] = [
-            Track(name.capitalize(), metrics[when][key], metrics.interval(when, key), roles.get(when, ""))
-            for when, name in metrics.columns.items()
-        ]
-    how = "with 95% intervals (bootstrap over videos)"
-    return HeadlineSection(numbers, tracks, MEASURES[DECIDING], how, metrics.queries)
 
 
 def _warnings(metrics: MomentsComparison) -> list[str]:

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 
-from vladapt.core.contracts.run_info import RunInfo
+from vladapt.core.contracts.run_info import BeforeAfter, RunInfo
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
-from vladapt.core.tasks.config_training.report import ConfigScores, config_training_report
+from vladapt.core.tasks.config_training.report import config_training_report
 
 EVIL = "<script>alert('x')</script>"
 INFO = {
@@ -39,7 +39,7 @@ def metrics(**adapted):
 def page(sections=(), history=(), info=INFO, **adapted):
     return render_report(
         config_training_report(
-            "runs/x", RunInfo.from_json(info), ConfigScores.from_json(metrics(**adapted)), sections, history
+            "runs/x", RunInfo.from_json(info), BeforeAfter.from_json(metrics(**adapted)), sections, history
         )
     )
 
