@@ -152,7 +152,8 @@ def flat_scores(
         same or None, "test_images", "test_queries", "test_gallery", "test_identities", "intervals": {"adapted": {"r1":
         [low, high], ...}, ...}, "by_camera": {"adapted": {camera: {"queries", "r1", "map", "minp"}}, ...},
         "by_attribute": the same, "exchange": {"r1": {"difference", "p_value"}, "map": ...} or None, "protocol",
-        "compared_by" and, where there was one, "reranking": sentences}. Intervals draw identities, and the paired permutation test exchanges them.
+        "compared_by" and, where there was one, "reranking": sentences}. Intervals draw identities, and the paired
+        permutation test exchanges them.
     """
     sides = {"zero_shot": before, "adapted": after}
     found = {when: None if one is None else one.ranking for when, one in sides.items()} | {"reranked": after.reranked}
