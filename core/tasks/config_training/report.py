@@ -17,8 +17,7 @@ from ...contracts.run_info import BeforeAfter, RunInfo
 from ...contracts.use import FittedRun
 from ...recipes.data import data_facts
 from ...runs import run_sections as shared
-from ...runs.evaluations import make_folder
-from ...runs.folder import now
+from ...runs.folder import make_folder, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural

@@ -10,8 +10,8 @@ from typing import Any
 from ...contracts.run_info import JsonObject
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.significance import SIGNIFICANT
+from ...runs.run_sections import TowerComparison
 from ...runs.sections import VerdictSection, plural
-from ...runs.verdicts import TowerComparison
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}

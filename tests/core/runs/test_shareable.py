@@ -6,7 +6,7 @@ import pytest
 
 from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.errors import CapabilityError
-from vladapt.core.runs.shareable import Privacy, leaks, shareable, shared_spec
+from vladapt.core.runs.redaction import Privacy, leaks, shareable, shared_spec
 from vladapt.core.sharing.card import base_model
 
 

@@ -145,9 +145,8 @@ def page(metrics=None, given=None, rows=(), **shown) -> Page:
 def html(metrics=None, given=None, rows=(), **shown) -> str:
     metrics = measured() if metrics is None else metrics
     given = RunInfo.from_json(info(metrics) if given is None else given)
-    forgotten = Forgotten.from_json(metrics)
     compared = RetrievalComparison.from_json(metrics)
-    abilities = [] if forgotten is None else forgotten.section()
+    abilities = Forgotten.from_json(metrics).section() if Forgotten.is_in(metrics) else []
     return render_report(training_report("runs/streets", given, compared, rows, **shown, abilities=abilities))
 
 
