@@ -15,7 +15,6 @@ from rich.table import Table
 from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
 from ....core.runs import (
-    CurveGridSection,
     ExchangeVerdict,
     Measure,
     PictureSection,
@@ -26,7 +25,7 @@ from ....core.runs import (
     plural,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import score_table, training_curves
+from ....core.tasks import score_table, training_sections
 from ..care import care_section
 from .scoring import ReidScores
 
@@ -128,7 +127,6 @@ def reid_report(
         log: the lines of the training's log.
         searches: of `shown_searches`; None where people are hidden.
     """
-    main, minor = training_curves(log or history, info.losses, info.best_epoch)
     trained = info.adapter != "zero-shot"
     return Report.of_run(
         info,
@@ -144,8 +142,7 @@ def reid_report(
             _scores(metrics),
             _rows("By camera", "Camera of the query", metrics.by_camera),
             _rows("By attribute", "The person has", metrics.by_attribute),
-            CurveGridSection("How the training went", main) if main else None,
-            CurveGridSection("Parts of the loss, and the gradient", minor, minor=True, sub=True) if minor else None,
+            *training_sections(log or history, info.losses, info.best_epoch),
             searches,
             _facts(info),
             shared.skipped(info.skipped, "picture"),
