@@ -64,7 +64,7 @@ def _check_applied(recipe: Recipe, place: str) -> None:
             raise ConfigError(f"{as_flag(key)}: {place} is already fitted and learns nothing here; omit it")
     if not (recipe.gave("data.path") or recipe.features):
         raise ConfigError(f"--adapter {place}: name the images to evaluate it on, with --data or --features")
-    if recipe.domain and recipe.domain != (theirs := Run.open(place).info["domain"]):
+    if recipe.domain and recipe.domain != (theirs := Run.open(place).info.domain):
         raise ConfigError(f"--domain {recipe.domain}: {place} is of domain {theirs}; omit --domain")
 
 

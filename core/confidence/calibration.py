@@ -9,7 +9,7 @@ several ("Probabilistic Outputs for Support Vector Machines", Platt 1999).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts.run_info import RunInfo
 from ..errors import ConfigError, DataError
 from ..metrics.significance import calibration_curve
 from ..runtime.files import read_tensors, write_tensors
@@ -240,14 +241,13 @@ class Calibration:
         )
 
 
-def uncalibrated_words(info: Mapping[str, Any]) -> str:
+def uncalibrated_words(info: RunInfo) -> str:
     """That a run has no calibration rows, and why.
 
     Args:
         info: of its run.json.
     """
-    reason = info.get("not_calibrated")
-    return f"{UNCALIBRATED} ({reason})" if reason else UNCALIBRATED
+    return f"{UNCALIBRATED} ({info.not_calibrated})" if info.not_calibrated else UNCALIBRATED
 
 
 def _label_thresholds(probs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

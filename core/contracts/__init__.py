@@ -22,6 +22,7 @@ __getattr__, __dir__ = lazy_exports(
         "prepared": "PreparedData",
         "recipe": "Recipe SAMPLE",
         "resources": "FurtherBackbone NEEDS PatchTokens PreProjection TextPool",
+        "run_info": "RunInfo",
         "selector": "Pool Selector",
         "task": "Axes Contest FitResult Task",
         "use": "ExportWishes Exported Use",

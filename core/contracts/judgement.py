@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
 from .options import settle
+from .run_info import Keyed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ class Place(Enum):
     TRUST = "where the report says how far answers can be trusted"
 
 
-class Record(Mapping[str, Any]):
+class Record(Keyed):
     """The result of a judgement: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
 
     It is a Mapping too, with the keys that metrics.json has below `key`, so that `record["drop"]` and `record.drop` are
@@ -108,15 +109,6 @@ class Record(Mapping[str, Any]):
 
     def save(self, folder: Path) -> None:
         """Write what a run is to keep of it, besides numbers, into the run folder."""
-
-    def __getitem__(self, key: str) -> Any:
-        return self.values_by_key()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.values_by_key())
-
-    def __len__(self) -> int:
-        return len(self.values_by_key())
 
 
 def _fields(record: Any) -> tuple[Field, ...]:

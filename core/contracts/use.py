@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from .options import Option, option, options_of
 from .recipe import DATA, JUDGING, METHOD, OUTPUT
+from .run_info import RunInfo
 
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
 """Commands on a run that take a data set, and all of them."""
@@ -127,7 +128,7 @@ class FittedRun(Protocol):
     """
 
     path: Path
-    info: dict[str, Any]
+    info: RunInfo
     metrics: dict[str, Any]
     place: str
 

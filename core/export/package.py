@@ -58,17 +58,14 @@ class NewExport:
     @property
     def first_facts(self) -> dict[str, Any]:
         """What the facts of any export begin with: the formats, and the run that it is of."""
-        return {"format": FORMAT, "vladapt": __version__, "run": self.run.path.name, "task": self.run.info["task"]}
+        return {"format": FORMAT, "vladapt": __version__, "run": self.run.path.name, "task": self.run.info.task}
 
     @property
     def last_facts(self) -> dict[str, Any]:
         """What they end with: the backbone where there is one, and what licences there are to keep to."""
-        backbone, data = self.run.info["backbone"], self.run.info.get("data") or {}
-        weights = "unknown" if backbone is None else backbone.get("licence") or "unknown"
-        licences = {"licences": {"weights": weights, "data": data.get("licence") or "unknown"}}
-        if backbone is None:
-            return licences
-        return {"backbone": {key: backbone.get(key) for key in ("spec", "fingerprint")}, **licences}
+        backbone = self.run.info.backbone
+        named = {"backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint}} if backbone else {}
+        return {**named, "licences": self.run.info.licences}
 
     def folder(self) -> AbstractContextManager[Path]:
         """As `new_folder`, of what was asked for."""

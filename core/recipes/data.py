@@ -95,6 +95,16 @@ def listed_classes(classes: Any) -> list[str] | None:
     return names
 
 
+def data_facts(data: DomainData, path: str) -> dict[str, Any]:
+    """What run.json says of the data of a fit, or a report of those of an evaluation.
+
+    Args:
+        path: as it was given.
+    """
+    facts = {"name": data.name, "path": path, "kind": data.kind, "licence": data.licence}
+    return {**facts, "counts": split_counts(data)}
+
+
 def split_counts(data: DomainData) -> dict[str, dict[str, int]]:
     """Split -> class -> number of samples."""
     counts = {split: dict.fromkeys(data.class_names, 0) for split in SPLITS}

@@ -133,9 +133,9 @@ def task_of_run(run: FittedRun, domain: Domain | None = None) -> Task:
     Raises:
         CapabilityError: the domain or the task is not installed here.
     """
-    name, task = run.info["domain"], run.info["task"]
+    name, task = run.info.domain, run.info.task
     try:
-        if domain is None and name is not None and not run.info["recipe"].get("features"):
+        if domain is None and name is not None and not run.info.recipe.get("features"):
             domain = load_domain(name)
         return task_class(task)(None) if domain is None else task_in(domain, task)
     except UnknownNameError as error:

@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "folder": "Run",
         "plots": "accuracy_over_shots data_uri strip",
         "redaction": "Redaction",
-        "run_sections": "ExchangeVerdict Report Verdict page_template write_report",
+        "run_sections": "ExchangeVerdict Report TowerComparison page_template write_report",
         "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
         "TableSection Track VerdictSection plural",
     },

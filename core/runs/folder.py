@@ -25,6 +25,7 @@ from typing import IO, Any
 from safetensors import SafetensorError
 
 from ... import __version__
+from ..contracts.run_info import RunInfo
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, remove_abandoned, write_whole
 from .places import HUB, UNFINISHED, folder_of, origin_of, run_folder, without_place
@@ -46,6 +47,7 @@ KEYS = {
 """What run.json cannot do without, and of which kind it is."""
 OPTIONAL = {
     **dict.fromkeys(("plan", "data", "metrics", "splits", "adapter_options", "fit", "digests", "calibration"), dict),
+    **dict.fromkeys(("base", "published", "judge", "losses", "settings", "versions"), dict),
     **dict.fromkeys(("templates", "skipped", "notes"), list),
     "origin": str,
 }
@@ -81,7 +83,7 @@ class Run:
     """
 
     path: Path
-    info: dict[str, Any] = field(default_factory=dict)
+    info: RunInfo = field(default_factory=RunInfo)
     metrics: dict[str, Any] = field(default_factory=dict)
     place: str = ""
     _made: list[Path] = field(default_factory=list, repr=False)
@@ -137,7 +139,8 @@ class Run:
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / METRICS) if (path / METRICS).exists() else info.get("metrics", {})
-        return cls(path, shareable(info) if place else info, metrics, place)
+        typed = RunInfo.from_json(info)
+        return cls(path, shareable(typed) if place else typed, metrics, place)
 
     @property
     def shown(self) -> str:
@@ -157,7 +160,7 @@ class Run:
     def report_path(self) -> Path:
         return self.path / "report.html"
 
-    def write(self, info: dict[str, Any], metrics: dict[str, Any]) -> None:
+    def write(self, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         """Write run.json (`info`, the metrics, the format and this version) and metrics.json.
 
         Values are JSON-able or paths; NaN and infinity become null, which is all that JSON has for them.
@@ -168,8 +171,9 @@ class Run:
         self.metrics = plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
         told = without_place(plain(info))
-        self.info = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
-        write_whole(self.path / "run.json", dumped(self.info))
+        told = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
+        self.info = RunInfo.from_json(told)
+        write_whole(self.path / "run.json", dumped(told))
         write_whole(self.path / METRICS, dumped(self.metrics))
 
     def log(self, text: str) -> None:
@@ -231,13 +235,12 @@ def open_run(run: str | Path, backbone: str | None = None) -> Run:
         ConfigError: a backbone for a run without one.
     """
     opened = Run.open(run)
-    if backbone and opened.info["backbone"] is None:
+    if backbone and not opened.info.backbone:
         raise ConfigError(f"--backbone {backbone}: {opened.shown} was made from a features file; omit it")
     if backbone:
-        own = opened.info["backbone"].get("spec")  # a model's plan names it too
-        for part in ("backbone", "recipe", "plan"):
-            if part in opened.info:
-                opened.info[part] = cleaned(opened.info[part], lambda text: backbone if text == own else text)
+        own = opened.info.backbone.spec  # a model's plan names it too
+        parts = {part: opened.info[part] for part in ("backbone", "recipe", "plan") if part in opened.info}
+        opened.info = opened.info.with_(**cleaned(parts, lambda text: backbone if text == own else text))
     check_backbone(opened.info, opened.shown)
     return opened
 
@@ -305,7 +308,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, str):
         return value
@@ -390,7 +393,7 @@ def kept_digests(parts: Mapping[str, Sequence[Any]], digests: Callable[[Any], li
     return {"too_many": count} if count > MOST_DIGESTS else {name: digests(part) for name, part in parts.items()}
 
 
-def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) -> dict[str, Any]:
+def in_the_fit(info: RunInfo, digests: Callable[[], Sequence[str]]) -> dict[str, Any]:
     """How many images of an evaluation show what an image of the fit showed.
 
     Args:
@@ -401,10 +404,10 @@ def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) ->
         "in_fit": their number, or None where the run does not say; "in_fit_words": the sentence on it, which an
         evaluation begins with.
     """
-    known = info.get("digests")
-    if info.get("published"):
+    known = info.digests
+    if info.published:
         why = "it was published without a record of its images"
-    elif not isinstance(known, Mapping):
+    elif known is None:
         why = "the run was made by an older version"
     elif "too_many" in known:
         why = f"it had {known['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"

@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.items import DomainData
 from ..contracts.judgement import Evaluated
 from ..contracts.recipe import SAMPLE
+from ..contracts.run_info import RunInfo
 from ..errors import CapabilityError
 from .places import mapped_texts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FILE_NAME = re.compile(
     r"""[^\s'"()\[\],:;]*\.(?:png|jpe?g|jp2|j2k|bmp|gif|webp|tiff?|dcm|dicom|nii(?:\.gz)?|npz|npy|mha|nrrd|svs|mp4|avi|mov|mkv"""
@@ -61,7 +65,7 @@ class Redaction:
         self._longest_first = sorted(self._number, key=len, reverse=True)
 
     @classmethod
-    def of(cls, data: DomainData, skipped: Iterable[Sequence[str]] = ()) -> Redaction:
+    def of(cls, data: DomainData, skipped: Iterable[Sequence[str]] = ()) -> Self:
         """Of a data set, its samples in their order."""
         named = ((item.id, str(item.source), item.source.name, item.group) for item in data.items)
         return cls(named, dict.fromkeys(map(tuple, [*data.skipped, *skipped])))
@@ -79,26 +83,24 @@ class Redaction:
                 text = text.replace(name, self._number[name])
         return hide(text)
 
-    def info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def info(self, info: RunInfo) -> RunInfo:
         """What run.json holds."""
-        recipe, data = dict(info.get("recipe") or {}), dict(info.get("data") or {})
+        recipe = dict(info.recipe)
         recipe["data"] = {**mapped_texts(recipe.get("data") or {}, hide), "path": LEFT_OUT}
         recipe["features"] = recipe.get("features") and LEFT_OUT
         recipe["generic"] = recipe.get("generic") and LEFT_OUT
         recipe["resources"] = dict.fromkeys(recipe.get("resources") or {}, LEFT_OUT)
         recipe["plan"] = _without_data(recipe.get("plan") or {})
         recipe["task_options"] = mapped_texts(recipe.get("task_options") or {}, _without_place)
-        splits = {split: [self.name(each) for each in ids] for split, ids in (info.get("splits") or {}).items()}
-        return {
-            **info,
-            "recipe": recipe,
-            "data": {**data, "name": NO_NAME, "path": LEFT_OUT},
-            "splits": splits,
-            "fit": mapped_texts(info.get("fit"), self.text),
-            "skipped": self.pairs(info.get("skipped") or ()),
-            "notes": [self.text(note) for note in info.get("notes") or ()],
-            **({"not_calibrated": self.text(info["not_calibrated"])} if info.get("not_calibrated") else {}),
-        }
+        return info.with_(
+            recipe=recipe,
+            data={**info.data, "name": NO_NAME, "path": LEFT_OUT},
+            splits={split: [self.name(each) for each in ids] for split, ids in info.splits.items()},
+            fit=mapped_texts(info.get("fit"), self.text),
+            skipped=self.pairs(info.skipped),
+            notes=[self.text(note) for note in info.notes],
+            **({"not_calibrated": self.text(info.not_calibrated)} if info.not_calibrated else {}),
+        )
 
     def pairs(self, skipped: Iterable[Sequence[str]]) -> list[list[str]]:
         """(name, reason) of what could not be read."""
@@ -138,11 +140,11 @@ class Privacy:
         info: what run.json holds.
     """
 
-    def __init__(self, info: Mapping[str, Any]):
-        ids = [str(i) for split in (info.get("splits") or {}).values() for i in split if isinstance(split, list)]
-        skipped = [str(pair[0]) for pair in info.get("skipped") or () if pair]
+    def __init__(self, info: RunInfo):
+        ids = [str(i) for split in info.splits.values() for i in split if isinstance(split, list)]
+        skipped = [str(pair[0]) for pair in info.skipped if pair]
         self.names = [*dict.fromkeys([*ids, *skipped])]
-        words = "\n".join(map(str, info.get("class_names") or ()))
+        words = "\n".join(map(str, info.class_names))
         self._telling = [n for n in self.names if len(n) > 3 and re.search(r"[^\W\d]", n) and n not in words]
         self._redaction = Redaction([name, Path(name).name] for name in self.names)
         self._places = sorted({str(Path.home()), str(Path.cwd())} - {os.sep}, key=len, reverse=True)
@@ -164,29 +166,25 @@ class Privacy:
         return next(iter([*names, *places]), None)
 
 
-def shareable(info: Mapping[str, Any]) -> dict[str, Any]:
+def shareable(info: RunInfo) -> RunInfo:
     """run.json as it is published: what loading needs, and what the card says."""
     privacy = Privacy(info)
-    counts = {name: len(ids) for name, ids in (info.get("splits") or {}).items()}
-    counts = counts or (info.get("published") or {}).get("counts") or {}
-    data, recipe, backbone = (dict(info.get(key) or {}) for key in ("data", "recipe", "backbone"))
-    of_sample = data.get("path") == SAMPLE
-    resources = {name: value for name, value in (recipe.get("resources") or {}).items() if name in TOWERS}
-    kept = Redaction(()).info({key: value for key, value in info.items() if key not in DROPPED})
+    counts = {name: len(ids) for name, ids in info.splits.items()} or info.published.get("counts") or {}
+    data, of_sample = info.data, info.data.path == SAMPLE
+    resources = {name: value for name, value in (info.recipe.get("resources") or {}).items() if name in TOWERS}
+    kept = {key: value for key, value in Redaction(()).info(info).items() if key not in DROPPED}
     kept["recipe"] |= {"out": None, "descriptions": None, "generic": None, "resume": False}
     kept["recipe"]["resources"] = {name: shared_spec(str(value)) for name, value in resources.items()}
-    kept["recipe"]["classes"] = _classes(recipe.get("classes"))
+    kept["recipe"]["classes"] = _classes(info.recipe.get("classes"))
     place = SAMPLE if of_sample else LEFT_OUT
     kept["recipe"]["data"] = {**kept["recipe"]["data"], "path": place}
-    kept["data"] |= {"path": place, "name": data.get("name") if of_sample or data.get("named") else NO_NAME}
+    kept["data"] |= {"path": place, "name": data.name if of_sample or data.named else NO_NAME}
     kept["skipped"] = []
-    kept.pop("splits")
-    own = str(backbone.get("spec"))
+    own = info.backbone.spec
     told = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
-    if info.get("backbone") is not None:
+    if info.backbone:
         told["recipe"]["backbone"] = shared_spec(own)
-    told["published"] = {"counts": counts}
-    return told
+    return RunInfo.from_json({**told, "published": {"counts": counts}})
 
 
 def cleaned(value: Any, text: Callable[[str], str]) -> Any:
@@ -203,18 +201,18 @@ def shared_spec(spec: str) -> str:
     return UNPUBLISHED + "@".join(re.split(r"[/\\]", part)[-1] for part in parts)
 
 
-def check_backbone(info: Mapping[str, Any], place: str) -> None:
+def check_backbone(info: RunInfo, place: str) -> None:
     """Raise the CapabilityError of a run whose backbone was not published with it."""
-    backbone = info.get("backbone") or {}
-    if str(backbone.get("spec", "")).startswith(UNPUBLISHED):
-        name = str(backbone["spec"]).removeprefix(UNPUBLISHED)
+    backbone = info.backbone
+    if backbone.spec.startswith(UNPUBLISHED):
+        name = backbone.spec.removeprefix(UNPUBLISHED)
         raise CapabilityError(
-            f"{place}: its backbone '{name}' (fingerprint {backbone.get('fingerprint')}) is the author's own and was "
-            "not published; give your copy with --backbone"
+            f"{place}: its backbone '{name}' (fingerprint {backbone.fingerprint}) is the author's own and was not "
+            "published; give your copy with --backbone"
         )
 
 
-def leaks(texts: Iterable[tuple[str, str]], info: Mapping[str, Any]) -> str | None:
+def leaks(texts: Iterable[tuple[str, str]], info: RunInfo) -> str | None:
     """The first (file, text) that tells what should not be told, in words; None where none does."""
     privacy = Privacy(info)
     for name, text in texts:

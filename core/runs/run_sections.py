@@ -11,11 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.images import as_image_size, size_in_words
+from ..contracts.run_info import BackboneInfo, BeforeAfter, RunInfo
 from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
 from .places import without_place
 from .plots import curve_picture, data_uri
-from .sections import Cell, CodeSection, ListSection, Measure, TableSection, VerdictSection, is_share, plural
+from .sections import (
+    Cell,
+    CodeSection,
+    HeadlineSection,
+    ListSection,
+    Measure,
+    Number,
+    TableSection,
+    Track,
+    VerdictSection,
+    is_share,
+    plural,
+)
 
 KINDS = {
     "labels": "one label per image",
@@ -34,37 +47,34 @@ CAUTION = (
     "These numbers hold for {} like those in the test set. Before the model informs a decision about a person, test it "
     "on images from the place where it will be used. It is not a certified product."
 )
-Info = Mapping[str, Any]
 
 
-def facts(title: str, info: Info, of_task: Mapping[str, Sequence[Any]]) -> TableSection | None:
+def facts(title: str, info: RunInfo, of_task: Mapping[str, Sequence[Any]]) -> TableSection | None:
     """What was done on what. Lines of which nothing is known are left out, and so are terms without lines.
 
     Args:
         info: as in run.json.
         of_task: term -> lines that the task adds.
     """
-    data, speed = info.get("data") or {}, info.get("samples_per_second")
-    name, path = data.get("name"), data.get("path")
+    data, speed = info.data, info.samples_per_second
     rows = {
-        "Domain and task": [" · ".join(filter(None, (info.get("domain"), info.get("task"))))],
-        "Data set": [name, KINDS.get(data.get("kind")), path if path != name else None],
+        "Domain and task": [" · ".join(filter(None, (info.domain, info.task)))],
+        "Data set": [data.name, KINDS.get(data.kind), data.path if data.path != data.name else None],
         **of_task,
-        "Seed": [info.get("seed")],
-        "Time taken": [_duration(info.get("seconds")), speed and f"{speed:,.1f} images per second in training"],
+        "Seed": [info.seed],
+        "Time taken": [_duration(info.seconds), speed and f"{speed:,.1f} images per second in training"],
     }
     known = [(term, [str(line) for line in lines if line or type(line) is int]) for term, lines in rows.items()]
     cells = [(term, Cell(lines[0], "\n".join(lines[1:]))) for term, lines in known if lines]
     return TableSection(title, (), cells, text_columns=2) if cells else None
 
 
-def backbone_lines(backbone: Mapping[str, Any] | None) -> list[str]:
-    backbone = backbone or {}
-    size, fingerprint = backbone.get("image_size"), backbone.get("fingerprint")
+def backbone_lines(backbone: BackboneInfo) -> list[str]:
+    size = backbone.image_size
     return [
-        backbone.get("spec") or "",
+        backbone.spec,
         f"images at {size_in_words(as_image_size(size))} pixels" if size else "",
-        f"fingerprint {str(fingerprint)[:16]}" if fingerprint else "",
+        f"fingerprint {str(backbone.fingerprint)[:16]}" if backbone.fingerprint else "",
     ]
 
 
@@ -85,9 +95,8 @@ def _value(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def notes(info: Info) -> ListSection | None:
-    sentences = list(info.get("notes") or ())
-    return ListSection("Notes of the run", sentences) if sentences else None
+def notes(info: RunInfo) -> ListSection | None:
+    return ListSection("Notes of the run", list(info.notes)) if info.notes else None
 
 
 def warnings(sentences: Sequence[str]) -> ListSection | None:
@@ -154,9 +163,9 @@ def use(steps: Sequence[tuple[str, str]], of: str = "images") -> CodeSection:
     return CodeSection("How to use it", steps, CAUTION.format(of))
 
 
-def methods_judged(info: Info) -> TableSection | None:
+def methods_judged(info: RunInfo) -> TableSection | None:
     """The methods among which a fit took one, with how each did; None where there was no such choice."""
-    judged = (info.get("fit") or {}).get("judged")
+    judged = info.fit.judged
     if not judged:
         return None
     metric = str(judged[0]["metric"])
@@ -176,18 +185,17 @@ def judged_texts(each: Mapping[str, Any]) -> tuple[str, str]:
     return tuple(f"{100 * each[key]:.1f} %" if share else f"{each[key]:.3f}" for key in ("score", "error"))
 
 
-def licences(info: Info, unknown: str = "features from a file") -> TableSection:
+def licences(info: RunInfo, unknown: str = "features from a file") -> TableSection:
     """A row per part; a licence that is not known says so. `unknown`: the name of a backbone that is not in `info`."""
-    backbone, data = info.get("backbone") or {}, info.get("data") or {}
     rows = [
-        ("Weights", backbone.get("spec") or unknown, _licence(backbone.get("licence"))),
-        ("Data", data.get("name") or "data set", _licence(data.get("licence"))),
+        ("Weights", info.backbone.spec or unknown, _licence(info.backbone.licence)),
+        ("Data", info.data.name or "data set", _licence(info.data.licence)),
         ("Software", "vladapt", "Apache-2.0"),
     ]
     return TableSection("Licences", (), rows, text_columns=3)
 
 
-def _licence(licence: str | None) -> str:
+def _licence(licence: str) -> str:
     return licence if licence and licence != "unknown" else "not known; find out before you share or deploy"
 
 
@@ -212,6 +220,32 @@ class Verdict(ABC):
     @abstractmethod
     def section(self) -> VerdictSection | None:
         """For the report; None where nothing can be said."""
+
+
+@dataclass(frozen=True, eq=False)
+class TowerComparison(BeforeAfter, Verdict):
+    """Base of what tasks that train towers read from metrics.json: scores before and after, which judge the change."""
+
+    def headline(
+        self, measures: Mapping[str, Measure], columns: Mapping[str, str], unit: str, of: str
+    ) -> HeadlineSection:
+        """The top of a report: some scores, the first one largest, each with its interval.
+
+        Args:
+            measures: metric -> how it is written.
+            columns: side -> how it is called.
+            unit: what intervals draw, such as "people".
+            of: the test set, in words.
+        """
+        first, numbers, tracks, roles = next(iter(measures)), [], {}, {"guessing": "floor", "adapted": "adapted"}
+        for key, measure in measures.items():
+            was = f"before {measure.text(self.zero_shot[key])}" if self.zero_shot else ""
+            numbers.append(Number(measure.name, measure.text(self.adapted[key]), was, main=key == first))
+            tracks[measure.name] = [
+                Track(name.capitalize(), self[side][key], self.interval(side, key), roles.get(side, ""))
+                for side, name in columns.items()
+            ]
+        return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals (bootstrap over {unit})", of)
 
 
 @dataclass(frozen=True)
@@ -275,6 +309,11 @@ class Report:
     created: str | None = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+
+    @classmethod
+    def of_run(cls, info: RunInfo, **parts: Any) -> Report:
+        """Of a run, which says when it was made and with which packages."""
+        return cls(created=info.created, versions=info.versions, **parts)
 
     def with_sections(self, further: Sequence[Any]) -> Report:
         """With sections at its end."""

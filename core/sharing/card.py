@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
 from ..contracts.domain import Domain
+from ..contracts.run_info import BeforeAfter, RunInfo
 from ..errors import DataError
 from ..runs.redaction import NO_NAME, UNPUBLISHED
 from ..runs.run_sections import CAUTION, KINDS, SMALL_TEST_SET
@@ -67,22 +68,20 @@ class Card:
         tower_weights: whether weights of the backbone are in the adapter's file.
     """
 
-    info: Mapping[str, Any]
-    metrics: Mapping[str, Any]
+    info: RunInfo
+    metrics: BeforeAfter
     told: Told
     verdict: str = ""
     domain: Domain | None = None
     tower_weights: bool = False
-    unknown: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        data, backbone = self.info.get("data") or {}, self.info.get("backbone") or {}
-        self.data = data
-        self.data_licence = self.told.data_licence or _known(data.get("licence"))
-        self.backbone_licence = _known(backbone.get("licence"))
+        self.data = self.info.data
+        self.data_licence = self.told.data_licence or _known(self.data.licence)
+        self.backbone_licence = _known(self.info.backbone.licence)
         named = {"the adapter": self.told.licence, "the backbone": self.backbone_licence, "the data": self.data_licence}
         self.unknown = [what for what, licence in named.items() if not licence]
-        spec = str(backbone.get("spec") or "features from a file")
+        spec = self.info.backbone.spec or "features from a file"
         self.spec = spec.removeprefix(UNPUBLISHED)
         self.own_backbone = spec.startswith(UNPUBLISHED)
 
@@ -90,20 +89,19 @@ class Card:
 
     @property
     def dataset(self) -> str:
-        name = self.told.dataset or self.data.get("name")
-        return name if name and name != NO_NAME else ""
+        name = self.told.dataset or self.data.name
+        return name if name != NO_NAME else ""
 
     @property
     def pipeline(self) -> str:
-        return PIPELINES.get(str(self.data.get("kind")), OTHER_PIPELINE)
+        return PIPELINES.get(self.data.kind, OTHER_PIPELINE)
 
     def metadata(self):
         """`ModelCardData`, which also writes `model-index`."""
         from huggingface_hub import ModelCardData
 
         info, name = self.info, self.told.repo.rpartition("/")[2]
-        few = "few-shot" if info.get("shots") else None
-        tags = [LIBRARY, info.get("domain"), info.get("task"), info.get("adapter"), few]
+        tags = [LIBRARY, info.domain, info.task, info.adapter, "few-shot" if info.shots else None]
         base = base_model(self.spec)
         more = {"base_model_relation": "adapter"} if base else {}
         datasets = [self.dataset] if re.fullmatch(r"[\w.-]+/[\w.-]+", self.dataset) else None
@@ -141,8 +139,8 @@ class Card:
 
     def _scores(self) -> Iterator[tuple[str, float, Sequence[float] | None]]:
         """(metric, value, interval) of the adapted model; AUROCs of single labels are in metrics.json."""
-        between = (self.metrics.get("metric_intervals") or {}).get("adapted") or {}
-        for key, value in (self.metrics.get("adapted") or {}).items():
+        between = self.metrics.metric_intervals.get("adapted") or {}
+        for key, value in self.metrics.adapted.items():
             if _is_number(value) and "/" not in key.removeprefix("image_to_text/").removeprefix("text_to_image/"):
                 yield key, float(value), between.get(key)
 
@@ -169,23 +167,21 @@ class Card:
         return content
 
     def _lead(self) -> str:
-        info, names = self.info, list(self.info.get("class_names") or ())
-        what = KINDS.get(str(self.data.get("kind")), "images")
-        shots = info.get("shots")
-        shots = "all labelled images" if shots is None else f"up to {shots} labelled images per class"
-        domain = f"domain {info['domain']}, " if info.get("domain") else ""
+        info, names = self.info, list(self.info.class_names)
+        what = KINDS.get(self.data.kind, "images")
+        shots = "all labelled images" if info.shots is None else f"up to {info.shots} labelled images per class"
+        domain = f"domain {info.domain}, " if info.domain else ""
         classes = ", ".join(names[:MOST_CLASSES])
         classes += f" and {len(names) - MOST_CLASSES} more" if names[MOST_CLASSES:] else ""
         lines = [
-            f"`{info.get('adapter')}` on the backbone `{self.spec}`, fitted with vladapt {info.get('vladapt')} on "
-            f"{shots} ({domain}task {info.get('task')}: {what}).",
+            f"`{info.adapter}` on the backbone `{self.spec}`, fitted with vladapt {info.vladapt} on "
+            f"{shots} ({domain}task {info.task}: {what}).",
             f"{len(names)} classes: {classes}." if names else "",
         ]
         return "\n\n".join(filter(None, lines))
 
     def _how_well(self) -> list[str]:
-        metrics, others = self.metrics, self._baselines()
-        images = metrics.get("test_images")
+        images, others = self.metrics.test_images, self._baselines()
         columns = ["", *others, "this model", "95% interval"]
         rows = []
         for key, value, interval in self._scores():
@@ -193,20 +189,18 @@ class Card:
             cells = [measure.text(of.get(key)) for of in others.values()]
             arrow = f" {measure.arrow}" if key in MEASURES or measure.meaning else ""
             rows.append([f"{measure.name}{arrow}", *cells, measure.text(value), measure.between(interval)])
-        few = images is not None and images < SMALL_TEST_SET
         size = f"On {images} test images that the fit did not see." if images else ""
-        size += " With so few images, read the intervals." if few else ""
+        size += " With so few images, read the intervals." if 0 < images < SMALL_TEST_SET else ""
         return [size, _table(columns, rows) if rows else "", self.verdict]
 
     def _baselines(self) -> dict[str, Mapping[str, Any]]:
-        known = {"zero_shot": self.metrics.get("zero_shot"), **(self.metrics.get("baselines") or {})}
-        known["zero_shot"] = self.metrics.get("zero_shot") or known["zero_shot"]
+        before = self.metrics.zero_shot
+        known = {**(self.metrics.get("baselines") or {}), **({"zero_shot": before} if before else {})}
         told = {name: of for name, of in known.items() if isinstance(of, Mapping)}
         return {BASELINES.get(name, name.replace("_", " ")): of for name, of in told.items()}
 
     def _data(self) -> list[str]:
-        counts = self.data.get("counts") or {}
-        drawn = (self.info.get("published") or {}).get("counts") or {}
+        counts, drawn = self.data.counts, self.info.published.get("counts") or {}
         name = self.dataset or "a data set that this card does not name"
         lines = [f"Fitted and tested on {name}. This repository holds no images, no file names and no sample ids."]
         if counts and all(isinstance(of, Mapping) for of in counts.values()):
@@ -217,7 +211,7 @@ class Card:
         if drawn:
             words = ", ".join(f"{count} {SPLIT_WORDS.get(split, split)}" for split, count in drawn.items())
             groups = "Images of one group (a patient, for instance) and copies are never in two of these parts."
-            lines.append(f"Images: {words} (seed {self.info.get('seed')}). {groups}")
+            lines.append(f"Images: {words} (seed {self.info.seed}). {groups}")
         lines.append(REMEMBERS)
         return lines
 
@@ -239,8 +233,8 @@ class Card:
         return lines
 
     def _intended(self) -> str:
-        what = "Telling apart the classes above" if self.info.get("class_names") else f"Task {self.info.get('task')}"
-        domain = f" (domain {self.info['domain']})" if self.info.get("domain") else ""
+        what = "Telling apart the classes above" if self.info.class_names else f"Task {self.info.task}"
+        domain = f" (domain {self.info.domain})" if self.info.domain else ""
         return (
             f"{what} in images like those of the test set{domain}, with a person who checks uncertain answers. First "
             "score it on images from the place where it will be used."
@@ -257,11 +251,11 @@ class Card:
     def _use(self) -> list[str]:
         place = f"hf:{self.told.repo}"
         own = " --backbone YOUR_COPY" if self.own_backbone else ""
-        if self.info.get("backbone") is None:
+        if not self.info.backbone:
             commands, python = f"vladapt eval {place} --features FILE", ""
         else:
             commands, python = f"vladapt eval {place} --data ./my_images{own}", ""
-            if self.info.get("class_names"):
+            if self.info.class_names:
                 commands = f"vladapt predict {place} image.png{own}\n{commands}"
                 given = ', backbone="YOUR_COPY"' if self.own_backbone else ""
                 python = f'```python\nimport vladapt\n\npredictor = vladapt.load_run("{place}"{given})\n```'

@@ -23,6 +23,7 @@ from typing import Any
 
 from ... import __version__
 from ..backbones.specs import find_published
+from ..contracts.run_info import BeforeAfter, RunInfo
 from ..contracts.task import Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..recipes.resolve import task_of_run
@@ -67,7 +68,7 @@ def log_run(
         if mlflow.active_run() is None:
             stack.enter_context(mlflow.start_run(run_name=opened.path.name if not opened.place else opened.place))
         mlflow.log_params(dict(params_of(opened.info)))
-        mlflow.log_metrics(dict(metrics_of(opened.metrics)))
+        mlflow.log_metrics(dict(metrics_of(BeforeAfter.from_json(opened.metrics))))
         mlflow.set_tags({**dict(_tags(opened.info)), **(tags or {})})
         for file in LOGGED:
             if (opened.path / file).is_file():
@@ -182,45 +183,43 @@ def _load_pyfunc(path: str) -> RunModel:
     return RunModel(_predictor(open_run(path)))
 
 
-def params_of(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def params_of(info: RunInfo) -> Iterator[tuple[str, str]]:
     """Name -> value of what run.json says was asked for and chosen."""
-    backbone = info.get("backbone") or {}
-    plain = {key: info.get(key) for key in ("domain", "task", "adapter", "shots", "seed")}
-    plain |= {"backbone": backbone.get("spec"), "backbone_fingerprint": backbone.get("fingerprint")}
-    plain |= {"data": (info.get("data") or {}).get("name"), "classes": len(info.get("class_names") or ())}
-    options = {f"adapter.{key}": value for key, value in (info.get("adapter_options") or {}).items()}
-    chosen = {f"chosen.{key}": value for key, value in ((info.get("fit") or {}).get("chosen") or {}).items()}
+    plain = {key: getattr(info, key) for key in ("domain", "task", "adapter", "shots", "seed")}
+    plain |= {"backbone": info.backbone.spec, "backbone_fingerprint": info.backbone.fingerprint}
+    plain |= {"data": info.data.name, "classes": len(info.class_names)}
+    options = {f"adapter.{key}": value for key, value in info.adapter_options.items()}
+    chosen = {f"chosen.{key}": value for key, value in info.fit.chosen.items()}
     for name, value in {**plain, **options, **chosen}.items():
         if value is not None:
             yield _name(name), str(value)[:LONGEST_PARAM]
 
 
-def metrics_of(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def metrics_of(metrics: BeforeAfter) -> Iterator[tuple[str, float]]:
     """Name -> value: "adapted/accuracy", and its 95 % interval as "adapted/accuracy_low" and "_high"; baselines too."""
     sides = {side: metrics.get(side) for side in SIDES}
     sides |= {name: of for name, of in (metrics.get("baselines") or {}).items() if name not in SIDES}
     for side, scores in sides.items():
-        between = (metrics.get("metric_intervals") or {}).get(side) or {}
+        between = metrics.metric_intervals.get(side) or {}
         for key, value in (scores or {}).items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield _name(f"{side}/{key}"), float(value)
             low_high = between.get(key)
             if low_high and all(isinstance(bound, (int, float)) for bound in low_high):
                 yield from zip((_name(f"{side}/{key}_low"), _name(f"{side}/{key}_high")), map(float, low_high))
-    if isinstance(metrics.get("test_images"), int):
-        yield "test_images", float(metrics["test_images"])
+    if metrics.test_images:
+        yield "test_images", float(metrics.test_images)
 
 
-def _tags(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "vladapt", str(info.get("vladapt"))
-    yield "licence.weights", str((info.get("backbone") or {}).get("licence") or "unknown")
-    yield "licence.data", str((info.get("data") or {}).get("licence") or "unknown")
+def _tags(info: RunInfo) -> Iterator[tuple[str, str]]:
+    yield "vladapt", info.vladapt
+    yield from ((f"licence.{of}", licence) for of, licence in info.licences.items())
 
 
 def _predicting(run: str | Path, backbone: str | None) -> Run:
     """A run that can be asked about images: its model is loaded once before anything is logged."""
     opened = open_run(run, backbone)
-    if opened.info["backbone"] is None:
+    if not opened.info.backbone:
         raise CapabilityError(f"{opened.shown}: made from a features file, so there is no model of images to log")
     _predictor(opened)
     return opened
@@ -249,28 +248,28 @@ def _as_pyfunc(opened: Run, place: Path, how: Mapping[str, Any]) -> dict[str, An
     for name in FILES:
         if name not in ("run.json", CARD) and (opened.path / name).is_file():
             shutil.copyfile(opened.path / name, folder / name)
-    write_whole(folder / "run.json", dumped(opened.info))
+    write_whole(folder / "run.json", dumped({**opened.info}))
     params = ParamSchema([ParamSpec("coverage", "double", COVERAGE)])
     return {
         "loader_module": LOADER,
         "data_path": str(folder),
         "pip_requirements": [_requirement(opened.info)],
         "signature": ModelSignature(params=params),
-        "metadata": {FLAVOUR: {"version": __version__, "adapter": opened.info["adapter"], "task": opened.info["task"]}},
+        "metadata": {FLAVOUR: {"version": __version__, "adapter": opened.info.adapter, "task": opened.info.task}},
         **how,
     }
 
 
-def _requirement(info: Mapping[str, Any]) -> str:
+def _requirement(info: RunInfo) -> str:
     """This version with what the backbone and the domain need: "vladapt[open-clip,medical]==0.1.0"."""
-    spec = str(info["backbone"]["spec"])
+    spec = info.backbone.spec
     entry = find_published(spec)
     family = (entry.spec if entry else spec).partition(":")[0].replace("_", "-")
     try:
         known = metadata("vladapt").get_all("Provides-Extra") or ()
     except PackageNotFoundError:  # a checkout on Python's path
         known = ()
-    extras = ",".join(name for name in (family, info["domain"]) if name in known)
+    extras = ",".join(name for name in (family, info.domain) if name in known)
     return f"vladapt[{extras}]=={__version__}" if extras else f"vladapt=={__version__}"
 
 

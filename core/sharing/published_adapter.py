@@ -40,7 +40,7 @@ class Published(Adapter):
         Raises:
             DataError: no run lies there. ConfigError: its method reads all images together, or more than the images.
         """
-        method = adapter_class(Run.open(place).info["adapter"])
+        method = adapter_class(Run.open(place).info.adapter)
         if method.transductive or "streams" in method.can or not method.at_predict <= ANSWERED:
             raise ConfigError(
                 f"{place}: adapter '{method.name}' does not answer image by image; use `vladapt eval {place}`"
@@ -51,7 +51,7 @@ class Published(Adapter):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         run = open_run(self.place, None if backbone is None else backbone.spec)
-        theirs = (run.info["backbone"] or {}).get("fingerprint")
+        theirs = run.info.backbone.fingerprint
         if self.backbone_ and theirs and theirs != self.backbone_:
             raise CapabilityError(
                 f"{self.place}: was fitted on backbone '{run.info['recipe']['backbone']}' ({theirs}), this is a "

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ..backbones.hub import REPOSITORY
 from ..backbones.specs import NON_COMMERCIAL
+from ..contracts.run_info import BeforeAfter, RunInfo
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..export.package import new_folder
@@ -108,14 +109,13 @@ def _check(run: Run, told: Told) -> None:
     check_licence("--licence", told.licence)
     if run.place:
         raise ConfigError(f"{run.place}: is published already; push a run of your own")
-    backbone = run.info["backbone"] or {}
-    licence = str(backbone.get("licence") or "")
+    spec, licence = run.info.backbone.spec, run.info.backbone.licence
     if NON_COMMERCIAL.search(licence) and holds_tower_weights(run):
         raise CapabilityError(
-            f"{run.path}: '{run.info['adapter']}' keeps weights of {backbone['spec']}, which are under {licence} and "
+            f"{run.path}: '{run.info.adapter}' keeps weights of {spec}, which are under {licence} and "
             "are not copied; push a method that keeps none (lora, coop, tip-adapter), or one on another backbone"
         )
-    if run.info.get("base"):
+    if run.info.base:
         raise CapabilityError(f"{run.path}: needs the run that it started from; push a run that needs no other")
 
 
@@ -123,7 +123,7 @@ def holds_tower_weights(run: Run) -> bool:
     """Whether the file of a run holds weights of its backbone, as they are or changed. Of what is no method of ours (a
     detector that was trained by a config) it is taken to be so."""
     try:
-        cls = adapter_class(run.info["adapter"])
+        cls = adapter_class(run.info.adapter)
     except UnknownNameError:
         return True
     with safe_open(str(run.adapter_path), framework="pt") as file:
@@ -148,13 +148,12 @@ def _check_again(folder: Path, digest: str, upload_it: bool) -> None:
 def _write(run: Run, task: Task, told: Told, folder: Path, digest: str) -> list[str]:
     """Write the folder; sentences for the user."""
     info, privacy = shareable(run.info), Privacy(run.info)
-    info["published"]["adapter"] = digest
-    info["data"] |= {"licence": told.data_licence or info["data"].get("licence") or "unknown"}
-    if told.dataset:
-        info["data"] |= {"name": told.dataset, "named": True}
+    data = {**info.data, "licence": told.data_licence or info.data.licence or "unknown"}
+    data |= {"name": told.dataset, "named": True} if told.dataset else {}
+    info = info.with_(published={**info.published, "adapter": digest}, data=data)
     metrics = cleaned(run.metrics, privacy.text)
     verdict = privacy.text(task.verdict(run.metrics))
-    card = Card(info, metrics, told, verdict, task.domain, holds_tower_weights(run))
+    card = Card(info, BeforeAfter.from_json(metrics), told, verdict, task.domain, holds_tower_weights(run))
     with new_folder(folder) as partial:
         for name in TENSORS:
             if (run.path / name).is_file():
@@ -198,7 +197,7 @@ def _cleaned_words(text: str, privacy: Privacy) -> str:
     return text if clean == value else json.dumps(clean)
 
 
-def _check_untold(folder: Path, info: Mapping[str, Any]) -> None:
+def _check_untold(folder: Path, info: RunInfo) -> None:
     """Raise the DataError of a published file that names a sample or a folder of this machine."""
     texts = [(name, (folder / name).read_text(encoding="utf-8")) for name in ("run.json", "metrics.json", CARD)]
     for name in TENSORS:

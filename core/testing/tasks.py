@@ -214,7 +214,7 @@ def its_run_holds_what_it_did(trial: TaskTrial) -> Iterator[str]:
     for key, expected in (("task", trial.cls.name), ("domain", domain)):
         if run.info[key] != expected:
             yield f"run.json has the {key} '{run.info[key]}', not '{expected}'"
-    if run.info["recipe"].get("seed") != trial.new().settled(trial.recipe()).seed:
+    if run.info.recipe.get("seed") != trial.new().settled(trial.recipe()).seed:
         yield "run.json has another recipe than that of the fit"
     if changed := differences(json.loads(json.dumps(result.metrics)), run.metrics, "metrics"):
         yield f"metrics.json has other {changed[0]} than the fit returns"

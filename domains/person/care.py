@@ -6,12 +6,11 @@ any, unless the user says `--show-people`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ...core.contracts import DomainData, option, settle
+from ...core.contracts import DomainData, RunInfo, option, settle
 from ...core.runs import ListSection, Redaction
 from ...core.runtime import write_whole
 from .pedestrian import Pedestrian
@@ -39,42 +38,14 @@ class PeopleOptions:
         settle(self)
 
 
-class PeopleHidden:
-    """What is written of a set of pictures of people: names of samples become numbers, identities too.
-
-    Args:
-        data: the set.
-        skipped: (name, reason) of further pictures that could not be read.
-        shown: with `--show-people` all stays as it is.
+class PeopleHidden(Redaction):
+    """What is written of a set of pictures of people, unless `--show-people` is given: names of samples become numbers,
+    identities too.
     """
 
-    def __init__(self, data: DomainData, skipped: Iterable[Sequence[str]] = (), shown: bool = False):
-        self.shown = shown
-        self._redaction = Redaction.of(data, skipped)
-
-    def name(self, name: str) -> str:
-        """What a sample is called."""
-        return name if self.shown else self._redaction.name(name)
-
-    def text(self, text: str) -> str:
-        """A sentence without names of samples and files."""
-        return text if self.shown else self._redaction.text(text)
-
-    def pairs(self, skipped: Iterable[Sequence[str]]) -> list[list[str]]:
-        """(name, reason) of what could not be read."""
-        return [list(pair) for pair in skipped] if self.shown else self._redaction.pairs(skipped)
-
-    def sections(self, sections: Sequence[Any]) -> list[Any]:
-        """Those of a report that show no single picture."""
-        return list(sections) if self.shown else self._redaction.sections(sections)
-
-    def info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def info(self, info: RunInfo) -> RunInfo:
         """What run.json holds. Where the data lie stays, so that the run can be scored again."""
-        if self.shown:
-            return dict(info)
-        hidden = self._redaction.info(info)
-        kept = {key: info[key] for key in ("recipe", "data") if key in info}
-        return {**hidden, **kept}
+        return super().info(info).with_(**{key: info[key] for key in ("recipe", "data") if key in info})
 
 
 def care_section() -> ListSection:
@@ -93,7 +64,7 @@ def people_in_words(data: DomainData) -> str:
     return f"{words} of {len(cameras):,} camera{'s' * (len(cameras) != 1)}" if cameras else words
 
 
-def write_card(folder: Path, info: Mapping[str, Any], data: DomainData, scores: Sequence[str]) -> Path:
+def write_card(folder: Path, info: RunInfo, data: DomainData, scores: Sequence[str]) -> Path:
     """Write the run's card, `CARD.md`: what it is, what it was trained on, how well it does, what to mind.
 
     Args:
@@ -105,20 +76,19 @@ def write_card(folder: Path, info: Mapping[str, Any], data: DomainData, scores: 
     Raises:
         DataError: nothing can be written there.
     """
-    facts, backbone = info.get("data") or {}, info.get("backbone") or {}
     trained = data.with_items([item for item in data.items if item.split != "test"])
     tested = data.with_items(data.split("test"))
-    name = f"{facts.get('name') or 'a data set'} (licence: {facts.get('licence') or 'unknown'})"
+    name = f"{info.data.name or 'a data set'} (licence: {info.licences['data']})"
     taught = f"* Trained on: {people_in_words(trained)} of {name}."
-    taught = NOTHING_TRAINED if info.get("adapter") == "zero-shot" else taught
+    taught = NOTHING_TRAINED if info.adapter == "zero-shot" else taught
     lines = [
-        f"# {info.get('adapter')} for {info.get('task')}",
+        f"# {info.adapter} for {info.task}",
         "",
         taught,
         f"* Tested on: {people_in_words(tested)} of {name}, none of whom it was trained on.",
-        f"* Backbone: {backbone.get('spec')} (licence: {backbone.get('licence') or 'unknown'}).",
+        f"* Backbone: {info.backbone.spec} (licence: {info.licences['weights']}).",
         *(f"* {sentence}" for sentence in scores),
-        *("* " + note for note in info.get("notes") or ()),
+        *("* " + note for note in info.notes),
         "",
         f"## {HEADING}",
         "",

@@ -241,10 +241,10 @@ class RemoteSensing(Domain):
         rasters = read_unlabelled(use.images, options.formats)
         layer = given.get("labels")
         how = {"column": given.get("label_column"), "names": options.class_names}
-        seed = int(use.run.info["recipe"].get("seed") or 0)
+        seed = int(use.run.info.recipe.get("seed") or 0)
         cut = MapOptions(options.cutting, None if layer is None else Path(layer), **how, seed=seed)
         written = write_maps(use, rasters, cut, scorer, reporter)
-        learned = (use.run.info["recipe"].get("data") or {}).get("labels")
+        learned = (use.run.info.recipe.get("data") or {}).get("labels")
         if layer is not None and learned and Path(layer).name == Path(learned).name:
             written.notes.append(
                 f"the run learned from a layer called {Path(layer).name} too: if it is this one, the accuracy "

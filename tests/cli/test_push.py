@@ -197,7 +197,7 @@ def test_a_published_run_learns_nothing_and_reads_nothing_of_this_machine(vladap
     changed(folder, hostile)
     from vladapt.core.runs.folder import Run
 
-    assert "/etc" not in json.dumps(Run.open(on_the_hub).info)
+    assert "/etc" not in json.dumps(dict(Run.open(on_the_hub).info))
 
 
 # uploads --------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ CLIP = "clip"
 
 def check_exported(use: Use) -> None:
     """Raise the CapabilityError of a method whose answer is no function of one image's features or pixels."""
-    cls, why = adapter_class(use.run.info["adapter"]), ""
+    cls, why = adapter_class(use.run.info.adapter), ""
     if "streams" in cls.can:
         why = "learns from the images it predicts"
     elif cls.transductive:
@@ -334,7 +334,7 @@ class _Export:
         calibration, thresholds = self.calibration, self._thresholds
         return {
             **self.new.first_facts,
-            "adapter": self.new.run.info["adapter"],
+            "adapter": self.new.run.info.adapter,
             "class_names": list(self.adapter.class_names_),
             "multilabel": bool(self.adapter.multilabel_),
             "thresholds": None if thresholds is None else thresholds.tolist(),

@@ -332,7 +332,7 @@ def _page(
     if made.skipped:
         sections.append(TableSection("Could not be read", ("Image", "Why"), made.skipped, text_columns=2))
     count = plural(len(answers), "image")
-    lead = f"The answers of {run.info['adapter']} on {spec}, and what each is based on."
+    lead = f"The answers of {run.info.adapter} on {spec}, and what each is based on."
     place = f"Run {run.path.name}."
     return render_report(
         Report(kind="Explanations", title=f"Answers for {count}, explained", lead=lead, sections=sections, place=place)

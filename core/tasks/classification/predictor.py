@@ -73,27 +73,26 @@ class Predictor:
             DataError: the run is damaged. CapabilityError: it was made from a features file.
         """
         info = use.run.info
-        if info["backbone"] is None:
+        if not info.backbone:
             raise CapabilityError(
                 f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; use "
                 "`vladapt eval --features FILE`"
             )
         recipe = recipe_again(use)
-        backbone = backbone_of(recipe.with_(backbone=info["backbone"]["spec"]), domain, device=use.device)
+        backbone = backbone_of(recipe.with_(backbone=info.backbone.spec), domain, device=use.device)
         adapter = fitted_adapter(use.run, backbone).to(backbone.device)
         check_at_prediction(adapter, recipe.resources, use.resources)
         check_wishes(use, adapter.multilabel_)
         base = None
         if "base" in adapter.at_predict:
             base = BaseRun.open(recipe.resources["base"], backbone, backbone.device)
-            base.check_is(info.get("base") or {})
+            base.check_is(info.base)
         calibration = Calibration.load(use.run.path)
         return cls(use.run, domain, task, recipe, backbone, adapter, calibration, base)
 
     def check_streams(self) -> None:
         """Raise the CapabilityError of a method that learns nothing from the images it is asked about."""
-        judge = self.run.info.get("judge")
-        judge = judge if isinstance(judge, dict) else {}
+        judge = self.run.info.judge
         if judge.get("kept", self.adapter.name) != judge.get("method", self.adapter.name):
             turned_down = f"{self.run.path.name}: {judge['method']} was not kept, because nothing showed that it helps"
             raise CapabilityError(f"{turned_down}; omit --stream, or fit with --set judge=no")
@@ -193,7 +192,7 @@ def _fingerprint(predictor: Predictor) -> str:
     digest = hashlib.sha256()
     for file in sorted(run.path.glob("*.safetensors")):
         digest.update(file.read_bytes())
-    parts = [run.info, predictor.backbone.fingerprint, recipe.amp, recipe.resources]
+    parts = [dict(run.info), predictor.backbone.fingerprint, recipe.amp, recipe.resources]
     digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...contracts.judgement import Findings, JudgedClassifier, Place
+from ...contracts.run_info import RunInfo
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.significance import wilson_interval
@@ -67,7 +68,7 @@ class ClassificationResults:
         explain: why the mistakes were made; None: not explained.
     """
 
-    info: dict[str, Any]
+    info: RunInfo
     class_names: Sequence[str]
     labels: Tensor
     zero_shot_logits: Tensor | None
@@ -82,9 +83,7 @@ class ClassificationResults:
     explain: Explain | None = None
 
     @classmethod
-    def of(
-        cls, judged: JudgedClassifier, findings: Findings, info: dict[str, Any], **further: Any
-    ) -> ClassificationResults:
+    def of(cls, judged: JudgedClassifier, findings: Findings, info: RunInfo, **further: Any) -> ClassificationResults:
         """Of a scored model.
 
         Args:
@@ -126,13 +125,13 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
     """The report of a run in `folder`."""
     info, names, found = results.info, results.class_names, results.findings
     verdict = found.sections(Place.VERDICT) or ([NO_ZERO_SHOT] if results.zero_shot_logits is None else [])
-    warnings = warnings_of(results.compared, results.labels, names, info.get("notes") or [])
+    warnings = warnings_of(results.compared, results.labels, names, info.notes)
     details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report of one adaptation run",
-        title=f"{info.get('adapter', 'Adapter')} on {info.get('data', {}).get('name') or 'a data set'}",
+        title=f"{info.adapter or 'Adapter'} on {info.data.name or 'a data set'}",
         lead=_lead(results),
-        created=info.get("created"),
         sections=[
             _headline(results),
             *verdict,
@@ -155,14 +154,13 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             shared.use(_steps(info, str(folder))),
             shared.licences(info),
         ],
-        versions=info.get("versions") or {},
         place=f"Run folder {folder}. The whole recipe, the split and the seed are in its run.json.",
     )
 
 
 def _lead(results: ClassificationResults) -> str:
     measure, before, after = _deciding(results)
-    seen = "that it saw without their labels" if results.info.get("transductive") else "that it never saw"
+    seen = "that it saw without their labels" if results.info.transductive else "that it never saw"
     name = "macro AUROC" if results.multilabel else measure.name.lower()
     if before is None or after is None:
         reached = f"{'an' if name[0] in 'aeiou' else 'a'} {name} of {measure.text(after)}"
@@ -311,36 +309,34 @@ def _confusion(results: ClassificationResults) -> ConfusionSection | TableSectio
     return TableSection(title, ("True class", "Called", "Images", "Of"), rows, note, text_columns=2)
 
 
-def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | None:
-    splits, fit, shots = info.get("splits") or {}, info.get("fit") or {}, info.get("shots")
-    support, val, prompts = splits.get("support"), splits.get("val"), list(info.get("templates") or ())
-    more, score = len(prompts) - PROMPTS, fit.get("val_score")
-    reached = "" if score is None else f"; score there {score:.3f}"
-    options = {name: value for name, value in (info.get("adapter_options") or {}).items() if value is not None}
+def _facts(info: RunInfo, class_names: Sequence[str]) -> TableSection | None:
+    support, val, more = info.splits.get("support"), info.splits.get("val"), len(info.templates) - PROMPTS
+    reached = "" if info.fit.val_score is None else f"; score there {info.fit.val_score:.3f}"
+    options = {name: value for name, value in info.adapter_options.items() if value is not None}
     of_task = {
         "Classes": [len(class_names)],
         "Labelled images": [
-            "all that there are" if shots is None else f"up to {shots} per class",
+            "all that there are" if info.shots is None else f"up to {info.shots} per class",
             support and f"{len(support)} in all, drawn from the training images",
             val and f"{len(val)} more for choosing settings",
         ],
-        "Backbone": shared.backbone_lines(info.get("backbone")) if info.get("backbone") else ["features from a file"],
-        "Method": [info.get("adapter"), shared.options(options)],
+        "Backbone": shared.backbone_lines(info.backbone) if info.backbone else ["features from a file"],
+        "Method": [info.adapter, shared.options(options)],
         "Chosen settings": [
-            shared.options(fit.get("chosen")),
-            fit.get("chosen_on") and f"on: {fit['chosen_on']}{reached}",
+            shared.options(info.fit.chosen),
+            info.fit.chosen_on and f"on: {info.fit.chosen_on}{reached}",
         ],
         "Prompts": [
-            *(f"“{prompt}”" for prompt in prompts[:PROMPTS]),
+            *(f"“{prompt}”" for prompt in info.templates[:PROMPTS]),
             more > 0 and f"and {more} more (run.json has all)",
         ],
     }
     return shared.facts("What was adapted, and on what", info, of_task)
 
 
-def _counts(info: dict[str, Any], class_names: Sequence[str], kind: str) -> TableSection | None:
+def _counts(info: RunInfo, class_names: Sequence[str], kind: str) -> TableSection | None:
     """Images per class and split: rows of few classes, the range of many; None where the run does not say."""
-    counts = (info.get("data") or {}).get("counts")
+    counts = info.data.counts
     if not counts:
         return None
     splits = [split for split in shared.SPLITS if split in counts]
@@ -352,10 +348,10 @@ def _counts(info: dict[str, Any], class_names: Sequence[str], kind: str) -> Tabl
     return TableSection("Images in the data set", (kind, *splits), rows, total=total, sub=True)
 
 
-def _steps(info: dict[str, Any], folder: str) -> list[tuple[str, str]]:
+def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     """How the run is used from a terminal and from Python."""
     score = ("Score it again, on its own test images or on others (--data):", f"vladapt eval {shlex.quote(folder)}")
-    if not info.get("backbone"):
+    if not info.backbone:
         text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
         return [(text, ""), score]
     predict = f"vladapt predict {shlex.quote(folder)} image.png"

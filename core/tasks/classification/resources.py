@@ -337,7 +337,7 @@ class BaseRun:
             run = Run.open(path)
         except DataError as error:
             raise DataError(f"--resource base={error}") from error
-        recipe = Recipe.of(run.info["recipe"])
+        recipe = Recipe.of(run.info.recipe)
         if "base" in recipe.resources:
             raise ConfigError(f"--resource base={path}: it started from another run itself; give that one, or another")
         adapter = load_adapter(run.adapter_path, backbone).to(device)
@@ -382,10 +382,9 @@ class BaseRun:
 
     def notes(self, prepared: PreparedData) -> list[str]:
         """A warning, where the run was fitted on what the data has for testing."""
-        about, split = self.run.info.get("data") or {}, self.run.info.get("splits") or {}
-        if about.get("name") != prepared.data.name:
+        if self.run.info.data.name != prepared.data.name:
             return []
-        test = {item.id for item in prepared.data.split("test")}
+        test, split = {item.id for item in prepared.data.split("test")}, self.run.info.splits
         taught = len({*split.get("support", ()), *split.get("val", ())} & test)
         if not taught:
             return []

@@ -20,13 +20,14 @@ from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.judgement import JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.use import FittedRun, Use
 from ...data.sampling import class_counts, short_classes
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes, digests_of, image_digest
 from ...errors import ConfigError, DataError, VladaptError
 from ...explanation.nearest import Example, LabelledImages, kept_rows
-from ...recipes.data import split_counts
+from ...recipes.data import data_facts
 from ...registry import load_adapter
 from ...runs.folder import Run, kept_digests
 from ...runs.redaction import LEFT_OUT, Redaction
@@ -54,12 +55,12 @@ def recipe_again(use: Use) -> Recipe:
         return recipe
     if use.data or use.features:
         return recipe.with_source(data=use.data or SAMPLE, features=use.features)
-    place = (use.run.info.get("data") or {}).get("path", recipe.data_path)
+    place = use.run.info.data.path or recipe.data_path
     if place == LEFT_OUT:
         raise DataError(f"{use.run.shown}: redacted, so it does not say where its data is; give --data or --features")
     place = place if place == SAMPLE else located(use.run, place)
     if place != SAMPLE and not Path(place).exists():
-        origin = use.run.info.get("origin")
+        origin = use.run.info.origin
         where = os.path.abspath(use.run.path / origin / place) if isinstance(origin, str) else place
         raise DataError(f"{where}: the run's own data is no longer there; give other data with --data or --features")
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
@@ -68,7 +69,7 @@ def recipe_again(use: Use) -> Recipe:
 def _recipe_of(run: FittedRun) -> Recipe:
     """The recipe of the fit, its files where they are found from here."""
     try:
-        recipe = Recipe.of(run.info["recipe"])
+        recipe = Recipe.of(run.info.recipe)
     except ConfigError as error:
         raise DataError(f"{run.path / 'run.json'}: its recipe is damaged ({error}); fit again") from error
     resources = {name: located(run, value) for name, value in recipe.resources.items()}
@@ -81,7 +82,7 @@ def _recipe_of(run: FittedRun) -> Recipe:
 def located(run: FittedRun, value: Any) -> Any:
     """A path, or paths, comma-separated or in a list, of the working directory of a fit as they are found from here,
     where they are there; other words as they are."""
-    origin = run.info.get("origin")
+    origin = run.info.origin
     if not isinstance(origin, str):
         return value
     if isinstance(value, (list, tuple)):
@@ -102,12 +103,12 @@ def fitted_adapter(run: FittedRun, backbone: Backbone | None) -> Adapter:
         DataError: it is of other classes than run.json says, or as for `load_adapter`.
     """
     adapter = load_adapter(run.adapter_path, backbone)
-    if list(adapter.class_names_) != run.info["class_names"]:
+    if list(adapter.class_names_) != run.info.class_names:
         raise DataError(f"{run.shown}: run.json and adapter.safetensors have different classes; copy the run again")
     return adapter
 
 
-def place_of_base(info: Mapping[str, Any], beside: Path) -> str | None:
+def place_of_base(info: RunInfo, beside: Path) -> str | None:
     """Where the base of a stored run lies: where it was at the fit or, if it is not there, beside that run; None where
     the run has none.
 
@@ -115,9 +116,9 @@ def place_of_base(info: Mapping[str, Any], beside: Path) -> str | None:
         info: what run.json of the run that started from it holds.
         beside: the folder of that run.
     """
-    if not info.get("base"):
+    if not info.base:
         return None
-    place = Path(str(info["base"].get("path")))
+    place = Path(str(info.base.get("path")))
     moved = beside.absolute().parent / place.name
     return str(moved if not place.exists() and moved.exists() else place)
 
@@ -151,9 +152,7 @@ def labelled_of(
     return LabelledImages.of(kept, rows, len(learned), prepared.class_names)
 
 
-def placed(
-    labelled: LabelledImages, prepared: PreparedData, info: Mapping[str, Any], redacts: bool = False
-) -> LabelledImages:
+def placed(labelled: LabelledImages, prepared: PreparedData, info: RunInfo, redacts: bool = False) -> LabelledImages:
     """The labelled images as a run keeps them: with where each lies and what it shows, or with numbers for names.
 
     Args:
@@ -161,14 +160,13 @@ def placed(
         redacts: whether the run names and shows no image.
     """
     if redacts:
-        return labelled.redacted(Redaction.of(prepared.data, info["skipped"]))
+        return labelled.redacted(Redaction.of(prepared.data, info.skipped))
     if prepared.backbone is None:  # rows of a file have no pictures
         return labelled
-    known, splits = info.get("digests") or {}, info["splits"]
+    known, splits = info.digests or {}, info.splits
     digests = {name: digest for part, of in known.items() if part in splits for name, digest in zip(splits[part], of)}
     items = {item.id: item for item in prepared.data.items}
-    path = info["data"]["path"]
-    chosen = [_below(items[name], path) for name in labelled.ids]
+    chosen = [_below(items[name], info.data.path) for name in labelled.ids]
     return labelled.with_places(chosen, [digests.get(name, "") for name in labelled.ids])
 
 
@@ -230,11 +228,11 @@ class LabelledPictures:
 
     def path_of(self, source: str) -> Path:
         """Where the file of a picture is found from here."""
-        found = Path(located(self.run, str((self.run.info.get("data") or {}).get("path") or "")))
+        found = Path(located(self.run, self.run.info.data.path))
         return Path(located(self.run, source)) if Path(source).is_absolute() else _folder_of(str(found)) / source
 
     def _decoded(self, item: Item, digest: str) -> Decoded | None:
-        if (self.run.info.get("data") or {}).get("path") == SAMPLE:
+        if self.run.info.data.path == SAMPLE:
             self._of_sample = self._of_sample or self.domain.sample(self.task)
             return self._of_sample.load(item)
         item = item.with_(source=self.path_of(str(item.source)))
@@ -286,13 +284,7 @@ def facts_of_model(prepared: PreparedData, adapter: Adapter, place: str) -> dict
         "adapter_options": adapter.options,
         "transductive": adapter.transductive,
         "backbone": _backbone_facts(prepared, adapter),
-        "data": {
-            "name": prepared.data.name,
-            "path": place,
-            "kind": prepared.data.kind,
-            "licence": prepared.data.licence,
-            "counts": split_counts(prepared.data),
-        },
+        "data": data_facts(prepared.data, place),
         "class_names": list(prepared.class_names),
         "templates": list(prepared.templates),
         **({} if prepared.base is None else {"base": prepared.base.facts}),
@@ -330,12 +322,12 @@ def _backbone_facts(prepared: PreparedData, adapter: Adapter) -> dict[str, Any] 
     return {**facts, **trained}
 
 
-def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:
+def summary_of(run: Run, info: RunInfo, scores: Scores, seconds: float) -> dict[str, Any]:
     """The object that `vladapt fit --json` prints."""
     return {
         "run": str(run.path),
         **{key: info[key] for key in ("domain", "task", "adapter")},
-        "backbone": None if info["backbone"] is None else info["backbone"]["spec"],
+        "backbone": info.backbone.spec or None,
         **{key: info[key] for key in ("shots", "seed")},
         **scores.metrics,
         "seconds": round(seconds, 3),
@@ -368,11 +360,11 @@ def answers_table(judged: JudgedClassifier, ids: Sequence[str], with_truth: bool
     return text.getvalue()
 
 
-def log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) -> list[str]:
+def log_lines(info: RunInfo, report: FitReport, metrics: dict[str, Any]) -> list[str]:
     """What log.txt says."""
     lines = [f"{key}: {info[key]}" for key in ("created", "domain", "task", "adapter", "shots", "seed")]
-    lines += [f"options: {in_words(info['adapter_options'])}", choice(report)]
-    lines += [f"note: {note}" for note in info["notes"]]
-    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
+    lines += [f"options: {in_words(info.adapter_options)}", choice(report)]
+    lines += [f"note: {note}" for note in info.notes]
+    lines += [f"skipped: {name}: {reason}" for name, reason in info.skipped]
     lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted") if metrics[side] is not None]
     return [line for line in lines if line]

@@ -20,6 +20,7 @@ from ...contracts.items import DomainData
 from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe, check_out_folder
+from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
@@ -282,12 +283,12 @@ class Classification(Task):
         """Sections of the report that a task of a domain's own adds; they name no image."""
         return []
 
-    def hidden(self, recipe: Recipe, prepared: PreparedData, info: dict[str, Any]) -> dict[str, Any] | None:
+    def hidden(self, recipe: Recipe, prepared: PreparedData, info: RunInfo) -> RunInfo | None:
         """What run.json holds where no sample is named or shown; None where they may be."""
-        return Redaction.of(prepared.data, info["skipped"]).info(info) if recipe.redact else None
+        return Redaction.of(prepared.data, info.skipped).info(info) if recipe.redact else None
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
-        if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
+        if self.domain is None and not (use.features or (use.run.info.recipe.get("features") and not use.data)):
             raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
         return evaluate_run(use, self, self.prepared, reporter)
 
@@ -436,7 +437,7 @@ class Classification(Task):
             explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *pictures)
             shown = {"thumbnails": prepared.thumbnail, "explain": explain}
         info = plain_info if hidden is None else hidden
-        ids, skipped = info["splits"]["test"], [tuple(pair) for pair in info["skipped"]]
+        ids, skipped = info.splits["test"], [tuple(pair) for pair in info.skipped]
         of = {"ids": ids, "skipped": skipped, "further": further, **shown}
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
@@ -455,9 +456,9 @@ class Classification(Task):
                 write_report(run.path, classification_report(results, run.path))
         summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
         fitted = (run.path, done.adapter, done.report, scores.metrics)
-        return FitResult(*fitted, summary, info["notes"], skipped, *counts)
+        return FitResult(*fitted, summary, list(info.notes), skipped, *counts)
 
-    def _info(self, recipe: Recipe, done: Fitted, seconds: float) -> dict[str, Any]:
+    def _info(self, recipe: Recipe, done: Fitted, seconds: float) -> RunInfo:
         """What run.json holds."""
         prepared, shots, metrics = done.judged.prepared, done.judged.shots, done.scores.metrics
         protocol, name = protocol_named(recipe.protocol), done.adapter.name
@@ -468,7 +469,7 @@ class Classification(Task):
         further = [*done.notes, *published, *done.report.notes, *by_labels]
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
-        return {
+        told = {
             "created": now(),
             "domain": recipe.domain,
             **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
@@ -483,6 +484,7 @@ class Classification(Task):
             "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
             **done.findings.facts,
         }
+        return RunInfo.from_json(told)
 
 
 def _names(recipe: Recipe, axes: Axes) -> list[str]:

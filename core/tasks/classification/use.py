@@ -63,7 +63,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
-        prepared.base.check_is(use.run.info.get("base") or {})
+        prepared.base.check_is(use.run.info.base)
     _check_same_backbone(adapter, prepared, source)
     chosen = rows_of_split(prepared, use.split, everything=bool(source))
     probe = probe_of(use.run, prepared.backbone, prepared.device)
@@ -155,7 +155,7 @@ def write_evaluation(
     results = ClassificationResults.of(
         judged,
         findings,
-        {**run.info, "created": now(), **of},
+        run.info.with_(created=now(), **of),
         ids=ids,
         thumbnails=(lambda row: data.load(items[row])) if images and not redact else None,
         skipped=[tuple(pair) for pair in skipped],

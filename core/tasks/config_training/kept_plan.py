@@ -92,9 +92,9 @@ def check_run(run: FittedRun) -> None:
         DataError: one line with the file and the key.
     """
     where = str(run.path / "run.json")
-    if run.info.get("plan") is not None:
-        check_kept(run.info["plan"], where)
-    plan = run.info["recipe"].get("plan") or {}
+    if run.info.plan is not None:
+        check_kept(run.info.plan, where)
+    plan = run.info.recipe.get("plan") or {}
     if not isinstance(plan, Mapping):
         raise DataError(f"{where}: recipe.plan is damaged; fit again")
     check_scope(plan.get("default_scope") or "vladapt", f"{where}: recipe.plan.default_scope")

@@ -13,8 +13,9 @@ from rich.table import Table
 from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData
 from ...contracts.judgement import Evaluated
+from ...contracts.run_info import BeforeAfter, RunInfo
 from ...contracts.use import FittedRun
-from ...recipes.data import split_counts
+from ...recipes.data import data_facts
 from ...runs import run_sections as shared
 from ...runs.folder import make_folder, now
 from ...runs.redaction import Redaction
@@ -46,26 +47,25 @@ def write_evaluation(
         DataError: nothing can be written there.
     """
     make_folder(folder)
-    facts = {**run.info["data"], "name": data.name, "kind": data.kind, "licence": data.licence}
-    facts["counts"] = split_counts(data)
-    info = {**run.info, "created": now(), "data": facts, "notes": scores.notes}
-    info["skipped"] = [list(pair) for pair in data.skipped]
+    facts = {**run.info.data, **data_facts(data, run.info.data.path)}
+    skipped = [list(pair) for pair in data.skipped]
+    info = run.info.with_(created=now(), data=facts, notes=scores.notes, skipped=skipped)
     sections = scores.sections
     if redact:
         hidden = Redaction.of(data, data.skipped)
         info, sections = hidden.info(info), hidden.sections(sections)
-    report = config_training_report(run.shown, info, result.metrics, sections, ())
+    metrics = BeforeAfter.from_json(result.metrics)
+    report = config_training_report(run.shown, info, metrics, sections, ())
     place = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
-    lead = f"{result.words} The scores are of {plural(result.metrics['test_images'], 'image')}."
+    lead = f"{result.words} The scores are of {plural(metrics.test_images, 'image')}."
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 
-def small_test_words(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
+def small_test_words(metrics: BeforeAfter, notes: Sequence[str]) -> list[str]:
     """How little a small test set says."""
-    images = metrics["test_images"]
-    sentences = [*shared.small_test_set(images, notes), *shared.few_groups(metrics.get("test_groups"), images)]
-    counts = metrics.get("objects") or {}
-    few = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_OBJECTS)
+    images = metrics.test_images
+    sentences = [*shared.small_test_set(images, notes), *shared.few_groups(metrics.test_groups, images)]
+    few = sorted((count, name) for name, count in metrics.objects.items() if 0 < count < FEW_OBJECTS)
     if few:
         listed = ", ".join(f"{name} ({count})" for count, name in few[:LISTED])
         more = f" and {len(few) - LISTED} more" if len(few) > LISTED else ""
@@ -78,6 +78,11 @@ def interval_text(name: str, bounds: Sequence[float] | None) -> str:
     return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
 
 
+def _between(metrics: BeforeAfter, name: str) -> str:
+    """Such as "31.2% to 40.5%"; "" where there is no interval."""
+    return " to ".join(number(bound, is_share(name)) for bound in metrics.interval("adapted", name) or ())
+
+
 def with_arrow(name: str) -> str:
     """The name of a score with an arrow that says which way is better, where that is known."""
     return f"{name.replace('_', ' ')}{' ↑' if is_share(name) else ''}"
@@ -85,8 +90,8 @@ def with_arrow(name: str) -> str:
 
 def config_training_report(
     folder: str | Path,
-    info: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    info: RunInfo,
+    metrics: BeforeAfter,
     sections: Sequence[Any],
     history: Sequence[Mapping[str, float]],
 ) -> Report:
@@ -94,37 +99,34 @@ def config_training_report(
 
     Args:
         info: as in run.json.
-        metrics: as in metrics.json.
         sections: of the task's own, see `core/runs/sections.py`.
         history: a row per shown step of the training, "step" and values by name; may be empty.
     """
-    scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics["adapted"].items()]
-    names = [name.replace("_", " ") for name in metrics["adapted"]]
+    scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics.adapted.items()]
+    names = [name.replace("_", " ") for name in metrics.adapted]
     numbers = [Number(name, text, main=place == 0) for place, (name, (_, text)) in enumerate(zip(names[:3], scores))]
-    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
-    texts = [interval_text(name, between.get(name)) for name in metrics["adapted"]]
+    between, groups = metrics.metric_intervals, metrics.test_groups
+    texts = [_between(metrics, name) for name in metrics.adapted]
     rows = [[*row, text] if between else row for row, text in zip(scores, texts)]
-    groups = metrics.get("test_groups")
     drawn = f"{plural(groups, 'group')} of images" if groups else "the test images"
     note = f"Intervals are from a bootstrap of {drawn}." if between else ""
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report of one adaptation run",
-        title=f"{info['data'].get('name') or 'data'}: {info['task']}",
-        lead=f"On {plural(metrics['test_images'], 'test image')} that took no part in the training.",
-        created=info.get("created"),
+        title=f"{info.data.name or 'data'}: {info.task}",
+        lead=f"On {plural(metrics.test_images, 'test image')} that took no part in the training.",
         sections=[
             HeadlineSection(numbers),
-            shared.warnings(small_test_words(metrics, info.get("notes") or ())),
+            shared.warnings(small_test_words(metrics, info.notes)),
             shared.notes(info),
             TableSection("All scores", ("Score", "Value", *(("95% interval",) if between else ())), rows, note),
             *sections,
             _course(history),
             _facts(info),
-            shared.skipped(info.get("skipped") or (), "sample"),
+            shared.skipped(info.skipped, "sample"),
             shared.use(_steps(shlex.quote(str(folder)))),
             shared.licences(info),
         ],
-        versions=info.get("versions") or {},
         place=f"Run folder {folder}. The whole recipe, the split and the seed are in its run.json.",
     )
 
@@ -137,14 +139,13 @@ def _course(history: Sequence[Mapping[str, float]]) -> CurveSection | None:
     return CurveSection("How the training went", {"loss": losses}, "step", "loss", unit=False)
 
 
-def _facts(info: Mapping[str, Any]):
-    shots, names = info.get("shots"), info["class_names"]
-    counted = ", ".join(f"{len(ids)} {split}" for split, ids in (info.get("splits") or {}).items() if ids)
+def _facts(info: RunInfo):
+    counted = ", ".join(f"{len(ids)} {split}" for split, ids in info.splits.items() if ids)
     of_task = {
-        "Classes": [len(names), ", ".join(names)],
-        "Images": [counted, shots and f"up to {shots} examples per class in training"],
-        "Model": [((info.get("plan") or {}).get("model") or {}).get("type")],
-        "Backbone": shared.backbone_lines(info.get("backbone")),
+        "Classes": [len(info.class_names), ", ".join(info.class_names)],
+        "Images": [counted, info.shots and f"up to {info.shots} examples per class in training"],
+        "Model": [((info.plan or {}).get("model") or {}).get("type")],
+        "Backbone": shared.backbone_lines(info.backbone),
     }
     return shared.facts("What was trained, and on what", info, of_task)
 
@@ -160,16 +161,16 @@ def _steps(folder: str) -> list[tuple[str, str]]:
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:
     """Scores that have nothing to be compared with."""
-    images, groups = metrics["test_images"], metrics.get("test_groups")
+    read = BeforeAfter.from_json(metrics)
+    images, groups, between = read.test_images, read.test_groups, read.metric_intervals
     of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
     table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
-    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
     table.add_column("")
     for column in ("score", *(("95% interval",) if between else ())):
         table.add_column(column, justify="right")
-    for key, value in metrics["adapted"].items():
+    for key, value in read.adapted.items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
-        table.add_row(with_arrow(key), shown, *([interval_text(key, between.get(key))] if between else []))
+        table.add_row(with_arrow(key), shown, *([_between(read, key)] if between else []))
     return table
 
 

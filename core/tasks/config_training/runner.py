@@ -89,7 +89,7 @@ def load_model(run: FittedRun, device: torch.device) -> nn.Module | None:
         CapabilityError: a library that the model needs is missing.
     """
     check_run(run)
-    kept, file = run.info.get("plan"), run.path / "run.json"
+    kept, file = run.info.plan, run.path / "run.json"
     if kept is None:
         return None
     try:

@@ -23,12 +23,13 @@ from ...contracts.domain import Evaluation
 from ...contracts.items import SPLITS, DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
+from ...contracts.run_info import BeforeAfter, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
-from ...recipes.data import place_of_data, read_data, readable_samples, split_counts, split_samples
+from ...recipes.data import data_facts, place_of_data, read_data, readable_samples, split_samples
 from ...recipes.resolve import resolve
 from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
@@ -40,7 +41,13 @@ from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
 from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
-from .report import config_training_report, metrics_of, scores_table, summaries_table, write_evaluation
+from .report import (
+    config_training_report,
+    metrics_of,
+    scores_table,
+    summaries_table,
+    write_evaluation,
+)
 from .runner import load_model, newest_checkpoint, plan_key, quiet, train_plan, weights_of
 
 Progress = Callable[[int, int], None]
@@ -221,7 +228,7 @@ class ConfigTask(Task):
         """Scores of a run's model; the recipe's choices are of the run's own data."""
         check_run(use.run)
         recipe, elsewhere = self.used_again(use), bool(use.data)
-        spec = use.run.info["backbone"]["spec"]
+        spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
         with registered_only():
             data = self._read(recipe)
@@ -250,12 +257,12 @@ class ConfigTask(Task):
             raise CapabilityError(f"{use.run.shown}: {self._refusal('predict')}")
         check_run(use.run)
         recipe = self.used_again(use)
-        spec = use.run.info["backbone"]["spec"]
+        spec = use.run.info.backbone.spec
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
         folder = self._folder(use.out) if use.out else None
         data = self.images(use.images, recipe)
         model = load_model(use.run, backbone.device)
-        names: Sequence[str] = use.run.info["class_names"]
+        names: Sequence[str] = use.run.info.class_names
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
         with reporter.task("Looking at images") as progress, quiet(), running(use.run):
@@ -360,31 +367,26 @@ class ConfigTask(Task):
             save_file(weights_of(done.model), str(run.adapter_path))
             keep_logs(folder, run.path)
             run.write(info, metrics)
-            notes = [f"note: {note}" for note in info["notes"]]
+            notes = [f"note: {note}" for note in info.notes]
             run.log("\n".join([f"{recipe.domain} {self.name}", *notes, f"adapted: {done.scores.metrics}"]))
-            write_report(run.path, config_training_report(run.path, run.info, run.metrics, sections, done.history))
+            scores = BeforeAfter.from_json(run.metrics)
+            write_report(run.path, config_training_report(run.path, run.info, scores, sections, done.history))
         keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
         facts = {**{key: info[key] for key in keys}, "backbone": done.backbone.spec}
         report = FitReport(ADAPTER, chosen_on="the config" if done.taught_by else "nothing to train")
-        skipped = [tuple(pair) for pair in info["skipped"]]
+        skipped = [tuple(pair) for pair in info.skipped]
         summary = {"run": str(run.path), **facts, **run.metrics}
-        return FitResult(run.path, None, report, run.metrics, summary, info["notes"], skipped)
+        return FitResult(run.path, None, report, run.metrics, summary, list(info.notes), skipped)
 
-    def _info(self, recipe: Recipe, done: FittedConfig, seconds: float) -> dict[str, Any]:
+    def _info(self, recipe: Recipe, done: FittedConfig, seconds: float) -> RunInfo:
         data, backbone = done.data, done.backbone
-        return {
+        told = {
             "created": now(),
             "domain": recipe.domain,
             "task": self.name,
             "adapter": ADAPTER,
             "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
-            "data": {
-                "name": data.name,
-                "path": place_of_data(recipe),
-                "kind": data.kind,
-                "licence": data.licence,
-                "counts": split_counts(data),
-            },
+            "data": data_facts(data, place_of_data(recipe)),
             "class_names": list(data.class_names),
             "plan": None if done.plan is None else kept_of(done.plan),
             "shots": recipe.shots,
@@ -397,6 +399,7 @@ class ConfigTask(Task):
             "versions": versions(),
             "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
         }
+        return RunInfo.from_json(told)
 
 
 class ConfigContest(Contest):

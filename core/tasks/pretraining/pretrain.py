@@ -14,6 +14,7 @@ from ...backbones.finders import searched
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.images import ImageSize
+from ...contracts.run_info import RunInfo
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe
@@ -29,9 +30,9 @@ from ...training.log import read_log
 from ...training.objective import columns_of
 from ...training.parts import Task, Trained
 from ...training.settings import TrainingSettings
+from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
-from ..retrieval.verdict import RetrievalVerdict
 from .examples import RetrievalExamples
 from .pairs import PairSplits, read_pair_splits, train_in_stages
 
@@ -115,7 +116,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     folder = PretrainFolder(Path(plan.out))
     done = run_on_all(lambda: folder.open(resume) if is_main() else None)
     if all_gather_json(done is not None)[0]:
-        return _as_it_was(folder, done) if is_main() else None
+        return _result(folder.model, *done, finished_before=True) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
     asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
@@ -132,8 +133,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
     shown = (measures.examples, before.examples, after.examples, measures.forgotten.section())
-    log = read_log(folder.path / FILE_OF_LOG)
-    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, log, *shown))
+    curves, compared = (trained.history, read_log(folder.path / FILE_OF_LOG)), RetrievalComparison.from_json(metrics)
+    write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
     return _result(model, info, metrics)
 
@@ -205,7 +206,7 @@ class _Measures:
     def validate(self) -> float:
         """Mean R@1 of both directions on val."""
         metrics = self._retrieval(self.splits.val_part(MOST_VALIDATED)).metrics
-        score = (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
+        score = (metrics.image_to_text["r1"] + metrics.text_to_image["r1"]) / 2
         self.reporter.info(f"Mean R@1 of both directions on val: {score:.1%}")
         return score
 
@@ -230,10 +231,10 @@ class _Measures:
         return probe.accuracy(self.backbone, amp=amp), examples
 
 
-def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> dict[str, Any]:
+def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
     notes = [*splits.notes, *trained.notes]
-    return {
+    told = {
         "created": now(),
         "data": splits.facts(plan.data),
         "backbone": {"spec": plan.backbone, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
@@ -248,38 +249,34 @@ def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures,
         "trained_parameters": trained.trained_parameters,
         "samples_per_second": round(trained.samples_per_second, 2),
         "seconds": round(seconds, 3),
-        "verdict": RetrievalVerdict(metrics).sentence,
+        "verdict": RetrievalComparison.from_json(metrics).sentence,
         "generic": measures.forgotten.note(),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),
     }
+    return RunInfo.from_json(told)
 
 
-def _log(info: dict[str, Any], metrics: dict[str, Any]) -> str:
+def _log(info: RunInfo, metrics: dict[str, Any]) -> str:
     lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "settings", "steps")]
-    lines += [f"note: {note}" for note in info["notes"]]
-    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
+    lines += [f"note: {note}" for note in info.notes]
+    lines += [f"skipped: {name}: {reason}" for name, reason in info.skipped]
     lines += [f"{side}: {metrics[side]}" for side in ("zero_shot", "adapted") if metrics.get(side)]
-    return "\n".join([*lines, info["verdict"], info["generic"]])
+    return "\n".join([*lines, info.verdict, info["generic"]])
 
 
-def _result(model: Path, info: dict[str, Any], metrics: dict[str, Any], finished_before: bool = False):
+def _result(model: Path, info: RunInfo, metrics: dict[str, Any], finished_before: bool = False):
     summary = {
         "model": str(model),
-        "data": info["data"]["name"],
-        "backbone": info["backbone"]["spec"],
+        "data": info.data.name,
+        "backbone": info.backbone.spec,
         **{key: info[key] for key in ("losses", "seed", "steps", "best_epoch", "samples_per_second", "seconds")},
         **metrics,
     }
-    skipped = [tuple(pair) for pair in info["skipped"]]
-    notes = [*info["notes"], *filter(None, [info["verdict"], info["generic"]])]
+    skipped = [tuple(pair) for pair in info.skipped]
+    notes = [*info.notes, *filter(None, [info.verdict, info["generic"]])]
     return PretrainResult(model, metrics, summary, notes, skipped, finished_before)
-
-
-def _as_it_was(folder: PretrainFolder, done: tuple[dict, dict]) -> PretrainResult:
-    info, metrics = done
-    return _result(folder.model, info, metrics, finished_before=True)
 
 
 @dataclass(frozen=True)
@@ -292,7 +289,7 @@ class PretrainFolder:
     def model(self) -> Path:
         return self.path / FILE
 
-    def open(self, resume: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    def open(self, resume: bool) -> tuple[RunInfo, dict[str, Any]] | None:
         """What is there: (info, metrics) of a finished training that is resumed, else None.
 
         Raises:
@@ -311,11 +308,11 @@ class PretrainFolder:
                     "another folder"
                 )
             return None
-        return (self._read("run.json"), self._read("metrics.json")) if finished else None
+        return (RunInfo.from_json(self._read("run.json")), self._read("metrics.json")) if finished else None
 
-    def finish(self, info: dict[str, Any], metrics: dict[str, Any], history: list[dict], log: str) -> None:
+    def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
         """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", info)):
+        for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
             told = without_place(json.loads(json.dumps(value, default=str)))
             write_whole(self.path / name, json.dumps(told, indent=1))
         write_whole(self.path / "log.txt", without_place(f"{log}\n"))

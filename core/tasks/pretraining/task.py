@@ -15,8 +15,8 @@ from ...errors import ConfigError
 from ...runtime.progress import Reporter
 from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
+from ..retrieval.comparison import RetrievalComparison
 from ..retrieval.tables import retrieval_table
-from ..retrieval.verdict import RetrievalVerdict
 from .pretrain import PretrainPlan, run_plan
 
 SETTINGS = frozenset(f.name for f in fields(TrainingSettings))
@@ -91,4 +91,4 @@ class Pretraining(Task):
         return retrieval_table(metrics)
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return RetrievalVerdict(metrics).sentence
+        return RetrievalComparison.from_json(metrics).sentence

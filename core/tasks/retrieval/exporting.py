@@ -75,7 +75,7 @@ def export_towers(
     rows = distinct_images(pairs)[:: -(-len(pairs) // MOST_CHECKED) or 1]
     if not rows:
         raise DataError(f"{use.run.shown}: no {use.split} image to compare the graphs on; give --data")
-    transform = towers.preprocess(False) if domain is None else domain.transforms(towers, False, use.run.info["task"])
+    transform = towers.preprocess(False) if domain is None else domain.transforms(towers, False, use.run.info.task)
     pixels = [transform(pairs.load_image(row)) for row, _ in rows]
     if pixels[0].ndim != 3:
         raise CapabilityError(
@@ -122,7 +122,7 @@ def _some(rows: Tensor) -> Iterator[Tensor]:
 def _facts(new: NewExport, towers: Backbone, transform: Any) -> dict[str, Any]:
     return {
         **new.first_facts,
-        "adapter": new.run.info["adapter"],
+        "adapter": new.run.info.adapter,
         "graphs": dict(FILES),
         "opset": new.opset,
         "dims": towers.embed_dim,

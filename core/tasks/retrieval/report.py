@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...contracts.run_info import RunInfo
 from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runs import run_sections as shared
@@ -26,9 +27,9 @@ from ...runs.sections import (
     Track,
     plural,
 )
+from .comparison import RetrievalComparison
 from .multiple_choice import choice_section
 from .sentences import sentence_section
-from .verdict import RetrievalVerdict
 
 DIRECTIONS = {IMAGE_TO_TEXT: "An image finds its own text", TEXT_TO_IMAGE: "A text finds its image"}
 R1 = Measure("R@1", "the right one comes first")
@@ -60,8 +61,8 @@ SHOWN = 4
 
 def training_report(
     folder: str | Path,
-    info: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    info: RunInfo,
+    metrics: RetrievalComparison,
     history: Sequence[Mapping[str, float]],
     log: Sequence[Mapping[str, float]] = (),
     examples: Any = None,
@@ -73,53 +74,51 @@ def training_report(
 
     Args:
         info: as in run.json, and `model`, the path of the weights.
-        metrics: of `before_and_after`; "zero_shot" and "adapted" may be None.
+        metrics: of `before_and_after`.
         history: a row per epoch, see `training_curves`.
         log: the lines of the training's log, which the curves are of; empty: of the epochs.
         examples: the `RetrievalExamples` that were looked at.
         before, after: what each of their queries found, from `top`.
         abilities: sections on what else the towers can do.
     """
-    losses = dict(info.get("losses") or {})
-    spec = (info.get("backbone") or {}).get("spec") or "a backbone"
+    spec = info.backbone.spec or "a backbone"
     name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
-    epochs = "" if info.get("adapter") else ", the values of each epoch in history.json"
+    epochs = "" if info.adapter else ", the values of each epoch in history.json"
     others = "gradient and speed" if log else "and the gradient"
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report of one training on image-text pairs",
-        title=f"{name}, trained on {(info.get('data') or {}).get('name') or 'image-text pairs'}",
-        lead=_lead(info, metrics, losses, len(history)),
-        created=info.get("created"),
+        title=f"{name}, trained on {info.data.name or 'image-text pairs'}",
+        lead=_lead(info, metrics, len(history)),
         sections=[
             _headline(metrics),
-            RetrievalVerdict(metrics, info.get("verdict") or "").section(),
-            shared.warnings(warnings_of_training(metrics, history, info.get("notes") or ())),
+            metrics.section(),
+            shared.warnings(warnings_of_training(metrics, history, info.notes)),
             shared.notes(info),
             _scores(metrics),
             sentence_section(metrics),
             choice_section(metrics),
             *abilities,
-            *training_sections(log or history, losses, info.get("best_epoch"), f"Parts of the losses, {others}"),
+            *training_sections(log or history, info.losses, info.best_epoch, f"Parts of the losses, {others}"),
             _searches(examples, before, after),
-            _facts(info, losses),
-            shared.skipped(info.get("skipped") or (), "sample"),
-            shared.use(_steps(info, str(folder)), "pairs") if info.get("model") else None,
+            _facts(info),
+            shared.skipped(info.skipped, "sample"),
+            shared.use(_steps(info, str(folder)), "pairs") if info.model else None,
             shared.licences(info, unknown="not known"),
         ],
-        versions=info.get("versions") or {},
         place=f"Folder {folder}. Settings, seed and losses are in its run.json{epochs}.",
     )
 
 
 def warnings_of_training(
-    metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], notes: Sequence[str]
+    metrics: RetrievalComparison, history: Sequence[Mapping[str, float]], notes: Sequence[str]
 ) -> list[str]:
     """What must not be overlooked when reading the scores of retrieval."""
     sentences = []
-    if metrics.get("adapted"):
-        images, intervals = metrics["test_images"], metrics.get("intervals") or {}
-        sentences += [*shared.small_test_set(images, notes), *shared.few_groups(metrics.get("test_groups"), images)]
-        when = {"before": intervals.get("zero_shot"), "after": intervals.get("adapted")}
+    if metrics.adapted:
+        images = metrics.test_images
+        sentences += [*shared.small_test_set(images, notes), *shared.few_groups(metrics.test_groups, images)]
+        when = {"before": metrics.intervals.get("zero_shot"), "after": metrics.intervals.get("adapted")}
         if guessed := [name for name, bounds in when.items() if _is_guessing(bounds, images)]:
             sentences.append(
                 f"{' and '.join(guessed).capitalize()} the training, finding the right one first cannot be told from "
@@ -203,86 +202,61 @@ def _is_guessing(intervals: Mapping[str, Sequence[float]] | None, images: int) -
     return bool(intervals) and all(bounds[0] <= 1 / images for bounds in intervals.values())
 
 
-def _lead(info: Mapping[str, Any], metrics: Mapping[str, Any], losses: Mapping[str, float], epochs: int) -> str:
-    pairs = ((info.get("data") or {}).get("splits") or {}).get("train")
-    objective = " + ".join(_loss(name, weight) for name, weight in losses.items())
+def _lead(info: RunInfo, metrics: RetrievalComparison, epochs: int) -> str:
+    pairs = info.data.splits.get("train")
+    objective = " + ".join(_loss(name, weight) for name, weight in info.losses.items())
     text = f"Trained{f' with {objective}' if objective else ''}{f' on {pairs:,} image-text pairs' if pairs else ''}"
     text += f" for {plural(epochs, 'epoch')}." if epochs else "."
-    return f"{text} {found_words(metrics, ' that it never saw')}" if metrics.get("adapted") else text
+    return f"{text} {found_words(metrics, ' that it never saw')}" if metrics.adapted else text
 
 
-def found_words(metrics: Mapping[str, Any], unseen: str = "") -> str:
+def found_words(metrics: RetrievalComparison, unseen: str = "") -> str:
     """How many texts find their image first, before and after the training, in a sentence."""
-    before, after = metrics.get("zero_shot"), metrics["adapted"]
-    was = f", compared with {R1.text(before[f'{TEXT_TO_IMAGE}/r1'])} before the training" if before else ""
-    texts, images = plural(metrics["test_texts"], "text"), plural(metrics["test_images"], "test image")
-    first = R1.text(after[f"{TEXT_TO_IMAGE}/r1"])
-    return f"Of {texts} about {images}{_of_groups(metrics)}{unseen}, {first} find their image first{was}."
+    before, key = metrics.zero_shot, f"{TEXT_TO_IMAGE}/r1"
+    was = f", compared with {R1.text(before[key])} before the training" if before else ""
+    texts, images = plural(metrics.test_texts, "text"), plural(metrics.test_images, "test image")
+    first = R1.text(metrics.adapted[key])
+    return f"Of {texts} about {images}{metrics.of_groups}{unseen}, {first} find their image first{was}."
 
 
-def _of_groups(metrics: Mapping[str, Any]) -> str:
-    groups = metrics.get("test_groups")
-    return f" of {plural(groups, 'group')}" if groups else ""
-
-
-def _headline(metrics: Mapping[str, Any]) -> HeadlineSection | None:
+def _headline(metrics: RetrievalComparison) -> HeadlineSection | None:
     """R@1 of both directions, and what guessing gets; None where nothing was measured."""
-    if not metrics.get("adapted"):
+    if not metrics.adapted:
         return None
-    before, after, numbers, tracks = metrics.get("zero_shot"), metrics["adapted"], [], {}
+    before, after, numbers, tracks = metrics.zero_shot, metrics.adapted, [], {}
     for side, title in DIRECTIONS.items():
-        key, between = f"{side}/r1", _intervals(metrics, side)
+        key = f"{side}/r1"
+        between = metrics.between(key)
         was = f"before {R1.text(before[key])}" if before else ""
         numbers.append(Number(f"{title}, R@1", R1.text(after[key]), was, main=True))
-        rows = [Track("Guessing", 1 / metrics["test_images"], role="floor")]
+        rows = [Track("Guessing", 1 / metrics.test_images, role="floor")]
         rows += [Track("Before", before[key], between[0])] if before else []
         tracks[f"{title} first"] = [*rows, Track("After", after[key], between[1], "adapted")]
-    of = f"{plural(metrics['test_images'], 'test image')}{_of_groups(metrics)}"
-    of = f"{of} with {plural(metrics['test_texts'], 'text')}"
-    several = metrics["test_texts"] > metrics["test_images"]
+    images, texts = plural(metrics.test_images, "test image"), plural(metrics.test_texts, "text")
+    of, several = f"{images}{metrics.of_groups} with {texts}", metrics.test_texts > metrics.test_images
     footnote = "Texts of one image are not independent trials, so they are drawn together." if several else ""
     how = "Wilson; for the texts a bootstrap over images" if several else "Wilson"
-    how = "bootstrap over groups" if metrics.get("test_groups") else how
+    how = "bootstrap over groups" if metrics.test_groups else how
     return HeadlineSection(numbers, tracks, R1, f"R@1 with its 95% interval ({how})", of, footnote)
 
 
-def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
+def _scores(metrics: RetrievalComparison) -> TableSection | None:
     """Retrieval in both directions and, where images have classes, the accuracy of naming them."""
-    before, after = metrics.get("zero_shot"), metrics.get("adapted")
+    before, after = metrics.zero_shot, metrics.adapted
     if not after:
         return None
+    parts = {title: {f"{side}/{name}": each for name, each in MEASURES.items()} for side, title in DIRECTIONS.items()}
+    parts |= {"Both directions": {"mean_recall": MEAN_RECALL}, "The class of an image": {"accuracy": ACCURACY}}
     rows: list[Any] = []
-    for side, title in DIRECTIONS.items():
-        measures = {f"{side}/{name}": measure for name, measure in MEASURES.items()}
-        between = {key: _metric_intervals(metrics, key) for key in measures}
-        between = {key: bounds for key, bounds in between.items() if any(bounds)}
-        rows += [
-            title,
-            *shared.score_rows(measures, before, after, {f"{side}/r1": _intervals(metrics, side), **between}),
-        ]
-    if "mean_recall" in after:
-        rows += ["Both directions", *shared.score_rows({"mean_recall": MEAN_RECALL}, before, after, {})]
-    if "accuracy" in after:
-        intervals = {"accuracy": _intervals(metrics, "accuracy")}
-        rows += ["The class of an image", *shared.score_rows({"accuracy": ACCURACY}, before, after, intervals)]
+    for title, measures in parts.items():
+        scores = shared.score_rows(measures, before, after, {key: metrics.between(key) for key in measures})
+        rows += [title, *scores] if scores else []
     note = (
         "Each text searches all test images, and each image all their texts. Of equal scores the wrong ones come "
         "first, so a model that cannot tell them apart finds nothing."
     )
     header = ("Score", "Before", "After", "Change") if before else ("Score", "After")
     return TableSection("Retrieval in numbers", header, rows, note)
-
-
-def _metric_intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
-    """Before and after, of any score that has intervals."""
-    known = metrics.get("metric_intervals") or {}
-    return tuple((known.get(side) or {}).get(key) for side in ("zero_shot", "adapted"))
-
-
-def _intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
-    """Before and after."""
-    intervals = metrics.get("intervals") or {}
-    return tuple((intervals.get(side) or {}).get(key) for side in ("zero_shot", "adapted"))
 
 
 def _searches(examples: Any, before, after) -> SearchSection | None:
@@ -320,39 +294,38 @@ def _picture(examples: Any, row: int) -> str | None:
         return None
 
 
-def _facts(info: Mapping[str, Any], losses: Mapping[str, float]) -> TableSection | None:
-    data, options = info.get("data") or {}, info.get("loss_options") or {}
-    best, steps, parameters = (info.get(key) for key in ("best_epoch", "steps", "trained_parameters"))
-    splits = data.get("splits") or {}
+def _facts(info: RunInfo) -> TableSection | None:
+    best, steps, parameters, splits = info.best_epoch, info.steps, info.trained_parameters, info.data.splits
     names = [name for name in (*shared.SPLITS, *sorted(set(splits) - set(shared.SPLITS))) if name in splits]
-    pairs = [plural(data[f"{noun}s"], noun) for noun in ("image", "text") if data.get(f"{noun}s") is not None]
+    counts = {"image": info.data.images, "text": info.data.texts}
+    pairs = [plural(count, noun) for noun, count in counts.items() if count is not None]
+    losses = [(_loss(n, weight), shared.options(info.loss_options.get(n))) for n, weight in info.losses.items()]
     of_task = {
-        "Method": [info.get("adapter")],
+        "Method": [info.adapter],
         "Pairs": [" with ".join(pairs)],
         "Splits": [" · ".join(f"{name} {splits[name]:,}" for name in names)],
-        "Started from": shared.backbone_lines(info.get("backbone")),
-        "Losses": [", ".join(filter(None, (_loss(n, w), shared.options(options.get(n))))) for n, w in losses.items()],
-        "Teacher": [info.get("teacher")],
+        "Started from": shared.backbone_lines(info.backbone),
+        "Losses": [", ".join(filter(None, words)) for words in losses],
+        "Teacher": [info.teacher],
         "Trained": [None if parameters is None else _parameters(parameters)],
         "Steps": [None if steps is None else f"{steps:,}", best and f"the weights of epoch {best} were kept"],
-        "Settings": [shared.options(info.get("settings"))],
-        "Model": [info.get("model")],
+        "Settings": [shared.options(info.settings)],
+        "Model": [info.model],
     }
     return shared.facts("What was trained, and on what", info, of_task)
 
 
-def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
+def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     """Commands and Python that take the model as a backbone; of a run also how to score it again."""
-    model, words = str(info["model"]), '"what you look for"'
-    path = shlex.quote(model)
+    path, words = shlex.quote(info.model), '"what you look for"'
     search = f"vladapt index FOLDER --out photos.index --backbone {path}\nvladapt search photos.index {words}"
     adapt = f"vladapt fit --domain NAME --data FOLDER --backbone {path}"
     steps = [
         ("The model is a backbone like any other. Adapt it to labelled images:", adapt),
         ("Search images with it:", search),
-        ("From Python:", f"import vladapt\n\nbackbone = vladapt.load_backbone({model!r})"),
+        ("From Python:", f"import vladapt\n\nbackbone = vladapt.load_backbone({info.model!r})"),
     ]
-    if info.get("adapter"):
+    if info.adapter:
         score = f"vladapt eval {shlex.quote(folder)}"
         steps.append(("Score it again, on its own test pairs or on others (--data):", score))
     return steps

@@ -23,13 +23,12 @@ from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_te
 from ...metrics.significance import mcnemar, share_interval
 from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
+from .comparison import DIRECTIONS, RetrievalMetrics
 from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
 from .multiple_choice import KEY as CHOICES
 from .multiple_choice import choice_scores
 from .sentences import KEY as SENTENCES
 from .sentences import sentence_scores
-
-DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 
 
 @dataclass
@@ -37,10 +36,7 @@ class RetrievalScores:
     """Retrieval by one model on one set.
 
     Attributes:
-        metrics: {"image_to_text": {"r1", "r5", "r10", "median_rank", "mean_rank", "map"}, "text_to_image": {...},
-            "mean_recall": of the six, "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, ...},
-            "metric_intervals": {"image_to_text": {"r1": [low, high], ...}, ...}}; where all images have a class also
-            "accuracy" of naming it by the captions, with its interval.
+        metrics: of both directions, with intervals.
         units: direction -> (Q,) the image that each query is of, or its group: captions of one image, and images of
             one group, are drawn together.
         rankings: direction -> the ranks behind them.
@@ -52,7 +48,7 @@ class RetrievalScores:
         choices: of `choice_scores`, where the set asks questions.
     """
 
-    metrics: dict[str, Any]
+    metrics: RetrievalMetrics
     rankings: dict[str, Ranking]
     ids: tuple[str, ...]
     right: torch.Tensor | None = None
@@ -121,7 +117,7 @@ def evaluate_retrieval(
     units = {direction: unit[image_of[direction]][ranking.query.cpu()] for direction, ranking in rankings.items()}
     between = {direction: each.intervals(units[direction], penalty=by_label) for direction, each in rankings.items()}
     of_each = {direction: ranking.metrics(penalty=by_label) for direction, ranking in rankings.items()}
-    metrics = {
+    told: dict[str, Any] = {
         **of_each,
         "mean_recall": mean_recall(of_each),
         "images": len(features.images),
@@ -134,14 +130,15 @@ def evaluate_retrieval(
     if features.labels is not None and not by_label:
         right = named_rightly(features.images, features.texts, features.image_of_text, features.labels)
     if right is not None:
-        metrics["accuracy"] = float(right.float().mean())
-        metrics["intervals"]["accuracy"] = share_interval(right, groups)
+        told["accuracy"] = float(right.float().mean())
+        told["intervals"]["accuracy"] = share_interval(right, groups)
     several = None
     if not by_label and (dual_softmax or (sentences and len(features.texts) > len(features.image_of_text.unique()))):
         sides = features.images.to(device), features.texts.to(device), features.image_of_text
         several = sentence_scores(*sides, backbone.logit_scale, dual_softmax)
     choices = None if questions is None else choice_scores(questions, features)
     further = {"sentences": several, "choices": choices}
+    metrics = RetrievalMetrics.from_json(told)
     return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups, **further)
 
 
@@ -167,30 +164,27 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
     Raises:
         DataError: the two are of different images or texts.
     """
-    metrics: dict[str, Any] = {
-        "zero_shot": None if before is None else _flat(before.metrics),
-        "adapted": _flat(after.metrics),
-        "test_images": after.metrics["images"],
-        "test_texts": after.metrics["texts"],
-        "intervals": {"adapted": after.metrics["intervals"]},
-        "metric_intervals": {"adapted": _flat_intervals(after)},
-        "mcnemar": None,
-        **({"test_groups": after.metrics["groups"]} if "groups" in after.metrics else {}),
+    known = {"adapted": after.metrics} if before is None else {"adapted": after.metrics, "zero_shot": before.metrics}
+    told: dict[str, Any] = {
+        "zero_shot": None if before is None else before.metrics.flat,
+        "adapted": after.metrics.flat,
+        "test_images": after.metrics.images,
+        "test_texts": after.metrics.texts,
+        "intervals": {side: of.intervals for side, of in known.items()},
+        "metric_intervals": {side: of.flat_intervals for side, of in known.items()},
+        "mcnemar": None if before is None else _paired(before, after),
+        **({} if after.metrics.groups is None else {"test_groups": after.metrics.groups}),
     }
     for key, name in ((SENTENCES, "sentences"), (CHOICES, "choices")):
-        if (told := getattr(after, name)) is not None:
-            metrics[key] = {"adapted": told, "zero_shot": None if before is None else getattr(before, name)}
-    if before is not None:
-        metrics["intervals"]["zero_shot"] = before.metrics["intervals"]
-        metrics["metric_intervals"]["zero_shot"] = _flat_intervals(before)
-        metrics["mcnemar"] = _paired(before, after)
-        if before.right is not None and after.right is not None:
-            test = vars(mcnemar(before.right, after.right))
-            if after.groups is not None:
-                gains = after.right.double() - before.right.double()
-                test |= {"p_value": exchange_test(gains, after.groups), "exchanged": "groups"}
-            metrics["accuracy_mcnemar"] = test
-    return metrics
+        if (scores := getattr(after, name)) is not None:
+            told[key] = {"adapted": scores, "zero_shot": None if before is None else getattr(before, name)}
+    if before is not None and before.right is not None and after.right is not None:
+        test = vars(mcnemar(before.right, after.right))
+        if after.groups is not None:
+            gains = after.right.double() - before.right.double()
+            test |= {"p_value": exchange_test(gains, after.groups), "exchanged": "groups"}
+        told["accuracy_mcnemar"] = test
+    return told
 
 
 @dataclass(frozen=True)
@@ -304,16 +298,6 @@ def _part(pairs: Pairs, split: str | None) -> Pairs:
         raise DataError(f"{name}: holds no pairs")
     there = ", ".join(getattr(pairs, "splits", ())) or "none is marked"
     raise DataError(f"--split {split}: {name} has no such pairs; give one of its splits: {there}")
-
-
-def _flat(metrics: dict[str, Any]) -> dict[str, float]:
-    flat = {f"{side}/{name}": value for side in DIRECTIONS for name, value in metrics[side].items()}
-    return flat | {name: metrics[name] for name in ("mean_recall", "accuracy") if name in metrics}
-
-
-def _flat_intervals(scores: RetrievalScores) -> dict[str, list[float]]:
-    between = scores.metrics.get("metric_intervals") or {}
-    return {f"{side}/{name}": bounds for side, of in between.items() for name, bounds in of.items()}
 
 
 def _paired(before: RetrievalScores, after: RetrievalScores) -> dict[str, dict[str, float]]:

@@ -8,11 +8,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
+from ...contracts.run_info import BeforeAfter
+from ...metrics.retrieval import IMAGE_TO_TEXT
 from ...runs.sections import Measure
-from .verdict import WORDS
+from .comparison import DIRECTIONS, WORDS, RetrievalComparison, RetrievalMetrics
 
-DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 SHOWN = {
     "r1": "R@1 ↑",
     "r5": "R@5 ↑",
@@ -22,8 +22,8 @@ SHOWN = {
     "map": "mAP ↑",
     "minp": "mINP ↑",
 }
-MEAN_RECALL = "mean recall, both ways ↑"
-ACCURACY = "class, named by captions ↑"
+OF_BOTH = {"mean_recall": "mean recall, both ways ↑", "accuracy": "class, named by captions ↑"}
+"""Scores of both directions together."""
 RANKS = ("median_rank", "mean_rank")
 
 
@@ -34,60 +34,39 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
         metrics: of `before_and_after`, or of one `RetrievalScores`: then there is one column.
     """
     if IMAGE_TO_TEXT in metrics:
-        return _table(metrics["images"], metrics["texts"], _one_column(metrics))
-    before, after = metrics["zero_shot"], metrics["adapted"]
-    rows = {}
-    for side in DIRECTIONS:
-        for name, shown in SHOWN.items():
-            key = f"{side}/{name}"
-            if key not in after:
-                continue
-            old, new = (before or {}).get(key), after[key]
-            between = {when: _bounds(metrics, when, side, name) for when in ("zero_shot", "adapted")}
-            cells = {
-                "zero-shot": _number(name, old) + _interval(between["zero_shot"]),
-                "adapted": _number(name, new) + _interval(between["adapted"]),
-                "change": "" if old is None else _change(name, new - old),
-            }
-            rows[f"{WORDS[side]}: {shown}"] = cells if before else {"adapted": cells["adapted"]}
-    if "mean_recall" in after:
-        old, new = (before or {}).get("mean_recall"), after["mean_recall"]
-        cells = {"zero-shot": _number("", old), "adapted": _number("", new)}
-        change = "" if old is None else _change("", new - old)
-        rows[MEAN_RECALL] = {**cells, "change": change} if before else {"adapted": cells["adapted"]}
-    if "accuracy" in after:
-        rows[ACCURACY] = _accuracy_row(before, after, metrics["intervals"])
-    return _table(metrics["test_images"], metrics["test_texts"], rows, metrics.get("test_groups"))
-
-
-def _bounds(metrics: Mapping[str, Any], when: str, side: str, name: str) -> Sequence[float] | None:
-    """The interval of a score, before or after; older files have that of R@1 alone."""
-    every, first = ((metrics.get(key) or {}).get(when) or {} for key in ("metric_intervals", "intervals"))
-    return every.get(f"{side}/{name}") or (first.get(side) if name == "r1" else None)
-
-
-def _accuracy_row(before, after: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, str]:
-    new, bounds = after["accuracy"], intervals["adapted"]["accuracy"]
-    adapted = _number("accuracy", new) + _interval(bounds)
-    if not before:
-        return {"adapted": adapted}
-    old = before["accuracy"]
-    zero_shot = _number("accuracy", old) + _interval(intervals["zero_shot"]["accuracy"])
-    return {"zero-shot": zero_shot, "adapted": adapted, "change": _change("accuracy", new - old)}
-
-
-def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+        alone = RetrievalMetrics.from_json(metrics)
+        return _table(alone.images, alone.texts, _one_column(alone))
+    both = RetrievalComparison.from_json(metrics)
     rows = {
-        f"{WORDS[side]}: {shown}": {
-            "score": _number(name, metrics[side][name]) + _interval(metrics["metric_intervals"][side].get(name))
-        }
+        f"{WORDS[side]}: {shown}": _cells(both, f"{side}/{name}", name)
         for side in DIRECTIONS
         for name, shown in SHOWN.items()
-        if name in metrics[side]
+        if f"{side}/{name}" in both.adapted
     }
-    if "mean_recall" in metrics:
-        rows[MEAN_RECALL] = {"score": _number("", metrics["mean_recall"])}
-    return rows
+    rows |= {title: _cells(both, key, key) for key, title in OF_BOTH.items() if key in both.adapted}
+    return _table(both.test_images, both.test_texts, rows, both.test_groups)
+
+
+def _cells(both: RetrievalComparison, key: str, name: str) -> dict[str, str]:
+    """A score before and after, with intervals, and the change; after alone where nothing was scored before."""
+    old, new, between = both.zero_shot.get(key), both.adapted[key], both.between(key)
+    adapted = _number(name, new) + _interval(between[1])
+    if not both.zero_shot:
+        return {"adapted": adapted}
+    change = "" if old is None else _change(name, new - old)
+    return {"zero-shot": _number(name, old) + _interval(between[0]), "adapted": adapted, "change": change}
+
+
+def _one_column(metrics: RetrievalMetrics) -> dict[str, dict[str, str]]:
+    scores, between = metrics.flat, metrics.flat_intervals
+    rows = {
+        f"{WORDS[side]}: {shown}": {"score": _number(name, scores[key]) + _interval(between.get(key))}
+        for side in DIRECTIONS
+        for name, shown in SHOWN.items()
+        if (key := f"{side}/{name}") in scores
+    }
+    recall = scores.get("mean_recall")
+    return rows if recall is None else {**rows, OF_BOTH["mean_recall"]: {"score": _number("", recall)}}
 
 
 def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], groups: int | None = None) -> Table:
@@ -95,11 +74,11 @@ def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], group
     directions = [name.partition(":")[0] for name in rows]
     last = [name for name, one, other in zip(rows, directions, [*directions[1:], ""]) if one != other]
     caption = "rank 1 is the best; of equal scores the wrong ones come first; 95 % intervals in brackets"
-    return _of_rows(f"{images:,} images{of_groups}, {texts:,} texts", caption, rows, last)
+    return table_of(f"{images:,} images{of_groups}, {texts:,} texts", caption, rows, last)
 
 
 def score_table(
-    metrics: Mapping[str, Any],
+    metrics: BeforeAfter,
     measures: Mapping[str, Measure],
     columns: Mapping[str, str],
     title: str,
@@ -109,29 +88,31 @@ def score_table(
     """Scores with their intervals for a terminal.
 
     Args:
-        metrics: key of a column -> key of a score -> value, and the same in "intervals", where there are any.
+        metrics: as a Mapping key of a column -> key of a score -> value.
         measures: key of a score -> how it is named and written, in the order of the rows.
         columns: key -> title.
         last: keys of scores below which a line is drawn.
     """
-    between = metrics.get("intervals") or {}
     rows = {
         f"{measure.name} {measure.arrow}": {
-            name: measure.text(metrics[when][key]) + _interval((between.get(when) or {}).get(key))
+            name: measure.text(metrics[when][key]) + _interval(metrics.interval(when, key))
             for when, name in columns.items()
         }
         for key, measure in measures.items()
     }
-    return _of_rows(title, caption, rows, [f"{measures[key].name} {measures[key].arrow}" for key in last])
+    return table_of(title, caption, rows, [f"{measures[key].name} {measures[key].arrow}" for key in last])
 
 
-def _of_rows(title: str, caption: str, rows: Mapping[str, Mapping[str, str]], last: Collection[str]) -> Table:
-    """Rows as name -> title of a column -> cell; a line is drawn below the `last` ones."""
+def table_of(
+    title: str, caption: str, rows: Mapping[str, Mapping[str, str]], last: Collection[str] = (), of: str = ""
+) -> Table:
+    """Rows as name -> title of a column -> cell, with `of` above the names; a line is drawn below the `last` ones."""
     table = Table(
         title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
-    for name in ("", *next(iter(rows.values()))):
-        table.add_column(name, justify="right" if name else "left")
+    table.add_column(of)
+    for name in next(iter(rows.values())):
+        table.add_column(name, justify="right")
     for name, cells in rows.items():
         table.add_row(name, *cells.values(), end_section=name in last)
     return table

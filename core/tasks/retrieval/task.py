@@ -14,6 +14,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError
 from ...recipes.adapters import adapter_of, adapter_options
@@ -24,6 +25,7 @@ from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
 from ..tower_training.task import TowerTraining
+from .comparison import RetrievalComparison
 from .exporting import export_towers
 from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs
 from .multiple_choice import choice_table
@@ -31,7 +33,6 @@ from .report import found_words, training_report
 from .scoring import before_and_after, digests_of_images
 from .sentences import DUAL, sentence_table
 from .tables import retrieval_table
-from .verdict import RetrievalVerdict
 
 NO_CLASSES = "retrieval has no classes; omit it"
 
@@ -57,6 +58,7 @@ class Retrieval(TowerTraining):
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
         | {"custom_hooks"}
     )
+    comparison: ClassVar = RetrievalComparison
     judgements: ClassVar = ("forgetting",)
     places: ClassVar = frozenset({Place.ABILITIES})
     deciding: ClassVar = "text_to_image/r1"
@@ -133,7 +135,7 @@ class Retrieval(TowerTraining):
 
     def facts(self, data: RetrievalData, done: FittedTowers) -> dict[str, Any]:
         images = sum(len(data.pairs.split(split)) for split in ("train", "val", "test"))
-        return {"data": {"kind": "captions", "images": images, "texts": done.after.metrics["texts"]}}
+        return {"data": {"kind": "captions", "images": images, "texts": done.after.metrics.texts}}
 
     def summary(self, data: RetrievalData) -> dict[str, Any]:
         return {"shots": len(data.part("train"))}
@@ -151,19 +153,16 @@ class Retrieval(TowerTraining):
         further += Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(retrieval_table(metrics), *further) if further else retrieval_table(metrics)
 
-    def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return RetrievalVerdict(metrics).sentence
-
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a retrieval run names no classes")
 
-    def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done, data, hidden: Any) -> Report:
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
         abilities = done.findings.sections(Place.ABILITIES)
         return self._completed(training_report(folder, info, *shown, abilities=abilities), hidden)
 
-    def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
-        facts = {**info["data"], "splits": {}, "images": result["test_images"], "texts": result["test_texts"]}
-        info = {**info, "data": facts, "verdict": RetrievalVerdict(result).sentence}
+    def report_again(self, folder: Path, info: RunInfo, result: RetrievalComparison, after, data, hidden):
+        facts = {**info.data, "splits": {}, "images": result.test_images, "texts": result.test_texts}
+        info = info.with_(data=facts)
         report = training_report(folder, info if hidden is None else hidden.info(info), result, ())
         place = f"Evaluation of the run {folder}, which is unchanged; the numbers are in metrics.json beside this page."
         lead = f"{result['in_fit_words']} {found_words(result)}"

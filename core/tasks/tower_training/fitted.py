@@ -93,7 +93,7 @@ def towers_of(run: FittedRun, backbone: Backbone) -> Backbone:
     Raises:
         DataError: the weights of the run are damaged.
     """
-    if run.info["adapter"] == ZERO_SHOT:
+    if run.info.adapter == ZERO_SHOT:
         _check_untrained(run.adapter_path)
         return backbone
     return load_adapter(run.adapter_path, backbone).adapted(backbone)

@@ -17,6 +17,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ...contracts.recipe import Recipe
+from ...contracts.run_info import RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import FittedRun, Use
 from ...data.verify import digests_of
@@ -27,7 +28,7 @@ from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, make_folder, now, versions
-from ...runs.run_sections import Report, write_report
+from ...runs.run_sections import Report, TowerComparison, write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
@@ -49,6 +50,7 @@ class TowerTraining(Task):
         default_loss: of methods that name none; "" for none.
         cannot_learn: of another method than those that train towers, "{}": what it cannot do, and what to give instead.
         names_nothing: why its model predicts nothing, and how `vladapt index` makes use of the run "{}".
+        comparison: what its metrics are read as.
         places: where the report of a fit shows sections of judgements itself; those of other places come last.
     """
 
@@ -59,6 +61,7 @@ class TowerTraining(Task):
     default_loss: ClassVar[str] = ""
     cannot_learn: ClassVar[str]
     names_nothing: ClassVar[str]
+    comparison: ClassVar[type[TowerComparison]]
     places: ClassVar[frozenset[Place]] = frozenset()
 
     # what a task says -------------------------------------------------------------------------------------------------
@@ -119,22 +122,18 @@ class TowerTraining(Task):
         """
 
     @abstractmethod
-    def report(
-        self, folder: Path, info: Mapping[str, Any], shown: tuple, done: FittedTowers, data: Any, hidden: Any
-    ) -> Report:
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done: FittedTowers, data: Any, hidden: Any) -> Report:
         """The report of a fit.
 
         Args:
             info: of run.json.
-            shown: metrics, history and lines of the log.
+            shown: a `comparison`, the history and lines of the log.
             hidden: what `redaction` gave.
         """
 
     @abstractmethod
-    def report_again(
-        self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after: Any, data: Any, hidden: Any
-    ) -> Report:
-        """The report of an evaluation, whose scores are in `result` and `after`."""
+    def report_again(self, folder: Path, info: RunInfo, result: Any, after: Any, data: Any, hidden: Any) -> Report:
+        """The report of an evaluation, whose scores are in `result`, a `comparison`, and in `after`."""
 
     def read_again(self, recipe: Recipe, use: Use) -> Any:
         """The data of an evaluation."""
@@ -156,8 +155,11 @@ class TowerTraining(Task):
         """Further facts of a fit's summary."""
         return {}
 
-    def finish(self, run: Run, info: Mapping[str, Any], data: Any, metrics: Mapping[str, Any]) -> None:
-        """Add what the task further keeps in a run folder."""
+    def finish(self, run: Run, info: RunInfo, data: Any, metrics: Any) -> None:
+        """Add what the task further keeps in a run folder; `metrics` as a `comparison`."""
+
+    def verdict(self, metrics: Mapping[str, Any]) -> str:
+        return self.comparison.from_json(metrics).sentence
 
     # what a task asks for --------------------------------------------------------------------------------------------
 
@@ -253,9 +255,9 @@ class TowerTraining(Task):
         )
         if use.out is not None and is_main():
             make_folder(Path(use.out))
-            facts = {**use.run.info["data"], "name": source.name, "licence": source.licence}
-            info = {**use.run.info, "created": now(), "data": facts, "notes": [], "skipped": skipped}
-            report = self.report_again(use.run.shown, info, result, after, data, hidden)
+            facts = {**use.run.info.data, "name": source.name, "licence": source.licence}
+            info = use.run.info.with_(created=now(), data=facts, notes=[], skipped=skipped)
+            report = self.report_again(use.run.shown, info, self.comparison.from_json(result), after, data, hidden)
             write_report(Path(use.out), report.with_sections(findings.sections(*Place)))
         return result
 
@@ -304,35 +306,36 @@ class TowerTraining(Task):
 
     def _written(self, recipe: Recipe, data: Any, done: FittedTowers, folder: Path) -> FitResult:
         info = self._info(recipe, data, done)
-        hidden = self.redaction(recipe, data, info["skipped"], recipe.redact)
+        hidden = self.redaction(recipe, data, info.skipped, recipe.redact)
         info = info if hidden is None else hidden.info(info)
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
             model = saved_model(done, run)
             run.write(info, done.metrics)
-            run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
+            run.log("\n".join([*info.notes, info.verdict, f"adapted: {done.metrics['adapted']}"]))
             keep_logs(folder, run.path)
-            shown = (done.metrics, done.report.history, read_log(run.path / FILE))
-            report = self.report(run.path, {**info, "model": str(model)}, shown, done, data, hidden)
+            compared = self.comparison.from_json(done.metrics)
+            shown = (compared, done.report.history, read_log(run.path / FILE))
+            report = self.report(run.path, info.with_(model=str(model)), shown, done, data, hidden)
             others = [place for place in Place if place not in self.places]
             write_report(run.path, report.with_sections(done.findings.sections(*others)))
-            self.finish(run, info, data, done.metrics)
+            self.finish(run, info, data, compared)
         summary = {
             "run": str(run.path),
             **{key: info[key] for key in ("domain", "task", "adapter", "seed")},
-            "backbone": info["backbone"]["spec"],
+            "backbone": info.backbone.spec,
             **self.summary(data),
             **done.metrics,
-            "seconds": info["seconds"],
+            "seconds": info.seconds,
         }
-        skipped = [tuple(pair) for pair in info["skipped"]]
-        return FitResult(run.path, done.adapter, done.report, done.metrics, summary, info["notes"], skipped)
+        skipped = [tuple(pair) for pair in info.skipped]
+        return FitResult(run.path, done.adapter, done.report, done.metrics, summary, list(info.notes), skipped)
 
-    def _info(self, recipe: Recipe, data: Any, done: FittedTowers) -> dict[str, Any]:
+    def _info(self, recipe: Recipe, data: Any, done: FittedTowers) -> RunInfo:
         options = {} if done.adapter is None else done.adapter.options
         facts = self.facts(data, done)
         loss = options.get("loss") or (self.default_loss if done.adapter is not None else "")
         source = self.source(data)
-        return {
+        told = {
             "created": now(),
             "domain": recipe.domain,
             "task": self.name,
@@ -360,6 +363,7 @@ class TowerTraining(Task):
             "recipe": recipe.with_(data={**recipe.data, **source.reading}).to_dict(),
             **facts,
         }
+        return RunInfo.from_json(told)
 
     def _key(self, recipe: Recipe, data: Any) -> str:
         """16 hex digits that say what is trained on what."""

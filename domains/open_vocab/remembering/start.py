@@ -44,7 +44,7 @@ class Start:
             meta = (_read(self.weights).get("meta") or {}).get("dataset_meta") or {}
             classes = meta.get("classes", meta.get("CLASSES"))
             return tuple(map(str, classes)) if classes else None
-        kept = self.run.info["plan"]["vladapt"]
+        kept = self.run.info.plan["vladapt"]
         return (*kept.get("classes", ()), *kept.get("novel", ()))
 
 
@@ -65,11 +65,8 @@ def start_at(place: str | Path, option: str = "--start") -> Start:
         raise DataError(f"{option} {place}: neither a run folder nor a checkpoint ({', '.join(CHECKPOINTS)}); give one")
     run = Run.open(path)
     check_run(run)
-    kept = (run.info.get("plan") or {}).get("vladapt") or {}
-    if run.info.get("task") != DETECTION.task or not kept:
-        raise ConfigError(
-            f"{option} {place}: a run of {run.info.get('task')} without a detector; give a run of detection"
-        )
+    if run.info.task != DETECTION.task or not (run.info.plan or {}).get("vladapt"):
+        raise ConfigError(f"{option} {place}: a run of {run.info.task} without a detector; give a run of detection")
     return Start(str(place), run.adapter_path, run)
 
 
@@ -90,7 +87,7 @@ def on_start(
         return {**config, "load_from": str(start.weights)}
     if backbone is not None:
         raise ConfigError(f"--backbone {backbone}: with --start the model is the run's own; omit it")
-    model = with_tuples(deepcopy(start.run.info["plan"]))["model"]
+    model = with_tuples(deepcopy(start.run.info.plan))["model"]
     kind, other = (str(each.get("type")).rpartition(".")[2] for each in (model, config["model"]))
     if kind != other:
         raise ConfigError(

@@ -223,13 +223,6 @@ def _validation(training: Training, people: ReidData) -> tuple[Callable[[Backbon
     return score, []
 
 
-def reid_metrics(before: ReidScores | None, after: ReidScores, people: ReidData) -> dict[str, Any]:
-    """As metrics.json has them: `flat_scores`, and how was re-ranked."""
-    reranking = people.reranking
-    scores = flat_scores(before, after, people.data.class_names)
-    return {**scores, **({"reranking": reranking.in_words()} if reranking else {})}
-
-
 def fitted_people(
     training: Training, people: ReidData, load: Callable[[], Backbone], reporter: Reporter, folder: Path | None
 ) -> FittedTowers:
@@ -245,5 +238,6 @@ def fitted_people(
     before = None if training.adapter is None else scored(backbone, people, protocol, training, reporter)
     adapter, report, towers = train_on_people(training, people, backbone, reporter, folder)
     after = scored(towers, people, protocol, training, reporter, reranking=people.reranking)
-    metrics, notes = reid_metrics(before, after, people), [*people.data.notes, *report.notes]
+    metrics = flat_scores(before, after, people.data.class_names, people.reranking)
+    notes = [*people.data.notes, *report.notes]
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, time.monotonic() - started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,16 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from ....core.contracts import Decoded, Item
+from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
 from ....core.runs import (
     ExchangeVerdict,
-    HeadlineSection,
     Measure,
-    Number,
     PictureSection,
     Report,
     TableSection,
-    Track,
+    TowerComparison,
+    VerdictSection,
     plural,
 )
 from ....core.runs import run_sections as shared
@@ -46,41 +46,75 @@ WHEN = {"zero_shot": "before", "adapted": "after", "reranked": "re-ranked"}
 SHOWN_QUERIES, SHOWN_RESULTS = 6, 4
 
 
-def reid_table(metrics: Mapping[str, Any]) -> Table:
-    """Scores before and after, and re-ranked, for a terminal.
+@dataclass(frozen=True, eq=False)
+class ReidComparison(TowerComparison):
+    """What `flat_scores` gives; its verdict is whether the change of Rank-1 and mAP is more than chance.
 
-    Args:
-        metrics: of `flat_scores`.
+    Attributes:
+        reranked: the scores after re-ranking; empty without one.
+        test_queries, test_gallery, test_identities: numbers of pictures, and of people.
+        by_camera, by_attribute: side -> camera or attribute -> "queries", "r1", "map" and "minp".
+        protocol, compared_by, reranking: how the numbers came about, in words.
     """
-    known = [when for when in WHEN if metrics.get(when)]
-    titles = {**WHEN, "adapted": "features"} if known[:1] == ["adapted"] else WHEN
-    title = f"{queries_in_words(metrics)}, {plural(metrics['test_gallery'], 'picture')} in the gallery"
-    return score_table(metrics, MEASURES, {when: titles[when] for when in known}, title, caption_of(metrics))
 
+    reranked: Mapping[str, float] = field(default_factory=dict)
+    test_queries: int = 0
+    test_gallery: int = 0
+    test_identities: int = 0
+    by_camera: Mapping[str, Any] = field(default_factory=dict)
+    by_attribute: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str = ""
+    compared_by: str = ""
+    reranking: str = ""
 
-def queries_in_words(metrics: Mapping[str, Any]) -> str:
-    """ "18 queries about 6 people"."""
-    queries, people = metrics["test_queries"], metrics["test_identities"]
-    count = f"{queries:,} {'query' if queries == 1 else 'queries'}"
-    return f"{count} about {people:,} {'person' if people == 1 else 'people'}"
+    @property
+    def sides(self) -> dict[str, str]:
+        """Those that have scores -> how they are called."""
+        return {side: name for side, name in WHEN.items() if self.get(side)}
 
+    @property
+    def queries(self) -> str:
+        """ "18 queries about 6 people"."""
+        count = f"{self.test_queries:,} {'query' if self.test_queries == 1 else 'queries'}"
+        return f"{count} about {self.test_identities:,} {'person' if self.test_identities == 1 else 'people'}"
 
-def caption_of(metrics: Mapping[str, Any]) -> str:
-    """How the numbers of a table came about."""
-    words = f"{metrics['protocol']} Compared by {metrics['compared_by']}; in brackets 95 % intervals over people"
-    reranking = metrics.get("reranking")
-    return f"{words}; re-ranked by k-reciprocal neighbours ({reranking})" if reranking else words
+    @property
+    def caption(self) -> str:
+        """How the numbers of a table came about."""
+        words = f"{self.protocol} Compared by {self.compared_by}; in brackets 95 % intervals over people"
+        return f"{words}; re-ranked by k-reciprocal neighbours ({self.reranking})" if self.reranking else words
 
+    @property
+    def change(self) -> ExchangeVerdict:
+        return ExchangeVerdict(self.exchange, MEASURES, "people", "map", TITLES)
 
-def reid_verdict(metrics: Mapping[str, Any]) -> ExchangeVerdict:
-    """Whether the change of Rank-1 and mAP is more than chance."""
-    return ExchangeVerdict(metrics.get("exchange") or {}, MEASURES, "people", "map", TITLES)
+    @property
+    def sentence(self) -> str:
+        return self.change.sentence
+
+    def section(self) -> VerdictSection | None:
+        return self.change.section()
+
+    @property
+    def lead(self) -> str:
+        """What came out, in a sentence."""
+        was = f", compared with {self.zero_shot['r1']:.1%} before the training" if self.zero_shot else ""
+        return (
+            f"Of {self.queries} that it never saw, {self.adapted['r1']:.1%} find a picture of the same person "
+            f"first{was}; mAP is {self.adapted['map']:.1%}."
+        )
+
+    def table(self) -> Table:
+        """Scores before and after, and re-ranked, for a terminal."""
+        sides = self.sides if self.zero_shot else {**self.sides, "adapted": "features"}
+        title = f"{self.queries}, {plural(self.test_gallery, 'picture')} in the gallery"
+        return score_table(self, MEASURES, sides, title, self.caption)
 
 
 def reid_report(
     folder: str | Path,
-    info: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    info: RunInfo,
+    metrics: ReidComparison,
     history: Sequence[Mapping[str, float]],
     log: Sequence[Mapping[str, float]] = (),
     searches: PictureSection | None = None,
@@ -89,46 +123,33 @@ def reid_report(
 
     Args:
         info: as in run.json, and `model`, the path of the weights.
-        metrics: of `flat_scores`.
         history: a row per epoch.
         log: the lines of the training's log.
         searches: of `shown_searches`; None where people are hidden.
     """
-    backbone = (info.get("backbone") or {}).get("spec") or "a backbone"
-    trained = info.get("adapter") != "zero-shot"
-    return Report(
+    trained = info.adapter != "zero-shot"
+    return Report.of_run(
+        info,
         kind="Report of one re-identification",
-        title=f"{backbone}, {'trained' if trained else 'as it is'} on {(info.get('data') or {}).get('name')}",
-        lead=lead(metrics),
-        created=info.get("created"),
+        title=f"{info.backbone.spec}, {'trained' if trained else 'as it is'} on {info.data.name}",
+        lead=metrics.lead,
         sections=[
-            _headline(metrics),
-            reid_verdict(metrics).section() if trained else None,
-            shared.warnings(_warnings(metrics, info.get("notes") or ())),
+            metrics.headline({key: MEASURES[key] for key in ("r1", "map")}, metrics.sides, "people", metrics.queries),
+            metrics.section() if trained else None,
+            shared.warnings(_warnings(metrics, info.notes)),
             care_section(),
             shared.notes(info),
             _scores(metrics),
-            _rows("By camera", "Camera of the query", metrics.get("by_camera")),
-            _rows("By attribute", "The person has", metrics.get("by_attribute")),
-            *training_sections(log or history, dict(info.get("losses") or {}), info.get("best_epoch")),
+            _rows("By camera", "Camera of the query", metrics.by_camera),
+            _rows("By attribute", "The person has", metrics.by_attribute),
+            *training_sections(log or history, info.losses, info.best_epoch),
             searches,
             _facts(info),
-            shared.skipped(info.get("skipped") or (), "picture"),
-            shared.use(_steps(info, str(folder)), "pictures of people") if info.get("model") else None,
+            shared.skipped(info.skipped, "picture"),
+            shared.use(_steps(info, str(folder)), "pictures of people") if info.model else None,
             shared.licences(info, unknown="not stated"),
         ],
-        versions=info.get("versions") or {},
         place=f"Folder {folder}. Settings and seed are in its run.json.",
-    )
-
-
-def lead(metrics: Mapping[str, Any]) -> str:
-    """What came out, in a sentence."""
-    before, after = metrics.get("zero_shot"), metrics["adapted"]
-    was = f", compared with {before['r1']:.1%} before the training" if before else ""
-    return (
-        f"Of {queries_in_words(metrics)} that it never saw, "
-        f"{after['r1']:.1%} find a picture of the same person first{was}; mAP is {after['map']:.1%}."
     )
 
 
@@ -163,48 +184,27 @@ def _in_8_bits(picture: Decoded) -> Decoded:
     return picture if picture.dtype == np.uint8 else np.rint(255 * picture).astype(np.uint8)
 
 
-def _headline(metrics: Mapping[str, Any]) -> HeadlineSection:
-    numbers, tracks = [], {}
-    known = [when for when in WHEN if metrics.get(when)]
-    for key in ("r1", "map"):
-        measure = MEASURES[key]
-        before = metrics.get("zero_shot")
-        was = f"before {measure.text(before[key])}" if before else ""
-        numbers.append(Number(measure.name, measure.text(metrics["adapted"][key]), was, main=key == "r1"))
-        between = {when: (metrics["intervals"].get(when) or {}).get(key) for when in known}
-        role = {"adapted": "adapted"}
-        tracks[measure.name] = [
-            Track(WHEN[when].capitalize(), metrics[when][key], between[when], role.get(when, "")) for when in known
-        ]
-    how = "with 95% intervals (bootstrap over people)"
-    return HeadlineSection(numbers, tracks, MEASURES["r1"], how, queries_in_words(metrics))
-
-
-def _warnings(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
-    sentences = shared.small_test_set(metrics["test_images"], notes)
-    people = metrics["test_identities"]
+def _warnings(metrics: ReidComparison, notes: Sequence[str]) -> list[str]:
+    sentences = shared.small_test_set(metrics.test_images, notes)
+    people = metrics.test_identities
     if people < shared.FEW_GROUPS:
         sentences.append(f"The queries are about {people} people only: intervals over so few are rough.")
     return sentences
 
 
-def _scores(metrics: Mapping[str, Any]) -> TableSection:
-    before, after, reranked = metrics.get("zero_shot"), metrics["adapted"], metrics.get("reranked")
-    intervals = {
-        key: tuple((metrics["intervals"].get(when) or {}).get(key) for when in ("zero_shot", "adapted"))
-        for key in MEASURES
-    }
-    rows = shared.score_rows(MEASURES, before, after, intervals)
-    header = ["Score", "Before", "After", "Change"] if before else ["Score", "Features"]
-    if reranked:
+def _scores(metrics: ReidComparison) -> TableSection:
+    between = {key: metrics.between(key) for key in MEASURES}
+    rows = shared.score_rows(MEASURES, metrics.zero_shot, metrics.adapted, between)
+    header = ["Score", "Before", "After", "Change"] if metrics.zero_shot else ["Score", "Features"]
+    if metrics.reranked:
         header.append("Re-ranked")
-        rows = [[*row, MEASURES[key].text(reranked[key])] for row, key in zip(rows, MEASURES)]
-    return TableSection("Re-identification in numbers", header, rows, f"{caption_of(metrics)}.")
+        rows = [[*row, MEASURES[key].text(metrics.reranked[key])] for row, key in zip(rows, MEASURES)]
+    return TableSection("Re-identification in numbers", header, rows, f"{metrics.caption}.")
 
 
-def _rows(title: str, of: str, parts: Mapping[str, Any] | None) -> TableSection | None:
+def _rows(title: str, of: str, sides: Mapping[str, Any]) -> TableSection | None:
     """Where it fails: a row per camera or attribute of the queries."""
-    parts = (parts or {}).get("adapted") or {}
+    parts = sides.get("adapted") or {}
     if len(parts) < 2:
         return None
     rows = [[name or "not known", row["queries"], row["r1"], row["map"], row["minp"]] for name, row in parts.items()]
@@ -212,25 +212,24 @@ def _rows(title: str, of: str, parts: Mapping[str, Any] | None) -> TableSection 
     return TableSection(title, header, rows, "Where it does worse than elsewhere, trust it less.")
 
 
-def _facts(info: Mapping[str, Any]) -> TableSection | None:
-    data, fit = info.get("data") or {}, info.get("fit") or {}
+def _facts(info: RunInfo) -> TableSection | None:
     splits = " · ".join(
         f"{name}: {people:,} {'person' if people == 1 else 'people'}, {plural(images, 'picture')}"
-        for name, (people, images) in (data.get("people") or {}).items()
+        for name, (people, images) in info.data.people.items()
     )
-    best = info.get("best_epoch")
+    best = info.best_epoch
     of_task = {
-        "Method": [info.get("adapter"), shared.options(fit.get("chosen"))],
+        "Method": [info.adapter, shared.options(info.fit.chosen)],
         "People": [splits],
-        "Started from": shared.backbone_lines(info.get("backbone")),
-        "Chosen on": [fit.get("chosen_on"), best and f"the weights of epoch {best} were kept"],
-        "Settings": [shared.options(info.get("settings"))],
+        "Started from": shared.backbone_lines(info.backbone),
+        "Chosen on": [info.fit.chosen_on, best and f"the weights of epoch {best} were kept"],
+        "Settings": [shared.options(info.settings)],
     }
     return shared.facts("What was trained, and on what", info, of_task)
 
 
-def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
-    path = shlex.quote(str(info["model"]))
+def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
+    path = shlex.quote(info.model)
     find = f"vladapt index FOLDER --domain person --out people.index --backbone {path}"
     again = f"vladapt eval {shlex.quote(folder)}"
     return [

@@ -138,18 +138,22 @@ def _row(ranking: CameraRanking) -> dict[str, float]:
     return {"queries": len(ranking), **{name: found[name] for name in ("r1", "map", "minp")}}
 
 
-def flat_scores(before: ReidScores | None, after: ReidScores, attributes: Sequence[str] = ()) -> dict[str, Any]:
+def flat_scores(
+    before: ReidScores | None, after: ReidScores, attributes: Sequence[str] = (), reranking: Reranking | None = None
+) -> dict[str, Any]:
     """Both scores in the shape of metrics.json.
 
     Args:
         attributes: names of those that the data give.
+        reranking: how was re-ranked, if at all.
 
     Returns:
         {"zero_shot": {"r1", "r5", "r10", "map", "minp", "map_trapezoid"} or None, "adapted": the same, "reranked": the
         same or None, "test_images", "test_queries", "test_gallery", "test_identities", "intervals": {"adapted": {"r1":
         [low, high], ...}, ...}, "by_camera": {"adapted": {camera: {"queries", "r1", "map", "minp"}}, ...},
-        "by_attribute": the same, "exchange": {"r1": {"difference", "p_value"}, "map": ...} or None, "protocol" and
-        "compared_by": sentences}. Intervals draw identities, and the paired permutation test exchanges them.
+        "by_attribute": the same, "exchange": {"r1": {"difference", "p_value"}, "map": ...} or None, "protocol",
+        "compared_by" and, where there was one, "reranking": sentences}. Intervals draw identities, and the paired
+        permutation test exchanges them.
     """
     sides = {"zero_shot": before, "adapted": after}
     found = {when: None if one is None else one.ranking for when, one in sides.items()} | {"reranked": after.reranked}
@@ -167,6 +171,7 @@ def flat_scores(before: ReidScores | None, after: ReidScores, attributes: Sequen
         "exchange": None if before is None else _exchanged(before, after),
         "protocol": protocol.in_words(),
         "compared_by": after.words,
+        **({} if reranking is None else {"reranking": reranking.in_words()}),
     }
 
 

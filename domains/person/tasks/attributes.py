@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....core.contracts import FitResult, PreparedData, Recipe, Scores
+from ....core.contracts import FitResult, PreparedData, Recipe, RunInfo, Scores
 from ....core.runs import Measure, Run, TableSection
 from ....core.tasks import Classification, Prepared
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
@@ -27,12 +27,12 @@ class Attributes(Classification):
     name = "attributes"
     options: ClassVar = PeopleOptions
 
-    def hidden(self, recipe: Recipe, prepared: PreparedData, info: dict[str, Any]) -> dict[str, Any] | None:
+    def hidden(self, recipe: Recipe, prepared: PreparedData, info: RunInfo) -> RunInfo | None:
         """Nobody's picture and no file is shown or named, unless the user says `--show-people`."""
         if recipe.redact or not isinstance(prepared, Prepared):
             return super().hidden(recipe, prepared, info)
-        people = PeopleHidden(prepared.data, info["skipped"], recipe.task_options.get("show_people", False))
-        return None if people.shown else people.info(info)
+        shown = recipe.task_options.get("show_people", False)
+        return None if shown else PeopleHidden.of(prepared.data, info.skipped).info(info)
 
     def _written(self, recipe: Recipe, done, *how) -> FitResult:
         result, prepared = super()._written(recipe, done, *how), done.judged.prepared

@@ -78,13 +78,12 @@ class PersonSearch(Retrieval):
         return super().fit(recipe, reporter)
 
     def redaction(self, recipe, data, skipped, redact) -> Any:
-        shown = recipe.task_options["show_people"]
-        return super().redaction(recipe, data, skipped, redact) or PeopleHidden(data.pairs.data, skipped, shown)
+        hidden = None if recipe.task_options["show_people"] else PeopleHidden.of(data.pairs.data, skipped)
+        return super().redaction(recipe, data, skipped, redact) or hidden
 
     def finish(self, run, info, data, metrics) -> None:
-        scores = metrics["adapted"]
         sentence = "{} of the sentences find their person first, mAP {}.".format(
-            *(f"{scores[f'{TEXT_TO_IMAGE}/{name}']:.1%}" for name in ("r1", "map"))
+            *(f"{metrics.adapted[f'{TEXT_TO_IMAGE}/{name}']:.1%}" for name in ("r1", "map"))
         )
         write_card(run.path, info, data.pairs.data, [sentence])
 

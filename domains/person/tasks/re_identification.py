@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
+from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, RunInfo, Use, option
 from ....core.errors import CapabilityError
 from ....core.runs import Report
 from ....core.runtime import Reporter
@@ -20,11 +20,11 @@ from ..reidentification.fitting import (
     ReidData,
     divided_people,
     fitted_people,
-    reid_metrics,
     scored,
     train_on_people,
 )
-from ..reidentification.report import lead, reid_report, reid_table, reid_verdict, shown_searches
+from ..reidentification.report import ReidComparison, reid_report, shown_searches
+from ..reidentification.scoring import flat_scores
 from ..samplers import SAMPLERS
 
 LOSS = "bot"
@@ -61,6 +61,7 @@ class ReIdentification(TowerTraining):
     )
     options: ClassVar = ReidOptions
     defaults: ClassVar = {"image_size": (256, 128)}
+    comparison: ClassVar = ReidComparison
     deciding: ClassVar = "map"
     unused: ClassVar = {
         "shots": "counts images per class; re-identification trains on all training pictures; omit it",
@@ -115,7 +116,7 @@ class ReIdentification(TowerTraining):
         return before, scored(towers, data, protocol, how, reporter, reranking=data.reranking)
 
     def metrics(self, before: Any, after: Any, data: ReidData) -> dict[str, Any]:
-        return reid_metrics(before, after, data)
+        return flat_scores(before, after, data.data.class_names, data.reranking)
 
     def samples(self, data: ReidData, split: str) -> Sequence[Any]:
         return data.data.items if split == "all" else data.data.split(split)
@@ -130,33 +131,31 @@ class ReIdentification(TowerTraining):
         facts = {"kind": data.data.kind, "images": len(data.data.items), "people": count}
         return {"data": facts, "best_epoch": done.report.chosen.get("epoch")}
 
-    def redaction(self, recipe: Recipe, data: ReidData, skipped: Sequence[Sequence[str]], redact: bool) -> PeopleHidden:
-        return PeopleHidden(data.data, skipped, recipe.task_options["show_people"] and not redact)
+    def redaction(self, recipe: Recipe, data: ReidData, skipped: Sequence[Sequence[str]], redact: bool) -> Any:
+        shown = recipe.task_options["show_people"] and not redact
+        return None if shown else PeopleHidden.of(data.data, skipped)
 
     def table(self, metrics: Mapping[str, Any]):
-        return reid_table(metrics)
-
-    def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return reid_verdict(metrics).sentence
+        return ReidComparison.from_json(metrics).table()
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a re-identification run names nobody; find people by `vladapt index` and `search`")
 
-    def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done: FittedTowers, data, hidden) -> Report:
-        searches = shown_searches(done.after, data.data.load) if hidden.shown else None
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done: FittedTowers, data, hidden) -> Report:
+        searches = shown_searches(done.after, data.data.load) if hidden is None else None
         return reid_report(folder, info, *shown, searches)
 
-    def report_again(self, folder: Path, info: Mapping[str, Any], result, after, data, hidden) -> Report:
-        notes = [hidden.text(note) for note in data.data.notes]
-        info = {**info, "data": {**info["data"], "people": {}}, "notes": notes}
-        searches = shown_searches(after, data.data.load) if hidden.shown else None
+    def report_again(self, folder: Path, info: RunInfo, result, after, data, hidden) -> Report:
+        notes = list(data.data.notes) if hidden is None else [hidden.text(note) for note in data.data.notes]
+        info = info.with_(data={**info.data, "people": {}}, notes=notes)
+        searches = shown_searches(after, data.data.load) if hidden is None else None
         return reid_report(folder, info, result, (), searches=searches)
 
     def _read(self, recipe: Recipe, whole: bool) -> ReidData:
         return divided_people(self.domain_data(recipe), recipe.task_options, recipe.split_seed, whole=whole)
 
-    def finish(self, run, info: Mapping[str, Any], data: ReidData, metrics: Mapping[str, Any]) -> None:
-        write_card(run.path, info, data.data, [lead(metrics)])
+    def finish(self, run, info: RunInfo, data: ReidData, metrics: ReidComparison) -> None:
+        write_card(run.path, info, data.data, [metrics.lead])
 
 
 def _with_loss(recipe: Recipe) -> Recipe:

@@ -101,7 +101,7 @@ def write_maps(
     for key in OF_ROWS:
         if getattr(use, key) is not None:
             raise ConfigError(f"--{key.replace('_', '-')}: applies to tables of predictions, not to maps; omit it")
-    class_names = tuple(use.run.info["class_names"])
+    class_names = tuple(use.run.info.class_names)
     items, skipped = _rasters_of(rasters)
     plans = [_planned(item, name, use, options) for name, item in _named(items).items()]
     _check_places(use, plans, len(items) > 1)
@@ -152,7 +152,7 @@ def is_map(use: Use) -> bool:
 
 def fitted_on_windows(use: Use) -> bool:
     """Whether a run learned windows of rasters, so that it says how large they are."""
-    return use.run.info["recipe"]["data"].get("labels") is not None
+    return use.run.info.recipe["data"].get("labels") is not None
 
 
 def _rasters_of(data: DomainData) -> tuple[list[Item], list[tuple[str, str]]]:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
-from ....core.contracts import Decoded, Item
+from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
 from ....core.runs import (
     Cell,
     CurveGridSection,
     CurveSection,
     ExchangeVerdict,
-    HeadlineSection,
     Measure,
-    Number,
     PictureSection,
     Report,
     TableSection,
-    Track,
-    Verdict,
+    TowerComparison,
     VerdictSection,
     plural,
     strip,
@@ -58,53 +55,76 @@ SHOWN = 6
 """Sentences that are shown, half of them the surest mistakes."""
 
 
-def moments_table(metrics: Mapping[str, Any]) -> Table:
-    """Scores for a terminal, beside those of guessing.
+@dataclass(frozen=True, eq=False)
+class MomentsComparison(TowerComparison):
+    """What `flat_scores` gives; its verdict is whether the change, or the difference to guessing, is more than chance.
 
-    Args:
-        metrics: of `flat_scores`.
-    """
-    caption = "guessing: the same windows in random order; in brackets 95 % intervals over videos"
-    last = {f"recall1_iou_{OVERLAPS[-1]:g}"}
-    return score_table(metrics, MEASURES, _columns(metrics), in_words(metrics), caption, last)
-
-
-@dataclass(frozen=True)
-class MomentsVerdict(Verdict):
-    """Whether the change, or the difference to guessing, is more than chance.
-
-    Args:
-        metrics: of `flat_scores`.
+    Attributes:
+        guessing: the scores of the same windows in random order.
+        test_queries: sentences; `test_images` are the videos.
     """
 
-    metrics: Mapping[str, Any]
+    guessing: Mapping[str, float] = field(default_factory=dict)
+    test_queries: int = 0
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Side -> name of its column."""
+        if not self.zero_shot:
+            return {"guessing": "guessing", "adapted": "model"}
+        return {"guessing": "guessing", "zero_shot": "before", "adapted": "after"}
+
+    @property
+    def queries(self) -> str:
+        """ "120 sentences about 20 videos"."""
+        return f"{plural(self.test_queries, 'sentence')} about {plural(self.test_images, 'video')}"
 
     @property
     def change(self) -> ExchangeVerdict:
-        return ExchangeVerdict(self.metrics.get("exchange") or {}, MEASURES, "videos", DECIDING, TITLES)
+        return ExchangeVerdict(self.exchange, MEASURES, "videos", DECIDING, TITLES)
+
+    @property
+    def against_guessing(self) -> str:
+        """Whether the deciding score is better than guessing, in a sentence; "" where it has no interval."""
+        bounds, guessed = self.interval("adapted", DECIDING), self.guessing[DECIDING]
+        if bounds is None:
+            return ""
+        reached = f"{self.adapted[DECIDING]:.1%} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
+        below = "worse than" if bounds[1] < guessed else "not distinguishable from"
+        judged = "better than" if bounds[0] > guessed else below
+        return f"{MEASURES[DECIDING].name} is {reached}: {judged} guessing, {guessed:.1%}."
 
     @property
     def sentence(self) -> str:
-        return "\n".join(filter(None, (_against_guessing(self.metrics), self.change.sentence)))
+        return "\n".join(filter(None, (self.against_guessing, self.change.sentence)))
+
+    @property
+    def lead(self) -> str:
+        """What came out, in a sentence."""
+        return (
+            f"Of {self.queries}, {self.adapted[DECIDING]:.1%} rank a window first that overlaps with their moment by "
+            f"half or more; guessing does so for {self.guessing[DECIDING]:.1%}."
+        )
 
     def section(self) -> VerdictSection:
-        if self.change.tests:
+        if self.exchange:
             return replace(self.change.section(), text=self.sentence)
-        bounds, guessed = _bounds(self.metrics, "adapted", DECIDING), self.metrics["guessing"][DECIDING]
-        better = bounds is not None and bounds[0] > guessed
+        bounds = self.interval("adapted", DECIDING)
+        better = bounds is not None and bounds[0] > self.guessing[DECIDING]
         title = "Better than guessing" if better else "Not shown to be better than guessing"
         return VerdictSection("good" if better else "open", title, self.sentence)
 
-
-def in_words(metrics: Mapping[str, Any]) -> str:
-    """ "120 sentences about 20 videos"."""
-    return f"{plural(metrics['test_queries'], 'sentence')} about {plural(metrics['test_images'], 'video')}"
+    def table(self) -> Table:
+        """Scores for a terminal, beside those of guessing."""
+        caption = "guessing: the same windows in random order; in brackets 95 % intervals over videos"
+        last = {f"recall1_iou_{OVERLAPS[-1]:g}"}
+        return score_table(self, MEASURES, self.columns, self.queries, caption, last)
 
 
 def moments_report(
     folder: str | Path,
-    info: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    info: RunInfo,
+    metrics: MomentsComparison,
     history: Sequence[Mapping[str, float]] = (),
     log: Sequence[Mapping[str, float]] = (),
     shown: Sequence[Any] = (),
@@ -113,41 +133,30 @@ def moments_report(
 
     Args:
         info: as in run.json, and `model`, the path of the weights.
-        metrics: of `flat_scores`.
         history, log: of the training.
         shown: of `examples`.
     """
-    spec, data = (info.get("backbone") or {}).get("spec") or "a backbone", info.get("data") or {}
-    trained = metrics.get("zero_shot") is not None
-    return Report(
+    return Report.of_run(
+        info,
         kind="Report on moments in long videos",
-        title=f"{spec}, {'trained' if trained else 'as it is'} on {data.get('name')}",
-        lead=lead(metrics),
-        created=info.get("created"),
+        title=f"{info.backbone.spec}, {'trained' if metrics.zero_shot else 'as it is'} on {info.data.name}",
+        lead=metrics.lead,
         sections=[
-            _headline(metrics),
-            MomentsVerdict(metrics).section(),
-            shared.warnings(_warnings(metrics, info.get("notes") or ())),
+            metrics.headline(
+                {key: MEASURES[key] for key in (DECIDING, MEAN)}, metrics.columns, "videos", metrics.queries
+            ),
+            metrics.section(),
+            shared.warnings(_warnings(metrics)),
             shared.notes(info),
             _scores(metrics),
             *shown,
-            *(training_sections(log or history, dict(info.get("losses") or {}), None) if history else ()),
+            *(training_sections(log or history, info.losses, None) if history else ()),
             _facts(info),
-            shared.skipped(info.get("skipped") or (), "sentence"),
+            shared.skipped(info.skipped, "sentence"),
             shared.use(_steps(info, str(folder)), "videos"),
             shared.licences(info, unknown="not stated"),
         ],
-        versions=info.get("versions") or {},
         place=f"Folder {folder}. Settings and seed are in its run.json.",
-    )
-
-
-def lead(metrics: Mapping[str, Any]) -> str:
-    """What came out, in a sentence."""
-    after, guessed = metrics["adapted"][DECIDING], metrics["guessing"][DECIDING]
-    return (
-        f"Of {in_words(metrics)}, {after:.1%} rank a window first that overlaps with their moment by half or more; "
-        f"guessing does so for {guessed:.1%}."
     )
 
 
@@ -205,45 +214,8 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
     return [(first, f"“{found.query.text}” in {video.id}: {words}"), *rest]
 
 
-def _columns(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Key of scores -> name of their column."""
-    trained = metrics.get("zero_shot") is not None
-    before = {"zero_shot": "before"} if trained else {}
-    return {"guessing": "guessing", **before, "adapted": "after" if trained else "model"}
-
-
-def _bounds(metrics: Mapping[str, Any], when: str, key: str) -> Sequence[float] | None:
-    return ((metrics.get("intervals") or {}).get(when) or {}).get(key)
-
-
-def _against_guessing(metrics: Mapping[str, Any]) -> str:
-    bounds, guessed = _bounds(metrics, "adapted", DECIDING), metrics["guessing"][DECIDING]
-    if bounds is None:
-        return ""
-    reached = f"{metrics['adapted'][DECIDING]:.1%} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
-    judged = (
-        "better than" if bounds[0] > guessed else "worse than" if bounds[1] < guessed else "not distinguishable from"
-    )
-    return f"{MEASURES[DECIDING].name} is {reached}: {judged} guessing, {guessed:.1%}."
-
-
-def _headline(metrics: Mapping[str, Any]) -> HeadlineSection:
-    numbers, tracks, before = [], {}, metrics.get("zero_shot")
-    for key in (DECIDING, MEAN):
-        measure = MEASURES[key]
-        was = f"before {measure.text(before[key])}" if before else ""
-        numbers.append(Number(measure.name, measure.text(metrics["adapted"][key]), was, main=key == DECIDING))
-        roles = {"guessing": "floor", "adapted": "adapted"}
-        tracks[measure.name] = [
-            Track(name.capitalize(), metrics[when][key], _bounds(metrics, when, key), roles.get(when, ""))
-            for when, name in _columns(metrics).items()
-        ]
-    how = "with 95% intervals (bootstrap over videos)"
-    return HeadlineSection(numbers, tracks, MEASURES[DECIDING], how, in_words(metrics))
-
-
-def _warnings(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
-    videos, queries = metrics["test_images"], metrics["test_queries"]
+def _warnings(metrics: MomentsComparison) -> list[str]:
+    videos, queries = metrics.test_images, metrics.test_queries
     sentences = []
     if queries < shared.SMALL_TEST_SET:
         sentences.append(f"The test has {plural(queries, 'sentence')}: read the intervals, not the single numbers.")
@@ -252,12 +224,12 @@ def _warnings(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
     return sentences
 
 
-def _scores(metrics: Mapping[str, Any]) -> TableSection:
-    names = _columns(metrics)
+def _scores(metrics: MomentsComparison) -> TableSection:
+    names = metrics.columns
     rows = [
         [
             Cell(f"{measure.name} {measure.arrow}", measure.meaning),
-            *(Cell(measure.text(metrics[when][key]), measure.between(_bounds(metrics, when, key))) for when in names),
+            *(Cell(measure.text(metrics[when][key]), measure.between(metrics.interval(when, key))) for when in names),
         ]
         for key, measure in MEASURES.items()
     ]
@@ -265,14 +237,13 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection:
     return TableSection("Moments in numbers", ("Score", *(name.capitalize() for name in names.values())), rows, note)
 
 
-def _facts(info: Mapping[str, Any]) -> TableSection | None:
-    data, windows = info.get("data") or {}, info.get("windows") or {}
-    splits = data.get("splits") or {}
+def _facts(info: RunInfo) -> TableSection | None:
+    windows, splits = info.get("windows") or {}, info.data.splits
     lengths = ", ".join(f"{length:g}" for length in windows.get("lengths") or ())
     of_task = {
-        "Method": [info.get("adapter"), shared.options(info.get("settings"))],
+        "Method": [info.adapter, shared.options(info.settings)],
         "Sentences": [" · ".join(f"{name} {splits[name]:,}" for name in shared.SPLITS if name in splits)],
-        "Backbone": shared.backbone_lines(info.get("backbone")),
+        "Backbone": shared.backbone_lines(info.backbone),
         "Frames": [f"{windows.get('fps'):g} per second" if windows.get("fps") else None],
         "Windows": [
             f"{lengths} seconds" if lengths else None,
@@ -282,9 +253,9 @@ def _facts(info: Mapping[str, Any]) -> TableSection | None:
     return shared.facts("What was searched, and how", info, of_task)
 
 
-def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
+def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     place = shlex.quote(folder)
-    backbone = f" --backbone {shlex.quote(str(info['model']))}" if info.get("model") else ""
+    backbone = f" --backbone {shlex.quote(info.model)}" if info.model else ""
     find = f'vladapt predict {place} long.mp4 --classes "what happens there" --out found.csv'
     index = f"vladapt index VIDEOS --domain video --out videos.index{backbone}"
     search = 'vladapt search videos.index "what happens"'

@@ -169,19 +169,19 @@ def flat_scores(before: MomentScores | None, after: MomentScores) -> dict[str, A
         high]}, ...}, "test_images": videos, "test_queries": sentences, "exchange": {metric: {"difference", "p_value"}}
         of a permutation test that exchanges the answers about whole videos, or None}.
     """
-    metrics: dict[str, Any] = {
+    sides, exchange = {"adapted": after}, None
+    if before is not None:
+        sides["zero_shot"] = before
+        exchange = {name: _exchanged(before, after, name) for name in (DECIDING, MEAN)}
+    return {
         "zero_shot": None if before is None else before.metrics(),
         "adapted": after.metrics(),
         "guessing": after.guesses(),
-        "intervals": {"adapted": after.intervals()},
+        "intervals": {when: scores.intervals() for when, scores in sides.items()},
         "test_images": len(after.unit.unique()),
         "test_queries": len(after.found),
-        "exchange": None,
+        "exchange": exchange,
     }
-    if before is not None:
-        metrics["intervals"]["zero_shot"] = before.intervals()
-        metrics["exchange"] = {name: _exchanged(before, after, name) for name in (DECIDING, MEAN)}
-    return metrics
 
 
 def _exchanged(before: MomentScores, after: MomentScores, name: str) -> dict[str, float]:

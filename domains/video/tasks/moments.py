@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.backbones import announced
-from ....core.contracts import Backbone, Recipe, Use, option, settle
+from ....core.contracts import Backbone, Recipe, RunInfo, Use, option, settle
 from ....core.data import images_of, readable
 from ....core.errors import DataError
 from ....core.features import FeatureStore
@@ -23,7 +23,7 @@ from ....core.tasks import (
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
 from ..moments.reading import Query, divided_moments
-from ..moments.report import MomentsVerdict, examples, moments_report, moments_table
+from ..moments.report import MomentsComparison, examples, moments_report
 from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_scores, search_videos
 from ..moments.windows import Windows, lengths_of
 
@@ -65,6 +65,7 @@ class Moments(Retrieval):
     """
 
     takes: ClassVar = Retrieval.takes - {"generic", "redact"}
+    comparison: ClassVar = MomentsComparison
     judgements: ClassVar = ()
     places: ClassVar = frozenset()
     options: ClassVar = MomentOptions
@@ -123,11 +124,11 @@ class Moments(Retrieval):
         windows = {**asdict(data.windows), "fps": data.fps}
         return {"data": {"kind": "captions", "images": len(data.pairs)}, "windows": windows}
 
-    def report(self, folder: Path, info: Mapping[str, Any], shown: tuple, done, data, hidden: Any) -> Report:
+    def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
         return moments_report(folder, info, *shown, examples(done.after, data.pairs.data.load))
 
-    def report_again(self, folder: Path, info: Mapping[str, Any], result: Mapping[str, Any], after, data, hidden):
-        info = {**info, "data": {**info["data"], "splits": {}}, "notes": list(data.notes)}
+    def report_again(self, folder: Path, info: RunInfo, result: MomentsComparison, after, data, hidden):
+        info = info.with_(data={**info.data, "splits": {}}, notes=list(data.notes))
         shown = [] if hidden is not None else examples(after, data.pairs.data.load)
         return moments_report(folder, info, result, shown=shown)
 
@@ -164,10 +165,7 @@ class Moments(Retrieval):
         return self._read(recipe, whole=names == [self.default_adapter])
 
     def table(self, metrics: Mapping[str, Any]):
-        return moments_table(metrics)
-
-    def verdict(self, metrics: Mapping[str, Any]) -> str:
-        return MomentsVerdict(metrics).sentence
+        return MomentsComparison.from_json(metrics).table()
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return found_table(rows)

@@ -17,10 +17,10 @@ from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.errors import ConfigError
 from vladapt.core.metrics.retrieval import retrieval_metrics
 from vladapt.core.metrics.significance import wilson_interval
+from vladapt.core.tasks.retrieval.comparison import RetrievalComparison
 from vladapt.core.tasks.retrieval.encoding import TEXTS_AT_ONCE
 from vladapt.core.tasks.retrieval.scoring import DomainPairs, before_and_after, evaluate_retrieval
 from vladapt.core.tasks.retrieval.tables import retrieval_table
-from vladapt.core.tasks.retrieval.verdict import RetrievalVerdict
 
 SIDES = ("image_to_text", "text_to_image")
 
@@ -241,17 +241,17 @@ def test_without_scores_before_there_is_one_column(scores):
 
 def test_the_verdict_says_whether_it_could_be_chance(scores):
     metrics = before_and_after(scores, scores)
-    assert RetrievalVerdict(metrics).sentence.count("the same") == 2
+    assert RetrievalComparison.from_json(metrics).sentence.count("the same") == 2
     metrics["mcnemar"] = {
         "image_to_text": {"gained": 20, "lost": 2, "p_value": 0.0001},
         "text_to_image": {"gained": 2, "lost": 3, "p_value": 0.9},
     }
-    first, second, _classes = RetrievalVerdict(metrics).sentence.splitlines()
+    first, second, _classes = RetrievalComparison.from_json(metrics).sentence.splitlines()
     assert first.startswith("Image to text: 20 images") and "a gain beyond chance" in first
     assert second.startswith("Text to image: 2 texts") and "could be chance" in second
     metrics["mcnemar"]["image_to_text"] = {"gained": 1, "lost": 20, "p_value": 0.0001}
-    assert "a LOSS beyond chance" in RetrievalVerdict(metrics).sentence
-    assert RetrievalVerdict(before_and_after(None, scores)).sentence == ""
+    assert "a LOSS beyond chance" in RetrievalComparison.from_json(metrics).sentence
+    assert RetrievalComparison.from_json(before_and_after(None, scores)).sentence == ""
 
 
 # Two processes
@@ -260,6 +260,7 @@ CODE = """
 import json
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.tasks.retrieval.comparison import RetrievalComparison
 from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
 from vladapt.core.runtime.distributed import start_from_environment, stop
 start_from_environment()
@@ -268,7 +269,7 @@ ran = []
 encode = tower.encode_image
 tower.encode_image = lambda pixels, normalize=True: ran.append(len(pixels)) or encode(pixels, normalize)
 scores = evaluate_retrieval(tower, sample_pairs(60), split="train", batch_size=4)
-print(json.dumps([sum(ran), scores.metrics]))
+print(json.dumps([sum(ran), dict(scores.metrics)]))
 stop()
 """
 
@@ -315,7 +316,7 @@ def test_pairs_with_classes_also_say_how_often_the_class_is_named(small_clip, pa
     compared = before_and_after(scores, scores)
     assert compared["adapted"]["accuracy"] == compared["zero_shot"]["accuracy"] == scores.metrics["accuracy"]
     assert compared["accuracy_mcnemar"] == {"gained": 0, "lost": 0, "p_value": 1.0}
-    assert "Classes: 0 images are named correctly" in RetrievalVerdict(compared).sentence
+    assert "Classes: 0 images are named correctly" in RetrievalComparison.from_json(compared).sentence
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(retrieval_table(compared))
     assert "class, named by captions" in console.export_text()

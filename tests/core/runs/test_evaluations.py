@@ -6,6 +6,7 @@ import pytest
 
 from vladapt import Evaluated
 from vladapt.core.contracts.items import Item
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.data.verify import FileHashes, digests_of, image_digest
 from vladapt.core.runs import folder
 from vladapt.core.runs.folder import in_the_fit, kept_digests
@@ -20,7 +21,7 @@ def items(tmp_path) -> list[Item]:
 
 
 def test_images_are_known_by_what_they_show(items, tmp_path):
-    info = {"digests": kept_digests({"train": items[:2], "val": items[2:3]}, digests_of)}
+    info = RunInfo(digests=kept_digests({"train": items[:2], "val": items[2:3]}, digests_of))
     (tmp_path / "renamed.png").write_bytes(items[0].source.read_bytes())
     again = [Item("renamed", tmp_path / "renamed.png"), items[3]]
     found = in_the_fit(info, lambda: digests_of(again))
@@ -35,7 +36,7 @@ def test_how_large_an_image_may_be_is_not_what_it_shows(items):
 
 
 def test_what_is_no_file_is_counted_and_said(items):
-    info = {"digests": kept_digests({"train": items[:1]}, digests_of)}
+    info = RunInfo(digests=kept_digests({"train": items[:1]}, digests_of))
     found = in_the_fit(info, lambda: digests_of([items[0], Item("drawn", "/nowhere/drawn.png")]))
     assert found["in_fit"] == 1
     assert found["in_fit_words"].endswith("1 of them are not files, so they cannot be compared.")
@@ -50,7 +51,7 @@ def test_what_is_no_file_is_counted_and_said(items):
     ],
 )
 def test_where_nobody_can_know_that_is_said(digests, why):
-    found = in_the_fit({"digests": digests}, lambda: pytest.fail("not needed"))
+    found = in_the_fit(RunInfo(digests=digests), lambda: pytest.fail("not needed"))
     assert found["in_fit"] is None and why in found["in_fit_words"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.forgetting.score import Forgotten
 from vladapt.core.runs.run_sections import facts, licences, options, skipped, small_test_set
 
@@ -61,7 +62,7 @@ def test_forgetting_is_a_verdict_and_a_table_with_intervals():
 
 def test_facts_that_are_not_known_are_left_out_and_zero_is_known():
     info = {"data": {"name": "sample", "path": "sample", "kind": "clips"}, "seed": 0, "seconds": 65.2, "domain": None}
-    table = facts("What", info, {"Steps": [0, "", None], "Teacher": [None], "Support": [[], False]})
+    table = facts("What", RunInfo.from_json(info), {"Steps": [0, "", None], "Teacher": [None], "Support": [[], False]})
     told = [(term, cell.text, cell.small) for term, cell in table.rows]
     assert told == [
         ("Data set", "sample", "one label per clip"),
@@ -69,7 +70,7 @@ def test_facts_that_are_not_known_are_left_out_and_zero_is_known():
         ("Seed", "0", ""),
         ("Time taken", "1 min 5 s", ""),
     ]
-    assert facts("What", {}, {"Teacher": [None]}) is None
+    assert facts("What", RunInfo(), {"Teacher": [None]}) is None
 
 
 def test_options_are_written_by_kind():
@@ -80,7 +81,7 @@ def test_options_are_written_by_kind():
 
 
 def test_a_licence_that_is_not_known_says_so():
-    rows = licences({"backbone": None, "data": {"name": "cells", "licence": "unknown"}}).rows
+    rows = licences(RunInfo.from_json({"backbone": None, "data": {"name": "cells", "licence": "unknown"}})).rows
     assert [row[:2] for row in rows] == [
         ("Weights", "features from a file"),
         ("Data", "cells"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.errors import CapabilityError
 from vladapt.core.runs.redaction import Privacy, leaks, shareable, shared_spec
 from vladapt.core.sharing.card import base_model
@@ -36,17 +37,17 @@ def test_names_of_the_hub():
 
 @pytest.mark.parametrize("text", ["accuracy 3/4 and/or 1/2", "https://huggingface.co/me/x", "hf:me/x", "a photo / {}"])
 def test_words_that_are_no_paths_stay(text):
-    assert Privacy({}).text(text) == text
+    assert Privacy(RunInfo()).text(text) == text
 
 
 @pytest.mark.parametrize("path", ["/srv/x/y", "~/scans", "C:\\scans\\b", "('/data/a')", "at=/mnt/b,", "//x /opt/z"])
 def test_paths_go(path):
-    told = Privacy({}).text(path)
+    told = Privacy(RunInfo()).text(path)
     assert not [word for word in ("srv", "scans", "data", "mnt", "opt") if word in told]
 
 
 def test_ids_are_found_and_numbers_are_not():
-    info = {"splits": {"test": ["p-Anna/01", "1234", "cat"]}, "class_names": ["cat"]}
+    info = RunInfo(splits={"test": ["p-Anna/01", "1234", "cat"]}, class_names=["cat"])
     assert leaks([("README.md", "of p-Anna/01")], info) == "README.md holds 'p-Anna/01'"
     assert leaks([("README.md", "0.1234 of every cat")], info) is None
 
@@ -61,11 +62,11 @@ def test_what_is_told_once_is_told_again_alike():
         "origin": "../..",
         "class_names": ["Anna.png"],
     }
-    once = shareable(info)
+    once = shareable(RunInfo.from_json(info))
     assert once["published"]["counts"] == {"test": 1, "support": 0} and once["class_names"] == ["Anna.png"]
     assert once["recipe"]["resources"] == {"keys": "rad-dino"} and once["recipe"]["classes"] is None
     assert not once.keys() & {"splits", "digests", "origin"} and "/x" not in str(once)
-    assert shareable(once) == once
+    assert dict(shareable(once)) == dict(once)
 
 
 def test_a_backbone_that_a_models_plan_names_is_found_again_where_the_user_says(tmp_path):
@@ -76,7 +77,7 @@ def test_a_backbone_that_a_models_plan_names_is_found_again_where_the_user_says(
     spec = f"hf:{tmp_path}/mine"
     info = {"format": 1, "vladapt": "0.1.0", "domain": None, "task": "detection", "adapter": "own", "class_names": []}
     info |= {"recipe": {"backbone": spec}, "backbone": {"spec": spec}, "plan": {"model": {"texts": {"spec": spec}}}}
-    told = shareable(info)
+    told = dict(shareable(RunInfo.from_json(info)))
     assert str(tmp_path) not in json.dumps(told)
     (tmp_path / "run.json").write_text(json.dumps(told))
     (tmp_path / "adapter.safetensors").touch()

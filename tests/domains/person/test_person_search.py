@@ -14,6 +14,7 @@ from PIL import Image
 import vladapt
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.recipe import Recipe
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.registry import task_class
 from vladapt.core.tasks.retrieval.scoring import DomainPairs, evaluate_retrieval
@@ -174,7 +175,8 @@ def test_names_are_hidden_unless_people_are_shown():
         task, recipe, data = read({"show_people": shown})
         what = task.redaction(recipe, data, skipped, False)
         assert ("person-00003" not in str(what.pairs(skipped))) is hidden
-        assert ("person-00003" not in str(what.info({"skipped": skipped, "recipe": {}, "data": {}}))) is hidden
+        info = RunInfo.from_json({"skipped": skipped, "recipe": {}, "data": {}})
+        assert ("person-00003" not in str(dict(what.info(info)))) is hidden
 
 
 def test_a_picture_of_nobody_known_stands_alone(people):

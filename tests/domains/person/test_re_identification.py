@@ -10,6 +10,7 @@ from PIL import Image
 
 import vladapt
 from vladapt import load_domain
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.contracts.task import Axes
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve, task_of
@@ -118,12 +119,12 @@ def test_reports_hide_people_unless_asked_for(trained, frozen):
 
 def test_names_of_people_become_numbers(small_sample):
     data = load_domain("person").sample(TASK)
-    hidden, name = PeopleHidden(data, [("bad.png", "empty")]), data.items[1].id
+    hidden, name = PeopleHidden.of(data, [("bad.png", "empty")]), data.items[1].id
     assert hidden.name(name) == "sample 2" and hidden.pairs([("bad.png", "empty")]) == [
         ["unreadable sample 1", "empty"]
     ]
-    assert PeopleHidden(data, shown=True).name(name) == name
-    info = hidden.info({"recipe": {"data": {"path": "people.csv"}}, "data": {"name": "x"}, "notes": [f"see {name}"]})
+    told = {"recipe": {"data": {"path": "people.csv"}}, "data": {"name": "x"}, "notes": [f"see {name}"]}
+    info = hidden.info(RunInfo.from_json(told))
     assert info["recipe"]["data"]["path"] == "people.csv" and info["notes"] == ["see sample 2"]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from vladapt import build_adapter
 from vladapt.core.contracts.features import FeatureSet, TextClassifier
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.explanation.nearest import LabelledImages
 from vladapt.core.runs.run_sections import Report, render_report
 from vladapt.core.runtime.progress import Reporter
@@ -65,7 +66,7 @@ def test_each_mistake_in_a_report_has_its_reasons():
 
     logits = torch.tensor([[3.0, 0, 0], [0, 5, 0], [0, 0, 4]])
     results = ClassificationResults(
-        info={}, class_names=NAMES, labels=torch.tensor([0, 2, 0]), zero_shot_logits=None, adapted_logits=logits,
+        info=RunInfo(), class_names=NAMES, labels=torch.tensor([0, 2, 0]), zero_shot_logits=None, adapted_logits=logits,
         metrics={}, ids=("a", "b", "c"), thumbnails=lambda row: np.zeros((4, 4, 3), np.uint8), explain=explain,
     )  # fmt: skip
     section = mistakes_section(results)

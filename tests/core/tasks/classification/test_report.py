@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from vladapt.core.contracts.judgement import Findings, Scores
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.errors import DataError
 from vladapt.core.judgements.baselines import compared
 from vladapt.core.judgements.calibration import Calibrated
@@ -106,7 +107,8 @@ def one_label(
         "ids": [f"cell-{i}.png" for i in range(n)],
         "thumbnails": lambda i: np.full((40, 60, 3), i % 256, np.uint8),
     }
-    return ClassificationResults(**{**given, **changes})
+    made = {**given, **changes}
+    return ClassificationResults(**{**made, "info": RunInfo.from_json(made["info"])})
 
 
 def several_labels(**changes):
@@ -131,7 +133,8 @@ def several_labels(**changes):
         "adapted_logits": after,
         "metrics": metrics,
     }
-    return ClassificationResults(**{**given, **changes})
+    made = {**given, **changes}
+    return ClassificationResults(**{**made, "info": RunInfo.from_json(made["info"])})
 
 
 def html_of(given: ClassificationResults, folder: str = "runs/example") -> str:
@@ -252,7 +255,8 @@ def test_chance_is_told_from_more_than_chance():
 def test_a_small_test_set_says_so_once():
     small = one_label(n=60)
     assert "fewer than 100: read the intervals" in page(small).text
-    small.info["notes"] = ["The test set has 60 images; with fewer than 100 the interval is wide."]
+    notes = ["The test set has 60 images; with fewer than 100 the interval is wide."]
+    small = replace(small, info=small.info.with_(notes=notes))
     assert page(small).text.count("fewer than 100") == 1
     assert "fewer than 100" not in page(one_label(n=120)).text
 

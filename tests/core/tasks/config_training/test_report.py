@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from vladapt.core.contracts.run_info import BeforeAfter, RunInfo
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
 from vladapt.core.tasks.config_training.report import config_training_report
@@ -36,7 +37,11 @@ def metrics(**adapted):
 
 
 def page(sections=(), history=(), info=INFO, **adapted):
-    return render_report(config_training_report("runs/x", info, metrics(**adapted), sections, history))
+    return render_report(
+        config_training_report(
+            "runs/x", RunInfo.from_json(info), BeforeAfter.from_json(metrics(**adapted)), sections, history
+        )
+    )
 
 
 def rows_of(text, title):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from vladapt.core.tasks.retrieval.comparison import RetrievalComparison
 from vladapt.core.tasks.retrieval.report import warnings_of_training
-from vladapt.core.tasks.retrieval.verdict import RetrievalVerdict
 
 GAIN = {"gained": 30, "lost": 1, "p_value": 1e-6}
 LOSS = {"gained": 1, "lost": 30, "p_value": 1e-6}
@@ -38,14 +38,15 @@ def intervals(before, after, images: int = 200) -> dict:
     ],
 )
 def test_gains_and_losses_of_both_directions_make_one_verdict(tests, tone, title):
-    verdict = RetrievalVerdict(retrieval(*tests), "What was said.").section()
-    assert (verdict.tone, verdict.title, verdict.text) == (tone, title, "What was said.")
+    compared = RetrievalComparison.from_json(retrieval(*tests))
+    verdict = compared.section()
+    assert (verdict.tone, verdict.title, verdict.text) == (tone, title, compared.sentence)
 
 
 def test_without_scores_before_or_at_all_nothing_is_judged():
-    assert RetrievalVerdict({}, "").section().title == "Not measured"
-    assert RetrievalVerdict({"adapted": None}, "").section().title == "Not measured"
-    alone = RetrievalVerdict({"adapted": {"image_to_text/r1": 0.4}, "mcnemar": None}, "").section()
+    assert RetrievalComparison().section().title == "Not measured"
+    assert RetrievalComparison.from_json({"adapted": None}).section().title == "Not measured"
+    alone = RetrievalComparison.from_json({"adapted": {"image_to_text/r1": 0.4}, "mcnemar": None}).section()
     assert (alone.tone, alone.title) == ("open", "Nothing to compare with")
 
 
@@ -60,7 +61,7 @@ def test_without_scores_before_or_at_all_nothing_is_judged():
     ],
 )
 def test_guessing_is_told_before_and_after(before, after, said):
-    found = warnings_of_training(intervals(before, after), [], [])
+    found = warnings_of_training(RetrievalComparison.from_json(intervals(before, after)), [], [])
     assert len(found) == (said is not None)
     if said:
         assert found[0].startswith(said) and "guessing among 200 images" in found[0]
@@ -69,19 +70,19 @@ def test_guessing_is_told_before_and_after(before, after, said):
 def test_one_direction_above_chance_is_no_guessing():
     metrics = intervals(AT_CHANCE, ABOVE)
     metrics["intervals"]["zero_shot"]["text_to_image"] = ABOVE
-    assert warnings_of_training(metrics, [], []) == []
+    assert warnings_of_training(RetrievalComparison.from_json(metrics), [], []) == []
 
 
 def test_a_small_test_set_says_so_once():
-    (said,) = warnings_of_training(intervals(ABOVE, ABOVE, images=40), [], [])
+    (said,) = warnings_of_training(RetrievalComparison.from_json(intervals(ABOVE, ABOVE, images=40)), [], [])
     assert "The test set has 40 images, fewer than 100" in said
     known = ["The test set has 40 images; with fewer than 100 the interval is wide."]
-    assert warnings_of_training(intervals(ABOVE, ABOVE, images=40), [], known) == []
+    assert warnings_of_training(RetrievalComparison.from_json(intervals(ABOVE, ABOVE, images=40)), [], known) == []
 
 
 @pytest.mark.parametrize(("losses", "told"), [((3.0, 2.0), 0), ((2.0, 3.0), 1), ((2.0, 2.0), 1), ((2.0,), 0), ((), 0)])
 def test_a_loss_that_does_not_fall_is_told(losses, told):
-    found = warnings_of_training({}, [{"loss": value} for value in losses], [])
+    found = warnings_of_training(RetrievalComparison(), [{"loss": value} for value in losses], [])
     assert len(found) == told
     if told:
         assert found[0].startswith(f"The loss did not fall: 2 in the first epoch, {losses[-1]:.4g} in the last.")

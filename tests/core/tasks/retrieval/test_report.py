@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.errors import DataError
 from vladapt.core.forgetting.score import Forgotten, GenericScore
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.pretraining.examples import Match, Query
+from vladapt.core.tasks.retrieval.comparison import RetrievalComparison, RetrievalMetrics
 from vladapt.core.tasks.retrieval.report import training_report
 from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after
-from vladapt.core.tasks.retrieval.verdict import RetrievalVerdict
 
 VOID = {"meta", "img", "br", "link", "input"}
 SIDES = ("image_to_text", "text_to_image")
@@ -77,7 +78,7 @@ def scores(noise: float) -> RetrievalScores:
         "texts": IMAGES * CAPTIONS,
         "intervals": {side: list(ranking.recall_interval()) for side, ranking in rankings.items()},
     }
-    return RetrievalScores(metrics, rankings, tuple(map(str, range(IMAGES))))
+    return RetrievalScores(RetrievalMetrics.from_json(metrics), rankings, tuple(map(str, range(IMAGES))))
 
 
 def generic(count: int) -> GenericScore:
@@ -113,7 +114,7 @@ def info(metrics: dict | None = None, **changes) -> dict:
         "trained_parameters": 4_130_000,
         "samples_per_second": 210.4,
         "seconds": 3725.2,
-        "verdict": RetrievalVerdict(metrics or measured()).sentence,
+        "verdict": RetrievalComparison.from_json(metrics or measured()).sentence,
         "notes": ["Drawn, not photographed."],
         "skipped": [["bad.png", "zero bytes"]],
         "versions": {"torch": "2.9.9"},
@@ -143,9 +144,10 @@ def page(metrics=None, given=None, rows=(), **shown) -> Page:
 
 def html(metrics=None, given=None, rows=(), **shown) -> str:
     metrics = measured() if metrics is None else metrics
-    given = info(metrics) if given is None else given
+    given = RunInfo.from_json(info(metrics) if given is None else given)
+    compared = RetrievalComparison.from_json(metrics)
     abilities = Forgotten.from_json(metrics).section() if Forgotten.is_in(metrics) else []
-    return render_report(training_report("runs/streets", given, metrics, rows, **shown, abilities=abilities))
+    return render_report(training_report("runs/streets", given, compared, rows, **shown, abilities=abilities))
 
 
 def test_it_says_the_scores_before_and_after_with_intervals_and_change():
@@ -180,7 +182,7 @@ def test_a_falling_rank_is_a_gain_and_a_falling_share_a_loss(change, tone):
 
 def test_the_sentences_on_both_directions_are_shown():
     metrics = measured()
-    lines = RetrievalVerdict(metrics).sentence.splitlines()
+    lines = RetrievalComparison.from_json(metrics).sentence.splitlines()
     text = page(metrics).text
     assert len(lines) == 2 and all(line in text for line in lines)
 
@@ -337,13 +339,12 @@ def test_nothing_measured_still_makes_a_page(metrics):
 
 
 def test_little_known_of_a_run_still_makes_a_page():
-    text = Page(render_report(training_report("runs/x", {}, {}, []))).text
+    text = Page(render_report(training_report("runs/x", RunInfo(), RetrievalComparison(), []))).text
     assert "a backbone, trained on image-text pairs" in text and "How to use it" not in text
     assert "What was trained" not in text and "not known; find out before you share" in text
-    empty = dict.fromkeys(info(), None)
-    assert (
-        "a backbone, trained on image-text pairs" in Page(render_report(training_report("runs/x", empty, {}, []))).text
-    )
+    empty = RunInfo.from_json(dict.fromkeys(info(), None))
+    text = Page(render_report(training_report("runs/x", empty, RetrievalComparison(), []))).text
+    assert "a backbone, trained on image-text pairs" in text
 
 
 def test_long_lists_of_skipped_samples_are_cut():

@@ -6,6 +6,7 @@ import io
 
 from rich.console import Console
 
+from vladapt.core.contracts.run_info import BeforeAfter
 from vladapt.core.runs.sections import Measure
 from vladapt.core.tasks import score_table
 
@@ -18,7 +19,9 @@ METRICS = {
 
 
 def test_scores_stand_beside_their_intervals():
-    table = score_table(METRICS, MEASURES, {"after": "with", "before": "without"}, "Four", "of few", {"map"})
+    table = score_table(
+        BeforeAfter.from_json(METRICS), MEASURES, {"after": "with", "before": "without"}, "Four", "of few", {"map"}
+    )
     console = Console(file=io.StringIO(), width=80)
     console.print(table)
     title, _, header, _, *lines, _, caption = (" ".join(line.split()) for line in console.file.getvalue().splitlines())

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vladapt.core.contracts.domain import Scorer
+from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.unlabelled import read_unlabelled
 from vladapt.core.runtime.progress import Reporter
@@ -51,7 +52,7 @@ def make_maps(tmp_path):
         places = [tmp_path / place for place in out]
         folder = next((place for place in places if "." not in place.name), None)
         info = {"class_names": list(NAMES), "recipe": {"data": {"labels": "layer.gpkg"}}}
-        run = SimpleNamespace(info=info, path="run")
+        run = SimpleNamespace(info=RunInfo.from_json(info), path="run")
         use = Use(run, images=rasters, out=folder, files=tuple(place for place in places if place != folder))
         cut = MapOptions(Cutting(window, overlap), **options)
         return write_maps(

@@ -1,0 +1,221 @@
+"""What run.json and metrics.json say of a run: typed attributes, and as a Mapping the keys of the file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Keyed(Mapping[str, Any]):
+    """A frozen dataclass, made by `@dataclass(frozen=True, eq=False)`, that is a Mapping too, by its JSON keys."""
+
+    @abstractmethod
+    def values_by_key(self) -> Mapping[str, Any]:
+        """What the JSON holds."""
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values_by_key()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_key())
+
+    def __len__(self) -> int:
+        return len(self.values_by_key())
+
+
+@dataclass(frozen=True, eq=False)
+class JsonObject(Keyed):
+    """A JSON object that was read. Its fields are what is known by name; what the object lacks, or has as null, has the
+    default of its field. As a Mapping it is the object itself, with further keys and in its order.
+
+    Attributes:
+        json: the object.
+    """
+
+    json: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, json: Mapping[str, Any] | None) -> Self:
+        """The record of an object; None is an empty one."""
+        json = json or {}
+        return cls(json, **{each.name: json[each.name] for each in fields(cls)[1:] if json.get(each.name) is not None})
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with other values by key; the order of the other keys stays."""
+        return self.from_json({**self.json, **changes})
+
+    def values_by_key(self) -> Mapping[str, Any]:
+        return self.json
+
+
+@dataclass(frozen=True, eq=False)
+class BackboneInfo(JsonObject):
+    """Which backbone a run stands on; empty of a run that was made from a features file.
+
+    Attributes:
+        spec: as `--backbone` takes it.
+        fingerprint: hex digits of its weights and preprocessing.
+        image_size: side in pixels, or (height, width).
+    """
+
+    spec: str = ""
+    fingerprint: str = ""
+    licence: str = ""
+    image_size: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class DataInfo(JsonObject):
+    """Which data a run was fitted on.
+
+    Attributes:
+        path: as it was given, or "sample".
+        kind: of annotation, of `core/data`.
+        counts: split -> class -> images.
+        splits: split -> samples; of pairs.
+        images, texts: their numbers; of pairs.
+        people: split -> (people, pictures); of re-identification.
+        named: whether a published run may tell the name.
+    """
+
+    name: str = ""
+    path: str = ""
+    kind: str = ""
+    licence: str = ""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    splits: Mapping[str, int] = field(default_factory=dict)
+    images: int | None = None
+    texts: int | None = None
+    people: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    named: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class FitInfo(JsonObject):
+    """What a fit chose; see `FitReport`."""
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    chosen_on: str = ""
+    val_score: float | None = None
+    judged: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RunInfo(JsonObject):
+    """What run.json holds. A task's own keys are read as those of a Mapping.
+
+    Attributes:
+        vladapt: the version that wrote it.
+        created: ISO time.
+        domain: None of a run that was made from a features file.
+        adapter, adapter_options: the method; "" of a training by `pretrain`.
+        transductive: whether it saw the test images without their labels.
+        templates: prompts.
+        base: path, adapter and digest of the run that it started from.
+        shots: per class; None for all.
+        splits: split -> names of samples.
+        digests: part of the fit -> digests of what its images show, or "too_many" -> their number.
+        published: of a run that was pushed, its counts of samples.
+        skipped: (name, reason) of what could not be read.
+        plan: the config of a model that was trained by one.
+        model: path of the trained towers.
+        losses, loss_options, teacher, settings, steps, best_epoch, trained_parameters, samples_per_second: of a
+            training.
+        judge: of a fit without labels, the method and what is kept.
+        not_calibrated: why there is no calibration.
+        origin: the working directory of the fit, from the run folder.
+        seconds: of the fit.
+        versions: of packages.
+        recipe: of `Recipe.to_dict`.
+    """
+
+    vladapt: str = ""
+    created: str = ""
+    domain: str | None = None
+    task: str = ""
+    adapter: str = ""
+    adapter_options: Mapping[str, Any] = field(default_factory=dict)
+    transductive: bool = False
+    class_names: Sequence[str] = ()
+    templates: Sequence[str] = ()
+    base: Mapping[str, Any] = field(default_factory=dict)
+    shots: int | None = None
+    seed: int | None = None
+    splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    digests: Mapping[str, Any] | None = None
+    published: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+    plan: Mapping[str, Any] | None = None
+    model: str = ""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    teacher: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    best_epoch: int | None = None
+    trained_parameters: int | None = None
+    samples_per_second: float | None = None
+    verdict: str = ""
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    not_calibrated: str = ""
+    origin: str | None = None
+    seconds: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def backbone(self) -> BackboneInfo:
+        """Empty of a run that was made from a features file."""
+        return BackboneInfo.from_json(self.json.get("backbone"))
+
+    @cached_property
+    def data(self) -> DataInfo:
+        return DataInfo.from_json(self.json.get("data"))
+
+    @cached_property
+    def fit(self) -> FitInfo:
+        return FitInfo.from_json(self.json.get("fit"))
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """Of weights and data, as exports name them."""
+        return {"weights": self.backbone.licence or "unknown", "data": self.data.licence or "unknown"}
+
+
+@dataclass(frozen=True, eq=False)
+class BeforeAfter(JsonObject):
+    """What metrics.json says of a test set: the scores before and after a training, or of what was trained alone.
+
+    Attributes:
+        adapted: metric -> score; empty where nothing was measured.
+        zero_shot: the same before; empty where there is nothing to compare with.
+        intervals, metric_intervals: side -> metric -> [low, high]; of most tasks one of them.
+        test_groups: their number, where there are groups.
+        objects: class name -> objects of it in the test images, where they are counted.
+        exchange: metric -> {"difference", "p_value"} of a permutation test; empty without scores before.
+    """
+
+    adapted: Mapping[str, Any] = field(default_factory=dict)
+    zero_shot: Mapping[str, Any] = field(default_factory=dict)
+    test_images: int = 0
+    test_groups: int | None = None
+    intervals: Mapping[str, Any] = field(default_factory=dict)
+    metric_intervals: Mapping[str, Any] = field(default_factory=dict)
+    objects: Mapping[str, int] = field(default_factory=dict)
+    exchange: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def interval(self, side: str, metric: str) -> Sequence[float] | None:
+        """95 % interval of a score, of "zero_shot", "adapted" or a side of the task's own; None where there is none."""
+        known = (self.metric_intervals.get(side), self.intervals.get(side))
+        return next((of[metric] for of in known if of and of.get(metric)), None)
+
+    def between(self, metric: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """The interval before and after."""
+        return self.interval("zero_shot", metric), self.interval("adapted", metric)
