@@ -167,8 +167,8 @@ class Run:
         """
         self.metrics = plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
-        told = without_place(plain(info))
-        self.info = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
+        kept = without_place(plain(info))
+        self.info = {**stamp, **kept, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
         write_whole(self.path / "run.json", dumped(self.info))
         write_whole(self.path / METRICS, dumped(self.metrics))
 

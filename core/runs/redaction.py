@@ -182,11 +182,11 @@ def shareable(info: Mapping[str, Any]) -> dict[str, Any]:
     kept["skipped"] = []
     kept.pop("splits")
     own = str(backbone.get("spec"))
-    told = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
+    shared = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
     if info.get("backbone") is not None:
-        told["recipe"]["backbone"] = shared_spec(own)
-    told["published"] = {"counts": counts}
-    return told
+        shared["recipe"]["backbone"] = shared_spec(own)
+    shared["published"] = {"counts": counts}
+    return shared
 
 
 def cleaned(value: Any, text: Callable[[str], str]) -> Any:
@@ -218,8 +218,8 @@ def leaks(texts: Iterable[tuple[str, str]], info: Mapping[str, Any]) -> str | No
     """The first (file, text) that tells what should not be told, in words; None where none does."""
     privacy = Privacy(info)
     for name, text in texts:
-        if found := privacy.told_in(text):
-            return f"{name} holds '{found}'"
+        if leak := privacy.told_in(text):
+            return f"{name} holds '{leak}'"
     return None
 
 
