@@ -135,7 +135,7 @@ def select(
         raise DataError(f"--labelled {labelled}: none of its images is in {recipe.data_path}; give its own data")
     hashes = FileHashes()
     pool = readable_samples(pool, reporter, recipe.workers, hashes)
-    prepared = on_backbone(recipe, task.domain, task.name, pool, reporter)
+    prepared = on_backbone(recipe, task, pool, reporter)
     rows = _Rows(prepared, answers, adapter, recipe.seed)
     if rows.several and selector.by_predictions:
         raise CapabilityError(
@@ -207,7 +207,7 @@ def select_wrong_labels(
     if data.kind == "multilabel" or any(item.class_label() is None for item in data.items):
         raise CapabilityError(f"--wrong-labels: {recipe.data_path} needs exactly one label per image")
     data = readable_samples(data, reporter, recipe.workers)
-    prepared = on_backbone(recipe, task.domain, task.name, data, reporter)
+    prepared = on_backbone(recipe, task, data, reporter)
     features = prepared.features(prepared.data.items, "images")
 
     def fit(support: FeatureSet) -> Callable[[FeatureSet], Tensor]:

@@ -121,14 +121,11 @@ def as_published(recipe: Recipe, names: Iterable[str], shared: Iterable[tuple[ty
     """
     if recipe.protocol is None:
         return recipe
-    options: dict[str, Any] = dict(recipe.adapters)
+    options = {}
     for name in names:
-        given = recipe.with_adapter(name).adapter_options
-        taken = {
-            key: value for key, value in published_options(adapter_class(name), shared).items() if key not in given
-        }
-        options[name] = {**taken, **(options.get(name) or {})}
-    return recipe.with_(adapters=options)
+        given, of_papers = recipe.with_adapter(name).adapter_options, published_options(adapter_class(name), shared)
+        options[name] = {key: value for key, value in of_papers.items() if key not in given}
+    return _with_defaults(recipe, options)
 
 
 def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -136,18 +133,14 @@ def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
     for, there are images and no keys of another backbone, and nobody said otherwise."""
     if recipe.features or recipe.resources.get("keys"):
         return recipe
-    options: dict[str, Any] = dict(recipe.adapters)
-    for name in names:
+    fresh = {}
+    for name in [name for name in names if issubclass(adapter_class(name), FreshViews)]:
         own = recipe.with_adapter(name).adapter_options
-        if issubclass(adapter_class(name), FreshViews) and "fresh_views" not in own and _published(recipe, name, own):
-            options[name] = {"fresh_views": True, **(options.get(name) or {})}
-    return recipe.with_(adapters=options)
-
-
-def _published(recipe: Recipe, name: str, own: Mapping[str, Any]) -> bool:
-    """Whether the user asks for a method as published: by a protocol, or by a preset that it has."""
-    named = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
-    return recipe.protocol is not None or (named and bool(adapter_class(name).presets))
+        by_preset = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
+        published = recipe.protocol is not None or (by_preset and bool(adapter_class(name).presets))
+        if published and "fresh_views" not in own:
+            fresh[name] = {"fresh_views": True}
+    return _with_defaults(recipe, fresh)
 
 
 def with_published(recipe: Recipe, published: str | None, names: Iterable[str | None]) -> tuple[Recipe, list[str]]:
@@ -170,9 +163,8 @@ def with_published(recipe: Recipe, published: str | None, names: Iterable[str | 
     taken = [name for name in taken if "preset" not in recipe.with_adapter(name).adapter_options]
     if not taken:
         return recipe, []
-    options = {name: {"preset": published, **(recipe.adapters.get(name) or {})} for name in taken}
     note = f"{', '.join(taken)}: the settings published for {published}; --preset none uses the usual ones"
-    return recipe.with_(adapters={**recipe.adapters, **options}), [note]
+    return _with_defaults(recipe, {name: {"preset": published} for name in taken}), [note]
 
 
 def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -197,8 +189,14 @@ def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
                 f"--set adapter.{key}: not an option of {', '.join(names)}; {did_you_mean(key, known)}"
             )
     shared = {name: {key: value for key, value in beside_name.items() if key in has[name]} for name in names}
-    own = {name: {**options, **(recipe.adapters.get(name) or {})} for name, options in shared.items() if options}
-    return recipe.with_(adapter={"name": recipe.adapter_name}, adapters={**recipe.adapters, **own})
+    recipe = _with_defaults(recipe, {name: options for name, options in shared.items() if options})
+    return recipe.with_(adapter={"name": recipe.adapter_name})
+
+
+def _with_defaults(recipe: Recipe, options: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """The recipe with these options of methods, by name, where its `adapters` say nothing else."""
+    own = {name: {**of, **(recipe.adapters.get(name) or {})} for name, of in options.items()}
+    return recipe.with_(adapters={**recipe.adapters, **own})
 
 
 def backbone_of(recipe: Recipe, domain: Domain | None, device: str | None = None) -> Backbone:

@@ -159,6 +159,13 @@ def test_a_run_says_why_it_is_not_calibrated(vladapt, rows_file, monkeypatch):
     assert reason in " ".join(vladapt("eval", run, "--coverage", 0.9, "--json").json["notes"])
 
 
+def test_a_run_of_features_predicts_no_images_and_says_what_it_can_do(vladapt, rows_file, colours):
+    run = vladapt("fit", "--features", rows_file, "--adapter", "nearest-mean", "--shots", 4, "--json").json["run"]
+    outcome = vladapt("predict", run, colours / "red")
+    assert outcome.code and "made from a features file" in outcome.err
+    assert "use `vladapt eval --features FILE`" in outcome.err  # predict takes no features
+
+
 def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp_path):
     files = [tmp_path / name for name in ("a.csv", "b.jsonl", "c.html")]
     outs = [word for file in files for word in ("--out", file)]

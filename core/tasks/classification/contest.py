@@ -1,4 +1,4 @@
-"""A comparison of methods on one data set: every fit on the same shots, and tests against the best baseline."""
+"""A comparison of methods on one data set: each fit on the same shots and splits, tests against the best baseline."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ from .scoring import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class, score_on
 ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000
 """Logits of all fits together up to which AUROCs on one test set are compared."""
+SMALL_TEST_SET = 300
+"""Test images below which a comparison is repeated on other splits, unless it is told otherwise."""
+REPEATS, REPEATS_OF_TOWERS = 10, 3
+GIVEN_SPLITS = (
+    "The data name their test images, which are never split again: the spread is only that of the drawn shots"
+)
 
 
 class ClassificationContest(Contest):
@@ -320,12 +326,6 @@ def as_uncalibrated(scores: Scores) -> dict[str, Any]:
     return {raw.get(key, key): value for key, value in scores.metrics["adapted"].items()}
 
 
-SMALL = 300
-"""Test images below which a comparison is repeated on other splits, unless it is told otherwise."""
-REPEATS, REPEATS_OF_TOWERS = 10, 3
-GIVEN = "The data name their test images, which are never split again: the spread is only that of the drawn shots"
-
-
 @dataclass
 class RepeatedSplits:
     """Splits of one data set.
@@ -356,7 +356,7 @@ class RepeatedSplits:
             splits, folds: as the user gave them.
             towers: whether a method trains towers.
         """
-        few = len(prepared.data.split("test")) < SMALL
+        few = len(prepared.data.split("test")) < SMALL_TEST_SET
         count = folds or splits or ((REPEATS_OF_TOWERS if towers else REPEATS) if few else 1)
         asked = bool(folds or splits)
         if prepared.had_splits:
@@ -368,12 +368,16 @@ class RepeatedSplits:
         """What a user should know of them."""
         images = len(self.prepared.data.split("test"))
         if self.prepared.had_splits:
-            return [GIVEN] if self.asked or images < SMALL else []
+            return [GIVEN_SPLITS] if self.asked or images < SMALL_TEST_SET else []
         if self.count == 1:
             return [f"Compared on one test set of {images} images; --splits 10 shows what other test sets would give"]
         how = f"{self.count} folds" if self.folds else f"{self.count} splits into train, val and test"
         size = f"{len(self.prepared.data.items) // self.count} test images" if self.folds else f"{images} test images"
-        why = "" if self.asked else f"; fewer than {SMALL} are too few for one split, and --splits 1 compares on one"
+        why = (
+            ""
+            if self.asked
+            else f"; fewer than {SMALL_TEST_SET} are too few for one split, and --splits 1 compares on one"
+        )
         return [f"Compared on {how}, with about {size} each{why}"]
 
     @property

@@ -1,4 +1,4 @@
-"""One fit of an adapter on a draw of shots, and its scores: on the test set, on novel and on generic images."""
+"""One fit of a method on a draw of shots: how images are augmented, what it is given, what it reads without labels."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from .resources import check_needs
 from .transfer import Transfer
 
 Crop = tuple[float, float]
+NOWHERE = TrainingPlace(None)
+"""Of a fit whose checkpoints nobody needs."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,6 @@ def _on_crop(crop: Crop, published: Crop, domain: str) -> str:
 
 def _percent(crop: Crop) -> str:
     return f"{100 * crop[0]:g} to {100 * crop[1]:g} %"
-
-
-NOWHERE = TrainingPlace(None)
-"""Of a fit whose checkpoints nobody needs."""
 
 
 def fit_adapter(

@@ -36,6 +36,16 @@ from ...runs.sections import (
 )
 from .explaining import Explain, SamplePictures
 
+MANY_CLASSES, SHOWN_OF_MANY = 100, 20
+WIDEST_MATRIX, MOST_COUNTED = 25, 40
+PAIRS, PROMPTS = 20, 4
+MOST_THRESHOLDS = 12
+AUROC = MEASURES["auroc"]
+NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
+FEW_OF_CLASS = 30
+LISTED = 6
+MISTAKES = 12
+
 
 @dataclass(kw_only=True)
 class ClassificationResults:
@@ -110,14 +120,6 @@ class ClassificationResults:
     @property
     def pictures(self) -> SamplePictures:
         return SamplePictures(self.thumbnails, self.ids)
-
-
-MANY_CLASSES, SHOWN_OF_MANY = 100, 20
-WIDEST_MATRIX, MOST_COUNTED = 25, 40
-PAIRS, PROMPTS = 20, 4
-MOST_THRESHOLDS = 12
-AUROC = MEASURES["auroc"]
-NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
 
 
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
@@ -369,10 +371,6 @@ for row in predictor.predict(["image.png"]).rows():
     print(row)"""
 
 
-FEW_OF_CLASS = 30
-LISTED = 6
-
-
 def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
     """What must not be overlooked when reading the scores."""
     sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
@@ -432,9 +430,6 @@ def commonest(labels: Tensor, class_names: Sequence[str]) -> tuple[str, float]:
     """The commonest class of the test set and its share."""
     counts = torch.bincount(labels.long(), minlength=len(class_names))
     return class_names[int(counts.argmax())], float(counts.max()) / max(1, len(labels))
-
-
-MISTAKES = 12
 
 
 def mistakes_section(results: ClassificationResults) -> MistakeSection:

@@ -1,4 +1,4 @@
-"""What a run folder holds of a fit, read again: its recipe, its files where they are found from here, its adapter."""
+"""What a run folder holds of a fit: what is written of it, and what is read again."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ from ...runs.redaction import LEFT_OUT, Redaction
 from ...runs.sections import choice, in_words
 
 CLASS_FILES = (".txt", ".json")
+PREDICTIONS = "predictions.csv"
+"""Of a run whose test rows have no labels."""
 
 
 def recipe_again(use: Use) -> Recipe:
@@ -242,10 +244,6 @@ class LabelledPictures:
         else:
             known = image_digest(item, self._hashes) == digest
         return data.load(item) if known else None
-
-
-PREDICTIONS = "predictions.csv"
-"""Of a run whose test rows have no labels."""
 
 
 def notes_of(

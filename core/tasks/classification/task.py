@@ -15,7 +15,6 @@ from rich.console import Group
 
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
@@ -208,7 +207,7 @@ class Classification(Task):
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
                 done.notes += [*said, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
-            return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
+            return self._written(recipe, done, started, folder) if is_main() else None
 
     @part("reading the data")
     def prepared(self, recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedData:
@@ -221,7 +220,7 @@ class Classification(Task):
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self.domain, self.name, divided)
+            return prepared_images(recipe, reporter, self, divided)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
         return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
@@ -256,13 +255,13 @@ class Classification(Task):
         options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
         probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
-        judged = ClassificationFit.of(
-            prepared,
-            adapter,
-            shots.test,
-            scores,
-            prepared.class_names,
+        judged = ClassificationFit(
             at=FIT,
+            prepared=prepared,
+            adapter=adapter,
+            test=shots.test,
+            scores=scores,
+            class_names=prepared.class_names,
             seed=recipe.seed,
             split_seed=recipe.split_seed,
             reporter=reporter,
@@ -298,7 +297,7 @@ class Classification(Task):
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
-            load = partial(RunScorer.of_use, use, self.domain, self.name)
+            load = partial(RunScorer, use, self.domain, self.name)
             return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self.domain, self.name, reporter)
 
@@ -422,51 +421,23 @@ class Classification(Task):
         yield None
 
     @part("run and report")
-    def _written(
-        self,
-        recipe: Recipe,
-        prepared: PreparedData,
-        done: Fitted,
-        shots: Shots,
-        started: float,
-        folder: Path | None = None,
-    ) -> FitResult:
-        seconds = time.monotonic() - started
-        unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers"]
-        reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
-        protocol = protocol_named(recipe.protocol)
-        setting = setting_of(recipe, prepared, protocol.tasks_of_fit)
-        published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
-        unscored = unscored if done.scores.labels is None else []
-        judged = done.findings.get(WITHOUT_LABELS)
-        by_labels = [] if judged is None else [judged.by_labels]
-        further = [*done.notes, *published, *done.report.notes, *by_labels, *unscored]
-        notes = notes_of(prepared, recipe.shots, further, shots, protocol.scenario)
-        info = {
-            "created": now(),
-            "domain": recipe.domain,
-            **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
-            "shots": recipe.shots,
-            "seed": recipe.seed,
-            **facts_of_fit(prepared, done.report, shots),
-            "notes": notes,
-            "encoded_images": prepared.counts.computed,
-            "stored_images": prepared.counts.cached,
-            "seconds": round(seconds, 3),
-            "versions": versions(),
-            "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
-        }
-        info |= done.findings.facts
-        further = self.further_sections(prepared, done.scores)
-        plain_info, hidden, shown = info, self.hidden(recipe, prepared, info), {}
+    def _written(self, recipe: Recipe, done: Fitted, started: float, folder: Path | None = None) -> FitResult:
+        """The run folder with its report.
+
+        Args:
+            started: when the fit began, on the monotonic clock.
+            folder: of a training's checkpoints, or None.
+        """
+        seconds, prepared, scores = time.monotonic() - started, done.judged.prepared, done.scores
+        plain_info = self._info(recipe, done, seconds)
+        further, hidden, shown = self.further_sections(prepared, scores), self.hidden(recipe, prepared, plain_info), {}
         if hidden is None:
             rows, pictures = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
             explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *pictures)
             shown = {"thumbnails": prepared.thumbnail, "explain": explain}
-        info = hidden or info
+        info = plain_info if hidden is None else hidden
         ids, skipped = info["splits"]["test"], [tuple(pair) for pair in info["skipped"]]
         of = {"ids": ids, "skipped": skipped, "further": further, **shown}
-        results = ClassificationResults.of(done.judged, done.findings, info, **of)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
@@ -475,23 +446,43 @@ class Classification(Task):
             if done.labelled is not None:
                 placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
             keep_logs(folder, run.path)
-            run.write(info, done.scores.metrics)
-            run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
-            if done.scores.labels is None:
+            run.write(info, scores.metrics)
+            run.log("\n".join(log_lines(info, done.report, scores.metrics)))
+            if scores.labels is None:
                 write_whole(run.path / PREDICTIONS, answers_table(done.judged, ids, with_truth=False))
             else:
+                results = ClassificationResults.of(done.judged, done.findings, info, **of)
                 write_report(run.path, classification_report(results, run.path))
-        return FitResult(
-            run.path,
-            done.adapter,
-            done.report,
-            done.scores.metrics,
-            summary_of(run, info, done.scores, seconds),
-            info["notes"],
-            skipped,
-            prepared.counts.computed,
-            prepared.counts.cached,
-        )
+        summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
+        fitted = (run.path, done.adapter, done.report, scores.metrics)
+        return FitResult(*fitted, summary, info["notes"], skipped, *counts)
+
+    def _info(self, recipe: Recipe, done: Fitted, seconds: float) -> dict[str, Any]:
+        """What run.json holds."""
+        prepared, shots, metrics = done.judged.prepared, done.judged.shots, done.scores.metrics
+        protocol, name = protocol_named(recipe.protocol), done.adapter.name
+        judged = done.findings.get(WITHOUT_LABELS)
+        by_labels = [] if judged is None else [judged.by_labels]
+        reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
+        published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
+        further = [*done.notes, *published, *done.report.notes, *by_labels]
+        if done.scores.labels is None:
+            further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
+        return {
+            "created": now(),
+            "domain": recipe.domain,
+            **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
+            "shots": recipe.shots,
+            "seed": recipe.seed,
+            **facts_of_fit(prepared, done.report, shots),
+            "notes": notes_of(prepared, recipe.shots, further, shots, protocol.scenario),
+            "encoded_images": prepared.counts.computed,
+            "stored_images": prepared.counts.cached,
+            "seconds": round(seconds, 3),
+            "versions": versions(),
+            "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
+            **done.findings.facts,
+        }
 
 
 def _names(recipe: Recipe, axes: Axes) -> list[str]:
@@ -539,24 +530,25 @@ def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setti
     return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
 
-def prepared_images(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divided: bool = True) -> Prepared:
+def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
 
     Raises:
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
-    data = with_preset(classes_of_data(recipe, domain, task), domain, recipe.preset)
+    domain = task.domain
+    data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
-    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task)
+    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task.name)
     data = replace(data, notes=[*data.notes, *said])
-    prepared = on_backbone(recipe, domain, task, data, reporter)
+    prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
 
 
-def on_backbone(recipe: Recipe, domain: Domain, task: str, data: DomainData, reporter: Reporter) -> Prepared:
-    """Data of a domain on the recipe's backbone."""
+def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
+    """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    of = (domain, task, data, backbone_of(recipe, domain), FeatureStore(), reporter, encoding)
+    of = (task.domain, task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
     return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)

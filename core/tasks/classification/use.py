@@ -1,4 +1,4 @@
-"""A classification run used again: scored on its own or other data, asked of new images, one after the other too."""
+"""A run used again: scored on its own or other data, with what `eval` writes of that, or asked of new images."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
     scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, columns=columns)
-    judged = ClassificationFit.of(
-        prepared,
-        scored,
-        chosen,
-        scores,
-        names,
+    judged = ClassificationFit(
         at=EVAL,
+        prepared=prepared,
+        adapter=scored,
+        test=chosen,
+        scores=scores,
+        class_names=names,
         seed=recipe.seed,
         split_seed=recipe.split_seed,
         reporter=reporter,
@@ -179,12 +179,6 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
     Raises:
         DataError: all images cannot be read. CapabilityError: the run was made from a features file.
     """
-    info = use.run.info
-    if info["backbone"] is None:
-        raise CapabilityError(
-            f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; give "
-            "--features"
-        )
     if not use.stream:
         return Predictor.of_use(use, domain, task).predict_use(use, reporter)
     with _alone(use.run):
