@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vladapt.core.confidence.conformal import class_coverage_gap, conformal_scores, set_metrics
+from vladapt.core.confidence.conformal import conformal_scores, set_metrics
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference, stated_in
@@ -61,3 +61,10 @@ def interpolated(scores: Tensor, coverage: float) -> Tensor:
 
 
 GROUPS = [sets_as_released]
+
+
+def class_coverage_gap(sets: Tensor, labels: Tensor, coverage: float) -> float:
+    """Mean over classes of the distance between their coverage and the one asked for, in points."""
+    held = sets.gather(1, labels.long()[:, None]).squeeze(1).double()
+    gaps = [abs(float(held[labels == c].mean()) - coverage) for c in labels.unique()]
+    return 100 * sum(gaps) / len(gaps)

@@ -129,13 +129,13 @@ class Calibration:
         if not self.multilabel:
             confidence, answer = self._own.max(dim=1)
             return [answer_threshold(confidence, answer == self.labels, max_error, self.weights)]
-        certain, found = self.certainty(self._own), []
+        certain, of_labels = self.certainty(self._own), []
         for c in range(len(self.class_names)):
             known = ~self.labels[:, c].isnan()
             right = (self._own[:, c] >= self.thresholds[c]) == (self.labels[:, c] == 1)
             weights = None if self.weights is None else self.weights[known, c]
-            found.append(answer_threshold(certain[known, c], right[known], max_error, weights))
-        return found
+            of_labels.append(answer_threshold(certain[known, c], right[known], max_error, weights))
+        return of_labels
 
     def certainty(self, probs: Tensor) -> Tensor:
         """How sure answers are: (N,) the confidence of the best class; with several labels (N, C), how far the log odds
@@ -167,10 +167,10 @@ class Calibration:
 
     def abstention_notes(self, max_error: float) -> list[str]:
         """Why answers are left open where all are, label by label."""
-        found = self.abstentions(max_error)
+        abstentions = self.abstentions(max_error)
         if not self.multilabel:
-            return [found[0].note] if found[0].note else []
-        shut = [name for name, each in zip(self.class_names, found) if each.note]
+            return [each.note for each in abstentions if each.note]
+        shut = [name for name, each in zip(self.class_names, abstentions) if each.note]
         if not shut:
             return []
         return [f"always left open, because of too few calibration rows or too many mistakes: {', '.join(shut)}"]

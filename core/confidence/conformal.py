@@ -193,13 +193,6 @@ def set_metrics(sets: Tensor, labels: Tensor, groups: Sequence[str] | None = Non
     }
 
 
-def class_coverage_gap(sets: Tensor, labels: Tensor, coverage: float) -> float:
-    """Mean over classes of the distance between their coverage and the one asked for, in points."""
-    held = sets.gather(1, labels.long()[:, None]).squeeze(1).double()
-    gaps = [abs(float(held[labels == c].mean()) - coverage) for c in labels.unique()]
-    return 100 * sum(gaps) / len(gaps)
-
-
 def words_of(scores: Mapping[str, Any]) -> str:
     """Coverage and size in a sentence."""
     low, high = scores["interval"]

@@ -129,14 +129,14 @@ class Evidence:
 
         if min(map(len, classifier.prototypes)) < 2 or adapter.needs - {"features", "unlabeled", "views"}:
             return []
-        found = []
+        answers = []
         for start in (0, 1):
             weights = torch.stack([F.normalize(each[start::2].mean(dim=0), dim=0) for each in classifier.prototypes])
             part = replace(classifier, weights=weights, raw=None, prototypes=None, texts=None, unnormalized=None)
             again = build_adapter(adapter.name, **adapter.options)
             again.fit(None, part, unlabeled=unlabeled, seed=seed)
-            found.append((part.logits(unlabeled.unit), again.logits(unlabeled)))
-        return found
+            answers.append((part.logits(unlabeled.unit), again.logits(unlabeled)))
+        return answers
 
     def with_labels(self, zero_shot: Tensor, adapted: Tensor, labels: Tensor) -> Evidence:
         """The same with labelled images besides, which the method did not learn from.
@@ -169,17 +169,17 @@ class Evidence:
 
     def facts(self) -> dict[str, Any]:
         """For run.json."""
-        found = {**vars(self), "probability": self.probability, "better": self.better}
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
+        facts = {**vars(self), "probability": self.probability, "better": self.better}
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}
 
     @property
     def brief(self) -> str:
         """The evidence in a few words, for a table."""
         if not self.changed:
             return "nothing changed"
-        found = [f"{self.changed:.0%} changed", f"support {self.support:+.2f}"]
-        found += [f"{math.exp(self.merged):.0%} of the classes left"] if self.merged < MERGES else []
-        return ", ".join(found)
+        parts = [f"{self.changed:.0%} changed", f"support {self.support:+.2f}"]
+        parts += [f"{math.exp(self.merged):.0%} of the classes left"] if self.merged < MERGES else []
+        return ", ".join(parts)
 
     @property
     def words(self) -> str:

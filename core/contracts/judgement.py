@@ -441,8 +441,8 @@ class Evaluated(Record):
 
     def values_by_key(self) -> dict[str, Any]:
         notes = {} if self.notes is None else {"notes": self.notes}
-        told = {"run": self.run, "data": self.data, "split": self.split, **self.in_fit, **self.metrics, **notes}
-        return {**told, "skipped": self.skipped}
+        of = {"run": self.run, "data": self.data, "split": self.split}
+        return {**of, **self.in_fit, **self.metrics, **notes, "skipped": self.skipped}
 
     @property
     def words(self) -> str:

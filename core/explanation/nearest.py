@@ -102,8 +102,8 @@ class LabelledImages:
         if not all(digests):
             return self
         pairs = zip(items, digests)
-        found = ({"source": str(item.source), "decode": item.decode, "digest": digest} for item, digest in pairs)
-        return replace(self, places=tuple(without_place(list(found))))
+        places = ({"source": str(item.source), "decode": item.decode, "digest": digest} for item, digest in pairs)
+        return replace(self, places=tuple(without_place(list(places))))
 
     def redacted(self, redaction: Redaction) -> LabelledImages:
         """With numbers for names, and without the places."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..contracts.judgement import Record, beside
+from ..contracts.judgement import Record
 from ..errors import DataError
 from ..metrics.significance import SIGNIFICANT, McNemar, mcnemar, p_words, wilson_interval
 from ..runs.run_sections import score_rows
@@ -23,6 +23,7 @@ MEASURES = {
     "top1": Measure("First word right", "its name comes first"),
     "top5": Measure("Among the first five", "its name is one of the first five words"),
 }
+TESTED = ("gained", "lost", "p_value")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ class GenericScore:
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of `top1`, as if no two images showed the same thing: a little too narrow."""
         return wilson_interval(self.count, self.images)
+
+    @property
+    def shares(self) -> dict[str, Any]:
+        """For metrics.json."""
+        return {"top1": self.top1, "top5": self.top5, "interval": self.interval}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.top1:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
     @property
     def note(self) -> str:
@@ -93,26 +103,19 @@ class Forgotten(Record):
     """What a training did to a model's general ability.
 
     Attributes:
-        name: "drawings", or the folder of the images.
-        words, images: how many there are.
-        before, after: how the model named them.
+        before, after: how the model named the same images.
         gained, lost, p_value: of McNemar's test, images named correctly only after, and only before; None where it is
             not known which were.
         reservation: what must be known to read the numbers, or "".
-        sentence: all of it in one line for the user.
     """
 
     key: ClassVar[str] = "generic"
-    name: str
-    words: int
-    images: int
-    before: Named
-    after: Named
+    before: GenericScore
+    after: GenericScore
     gained: int | None
     lost: int | None
     p_value: float | None
     reservation: str
-    sentence: str = beside("")
 
     @classmethod
     def of_scores(cls, before: GenericScore, after: GenericScore) -> Forgotten:
@@ -121,38 +124,40 @@ class Forgotten(Record):
         Raises:
             DataError: they are of different images or words.
         """
-        sentence, test = generic_sentence(before, after), _paired(before, after)
+        _check_same_probe(before, after)
+        test = _paired(before, after)
         tested = (None, None, None) if test is None else (test.gained, test.lost, test.p_value)
-        sides = (Named.of_score(before), Named.of_score(after))
-        return cls(before.name, before.words, before.images, *sides, *tested, _reservation(before, after), sentence)
+        return cls(before, after, *tested, _reservation(before, after))
 
     def values_by_key(self) -> dict[str, Any]:
-        values = super().values_by_key()
-        values["note"] = values.pop("reservation")
-        return values
+        of = self.before
+        values = {"name": of.name, "words": of.words, "images": of.images}
+        values |= {"before": of.shares, "after": self.after.shares}
+        return {**values, **{key: getattr(self, key) for key in TESTED}, "note": self.reservation}
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self:
         values = metrics[cls.key]
-        sides = {side: Named(**values[side]) for side in ("before", "after")}
-        facts = {key: values.get(key) for key in ("name", "words", "images", "gained", "lost", "p_value")}
-        return cls(**facts, **sides, reservation=values.get("note") or "")
+        of = (values["images"], values["words"], values["name"])
+        sides = (GenericScore(values[side]["top1"], values[side]["top5"], *of) for side in ("before", "after"))
+        return cls(*sides, *map(values.get, TESTED), values.get("note") or "")
 
     def note(self) -> str:
-        return self.sentence
+        return generic_sentence(self.before, self.after)
 
     def section(self) -> list[Any]:
         """The verdict, and the numbers below it."""
-        rows = score_rows(MEASURES, self.before, self.after, {"top1": (self.before.interval, self.after.interval)})
+        sides = (self.before.shares, self.after.shares)
+        rows = score_rows(MEASURES, *sides, {"top1": (self.before.interval, self.after.interval)})
         return [self.verdict, TableSection("", ("Generic vocabulary", "Before", "After", "Change"), rows)]
 
     @property
     def verdict(self) -> VerdictSection:
         """Whether the model forgot."""
-        p, note = self.p_value, self.reservation
-        of = self.name if self.name == DRAWN else f"images of {self.name}"
+        p, note, before = self.p_value, self.reservation, self.before
+        of = DRAWN if before.name == DRAWN else f"images of {before.name}"
         text = (
-            f"Of {self.images} {of}, each to be named by one of {self.words} words, {self.before} were named correctly "
+            f"Of {before.images} {of}, each to be named by one of {before.words} words, {before} were named correctly "
             f"before and {self.after} after."
         )
         if p is not None and self.gained + self.lost:
@@ -167,24 +172,6 @@ class Forgotten(Record):
         else:
             tone, title = "open", "A loss that could be chance" if self.lost > self.gained else "No loss"
         return VerdictSection(tone, title, text, heading="What the towers still know about other things")
-
-
-@dataclass(frozen=True, eq=False)
-class Named(Record):
-    """How a model names generic images: the share whose name comes first, or among the first five, with the interval of
-    the first."""
-
-    top1: float
-    top5: float
-    interval: tuple[float, float]
-
-    @classmethod
-    def of_score(cls, score: GenericScore) -> Named:
-        return cls(score.top1, score.top5, tuple(score.interval))
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.top1:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _check_same_probe(before: GenericScore, after: GenericScore) -> None:

@@ -57,15 +57,15 @@ class Baseline(Record):
     of: str = beside("")
 
     def values_by_key(self) -> dict[str, Any]:
-        told = {**self.scores, "difference": self.difference, "interval": self.interval, "p_value": self.p_value}
-        return told if self.largest is None else {**told, "class": self.largest}
+        values = {**self.scores, "difference": self.difference, "interval": self.interval, "p_value": self.p_value}
+        return values if self.largest is None else {**values, "class": self.largest}
 
     @classmethod
-    def read(cls, of: str, told: Mapping[str, Any]) -> Baseline:
+    def read(cls, of: str, values: Mapping[str, Any]) -> Baseline:
         """From metrics.json."""
         own = ("difference", "interval", "p_value", "class")
-        scores = {key: value for key, value in told.items() if key not in own}
-        return cls(scores, *(told.get(key) for key in own), of=of)
+        scores = {key: value for key, value in values.items() if key not in own}
+        return cls(scores, *map(values.get, own), of=of)
 
     @property
     def name(self) -> str:
@@ -118,15 +118,15 @@ class Comparison(Record, Verdict):
     test_images: int = beside(0)
 
     def values_by_key(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"intervals": self.intervals, "metric_intervals": self.metric_intervals}
+        values: dict[str, Any] = {"intervals": self.intervals, "metric_intervals": self.metric_intervals}
         if self.class_range is None:
-            told |= {"gain_interval": self.gain_interval, "deciding": self.deciding}
+            values |= {"gain_interval": self.gain_interval, "deciding": self.deciding}
         else:
-            told |= {"mcnemar": self.mcnemar, "deciding": self.deciding}
-            told |= {"decided_by_protocol": True} if self.decided_by_protocol else {}
-            told["class_range"] = self.class_range
+            values |= {"mcnemar": self.mcnemar, "deciding": self.deciding}
+            values |= {"decided_by_protocol": True} if self.decided_by_protocol else {}
+            values["class_range"] = self.class_range
         groups = {} if self.test_groups is None else {"test_groups": self.test_groups}
-        return {**told, "baselines": self.baselines, "strongest": self.strongest, **groups}
+        return {**values, "baselines": self.baselines, "strongest": self.strongest, **groups}
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
@@ -134,7 +134,7 @@ class Comparison(Record, Verdict):
         if not metrics.get("adapted"):
             return None
         keys = ("mcnemar", "gain_interval", "decided_by_protocol", "class_range", "test_groups", "test_images")
-        baselines = {of: Baseline.read(of, told) for of, told in (metrics.get("baselines") or {}).items()}
+        baselines = {of: Baseline.read(of, values) for of, values in (metrics.get("baselines") or {}).items()}
         return cls(
             metrics.get("intervals") or {},
             metrics.get("metric_intervals") or {},
@@ -304,7 +304,7 @@ def _one_label(scores: Scores, names: Sequence[str], sides: Mapping[str, Tensor]
             baselines[name] = Baseline(
                 reached if name != LINEAR else classification_metrics(sides[LINEAR], labels, classes),
                 difference,
-                _as_list(percentiles(centred(gain, difference))),
+                percentiles(centred(gain, difference)),
                 _p_of_answers(answers["adapted"], answers[name], labels, groups, deciding),
                 names[largest] if name == LARGEST else None,
                 of=name,
@@ -363,7 +363,3 @@ def _several_labels(given: Scores, class_names: Sequence[str], sides: Mapping[st
         baselines=baselines,
         gain_interval=baselines[ZERO_SHOT].interval if ZERO_SHOT in baselines else None,
     )
-
-
-def _as_list(bounds: tuple[float, float] | None) -> list[float] | None:
-    return None if bounds is None else list(bounds)

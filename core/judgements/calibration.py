@@ -61,9 +61,7 @@ class Calibrated(Record):
         calibration: what confidences are made with, or None.
         why_not: why there is no calibration, or why it is not the usual one; "" where there is nothing to say.
         scores: that were calibrated.
-        before, after: the calibration error without it and with it.
-        at: "fit" or "eval".
-        own_classes: whether the scores are of the classes of the fit.
+        notes: sentences for the user.
     """
 
     beside_scores: ClassVar = ("thresholds",)
@@ -71,10 +69,7 @@ class Calibrated(Record):
     calibration: Calibration | None = beside()
     why_not: str = beside("")
     scores: Scores | None = beside()
-    before: float = beside(0.0)
-    after: float = beside(0.0)
-    at: str = beside(EVAL)
-    own_classes: bool = beside(True)
+    notes: Sequence[str] = beside(())  # type: ignore[assignment]  # a field in place of a property
 
     def values_by_key(self) -> dict[str, Any]:
         return {} if self.thresholds is None else {"thresholds": self.thresholds}
@@ -82,22 +77,6 @@ class Calibrated(Record):
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Calibrated:
         return cls(metrics["thresholds"])
-
-    @property
-    def notes(self) -> list[str]:
-        if not self.own_classes:
-            return [OTHER_CLASSES]
-        if self.at == EVAL or self.scores.labels is None:
-            return []
-        several = self.scores.labels.ndim == 2
-        if self.calibration is None:
-            return [f"confidences are not calibrated: {self.why_not}", *([HALF] if several else [])]
-        instead = f" ({self.why_not})" if self.why_not else ""
-        calibrated = (
-            f"confidences are calibrated ({self.calibration.scaling.words}) on {self.calibration.source}{instead}; the "
-            f"calibration error goes from {self.before:.1%} to {self.after:.1%}"
-        )
-        return [calibrated, THRESHOLDS] if several else [calibrated]
 
     def facts(self) -> dict[str, Any]:
         kept = self.calibration
@@ -152,23 +131,36 @@ class Calibrate(Judgement):
             fit.calibration, fit.not_calibrated = calibration_of(fit)
         elif fit.own_classes:
             fit.calibration = Calibration.load(fit.use.run.path)
-        of, errors = {"at": fit.at, "own_classes": fit.own_classes, "scores": fit.scores}, (0.0, 0.0)
         thresholds, calibration = None, fit.calibration
-        if calibration is not None and fit.labels is not None:
-            errors = on_calibrated(calibration, fit.scores)
+        if calibration is not None and fit.labelled:
+            on_calibrated(calibration, fit.scores)
             if calibration.multilabel:
                 thresholds = dict(zip(calibration.class_names, calibration.thresholds.tolist()))
-        return Calibrated(thresholds, calibration, fit.not_calibrated, before=errors[0], after=errors[1], **of)
+        return Calibrated(thresholds, calibration, fit.not_calibrated, fit.scores, _sentences(fit))
 
 
-def on_calibrated(calibration: Calibration, scores: Scores) -> tuple[float, float]:
+def _sentences(fit: JudgedClassifier) -> list[str]:
+    """How confidences are made, and answers of several labels."""
+    if not fit.own_classes:
+        return [OTHER_CLASSES]
+    if fit.at == EVAL or not fit.labelled:
+        return []
+    several, calibration, reached = fit.labels.ndim == 2, fit.calibration, fit.metrics["adapted"]
+    if calibration is None:
+        return [f"confidences are not calibrated: {fit.not_calibrated}", *([HALF] if several else [])]
+    instead = f" ({fit.not_calibrated})" if fit.not_calibrated else ""
+    calibrated = (
+        f"confidences are calibrated ({calibration.scaling.words}) on {calibration.source}{instead}; the calibration "
+        f"error goes from {reached['ece_uncalibrated']:.1%} to {reached['ece']:.1%}"
+    )
+    return [calibrated, THRESHOLDS] if several else [calibrated]
+
+
+def on_calibrated(calibration: Calibration, scores: Scores) -> None:
     """Put the calibration error of calibrated confidences in the place of the raw one, which stays beside it as
     "ece_uncalibrated"; with several labels also macro F1 and accuracy from the run's own thresholds on in the place of
     those from 0.5 on, which stay as "..._at_half". Zero-shot and the linear probe have neither calibration nor
     thresholds.
-
-    Returns:
-        The error before and after.
     """
     metrics, logits, labels, groups = scores.metrics, scores.adapted_logits, scores.labels, scores.groups
     before, after = calibration.errors(logits, labels)
@@ -187,7 +179,6 @@ def on_calibrated(calibration: Calibration, scores: Scores) -> tuple[float, floa
     if between:
         units = units_of(groups, len(labels))[1]
         between["adapted"] |= intervals_of(draws, units=units, values={"ece": after})
-    return before, after
 
 
 def _keep_raw(side: dict[str, Any] | None, raw: Mapping[str, str]) -> None:
@@ -254,15 +245,15 @@ def calibration_of(fit: JudgedClassifier) -> tuple[Calibration | None, str]:
     with torch.random.fork_rng(devices=[]):
         for rows in (_cross_fitted, _left_of_val):
             try:
-                found = rows(fit)
+                made = rows(fit)
             except VladaptError as error:  # fewer images than the method needs, say: the fit itself is good
                 reasons.append(f"{WHERE[rows is _cross_fitted]}: {' '.join(str(error).split()).rstrip('.')}")
                 continue
-            if isinstance(found, Calibration):
+            if isinstance(made, Calibration):
                 if rows is _cross_fitted:
                     prepared.counts = counts  # it looked again at what the fit had read
-                return found, "; ".join(reasons)
-            reasons.append(found)
+                return made, "; ".join(reasons)
+            reasons.append(made)
     return None, "; ".join(filter(None, reasons))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,13 +19,13 @@ class Trusted(Record):
     Attributes:
         conformal: coverage and size of sets, as `Conformal.scores` or `LabelSets.scores` says; None: not asked for.
         selective: what is left open; None: not asked for.
-        sentences: for the user.
+        notes: sentences for the user.
     """
 
     beside_scores: ClassVar = ("conformal", "selective")
     conformal: Mapping[str, Any] | None = None
     selective: Selective | None = None
-    sentences: tuple[str, ...] = beside(())
+    notes: Sequence[str] = beside(())  # type: ignore[assignment]  # a field in place of a property
 
     def values_by_key(self) -> dict[str, Any]:
         return {key: value for key, value in super().values_by_key().items() if value is not None}
@@ -34,10 +34,6 @@ class Trusted(Record):
     def from_json(cls, metrics: Mapping[str, Any]) -> Trusted:
         sets, left = metrics.get("conformal"), metrics.get("selective")
         return cls(sets, left and Selective(**left))
-
-    @property
-    def notes(self) -> list[str]:
-        return list(self.sentences)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -56,17 +52,17 @@ class Coverage(Judgement):
             return None
         if calibration is None:
             why = uncalibrated_words(use.run.info)
-            return Trusted(sentences=(f"{why}, so nothing can be promised about sets or errors; fit again",))
-        labels, groups, sentences = fit.labels, fit.scores.groups, []
+            return Trusted(notes=(f"{why}, so nothing can be promised about sets or errors; fit again",))
+        labels, groups, notes = fit.labels, fit.scores.groups, []
         probs, sets, left = calibration.probabilities(fit.scores.adapted_logits), None, None
         if use.coverage is not None:
             conformal = calibration.conformal(use.coverage, use.set_method)
             sets = conformal.scores(probs, labels, groups)
-            sentences.append((words_of_labels if calibration.multilabel else words_of)(sets))
-            sentences += [conformal.note] if conformal.note else []
+            notes.append((words_of_labels if calibration.multilabel else words_of)(sets))
+            notes += [conformal.note] if conformal.note else []
         if use.max_error is not None:
             left = calibration.selective(probs, labels, use.max_error, groups)
             why = calibration.abstention_notes(use.max_error)
             all_open = left.open == 1 and not calibration.multilabel
-            sentences += why if why and all_open else [left.words, *why]
-        return Trusted(sets, left, tuple(sentences))
+            notes += why if why and all_open else [left.words, *why]
+        return Trusted(sets, left, notes)

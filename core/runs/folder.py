@@ -170,10 +170,10 @@ class Run:
         """
         self.metrics = plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
-        told = without_place(plain(info))
-        told = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
-        self.info = RunInfo.from_json(told)
-        write_whole(self.path / "run.json", dumped(told))
+        kept = without_place(plain(info))
+        kept = {**stamp, **kept, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
+        self.info = RunInfo.from_json(kept)
+        write_whole(self.path / "run.json", dumped(kept))
         write_whole(self.path / METRICS, dumped(self.metrics))
 
     def log(self, text: str) -> None:

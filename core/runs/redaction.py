@@ -181,10 +181,10 @@ def shareable(info: RunInfo) -> RunInfo:
     kept["data"] |= {"path": place, "name": data.name if of_sample or data.named else NO_NAME}
     kept["skipped"] = []
     own = info.backbone.spec
-    told = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
+    shared = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
     if info.backbone:
-        told["recipe"]["backbone"] = shared_spec(own)
-    return RunInfo.from_json({**told, "published": {"counts": counts}})
+        shared["recipe"]["backbone"] = shared_spec(own)
+    return RunInfo.from_json({**shared, "published": {"counts": counts}})
 
 
 def cleaned(value: Any, text: Callable[[str], str]) -> Any:
@@ -216,8 +216,8 @@ def leaks(texts: Iterable[tuple[str, str]], info: RunInfo) -> str | None:
     """The first (file, text) that tells what should not be told, in words; None where none does."""
     privacy = Privacy(info)
     for name, text in texts:
-        if found := privacy.told_in(text):
-            return f"{name} holds '{found}'"
+        if leak := privacy.told_in(text):
+            return f"{name} holds '{leak}'"
     return None
 
 

@@ -11,8 +11,8 @@ from vladapt.core.runs.run_sections import facts, licences, options, skipped, sm
 
 def forgotten(gained: int | None, lost: int | None, p_value: float | None, **changes) -> Forgotten:
     sides = {
-        "before": {"top1": 0.24, "top5": 0.4, "interval": [0.178, 0.315]},
-        "after": {"top1": 0.18, "top5": 0.3, "interval": [0.127, 0.25]},
+        "before": {"top1": 0.24, "top5": 0.4, "interval": [0.1788, 0.3143]},
+        "after": {"top1": 0.18, "top5": 0.3, "interval": [0.1268, 0.2492]},
     }
     tested = {"gained": gained, "lost": lost, "p_value": p_value}
     told = {"name": "drawings", "words": 130, "images": 150, **sides, **tested, "note": "", **changes}
@@ -33,7 +33,7 @@ def forgotten(gained: int | None, lost: int | None, p_value: float | None, **cha
 def test_forgetting_is_told_from_chance(tested, tone, title):
     verdict = forgotten(*tested).verdict
     assert (verdict.tone, verdict.title) == (tone, title)
-    assert "150 drawings" in verdict.text and "24.0% (17.8 to 31.5)" in verdict.text and "130 words" in verdict.text
+    assert "150 drawings" in verdict.text and "24.0% (17.9 to 31.4)" in verdict.text and "130 words" in verdict.text
     assert (f"It lost {tested[1]} and gained {tested[0]} (" in verdict.text) == bool(tested[0])
 
 
@@ -56,7 +56,7 @@ def test_forgetting_is_a_verdict_and_a_table_with_intervals():
     assert verdict.heading == "What the towers still know about other things"
     first, five = table.rows
     assert [cell.text for cell in first] == ["First word right ↑", "24.0%", "18.0%", "−6.0 points"]
-    assert [cell.small for cell in first[1:3]] == ["17.8% to 31.5%", "12.7% to 25.0%"]
+    assert [cell.small for cell in first[1:3]] == ["17.9% to 31.4%", "12.7% to 24.9%"]
     assert [cell.text for cell in five] == ["Among the first five ↑", "40.0%", "30.0%", "−10.0 points"]
 
 
