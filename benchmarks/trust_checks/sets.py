@@ -15,7 +15,7 @@ from vladapt import Adapter, FitReport
 from vladapt.core.confidence import Calibration
 from vladapt.core.contracts.judgement import FIT, Scores
 from vladapt.core.contracts.prepared import Shots
-from vladapt.core.judgements._calibration_rows import calibration_of
+from vladapt.core.judgements.calibration import calibration_of
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.scoring import ClassificationFit

@@ -125,8 +125,7 @@ def evaluate(
     check_run(run)
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
-    from ..runs.evaluations import evaluation_folder
-    from ..runs.folder import Run
+    from ..runs.folder import Run, evaluation_folder
 
     opened = Run.open(run)
     task = task_of_run(opened)

@@ -18,8 +18,7 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.build import check_judging
 from ..registry.catalogue import is_place
-from ..runs.evaluations import write_metrics
-from ..runs.folder import Run, open_run
+from ..runs.folder import Run, open_run, write_metrics
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter

@@ -142,14 +142,14 @@ def test_the_calibration_error_has_an_interval(vladapt, rows_file, side):
 
 
 def test_a_run_says_why_it_is_not_calibrated(vladapt, rows_file, monkeypatch):
-    from vladapt.core.judgements import _calibration_rows
+    from vladapt.core.judgements import calibration
     from vladapt.core.tasks.classification.scoring import ClassificationFit
 
     def fails(*args, **options):
         raise DataError("a fold without reds; give more --shots")
 
     monkeypatch.setattr(ClassificationFit, "fit_again", fails)
-    monkeypatch.setattr(_calibration_rows, "_left_of_val", fails)
+    monkeypatch.setattr(calibration, "_left_of_val", fails)
     outcome = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 8)
     reason = "no fit on a part of the support: a fold without reds; give more --shots"
     assert f"Confidences are not calibrated: {reason}" in outcome.out
@@ -251,9 +251,9 @@ def test_too_few_shots_for_folds_leave_validation_rows_that_chose_nothing(vladap
 
 
 def test_a_run_keeps_no_more_rows_than_it_needs(vladapt, rows_file, monkeypatch):
-    from vladapt.core.judgements import _calibration_rows
+    from vladapt.core.judgements import calibration
 
-    monkeypatch.setattr(_calibration_rows, "MOST_NUMBERS", 48)
+    monkeypatch.setattr(calibration, "MOST_NUMBERS", 48)
     run = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 16, "--json").json["run"]
     kept = Calibration.load(run)
     assert len(kept.logits) == 16 and kept.labels.bincount().min() >= 4

@@ -18,6 +18,7 @@ from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
 from ...data.resplits import fold_split, resplit
 from ...data.verify import FileHashes
+from ...judgements.baselines import GUESSING
 from ...metrics.resampling import (
     centred,
     exchange_test,
@@ -30,8 +31,7 @@ from ...metrics.resampling import (
 from ...metrics.selection import class_range, deciding_metric, macro_auroc, weights_of_answers
 from ...metrics.significance import holm
 from ...registry import adapter_class
-from ...runs.comparison import GUESSING
-from ...runs.measures import AT_HALF
+from ...runs.sections import AT_HALF
 from ...runtime.progress import Reporter
 from .fitting import (
     Augmentation,

@@ -20,7 +20,7 @@ from ...confidence.selective import check_max_error
 from ...contracts.items import DomainData
 from ...contracts.use import FittedRun, Use
 from ...errors import ConfigError, DataError
-from ...runs.evaluations import make_folder
+from ...runs.folder import make_folder
 from ...runs.plots import data_uri
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, plural

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...contracts.judgement import Findings, JudgedClassifier, Place
+from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.significance import wilson_interval
 from ...runs import run_sections as shared
-from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
-from ...runs.measures import MEASURES
 from ...runs.run_sections import Report, few_groups, small_test_set
 from ...runs.sections import (
+    MEASURES,
     Cell,
     ConfusionSection,
     HeadlineSection,

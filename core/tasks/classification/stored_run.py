@@ -23,13 +23,12 @@ from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.use import FittedRun, Use
 from ...data.sampling import class_counts, short_classes
 from ...data.unlabelled import images_of
-from ...data.verify import FileHashes
+from ...data.verify import FileHashes, digests_of, image_digest
 from ...errors import ConfigError, DataError, VladaptError
 from ...explanation.nearest import Example, LabelledImages, kept_rows
 from ...recipes.data import split_counts
 from ...registry import load_adapter
-from ...runs.evaluations import digests_of, image_digest, kept_digests
-from ...runs.folder import Run
+from ...runs.folder import Run, kept_digests
 from ...runs.redaction import LEFT_OUT, Redaction
 from ...runs.sections import choice, in_words
 

@@ -25,6 +25,7 @@ from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
+from ...judgements.baselines import Comparison
 from ...recipes.adapters import (
     adapter_of,
     as_published,
@@ -43,7 +44,6 @@ from ...recipes.data import classes_of_data, has_labels, on_target, place_of_dat
 from ...registry import catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find, is_place
-from ...runs.comparison import Comparison
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -77,15 +77,15 @@ from .scoring import (
     LARGEST_CLASS,
     PROBE,
     PROBE_FILE,
+    WITHOUT_LABELS,
     ClassificationFit,
     Fitted,
     fitted_probe,
     fitted_zero_shot,
-    judged_without_labels,
     metrics_table,
     predictions_table,
     score_on,
-    turned_down_words,
+    zero_shot_unless_better,
 )
 from .serving import ServedRun
 from .stored_run import (
@@ -121,6 +121,7 @@ class Classification(Task):
         "part-order",
         "novel-classes",
         "forgetting",
+        "without-labels",
         "calibration",
         "coverage",
         "random-split",
@@ -200,9 +201,8 @@ class Classification(Task):
                     adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
             with part("judging"):
                 scored = partial(self._scored, recipe, prepared)
-                done = scored(adapter, report, shots, reporter)
-                if recipe.judge and protocol is OWN:
-                    done, shots = judged_without_labels(done, shots, recipe.judge_views, scored)
+                done = scored(adapter, report, shots, reporter, judge=recipe.judge and protocol is OWN)
+                done, shots = zero_shot_unless_better(done, shots, scored)
                 done.judged = replace(done.judged, shots=shots, drawn=drawn)
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
                 done.notes += [*said, *done.findings.add(later, done.judged)]
@@ -244,8 +244,13 @@ class Classification(Task):
         report: FitReport,
         shots: Shots,
         reporter: Reporter,
+        judge: bool,
     ) -> Fitted:
-        """Zero-shot and the adapted model on the test set, with all judgements that fit nothing again."""
+        """Zero-shot and the adapted model on the test set, with all judgements that fit nothing again.
+
+        Args:
+            judge: whether a fit without labels is judged by what the images say of it.
+        """
         zero_shot, protocol = fitted_zero_shot(shots.support, prepared.classifier), protocol_named(recipe.protocol)
         options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
         probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
@@ -268,6 +273,7 @@ class Classification(Task):
             report=report,
             shots=shots,
             refitted=recipe.refit,
+            judge_views=recipe.judge_views if judge else None,
         )
         findings = Findings(judgements_of(self))
         notes = findings.add([each for each in judges_at(self, FIT, recipe.task_options) if not each.refits], judged)
@@ -457,7 +463,9 @@ class Classification(Task):
         protocol, name = protocol_named(recipe.protocol), done.adapter.name
         reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
         published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
-        further = [*done.notes, *published, *done.report.notes, *turned_down_words(metrics)]
+        further = [*done.notes, *published, *done.report.notes]
+        if (judged := done.findings.get(WITHOUT_LABELS)) is not None:
+            further.append(judged.by_labels)
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
         return {
@@ -473,7 +481,6 @@ class Classification(Task):
             "seconds": round(seconds, 3),
             "versions": versions(),
             "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
-            **({} if done.judge is None else {"judge": done.judge}),
             **done.findings.facts,
         }
 

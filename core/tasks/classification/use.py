@@ -16,14 +16,14 @@ from ...contracts.features import FeatureSet
 from ...contracts.items import Item
 from ...contracts.judgement import EVAL, Evaluated, Findings
 from ...contracts.prepared import PreparedData
-from ...contracts.task import TRUST, Task
+from ...contracts.task import Task
 from ...contracts.use import FittedRun, Use
+from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...recipes.data import on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at
-from ...runs.evaluations import digests_of, in_the_fit, make_folder
-from ...runs.folder import now
+from ...runs.folder import in_the_fit, make_folder, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
@@ -59,7 +59,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
-    judges = judges_at(task, EVAL, {**use.judging, **{key: getattr(use, key) for key in TRUST}})
+    judges = judges_at(task, EVAL, use.judging)
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
@@ -85,8 +85,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         seed=recipe.seed,
         split_seed=recipe.split_seed,
         reporter=reporter,
-        run=use.run.path,
-        run_info=use.run.info,
+        use=use,
         deciding=protocol.deciding,
         columns=columns,
         own_classes=names is adapter.class_names_,

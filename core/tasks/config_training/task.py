@@ -26,11 +26,11 @@ from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
+from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.data import place_of_data, read_data, readable_samples, split_counts, split_samples
 from ...recipes.resolve import resolve
-from ...runs.evaluations import digests_of, in_the_fit, kept_digests
-from ...runs.folder import RUNS, Run, now, versions
+from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main, run_on_all

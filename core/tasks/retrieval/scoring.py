@@ -15,13 +15,13 @@ from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item, Questions
 from ...data.pairs.pair_set import Pair
-from ...data.verify import FileHashes
+from ...data.verify import FileHashes, image_digest
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.resampling import exchange_test, units_of
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, mean_recall, named_rightly
 from ...metrics.significance import mcnemar, share_interval
-from ...runs.evaluations import DIGITS, image_digest
+from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
 from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
 from .multiple_choice import KEY as CHOICES

@@ -24,8 +24,7 @@ from ...recipes.data import place_of_data
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
-from ...runs.evaluations import in_the_fit, kept_digests, make_folder
-from ...runs.folder import RUNS, Run, now, versions
+from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, make_folder, now, versions
 from ...runs.run_sections import Report, write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
@@ -204,7 +203,7 @@ class TowerTraining(Task):
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
         metrics = self.metrics(before, after, data)
         sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
-        sides |= {"run": use.run.path, "run_info": use.run.info, "adapter": None}
+        sides |= {"use": use, "adapter": None}
         judged = self._judged(recipe, data, metrics, reporter, at=EVAL, **sides)
         findings = Findings(judgements_of(self))
         notes = findings.add(judges_at(self, EVAL, use.judging), judged)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
+from ....core.data import digests_of
 from ....core.errors import CapabilityError
 from ....core.recipes import adapter_of, backbone_of, read_data
-from ....core.runs import Report, digests_of
+from ....core.runs import Report
 from ....core.runtime import Reporter
 from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining
 from ..care import PeopleHidden, PeopleOptions, write_card

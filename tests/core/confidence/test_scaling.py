@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from vladapt.core.confidence import calibration_error, fit_scaling
-from vladapt.core.confidence.scaling import Scaling
+from vladapt.core.confidence.calibration import Scaling
 from vladapt.core.errors import DataError
 
 

@@ -14,9 +14,9 @@ import vladapt
 from vladapt.core.errors import ConfigError
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import adapter_class
-from vladapt.core.tasks.classification.scoring import TURNED_DOWN
 
 CLASSES, DIM = 8, 32
+TURNED_DOWN = "turned_down"
 NAME = "onzeta"
 """Which does harm on a short stream."""
 
