@@ -5,10 +5,10 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "calibration": "CALIBRATION Calibration Scaling calibration_error fit_scaling",
+        "calibration": "CALIBRATION Calibration Scaling calibration_error",
         "conformal": "Conformal LabelSets SET_METHODS Unlike conformal_scores distances fewest_rows "
         "label_set_metrics raked threshold",
         "selective": "Abstention answer_threshold error_bound",
-        "without_labels": "Evidence answers_by_halves evidence_of",
+        "without_labels": "Evidence",
     },
 )

@@ -79,7 +79,7 @@ class Calibration:
     ) -> Calibration:
         """All that can be made of calibration rows; see the attributes."""
         logits, labels = logits.detach().float().cpu(), labels.detach().cpu()
-        scaling = fit_scaling(logits, labels, weights)
+        scaling = Scaling.fit(logits, labels, weights)
         several = labels.ndim == 2
         thresholds = _label_thresholds(scaling.probabilities(logits, True), labels, weights) if several else None
         return cls(logits, labels, weights, tuple(class_names), source, scaling, thresholds, unlike, row_weights)
@@ -337,6 +337,27 @@ class Scaling:
     temperature: Tensor
     offset: Tensor
 
+    @classmethod
+    def fit(cls, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Scaling:
+        """The scaling with the least negative log-likelihood of labels that no fit has seen.
+
+        Args:
+            logits: (N, C).
+            labels: (N,) class indices, or (N, C) 0/1 with NaN where unknown.
+            weights: (N,), or (N, C) with several labels; by default all rows count alike.
+
+        Raises:
+            DataError: no rows, or logits that are not finite.
+        """
+        logits = logits.detach().double().cpu()
+        if logits.ndim != 2 or not logits.numel() or not logits.isfinite().all():
+            raise DataError(f"calibration needs finite logits (N, C) of one image at least, not {tuple(logits.shape)}")
+        labels = labels.detach().cpu()
+        weights = torch.ones(labels.shape, dtype=torch.float64) if weights is None else weights.detach().double().cpu()
+        if labels.ndim == 2:
+            return _per_label(logits, labels.double(), weights)
+        return cls(_temperature(logits, labels.long(), weights)[None], torch.zeros(1, dtype=torch.float64))
+
     def logits(self, logits: Tensor) -> Tensor:
         """(N, C) float64 scaled logits, on the CPU."""
         return logits.detach().double().cpu() / self.temperature + self.offset
@@ -351,27 +372,6 @@ class Scaling:
         """ "temperature 2.31", or the range over labels."""
         low, high = (f"{float(f'{end:.3g}'):g}" for end in (self.temperature.min(), self.temperature.max()))
         return f"temperature {low}" if len(self.temperature) == 1 else f"temperatures {low} to {high}"
-
-
-def fit_scaling(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Scaling:
-    """The scaling with the least negative log-likelihood of labels that no fit has seen.
-
-    Args:
-        logits: (N, C).
-        labels: (N,) class indices, or (N, C) 0/1 with NaN where unknown.
-        weights: (N,), or (N, C) with several labels; by default all rows count alike.
-
-    Raises:
-        DataError: no rows, or logits that are not finite.
-    """
-    logits = logits.detach().double().cpu()
-    if logits.ndim != 2 or not logits.numel() or not logits.isfinite().all():
-        raise DataError(f"calibration needs finite logits (N, C) of one image at least, not {tuple(logits.shape)}")
-    labels = labels.detach().cpu()
-    weights = torch.ones(labels.shape, dtype=torch.float64) if weights is None else weights.detach().double().cpu()
-    if labels.ndim == 2:
-        return _per_label(logits, labels.double(), weights)
-    return Scaling(_temperature(logits, labels.long(), weights)[None], torch.zeros(1, dtype=torch.float64))
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:

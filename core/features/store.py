@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.backbone import Backbone, blank_image
+from ..contracts.backbone import Backbone
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes
@@ -220,7 +220,7 @@ class FeatureStore:
         backbone.need("image_tokens")
 
         def asked() -> dict[str, int]:
-            height, width = backbone.image_tokens(blank_image(backbone).to(backbone.device))[1]
+            height, width = backbone.image_tokens(backbone.blank_image().to(backbone.device))[1]
             return {"height": height, "width": width}
 
         fact = self._fact(f"{folder_name(backbone.fingerprint)}-patches.json", _valid_grid, asked)

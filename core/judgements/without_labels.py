@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..confidence.without_labels import Evidence, answers_by_halves, evidence_of
+from ..confidence.without_labels import Evidence
 from ..contracts.features import FeatureSet
 from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Record, Scores, beside
 from ..data.sampling import rank
@@ -102,7 +102,7 @@ class KeptWithoutLabels(Judgement):
         if fit.judge_views is None or scores.zero_shot_logits is None or not len(test) or test.multilabel:
             return None
         sides = test.unit.cpu(), scores.zero_shot_logits, scores.adapted_logits
-        evidence = evidence_of(*sides, halves=_by_halves(fit), witnesses=_witnesses(fit))
+        evidence = Evidence.of(*sides, halves=_by_halves(fit), witnesses=_witnesses(fit))
         if not evidence.changed:
             return None
         if (val := _labelled(fit)) is not None:
@@ -117,7 +117,7 @@ def _by_halves(fit: JudgedClassifier) -> list[tuple[Tensor, Tensor]]:
     read = adapter.transductive or adapter.transductive_unlabelled
     if not read and ("unlabeled" not in adapter.needs or fit.prepared.data.split("train")):
         return []
-    halves = answers_by_halves(adapter, fit.prepared.classifier, fit.test.without_labels(), fit.seed)
+    halves = Evidence.answers_by_halves(adapter, fit.prepared.classifier, fit.test.without_labels(), fit.seed)
     return [(before.cpu(), after.cpu()) for before, after in halves]
 
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.positions import tower_of
 from ..contracts.backbone import Backbone
 
 SCALES = ("logit_scale", "logit_bias")
@@ -93,7 +92,7 @@ def text_stays(backbone: Backbone) -> bool:
     if prefix is not None and prefix.requires_grad:
         return False
     return not any(
-        parameter.requires_grad and tower_of(backbone, name) != "image"
+        parameter.requires_grad and backbone.tower_of(name) != "image"
         for name, parameter in backbone.model.named_parameters()
         if name not in SCALES
     )

@@ -461,11 +461,11 @@ class Classification(Task):
         """What run.json holds."""
         prepared, shots, metrics = done.judged.prepared, done.judged.shots, done.scores.metrics
         protocol, name = protocol_named(recipe.protocol), done.adapter.name
+        judged = done.findings.get(WITHOUT_LABELS)
+        by_labels = [] if judged is None else [judged.by_labels]
         reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
         published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
-        further = [*done.notes, *published, *done.report.notes]
-        if (judged := done.findings.get(WITHOUT_LABELS)) is not None:
-            further.append(judged.by_labels)
+        further = [*done.notes, *published, *done.report.notes, *by_labels]
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
         return {

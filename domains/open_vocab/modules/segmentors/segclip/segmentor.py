@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmseg.models.segmentors import BaseSegmentor
 from torch import Tensor
 
-from ......core.backbones import image_positions, load_backbone
+from ......core.backbones import load_backbone
 from ......core.contracts import Backbone, require
 from ......core.errors import ConfigError, DataError
 from ......core.losses import Clip
@@ -130,7 +130,7 @@ class SegCLIP(BaseSegmentor, NamedClasses):
         self._held = (backbone,)
         self.clip = backbone.model.requires_grad_(True)
         if not train_patches:
-            first = image_positions(backbone)
+            first = backbone.image_positions()
             first.patches.requires_grad_(False)
             getattr(first.owner, first.name).requires_grad_(False)
 
