@@ -21,10 +21,10 @@ from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...errors import CapabilityError, DataError
 from ...explanation.nearest import LabelledImages
 from ...features.batches import PLAIN, logits_of
+from ...judgements.baselines import ZERO_SHOT, Comparison
 from ...metrics.classification import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter, build_judgement
-from ...runs.comparison import ZERO_SHOT, Comparison
 from ...runs.sections import MEASURES, Measure, plural, points
 from ...runtime.progress import Reporter
 from .fitting import fit_adapter
