@@ -109,7 +109,6 @@ def find_source(rest: str, image_size: ImageSize | None) -> Source:
     kind = stated.get("model_type", "")
     if kind not in KINDS:
         raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
-    check_transformers_config(stated, str(folder / "config.json"))
     config = _config(folder)
     native = _native_size(config, kind, folder)
     weights = _weight_files(folder)
@@ -130,9 +129,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A folder's config.json, as it is written.
 
     Raises:
-        DataError: there is none, or no JSON.
+        DataError: there is none, no JSON, or it names a repository whose compiled kernels would be loaded.
     """
-    return _read_json(folder / "config.json", "config.json of the model")
+    stated = _read_json(folder / "config.json", "config.json of the model")
+    check_transformers_config(stated, str(folder / "config.json"))
+    return stated
 
 
 def _folder(rest: str) -> Path:

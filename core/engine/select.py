@@ -35,10 +35,9 @@ from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shor
 from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import held_out_probabilities, require_cleanlab, suspects
-from ..recipes.adapters import check_packages
 from ..recipes.data import read_data, readable_samples
 from ..recipes.resolve import task_of
-from ..registry import build_adapter, build_selector
+from ..registry import build_adapter, build_selector, check_packages
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Prepared
@@ -332,7 +331,7 @@ def _adapter(recipe: Recipe, name: str) -> Callable[[], Adapter]:
     if further or made.transductive:
         needed = ", ".join(further).replace("_", " ") or "all test images at once"
         raise ConfigError(f"--adapter {name}: needs {needed}; select takes methods that learn from features alone")
-    check_packages(made)
+    check_packages(name, made.packages)
     return lambda: build_adapter(name, **options)
 
 

@@ -5,8 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classifier": "IMAGENET_SEVEN Layout PHOTO PLACEHOLDER build_classifier check_templates "
-        "encoded_classes fill spoken used_lengths",
+        "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill spoken",
         "context": "CHUNK_TOKENS PromptLearner encode_in_chunks",
         "descriptions": "read_class_json",
     },

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
 from ..errors import DataError
-from .classifier import POSITIONS, Layout, arrange, before, spoken, tokenize, used_lengths
+from .classifier import POSITIONS, Layout, arrange, before, spoken, tokenize
 
 CHUNK_TOKENS = 4096
 """Tokens at once where a caller does not say. A text tower of ViT-B/16's size holds some 1.5 GB for the backward pass
@@ -93,7 +93,7 @@ class PromptLearner(nn.Module):
         tokens, name_lengths = tokenize(backbone, class_names, n_ctx, layout)  # (C, L), (C,)
         mask = backbone.token_mask(tokens)
         self._trim = trim and "trim" in backbone.capabilities
-        longest = int(used_lengths(mask).max()) if self._trim else tokens.shape[1]
+        longest = int(Layout.used_lengths(mask).max()) if self._trim else tokens.shape[1]
         tokens, mask = tokens[:, :longest], mask[:, :longest]
         order, slots = arrange(position, name_lengths, n_ctx, layout.lead, longest)  # (C, L), (C, M)
         self._backbone, self.class_chunk, self.checkpointing = backbone, class_chunk, checkpointing
@@ -156,13 +156,13 @@ class PromptLearner(nn.Module):
             return encode(rows)
         keeps_all = torch.is_grad_enabled() and not self.checkpointing and self.class_chunk is None
         chunk = len(rows) if keeps_all else max(1, self.at_once() // groups)
-        lengths = used_lengths(self.mask)[rows]
+        lengths = Layout.used_lengths(self.mask)[rows]
         return encode_in_chunks(encode, rows, lengths, chunk, recompute=self.checkpointing)
 
     def _encode_part(self, ctx: Tensor, rows: Tensor, normalize: bool) -> Tensor:
         mask = self.mask[rows]
         if self._trim and not torch.compiler.is_exporting():
-            mask = mask[:, : int(used_lengths(mask).max())]
+            mask = mask[:, : int(Layout.used_lengths(mask).max())]
         prompts = self._prompts(ctx, rows, mask.shape[1])  # (G, R, L, W)
         if self._alike:
             return encode_sharing(self._backbone, prompts, mask, self._alike, normalize)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from ..backbones.load import load_backbone
@@ -15,7 +14,7 @@ from ..contracts.items import DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, Recipe
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
-from ..registry import adapter_class, build_adapter
+from ..registry import adapter_class, build_adapter, check_packages
 from .data import CURE, has_labels
 
 SHARED = ("batch_size", "amp", "workers")
@@ -29,7 +28,7 @@ def adapter_of(recipe: Recipe) -> Adapter:
         ConfigError: an option's value is not usable. CapabilityError: a package that it needs is not installed.
     """
     adapter = build_adapter(recipe.adapter_name, **adapter_options(recipe))
-    check_packages(adapter)
+    check_packages(adapter.name, adapter.packages)
     return adapter
 
 
@@ -52,16 +51,6 @@ def trains_towers(name: str | None) -> bool:
     return name is not None and "pixels" in adapter_class(name).needs
 
 
-def check_packages(adapter: Adapter) -> None:
-    """Raise the CapabilityError of a package that an adapter needs and that is not installed."""
-    for package, extra in adapter.packages.items():
-        if find_spec(package) is None:
-            raise CapabilityError(
-                f"adapter '{adapter.name}' needs the package '{package}'; "
-                f"install it with: pip install 'vladapt[{extra}]'"
-            )
-
-
 def check_named(recipe: Recipe, names: Iterable[str]) -> None:
     """Raise the ConfigError of options for an adapter that is not fitted."""
     for name in recipe.adapters:
@@ -69,16 +58,21 @@ def check_named(recipe: Recipe, names: Iterable[str]) -> None:
             raise ConfigError(f"--set adapters.{name}: {name} is not fitted here; omit it, or name the adapter")
 
 
-def check_hooks(recipe: Recipe) -> None:
-    """Raise the error of hooks that nobody has registered, or that nothing would call."""
+def check_hooks(recipe: Recipe, names: Iterable[str] | None = None) -> None:
+    """Raise the error of hooks that nobody has registered, or that nothing would call.
+
+    Args:
+        names: of the adapters of a comparison; by default the recipe's own.
+    """
     if not recipe.custom_hooks:
         return
     from ..training.hooks import check_registered
     from ..training.tower_adapter import TowerAdapter
 
-    name = recipe.adapter_name or "auto"
-    if name == "zero-shot" or not issubclass(adapter_class(name), TowerAdapter):
-        raise ConfigError(f"--set {HOOKS}: adapter '{name}' trains no towers, so nothing would call them; omit it")
+    names = [recipe.adapter_name or "auto"] if names is None else list(names)
+    if not any(name != "zero-shot" and issubclass(adapter_class(name), TowerAdapter) for name in names):
+        told = f"adapter '{names[0]}' trains" if len(names) == 1 else "these adapters train"
+        raise ConfigError(f"--set {HOOKS}: {told} no towers, so nothing would call them; omit it")
     check_registered(recipe.custom_hooks)
 
 

@@ -6,7 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "folder": "Run",
-        "plots": "MOST_IN_STRIP accuracy_over_shots data_uri strip",
+        "plots": "accuracy_over_shots data_uri strip",
         "redaction": "Redaction",
         "run_sections": "ExchangeVerdict Report Verdict page_template write_report",
         "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "

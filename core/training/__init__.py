@@ -6,8 +6,8 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "batches": "GlobalBatches epoch_batches",
-        "class_offsets": "cross_fitted_offsets",
-        "class_scores": "PixelScores SCALES",
+        "class_offsets": "FOLDS cross_fitted_offsets",
+        "class_scores": "PixelScores",
         "epoch_views": "EpochViews views_of_training",
         "layers": "TowerLayers is_projection",
         "lora": "LowRank",
@@ -18,7 +18,6 @@ __getattr__, __dir__ = lazy_exports(
         "small_heads": "Epoch dassl_epochs keep_best label_loss train_epochs training_features",
         "sources": "ImageSource LabelledSource Remembered Source",
         "tower_adapter": "ClassTowerAdapter TowerAdapter digest",
-        "tower_outputs": "image_features",
         "tower_passes": "MaskedWords draws_for image_outputs",
         "tower_weights": "BetweenWeights copy_of put_tensors",
         "views": "augmented_view strong_view",

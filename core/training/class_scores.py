@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +12,16 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 
-SCALES = ("logit_scale", "logit_bias")
-
 
 class PixelScores(nn.Module, ABC):
     """Base of scores of all classes that a method makes of pixels, where features and class texts are not all there is
-    to them."""
+    to them.
+
+    Class attributes:
+        SCALES: parameters of a backbone that are of neither tower.
+    """
+
+    SCALES: ClassVar[tuple[str, ...]] = ("logit_scale", "logit_bias")
 
     @abstractmethod
     def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
@@ -94,5 +99,5 @@ def text_stays(backbone: Backbone) -> bool:
     return not any(
         parameter.requires_grad and backbone.tower_of(name) != "image"
         for name, parameter in backbone.model.named_parameters()
-        if name not in SCALES
+        if name not in PixelScores.SCALES
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.features import FeatureSet
+from ...contracts.images import TrainingPlace
 from ...contracts.judgement import Scores
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
@@ -34,6 +35,7 @@ from ...registry import adapter_class
 from ...runs.sections import AT_HALF
 from ...runtime.progress import Reporter
 from .fitting import (
+    NOWHERE,
     Augmentation,
     fewer_views,
     fit_adapter,
@@ -67,6 +69,7 @@ class ClassificationContest(Contest):
         setting: what its numbers are of, in the words of papers; None where no published one is comparable.
         val_shots: as for `Protocol.drawing`.
         refit: whether methods learn from the images of val too, once their settings are chosen.
+        place: of trainings, which keep nothing; its hooks hear of them.
         seed: of what zero-shot draws, the same for all draws of shots.
 
     Attributes:
@@ -87,6 +90,7 @@ class ClassificationContest(Contest):
         setting: Setting | None = None,
         val_shots: int | str | None = None,
         refit: bool = False,
+        place: TrainingPlace = NOWHERE,
         seed: int = 1,
     ):
         prepared = repeated.prepared
@@ -94,7 +98,7 @@ class ClassificationContest(Contest):
         super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
         self.prepared, self.repeated, self.adapters = prepared, repeated, adapters
         self.protocol, self.setting, self.seed = protocol, setting, seed
-        self.val_shots, self.refit = val_shots, refit
+        self.val_shots, self.refit, self.place = val_shots, refit, place
         self.splits, self.test_over_train = repeated.count, repeated.test_over_train
         self.baselines = (ZERO_SHOT, LARGEST_CLASS, GUESSING, PROBE)
         self.deciding = self._deciding()
@@ -152,8 +156,8 @@ class ClassificationContest(Contest):
         """One method on one draw."""
         adapter, quiet = deepcopy(self.adapters[name]), Reporter(quiet=True)
         check_needs(prepared.given, adapter, prepared.backbone)
-        report = fit_adapter(adapter, prepared, shots, seed, quiet)
-        return refitted(adapter, report, prepared, shots, seed, quiet)[0] if self.refit else adapter
+        report = fit_adapter(adapter, prepared, shots, seed, quiet, self.place)
+        return refitted(adapter, report, prepared, shots, seed, quiet, self.place)[0] if self.refit else adapter
 
     def zero_shot(self, prepared: PreparedData, rows: FeatureSet) -> Adapter | None:
         """Zero-shot with the options that were given for it; None where there are no texts."""

@@ -22,7 +22,7 @@ from ...features.table import canonical_json, transform_spec
 from ...forgetting.probe import probe_of
 from ...recipes.adapters import trains_towers
 from ...registry import build_adapter
-from ...runtime.progress import Reporter, training_lines
+from ...runtime.progress import Reporter
 from .resources import check_needs
 from .transfer import Transfer
 
@@ -265,7 +265,7 @@ def _resources(
     if unlabelled.features is not None:
         collected["unlabeled_images"] = unlabelled.images(collected["images"])
     told = adapter.options.get("log_every")
-    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
         yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}
 
 

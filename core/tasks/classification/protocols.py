@@ -24,10 +24,9 @@ from typing import Any
 from ...backbones.specs import alias_of
 from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot
 from ...contracts.domain import Domain
-from ...contracts.recipe import ALL
+from ...contracts.recipe import ALL, check_protocol
 from ...data.sampling import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
-from ...errors import UnknownNameError, did_you_mean
 from .scoring import LARGEST_CLASS, PROBE
 from .transfer import NewClasses, SharedClasses, Transfer
 
@@ -207,11 +206,8 @@ def protocol_named(name: str | None) -> Protocol:
     Raises:
         UnknownNameError: no protocol of that name.
     """
-    if name is None:
-        return OWN
-    if name not in PROTOCOLS:
-        raise UnknownNameError(f"--protocol {name}: no such protocol; {did_you_mean(name, PROTOCOLS)}")
-    return PROTOCOLS[name]
+    check_protocol(name)
+    return OWN if name is None else PROTOCOLS[name]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import AUTO, Recipe
+from ...contracts.recipe import AUTO, Recipe, check_out_folder
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
@@ -166,8 +166,7 @@ class Classification(Task):
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
-        if recipe.out and Path(recipe.out).is_file():
-            raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
+        check_out_folder(recipe.out)
         if recipe.judge_views and recipe.features:
             raise ConfigError("--set judge_views: views need images, which a features file does not have; omit it")
         check_hooks(recipe)
@@ -354,6 +353,7 @@ class Classification(Task):
             setting=setting_of(recipe, prepared),
             val_shots=recipe.val_shots,
             refit=recipe.refit,
+            place=TrainingPlace(None, hooks=recipe.custom_hooks),
             seed=recipe.seed,
         )
         contest.note_readers(adapters, counts)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .....core.backbones import load_backbone
 from .....core.contracts import require
 from .....core.errors import ConfigError
-from .....core.losses import RoVit
+from .....core.registry import build_loss
 from .....core.training import LowRank, TowerLayers
 from .....registry import MODELS
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
@@ -52,9 +52,9 @@ class CLIPVisionBackbone(BaseModule):
         norm_eval: batch norms keep the statistics they have. Those of frozen stages do in any case.
         lora: options of `LowRank.add` for low-rank updates of its attention, such as `dict(r=4)`; the tower itself
             is then frozen.
-        cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of `RoVit`: in training an image is taken
-            for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision
-            Transformers" (RO-ViT), 2023, arXiv 2305.07011).
+        cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of the loss `ro-vit`: in training an
+            image is taken for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection
+            with Vision Transformers" (RO-ViT), 2023, arXiv 2305.07011).
         drop_path: chance that the last block of a transformer is left out for an image in training; it grows from 0
             with depth ("Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382; here a block as a whole).
         with_cp: activations of the blocks are recomputed in the backward pass.
@@ -103,7 +103,7 @@ class CLIPVisionBackbone(BaseModule):
         self._add_lora(lora)
         if cropped_positions:
             options = cropped_positions if isinstance(cropped_positions, Mapping) else {}
-            RoVit(**options).prepare(self.backbone)
+            build_loss("ro-vit", **options).prepare(self.backbone)
         if drop_path:
             self.backbone.need("image_blocks")
         if with_cp and not self.is_transformer:
