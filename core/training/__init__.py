@@ -18,7 +18,7 @@ __getattr__, __dir__ = lazy_exports(
         "small_heads": "Epoch dassl_epochs keep_best label_loss train_epochs training_features",
         "sources": "ImageSource LabelledSource Remembered Source",
         "tower_adapter": "ClassTowerAdapter TowerAdapter digest",
-        "tower_passes": "MaskedWords draws_for image_outputs",
+        "tower_passes": "MaskedWords draws_for image_features image_outputs",
         "tower_weights": "BetweenWeights copy_of put_tensors",
         "views": "augmented_view strong_view",
     },

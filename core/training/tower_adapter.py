@@ -25,7 +25,7 @@ from .class_scores import ClassScores
 from .parts import Task, Trained
 from .settings import TrainingSettings
 from .sources import LabelledSource, Remembered, Source
-from .tower_outputs import image_features
+from .tower_passes import image_features
 from .tower_settings import (
     COST_OPTIONS,
     DASSL,

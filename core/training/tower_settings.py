@@ -24,7 +24,7 @@ from .class_scores import PixelScores
 from .objective import parse_losses
 from .parts import Trained
 from .settings import TrainingSettings
-from .tower_outputs import image_features
+from .tower_passes import image_features
 
 SETTINGS = (
     "batch_size",
