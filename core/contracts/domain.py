@@ -156,6 +156,8 @@ class DomainData:
         questions: with samples to choose from, of sets of captions that are tested whole; or None.
         blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
             shows what a random split would have scored; "" for other groups, or none.
+        domain: the domain as these data want it, by what was read of them: the prompts of a recognised set, the pixels
+            of a corpus. None: as it is for any others (`Domain.of`).
     """
 
     items: list[Item]
@@ -175,6 +177,7 @@ class DomainData:
     part_views: PartViews | None = None
     questions: Questions | None = None
     blocks: str = ""
+    domain: Domain | None = field(default=None, repr=False, compare=False)
 
     @property
     def total(self) -> int:
@@ -189,6 +192,9 @@ class DomainData:
 
 class Domain(Pictured, ABC):
     """Base of all domains. Subclasses set `name`, `tasks` and implement `read`, `sample` and `templates`.
+
+    Reading changes no domain: one reads any number of sets, in any order. Words and transforms that depend on what was
+    read are those of another object, which the data bring (`DomainData.domain`); who needs them asks `of(data)`.
 
     Class attributes:
         tasks: names of tasks; the first is the default one. A class in place of a name is a task of the domain's own
@@ -223,6 +229,10 @@ class Domain(Pictured, ABC):
             DataError: nothing usable there; one line with the path and what would be read.
             ConfigError: an option that is not usable, said before anything is read.
         """
+
+    def of(self, data: DomainData) -> Domain:
+        """The domain as its words and transforms are for a data set that it read."""
+        return data.domain or self
 
     def reading_of(self, options: Mapping[str, Any]) -> Any:
         """`reading` from what a user said. None counts as not given.
@@ -330,7 +340,8 @@ class Domain(Pictured, ABC):
         return None
 
     def use_preset(self, name: str) -> str | None:
-        """Take the prompts of a published set in place of one that `read` recognised; "none" for no set's.
+        """Take the prompts of a published set in place of one that was recognised; "none" for no set's. A fit asks a
+        copy of the domain, for its data alone.
 
         Returns:
             The set's usual name, by which methods know their settings for it; None for "none".

@@ -113,7 +113,7 @@ def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Rep
     data: DomainData = readable(images_of(domain, images, recipe.reading))
     backbone = backbone_of(recipe, domain)
     encoding = Encoding(recipe.batch_size, recipe.workers, recipe.amp)
-    return Prepared(domain, task, data, backbone, FeatureStore(), reporter, encoding)
+    return Prepared(domain.of(data), task, data, backbone, FeatureStore(), reporter, encoding)
 
 
 def _write(

@@ -112,10 +112,10 @@ def search(
     tower = searched(load_backbone(backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels))
     opened.check_backbone(tower)
     _check_transform(opened, reader, tower)
-    picture = None if image is None else reader.one(image)[1]
+    data, picture = (None, None) if image is None else reader.one(image)
     query = mixed(
         None if text is None else _encoded_text(tower, text),
-        None if picture is None else _encoded_image(tower, reader, picture),
+        None if picture is None else _encoded_image(tower, reader.transform(tower, data)(picture)),
         WEIGHT if weight is None else weight,
     )
     share = (WEIGHT if weight is None else weight) if text is not None and image is not None else None
@@ -159,8 +159,7 @@ def _encoded_text(backbone: Backbone, text: str) -> Tensor:
         return backbone.encode_text([text])[0].cpu()  # (D,)
 
 
-def _encoded_image(backbone: Backbone, reader: ImageReader, picture: Decoded) -> Tensor:
-    pixels = reader.transform(backbone)(picture)
+def _encoded_image(backbone: Backbone, pixels: Tensor) -> Tensor:
     return encoder(backbone, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
 
 

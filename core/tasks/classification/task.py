@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -269,7 +268,7 @@ class Classification(Task):
         sources: dict[str, SourceContest] = {}
         for recipe in recipes:
             if recipe.backbone in sources:
-                target = prepared_of(on_target(recipe), reporter, copy(self.domain), self.name)
+                target = prepared_of(on_target(recipe), reporter, self.domain, self.name)
                 yield TargetContest(sources[recipe.backbone], target)
                 continue
             contest = self.contest(recipe, axes, reporter)
