@@ -51,7 +51,3 @@ class WithPreset(Adapter):
         choices=SETS,
         parse=set_name,
     )
-
-    @property
-    def as_published(self) -> bool:
-        return self.preset is not None

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vladapt.core.backbones.published import find_published
+from vladapt.core.backbones.specs import find_published
 from vladapt.core.engine.compare import STATE, TABLE, compare
 from vladapt.core.engine.fit import fit
 from vladapt.core.errors import VladaptError

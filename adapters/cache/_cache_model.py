@@ -4,26 +4,31 @@ The search is over beta, alpha (and APE's gamma), all points scored on val in on
 computed once, the class sums of exp(-beta (1 - affinity)) once per beta (and gamma), and alphas only rescale those
 sums. Rows of val are taken in blocks, so memory is bounded by `BUDGET`, not by N_val.
 
-With more than `MOST_KEYS` keys of one class each, accuracies are swept in another way: class sums are smooth in beta,
-so they are computed at a dozen Chebyshev nodes and interpolated to the other betas, to `TOLERANCE` of what each image's
-nearest key adds; and the alphas that make an image right are an interval, whose ends are found without trying each.
+With more than `MOST_KEYS` keys of one class each, accuracies are swept in another way (`_interpolated_search.py`).
+
+Keys may be of another backbone than the texts: `--resource keys=SPEC`. A cache compares images with images, so a tower
+without texts will do for it (DINO's beside CLIP's in "Prompt, Generate, then Cache: Cascade of Foundation Models makes
+Strong Few-shot Learners", Zhang et al., 2023, arXiv 2303.02151). Where a method ties its cache to the texts (APE's
+channels, TIP-X's signatures) it takes none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import PUBLISHED, FeatureSet, TextClassifier
+from ...core.contracts import PUBLISHED, Adapter, Batch, FeatureSet, FurtherBackbone, TextClassifier
 from ...core.data import Selection
+from ...core.errors import CapabilityError, DataError
 from ...core.metrics import ALIKE, best_setting, class_weights, macro_auroc, row_weights, signed_shares
 from ...core.runtime import in_blocks
-from ._keyed import Rows, as_they_are
+from ._interpolated_search import TOLERANCE, sweep_interpolated
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB
 REFERENCE_SCALE = 100.0  # published alphas assume CLIP's logit scale
@@ -31,9 +36,84 @@ BEYOND = (2, 4, 8, 16, 32)  # times the end of the grid of alpha
 BUDGET = 48 * 2**20  # bytes of working memory of the search
 BLOCK = 2**16  # elements of a block of it: its arrays stay in the processor's cache
 MOST_KEYS = 4096  # whose sums are computed at each beta
-TOLERANCE, MOST_NODES = 1e-6, 256  # of interpolated sums
-BETAS_AT_ONCE = 8
 SPARSE_FROM = 2**33  # multiplications from which the zeros of the values are passed over
+
+Rows = Callable[[FeatureSet], FeatureSet]
+"""Rows of support or val -> the same rows by the backbone of the keys, in whose space images are compared."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Keyed(Adapter):
+    """Base of caches that take a resource `keys`. A method has "keyed" in its `state` and its `later_state`."""
+
+    optional: ClassVar[frozenset[str]] = frozenset({"keys"})
+
+    @property
+    def keyed(self) -> bool:
+        """Whether the keys are of another backbone, which is then needed to predict."""
+        return "keys" in self.at_predict
+
+    @keyed.setter
+    def keyed(self, value: bool) -> None:
+        self.at_predict = frozenset({"features", "keys"}) if value else type(self).at_predict
+
+    def take_keys(self, resources: Mapping[str, Any], support: FeatureSet) -> tuple[FeatureSet, Rows, list[str]]:
+        """The support to learn from, how its rows are compared, and notes of the keys.
+
+        With a backbone of the keys images are taken as they are, without augmented views, of which it has none.
+        """
+        other = resources.get("keys")
+        self.keyed = other is not None
+        if other is None:
+            return support, as_they_are, []
+        note = f"cache keys are features of backbone {other.spec}"
+        return replace(support, views=None), key_rows(other), [note]
+
+    def queries(self, batch: Batch) -> Tensor:
+        """(B, D_k) unit rows that are compared with the keys.
+
+        Raises:
+            CapabilityError: the keys are of another backbone, whose features are not there.
+        """
+        if not self.keyed:
+            return batch.unit
+        if batch.keys is None:
+            raise CapabilityError(
+                f"adapter '{self.name}' has keys of another backbone; pass Batch(features=..., keys=...)"
+            )
+        return F.normalize(batch.keys.float(), dim=-1)
+
+
+def as_they_are(features: FeatureSet) -> FeatureSet:
+    """Where the keys are of the backbone of the texts."""
+    return features
+
+
+def key_rows(keys: FurtherBackbone) -> Rows:
+    """The rows by the backbone of the keys.
+
+    Raises:
+        DataError: rows without ids, or that the backbone of the keys has no features of.
+    """
+    sets = [keys.support] if keys.val is None else [keys.support, keys.val]
+    place = {name: (each, row) for each in sets for row, name in enumerate(each.ids or ())}
+
+    def rows(features: FeatureSet) -> FeatureSet:
+        lacking = [name for name in features.ids or ("rows without ids",) if name not in place]
+        if lacking:
+            raise DataError(
+                f"--resource keys={keys.spec}: that backbone has no features of {lacking[0]}; compute them "
+                "for the same images"
+            )
+        made = torch.stack([place[name][0].features[place[name][1]] for name in features.ids])
+        return replace(features, features=made.to(features.features.device), views=None, parts=None, parts_mask=None)
+
+    return rows
+
+
+def batch_of(features: FeatureSet, rows: Rows) -> Batch:
+    """Support or val as they are predicted."""
+    return Batch(features=features.features, ids=features.ids, keys=rows(features).features)
 
 
 def cache_keys(support: FeatureSet, views: int) -> Tensor:
@@ -260,13 +340,13 @@ def search_cache(
     Returns:
         (beta, alpha, gamma), and their score.
     """
-    sums, inside = _ClassSums(keys, values, gammas, exponent), len(alphas)
+    sums, inside = ClassSums(keys, values, gammas, exponent), len(alphas)
     alphas = (*alphas, *beyond)
     scaled = [alpha * alpha_factor for alpha in alphas]
     with torch.no_grad():
         if labels.ndim == 1:
             weights = row_weights(labels) if balanced else None
-            sweep = _sweep_intervals if _is_large(keys, values) else _sweep_accuracy
+            sweep = sweep_interpolated if _is_large(keys, values) else _sweep_accuracy
             scores = sweep(sums, queries, labels, zero_shot, betas, scaled, weights)  # (B, A, G)
         else:
             scores = _sweep_auroc(sums, queries, labels, zero_shot, betas, scaled)
@@ -292,7 +372,7 @@ def search_notes(keys: Tensor, values: Tensor, score: float | None) -> list[str]
     return [f"class sums of {len(keys):,} cache keys are interpolated between the betas searched, to {TOLERANCE:.0e}"]
 
 
-class _ClassSums:
+class ClassSums:
     """exp(-beta (1 - A)) summed into classes, laid out (C, G, rows) so that all later reductions run over rows at once.
 
     Where each key has one class, keys are put into (C, K) slots, the empty ones with weight 0, and a small product a
@@ -317,6 +397,10 @@ class _ClassSums:
         """How many val rows fit the budget at once."""
         floats = 2 * len(self.keys) + 3 * self.num_classes * self.num_gammas
         return max(1, budget // (4 * floats))
+
+    def rows_in_cache(self) -> int:
+        """How many val rows have class sums at one beta that fill a block, within the budget."""
+        return max(1, min(self.rows_within(BUDGET), BLOCK // (self.num_classes * self.num_gammas)))
 
     def affinity(self, queries: Tensor) -> Tensor:
         """(S, V) cosines minus 1."""
@@ -350,7 +434,7 @@ def _slots(values: Tensor) -> tuple[Tensor, Tensor] | None:
     return index, filled
 
 
-def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas, weights: Tensor | None) -> np.ndarray:
+def _sweep_accuracy(sums: ClassSums, queries, labels, zero_shot, betas, alphas, weights: Tensor | None) -> np.ndarray:
     """(B, A, G) accuracies. Rows are independent, so each block of them is swept whole and counts are added."""
     counted = torch.long if weights is None else torch.double
     right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=counted, device=queries.device)
@@ -385,79 +469,7 @@ def _right(rival, true_zero_shot, cache, true_cache, alphas: Tensor, truth) -> T
     return right
 
 
-def _sweep_intervals(sums: _ClassSums, queries, labels, zero_shot, betas, alphas, weights: Tensor | None) -> np.ndarray:
-    """(B, A, G) accuracies of a large cache.
-
-    With z zero-shot logits, k class sums and t the true class, an image is right where (z_c - z_t) / alpha < k_t - k_c
-    for each other class c: 1 / alpha lies above the largest quotient of k_t - k_c and z_c - z_t of classes behind by
-    zero-shot, and below the smallest of those ahead. Sums are relative to what the nearest key adds.
-    """
-    right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=torch.double, device=queries.device)
-    smallest, largest = torch.finfo(zero_shot.dtype).tiny, torch.finfo(zero_shot.dtype).max
-    inverse = 1 / torch.tensor(alphas, dtype=zero_shot.dtype, device=queries.device).clamp(min=smallest)  # (A,)
-    of_beta = torch.tensor(betas, dtype=zero_shot.dtype, device=queries.device)
-    classes = torch.arange(sums.num_classes, device=queries.device)[:, None]  # (C, 1)
-    for rows in torch.arange(len(queries), device=queries.device).split(_rows_of_block(sums)):
-        affinity, truth, base = sums.affinity(queries[rows]), labels[rows][None], zero_shot[rows].T  # (S, V), (1, V)
-        nearest = affinity.amax(dim=0)  # (V,)
-        affinity -= nearest
-        nodes, mixture = chebyshev(betas, -float(affinity.min()))  # (M,), (B, M)
-        buffer = torch.empty_like(affinity)
-        cache = torch.stack([sums.at(affinity, node, buffer) for node in nodes])  # (M, C, G, V)
-        lead = cache.gather(1, truth[None, :, None].expand(len(cache), 1, *cache.shape[2:])) - cache
-        ahead = base - base.gather(0, truth)  # (C, V)
-        ahead[(ahead == 0) & (classes < truth)] = smallest  # of equal logits the first class is taken
-        is_ahead = (ahead > 0)[:, None]  # (C, 1, V)
-        factor = (-1 / ahead.abs().clamp(min=smallest))[:, None]
-        below, above = factor.masked_fill(is_ahead, 0), -factor.masked_fill(~is_ahead, 0)
-        none = torch.zeros_like(above).masked_fill(~is_ahead, torch.inf)
-        start = 0
-        for some in torch.from_numpy(mixture).to(lead).split(BETAS_AT_ONCE):
-            leads = (some @ lead.flatten(1)).view(-1, *lead.shape[1:])  # (b, C, G, V)
-            upper = torch.addcmul(none, leads, above).amin(dim=1)  # (b, G, V)
-            lower = leads.mul_(below).amax(dim=1)
-            end = start + len(some)
-            relative = inverse[:, None, None, None] * torch.exp(-of_beta[start:end, None] * nearest)[:, None]
-            relative.clamp_(max=largest)  # of an alpha of 0
-            each = ((relative > lower) & (relative < upper)).double()  # (A, b, G, V)
-            counts = each.sum(dim=-1) if weights is None else each @ weights[rows]  # (A, b, G)
-            right[start:end] += counts.transpose(0, 1)
-            start = end
-    return right.cpu().numpy() / len(queries)
-
-
-def _rows_of_block(sums: _ClassSums) -> int:
-    """Rows of val whose class sums at one beta fill a block, within the budget."""
-    return max(1, min(sums.rows_within(BUDGET), BLOCK // (sums.num_classes * sums.num_gammas)))
-
-
-def chebyshev(points: Sequence[float], spread: float) -> tuple[list[float], np.ndarray]:
-    """Nodes between the ends of some points, and by what mixture of values there exp(-s x) is told at the points.
-
-    Args:
-        points: B numbers of 0 or more.
-        spread: the largest s.
-
-    Returns:
-        M nodes and (B, M) float64; for each s from 0 to `spread` the mixture errs by `TOLERANCE` at most. The Chebyshev
-        coefficients of exp(-s x) are 2 I_k(s r) exp(-s m), with r half the range and m >= r its middle; interpolation
-        at M nodes errs by twice those from M on (Trefethen, Approximation Theory and Approximation Practice, 2013).
-    """
-    from scipy.special import ive
-
-    low, high = min(points), max(points)
-    half, middle = (high - low) / 2, (high + low) / 2
-    orders = np.arange(MOST_NODES)
-    tails = 4 * ive(orders[:, None], half * np.linspace(0, spread, 16)).max(axis=1)[::-1].cumsum()[::-1]
-    count = int(np.argmax(tails <= TOLERANCE)) if tails[-1] <= TOLERANCE else MOST_NODES
-    angles = (np.arange(count) + 0.5) * np.pi / count
-    place = np.arccos(np.clip((np.asarray(points) - middle) / (half or 1.0), -1, 1))  # (B,)
-    harmonics = np.arange(1, count)
-    mixture = (1 + 2 * np.cos(np.outer(place, harmonics)) @ np.cos(np.outer(harmonics, angles))) / count
-    return (middle + half * np.cos(angles)).tolist(), mixture
-
-
-def _sweep_auroc(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:
+def _sweep_auroc(sums: ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:
     """(B, A, G) macro AUROCs."""
     base, truth = zero_shot.T, labels.T  # (C, V)
     several = torch.tensor(alphas, dtype=zero_shot.dtype, device=queries.device)[:, None, None, None]  # (A, 1, 1, 1)
@@ -470,7 +482,7 @@ def _sweep_auroc(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) ->
     return torch.cat(scores).view(len(betas), len(alphas), -1).cpu().numpy()
 
 
-def _whole_sums(sums: _ClassSums, queries: Tensor, betas: Sequence[float]) -> Iterator[Tensor]:
+def _whole_sums(sums: ClassSums, queries: Tensor, betas: Sequence[float]) -> Iterator[Tensor]:
     """(C, G, V) of each beta; the affinity is kept where it fits the budget, else made again block by block."""
     blocks = queries.split(sums.rows_within(BUDGET))
     kept = sums.affinity(queries) if len(blocks) == 1 else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..published_sets import set_name
-
 APE_WIDTH = 1024  # of RN50, for which APE's channel counts were published
 
 
@@ -44,7 +42,10 @@ class ProKeRSetting:
     steps: tuple[int, int] = (20, 10)
 
 
-TIP = {
+# None stands for sets without a published setting.
+
+TIP_SETTINGS = {
+    None: TipSetting(),
     "caltech101": TipSetting((12, 5), 3),
     "dtd": TipSetting((13, 13), 2),
     "eurosat": TipSetting((12, 10), 2, epochs=100),
@@ -58,7 +59,8 @@ TIP = {
     "ucf101": TipSetting((7, 3), 3),
 }
 
-APE = {
+APE_SETTINGS = {
+    None: ApeSetting(),
     "caltech101": ApeSetting(alpha=1, top_q=800, w=(0.5, 0.5), train_top_q=900),
     "dtd": ApeSetting(alpha=3, top_q=400, w=(0.5, 0.5), train_top_q=700, epochs=20),
     "eurosat": ApeSetting((30, 5, 1.5), alpha=1, top_q=700, w=(0.9, 0.1), train_top_q=900, epochs=200),
@@ -74,8 +76,8 @@ APE = {
     "ucf101": ApeSetting((10, 7, 1.5), alpha=2, top_q=700, w=(0.3, 0.7), train_top_q=800, eps=2e-3),
 }
 
-
-PROKER = {
+PROKER_SETTINGS = {
+    None: ProKeRSetting(),
     "caltech101": ProKeRSetting(),
     "dtd": ProKeRSetting((0.1, 10), (0.001, 10), (20, 100)),
     "eurosat": ProKeRSetting(steps=(20, 100)),
@@ -88,18 +90,3 @@ PROKER = {
     "sun397": ProKeRSetting((0.1, 10), (0.01, 10), (20, 10)),
     "ucf101": ProKeRSetting(),
 }
-
-
-def tip_setting(preset: str | None) -> TipSetting:
-    """Tip-Adapter's setting of a set; for None, of a set without a published one."""
-    return TipSetting() if preset is None else TIP[set_name(preset)]
-
-
-def ape_setting(preset: str | None) -> ApeSetting:
-    """APE's setting of a set; for None, of a set without a published one."""
-    return ApeSetting() if preset is None else APE[set_name(preset)]
-
-
-def proker_setting(preset: str | None) -> ProKeRSetting:
-    """ProKeR's setting of a set, of RN50; for None, of a set without a published one."""
-    return ProKeRSetting() if preset is None else PROKER[set_name(preset)]

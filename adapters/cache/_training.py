@@ -21,8 +21,7 @@ from ...core.training import (
     keep_best,
     train_epochs,
 )
-from ._cache_model import Axis, search_as
-from ._keyed import as_they_are, batch_of
+from ._cache_model import Axis, as_they_are, batch_of, search_as
 
 SELECT = ("best_val", "last")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...core.contracts import PUBLISHED
 from ...core.metrics import best_setting, row_weights
-from ._cache_model import BLOCK, BUDGET, _ClassSums
+from ._cache_model import BLOCK, BUDGET, ClassSums
 
 TINY = 1e-20  # a smaller slope counts as none, so that no reciprocal overflows
 
@@ -52,7 +52,7 @@ def search_two_terms(
     Returns:
         (alpha, beta, gamma), and their accuracy.
     """
-    sums = _ClassSums(keys, values, (0.0,), None)
+    sums = ClassSums(keys, values, (0.0,), None)
     weights = row_weights(labels) if balanced else None
     counted = torch.long if weights is None else torch.double
     right = torch.zeros(len(alphas), len(betas), len(gammas), dtype=counted, device=queries.device)

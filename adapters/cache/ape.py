@@ -28,7 +28,7 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._presets import APE_WIDTH, ape_setting
+from ._presets import APE_SETTINGS, APE_WIDTH
 
 AXES = ("beta", "alpha", "gamma")
 SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
@@ -115,7 +115,7 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
                 ties=self.ties,
             )
 
-        chosen, words, score = choose(grid_axes(self, AXES, ape_setting(self.preset)), selection, search)
+        chosen, words, score = choose(grid_axes(self, AXES, APE_SETTINGS[self.preset]), selection, search)
         searched = search_notes(self.keys, self.values, score)
         self._remember(support)
         self.beta_, self.alpha_, self.gamma_ = chosen["beta"], chosen["alpha"], chosen["gamma"]
@@ -124,7 +124,7 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
 
     def _remember(self, support) -> None:
         """Channels, refined keys, values and each key's divergence."""
-        setting = ape_setting(self.preset)
+        setting = APE_SETTINGS[self.preset]
         keys = cache_keys(support, self.views)  # (N, D)
         one_hot = one_hot_values(support, len(self.text))  # (N, C)
         top_q = self.top_q or max(1, round(setting.top_q / APE_WIDTH * support.dim))

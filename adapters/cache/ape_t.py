@@ -26,7 +26,7 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._presets import APE_WIDTH, ape_setting
+from ._presets import APE_SETTINGS, APE_WIDTH
 from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
 from .ape import channel_criterion, select_channels
 
@@ -106,7 +106,7 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         base, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
-        axes = grid_axes(self, AXES, ape_setting(self.preset))
+        axes = grid_axes(self, AXES, APE_SETTINGS[self.preset])
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
         given = {"base": base, "seed": seed, "seen": views_of_training(self, support, backbone, resources, seed)}
@@ -147,12 +147,12 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
         return kept
 
     def _choose_channels(self, text: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        top_q = self.top_q or max(1, round(ape_setting(self.preset).train_top_q / APE_WIDTH * text.shape[1]))
+        top_q = self.top_q or max(1, round(APE_SETTINGS[self.preset].train_top_q / APE_WIDTH * text.shape[1]))
         images = (keys, values) if self.criterion == "image_text" else ()
         return select_channels(channel_criterion(text, self.w, *images), top_q)  # (Q,)
 
     def _schedule(self, support, seed, stop) -> Schedule:
-        setting = ape_setting(self.preset)
+        setting = APE_SETTINGS[self.preset]
         published_eps = setting.few_shot_eps if support.shots <= 2 and setting.few_shot_eps else setting.eps
         return Schedule(
             self.epochs or setting.epochs,

@@ -15,9 +15,8 @@ from ...core.contracts import Batch, ByExample, FeatureSet, FitReport, PooledVie
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting, class_weights, val_score
 from ..published_sets import WithPreset
-from ._cache_model import Axis, cache_logits, choose, example_logits
-from ._keyed import Keyed, Rows
-from ._presets import proker_setting
+from ._cache_model import Axis, Keyed, Rows, cache_logits, choose, example_logits
+from ._presets import PROKER_SETTINGS
 
 BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.05)), (1, (3.0, 0.05)))
 """Beta and lambda that the authors found on ImageNet, from so many shots on, and take to other sets."""
@@ -140,7 +139,7 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
         return replace(selection, val=None, words=words)
 
     def _axes(self, support: FeatureSet) -> tuple[Axis, Axis]:
-        setting = proker_setting(self.preset)
+        setting = PROKER_SETTINGS[self.preset]
         ends = self.search_beta or setting.beta, self.search_penalty or setting.penalty
         steps = self.search_step or setting.steps
         grids = [tuple(np.linspace(*end, step).tolist()) for end, step in zip(ends, steps)]

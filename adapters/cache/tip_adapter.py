@@ -12,6 +12,7 @@ from ...core.data import selection_split
 from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,
+    Keyed,
     cache_keys,
     cache_logits,
     cache_values,
@@ -24,8 +25,7 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._keyed import Keyed
-from ._presets import tip_setting
+from ._presets import TIP_SETTINGS
 
 AXES = ("beta", "alpha")
 
@@ -96,7 +96,7 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
         support, rows, notes = self.take_keys(resources, support)
         selection = selection_split(support, val, seed)
         self._remember(rows(selection.train))
-        axes = grid_axes(self, AXES, tip_setting(self.preset))
+        axes = grid_axes(self, AXES, TIP_SETTINGS[self.preset])
         chosen, words, score = choose(axes, selection, search_as(self, selection, rows))
         notes = [*(notes or [keys_note(support, self.views)]), *search_notes(self.keys, self.values, score)]
         self._remember(rows(support))

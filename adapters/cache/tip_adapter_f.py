@@ -15,6 +15,9 @@ from ...core.training import label_loss, training_features, views_of_training
 from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,
+    Keyed,
+    Rows,
+    as_they_are,
     cache_keys,
     cache_logits,
     cache_values,
@@ -24,8 +27,7 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._keyed import Keyed, Rows, as_they_are
-from ._presets import tip_setting
+from ._presets import TIP_SETTINGS
 from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
 
 AXES = ("beta", "alpha")
@@ -107,7 +109,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
-        axes = grid_axes(self, AXES, tip_setting(self.preset))
+        axes = grid_axes(self, AXES, TIP_SETTINGS[self.preset])
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         support, rows, notes = self.take_keys(resources, support)
         selection = selection_split(support, val, seed)
@@ -133,7 +135,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
             queries = images if compared is support else training_features(compared, index, self.views, epoch)
             return criterion(self._unit_logits(images, queries), support.labels[index])
 
-        epochs = self.epochs or tip_setting(self.preset).epochs
+        epochs = self.epochs or TIP_SETTINGS[self.preset].epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
         of_val = None if val is None else (val.unit, rows(val).unit)
         score = None if val is None else lambda: val_score(self._unit_logits(*of_val), val.labels, self.balanced)

@@ -5,8 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "channels": "widened",
-        "checkpoints": "fit_weights read_checkpoint resize_positions unsized",
+        "checkpoints": "fit_weights read_checkpoint resize_positions",
         "finders": "searched",
         "hf_source": "read_config",
         "hub": "hub_folder",
@@ -15,6 +14,6 @@ __getattr__, __dir__ = lazy_exports(
         "open_clip_source": "check_transformers_config",
         "positions": "ROOTS image_positions insert_after_start tower_of",
         "prompted": "CoupledTokens PromptTokens TowerPrompts attach_prompts start_tokens width_of",
-        "tower_steps": "FEATURE_MAP_DEPTHS attend",
+        "tower_steps": "FEATURE_MAP_DEPTHS attend unsized",
     },
 )

@@ -9,7 +9,7 @@ repeats the three in turn with the same scale ("timm", 2019, github.com/huggingf
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,13 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..contracts.channels import MEAN, TRAINED, InputChannels
+from ..contracts.channels import MEAN, RGB, TRAINED, InputChannels
 from ..contracts.images import CropTransform
 from ..errors import CapabilityError, DataError
 from .positions import ROOTS
 from .preprocessing import Preprocess
 
-RGB = 3
 SEED_LIMIT = 2**31
 
 
@@ -80,13 +79,6 @@ class ChannelPreprocess(CropTransform):
             return pixels
         mean, std = (torch.tensor(side).view(-1, 1, 1) for side in (self.transform.mean, self.transform.std))
         return ((pixels * std + mean - mean.mean()) / std.mean())[: group.shape[-1]]
-
-
-def widened(values: Sequence[float], channels: InputChannels | None) -> tuple[float, ...]:
-    """Means or deviations of red, green and blue -> of all channels."""
-    values = tuple(values)
-    further = 0 if channels is None else len(channels) - RGB
-    return (*values, *[sum(values) / RGB] * further)
 
 
 def input_layer(model: nn.Module, spec: str, count: int = RGB) -> tuple[str, nn.Conv2d]:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import init
-from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
 
 from ..data.verify import FileHashes
 from ..errors import DataError
@@ -30,8 +22,6 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 OURS = "vladapt."
 NAMED = 3
-SPARE_BYTES = 256 << 20
-_innermost: ContextVar[object] = ContextVar("innermost", default=None)
 
 
 def require_file(path: Path, what: str) -> None:
@@ -120,61 +110,6 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path, archi
     model.load_state_dict(state, strict=False)
 
 
-@contextmanager
-def sized_like(file: Path, times: int) -> Iterator[None]:
-    """A context in which modules are built for the weights of a file, whose options may come from anybody: parameters
-    of more than so many times its size are refused before they are filled. Those of backbones that are built inside,
-    which have files of their own, do not count (`unsized`).
-
-    Raises:
-        DataError: more parameters are built.
-    """
-    left = times * file.stat().st_size + SPARE_BYTES
-
-    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-        nonlocal left
-        if parameter is None or _innermost.get() is not token:
-            return
-        left -= parameter.nelement() * parameter.element_size()
-        if left < 0:
-            raise DataError(f"{file}: its model would be far larger than its weights; copy it again, or train it again")
-
-    token = object()
-    outer = _innermost.set(token)
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-        _innermost.reset(outer)
-
-
-class Undrawn(TorchFunctionMode):
-    """A context in which modules are built for weights that fill all of them: their parameters get no random numbers
-    first, which takes longer than reading the file."""
-
-    DRAWS = frozenset(
-        {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, init.normal_, init.uniform_, init.trunc_normal_}
-        | {init.kaiming_uniform_, init.kaiming_normal_, init.xavier_uniform_, init.xavier_normal_, init.orthogonal_}
-    )
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func in self.DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def unsized() -> Iterator[None]:
-    """A context whose parameters belong to another file than that of a `sized_like` around it."""
-    outer = _innermost.set(None)
-    try:
-        yield
-    finally:
-        _innermost.reset(outer)
-
-
 def resize_positions(table: Tensor, grid: tuple[int, int], prefix: int, own: tuple[int, int] | None = None) -> Tensor:
     """Position embeddings (prefix + P, W) of the grid `own`, by default a square, resampled to (prefix + h * w, W)."""
     height, width = grid
@@ -202,18 +137,6 @@ def _few(names: list[str]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def fingerprint(family: str, config: Any, weights: Any, transform: dict[str, Any]) -> str:
-    """16 hex digits.
-
-    Args:
-        config: the architecture, JSON-able.
-        weights: what identifies them: digests of files, or a registry's entry.
-        transform: `Preprocess.spec`.
-    """
-    text = json.dumps([family, config, weights, transform], sort_keys=True, default=str, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_digests(paths: list[Path]) -> list[str]:

@@ -37,11 +37,11 @@ from ..contracts.families import FAMILIES
 from ..contracts.image_size import ImageSize, height_and_width
 from ..errors import ConfigError, DataError, UnknownNameError
 from . import packaged
-from .checkpoints import file_digests, fingerprint, fit_weights, read_checkpoint
+from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .preprocessing import Preprocess
 from .specs import check_packages
 from .tower_steps import ImageTower, TextTower
-from .two_tower import TwoTower
+from .two_tower import TwoTower, fingerprint
 
 PHI = 88.0
 ALIGNED_LOGIT_SCALE = 15.0

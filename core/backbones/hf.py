@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..contracts.image_size import ImageSize, as_image_size
 from ..errors import DataError
-from .checkpoints import copy_files, fingerprint
+from .checkpoints import copy_files
 from .hf_image_only import Dinov2Tower, Dinov3Tower
 from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
 from .hf_towers import (
@@ -34,7 +34,7 @@ from .hf_towers import (
     SiglipTextTower,
 )
 from .tower_steps import ImageTower, TextTower
-from .two_tower import TwoTower
+from .two_tower import TwoTower, fingerprint
 
 TOWERS: dict[str, tuple[type[ImageTower], type[TextTower] | None]] = {
     "clip": (ClipImageTower, ClipTextTower),

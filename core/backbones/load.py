@@ -24,8 +24,7 @@ from .channels import channels_of, divided, facts, input_layer
 from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
-from .published import find_published, licence_line
-from .specs import FILE, family_of, is_fine_tuned, missing_package
+from .specs import FILE, family_of, find_published, is_fine_tuned, licence_line, missing_package
 
 
 def load_backbone(

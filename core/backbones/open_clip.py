@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..contracts.image_size import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
-from .checkpoints import Undrawn, copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
+from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positions
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
 from .open_clip_source import Source, check_transformers_config, described_source, find_source
@@ -43,8 +43,8 @@ from .open_clip_towers import (
     VitTower,
     resnet_grid,
 )
-from .tower_steps import ImageTower, TextTower
-from .two_tower import TwoTower
+from .tower_steps import ImageTower, TextTower, Undrawn, sized_like
+from .two_tower import TwoTower, fingerprint
 
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}

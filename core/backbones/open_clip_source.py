@@ -16,7 +16,7 @@ from .hub import card_licence, hub_file
 from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
 from .openai_weights import is_released, needs_quick_gelu
 from .preprocessing import Preprocess
-from .published import clip_folder
+from .specs import clip_folder
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -15,8 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..contracts.backbone import Block
 from ..errors import CapabilityError, DataError
-from .checkpoints import Undrawn
-from .tower_steps import post_norm_block
+from .tower_steps import Undrawn, post_norm_block
 
 INSTALL = "pip install 'vladapt[embedded]'"
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from ..contracts.image_size import ImageSize, as_image_size, height_and_width
 from ..contracts.images import CropTransform
 from ..errors import ConfigError, DataError
-from .randaugment import randaugment
-from .resizing import center_crop, crop, hflip, normalize_, resize, size_of, to_tensor
 
+Picture = Image.Image | Tensor
 MODES = ("shortest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -34,7 +35,7 @@ class Preprocess(CropTransform):
         mode: "shortest" resizes until S x S is covered, the shortest side to S of a square, and crops the centre;
             "squash" resizes both sides to S.
         resize: what the shortest side is resized to before the crop, where it is more than S; None for S.
-        randaugment: after the random crop and flip, RandAugment on the image in 8 bits (`randaugment.py`).
+        randaugment: after the random crop and flip, RandAugment on the image in 8 bits (`randaugment`).
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
         scale: the share of the area that the random crop keeps, (smallest, largest). The default is that of
             Tip-Adapter and APE, whose keys average such views; CoOp publishes (0.08, 1).
@@ -185,3 +186,116 @@ def _random_box(height: int, width: int, scale, generator) -> tuple[int, int, in
             return int(row * (height - rows + 1)), int(column * (width - columns + 1)), rows, columns
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side, side
+
+
+# Each of these has the result of torchvision's function of that name, to the bit. Importing torchvision costs more than
+# importing torch, since its operators bring torch's compiler; a tower's input needs no more of it than this.
+
+
+def size_of(picture: Picture) -> tuple[int, int]:
+    """(H, W)."""
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return picture.shape[-2], picture.shape[-1]
+
+
+def resize(picture: Picture, size: int | Sequence[int], interpolation: str) -> Picture:
+    """Antialiased where the interpolation has it: a PIL image by Pillow, pixels by torch.
+
+    Args:
+        size: of the shortest side, the other in proportion, or (H, W).
+        interpolation: "bicubic", "bilinear", "nearest" or "lanczos", the last for PIL images only.
+    """
+    height, width = size_of(picture)
+    if isinstance(size, int):
+        longest = int(size * max(height, width) / min(height, width))
+        size = (longest, size) if width <= height else (size, longest)
+    if (height, width) == tuple(size):
+        return picture
+    if isinstance(picture, Image.Image):
+        return picture.resize((size[1], size[0]), Image.Resampling[interpolation.upper()])
+    smooth = interpolation in ("bilinear", "bicubic")
+    align = False if smooth else None
+    return F.interpolate(picture[None], tuple(size), mode=interpolation, align_corners=align, antialias=smooth)[0]
+
+
+def crop(picture: Picture, top: int, left: int, height: int, width: int) -> Picture:
+    """A box that lies within the picture."""
+    if isinstance(picture, Image.Image):
+        return picture.crop((left, top, left + width, top + height))
+    return picture[..., top : top + height, left : left + width]
+
+
+def center_crop(picture: Picture, size: Sequence[int]) -> Picture:
+    """The middle (H, W) of a picture that is at least as large."""
+    (height, width), (rows, columns) = size_of(picture), size
+    return crop(picture, round((height - rows) / 2), round((width - columns) / 2), rows, columns)
+
+
+def hflip(picture: Picture) -> Picture:
+    if isinstance(picture, Image.Image):
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return picture.flip(-1)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """(3, H, W) float32 in 0..1 of an RGB image."""
+    pixels = torch.from_numpy(np.array(image, np.uint8))  # (H, W, 3)
+    return pixels.permute(2, 0, 1).contiguous().float().div(255)
+
+
+def normalize_(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(3, H, W) less the mean of each channel, divided by its standard deviation, in place."""
+    shift, scale = (torch.tensor(values, dtype=pixels.dtype)[:, None, None] for values in (mean, std))
+    return pixels.sub_(shift).div_(scale)
+
+
+# "RandAugment: Practical automated data augmentation with a reduced search space" (Cubuk et al., 2019, arXiv
+# 1909.13719); ranges, and the chance of each operation, are those of "randaugment2" in Dassl, which POMP publishes.
+
+COUNT = 2
+CHANCE = 0.6
+"""Of each operation that was drawn."""
+
+
+def randaugment(image: Image.Image, generator: torch.Generator | None = None) -> Image.Image:
+    """An RGB image through two of 15 operations, each left out at times, as the code that prompt learners share has it.
+
+    Args:
+        generator: fixes what is drawn; None takes torch's own.
+    """
+    for which in torch.randint(len(OPERATIONS), (COUNT,), generator=generator).tolist():
+        chance, strength = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        if chance < CHANCE:
+            operation, low, high = OPERATIONS[which]
+            image = operation(image, low + strength * (high - low))
+    return image
+
+
+def _moved(rows: Callable[[Image.Image, float], tuple[float, ...]]) -> Callable[[Image.Image, float], Image.Image]:
+    """An affine map, black where it looks beyond the image."""
+    return lambda image, value: image.transform(image.size, Image.Transform.AFFINE, rows(image, value))
+
+
+def _enhanced(kind) -> Callable[[Image.Image, float], Image.Image]:
+    return lambda image, value: kind(image).enhance(value)
+
+
+OPERATIONS: tuple[tuple[Callable[[Image.Image, float], Image.Image], float, float], ...] = (
+    (lambda image, _: image, 0, 1),
+    (lambda image, _: ImageOps.autocontrast(image), 0, 1),
+    (lambda image, _: ImageOps.equalize(image), 0, 1),
+    (lambda image, _: ImageOps.invert(image), 0, 1),
+    (lambda image, bits: ImageOps.posterize(image, int(bits)), 4, 8),
+    (lambda image, above: ImageOps.solarize(image, above), 0, 256),
+    (_enhanced(ImageEnhance.Brightness), 0.1, 1.9),
+    (_enhanced(ImageEnhance.Color), 0.1, 1.9),
+    (_enhanced(ImageEnhance.Contrast), 0.1, 1.9),
+    (_enhanced(ImageEnhance.Sharpness), 0.1, 1.9),
+    (lambda image, degrees: image.rotate(degrees), -30, 30),
+    (_moved(lambda _, share: (1, share, 0, 0, 1, 0)), -0.3, 0.3),
+    (_moved(lambda _, share: (1, 0, 0, share, 1, 0)), -0.3, 0.3),
+    (_moved(lambda image, share: (1, 0, share * image.width, 0, 1, 0)), -0.3, 0.3),
+    (_moved(lambda image, share: (1, 0, 0, 0, 1, share * image.height)), -0.3, 0.3),
+)
+"""(image, strength) -> image, and the range of the strength."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
-from .checkpoints import fingerprint
+from .two_tower import fingerprint
 
 HF_KINDS = ("clip", "metaclip_2")
 STRETCHABLE = "CLIP's causal text transformers, of open_clip (without hf_model_name) or of transformers (clip)"

@@ -1,18 +1,30 @@
-"""What an image tower and a text tower are made of, step by step, whatever library built them."""
+"""What an image tower and a text tower are made of, step by step, whatever library built them.
+
+At the end the contexts in which their modules are built.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import init
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from ..contracts.backbone import Block
+from ..errors import DataError
 from .positions import ProjectionMatrix
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
+SPARE_BYTES = 256 << 20
+_innermost: ContextVar[object] = ContextVar("innermost", default=None)
 
 
 class ImageTower:
@@ -225,3 +237,58 @@ def post_norm_block(
 
     parts = {"ln_1": ln_1, "qkv": qkv, "out": out, "ln_2": ln_2, "mlp": mlp}
     return Block(**parts, num_heads=num_heads, forward=forward, module=module)
+
+
+@contextmanager
+def sized_like(file: Path, times: int) -> Iterator[None]:
+    """A context in which modules are built for the weights of a file, whose options may come from anybody: parameters
+    of more than so many times its size are refused before they are filled. Those of backbones that are built inside,
+    which have files of their own, do not count (`unsized`).
+
+    Raises:
+        DataError: more parameters are built.
+    """
+    left = times * file.stat().st_size + SPARE_BYTES
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal left
+        if parameter is None or _innermost.get() is not token:
+            return
+        left -= parameter.nelement() * parameter.element_size()
+        if left < 0:
+            raise DataError(f"{file}: its model would be far larger than its weights; copy it again, or train it again")
+
+    token = object()
+    outer = _innermost.set(token)
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+        _innermost.reset(outer)
+
+
+class Undrawn(TorchFunctionMode):
+    """A context in which modules are built for weights that fill all of them: their parameters get no random numbers
+    first, which takes longer than reading the file."""
+
+    DRAWS = frozenset(
+        {Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, init.normal_, init.uniform_, init.trunc_normal_}
+        | {init.kaiming_uniform_, init.kaiming_normal_, init.xavier_uniform_, init.xavier_normal_, init.orthogonal_}
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def unsized() -> Iterator[None]:
+    """A context whose parameters belong to another file than that of a `sized_like` around it."""
+    outer = _innermost.set(None)
+    try:
+        yield
+    finally:
+        _innermost.reset(outer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -18,11 +20,10 @@ from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.channels import TRAINED, ZERO
 from ..contracts.image_size import ImageSize, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
-from .channels import ChannelPreprocess, input_layer, widen, widened
-from .checkpoints import fingerprint, unsized
+from .channels import ChannelPreprocess, input_layer, widen
 from .positions import ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
-from .tower_steps import ImageTower, TextTower, run
+from .tower_steps import ImageTower, TextTower, run, unsized
 
 if TYPE_CHECKING:
     from ..contracts.channels import InputChannels
@@ -100,11 +101,11 @@ class TwoTower(Backbone):
 
     @property
     def image_mean(self) -> tuple[float, ...]:
-        return widened(self.transform.mean, self.channels)
+        return self.transform.mean if self.channels is None else self.channels.widened(self.transform.mean)
 
     @property
     def image_std(self) -> tuple[float, ...]:
-        return widened(self.transform.std, self.channels)
+        return self.transform.std if self.channels is None else self.channels.widened(self.transform.std)
 
     @property
     def image_size(self) -> ImageSize:
@@ -397,3 +398,15 @@ def _check_numbers(model: nn.Module, spec: str) -> None:
             raise DataError(
                 f"backbone '{spec}': its weight {name} holds {unusable}; copy or download the weights again"
             )
+
+
+def fingerprint(family: str, config: Any, weights: Any, transform: dict[str, Any]) -> str:
+    """16 hex digits.
+
+    Args:
+        config: the architecture, JSON-able.
+        weights: what identifies them: digests of files, or a registry's entry.
+        transform: `Preprocess.spec`.
+    """
+    text = json.dumps([family, config, weights, transform], sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

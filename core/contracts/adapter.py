@@ -263,7 +263,7 @@ class Adapter(ABC):
     @property
     def as_published(self) -> bool:
         """Whether published settings (a preset) are asked for: they go before defaults, not before what is given."""
-        return False
+        return self.options.get("preset") is not None
 
     def settled(self, report: FitReport) -> dict[str, Any]:
         """Options by which another fit does what this one ended with: what it chose, where an option can say it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+RGB = 3
 ZERO, MEAN, TRAINED = "zero", "mean", "trained"
 STARTS = (ZERO, MEAN)
 """How channels beyond the third start in a tower that was trained on three."""
@@ -31,4 +33,8 @@ class InputChannels:
     @property
     def further(self) -> str:
         """Names of the channels after the first three."""
-        return ", ".join(self.names[3:])
+        return ", ".join(self.names[RGB:])
+
+    def widened(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Means or deviations of red, green and blue -> of all channels, further ones with the mean of these."""
+        return (*values, *[sum(values) / RGB] * (len(self) - RGB))

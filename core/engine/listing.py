@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backbones.published import Published, find_published, published
+from ..backbones.specs import Published, find_published, published
 from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
 from ..errors import ConfigError, UnknownNameError, did_you_mean

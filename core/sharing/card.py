@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..backbones.published import NON_COMMERCIAL, alias_of, find_published
+from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
 from ..contracts.domain import Domain
 from ..errors import DataError
 from ..runs.measures import MEASURES

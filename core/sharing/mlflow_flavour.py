@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ..backbones.published import find_published
+from ..backbones.specs import find_published
 from ..contracts.task import Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..recipes.resolve import task_of_run

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ..backbones.hub import REPOSITORY
-from ..backbones.published import NON_COMMERCIAL
+from ..backbones.specs import NON_COMMERCIAL
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..export.package import new_folder

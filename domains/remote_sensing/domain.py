@@ -300,13 +300,13 @@ class RemoteSensing(Domain):
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
         symmetries, scales, haze and light of pictures from above."""
-        from ...core.backbones import widened
         from .transforms import EachPicture, OtherCorpus, SceneAugment
 
         own = tuple(backbone.image_mean), tuple(backbone.image_std)
         wanted = own
         if self.corpus:
-            wanted = tuple(widened(side, backbone.channels) for side in CORPORA[self.corpus])
+            channels, wanted = backbone.channels, CORPORA[self.corpus]
+            wanted = wanted if channels is None else tuple(map(channels.widened, wanted))
         if train:
             return EachPicture(SceneAugment(backbone.image_size, *wanted))
         usual = backbone.preprocess(False)

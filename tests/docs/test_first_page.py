@@ -10,7 +10,7 @@ import typer
 import yaml
 
 import vladapt
-from vladapt.core.backbones.published import find_published
+from vladapt.core.backbones.specs import find_published
 from vladapt.core.registry import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vladapt.core.backbones.published import find_published, published
+from vladapt.core.backbones.specs import find_published, published
 from vladapt.core.contracts.backbone import CAPABILITIES
 from vladapt.core.registry import build_adapter
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...backbones.published import alias_of
+from ...backbones.specs import alias_of
 from ...contracts.recipe import AUTO, Recipe
 
 TABLE = Path(__file__).with_name("published_results.json")

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ...backbones.checkpoints import sized_like
+from ...backbones.tower_steps import sized_like
 from ...contracts.adapter_file import not_finite
 from ...contracts.fitted_run import FittedRun
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vladapt.adapters.cache._presets import APE, TIP, ape_setting, tip_setting
-from vladapt.adapters.published_sets import set_name
+from vladapt.adapters.cache._presets import APE_SETTINGS, TIP_SETTINGS
+from vladapt.adapters.published_sets import SETS, set_name
 from vladapt.core.errors import UnknownNameError
 from vladapt.core.registry import build_adapter
 
@@ -27,11 +27,11 @@ def test_an_unknown_preset_is_answered_with_the_nearest(adapter):
 
 
 def test_every_set_has_both_settings():
-    assert set(TIP) == set(APE) and len(TIP) == 11
+    assert set(TIP_SETTINGS) == set(APE_SETTINGS) == {None, *SETS}
 
 
 def test_sets_without_a_published_setting():
-    tip, ape = tip_setting(None), ape_setting(None)
+    tip, ape = TIP_SETTINGS[None], APE_SETTINGS[None]
     assert (tip.search_scale, tip.alpha) == ((7, 3), 1.17)
     assert (ape.search_scale, ape.alpha, ape.w, ape.epochs) == ((7, 7, 1), 3, (0.5, 0.5), 30)
     assert (round(ape.top_q), round(ape.train_top_q)) == (717, 819)

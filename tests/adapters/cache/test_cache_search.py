@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.adapters.cache import _cache_model
+from vladapt.adapters.cache import _cache_model, _interpolated_search
 from vladapt.adapters.cache._cache_model import grid, search_cache
 from vladapt.core.metrics.selection import val_score
 from vladapt.core.registry import build_adapter
@@ -100,7 +100,7 @@ def test_very_unequal_shots_do_not_pad():
 
 def test_working_memory_is_bounded_by_the_budget():
     *_, keys, values, _ = problem(6, 100, 1600, 2)
-    sums = _cache_model._ClassSums(keys, values, (0.0,), None)
+    sums = _cache_model.ClassSums(keys, values, (0.0,), None)
     rows = sums.rows_within(_cache_model.BUDGET)
     assert 0 < rows * 4 * (2 * 1600 + 3 * 100) <= _cache_model.BUDGET < 300 * 2**20
 
@@ -116,29 +116,30 @@ def test_the_grid_leaves_its_upper_end_out():
 def test_intervals_of_alpha_count_as_each_alpha_does(seed, classes, shots, val):
     queries, labels, zero_shot, keys, values, exponent = problem(seed, classes, classes * shots, val)
     axes, weights = (grid(7, 9), (*grid(5, 6), 80.0)), torch.rand(val).double()
-    sums = _cache_model._ClassSums(keys, values, grid(1, 3, start=0.0), exponent)
+    sums = _cache_model.ClassSums(keys, values, grid(1, 3, start=0.0), exponent)
     for weighted in (None, weights):
         each = _cache_model._sweep_accuracy(sums, queries, labels, zero_shot, *axes, weighted)
-        ours = _cache_model._sweep_intervals(sums, queries, labels, zero_shot, *axes, weighted)
+        ours = _interpolated_search.sweep_interpolated(sums, queries, labels, zero_shot, *axes, weighted)
         assert ours == pytest.approx(each)
 
 
 def test_intervals_of_alpha_take_the_first_of_equal_logits():
     queries, _, zero_shot, keys, _, _ = problem(0, 3, 6, 8)
     zero_shot = torch.cat([zero_shot[:, :2], zero_shot[:, :2]], dim=1)
-    sums = _cache_model._ClassSums(torch.cat([keys[:2], keys[:2]]), torch.eye(4), (0.0,), None)
+    sums = _cache_model.ClassSums(torch.cat([keys[:2], keys[:2]]), torch.eye(4), (0.0,), None)
     for labels in (torch.zeros(8, dtype=torch.long), torch.full((8,), 2), torch.full((8,), 3)):
-        each = _cache_model._sweep_accuracy(sums, queries, labels, zero_shot, grid(7, 5), (0.0, 0.5, 3.0), None)
-        ours = _cache_model._sweep_intervals(sums, queries, labels, zero_shot, grid(7, 5), (0.0, 0.5, 3.0), None)
+        axes = grid(7, 5), (0.0, 0.5, 3.0)
+        each = _cache_model._sweep_accuracy(sums, queries, labels, zero_shot, *axes, None)
+        ours = _interpolated_search.sweep_interpolated(sums, queries, labels, zero_shot, *axes, None)
         assert (ours == each).all()
 
 
 def test_a_large_cache_is_summed_at_few_betas(monkeypatch):
     """The same choice as by sums at each of the 200 betas, at a tenth of the exponentials."""
     task, betas = problem(7, 20, 160, 60)[:5], []
-    at = _cache_model._ClassSums.at
+    at = _cache_model.ClassSums.at
     monkeypatch.setattr(
-        _cache_model._ClassSums, "at", lambda self, a, beta, b: betas.append(beta) or at(self, a, beta, b)
+        _cache_model.ClassSums, "at", lambda self, a, beta, b: betas.append(beta) or at(self, a, beta, b)
     )
     exact, summed = search_cache(*task, grid(7, 200), grid(3, 20)), len(betas)
     monkeypatch.setattr(_cache_model, "MOST_KEYS", 100)
@@ -162,10 +163,10 @@ def test_a_fit_says_that_it_interpolated(make_task, monkeypatch, name):
     ("points", "spread"), [(grid(7, 200), 2.0), (grid(3, 10), 0.4), ((1.5,), 1.0), ((40.0, 0.0), 2.0)]
 )
 def test_mixtures_of_chebyshev_nodes_are_exponentials(points, spread):
-    nodes, mixture = _cache_model.chebyshev(points, spread)
+    nodes, mixture = _interpolated_search.chebyshev(points, spread)
     s = np.linspace(0, spread, 101)
     found = mixture @ np.exp(-np.outer(nodes, s))
-    assert np.abs(found - np.exp(-np.outer(points, s))).max() <= _cache_model.TOLERANCE
+    assert np.abs(found - np.exp(-np.outer(points, s))).max() <= _interpolated_search.TOLERANCE
 
 
 def test_zeros_of_the_values_of_a_large_cache_are_passed_over(monkeypatch):

@@ -10,7 +10,7 @@ from parity_checks.cache import proker
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vladapt.adapters.cache import proker as proker_file
-from vladapt.adapters.cache._presets import PROKER
+from vladapt.adapters.cache._presets import PROKER_SETTINGS
 from vladapt.adapters.published_sets import SETS
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.errors import ConfigError
@@ -155,7 +155,7 @@ def test_many_rows_are_not_searched_but_with_a_preset(make_task, monkeypatch):
 
 
 def test_every_set_of_the_protocol_has_its_grid(make_task):
-    assert PROKER.keys() == set(SETS)
+    assert PROKER_SETTINGS.keys() == {None, *SETS}
     axes = build_adapter("proker", preset="Flowers102")._axes(make_task().support)
     assert [(axis.grid[0], axis.grid[-1], len(axis.grid)) for axis in axes] == [(0.1, 10.0, 20), (0.001, 10.0, 100)]
     general = build_adapter("proker")._axes(make_task().support)

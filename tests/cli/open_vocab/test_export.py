@@ -23,11 +23,13 @@ vision = dict(type="ResNet", depth=18, base_channels=8, num_stages=4, out_indice
               norm_cfg=dict(type="GN", num_groups=2))
 """
 WITHOUT_POSITIONS = {
-    "segmentation": TOWER + """
+    "segmentation": TOWER
+    + """
 model.update(backbone=vision)
 model["decode_head"].update(in_channels=[8, 16, 32, 64], feature_strides=[4, 8, 16, 32])
 """,
-    "detection": TOWER + """
+    "detection": TOWER
+    + """
 model.update(backbone=vision, neck=dict(type="FPN", in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5))
 model["bbox_head"]["anchor_generator"].update(strides=[4, 8, 16, 32, 64])
 """,

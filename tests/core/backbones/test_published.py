@@ -8,7 +8,7 @@ import pytest
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.backbones.open_clip import image_capabilities, text_capabilities
-from vladapt.core.backbones.published import TABLE, find_published, licence_line, models_folder, published
+from vladapt.core.backbones.specs import TABLE, find_published, licence_line, models_folder, published
 from vladapt.core.contracts.families import FAMILIES
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 

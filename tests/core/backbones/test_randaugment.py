@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.backbones.randaugment import OPERATIONS, randaugment
+from vladapt.core.backbones.preprocessing import OPERATIONS, Preprocess, randaugment
 
 PLAIN = Preprocess(16, (0.0,) * 3, (1.0,) * 3, train=True)
 

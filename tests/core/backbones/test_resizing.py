@@ -5,7 +5,7 @@ import torchvision.transforms.functional as F
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from vladapt.core.backbones.resizing import center_crop, crop, hflip, normalize_, resize, to_tensor
+from vladapt.core.backbones.preprocessing import center_crop, crop, hflip, normalize_, resize, to_tensor
 
 SIZES = [(31, 45), (45, 31), (24, 24), (90, 13)]
 

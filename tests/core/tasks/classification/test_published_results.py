@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vladapt.core.backbones.published import alias_of, published
+from vladapt.core.backbones.specs import alias_of, published
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import catalogue
 from vladapt.core.tasks.classification.protocols import PROTOCOLS
