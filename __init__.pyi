@@ -10,38 +10,37 @@ from .core.backbones.load import load_backbone as load_backbone
 from .core.contracts.adapter import Adapter as Adapter
 from .core.contracts.adapter import FitReport as FitReport
 from .core.contracts.backbone import Backbone as Backbone
-from .core.contracts.channels import InputChannels as InputChannels
 from .core.contracts.domain import Domain as Domain
-from .core.contracts.domain import DomainData as DomainData
-from .core.contracts.domain import Item as Item
-from .core.contracts.evaluated import Evaluated as Evaluated
-from .core.contracts.exported import Exported as Exported
+from .core.contracts.domain import Metric as Metric
 from .core.contracts.features import Batch as Batch
 from .core.contracts.features import FeatureSet as FeatureSet
 from .core.contracts.features import TextClassifier as TextClassifier
+from .core.contracts.images import InputChannels as InputChannels
+from .core.contracts.items import Boxes as Boxes
+from .core.contracts.items import Captions as Captions
+from .core.contracts.items import DomainData as DomainData
+from .core.contracts.items import Identity as Identity
+from .core.contracts.items import Item as Item
+from .core.contracts.items import Label as Label
+from .core.contracts.items import Labels as Labels
+from .core.contracts.items import Mask as Mask
+from .core.contracts.items import Target as Target
+from .core.contracts.judgement import Evaluated as Evaluated
 from .core.contracts.judgement import Judgement as Judgement
 from .core.contracts.judgement import Place as Place
 from .core.contracts.judgement import Record as Record
 from .core.contracts.loss import Loss as Loss
 from .core.contracts.loss import RowLoss as RowLoss
-from .core.contracts.metric import Metric as Metric
 from .core.contracts.options import option as option
 from .core.contracts.outputs import Output as Output
 from .core.contracts.recipe import Recipe as Recipe
-from .core.contracts.targets import Boxes as Boxes
-from .core.contracts.targets import Captions as Captions
-from .core.contracts.targets import Identity as Identity
-from .core.contracts.targets import Label as Label
-from .core.contracts.targets import Labels as Labels
-from .core.contracts.targets import Mask as Mask
-from .core.contracts.targets import Target as Target
 from .core.contracts.task import FitResult as FitResult
 from .core.contracts.task import Task as Task
+from .core.contracts.use import Exported as Exported
 from .core.contracts.use import Predicted as Predicted
 from .core.data.pairs.reading import read_pairs as read_pairs
 from .core.engine.comparison import Comparison as Comparison
 from .core.engine.fit import load_run as load_run
-from .core.engine.push import push as push
 from .core.errors import CapabilityError as CapabilityError
 from .core.errors import ConfigError as ConfigError
 from .core.errors import DataError as DataError
@@ -56,6 +55,7 @@ from .core.registry.build import load_adapter as load_adapter
 from .core.registry.build import load_domain as load_domain
 from .core.runtime.progress import Reporter as Reporter
 from .core.sharing import mlflow_flavour
+from .core.sharing.push import Pushed as Pushed
 from .core.tasks.pretraining.pretrain import PretrainPlan as PretrainPlan
 from .core.tasks.pretraining.pretrain import pretrain as pretrain
 from .core.tasks.retrieval.scoring import evaluate_retrieval as evaluate_retrieval
@@ -68,9 +68,6 @@ def export(
     run: str | Path,
     out: str | Path,
     *,
-    format: str = ...,
-    int8: bool = ...,
-    opset: int | None = ...,
     backbone: str | None = ...,
     domain: Domain | None = ...,
     reporter: Reporter | None = ...,
@@ -80,7 +77,23 @@ def export(
     resources: Mapping[str, str] | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
+    format: str | None = ...,
+    int8: bool | None = ...,
+    opset: int | None = ...,
 ) -> Exported: ...
+
+def push(
+    run: str | Path,
+    repo: str,
+    *,
+    domain: Domain | None = ...,
+    out: str | Path | None = ...,
+    upload: bool | None = ...,
+    public: bool | None = ...,
+    licence: str | None = ...,
+    data_licence: str | None = ...,
+    dataset: str | None = ...,
+) -> Pushed: ...
 
 def fit(
     recipe: Recipe | None = ...,

@@ -1,5 +1,9 @@
 """Types of the public names. Made by `make index`; do not edit."""
 
+from collections.abc import Mapping as Mapping
+from pathlib import Path as Path
+from typing import Any as Any
+
 from . import Adapter as Adapter
 from . import Backbone as Backbone
 from . import Batch as Batch
@@ -62,13 +66,13 @@ from .core.contracts.choices import FreshViews as FreshViews
 from .core.contracts.choices import PooledViews as PooledViews
 from .core.contracts.choices import Searched as Searched
 from .core.contracts.domain import Reading as Reading
-from .core.contracts.domain import check_items as check_items
+from .core.contracts.features import Detection as Detection
 from .core.contracts.images import TrainingImages as TrainingImages
 from .core.contracts.images import TrainingPlace as TrainingPlace
+from .core.contracts.items import check_items as check_items
 from .core.contracts.judgement import JudgedClassifier as JudgedClassifier
 from .core.contracts.options import settle as settle
 from .core.contracts.options import whole_number as whole_number
-from .core.contracts.resources import Detection as Detection
 from .core.contracts.selector import Pool as Pool
 from .core.contracts.selector import Selector as Selector
 from .core.contracts.task import Axes as Axes
@@ -88,17 +92,17 @@ from .core.data.unlabelled import decodable as decodable
 from .core.data.unlabelled import images_of as images_of
 from .core.data.unlabelled import readable as readable
 from .core.data.verify import FileHashes as FileHashes
-from .core.engine.search import search as search
+from .core.engine.search import SearchResult as SearchResult
 from .core.errors import LimitError as LimitError
 from .core.errors import did_you_mean as did_you_mean
-from .core.metrics.class_balance import class_weights as class_weights
-from .core.metrics.class_balance import row_weights as row_weights
 from .core.metrics.classification import classification_metrics as classification_metrics
 from .core.metrics.classification import multilabel_metrics as multilabel_metrics
 from .core.metrics.classification import per_class_table as per_class_table
 from .core.metrics.resampling import exchange_test as exchange_test
 from .core.metrics.retrieval import retrieval_metrics as retrieval_metrics
 from .core.metrics.selection import best_setting as best_setting
+from .core.metrics.selection import class_weights as class_weights
+from .core.metrics.selection import row_weights as row_weights
 from .core.metrics.selection import val_score as val_score
 from .core.metrics.significance import bootstrap_interval as bootstrap_interval
 from .core.metrics.significance import mcnemar as mcnemar
@@ -144,3 +148,21 @@ from .core.training.tower_weights import copy_of as copy_of
 
 SECTIONS: dict[str, dict[str, str]]
 HOMES: dict[str, str]
+
+def search(
+    index: str | Path,
+    text: str | None = ...,
+    *,
+    device: str = ...,
+    domain: Domain | None = ...,
+    reading: Mapping[str, Any] | None = ...,
+    where: Mapping[str, str] | None = ...,
+    image: str | Path | None = ...,
+    weight: float | None = ...,
+    top: int | None = ...,
+    since: str | None = ...,
+    cluster: float | None = ...,
+    blur: bool | None = ...,
+    html: str | Path | None = ...,
+    backbone: str | None = ...,
+) -> SearchResult: ...

@@ -23,7 +23,7 @@ from .core.commands import compare, embed, export, fit, inspect, labels, pretrai
 from .core.commands.options import epilog_of, with_flags, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
-from .core.runtime.stopping import Stops, stops_like_ctrl_c
+from .core.runtime.process import Stops, stops_like_ctrl_c
 
 FAILED = 1
 SPINS = "1000"

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import vladapt
-from vladapt.core.contracts.image_size import height_and_width
+from vladapt.core.contracts.images import height_and_width
 from vladapt.core.export.folder import PIXELS, Session
 from vladapt.core.tasks.classification.exporting import FILES, INT8, Head, Whole
 

@@ -32,9 +32,9 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from vladapt import build_adapter, load_domain
 from vladapt.adapters.selection.auto import CANDIDATES
-from vladapt.core.contracts.draws import Shots
-from vladapt.core.metrics.deciding import deciding_metric
-from vladapt.core.metrics.resampled import corrected_interval
+from vladapt.core.contracts.prepared import Shots
+from vladapt.core.metrics.selection import deciding_metric
+from vladapt.core.metrics.significance import corrected_interval
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.feature_rows import prepared_of

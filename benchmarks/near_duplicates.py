@@ -25,8 +25,7 @@ from PIL import Image
 from usage import print_help
 
 from vladapt.core.data.images import decode_image
-from vladapt.core.data.near_copies import near_copies
-from vladapt.core.data.thumbnails import BYTES, Thumbnails, thumbnail
+from vladapt.core.data.near_copies import BYTES, Thumbnails, near_copies, thumbnail
 from vladapt.core.errors import DataError
 
 SETS = (

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator
 
 from usage import print_help
 
-from vladapt.core.commands.option_index import (
+from vladapt.core.commands.declared import (
     JUDGEMENT,
     Declared,
     doctor_options,
     judgement_options,
     options_of_domain,
 )
-from vladapt.core.contracts.options import Option
+from vladapt.core.contracts.options import Option, options_of
 from vladapt.core.contracts.recipe import KEYS, TRAINED
-from vladapt.core.contracts.task import AXES
+from vladapt.core.contracts.task import Axes
 from vladapt.core.contracts.use import USE
 from vladapt.core.registry import catalogue
 
@@ -47,7 +47,7 @@ OF_DOMAIN = "What its reader takes, then what its tasks take. `vladapt fit --dom
 def main() -> None:
     """Print the page."""
     of_fit = [(_name(each), each.sentence) for each in (*KEYS.values(), *TRAINED.values())]
-    of_comparison = [(_name(each), each.sentence) for each in AXES.values()]
+    of_comparison = [(_name(each), each.sentence) for each in options_of(Axes)]
     of_use = [(_name(each), _commands(each.bounds.commands), each.sentence) for each in USE.values()]
     of_use += [(f"`{each.flag}`", "eval", each.sentence) for each in judgement_options() if each.kind == JUDGEMENT]
     print(HEAD, end="")

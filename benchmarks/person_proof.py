@@ -173,7 +173,6 @@ def warmed(people: PeoplePairs, backbone: Backbone, arguments) -> Backbone:
     return trained(Method("", "clip"), people.by_caption(), backbone, 0, arguments.batch_size, arguments.warm, rate)
 
 
-
 def _decoded_once(data):
     """The same set, whose pictures are drawn once."""
     kept: dict[str, np.ndarray] = {}

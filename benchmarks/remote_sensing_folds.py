@@ -23,7 +23,7 @@ import numpy as np
 from open_vocab import best_constant
 
 import vladapt
-from vladapt.core.contracts.domain import DomainData, Item
+from vladapt.core.contracts.items import DomainData, Item
 from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab.data import write_items
 from vladapt.domains.open_vocab.data.masks import IGNORED

@@ -26,9 +26,8 @@ from usage import print_help
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.verify import FileHashes, drop_unreadable
-from vladapt.core.features.keys import Request
 from vladapt.core.features.store import FeatureStore
-from vladapt.core.features.table import Table
+from vladapt.core.features.table import Request, Table
 
 BACKBONE = SimpleNamespace(fingerprint="drawn features", embed_dim=64, device=torch.device("cpu"))
 TRANSFORM = SimpleNamespace(spec={"resize": 32})

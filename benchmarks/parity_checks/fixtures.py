@@ -206,9 +206,7 @@ class Reference:
         """Our name -> a leaf with a gradient, for our name -> the fixture's."""
         return {ours: self._recorded(theirs).clone().requires_grad_() for ours, theirs in names.items()}
 
-    def check(
-        self, ours, key: str, what: str = "", where: Tensor | None = None, atol: float | None = None
-    ) -> Check:
+    def check(self, ours, key: str, what: str = "", where: Tensor | None = None, atol: float | None = None) -> Check:
         """Our value beside the fixture's tensor `key`, within the tolerance that the fixture gives for it.
 
         Args:

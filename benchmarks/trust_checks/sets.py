@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vladapt import Adapter, FitReport, load_domain
 from vladapt.core.confidence import Calibration
-from vladapt.core.contracts.draws import Shots
 from vladapt.core.contracts.judgement import FIT, Scores
+from vladapt.core.contracts.prepared import Shots
 from vladapt.core.judgements._calibration_rows import calibration_of
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter

@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..contracts.channels import MEAN, RGB, TRAINED, InputChannels
-from ..contracts.images import CropTransform
+from ..contracts.images import MEAN, RGB, TRAINED, CropTransform, InputChannels
 from ..errors import CapabilityError, DataError
 from .positions import ROOTS
 from .preprocessing import Preprocess

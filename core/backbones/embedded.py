@@ -34,7 +34,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..contracts.families import FAMILIES
-from ..contracts.image_size import ImageSize, height_and_width
+from ..contracts.images import ImageSize, height_and_width
 from ..errors import ConfigError, DataError, UnknownNameError
 from . import packaged
 from .checkpoints import file_digests, fit_weights, read_checkpoint

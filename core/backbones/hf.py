@@ -17,7 +17,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from ..contracts.image_size import ImageSize, as_image_size
+from ..contracts.images import ImageSize, as_image_size
 from ..errors import DataError
 from .checkpoints import copy_files
 from .hf_image_only import Dinov2Tower, Dinov3Tower

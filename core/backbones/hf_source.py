@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contracts.image_size import ImageSize, height_and_width
+from ..contracts.images import ImageSize, height_and_width
 from ..errors import ConfigError, DataError
 from .checkpoints import file_digests
 from .hub import REPOSITORY, card_licence, hub_folder

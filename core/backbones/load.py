@@ -15,9 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
-from ..contracts.channels import InputChannels
 from ..contracts.families import FAMILIES
-from ..contracts.image_size import ImageSize, as_image_size, height_and_width
+from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import replacing
 from .channels import channels_of, divided, facts, input_layer

@@ -27,7 +27,7 @@ from open_clip import model as models
 from open_clip import tokenizer as tokenizers
 from torch import Tensor, nn
 
-from ..contracts.image_size import ImageSize, height_and_width
+from ..contracts.images import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
 from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positions

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.image_size import ImageSize, as_image_size
+from ..contracts.images import ImageSize, as_image_size
 from ..errors import ConfigError, DataError, UnknownNameError, alternatives, did_you_mean
 from .checkpoints import file_digests, require_file
 from .hub import card_licence, hub_file

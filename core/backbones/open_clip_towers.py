@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Block
-from ..contracts.image_size import ImageSize, height_and_width
+from ..contracts.images import ImageSize, height_and_width
 from .checkpoints import resize_positions
 from .hf_towers import bert_block
 from .positions import ImagePositions, ProjectionMatrix

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from ..contracts.image_size import ImageSize, as_image_size, height_and_width
-from ..contracts.images import CropTransform
+from ..contracts.images import CropTransform, ImageSize, as_image_size, height_and_width
 from ..errors import ConfigError, DataError
 
 Picture = Image.Image | Tensor

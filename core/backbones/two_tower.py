@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
-from ..contracts.channels import TRAINED, ZERO
-from ..contracts.image_size import ImageSize, as_image_size, height_and_width, size_in_words
+from ..contracts.images import TRAINED, ZERO, ImageSize, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
 from .channels import ChannelPreprocess, input_layer, widen
 from .positions import ProjectionMatrix, insert_after_start
@@ -26,7 +25,7 @@ from .preprocessing import Preprocess
 from .tower_steps import ImageTower, TextTower, run, unsized
 
 if TYPE_CHECKING:
-    from ..contracts.channels import InputChannels
+    from ..contracts.images import InputChannels
     from .joint_parts import JointParts
     from .prompted import TowerPrompts
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.recipe import DATA, OUTPUT
-from .options import Debug, FromAxes, FromRecipe, Given, Json, Out
+from ..contracts.task import Axes
+from .options import Debug, FromOptions, FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, print_json, reporter, show_table
 
 SHARED = "domain task backbone device amp batch_size workers recipe config sets resource classes protocol preset redact"
@@ -15,7 +16,7 @@ SHARED = "domain task backbone device amp batch_size workers recipe config sets 
 
 
 def compare(
-    axes: Annotated[dict[str, Any], FromAxes()],
+    axes: Annotated[dict[str, Any], FromOptions(Axes)],
     given: Annotated[Given, FromRecipe(SHARED)],
     data: Annotated[
         list[str] | None, typer.Option(help="Data set, or `sample`. Repeatable.", rich_help_panel=DATA)
@@ -42,7 +43,7 @@ def compare(
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
-    from ..recipes.early import check_names
+    from ..recipes.resolve import check_names
     from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]

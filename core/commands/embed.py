@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..contracts.use import USE
-from .options import Debug, FromRecipe, Given, Json
+from ..engine.options import EmbedOptions
+from .options import Debug, FromOptions, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 ENCODED = "domain task data backbone device amp batch_size workers sets"
@@ -17,15 +18,10 @@ ENCODED = "domain task data backbone device amp batch_size workers sets"
 def embed(
     out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz.")],
     given: Annotated[Given, FromRecipe(ENCODED, {"batch_size": USE["batch_size"].sentence})],
+    how: Annotated[dict[str, Any], FromOptions(EmbedOptions)],
     images: Annotated[
         list[str] | None, typer.Argument(help="Image files or folders; by default the data set of --data.")
     ] = None,
-    parts: Annotated[
-        bool, typer.Option("--parts", help="Also write the features of each frame, slice or window of a sample.")
-    ] = False,
-    patch_tokens: Annotated[
-        bool, typer.Option("--patch-tokens", help="Also store the features of all patches, for methods that use them.")
-    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -35,10 +31,8 @@ def embed(
     """
     from ..engine.embed import embed as engine_embed
 
-    recipe = given.recipe()
-    written = engine_embed(
-        recipe, out, images=images or (), parts=parts, patch_tokens=patch_tokens, reporter=reporter()
-    )
+    written = engine_embed(given.recipe(), out, images=images or (), reporter=reporter(), **how)
+    patch_tokens = how.get("patch_tokens")
     if as_json:
         told = {**vars(written), "skipped": [list(pair) for pair in written.skipped]}
         print_json({name: value for name, value in told.items() if patch_tokens or name != "patches_stored"})

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Debug, FromUse, Json, OwnBackbone, Run
+from ..contracts.use import ExportWishes
+from .options import Debug, FromOptions, FromUse, Json, OwnBackbone, Run
 from .tables import echo, echo_notes, print_json, reporter
 
 
@@ -14,11 +15,7 @@ def export(
     run: Run,
     how: Annotated[dict[str, Any], FromUse("export")],
     out: Annotated[str, typer.Option(metavar="DIR", help="New folder for the graphs.")],
-    format: Annotated[str, typer.Option(metavar="onnx", help="Format of the graphs.")] = "onnx",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Also write an 8-bit graph, which predict.py then uses.")
-    ] = False,
-    opset: Annotated[int | None, typer.Option(metavar="N", help="Version of ONNX's operators; by default 18.")] = None,
+    graph: Annotated[dict[str, Any], FromOptions(ExportWishes)],
     backbone: OwnBackbone = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -29,8 +26,7 @@ def export(
     """
     from ..engine.export import export as engine_export
 
-    graph = {"format": format, "int8": int8, "opset": opset}
-    made = engine_export(run, out, **graph, backbone=backbone, reporter=reporter(), **how)
+    made = engine_export(run, out, backbone=backbone, reporter=reporter(), **graph, **how)
     if as_json:
         print_json({"export": str(made.folder), "files": [file.name for file in made.files], **made.facts})
         return

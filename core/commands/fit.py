@@ -11,7 +11,7 @@ from ..contracts.recipe import OUTPUT, Recipe, as_flag
 from ..contracts.use import USE
 from ..errors import ConfigError
 from ..registry.catalogue import is_place
-from ..runtime.timing import Timing, timed
+from ..runtime.progress import Timing, timed
 from .options import Debug, FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
 from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
@@ -33,7 +33,7 @@ def fit(
 
     Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
-    from ..recipes.early import check_recipe
+    from ..recipes.resolve import check_recipe
 
     resolved = given.recipe()
     if (place := resolved.adapter_name) is not None and is_place(place):
@@ -120,7 +120,7 @@ def evaluate(
 
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
-    from ..recipes.early import check_run
+    from ..recipes.resolve import check_run
 
     check_run(run)
     from ..engine.fit import evaluate as engine_evaluate
@@ -183,10 +183,10 @@ def predict(
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
-    from ..recipes.early import check_run
+    from ..recipes.resolve import check_run
 
     check_run(run)
-    from ..contracts.own_files import OwnFiles
+    from ..contracts.domain import OwnFiles
     from ..engine.fit import predict as engine_predict
     from ..engine.fit import task_of_run
     from ..runs.folder import Run

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..contracts.use import USE
+from ..engine.options import SelectOptions
 from ..errors import ConfigError
-from .options import Debug, FromRecipe, Given, Json
+from .options import Debug, FromOptions, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 if TYPE_CHECKING:
@@ -31,16 +32,7 @@ HELPS = {
 def select(
     out: Annotated[str, typer.Option(help="File to write, .csv: the images to label.")],
     given: Annotated[Given, FromRecipe(KEYS, HELPS)],
-    budget: Annotated[int | None, typer.Option(metavar="N", help="How many images to label; 50 by default.")] = None,
-    method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How they are chosen (`vladapt list selectors`); by default pcb.")
-    ] = None,
-    labelled: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Labels that `vladapt label` has written so far; their images are not listed again."
-        ),
-    ] = None,
+    how: Annotated[dict[str, Any], FromOptions(SelectOptions)],
     wrong_labels: Annotated[
         bool, typer.Option("--wrong-labels", help="List the images of a labelled set whose labels look wrong instead.")
     ] = False,
@@ -57,15 +49,13 @@ def select(
     options, others = _options_of_method(given.sets)
     recipe = replace(given, sets=others).recipe()
     if wrong_labels:
-        for_others = {"--method": method, "--labelled": labelled, f"--set {OF_METHOD}": options}
+        budget = how.pop("budget", None)
+        for_others = {**{f"--{name}": value for name, value in how.items()}, f"--set {OF_METHOD}": options}
         if unused := next((flag for flag, value in for_others.items() if value), None):
             raise ConfigError(f"{unused}: not for --wrong-labels; omit it")
         selected = select_wrong_labels(recipe, out, budget=budget, reporter=reporter())
     else:
-        budget = 50 if budget is None else budget
-        selected = engine_select(
-            recipe, out, budget=budget, method=method, options=options, labelled=labelled, reporter=reporter()
-        )
+        selected = engine_select(recipe, out, options=options, reporter=reporter(), **how)
     if as_json:
         print_json(_as_json(selected))
         return

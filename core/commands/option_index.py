@@ -1,275 +1,155 @@
-"""The options that domains and tasks have, as an index in the folder of each: a command line imports no domain for it.
+"""What `make index` makes: the index of options of each folder (`declared.py`), and `__init__.pyi` and `api.pyi`, the
+types of the public names, which are imported when they are first used.
 
-`domains/<d>/options.json` lists what the domain's reader takes (the fields of `reading`), what its doctor takes
-(`DoctorOptions` in `doctor.py`) and what the tasks of its own take; `core/tasks/<t>/options.json` what a shared task
-takes. Each names the source files it was made from, with checksums of what their classes assign: one that is missing,
-of another format, or older than its sources is made again by importing the domain, and kept where the folder can be
-written.
-Options of a domain of another package are told by importing it, when it is named.
-
-`python -m vladapt.core.commands.option_index` makes all of them again.
+Functions that take options as keywords (`keywords` in `core/contracts/options.py`) are written out with each of them,
+`fit` with those of all domains besides, `evaluate` with those of judgements.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
-import json
+import inspect
 import re
-import sys
-import zlib
+import types
+import typing
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from ..errors import DataError
-from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, TASK_BASES, domains, judgements, kebab
-
-if TYPE_CHECKING:
-    from ..contracts.judgement import Judgement
-    from ..contracts.task import Task
-
-FILE, FORMAT = "options.json", 1
-DECLARED = re.compile(rb"^ {4}\w+(?:: [^\n]*?)? = .*?(?=^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
-"""What a class assigns, over all its lines: of a method that changes, options do not change."""
-EVAL = "eval"
-"""Of `Judgement.at`: when a run is scored again."""
-READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
-METAVARS = {"bool": "yes|no", "int": "N", "float": "X", "str": "TEXT"}
-DOCTOR_FILE, DOCTOR_OPTIONS = "doctor.py", "DoctorOptions"
-
-
-@dataclass(frozen=True)
-class Declared:
-    """One option.
-
-    Args:
-        kind: "reading" of a domain's reader, "task", "judgement" of what is said of a task's fits, or "doctor".
-        owner: the domain, or the task.
-        type: as an annotation.
-        switch: whether it is yes or no and is no by default, so that its flag may stand alone for yes.
-        help: one line, in lower case, without a full stop.
-    """
-
-    kind: str
-    owner: str
-    name: str
-    type: str
-    switch: bool
-    help: str
-
-    @property
-    def key(self) -> str:
-        """The recipe's key."""
-        return f"data.{self.name}" if self.kind == READING else self.name
-
-    @property
-    def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
-
-    @property
-    def metavar(self) -> str:
-        """What its value is called in help."""
-        return METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
-
-    @property
-    def sentence(self) -> str:
-        return f"{self.help[:1].upper()}{self.help[1:]}."
-
-
-@dataclass(frozen=True)
-class Index:
-    """What one folder declares.
-
-    Args:
-        options: of its reader, its doctor, and the tasks whose files lie in it.
-        tasks: names of the domain's tasks, its own and those of other folders.
-    """
-
-    options: tuple[Declared, ...] = ()
-    tasks: tuple[str, ...] = ()
-
-
-def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
-    """What a domain's reader and its tasks take; nothing where there is no such domain.
-
-    Args:
-        task: only this one of its tasks.
-    """
-    found = {**_here(), **_elsewhere(name)}
-    own = found.get(name, Index())
-    tasks = (task,) if task in own.tasks else own.tasks
-    listed = [each for index in found.values() for each in index.options if each.kind == TASK and each.owner in tasks]
-    reading = [each for each in own.options if each.kind == READING]
-    return reading + sorted(listed, key=lambda each: tasks.index(each.owner))
-
-
-def declared_options(named: str | None = None) -> list[Declared]:
-    """What the readers and tasks of domains take, each key once.
-
-    Args:
-        named: a domain; its options come first, also where it is of another package.
-    """
-    names = [*([named] if named else ()), *(name for name, index in _here().items() if index.tasks)]
-    listed = [each for name in names for each in options_of_domain(name)]
-    return list({each.key: each for each in reversed(listed)}.values())[::-1]
-
-
-def judgement_options() -> list[Declared]:
-    """What the judgements take that tasks of this package make when a run is scored again, and those of others."""
-    listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
-    brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
-    if brought:
-        from ..registry.build import judgement_class
-
-        listed += [each for name in brought for each in _of_judgement(judgement_class(name), name)]
-    return list({each.name: each for each in reversed(listed)}.values())[::-1]
-
-
-def doctor_options() -> list[Declared]:
-    """Options of `vladapt doctor` that domains of this package declare (`core/engine/doctor.py`)."""
-    return [each for index in _here().values() for each in index.options if each.kind == DOCTOR]
-
-
-def folders() -> list[Path]:
-    """Folders that have an index."""
-    listed = [*(PACKAGE_ROOT / "domains").glob("*/__init__.py"), *(PACKAGE_ROOT / "core/tasks").glob("*/task.py")]
-    return sorted(file.parent for file in listed if kebab(file.parent.name) not in TASK_BASES)
-
-
-def index_text(folder: Path) -> str:
-    """The content of a folder's index, made by importing what the folder holds."""
-    index, classes = _imported(folder)
-    sources = sorted({file for cls in classes if (file := _source(cls))})
-    head = {"format": FORMAT, "sources": {file: _checksum(PACKAGE_ROOT / file) for file in sources}}
-    lines = [f"  {json.dumps(asdict(each), ensure_ascii=False)}" for each in index.options]
-    return f'{json.dumps({**head, "tasks": index.tasks})[:-1]}, "options": [\n' + ",\n".join(lines) + "\n]}\n"
-
-
-@functools.cache
-def _here() -> dict[str, Index]:
-    """Folder's name -> its index, of this package."""
-    return {kebab(folder.name): index for folder in folders() if (index := _read(folder)) is not None}
-
-
-def _read(folder: Path) -> Index | None:
-    """A folder's index, made again where it is not up to date; None of a folder that does not import, of which whoever
-    imports it will complain."""
-    with suppress(OSError, ValueError):
-        content = json.loads((folder / FILE).read_bytes())
-        if content["format"] == FORMAT and _up_to_date(content["sources"]):
-            return _index(content)
-    try:
-        text = index_text(folder)
-    except Exception:
-        return None
-    with suppress(DataError):  # of a folder that cannot be written
-        _write(folder, text)
-    return _index(json.loads(text))
-
-
-def _write(folder: Path, text: str) -> None:
-    from ..runtime.files import write_whole
-
-    write_whole(folder / FILE, text)
-
-
-def _index(content: dict[str, Any]) -> Index:
-    return Index(tuple(Declared(**each) for each in content["options"]), tuple(content["tasks"]))
-
-
-def _up_to_date(sources: dict[str, str]) -> bool:
-    return all(_checksum(PACKAGE_ROOT / file) == checksum for file, checksum in sources.items())
-
-
-def _checksum(file: Path) -> str:
-    """Of what a file's classes assign, whatever its line ends are; "" where there is no such file."""
-    text = b"".join(DECLARED.findall(b"\n".join(file.read_bytes().splitlines()))) if file.is_file() else b""
-    return f"{zlib.crc32(text):08x}" if text else ""
-
-
-def _imported(folder: Path) -> tuple[Index, list[type]]:
-    """What a folder declares, and the classes that say so."""
-    from ..registry.build import load_domain, task_class
-
-    name = kebab(folder.name)
-    if folder.parent.name == "tasks":
-        cls = task_class(name)
-        return Index(tuple(_of_task(cls)), ()), _classes_of(cls)
-    domain = load_domain(name)
-    classes = [type(domain), *_bases(domain.reading)]
-    options = [*_listed(READING, name, domain.reading)]
-    for file in sorted((folder / "tasks").glob("[!_]*.py")):
-        cls = task_class(kebab(file.stem))
-        classes += _classes_of(cls)
-        options += _of_task(cls)
-    if (folder / DOCTOR_FILE).is_file():
-        module = importlib.import_module(f"{PACKAGE}.domains.{folder.name}.{DOCTOR_FILE.removesuffix('.py')}")
-        asked = getattr(module, DOCTOR_OPTIONS, None)
-        classes += _bases(asked)
-        options += _listed(DOCTOR, name, asked)
-    return Index(tuple(options), domain.task_names), classes
-
-
-def _elsewhere(name: str | None) -> dict[str, Index]:
-    """{name: its index} of a domain of another package, which is imported; nothing of another name."""
-    entry = None if name is None else domains().get(name)
-    if name is None or entry is None or entry.entry_point is None:
-        return {}
-    from ..registry.build import load_domain, task_class
-
-    domain = load_domain(name)
-    own = [task_class(task) if isinstance(task, str) else task for task in domain.tasks]
-    of_tasks = [each for cls in own for each in _of_task(cls)]
-    return {name: Index((*_listed(READING, name, domain.reading), *of_tasks), domain.task_names)}
-
-
-def _of_task(cls: type[Task]) -> Iterator[Declared]:
-    yield from _listed(TASK, cls.name, cls.options)
-    for judgement in _judgements(cls):
-        yield from _of_judgement(judgement, cls.name)
-
-
-def _of_judgement(cls: type[Judgement], owner: str) -> Iterator[Declared]:
-    return _listed(JUDGEMENT, owner, cls) if EVAL in cls.at else iter(())
-
-
-def _judgements(cls: type[Task]) -> list[type[Judgement]]:
-    """Those that a task names itself."""
-    from ..registry.build import judgement_class
-
-    return [judgement_class(name) for name in cls.judgements]
-
-
-def _classes_of(cls: type[Task]) -> list[type]:
-    """Classes that say what a task takes."""
-    return [cls, *_bases(cls.options), *(base for each in _judgements(cls) for base in _bases(each))]
-
-
-def _listed(kind: str, owner: str, cls: type | None) -> Iterator[Declared]:
-    """The options of a dataclass."""
-    from ..contracts.options import annotation, options_of
-
-    for each in () if cls is None else options_of(cls):
-        switch = each.kind is bool and each.default is False
-        yield Declared(kind, owner, each.name, annotation(each.kind), switch, each.help)
-
-
-def _bases(cls: type | None) -> list[type]:
-    return [] if cls is None else list(cls.__mro__[:-1])
-
-
-def _source(cls: type) -> str:
-    """The file of a class, relative to the package; "" of one outside."""
-    file = Path(sys.modules[cls.__module__].__file__ or "")
-    return file.relative_to(PACKAGE_ROOT).as_posix() if file.is_relative_to(PACKAGE_ROOT) else ""
+from typing import Any
+
+from ..contracts.options import Option, annotation
+from ..contracts.recipe import GROUPS, KEYS
+from ..registry.catalogue import PACKAGE, PACKAGE_ROOT
+from .declared import declared_options, folders, index_text, judgement_options, write_index
+
+FILE, API_FILE = PACKAGE_ROOT / "__init__.pyi", PACKAGE_ROOT / "api.pyi"
+HEAD = '"""Types of the public names. Made by `make index`; do not edit."""'
+STANDARD = {"Any": "typing", "Literal": "typing", "Path": "pathlib"}
+STANDARD |= dict.fromkeys(("Callable", "Iterable", "Iterator", "Mapping", "Sequence"), "collections.abc")
+"""Word of an annotation -> the module that has it."""
+PLACES = ("PATH", "FILE", "DIR")
+"""Metavars of what names a file or folder."""
+
+
+def stub_text() -> str:
+    """The content of `__init__.pyi`."""
+    package = importlib.import_module(PACKAGE)
+    imports: dict[str, set[str]] = {}
+    functions, aliases = [], []
+    for module, names in package.HOMES.items():
+        for name in names.split():
+            value = getattr(package, name)
+            if isinstance(value, types.ModuleType):
+                parent, _, own = value.__name__.removeprefix(f"{PACKAGE}.").rpartition(".")
+                imports.setdefault(f".{parent}", set()).add(own)
+                aliases.append(f"{name} = {own}")
+                continue
+            if _takes_options(value):
+                functions.append(_function(value, imports))
+            else:
+                imports.setdefault(_home(value, module), set()).add(f"{name} as {name}")
+    return _text(imports, ["__version__: str", *aliases], functions)
+
+
+def api_stub_text() -> str:
+    """The content of `api.pyi`: what the package gives too has its types there, all else where it is defined."""
+    package, api = importlib.import_module(PACKAGE), importlib.import_module(f"{PACKAGE}.api")
+    imports: dict[str, set[str]] = {}
+    functions = []
+    for module, names in api.HOMES.items():
+        for name in names.split():
+            value = getattr(api, name)
+            if name not in dir(package) and _takes_options(value):
+                functions.append(_function(value, imports))
+            else:
+                home = "." if name in dir(package) else _defining(value, module)
+                imports.setdefault(home, set()).add(f"{name} as {name}")
+    return _text(imports, ["SECTIONS: dict[str, dict[str, str]]", "HOMES: dict[str, str]"], functions)
+
+
+def _text(imports: dict[str, set[str]], lines: list[str], functions: list[str]) -> str:
+    """A stub of imports, lines, and functions written out."""
+    words = set(re.findall(r"\w+", "".join(functions)))
+    for word in words & STANDARD.keys():
+        imports.setdefault(STANDARD[word], set()).add(f"{word} as {word}")
+    imports = {module: names - imports.get(".", set()) if module != "." else names for module, names in imports.items()}
+    return "\n".join([HEAD, "", *_imports(imports), *lines, *functions]) + "\n"
+
+
+def _takes_options(value: Any) -> bool:
+    """Whether it is a function with `keywords`."""
+    return inspect.isfunction(value) and hasattr(value, "options")
+
+
+def _imports(imports: dict[str, set[str]]) -> Iterator[str]:
+    for inside in (False, True):
+        for module in sorted(module for module in imports if module.startswith(".") == inside):
+            yield from (f"from {module} import {name}" for name in sorted(imports[module]))
+        yield ""
+
+
+def _home(value: Any, listed: str) -> str:
+    """The module that defines a value, relative to the package."""
+    module = getattr(value, "__module__", None) or f"{PACKAGE}.{listed}"
+    return f".{module.removeprefix(f'{PACKAGE}.')}"
+
+
+def _function(function: Any, imports: dict[str, set[str]]) -> str:
+    """A function with the annotation of each parameter, on a line of its own."""
+    hints, options = typing.get_type_hints(function), function.options
+    lines, keyword = [], False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not keyword:
+            keyword = True
+            lines.append("*")
+        kind = hints.get(name, parameter.annotation)
+        _take(kind, imports)
+        default = "" if parameter.default is inspect.Parameter.empty else " = ..."
+        lines.append(f"{name}: {_accepted(options.get(name), annotation(kind))}{default}")
+    taken = {line.partition(":")[0] for line in lines}
+    further = {"fit": declared_options, "evaluate": judgement_options}.get(function.__name__, list)()
+    declared = {each.name: each.type for each in further if each.name not in taken}
+    lines += [f"{name}: {_wide(kind)} = ..." for name, kind in sorted(declared.items())]
+    _take(hints["return"], imports)
+    listed = "".join(f"    {line},\n" for line in lines)
+    return f"\ndef {function.__name__}(\n{listed}) -> {annotation(hints['return'])}: ..."
+
+
+def _accepted(each: Option | None, kind: str) -> str:
+    """What a keyword accepts: a group also as one word, a place also as a path, a value that is parsed also as text."""
+    if each is None:
+        return _wide(kind)
+    if each.name in GROUPS and each is KEYS[each.name]:
+        return _wide(f"str | Path | {kind}")
+    kind = f"{kind} | Path" if each.bounds.metavar in PLACES else kind
+    return _wide(f"{kind} | str" if each.bounds.parse is not None else kind)
+
+
+def _wide(kind: str) -> str:
+    """Any sequence for a tuple or list, any mapping for a dictionary, each member once, None at the end."""
+    kind = re.sub(r"tuple\[(\w+(?: \| \w+)*), \.\.\.\]", r"Sequence[\1]", kind)
+    kind = re.sub(r"\bdict\[", "Mapping[", re.sub(r"\blist\[", "Sequence[", kind))
+    members = list(dict.fromkeys(re.split(r" \| (?![^\[]*\])", kind)))
+    if "Any" in members:
+        return "Any"
+    return " | ".join([*(each for each in members if each != "None"), *(["None"] if "None" in members else [])])
+
+
+def _take(kind: Any, imports: dict[str, set[str]]) -> None:
+    """Note the classes of this package that an annotation names."""
+    for inner in typing.get_args(kind):
+        _take(inner, imports)
+    module = getattr(kind, "__module__", "")
+    if isinstance(kind, type) and module.startswith(f"{PACKAGE}."):
+        imports.setdefault(_home(kind, ""), set()).add(f"{kind.__name__} as {kind.__name__}")
+
+
+def _defining(value: Any, listed: str) -> str:
+    """The module that defines a class or a function, the listed one of a constant; relative to the package."""
+    named = isinstance(value, (type, types.FunctionType))
+    return _home(value, listed) if named else f".{listed}"
 
 
 if __name__ == "__main__":
-    from .public_types import write_stub
-
     for folder in folders():
-        _write(folder, index_text(folder))
-    write_stub()
+        write_index(folder, index_text(folder))
+    FILE.write_text(stub_text(), encoding="utf-8")
+    API_FILE.write_text(api_stub_text(), encoding="utf-8")

@@ -20,12 +20,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.options import Option
+from ..contracts.options import Option, options_of
 from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe
-from ..contracts.task import AXES, COMPARED
+from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..errors import ConfigError
-from .option_index import (
+from .declared import (
     JUDGEMENT,
     TASK,
     Declared,
@@ -33,6 +33,7 @@ from .option_index import (
     doctor_options,
     judgement_options,
     options_of_domain,
+    options_of_task,
 )
 
 
@@ -58,7 +59,7 @@ def _is_union(kind: Any) -> bool:
 
 Backbone, Device = flag(KEYS["backbone"]), flag(KEYS["device"])
 Workers, EncodingBatch = flag(KEYS["workers"]), flag(USE["batch_size"])
-Out = flag(KEYS["out"])
+Out, Generic = flag(KEYS["out"]), flag(KEYS["generic"])
 OwnBackbone = flag(KEYS["backbone"], "The run's backbone on this machine, if it is not where the run says.")
 Run = Annotated[
     str, typer.Argument(help="A run folder, or hf:OWNER/NAME or hf:OWNER/NAME@REVISION on the Hugging Face hub.")
@@ -107,6 +108,7 @@ OPTIONAL_VALUES = {"--novel": "rest"}
 WORDS = {("novel", "rest"): True, ("val_shots", "none"): 0}
 """(key, word) -> the value that it stands for."""
 HELP = {"--help", "-h"}
+KINDS = {"int": int, "float": float, "bool": bool}
 PANELS = (DATA, COMPARED, METHOD, JUDGING, OUTPUT)
 """Headings of a command's help, in order; those of domains follow."""
 
@@ -219,14 +221,40 @@ class FromUse(Source):
 
 
 @dataclass(frozen=True)
-class FromAxes(Source):
-    """Flags of what a comparison varies, which become keywords of it."""
+class FromOptions(Source):
+    """Flags of a dataclass of options, which become keywords of the function that takes them."""
+
+    options: type
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
-        def made(given: dict[str, Any]) -> dict[str, Any]:
-            return {name: _listed(AXES[name], value) for name, value in given.items()}
+        known = {each.name: each for each in options_of(self.options)}
 
-        return Flags({name: flag(each) for name, each in AXES.items()}, made)
+        def made(given: dict[str, Any]) -> dict[str, Any]:
+            return {name: _listed(known[name], value) for name, value in given.items()}
+
+        return Flags({name: flag(each) for name, each in known.items()}, made)
+
+
+@dataclass(frozen=True)
+class FromTask(Source):
+    """Flags of a task's options.
+
+    Args:
+        task: one of this package that stands in no domain.
+        keys: names of those of its options that are flags.
+    """
+
+    task: str
+    keys: str
+
+    def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
+        known = {each.name: each for each in options_of_task(self.task)}
+        return Flags({name: _of_kind(known[name]) for name in self.keys.split()}, dict)
+
+
+def _of_kind(each: Declared) -> Any:
+    kind = KINDS.get(each.type.removesuffix(" | None"), str)
+    return Annotated[kind | None, typer.Option(each.flag, help=each.sentence)]
 
 
 @dataclass(frozen=True)
@@ -301,12 +329,13 @@ def _key(name: str, declared: Mapping[str, Declared]) -> str:
     return f"adapter.{name}" if name in TRAINED else f"{name}.{GROUPS[name]}" if name in GROUPS else name
 
 
-def _listed(axis: Option, value: Any) -> Any:
+def _listed(each: Option, value: Any) -> Any:
     """Names, or numbers, that stand in one text; another value as it is."""
-    if not isinstance(value, str):
+    sequence = next((kind for kind in typing.get_args(each.kind) if typing.get_origin(kind) is tuple), None)
+    if sequence is None:
         return value
-    of_names = str in typing.get_args(typing.get_args(axis.kind)[0])
-    return names(value) if of_names else numbers(f"--{axis.name}", value, ALL if axis.name == "shots" else None)
+    of_names = str in typing.get_args(sequence)
+    return names(value) if of_names else numbers(f"--{each.name}", value, ALL if each.name == "shots" else None)
 
 
 def _of_domains(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import Backbone, Debug, Device, Json, Sets
+from .options import Backbone, Debug, Device, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
+
+SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers lock lora teacher deterministic"
+"""Options of the task that are flags; `--set` takes the others."""
 
 
 def pretrain(
@@ -19,33 +22,14 @@ def pretrain(
         ),
     ],
     out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],
+    settings: Annotated[dict[str, Any], FromTask("pretraining", SETTINGS)],
     loss: Annotated[
         list[str] | None,
         typer.Option(help="NAME or NAME=WEIGHT (`vladapt list losses`); clip by default. Repeatable."),
     ] = None,
     backbone: Backbone = "embedded",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training pairs.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Pairs per step, over all processes and micro-batches together.")
-    ] = None,
-    micro_batch_size: Annotated[
-        int | None, typer.Option(help="Pairs per forward pass; fewer need less memory and change no result.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed, of order, augmentation and initialisation.")] = None,
+    generic: Generic = None,
     device: Device = None,
-    amp: Annotated[str | None, typer.Option(help="Mixed precision: bf16 or fp16.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images; 0: only the main one.")] = None,
-    lock: Annotated[str | None, typer.Option(help="Tower to keep frozen: image (LiT) or text.")] = None,
-    lora: Annotated[int | None, typer.Option(help="Train LoRA of this rank instead of the weights.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Teacher backbone, for losses that distil.")] = None,
-    generic: Annotated[
-        str | None,
-        typer.Option(help="Class folders of generic images, to measure what is forgotten; drawings by default."),
-    ] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Make runs bit-identical on a GPU too, with slower kernels.")
-    ] = False,
     sets: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue this training where it was stopped.")] = False,
     as_json: Json = False,
@@ -61,27 +45,15 @@ def pretrain(
     from ..tasks.pretraining.options import plan_of
     from ..tasks.pretraining.pretrain import pretrain as engine_pretrain
 
-    flags = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "micro_batch_size": micro_batch_size,
-        "lr": lr,
-        "seed": seed,
-        "amp": amp,
-        "workers": workers,
-        "lock": lock,
-        "lora": lora,
-        "deterministic": deterministic or None,
-    }
     plan = plan_of(
         data=data,
         out=out,
         losses=loss or ["clip"],
         backbone=backbone or "embedded",
-        teacher=teacher,
+        teacher=settings.pop("teacher", None),
         generic=generic,
         device=device or "auto",
-        settings=flags,
+        settings=settings,
         sets=sets or (),
     )
     result = engine_pretrain(plan, resume=resume, reporter=reporter())

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import Debug, Json
+from ..engine.options import PushOptions
+from .options import Debug, FromOptions, Json
 from .tables import echo, echo_notes, print_json
 
 
 def push(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository's name on the Hugging Face hub.")],
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="New folder for the files; by default NAME in the current folder.")
-    ] = None,
-    upload: Annotated[
-        bool, typer.Option("--upload", help="Upload the folder; without this option no network is used.")
-    ] = False,
-    public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository public; by default it is private.")
-    ] = False,
-    licence: Annotated[
-        str | None, typer.Option(metavar="ID", help="Licence of the adapter, as spelt on the hub: apache-2.0, ...")
-    ] = None,
-    data_licence: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Licence of the data; by default the one that the run recorded.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the data for the card, OWNER/NAME if on the hub.")
-    ] = None,
+    how: Annotated[dict[str, Any], FromOptions(PushOptions)],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -40,16 +24,7 @@ def push(
     """
     from ..engine.push import push as engine_push
 
-    pushed = engine_push(
-        run,
-        repo,
-        out=out,
-        upload=upload,
-        public=public,
-        licence=licence,
-        data_licence=data_licence,
-        dataset=dataset,
-    )
+    pushed = engine_push(run, repo, **how)
     if as_json:
         files = [file.name for file in pushed.files]
         address = {"address": pushed.address} if pushed.address else {}

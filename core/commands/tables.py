@@ -14,8 +14,8 @@ from ..contracts.families import FAMILIES
 from ..errors import is_main_rank, printable
 
 if TYPE_CHECKING:
-    from ..contracts.own_files import OwnFiles
-    from ..runtime.timing import Timing
+    from ..contracts.domain import OwnFiles
+    from ..runtime.progress import Timing
 
 WORDS = {"auroc": "macro AUROC"}
 """Metrics that are not written as they are called."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from ..runtime.tensor_file import read_tensors, write_tensors
+from ..runtime.files import read_tensors, write_tensors
 from .conformal import Conformal
 from .label_sets import LabelSets
 from .scaling import FEWEST_OF_EACH, Scaling, calibration_error, fit_scaling

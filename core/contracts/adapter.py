@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import CapabilityError, ConfigError
-from ..runtime.threads import threads_for
+from ..errors import CapabilityError, ConfigError, DataError
+from ..runtime.files import kind_of, write_tensors
+from ..runtime.process import threads_for
 from .features import Batch, FeatureSet, TextClassifier
 from .options import settle
+from .part_views import averaged
 from .resources import OF_TOWERS, REQUIRED
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
 """Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels,
 learn from the images that it is asked about (`stream`)."""
+FORMAT = 1
+"""Of the file of a fitted adapter."""
+OF_FIT = ("scalars", "class_names", "backbone", "dim", "multilabel")
+"""What the header of that file must say."""
 
 
 @dataclass
@@ -180,8 +186,10 @@ class Adapter(ABC):
             CapabilityError: not fitted, or features of another width than those of the fit.
         """
         batch = self._checked(batch)
-        views, several = batch.part_views, getattr(self, "multilabel_", False)
-        return self._logits(batch) if views is None else views.logits(self._logits, batch, several)
+        logits = [self._logits(view) for view in batch.by_view()]
+        if batch.part_views is None or len(logits) == 1:
+            return logits[0]
+        return averaged(torch.stack(logits), batch.part_views.average, getattr(self, "multilabel_", False))
 
     def predict(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
         """(B,) class indices, or (B, C) probabilities of each label where an image may have several."""
@@ -287,10 +295,59 @@ class Adapter(ABC):
         return self
 
     def save(self, path: str | Path) -> Path:
-        """Write what was learned to one safetensors file (tensors, and JSON in its header). Returns the path."""
-        from .adapter_file import write_adapter
+        """Write what was learned to one safetensors file (tensors, and JSON in its header). Returns the path.
 
-        return write_adapter(self, Path(path))
+        A dict of tensors lies in it as "<attribute>/<key>".
+
+        Raises:
+            DataError: nothing is fitted, or the file cannot be written.
+        """
+        if not getattr(self, "fitted_", False):
+            raise DataError(f"adapter '{self.name}' is not fitted; there is nothing to save")
+        values = {name: getattr(self, name) for name in self.state}
+        dicts = [name for name, value in values.items() if _holds_tensors(value)]
+        tensors = {name: value.detach().cpu() for name, value in values.items() if isinstance(value, Tensor)}
+        for name in dicts:
+            # Cloned: tensors that share memory, as tied weights do, could not be written.
+            tensors.update({f"{name}/{key}": value.detach().cpu().clone() for key, value in values[name].items()})
+        header = {
+            "format": FORMAT,
+            "adapter": self.name,
+            "options": self.options,
+            "scalars": {k: v for k, v in values.items() if not isinstance(v, Tensor) and k not in dicts},
+            "dicts": dicts,
+            "tensors": {name: kind_of(tensor) for name, tensor in tensors.items()},
+            "class_names": list(self.class_names_),
+            "backbone": self.backbone_,
+            "dim": self.dim_,
+            "multilabel": self.multilabel_,
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_tensors(path, tensors, header)
+
+    def restore(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Adapter:
+        """Take what `read_adapter_file` gives of a saved adapter of this kind; returns self.
+
+        Args:
+            path: of the file, for messages.
+
+        Raises:
+            DataError: the file lacks something.
+        """
+        if lacking := [key for key in OF_FIT if key not in header]:
+            raise DataError(f"{path}: its header lacks {', '.join(lacking)}; fit again")
+        values = {**self.later_state, **header["scalars"], **tensors}
+        for name in header.get("dicts", ()):
+            values[name] = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+        if missing := [name for name in self.state if name not in values]:
+            raise DataError(f"{path}: lacks {', '.join(missing)} of adapter '{self.name}'; fit again")
+        for name in self.state:
+            setattr(self, name, values[name])
+        self.class_names_ = tuple(header["class_names"])
+        self.backbone_, self.dim_, self.multilabel_ = header["backbone"], header["dim"], header["multilabel"]
+        self.fitted_ = True
+        return self
 
     def check_kind(self, *, several_labels: bool, text_encoder: bool) -> None:
         """Refuse what no fit could use, before anything is computed for it.
@@ -396,3 +453,8 @@ def require(condition: bool, option: str, value, wanted: str) -> None:
     """Raise the one-line `ConfigError` for a bad option value."""
     if not condition:
         raise ConfigError(f"option {option}={json.dumps(value, default=str)} is not usable; {wanted}")
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a value is a dict of tensors. An empty dict is one: nothing of a model was changed."""
+    return isinstance(value, dict) and all(isinstance(inner, Tensor) for inner in value.values())

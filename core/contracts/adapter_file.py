@@ -1,26 +1,18 @@
-"""A fitted adapter as one safetensors file: tensors in the body, everything else as JSON in the header. No pickle.
-
-A dict of tensors lies in the body as "<attribute>/<key>".
-"""
+"""Reading a fitted adapter from its file (`Adapter.save`): what is damaged, or of another kind, is refused."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .adapter import Adapter
 from ..errors import DataError, shortened
-from ..runtime.files import replacing
+from ..runtime.files import kind_of, read_tensors
+from .adapter import FORMAT
 
-FORMAT = 1
 HEADER: dict[str, Any] = {
     "adapter": str,
     "options": dict,
@@ -37,35 +29,6 @@ WIDEST = 1_000_000
 """Numbers of a feature."""
 
 
-def write_adapter(adapter: Adapter, path: Path) -> Path:
-    """Write atomically: a reader sees the old file or the whole new one."""
-    if not getattr(adapter, "fitted_", False):
-        raise DataError(f"adapter '{adapter.name}' is not fitted; there is nothing to save")
-    values = {name: getattr(adapter, name) for name in adapter.state}
-    dicts = [name for name, value in values.items() if _holds_tensors(value)]
-    tensors = {k: v.detach().cpu().contiguous() for k, v in values.items() if isinstance(v, Tensor)}
-    for name in dicts:
-        # Cloned: tensors that share memory, as tied weights do, could not be written.
-        tensors.update({f"{name}/{k}": v.detach().cpu().contiguous().clone() for k, v in values[name].items()})
-    header = {
-        "format": FORMAT,
-        "adapter": adapter.name,
-        "options": adapter.options,
-        "scalars": {k: v for k, v in values.items() if not isinstance(v, Tensor) and k not in dicts},
-        "dicts": dicts,
-        "tensors": {name: _kind(tensor) for name, tensor in tensors.items()},
-        "class_names": list(adapter.class_names_),
-        "backbone": adapter.backbone_,
-        "dim": adapter.dim_,
-        "multilabel": adapter.multilabel_,
-    }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        save_file(tensors, str(partial), metadata={"vladapt": json.dumps(header)})
-    return path
-
-
 def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of an adapter file.
 
@@ -76,12 +39,7 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such adapter file; give the adapter.safetensors of a run")
-    try:
-        with safe_open(str(path), framework="pt") as f:
-            header = json.loads((f.metadata() or {}).get("vladapt", "null"))
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is not a mapping)
-    except (SafetensorError, ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path}: not a readable safetensors file ({error}); fit again or copy it again") from None
+    header, tensors = read_tensors(path, cure="fit again or copy it again")
     if not isinstance(header, dict) or "adapter" not in header:
         raise DataError(
             f"{path}: a safetensors file, but not one that an adapter wrote; give a run's adapter.safetensors"
@@ -135,7 +93,7 @@ def _floats_in(value: Any) -> Iterator[float]:
 def _check_tensors(tensors: dict[str, Tensor], written: dict[str, Any] | None, path: Path) -> None:
     """Each of the kind and shape that its header says, where it says any, and finite."""
     for name, tensor in tensors.items():
-        kind = _kind(tensor)
+        kind = kind_of(tensor)
         if written is not None and written.get(name) != kind:
             expected = " ".join(map(str, written[name])) if name in written else "no such tensor"
             raise DataError(
@@ -145,33 +103,3 @@ def _check_tensors(tensors: dict[str, Tensor], written: dict[str, Any] | None, p
             raise DataError(f"{path}: {name} holds {unusable}; fit again or copy it again")
     if lacking := [name for name in written or () if name not in tensors]:
         raise DataError(f"{path}: lacks {lacking[0]}, which the fit wrote; fit again or copy it again")
-
-
-def _kind(tensor: Tensor) -> list[Any]:
-    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-
-
-def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Adapter:
-    """Put a file's content into a newly built adapter."""
-    lacking = [key for key in ("scalars", "class_names", "backbone", "dim", "multilabel") if key not in header]
-    if lacking:
-        raise DataError(f"{path}: its header lacks {', '.join(lacking)}; fit again")
-    values = {**adapter.later_state, **header["scalars"], **tensors}
-    for name in header.get("dicts", ()):
-        values[name] = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
-    missing = [name for name in adapter.state if name not in values]
-    if missing:
-        raise DataError(f"{path}: lacks {', '.join(missing)} of adapter '{adapter.name}'; fit again")
-    for name in adapter.state:
-        setattr(adapter, name, values[name])
-    adapter.class_names_ = tuple(header["class_names"])
-    adapter.backbone_ = header["backbone"]
-    adapter.dim_ = header["dim"]
-    adapter.multilabel_ = header["multilabel"]
-    adapter.fitted_ = True
-    return adapter
-
-
-def _holds_tensors(value: Any) -> bool:
-    """Whether a value is a dict of tensors. An empty dict is one: nothing of a model was changed."""
-    return isinstance(value, dict) and all(isinstance(inner, Tensor) for inner in value.values())

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from .channels import MEAN, TRAINED, ZERO, InputChannels
 from .families import families_with
-from .image_size import ImageSize, height_and_width
+from .images import MEAN, TRAINED, ZERO, ImageSize, InputChannels, height_and_width
 
 CAPABILITIES = {
     "prompt": "embed_tokens and encode_prompt (prompt learning)",

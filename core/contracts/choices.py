@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.class_balance import class_weights, log_priors
+from ..metrics.selection import class_weights, log_priors
 from .adapter import Adapter, require
 from .features import FeatureSet
 from .images import CropTransform

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError, DataError, UnknownNameError
+from ..errors import ConfigError, UnknownNameError
+from .items import MAX_PIXELS, Decoded, DomainData, Item
 from .options import option, options_from, settle, whole_number
-from .pictures import Pictured, ThumbnailStore
-from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
-    from ..runtime.progress import Reporter
-    from .channels import InputChannels
-    from .metric import Metric
-    from .own_files import OwnFiles, Scorer
-    from .part_views import PartViews
-    from .questions import Questions
-    from .task import Task, Use
+    from torch import Tensor
 
-SPLITS = ("train", "val", "test")
+    from ..runtime.progress import Reporter
+    from .images import InputChannels
+    from .use import Use
+
 NO_PRESET = "none"
-READ_BY = "read_by"
-"""In `Item.decode`: the domain whose `decode` decodes it, for tasks that keep items in files."""
-WHOLE = "whole"
-"""In `Item.decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What is found in
-the windows of a picture, whose ids begin with its id and "#", is joined."""
-MAX_PIXELS = 200_000_000
-"""Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
+STILL = "image"
+"""What the only still of an image is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,50 +51,6 @@ class Reading:
         settle(self)
 
 
-@dataclass(frozen=True)
-class Item:
-    """One sample, not yet decoded.
-
-    Args:
-        id: unique within its data set, shown to the user; never a patient's name.
-        source: the file its bytes come from.
-        decode: JSON-able: which part of the file and how (frame, slice, axis, window, box, array and index).
-        target: what is known of it besides its pixels; None for one without annotation.
-        group: patient, identity, video or volume: never on both sides of a split.
-        split: "train", "val", "test" or "" where the data does not say.
-        apart: whether it may be split from other parts of its file, as windows of a raster may: only its group says
-            what belongs together. By default all parts of a file stay on one side.
-    """
-
-    id: str
-    source: Path
-    decode: dict[str, Any] = field(default_factory=dict)
-    target: Target | None = None
-    group: str | None = None
-    split: str = ""
-    apart: bool = False
-
-    def with_(self, **changes) -> Item:
-        return replace(self, **changes)
-
-    def class_label(self) -> ClassLabel:
-        """As `Target.class_label`; None without a target."""
-        return None if self.target is None else self.target.class_label()
-
-    def classes(self) -> tuple[int, ...]:
-        """As `Target.classes`; none without a target."""
-        return () if self.target is None else self.target.classes()
-
-    def captions(self) -> tuple[str, ...]:
-        """As `Target.captions`; none without a target."""
-        return () if self.target is None else self.target.captions()
-
-    def restricted(self, new: Mapping[int, int]) -> Item | None:
-        """With the target that `Target.restricted` gives; None if there is none."""
-        target = None if self.target is None else self.target.restricted(new)
-        return None if target is None else self.with_(target=target)
-
-
 @dataclass
 class Evaluation:
     """How well a model of a domain's own does, and what a report shows of it.
@@ -125,80 +72,99 @@ class Evaluation:
     objects: Mapping[str, int] = field(default_factory=dict)
 
 
-Decoded: TypeAlias = np.ndarray
-"""A decoded image: (H, W, 3), uint8 or float32 in 0..1 where the source is deeper than 8 bits; (H, W, C) where the
-domain has `channels`."""
-
-
 @dataclass
-class DomainData:
-    """A data set as read: items, names, and how to decode one.
+class OwnFiles:
+    """What was written.
 
-    Args:
-        items: all samples, of all splits.
-        class_names: what class indices of targets mean, in order.
-        load: decodes one item, raising DataError if it cannot; shape (H, W, 3), or (T, H, W, 3) for clips.
-        kind: "labels", "multilabel", "clips", "boxes", "masks" or "captions", or a name of the domain's own.
-        name: what the set is called in reports.
-        skipped: (file, reason) of everything left out while reading.
-        notes: sentences for the user (a synthetic set says so here).
-        licence: of the data, where known.
-        total: files looked at, for the share of skipped ones.
-        load_mask: decodes an item's mask, where there are masks: (H, W) uint8 class indices, 255 for ignored pixels.
-        frequency: of each class "r", "c" or "f" (rare, common, frequent), where the data say (LVIS).
-        thumbnails: small pictures of the images, by which near copies are told; None until images were decoded.
-        published: name of the set in the literature ("oxford_pets"), by which methods know the settings they publish.
-        reading: options of the reader that were computed on these data and hold for new images too (the range that
-            pixels are stretched from): a run keeps them as if they had been given.
-        whole_train: whether all of a given train split is learned from, as of published selections: where there is no
-            val, none is taken from it.
-        part_views: how the parts of each sample divide into views whose predictions are averaged, or None.
-        questions: with samples to choose from, of sets of captions that are tested whole; or None.
-        blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
-            shows what a random split would have scored; "" for other groups, or none.
-        domain: the domain as these data want it, by what was read of them: the prompts of a recognised set, the pixels
-            of a corpus. None: as it is for any others (`Domain.of`).
+    Attributes:
+        facts: JSON-able dicts with the same keys, of whatever the files tell of.
+        columns: title -> format of a fact ("{share:.1%}") of the table that a user sees; empty where a value is None.
+        files: that were written.
+        skipped: (id, reason) of images that were left out.
+        notes: sentences for the user.
     """
 
-    items: list[Item]
-    class_names: tuple[str, ...]
-    load: Callable[[Item], Decoded]
-    kind: str = "labels"
-    name: str = ""
+    facts: list[dict[str, Any]]
+    columns: Mapping[str, str]
+    files: list[Path] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    licence: str = "unknown"
-    load_mask: Callable[[Item], np.ndarray] | None = None
-    frequency: tuple[str, ...] | None = None
-    thumbnails: ThumbnailStore | None = field(default=None, repr=False)
-    published: str | None = None
-    reading: dict[str, Any] = field(default_factory=dict)
-    whole_train: bool = False
-    part_views: PartViews | None = None
-    questions: Questions | None = None
-    blocks: str = ""
-    domain: Domain | None = field(default=None, repr=False, compare=False)
 
-    @property
-    def total(self) -> int:
-        return len(self.items) + len(self.skipped)
+    def rows(self) -> list[dict[str, Any]]:
+        """The facts."""
+        return self.facts
 
-    def split(self, name: str) -> list[Item]:
-        return [item for item in self.items if item.split == name]
-
-    def with_items(self, items: Sequence[Item]) -> DomainData:
-        return replace(self, items=list(items))
+    def cells(self) -> list[list[str]]:
+        """The facts as texts, in the order of the columns."""
+        return [[_text(fact, form) for form in self.columns.values()] for fact in self.facts]
 
 
-class Domain(Pictured, ABC):
+def _text(fact: Mapping[str, Any], form: str) -> str:
+    try:
+        return form.format(**fact)
+    except TypeError:  # of None
+        return ""
+
+
+class Scorer(ABC):
+    """A fitted run that scores new images, some at a time; its model is loaded once, and nothing is stored.
+
+    Attributes:
+        class_names: the C names.
+        multilabel: whether an image may have several labels.
+        fingerprint: text that changes with whatever its scores depend on, besides the images.
+    """
+
+    class_names: tuple[str, ...]
+    multilabel: bool
+    fingerprint: str
+
+    @abstractmethod
+    def score(self, data: DomainData) -> tuple[list[str], Tensor, list[tuple[str, str]]]:
+        """Ids of the N images that could be read, (N, C) probabilities, and (id, reason) of the others."""
+
+
+class Metric(ABC):
+    """Base of metrics of a domain's own; `Domain.metrics` names those that are reported.
+
+    Class attributes:
+        name: its name, and its key in metrics.json.
+        multilabel: whether it takes several labels per image too.
+    """
+
+    name: ClassVar[str] = ""
+    multilabel: ClassVar[bool] = False
+
+    @abstractmethod
+    def compute(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> float | dict[str, float]:
+        """The metric on a test set.
+
+        Args:
+            logits: (N, C) float32, on the CPU.
+            labels: (N,) int64, or (N, C) of 0, 1 and NaN (unknown).
+            class_names: C names.
+
+        Returns:
+            A value, or several by what they are of: {"left": 0.5} becomes "NAME/left". Shares lie in 0..1.
+        """
+
+    def values(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """`compute`, by the keys of metrics.json."""
+        computed = self.compute(logits, labels, class_names)
+        if isinstance(computed, dict):
+            return {f"{self.name}/{part}": float(value) for part, value in computed.items()}
+        return {self.name: float(computed)}
+
+
+class Domain(ABC):
     """Base of all domains. Subclasses set `name`, `tasks` and implement `read`, `sample` and `templates`.
 
     Reading changes no domain: one reads any number of sets, in any order. Words and transforms that depend on what was
     read are those of another object, which the data bring (`DomainData.domain`); who needs them asks `of(data)`.
 
     Class attributes:
-        tasks: names of tasks; the first is the default one. A class in place of a name is a task of the domain's own
-            that is not installed as a plug-in.
+        tasks: names of tasks; the first is the default one. A class in place of a name, derived from `Task`, is a
+            task of the domain's own that is not installed as a plug-in.
         reading: options of `read`, a dataclass of `option` fields; `data.NAME` in a recipe.
         default_adapter: the method of a fit that names none.
         views: augmented views of each support image, for methods that average them or train on them, where neither the
@@ -211,7 +177,7 @@ class Domain(Pictured, ABC):
 
     name: ClassVar[str] = ""
     not_for: ClassVar[tuple[str, ...]] = ()
-    tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
+    tasks: ClassVar[tuple[str | type[Any], ...]] = ("classification",)
     reading: ClassVar[type] = Reading
     default_adapter: ClassVar[str] = "auto"
     views: ClassVar[int | None] = None
@@ -284,6 +250,24 @@ class Domain(Pictured, ABC):
             DataError: it cannot be decoded.
         """
         return None
+
+    def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
+        """The stills of an item by name, (H, W, 3) uint8 each, the one to begin with first.
+
+        By default the decoded image; of a clip, or of several composites of a raster, each by its number; of an image
+        of more than three channels the first three.
+
+        Args:
+            item: a sample.
+            load: decodes it (`DomainData.load`).
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        decoded = np.asarray(load(item))
+        if decoded.ndim == 3:
+            return {STILL: as_still(decoded)}
+        return {f"{number} of {len(decoded)}": as_still(frame) for number, frame in enumerate(decoded, start=1)}
 
     def further_files(
         self, rows: Sequence[Mapping[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
@@ -387,15 +371,12 @@ class Domain(Pictured, ABC):
         return tuple(task if isinstance(task, str) else task.name for task in self.tasks)
 
 
-def check_items(data: DomainData, path: str | Path) -> DomainData:
-    """The checks every read set passes: some images, at least two classes."""
-    if not data.items:
-        raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
-    if data.kind in ("labels", "clips"):
-        used = {label for item in data.items for label in item.classes()}
-        if len(used) < 2:
-            raise DataError(f"{path}: {len(used)} class with images; a classifier needs at least two classes")
-    return data
+def as_still(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, C) uint8, or float in 0..1, as (H, W, 3) uint8; the first three of more channels."""
+    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CapabilityError, DataError
-
-if TYPE_CHECKING:
-    from .part_views import PartViews
-    from .resources import Detection
-
+from .part_views import IMAGES, PartViews
 
 PROJECTED = "projected"
 PRE_PROJECTION = "pre_projection"
@@ -234,6 +230,21 @@ def all_there(parts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Detection:
+    """One box that a detector found.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels of the image at native size.
+        score: the detector's confidence, 0 to 1.
+        label: the name of what was found, or "" where the detector does not say.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float = 1.0
+    label: str = ""
+
+
+@dataclass(frozen=True)
 class Batch:
     """What an adapter may see of B images. Only what it declared in `needs` and `at_predict` is filled.
 
@@ -289,6 +300,22 @@ class Batch:
         if self.parts is None:
             raise CapabilityError("this batch carries no parts; pass Batch(parts=..., parts_mask=...)")
         return torch.nn.functional.normalize(self.parts.float(), dim=-1)
+
+    def by_view(self) -> list[Batch]:
+        """A batch per view of `part_views`; the batch itself where it has no views.
+
+        Raises:
+            CapabilityError: it holds whole images, which do not divide into views.
+        """
+        if self.part_views is None or self.parts is None:
+            return [self]
+        if self.images is not None or self.pixels is not None:
+            raise CapabilityError(f"the method {IMAGES}")
+        parts, there = self.part_views.divided(self.parts, self.parts_mask)
+        return [
+            replace(self, features=mean_of_parts(*own), parts=own[0], parts_mask=own[1], part_views=None)
+            for own in zip(parts.unbind(dim=1), there.unbind(dim=1))
+        ]
 
     @classmethod
     def of(cls, value: Batch | FeatureSet | Tensor) -> Batch:

@@ -1,16 +1,74 @@
-"""Images for methods that train towers: how each is loaded and looked at, and which words name the classes."""
+"""How images reach towers: their size and channels, their crops, and those that are trained on, with their words."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from .domain import Decoded, Item
+    from .items import Decoded, Item
+
+ImageSize = int | tuple[int, int]
+"""The side of a square, or (height, width) where they differ."""
+SPELLED = re.compile(r"\s*(\d+)\s*[x×,]\s*(\d+)\s*", re.IGNORECASE)
+RGB = 3
+ZERO, MEAN, TRAINED = "zero", "mean", "trained"
+STARTS = (ZERO, MEAN)
+"""How channels beyond the third start in a tower that was trained on three."""
+
+
+def height_and_width(size: ImageSize) -> tuple[int, int]:
+    """(H, W) of either form."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def as_image_size(value: Any) -> Any:
+    """An `ImageSize` of what a user, a file or a library says: 224, "384x128", [384, 128]; whatever is none stays."""
+    if isinstance(value, str) and (match := SPELLED.fullmatch(value)):
+        value = int(match[1]), int(match[2])
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(type(side) is int for side in value):
+        return value
+    return value[0] if value[0] == value[1] else (value[0], value[1])
+
+
+def size_in_words(size: ImageSize) -> str:
+    """ "384 × 128", height first."""
+    return " × ".join(map(str, height_and_width(size)))
+
+
+@dataclass(frozen=True)
+class InputChannels:
+    """Four or more channels of an image, for towers that were trained on red, green and blue.
+
+    Args:
+        names: of the channels in their order; the first three are what the tower sees as red, green and blue.
+        start: "zero", the further channels change nothing until they are trained; "mean", they start with the mean of
+            the weights for red, green and blue, and all channels are scaled by 3 / number of channels; "trained", in
+            a file of weights that were trained on these channels.
+        advice: what a user can give where nothing trains them, for messages.
+    """
+
+    names: tuple[str, ...]
+    start: str = ZERO
+    advice: str = "three channels"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def further(self) -> str:
+        """Names of the channels after the first three."""
+        return ", ".join(self.names[RGB:])
+
+    def widened(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Means or deviations of red, green and blue -> of all channels, further ones with the mean of these."""
+        return (*values, *[sum(values) / RGB] * (len(self) - RGB))
 
 
 class CropTransform(ABC):

@@ -7,6 +7,7 @@ terminal, metrics.json and `eval` go through that list, and no other file names 
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .backbone import Backbone
-    from .draws import Shots
     from .features import FeatureSet
-    from .prepared import PreparedData
+    from .prepared import PreparedData, Shots
 
 FIT, EVAL = "fit", "eval"
 
@@ -381,3 +381,54 @@ class Findings(dict[str, Record]):
         """What a run keeps of them."""
         for record in self.values():
             record.save(folder)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated(Record):
+    """The scores of a run on a split. It is a Mapping too, with the keys that `vladapt eval --json` prints.
+
+    Attributes:
+        run, data, split: what was scored, by their names.
+        metrics: of these images, by the keys of metrics.json: "zero_shot", "adapted", "test_images", ...
+        in_fit: what is known of images that were in the fit, of `in_the_fit`.
+        notes: sentences for the user; None where the task says none.
+        skipped: (image, reason) of what could not be read.
+    """
+
+    run: str
+    data: str
+    split: str
+    metrics: Mapping[str, Any]
+    in_fit: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] | None = None  # type: ignore[assignment]  # a field in place of a property
+    skipped: Sequence[Sequence[str]] = ()
+
+    def values_by_key(self) -> dict[str, Any]:
+        notes = {} if self.notes is None else {"notes": self.notes}
+        told = {"run": self.run, "data": self.data, "split": self.split, **self.in_fit, **self.metrics, **notes}
+        return {**told, "skipped": self.skipped}
+
+    @property
+    def words(self) -> str:
+        """How many of the images were in the fit, in a sentence; "" where that is not known."""
+        return self.in_fit.get("in_fit_words", "")
+
+    @classmethod
+    def returned(cls, result: Evaluated | Mapping[str, Any], title: str) -> Evaluated:
+        """What a task gave; a task of another package may still give a dictionary, which is deprecated.
+
+        Args:
+            title: of the task, for the warning.
+        """
+        if isinstance(result, Evaluated):
+            return result
+        warnings.warn(
+            f"{title}: evaluate() returns a dictionary; return a vladapt.Evaluated",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        own = ("run", "data", "split", "notes", "skipped")
+        metrics = {key: value for key, value in result.items() if key not in own and not key.startswith("in_fit")}
+        known = {key: value for key, value in result.items() if key.startswith("in_fit")}
+        run, data, split = (str(result.get(key, "")) for key in own[:3])
+        return cls(run, data, split, metrics, known, result.get("notes"), result.get("skipped") or ())

@@ -134,11 +134,11 @@ def options_of(cls: type) -> tuple[Option, ...]:
 
 
 def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable]:
-    """A decorator: options of dataclasses that a function takes as `**given` stand in its signature, and in its
-    docstring in place of the line of `given`.
+    """A decorator: options of dataclasses that a function takes as `**given` stand in its signature, in its docstring
+    in place of the line of `given`, and in its attribute `options`.
 
     Args:
-        command: only the options that this one of the commands on a run takes.
+        command: of the options that name commands on a run, only those that this one takes.
     """
 
     def named(function: Any) -> Any:
@@ -147,13 +147,14 @@ def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable
         kept = [each for each in plain.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
         own = {each.name for each in kept}
         of_all = (each for cls in classes for each in options_of(cls))
-        listed = [each for each in of_all if not command or command in each.bounds.commands]
+        listed = [each for each in of_all if not each.bounds.commands or not command or command in each.bounds.commands]
         listed = [each for each in listed if each.name not in own]
         added = [
             inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=each.kind | None)
             for each in listed
         ]
         function.__signature__ = plain.replace(parameters=[*kept, *added])
+        function.options = {each.name: each for each in listed}
         lines = [wrapped.fill(f"{each.name}: {each.help}.") for each in listed]
         function.__doc__ = GIVEN.sub(lambda _: "\n".join([*lines, ""]), function.__doc__)
         return function

@@ -8,15 +8,13 @@ The two averages are those of MMAction2 (`average_clips`, "prob" and "score"); X
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import CapabilityError, ConfigError, DataError, shortened
-from .features import Batch, mean_of_parts
+from ..errors import ConfigError, DataError, shortened
 
 PROBABILITIES, SCORES = "probabilities", "scores"
 IMAGES = "looks at whole images while it predicts, not at views of them; average no views, or choose another method"
@@ -102,31 +100,6 @@ class PartViews:
         each = mask.sum(dim=1, keepdim=True) // self.count
         view = (mask.cumsum(dim=1) - 1).clamp(min=0) // each.clamp(min=1)
         return (view + keys) / self.count
-
-    def logits(self, ask: Callable[[Batch], Tensor], batch: Batch, several: bool) -> Tensor:
-        """(B, C) logits of a batch, averaged over its views.
-
-        Those of averaged probabilities are their logarithms or, where samples have several labels, their log odds.
-
-        Args:
-            ask: batch of one view -> (B, C).
-            batch: with parts (B, V * T, D); without parts it is asked as it is.
-            several: whether a sample may have several labels.
-
-        Raises:
-            CapabilityError: the method looks at whole images.
-        """
-        if batch.parts is None:
-            return ask(replace(batch, part_views=None))
-        if batch.images is not None or batch.pixels is not None:
-            raise CapabilityError(f"the method {IMAGES}")
-        parts, there = self.divided(batch.parts, batch.parts_mask)
-        of_views = []
-        for view in range(self.count):
-            own = parts[:, view], there[:, view]
-            known = {"features": mean_of_parts(*own), "parts": own[0], "parts_mask": own[1], "part_views": None}
-            of_views.append(ask(replace(batch, **known)))
-        return averaged(torch.stack(of_views), self.average, several)
 
 
 def averaged(logits: Tensor, average: str, several: bool) -> Tensor:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError
-from .image_size import as_image_size
+from ..errors import ConfigError, DataError
+from .images import as_image_size
 from .options import Option, as_text, option, options_of, typed
 
 SAMPLE = "sample"
@@ -325,3 +325,15 @@ def absolute_paths(value: Any) -> Any:
         return [absolute_paths(part) for part in value]
     parts = [part.strip() for part in str(value).split(",")]
     return ",".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)
+
+
+def check_data_place(path: str) -> None:
+    """Raise DataError where there is no such data set."""
+    if path != SAMPLE and not Path(path).exists():
+        raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or 'sample'")
+
+
+def check_features_place(path: str | Path) -> None:
+    """Raise DataError where there is no such file of features."""
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")

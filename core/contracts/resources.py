@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .features import FeatureSet, TextClassifier
+from .features import Detection, FeatureSet, TextClassifier
 
 NEEDS = frozenset({
     "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
@@ -126,21 +126,6 @@ class TextPool:
 
     def __len__(self) -> int:
         return len(self.texts)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One box that a detector found.
-
-    Args:
-        box: x0, y0, x1, y1 in pixels of the image at native size.
-        score: the detector's confidence, 0 to 1.
-        label: the name of what was found, or "" where the detector does not say.
-    """
-
-    box: tuple[float, float, float, float]
-    score: float = 1.0
-    label: str = ""
 
 
 Detections = Mapping[str, Sequence[Detection]]

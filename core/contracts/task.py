@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import CapabilityError, ConfigError
-from .options import Option, as_text, chosen, option, options_of
+from .options import as_text, chosen, option
 from .recipe import Recipe, as_flag
 from .use import USED, Use
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
-    from .evaluated import Evaluated
-    from .exported import Exported, ExportWishes
-    from .judgement import JudgedFit
+    from .judgement import Evaluated, JudgedFit
     from .serving import Served, Serving
+    from .use import Exported, ExportWishes
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
@@ -107,9 +106,6 @@ class Axes:
         metavar="N",
         group=COMPARED,
     )
-
-
-AXES: dict[str, Option] = {each.name: each for each in options_of(Axes)}
 
 
 @dataclass

@@ -1,17 +1,16 @@
-"""A run used again, and what may be said of it: each option is the keyword and the flag of the commands it names."""
+"""A run used again, what may be asked of it, and what it gives: each option is the keyword and the flag of the commands
+it names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from .options import Option, option, options_of
 from .recipe import DATA, JUDGING, METHOD, OUTPUT
-
-if TYPE_CHECKING:
-    from .fitted_run import FittedRun
 
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
 """Commands on a run that take a data set, and all of them."""
@@ -117,6 +116,38 @@ class UseOptions:
     )
 
 
+class FittedRun(Protocol):
+    """A run folder that was opened (`core/runs/folder.py`).
+
+    Attributes:
+        path: the folder.
+        info: what run.json holds.
+        metrics: what metrics.json holds.
+        place: how a run of the Hugging Face hub was named; "" for one in a folder.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    metrics: dict[str, Any]
+    place: str
+
+    @property
+    def shown(self) -> str:
+        """How the user names it."""
+
+    @property
+    def aside(self) -> Path:
+        """Where evaluations of it are written."""
+
+    @property
+    def adapter_path(self) -> Path:
+        """The file of the fitted adapter."""
+
+    @property
+    def report_path(self) -> Path:
+        """The file of its report."""
+
+
 @dataclass(frozen=True)
 class Use(UseOptions):
     """A run used again.
@@ -158,3 +189,41 @@ class Predicted(Protocol):
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-able dict per image."""
+
+
+@dataclass(frozen=True)
+class ExportWishes:
+    """What is asked of an export.
+
+    Args:
+        out: its folder, which must not be there yet.
+    """
+
+    out: Path = field(metadata={"option": None})
+    format: str = option("onnx", "format of the graphs: onnx (the default)", metavar="onnx")
+    int8: bool = option(False, "also write an 8-bit graph, which predict.py then uses")
+    opset: int | None = option(None, "version of ONNX's operators; by default 18", metavar="N")
+
+
+EXPORT = {each.name: each for each in options_of(ExportWishes)}
+
+
+@dataclass
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where it lies.
+        facts: what export.json holds.
+        notes: sentences for the user.
+        lines: how far the graphs agree with the run, for the user.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.folder.iterdir())

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.image_size import ImageSize, height_and_width
-from ..contracts.images import CropTransform
+from ..contracts.images import CropTransform, ImageSize, height_and_width
 
 SEED_LIMIT = 2**32
 

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..contracts.domain import DomainData, check_items
-from ..contracts.targets import Label
+from ..contracts.items import DomainData, Label, check_items
 from ..errors import DataError, NoClassesError, printable
-from ..runtime.garbage import collecting_seldom
+from ..runtime.process import collecting_seldom
 from .files import (
     Format,
     ItemCollector,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import DomainData
+from ..contracts.items import DomainData
 from ..errors import DataError, shortened
 from ..runtime.reading import read_json
 from .class_folders import SPLIT_FOLDERS

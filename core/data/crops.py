@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..contracts.domain import DomainData, check_items
-from ..contracts.targets import Label
+from ..contracts.items import DomainData, Label, check_items
 from .files import Format, ItemCollector, licence_of, loader, locate, shown
 
 MIN_SIDE = 4.0

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import DomainData, Reading
+from ..contracts.domain import Reading
+from ..contracts.items import DomainData
 from ..contracts.options import options_from
 from ..errors import ConfigError, DataError
 from ..runtime.reading import read_json

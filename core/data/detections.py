@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..contracts.resources import Detection
+from ..contracts.features import Detection
 from ..errors import DataError, shortened
 from ..runtime.reading import MOST_DIGITS, read_json
 from .coco import usable_id

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import MAX_PIXELS, Decoded, Item
+from ..contracts.items import MAX_PIXELS, Decoded, Item
 from ..errors import DataError, printable, shortened
 from ..runtime.reading import read_start, why_not_regular
 

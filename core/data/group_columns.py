@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..contracts.domain import DomainData
+from ..contracts.items import DomainData
 from ..errors import DataError, UnknownNameError
 from .files import visible
 from .tables import TABLE_SUFFIXES, Table, plain_name, read_table

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..contracts.domain import MAX_PIXELS, Decoded
+from ..contracts.items import MAX_PIXELS, Decoded
 from ..errors import DataError, LimitError, shortened
 from ..runtime.reading import check_regular, read_start
 from .files import Format

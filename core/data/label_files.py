@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Domain, DomainData, Item, check_items
+from ..contracts.domain import Domain
+from ..contracts.items import DomainData, Item, check_items
 from ..contracts.options import as_text
 from ..contracts.recipe import SAMPLE
 from ..errors import ConfigError, DataError, did_you_mean, shortened

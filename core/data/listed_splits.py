@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ..contracts.domain import DomainData
+from ..contracts.items import DomainData
 from ..errors import DataError, shortened
 from ..runtime.reading import parse_json, text_lines
 from .tables import read_table

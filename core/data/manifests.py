@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import DomainData, check_items
-from ..contracts.targets import Captions, Target
+from ..contracts.items import Captions, DomainData, Target, check_items
 from ..errors import DataError, did_you_mean
 from .class_folders import SPLIT_FOLDERS
 from .files import Format, ItemCollector, licence_of, loader, locate, shown

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Domain, DomainData, Item
+from ..contracts.domain import Domain
+from ..contracts.items import DomainData, Item, Label
 from ..contracts.recipe import SAMPLE
-from ..contracts.targets import Label
 from ..errors import ConfigError, DataError, printable
 from ..runtime.reading import read_text
 from .group_columns import AUTO, OPTION, group_by_tables_beside

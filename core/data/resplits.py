@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..contracts.domain import DomainData
+from ..contracts.items import DomainData
 from .splits import assign_splits, link_items, share_out
 from .verify import FileHashes
 

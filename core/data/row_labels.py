@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..contracts.targets import Label, Labels, Target
+from ..contracts.items import Label, Labels, Target
 from ..errors import DataError, did_you_mean, shortened
 from ..runtime.reading import MOST_DIGITS, parse_json
 from .tables import Row

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..contracts.domain import DomainData, Item
-from ..contracts.pictures import ThumbnailStore
+from ..contracts.items import DomainData, Item, ThumbnailStore
 from ..errors import DataError
-from ..runtime.garbage import collecting_seldom
+from ..runtime.process import collecting_seldom
 from .allocation import Part, allocate
 from .near_copies import remembered_near_copies
 from .sampling import rank

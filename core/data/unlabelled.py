@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import MAX_PIXELS, Domain, DomainData, Item
+from ..contracts.domain import Domain
+from ..contracts.items import MAX_PIXELS, DomainData, Item
 from ..errors import DataError, printable
 from .files import Format, ItemCollector, format_of, loader, walk, with_max_pixels
 from .images import IMAGE

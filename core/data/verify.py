@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..contracts.domain import Decoded, DomainData, Item
+from ..contracts.items import Decoded, DomainData, Item
 from ..errors import CacheError, DataError, LimitError
 from ..runtime.files import cache_refused
-from ..runtime.garbage import collecting_seldom
+from ..runtime.process import collecting_seldom
 from ..runtime.reading import why_not_regular
 from .images import IMAGE_SUFFIXES, MAX_PIXELS, reduced_image
-from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
+from .near_copies import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
 VERIFY_ALL_UP_TO = 20_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from ..contracts.domain import DomainData
+from ..contracts.items import DomainData
 from ..errors import DataError
 from ..runtime.reading import read_bytes, read_text
 from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import SPLITS, DomainData, check_items
-from ..contracts.targets import Label
+from ..contracts.items import SPLITS, DomainData, Label, check_items
 from ..errors import DataError
 from ..runtime.reading import read_json
 from .files import Format, ItemCollector, folders, licence_of, loader, locate

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..metrics.resampled import corrected_interval, corrected_t_test, holm
+from ..metrics.significance import corrected_interval, corrected_t_test, holm
 
 
 @dataclass

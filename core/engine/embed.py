@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain
 from ..contracts.features import FeatureSet, TextClassifier
+from ..contracts.items import DomainData
+from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task, refuse_unused
 from ..data.unlabelled import images_of, readable
@@ -25,6 +27,7 @@ from ..runtime.files import all_or_none, place_of, remove_stale_partials, replac
 from ..runtime.progress import Reporter
 from ..tasks.classification.images import Encoding, Prepared, prepare
 from ..tasks.methods import backbone_of
+from .options import EmbedOptions
 
 SUFFIXES = (".safetensors", ".npz")
 OF_IMAGES = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
@@ -46,14 +49,14 @@ class Embedded:
     patches_stored: int = 0
 
 
+@keywords(EmbedOptions)
 def embed(
     recipe: Recipe,
     out: str | Path,
     *,
     images: Sequence[str | Path] = (),
-    parts: bool = False,
-    patch_tokens: bool = False,
     reporter: Reporter | None = None,
+    **given: Any,
 ) -> Embedded:
     """Write features of the recipe's data set (with labels, splits and text features), or of loose images.
 
@@ -61,9 +64,7 @@ def embed(
         recipe: data, domain and backbone.
         out: a .safetensors or .npz file.
         images: files or folders without labels; then the recipe's data is not read.
-        parts: whether the features of each sample's parts (frames, slices, windows) are written too.
-        patch_tokens: whether features of the patches of each image or part are encoded too. They stay in the feature
-            store, where methods that look at them find them.
+        given: options of `EmbedOptions`. Features of patches stay in the feature store, where methods find them.
 
     Raises:
         ConfigError: another file ending. DataError: nothing readable, or no room for patch tokens.
@@ -74,18 +75,13 @@ def embed(
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     place_of(out, "--out")
     refuse_unused(recipe, OF_IMAGES if images else OF_SETS, lambda key: "embed does not use it; omit it")
+    asked = options_from(EmbedOptions, given, "embed")
     task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
-    return together(lambda: _embed(recipe, task, out, images, parts, patch_tokens, reporter))
+    return together(lambda: _embed(recipe, task, out, images, asked, reporter))
 
 
 def _embed(
-    recipe: Recipe,
-    task: Task,
-    out: Path,
-    images: Sequence[str | Path],
-    parts: bool,
-    patch_tokens: bool,
-    reporter: Reporter,
+    recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> Embedded:
     domain = task.domain
     if images:
@@ -93,13 +89,13 @@ def _embed(
     else:
         prepared = prepare(recipe, reporter, domain, task.name)
     prepared.backbone.check_channels("`vladapt embed`")
-    if patch_tokens:
+    if asked.patch_tokens:
         prepared.backbone.need("image_tokens")
-    features = prepared.features(prepared.data.items, "images", parts=parts)
-    if parts and features.parts is None:
+    features = prepared.features(prepared.data.items, "images", parts=asked.parts)
+    if asked.parts and features.parts is None:
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
     by_id = {item.id: item for item in prepared.data.items}
-    stored = prepared.patch_tokens.fill([by_id[i] for i in features.ids], reporter) if patch_tokens else 0
+    stored = prepared.patch_tokens.fill([by_id[i] for i in features.ids], reporter) if asked.patch_tokens else 0
     splits = [by_id[i].split for i in features.ids]
     groups = [by_id[i].group or "" for i in features.ids]
     classifier = None if images else prepared.classifier

@@ -7,18 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import SPLITS, Domain
-from ..contracts.evaluated import Evaluated
-from ..contracts.judgement import EVAL
+from ..contracts.domain import Domain, OwnFiles
+from ..contracts.items import SPLITS
+from ..contracts.judgement import EVAL, Evaluated
 from ..contracts.options import keywords
-from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import TRAINED, Recipe, Trained
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
+from ..registry.build import check_judging
 from ..registry.catalogue import is_place
-from ..registry.judging import check_judging
 from ..runs.evaluations import write_metrics
 from ..runs.folder import Run, open_run
 from ..runs.redaction import redacted_result

@@ -19,7 +19,9 @@ from torch import Tensor
 from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Domain, Item
+from ..contracts.domain import Domain
+from ..contracts.items import Item
+from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import refuse_unused
 from ..data.verify import check_skipped
@@ -32,6 +34,7 @@ from ..runs.folder import now, versions
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines
+from .options import IndexOptions
 
 AT_ONCE, PARTED_AT_ONCE = 4096, 64
 """Images that are encoded before their rows are written, and samples of many parts."""
@@ -63,15 +66,15 @@ class Indexed:
     seconds: float = 0.0
 
 
+@keywords(IndexOptions)
 def index(
     recipe: Recipe,
     out: str | Path,
     *,
     images: Sequence[str | Path] = (),
-    texts: str | Path | None = None,
-    kind: str = "flat",
     domain: Domain | None = None,
     reporter: Reporter | None = None,
+    **given: Any,
 ) -> Indexed:
     """Write an index of images, or of the lines of a text file.
 
@@ -80,40 +83,39 @@ def index(
         out: folder of the index. An index that is there already is replaced when the new one is whole.
         images: files and folders; or one file of image-text pairs, whose captions are shown with the images; or with a
             domain ["sample"], its own sample.
-        texts: a UTF-8 file with one text per line, instead of images. The two lie apart in the shared space of most
-            backbones (one kind would fill the first places), so an index holds one of them.
-        kind: "flat" (exact), "hnsw" or "ivf".
+        given: options of `IndexOptions`.
         domain: a domain of your own that is not installed as a plug-in.
 
     Raises:
         ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, over 5 % of
         the images unreadable, or `out` cannot be written. CapabilityError: faiss is not installed.
     """
-    if bool(images) == (texts is not None):
+    asked = options_from(IndexOptions, given, "index")
+    if bool(images) == (asked.texts is not None):
         raise ConfigError("give either images (files or folders) or --texts FILE; an index holds one kind")
-    if texts is not None and (recipe.domain or domain):
+    if asked.texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
     refuse_unused(recipe, TAKEN, lambda key: "index does not use it; omit it")
     reporter = reporter or Reporter(quiet=True)
-    return together(lambda: _index(recipe, Path(out), list(images), texts, kind, domain, reporter))
+    return together(lambda: _index(recipe, Path(out), list(images), asked, domain, reporter))
 
 
-def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
+def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
     reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading) if images else ImageReader()
     backbone = searched(load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels))
     backbone.check_channels("`vladapt index`")
-    made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)
-    builder = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if is_main() else None
+    made = Indexed(out, IMAGES if images else TEXTS, asked.kind, backbone.embed_dim)
+    builder = IndexBuilder(out, dims=backbone.embed_dim, kind=asked.kind) if is_main() else None
     try:
         if images:
             how: dict[str, Any] = reader.facts(backbone)
             _add_images(builder, reader, images, backbone, recipe, made, reporter)
         else:
             how = {}
-            _add_texts(builder, Path(texts), backbone, made, reporter)
+            _add_texts(builder, Path(asked.texts), backbone, made, reporter)
         if builder is not None:
-            given = [str(path) for path in (images or [texts])]
+            given = [str(path) for path in (images or [asked.texts])]
             reporter.info(f"Building the index of {made.entries:,} {made.holds}")
             builder.finish(_facts(recipe, backbone, made, how, given))
     finally:

@@ -13,17 +13,20 @@ from torch import Tensor
 from ..backbones.finders import searched
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Decoded, Domain
+from ..contracts.domain import Domain
 from ..contracts.features import PROJECTED
+from ..contracts.items import Decoded
+from ..contracts.options import keywords, options_from
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
-from ..features.keys import transform_spec
+from ..features.table import transform_spec
 from ..retrieval.clusters import check_cosine, clustered
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex, mixed
 from ..retrieval.page import Asked, write_page
 from ..retrieval.wanted import Wanted
 from .index import TEXTS
+from .options import SearchOptions
 
 WEIGHT = 0.5
 
@@ -59,91 +62,82 @@ class SearchResult:
         ]
 
 
+@keywords(SearchOptions)
 def search(
     index: str | Path,
     text: str | None = None,
     *,
-    image: str | Path | None = None,
-    weight: float | None = None,
-    top: int = 10,
-    html: str | Path | None = None,
-    backbone: str | None = None,
     device: str = "auto",
     domain: Domain | None = None,
     reading: Mapping[str, Any] | None = None,
     where: Mapping[str, str] | None = None,
-    since: str | None = None,
-    cluster: float | None = None,
-    blur: bool = False,
+    **given: Any,
 ) -> SearchResult:
     """Search an index by a text, an image, or both.
 
     Args:
         index: a folder that `index` wrote.
         text: what is looked for, in words.
-        image: a file that shows it, of a kind the index was made of.
-        weight: share of the text where there are both, 0..1; by default 0.5.
-        top: how many results.
-        html: a file for a page of the pictures found.
-        backbone: where the backbone of the index lies now, if not where its index.json says.
+        given: options of `SearchOptions`.
         device: "auto", "cpu", "cuda", ...
         domain: a domain of your own that is not installed as a plug-in.
         reading: options of the domain's reader, in place of the index's own.
         where: name of what the index knows of its images (camera) -> the value that results have.
-        since: results from this time on alone: an ISO date or date and time, or a number.
-        cluster: group results of at least this mean cosine: pictures that seem to show the same.
-        blur: pixelate the top quarter of each picture on the page, where the heads of people cut out are.
 
     Raises:
         ConfigError: an option is not usable. DataError: the index is damaged, or the image cannot be read, or the index
             does not know what `where` or `since` ask for.
         CapabilityError: another backbone or preprocessing than that of the index.
     """
-    _check(text, image, weight, top, html)
-    if blur and html is None:
-        raise ConfigError("--blur: changes only the page of results; give --html too, or omit it")
-    if cluster is not None:
-        check_cosine(cluster)
-    opened, wanted = RetrievalIndex.open(index), Wanted(dict(where or {}), since)
+    asked = options_from(SearchOptions, given, "search")
+    _check(text, asked)
+    opened, wanted = RetrievalIndex.open(index), Wanted(dict(where or {}), asked.since)
     if wanted:
         wanted.check(opened.info, opened.path)
     made_by = opened.info["backbone"]
     reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain, reading)
-    tower = searched(load_backbone(backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels))
+    tower = searched(
+        load_backbone(asked.backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels)
+    )
     opened.check_backbone(tower)
     _check_transform(opened, reader, tower)
-    data, picture = (None, None) if image is None else reader.one(image)
-    query = mixed(
+    data, picture = (None, None) if asked.image is None else reader.one(asked.image)
+    weight = WEIGHT if asked.weight is None else asked.weight
+    vector = mixed(
         None if text is None else _encoded_text(tower, text),
         None if picture is None else _encoded_image(tower, reader.transform(tower, data)(picture)),
-        WEIGHT if weight is None else weight,
+        weight,
     )
-    share = (WEIGHT if weight is None else weight) if text is not None and image is not None else None
-    asked = {"text": text, "image": None if image is None else str(image), "weight": share}
-    asked |= {"where": wanted.values} if wanted.values else {}
-    asked |= {"since": since} if since is not None else {}
-    hits = opened.search(query, top, wanted)
-    hits = hits if cluster is None else clustered(hits, opened.vectors(hits), cluster)
-    result = SearchResult(opened.path, opened.info["holds"], asked, hits)
-    if html is not None:
-        result.html = Path(html)
-        _write_page(result, opened, reader, picture, blur)
+    query = {"text": text, "image": asked.image, "weight": weight if text is not None and picture is not None else None}
+    query |= {"where": wanted.values} if wanted.values else {}
+    query |= {"since": asked.since} if asked.since is not None else {}
+    hits = opened.search(vector, asked.top, wanted)
+    hits = hits if asked.cluster is None else clustered(hits, opened.vectors(hits), asked.cluster)
+    result = SearchResult(opened.path, opened.info["holds"], query, hits)
+    if asked.html is not None:
+        result.html = Path(asked.html)
+        _write_page(result, opened, reader, picture, asked.blur)
     return result
 
 
-def _check(text: str | None, image, weight: float | None, top: int, html) -> None:
+def _check(text: str | None, asked: SearchOptions) -> None:
+    weight = asked.weight
     if text is not None and not text.strip():
         raise ConfigError("the query is empty; give a text, --image FILE, or both")
-    if text is None and image is None:
+    if text is None and asked.image is None:
         raise ConfigError("nothing to search for: give a text, --image FILE, or both")
-    if weight is not None and (text is None or image is None):
+    if weight is not None and (text is None or asked.image is None):
         raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or omit it")
     if weight is not None and not 0 <= weight <= 1:
         raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
-    if top < 1:
-        raise ConfigError(f"--top {top}: give 1 or more")
-    if html is not None and Path(html).is_dir():
+    if asked.top < 1:
+        raise ConfigError(f"--top {asked.top}: give 1 or more")
+    if (html := asked.html) is not None and Path(html).is_dir():
         raise ConfigError(f"--html {html}: a folder; give a file to write, for instance {Path(html) / 'found.html'}")
+    if asked.blur and html is None:
+        raise ConfigError("--blur: changes only the page of results; give --html too, or omit it")
+    if asked.cluster is not None:
+        check_cosine(asked.cluster)
 
 
 def _check_transform(opened: RetrievalIndex, reader: ImageReader, backbone: Backbone) -> None:

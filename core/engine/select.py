@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
+from ..contracts.items import DomainData
+from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
 from ..contracts.task import Task, refuse_unused
 from ..data.label_files import (
@@ -41,8 +43,9 @@ from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.images import Encoding, Prepared
 from ..tasks.methods import backbone_of, check_packages, read_data, readable_samples
+from .options import SelectOptions
 
-METHOD, METHOD_OPTIONS = "pcb", {"first": "predicted"}
+BUDGET, METHOD, METHOD_OPTIONS = 50, "pcb", {"first": "predicted"}
 """What chooses where nobody says, settled before anything was measured: zero-shot knows classes before any label."""
 PROBE = "linear-probe"
 """Whose doubts count where labels are suspected, if nobody names another."""
@@ -85,16 +88,15 @@ class Selected:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
+@keywords(SelectOptions)
 def select(
     recipe: Recipe,
     out: str | Path,
     *,
-    budget: int,
-    method: str | None = None,
     options: Mapping[str, Any] | None = None,
-    labelled: str | Path | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
+    **given: Any,
 ) -> Selected:
     """Write the next images to label, for `vladapt label`.
 
@@ -104,9 +106,8 @@ def select(
     Args:
         recipe: data, domain, backbone, classes, adapter.
         out: a .csv file.
-        budget: how many images.
-        method, options: name and options of a selector; by default `METHOD`.
-        labelled: what `vladapt label` wrote so far.
+        given: options of `SelectOptions`.
+        options: of the selector.
         domain: a domain of your own that is not installed as a plug-in.
 
     Raises:
@@ -116,6 +117,8 @@ def select(
     out, reporter = Path(out), reporter or Reporter(quiet=True)
     _check_out(out)
     refuse_unused(recipe, OF_POOLS, lambda key: "select does not use it; omit it")
+    asked = options_from(SelectOptions, given, "select")
+    budget, method, labelled = BUDGET if asked.budget is None else asked.budget, asked.method, asked.labelled
     if method is None:
         method, options = METHOD, {**METHOD_OPTIONS, **(options or {})}
     selector, task = build_selector(method, **(options or {})), task_of(recipe, domain)

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..errors import CapabilityError, DataError
 from ..runs.redaction import Redaction, without_place
-from ..runtime.tensor_file import read_tensors, write_tensors
+from ..runtime.files import read_tensors, write_tensors
 
 LABELLED = "labelled.safetensors"
 FORMAT = 1

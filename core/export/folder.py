@@ -16,7 +16,7 @@ from ..errors import CapabilityError, DataError
 from ..runtime.reading import read_json
 
 if TYPE_CHECKING:
-    from ..contracts.fitted_run import FittedRun
+    from ..contracts.use import FittedRun
 
 FACTS, SCRIPT = "export.json", "predict.py"
 FORMAT = 1

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..contracts.exported import Exported
+from ..contracts.use import Exported
 from ..errors import DataError
 from ..runtime.files import refused, write_whole
 from .agreement import words_of

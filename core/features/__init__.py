@@ -7,8 +7,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "extract": "cores",
         "files": "load_image_features",
-        "keys": "canonical_json",
         "nearest": "faiss_library nearest_rows",
         "store": "FeatureStore default_root",
+        "table": "canonical_json",
     },
 )

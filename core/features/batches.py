@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
-from ..contracts.domain import Decoded, Item
-from ..contracts.features import PRE_PROJECTION, PROJECTED, Batch, FeatureSet
-from ..contracts.resources import Detection
+from ..contracts.features import PRE_PROJECTION, PROJECTED, Batch, Detection, FeatureSet
+from ..contracts.items import Decoded, Item
 from ..errors import CapabilityError, DataError
 from .extract import cores
 from .patch_tokens import padded

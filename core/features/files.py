@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..contracts.domain import SPLITS
 from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_parts
+from ..contracts.items import SPLITS
 from ..contracts.part_views import PartViews
+from ..contracts.recipe import check_features_place
 from ..data.array_files import load_arrays
 from ..data.group_columns import group_of, kind_of_column, preferred_column
-from ..data.places import check_features_place
 from ..errors import ConfigError, DataError
 from ..runtime.reading import check_regular, parse_json
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.domain import DomainData, Item
 from ..contracts.features import PATCH_TOKENS
+from ..contracts.items import DomainData, Item
 from ..contracts.resources import PatchTokens
 from ..errors import DataError
 from ..runtime.progress import Reporter

@@ -16,17 +16,26 @@ import torch
 from torch import Tensor
 
 from ..contracts.backbone import Backbone, blank_image
-from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
+from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
 from ..runtime.files import write_cached
+from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
-from ..runtime.timing import part
-from .batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
-from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
-from .keys import PART_COUNTS, Request, canonical_json, folder_name, part_key, space_of, text_key
-from .table import Share, Table, gathered
+from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Piece, Unreadable, encoder, extract, renderer
+from .table import (
+    PART_COUNTS,
+    Request,
+    Share,
+    Table,
+    canonical_json,
+    folder_name,
+    gathered,
+    part_key,
+    space_of,
+    text_key,
+)
 
 TEXTS_AT_ONCE = 64
 

@@ -23,13 +23,11 @@ from torch import Tensor
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.domain import DomainData, Item
-from ..contracts.targets import Label
+from ..contracts.items import DomainData, Item, Label
 from ..data.class_folders import read_class_folders
 from ..data.verify import FileHashes, check_skipped, drop_unreadable
 from ..errors import ConfigError, DataError
-from ..features.batch_size import BatchSizeTuner
-from ..features.extract import AMP, Encoded, Job, extract, in_eval_mode, renderer
+from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier, spoken
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter

@@ -12,11 +12,10 @@ from ..confidence.calibration import Calibration, kept_support
 from ..confidence.label_sets import raked
 from ..confidence.unlike import Unlike
 from ..contracts.adapter import Adapter
-from ..contracts.domain import Item
-from ..contracts.draws import Shots
 from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..contracts.judgement import JudgedClassifier
-from ..contracts.prepared import PreparedData, on_adapted
+from ..contracts.prepared import PreparedData, Shots, on_adapted
 from ..contracts.resources import OF_TOWERS
 from ..data.sampling import folds, rank
 from ..errors import VladaptError

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..confidence.scaling import calibration_error
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Scores
 from ..metrics.classification import classification_metrics, multilabel_metrics
-from ..metrics.deciding import class_range, deciding_metric, weights_of_answers
 from ..metrics.resampling import (
     answer_draws,
     centred,
@@ -26,6 +25,7 @@ from ..metrics.resampling import (
     percentiles,
     units_of,
 )
+from ..metrics.selection import class_range, deciding_metric, weights_of_answers
 from ..metrics.significance import intervals_of, mcnemar, wilson_interval
 from ..runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Baseline, Comparison
 

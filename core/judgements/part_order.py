@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from ..contracts.adapter import Adapter
-from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record
 from ..contracts.prepared import PreparedData, on_adapted
 from ..features.batches import logits_of
-from ..metrics.labelled_rows import metrics_of
+from ..metrics.classification import metrics_of
 from ..runs.measures import MEASURES, deciding_of, points
 from ..runs.sections import Cell, TableSection
 from ..runtime.progress import Reporter

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..contracts.domain import DomainData
+from ..contracts.items import DomainData
 from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Record, beside
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..contracts.domain import Item
+from ..contracts.items import Item
 from ..contracts.selector import Pool, Selector
 from ..data.sampling import rank
 from ..data.splits import Links

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain
+from ..contracts.items import DomainData
 from ..data.label_files import read_source, read_todo
 from ..errors import CapabilityError, ConfigError, DataError, VladaptError
 from ..registry import load_domain

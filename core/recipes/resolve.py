@@ -1,4 +1,9 @@
-"""From a packaged recipe, a recipe file, `--set key=value` and named flags, merged in that order, to a `Recipe`."""
+"""From a packaged recipe, a recipe file, `--set key=value` and named flags, merged in that order, to a `Recipe`.
+
+What is wrong with the names and places that a command line gives is said before torch is imported (`check_recipe`,
+`check_names`, `check_run`). Each is checked again where it is used, by the same function and so in the same words. The
+values of an adapter's options are not checked here: its class needs torch.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,27 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from ..backbones.specs import check_spec
 from ..contracts.domain import Domain
-from ..contracts.fitted_run import FittedRun
 from ..contracts.judgement import FIT
 from ..contracts.options import literal, options_of
-from ..contracts.recipe import GROUPS, HOOKS, KEYS, TRAINING, Recipe, absolute_paths, value_of
+from ..contracts.recipe import (
+    GROUPS,
+    HOOKS,
+    KEYS,
+    TRAINING,
+    Recipe,
+    absolute_paths,
+    check_data_place,
+    check_features_place,
+    value_of,
+)
 from ..contracts.task import Task
+from ..contracts.use import FittedRun
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
-from ..registry import catalogue, load_domain, task_class
+from ..registry import catalogue, judging_options, load_domain, task_class
 from ..registry.catalogue import find, is_place
-from ..registry.judging import judging_options
+from ..runs.places import HUB, run_folder
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
 
@@ -156,6 +172,49 @@ def parse_set(text: str, example: str = "adapter.alpha=2") -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: write key=value, for instance --set {example}")
     key, value = key.strip(), value.strip()
     return key, value if key.endswith(COLUMN) else literal(value)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what a fit refuses: names that nothing has, data that are not there, packages that are missing.
+
+    Tasks that need no domain find their data themselves.
+
+    Raises:
+        UnknownNameError, ConfigError, DataError, CapabilityError: as a fit does.
+    """
+    check_names(recipe, () if recipe.adapter_name is None else (recipe.adapter_name,))
+    if recipe.features:
+        check_features_place(recipe.features)
+    elif not recipe.task or recipe.domain:
+        check_data_place(recipe.data_path)
+    if recipe.domain:
+        load_domain(recipe.domain)  # where its packages are missing
+
+
+def check_names(recipe: Recipe, adapters: Iterable[str]) -> None:
+    """Refuse names that nothing has, and a backbone of which a package is missing.
+
+    Raises:
+        UnknownNameError, ConfigError, CapabilityError: as a fit does.
+    """
+    if recipe.domain:
+        find(recipe.domain, catalogue.domains(), "domain")
+        if recipe.task:
+            load_domain(recipe.domain).check_task(recipe.task)
+    elif recipe.task:
+        find(recipe.task, catalogue.tasks(), "task")
+    for name in adapters:
+        if not is_place(name):
+            find(name, catalogue.adapters(), "adapter")
+    if recipe.gave("backbone") and not recipe.features:
+        for spec in recipe.backbone.split(","):
+            check_spec(spec.strip())
+
+
+def check_run(place: str | Path) -> None:
+    """Raise the DataError of a folder that holds no run; what the hub holds is looked up when it is used."""
+    if not str(place).startswith(HUB):
+        run_folder(Path(place))
 
 
 class _Merged:

@@ -1,4 +1,5 @@
-"""From a name to the thing: the one module that carries it is imported, nothing else."""
+"""From a name to the thing: the one module that carries it is imported, nothing else. Of judgements, which a task only
+names, also from a task to all that it makes."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..contracts.domain import Domain
-from ..contracts.metric import Metric
-from ..contracts.options import chosen
+from ..contracts.domain import Domain, Metric
+from ..contracts.judgement import FIT, Judgement
+from ..contracts.options import chosen, options_of
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError
 from . import catalogue
@@ -18,7 +19,6 @@ from .catalogue import PACKAGE, Entry, find, is_place
 
 if TYPE_CHECKING:
     from ..contracts.adapter import Adapter
-    from ..contracts.judgement import Judgement
     from ..contracts.loss import Loss
     from ..contracts.selector import Selector
 
@@ -35,9 +35,7 @@ def adapter_class(name: str) -> type[Adapter]:
         cls = _load(catalogue.PUBLISHED_RUN, Adapter).at(name)
         cls.name = name
         return cls
-    cls = _load(find(name, catalogue.adapters(), "adapter"), Adapter)
-    cls.name = name
-    return cls
+    return _class(name, catalogue.adapters(), Adapter)
 
 
 def build_adapter(name: str, **options: Any) -> Adapter:
@@ -62,7 +60,7 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
         DataError: the file is missing, damaged or of another format, or its tensors do not fit one another.
         CapabilityError: the backbone is not that of the fit.
     """
-    from ..contracts.adapter_file import read_adapter_file, restore_state
+    from ..contracts.adapter_file import read_adapter_file
 
     header, tensors = read_adapter_file(Path(path))
     if backbone is not None and header.get("backbone") not in (None, "", backbone.fingerprint):
@@ -71,10 +69,10 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
             f"('{backbone.spec}'); load the backbone of the fit"
         )
     try:
-        adapter = build_adapter(header["adapter"], **header.get("options", {}))
+        built = build_adapter(header["adapter"], **header.get("options", {}))
     except ConfigError as error:
         raise DataError(f"{path}: {error}; it was written by another version, or is damaged; fit again") from error
-    restore_state(adapter, header, tensors, Path(path))
+    adapter = built.restore(header, tensors, Path(path))
     _try(adapter, Path(path))
     return adapter if backbone is None else adapter.attach(backbone)
 
@@ -117,9 +115,7 @@ def task_class(name: str) -> type[Task]:
     Raises:
         UnknownNameError: no task has that name.
     """
-    cls = _load(find(name, catalogue.tasks(), "task"), Task)
-    cls.name = name
-    return cls
+    return _class(name, catalogue.tasks(), Task)
 
 
 def build_metric(name: str | type[Metric]) -> Metric:
@@ -130,9 +126,7 @@ def build_metric(name: str | type[Metric]) -> Metric:
     """
     if isinstance(name, type):
         return name()
-    cls = _load(find(name, catalogue.metrics(), "metric"), Metric)
-    cls.name = name
-    return cls()
+    return _class(name, catalogue.metrics(), Metric)()
 
 
 def loss_class(name: str) -> type[Loss]:
@@ -143,9 +137,7 @@ def loss_class(name: str) -> type[Loss]:
     """
     from ..contracts.loss import Loss
 
-    cls = _load(find(name, catalogue.losses(), "loss"), Loss)
-    cls.name = name
-    return cls
+    return _class(name, catalogue.losses(), Loss)
 
 
 def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any) -> Loss:
@@ -166,11 +158,7 @@ def judgement_class(name: str) -> type[Judgement]:
     Raises:
         UnknownNameError: no judgement has that name.
     """
-    from ..contracts.judgement import Judgement
-
-    cls = _load(find(name, catalogue.judgements(), "judgement"), Judgement)
-    cls.name = name
-    return cls
+    return _class(name, catalogue.judgements(), Judgement)
 
 
 def build_judgement(name: str, **options: Any) -> Judgement:
@@ -192,9 +180,7 @@ def selector_class(name: str) -> type[Selector]:
     """
     from ..contracts.selector import Selector
 
-    cls = _load(find(name, catalogue.selectors(), "selector"), Selector)
-    cls.name = name
-    return cls
+    return _class(name, catalogue.selectors(), Selector)
 
 
 def build_selector(name: str, **options: Any) -> Selector:
@@ -206,6 +192,85 @@ def build_selector(name: str, **options: Any) -> Selector:
     """
     cls = selector_class(name)
     return cls(**chosen(cls, options, f"selector '{name}'"))
+
+
+def judgements_of(task: type[Task] | Task) -> dict[str, type[Judgement]]:
+    """Name -> class of all that is said of the fits of a task: what it names itself, then what is installed besides.
+
+    Raises:
+        UnknownNameError: it names one that there is not. ConfigError: one of another package does not import.
+    """
+    found = {name: judgement_class(name) for name in task.judgements}
+    if task.judges is not None:
+        others = {name: judgement_class(name) for name, at in catalogue.judgements().items() if at.entry_point}
+        found |= {name: of for name, of in others.items() if issubclass(task.judges, of.judges)}
+    return found
+
+
+def judging_options(task: type[Task] | Task, at: str) -> dict[str, str]:
+    """Option -> the judgement whose it is, of all that a task makes at "fit" or "eval".
+
+    Raises:
+        ConfigError: two judgements have an option of one name.
+    """
+    owners: dict[str, str] = {}
+    for name, of in judgements_of(task).items():
+        for each in options_of(of) if at in of.at else ():
+            if owners.setdefault(each.name, name) != name:
+                raise ConfigError(f"judgements '{owners[each.name]}' and '{name}' both have an option '{each.name}'")
+    return owners
+
+
+def judges_at(task: Task, at: str, given: Mapping[str, Any] | None = None) -> list[Judgement]:
+    """The judgements that a task makes at "fit" or "eval", in their order.
+
+    Args:
+        given: options by name, which may be of others too; what is None is not given.
+
+    Raises:
+        ConfigError: a value that its option does not accept.
+    """
+    owners = judging_options(task, at)
+    values = {key: value for key, value in (given or {}).items() if key in owners and value is not None}
+    return [
+        build_judgement(name, **{key: value for key, value in values.items() if owners[key] == name})
+        for name, of in judgements_of(task).items()
+        if at in of.at
+    ]
+
+
+def check_judging(task: Task, at: str, given: Mapping[str, Any]) -> None:
+    """Raise the ConfigError of an option that no judgement of the task has there, or of a value it does not accept."""
+    owners = judging_options(task, at) if given else {}
+    for key in given:
+        if key not in owners:
+            raise ConfigError(f"--{key.replace('_', '-')}: {task.title} does not use it; omit it")
+    if given:
+        judges_at(task, at, given)
+
+
+def divided(task: Task, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a fit's options are for: the task itself, as they were given, and its judgements, each value in its type.
+
+    Raises:
+        ConfigError: a value that its option does not accept.
+    """
+    owners = judging_options(task, FIT) if given else {}
+    judging = {key: value for key, value in given.items() if key in owners}
+    made = {judgement.name: judgement for judgement in judges_at(task, FIT, judging)} if judging else {}
+    own = {key: value for key, value in given.items() if key not in owners}
+    return own, {key: getattr(made[owners[key]], key) for key in judging}
+
+
+def _class(name: str, entries: dict[str, Entry], base: type) -> Any:
+    """The subclass of `base` that has a name, which it learns.
+
+    Raises:
+        UnknownNameError: nothing has that name.
+    """
+    cls = _load(find(name, entries, base.__name__.lower()), base)
+    cls.name = name
+    return cls
 
 
 def _load(entry: Entry, base: type):

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.domain import Item
-from ..contracts.targets import Captions
+from ..contracts.items import Captions, Item
 from ..errors import DataError
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"

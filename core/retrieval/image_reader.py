@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.backbone import Backbone
-from ..contracts.channels import InputChannels
-from ..contracts.domain import Decoded, Domain, DomainData, Item
+from ..contracts.domain import Domain
+from ..contracts.images import InputChannels
+from ..contracts.items import Captions, Decoded, DomainData, Item
 from ..contracts.recipe import SAMPLE
-from ..contracts.targets import Captions
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
-from ..features.keys import transform_spec
+from ..features.table import transform_spec
 from ..registry import load_domain
 
 PAIR_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".tar")

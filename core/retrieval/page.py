@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.domain import Decoded, Item
+from ..contracts.items import Decoded, Item
 from ..errors import DataError
 from ..runs.plots import data_uri
 from ..runtime.files import write_whole

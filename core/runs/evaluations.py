@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Item
+from ..contracts.items import Item
 from ..data.verify import FileHashes, content_key
 from ..errors import DataError
 from ..runtime.files import refused, write_whole

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..contracts.image_size import as_image_size, size_in_words
+from ..contracts.images import as_image_size, size_in_words
 from ..runtime.files import write_whole
 from .plots import curve_picture, data_uri
 from .redaction import without_place

@@ -8,10 +8,10 @@ __getattr__, __dir__ = lazy_exports(
         "distributed": "is_main run_on_all world_size",
         "files": "KEPT_DAYS MARKER PLACE cached_folder caching claimed is_abandoned refused replacing write_cached "
         "write_whole",
+        "process": "in_blocks",
         "progress": "Reporter training_lines",
         "ranks": "Ranks",
         "reading": "MOST_BYTES check_regular json_values parse_json read_json read_start read_text read_yaml "
         "text_lines why_not_regular",
-        "threads": "in_blocks",
     },
 )

@@ -1,18 +1,21 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all; tensors of a run are the body of a safetensors file, JSON its header."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from weakref import WeakSet
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from ..errors import CacheError, ConfigError, DataError
 from .distributed import is_main, run_on_all
@@ -31,6 +34,7 @@ PLACE = ".resume"
 MARKER = ".at-work"
 """In a folder whose process has not ended."""
 CHECKPOINTS = ("*.pt", "*.pth", "step-*/index.json")
+HEADER = "vladapt"
 KEPT_DAYS = 7
 """How long checkpoints of a killed training wait for a `--resume` while others end well beside them."""
 
@@ -94,6 +98,36 @@ def write_whole(path: Path, content: str | bytes, cure: str = OTHER_OUT) -> None
     """
     with replacing(path, cure) as partial:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write as `replacing` does. Returns the path."""
+    with replacing(path) as partial:
+        body = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(body, str(partial), metadata={HEADER: json.dumps(dict(header))})
+    return path
+
+
+def read_tensors(path: Path, cure: str = "copy the run again") -> tuple[Any, dict[str, Tensor]]:
+    """What the header says, which may be anything, and the tensors by name.
+
+    Args:
+        cure: of a damaged file, for the message.
+
+    Raises:
+        DataError: not such a file, or a damaged one.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a mapping)
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable safetensors file ({error}); {cure}") from None
+
+
+def kind_of(tensor: Tensor) -> list[Any]:
+    """What a header says of a tensor: its dtype and its shape."""
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
 def write_cached(path: Path, content: str | bytes) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
-from ..contracts.domain import SPLITS, Domain, DomainData
+from ..contracts.domain import Domain
+from ..contracts.items import SPLITS, DomainData
 from ..contracts.options import options_of
-from ..contracts.recipe import HOOKS, SAMPLE, Recipe
+from ..contracts.recipe import HOOKS, SAMPLE, Recipe, check_data_place
 from ..data.label_files import is_label_file, read_label_file
-from ..data.places import check_data_place
 from ..data.pools import listed_names
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits

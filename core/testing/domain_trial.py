@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain
+from ..contracts.items import DomainData
 from ..data.verify import one_line
 from .contract import ContractError
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from ..contracts.adapter import Adapter
-from ..contracts.domain import Domain
-from ..contracts.metric import Metric
+from ..contracts.domain import Domain, Metric
 from ..contracts.options import as_text, options_of
 from ..contracts.task import FILE_KINDS, Task
 from ..data.verify import one_line

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.domain import Item
-from ..contracts.targets import Label, Labels
+from ..contracts.items import Item, Label, Labels
 
 TEMPLATES = ("a {} square.", "a picture of {}.")
 AGAINST = ("a picture without {}.",)

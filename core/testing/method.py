@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
-from ..contracts.adapter_file import read_adapter_file, restore_state
+from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
 from ..contracts.options import chosen, options_of
 from ..contracts.resources import OF_TOWERS
@@ -150,7 +150,7 @@ def seed_everything(seed: int) -> None:
 def reloaded(cls: type[Adapter], path: Path, backbone: Backbone | None = None) -> Adapter:
     """A new adapter of a class with what a file holds."""
     header, tensors = read_adapter_file(path)
-    adapter = restore_state(cls(**header["options"]), header, tensors, path)
+    adapter = cls(**header["options"]).restore(header, tensors, path)
     return adapter if backbone is None else adapter.attach(backbone)
 
 

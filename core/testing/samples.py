@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.domain import SPLITS, Domain, DomainData, Item, check_items
-from ..contracts.image_size import ImageSize, height_and_width
-from ..contracts.targets import Boxes, Mask, Target
+from ..contracts.domain import Domain
+from ..contracts.images import ImageSize, height_and_width
+from ..contracts.items import SPLITS, Boxes, DomainData, Item, Mask, Target, check_items
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, one_line, part_text
 from ..errors import CapabilityError, DataError

@@ -15,10 +15,10 @@ from torch import Tensor
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
 from ..contracts.choices import Augmented
-from ..contracts.domain import Item
-from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet, TextClassifier
+from ..contracts.features import PRE_PROJECTION, PROJECTED, Detection, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
-from ..contracts.resources import BasePredictions, Detection, FurtherBackbone, HeldPatchTokens, PreProjection, TextPool
+from ..contracts.items import Item
+from ..contracts.resources import BasePredictions, FurtherBackbone, HeldPatchTokens, PreProjection, TextPool
 from ..features.batches import Extras, batches, logits_of
 from ..prompts.classifier import build_classifier, fill
 from .contract import differences

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..contracts.choices import ClassWeighted
 from ..contracts.features import FeatureSet
 from ..data.sampling import folds
-from ..metrics.class_balance import balancing_offsets
+from ..metrics.selection import balancing_offsets
 
 FOLDS = 5
 """Into which a support is split where offsets are learned."""

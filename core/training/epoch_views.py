@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ..contracts.backbone import Backbone
 from ..contracts.choices import FreshViews
-from ..contracts.domain import Item
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.images import TrainingImages
+from ..contracts.items import Item
 from ..errors import CapabilityError, DataError
-from ..features.batch_size import BatchSizeTuner
-from ..features.extract import Job, Unreadable, averaged, encoder, extract, in_eval_mode, renderer
+from ..features.extract import BatchSizeTuner, Job, Unreadable, averaged, encoder, extract, in_eval_mode, renderer
 from .samples import seed_of
 from .sources import Remembered
 

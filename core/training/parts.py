@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.image_size import height_and_width
+from ..contracts.images import height_and_width
 from ..contracts.loss import Loss, in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan

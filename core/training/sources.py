@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
-from ..contracts.domain import Decoded, Item
+from ..contracts.items import Decoded, Item
 from ..errors import DataError
 
 REMEMBERED_BYTES = 256 << 20

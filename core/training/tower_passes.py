@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.image_size import height_and_width
+from ..contracts.images import height_and_width
 from ..contracts.outputs import MASKED_SHARE
 from ..errors import CapabilityError
 

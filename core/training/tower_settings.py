@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..contracts.adapter import FitReport
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Item
 from ..contracts.images import TrainingImages, TrainingPlace
+from ..contracts.items import Item
 from ..contracts.options import chosen
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..features.extract import AMP, cores

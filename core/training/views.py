@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..contracts.backbone import Backbone, blank_image
-from ..contracts.image_size import ImageSize, height_and_width
+from ..contracts.images import ImageSize, height_and_width
 from ..errors import CapabilityError
 
 STRONG_SCALE = (0.08, 1.0)

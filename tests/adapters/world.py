@@ -10,8 +10,8 @@ import torch
 
 from vladapt import FeatureSet, Item, Label, TextClassifier, build_adapter, build_classifier
 from vladapt.core.contracts import TrainingImages
-from vladapt.core.contracts.features import PRE_PROJECTION, PROJECTED
-from vladapt.core.contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
+from vladapt.core.contracts.features import PRE_PROJECTION, PROJECTED, Detection
+from vladapt.core.contracts.resources import FurtherBackbone, PreProjection, TextPool
 from vladapt.core.features.batches import Extras, batches, logits_of
 from vladapt.core.registry import adapter_class
 

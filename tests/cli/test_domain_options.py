@@ -12,7 +12,7 @@ import typer
 
 import vladapt as package
 from vladapt import cli
-from vladapt.core.commands import option_index
+from vladapt.core.commands import declared
 from vladapt.core.commands.options import with_optional_values
 from vladapt.core.contracts.options import options_of
 from vladapt.core.errors import DataError
@@ -24,7 +24,7 @@ from vladapt.core.runtime import files
 @pytest.fixture
 def room(tmp_path, monkeypatch):
     """A package folder in which nothing lies yet; `add(name, text)` puts a domain there."""
-    monkeypatch.setattr(option_index, "PACKAGE_ROOT", tmp_path)
+    monkeypatch.setattr(declared, "PACKAGE_ROOT", tmp_path)
 
     def add(name: str, text: str) -> Path:
         folder = tmp_path / "domains" / name
@@ -44,11 +44,11 @@ def imports(monkeypatch):
         if "Unfinished" in (folder / "__init__.py").read_text():
             raise SyntaxError(folder.name)
         imported.append(folder.name)
-        zoom = option_index.Declared("reading", folder.name, f"zoom{len(imported)}", "int", False, "how near")
-        return option_index.Index((zoom,), ("classification",)), [type("Own", (), {"__module__": "own"})]
+        zoom = declared.Declared("reading", folder.name, f"zoom{len(imported)}", "int", False, "how near")
+        return declared.Index((zoom,), ("classification",)), [type("Own", (), {"__module__": "own"})]
 
-    monkeypatch.setattr(option_index, "_imported", read)
-    monkeypatch.setattr(option_index, "_source", lambda cls: "domains/sound/__init__.py")
+    monkeypatch.setattr(declared, "_imported", read)
+    monkeypatch.setattr(declared, "_source", lambda cls: "domains/sound/__init__.py")
     return imported
 
 
@@ -102,30 +102,30 @@ def test_help_on_a_run_shows_the_options_of_its_domain(vladapt, tmp_path):
 @pytest.mark.parametrize("name", ["medical", "open-vocab", "person", "remote-sensing", "video", "natural"])
 def test_what_is_declared_is_what_the_domain_takes(name):
     """Its reader, and its tasks, wherever they lie."""
-    found = {(each.key, each.help) for each in option_index.options_of_domain(name)}
+    found = {(each.key, each.help) for each in declared.options_of_domain(name)}
     domain = package.load_domain(name)
     tasks = [options for task in domain.task_names if (options := task_class(task).options) is not None]
     taken = {(f"data.{each.name}", each.help) for each in options_of(domain.reading)}
     assert found == taken | {(each.name, each.help) for options in tasks for each in options_of(options)}
 
 
-@pytest.mark.parametrize("folder", option_index.folders(), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", declared.folders(), ids=lambda folder: folder.name)
 def test_the_index_of_a_folder_is_up_to_date(folder):
     """`make index` makes it again."""
-    assert (folder / option_index.FILE).read_text(encoding="utf-8") == option_index.index_text(folder)
+    assert (folder / declared.FILE).read_text(encoding="utf-8") == declared.index_text(folder)
 
 
 def test_one_name_has_one_type_in_all_domains():
     types = {}
     for name in catalogue.domains():
-        for each in option_index.options_of_domain(name):
+        for each in declared.options_of_domain(name):
             types.setdefault(each.key, set()).add((each.type, each.switch))
     assert not {key: found for key, found in types.items() if len(found) > 1}
 
 
 def test_an_index_that_is_missing_stale_or_damaged_is_made_again_and_kept(room, imports):
     folder = room("sound", "class Own:\n    zoom = option(1)\n    near = 2\n\n    def read(self):\n        return 1\n")
-    source, file = folder / "__init__.py", folder / option_index.FILE
+    source, file = folder / "__init__.py", folder / declared.FILE
     changes = (
         lambda: None,
         lambda: source.write_text(source.read_text().replace("option(1)", "option(\n        2\n    )")),
@@ -134,26 +134,26 @@ def test_an_index_that_is_missing_stale_or_damaged_is_made_again_and_kept(room, 
     )
     for times, change in enumerate(changes, 1):
         change()
-        assert [each.name for each in option_index._read(folder).options] == [f"zoom{times}"]
+        assert [each.name for each in declared._read(folder).options] == [f"zoom{times}"]
         source.write_text(source.read_text().replace("        return 1", "        return 2"))  # declares nothing
-        assert option_index._read(folder).options[0].name == f"zoom{times}" and len(imports) == times
+        assert declared._read(folder).options[0].name == f"zoom{times}" and len(imports) == times
 
 
 def test_an_index_in_a_folder_that_cannot_be_written_is_made_in_memory(room, imports, monkeypatch):
     folder = room("sound", "")
     monkeypatch.setattr(files, "write_whole", Mock(side_effect=DataError("read-only")))
-    assert [each.name for each in option_index._read(folder).options] == ["zoom1"]
-    assert not (folder / option_index.FILE).exists()
+    assert [each.name for each in declared._read(folder).options] == ["zoom1"]
+    assert not (folder / declared.FILE).exists()
 
 
 def test_a_domain_under_construction_takes_no_command_away(room, imports):
     room("sound", "")
     room("broken", "class Unfinished(:\n")
-    option_index._here.cache_clear()
+    declared._here.cache_clear()
     try:
-        assert list(option_index._here()) == ["sound"]
+        assert list(declared._here()) == ["sound"]
     finally:
-        option_index._here.cache_clear()
+        declared._here.cache_clear()
 
 
 def test_switches_of_domains_may_stand_alone():

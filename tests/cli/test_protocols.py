@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vladapt.core.data.scenarios import scenario_counts
+from vladapt.core.data.sampling import scenario_counts
 from vladapt.core.tasks.classification.protocols import PROTOCOLS
 
 CLASSES = 4

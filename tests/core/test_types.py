@@ -10,11 +10,13 @@ import pytest
 import type_errors
 
 import vladapt
-from vladapt.core.commands.public_types import FILE, stub_text
+import vladapt.api
+from vladapt.core.commands.option_index import FILE, stub_text
 from vladapt.core.contracts.options import options_of
 from vladapt.core.contracts.recipe import Recipe, Trained
 from vladapt.core.contracts.task import Axes
-from vladapt.core.contracts.use import UseOptions
+from vladapt.core.contracts.use import ExportWishes, UseOptions
+from vladapt.core.engine.options import PushOptions, SearchOptions
 
 NAMES = sorted(name for names in vladapt.HOMES.values() for name in names.split())
 CALLS = {
@@ -75,13 +77,16 @@ def test_the_stub_is_up_to_date():
         ("compare", (Axes,), ""),
         ("evaluate", (UseOptions,), "evaluate"),
         ("predict", (UseOptions,), "predict"),
-        ("export", (UseOptions,), "export"),
+        ("export", (UseOptions, ExportWishes), "export"),
+        ("push", (PushOptions,), ""),
+        ("search", (SearchOptions,), ""),
     ],
 )
 def test_each_option_is_a_keyword_and_stands_in_the_docstring(function, owners, command):
-    called = getattr(vladapt, function)
+    called = getattr(vladapt.api, function)
     parameters = inspect.signature(called).parameters
-    taken = [each for of in owners for each in options_of(of) if not command or command in each.bounds.commands]
+    named = [each for of in owners for each in options_of(of)]
+    taken = [each for each in named if not each.bounds.commands or not command or command in each.bounds.commands]
     assert taken and {each.name for each in taken} <= parameters.keys()
     assert not [each.name for each in taken if f"        {each.name}: " not in called.__doc__]
     assert "given" not in parameters and "        given:" not in called.__doc__

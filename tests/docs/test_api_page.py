@@ -9,7 +9,7 @@ import pytest
 
 import vladapt
 from vladapt import api, testing
-from vladapt.core.commands.public_types import API_FILE, api_stub_text
+from vladapt.core.commands.option_index import API_FILE, api_stub_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from forked import run
 
-from vladapt.core.commands.option_index import options_of_domain
+from vladapt.core.commands.declared import options_of_domain
 from vladapt.core.contracts.recipe import KEYS
 from vladapt.core.contracts.use import USE
 

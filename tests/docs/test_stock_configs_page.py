@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.stock.choice import by_size, folders
+from stock_checks.choice import by_size, folders
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "open-vocab-stock-configs.md"
 

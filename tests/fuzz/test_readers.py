@@ -26,7 +26,7 @@ import valid_sets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.domain import DomainData
+from vladapt.core.contracts.items import DomainData
 from vladapt.core.errors import LONGEST_MESSAGE, VladaptError
 
 MOST_S = 20

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...contracts.domain import MAX_PIXELS, SPLITS, Decoded
+from ...contracts.items import MAX_PIXELS, SPLITS, Decoded
 from ...errors import DataError, printable
 from ...runtime.reading import open_regular
 from ..images import decode_bytes, decode_image

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...contracts.adapter import require
-from ...contracts.domain import MAX_PIXELS, SPLITS
+from ...contracts.items import MAX_PIXELS, SPLITS
 from ...contracts.options import option, options_from, settle, whole_number
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...contracts.domain import Decoded
+from ...contracts.items import Decoded
 
 SIDE = 96
 FINER = 2

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from ...contracts.domain import MAX_PIXELS, Decoded
+from ...contracts.items import MAX_PIXELS, Decoded
 from ...errors import ConfigError, DataError, printable, shortened
 from ...runtime.remote import check_plain, open_stream, shown
 from ..images import decode_picture

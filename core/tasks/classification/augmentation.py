@@ -12,11 +12,10 @@ from typing import Any
 from ...contracts.adapter import Adapter
 from ...contracts.choices import Augmented, FreshViews, PooledViews
 from ...contracts.domain import NO_PRESET
-from ...contracts.draws import Shots
 from ...contracts.images import CropTransform
-from ...contracts.prepared import PreparedData
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe
-from ...features.keys import transform_spec
+from ...features.table import transform_spec
 from ...registry import adapter_class
 
 Crop = tuple[float, float]

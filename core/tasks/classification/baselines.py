@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Item
 from ...contracts.features import FeatureSet, TextClassifier
+from ...contracts.items import Item
 from ...errors import CapabilityError
 from ...registry import build_adapter
 

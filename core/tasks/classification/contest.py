@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
-from ...contracts.prepared import PreparedData
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
-from ...metrics.deciding import class_range, deciding_metric, weights_of_answers
-from ...metrics.resampled import holm
 from ...metrics.resampling import (
     centred,
     exchange_test,
@@ -27,7 +24,8 @@ from ...metrics.resampling import (
     percentiles,
     units_of,
 )
-from ...metrics.selection import macro_auroc
+from ...metrics.selection import class_range, deciding_metric, macro_auroc, weights_of_answers
+from ...metrics.significance import holm
 from ...registry import adapter_class
 from ...runs.comparison import GUESSING
 from ...runs.measures import AT_HALF

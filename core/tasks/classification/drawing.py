@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from ...contracts.domain import DomainData, Item
-from ...contracts.draws import Shots, val_images
 from ...contracts.features import PROJECTED, FeatureSet
-from ...data.sampling import sample_shots
-from ...data.scenarios import draw_shots
+from ...contracts.items import DomainData, Item
+from ...contracts.prepared import Shots, val_images
+from ...data.sampling import draw_shots, sample_shots
 from .base_run import BaseRun
 from .resources import Resources
 

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...confidence.calibration import Calibration
-from ...contracts.domain import Item
-from ...contracts.evaluated import Evaluated
-from ...contracts.fitted_run import FittedRun
-from ...contracts.judgement import Findings, Scores
+from ...contracts.items import Item
+from ...contracts.judgement import Evaluated, Findings, Scores
 from ...contracts.prepared import PreparedData
+from ...contracts.use import FittedRun
 from ...runs.evaluations import make_folder
 from ...runs.folder import now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ...contracts.domain import DomainData
-from ...contracts.fitted_run import FittedRun
+from ...contracts.items import DomainData
 from ...contracts.task import Use
+from ...contracts.use import FittedRun
 from ...runs.evaluations import make_folder
 from ...runs.plots import data_uri
 from ...runs.run_sections import Report, render_report

@@ -13,8 +13,8 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.by_example import ByExample
-from ...contracts.domain import Decoded
 from ...contracts.features import PROJECTED, Batch
+from ...contracts.items import Decoded
 from ...contracts.task import Use
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.heat_maps import (

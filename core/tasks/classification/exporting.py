@@ -24,10 +24,11 @@ from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
 from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, Item
-from ...contracts.exported import Exported, ExportWishes
+from ...contracts.domain import Domain
 from ...contracts.features import Batch, FeatureSet
+from ...contracts.items import Item
 from ...contracts.task import Use
+from ...contracts.use import Exported, ExportWishes
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement

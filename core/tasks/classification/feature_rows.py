@@ -12,19 +12,17 @@ from typing import Any
 import torch
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import NO_PRESET, Domain, DomainData, Item
-from ...contracts.draws import Shots
+from ...contracts.domain import NO_PRESET, Domain
 from ...contracts.features import Batch, FeatureSet, TextClassifier
-from ...contracts.prepared import Counts, PreparedData
+from ...contracts.items import DomainData, Item, Label, Labels
+from ...contracts.prepared import Counts, PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe
-from ...contracts.targets import Label, Labels
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
 from ...features.batches import Extras, batches
 from ...features.files import FeatureFile, load_features
-from ...runtime.progress import Reporter
-from ...runtime.timing import part
+from ...runtime.progress import Reporter, part
 from ..methods import class_indices
 from .drawing import Drawn
 from .images import prepare

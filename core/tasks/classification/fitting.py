@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Item
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
+from ...contracts.items import Item
 from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
 from ...contracts.part_views import IMAGES
-from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.task import Task
 from ...data.sampling import class_counts, short_classes
@@ -27,7 +26,7 @@ from ...explanation.nearest import LabelledImages
 from ...features.batches import OF_IMAGES
 from ...forgetting.probe import probe_of
 from ...registry import build_adapter, build_judgement
-from ...registry.judging import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at
 from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words

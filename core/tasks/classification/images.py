@@ -13,12 +13,11 @@ import torch
 from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, DomainData, Item
-from ...contracts.draws import Shots
+from ...contracts.domain import Domain, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
-from ...contracts.metric import Metric
-from ...contracts.prepared import Counts
+from ...contracts.items import DomainData, Item
+from ...contracts.prepared import Counts, Shots
 from ...contracts.recipe import AUTO, Recipe
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable

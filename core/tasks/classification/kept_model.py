@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
-from ...contracts.prepared import PreparedData
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.task import Task
 from ...data.sampling import rank

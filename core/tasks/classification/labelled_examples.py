@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Decoded, Domain, DomainData, Item
-from ...contracts.draws import Shots
+from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
-from ...contracts.fitted_run import FittedRun
-from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.items import Decoded, DomainData, Item
+from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE
+from ...contracts.use import FittedRun
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes
 from ...errors import VladaptError

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Decoded
+from ...contracts.items import Decoded
 from ...contracts.prepared import PreparedData, on_adapted
 from ...errors import DataError
 from ...explanation.nearest import Example, LabelledImages

@@ -16,13 +16,13 @@ from ...backbones.load import load_backbone
 from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
-from ...contracts.fitted_run import FittedRun
-from ...contracts.own_files import Scorer
+from ...contracts.items import DomainData, Item
 from ...contracts.recipe import Recipe
 from ...contracts.serving import NoneReadable
 from ...contracts.task import Use
+from ...contracts.use import FittedRun
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, DataError, one_line
 from ...features.batches import PLAIN, Extras, batches, logits_of

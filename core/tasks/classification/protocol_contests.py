@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from ...contracts.adapter import Adapter
-from ...contracts.draws import Shots
 from ...contracts.features import FeatureSet
-from ...contracts.prepared import PreparedData
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest
 from ...data.splits import MADE_ANEW

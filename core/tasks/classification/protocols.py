@@ -14,7 +14,7 @@ from typing import Any
 from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot, published_options
 from ...contracts.domain import Domain
 from ...contracts.recipe import ALL, Recipe
-from ...data.scenarios import SCENARIOS
+from ...data.sampling import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
 from ...errors import UnknownNameError, did_you_mean
 from ...registry import adapter_class
@@ -41,7 +41,7 @@ class Protocol:
             out of the shots.
         seeds: of a comparison.
         shots: of a comparison.
-        scenario: how unequal the shots are (`core/data/scenarios.py`), or None for K of each class.
+        scenario: how unequal the shots are (`core/data/sampling.py`), or None for K of each class.
         deciding: the metric of its tables.
         baselines: methods of a comparison besides zero-shot that nobody need name.
         transfer: how a fit is tested on further data sets; None where it is tested on images of its own.

@@ -10,13 +10,13 @@ from rich.table import Table
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
+from ...contracts.domain import Metric
 from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.judgement import Scores
-from ...contracts.metric import Metric
 from ...contracts.prepared import PreparedData, on_adapted
 from ...errors import DataError
 from ...features.batches import PLAIN, logits_of, plain_batches
-from ...metrics.labelled_rows import metrics_of
+from ...metrics.classification import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter
 from ...runs.comparison import ZERO_SHOT, Comparison

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from ...confidence.calibration import TABLE_COVERAGES
-from ...contracts.domain import Decoded, Domain, DomainData, Item
+from ...contracts.domain import Domain
+from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.nearest import LabelledImages
-from ...features.batch_size import CPU_SIZES, GPU_SIZES
 from ...features.batches import PLAIN
+from ...features.extract import CPU_SIZES, GPU_SIZES
 from ...features.store import FeatureStore
 from ...runtime.progress import Reporter
 from .predictions import check_wishes

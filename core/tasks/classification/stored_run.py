@@ -8,9 +8,9 @@ from typing import Any
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.fitted_run import FittedRun
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
+from ...contracts.use import FittedRun
 from ...errors import ConfigError, DataError
 from ...registry import load_adapter
 from ...runs.redaction import LEFT_OUT

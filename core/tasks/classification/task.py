@@ -14,30 +14,27 @@ from typing import Any, ClassVar
 from rich.console import Group
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Item
-from ...contracts.draws import Shots
-from ...contracts.evaluated import Evaluated
-from ...contracts.exported import Exported, ExportWishes
 from ...contracts.images import TrainingPlace
-from ...contracts.judgement import FIT, Findings, JudgedClassifier, Scores
-from ...contracts.prepared import PreparedData
+from ...contracts.items import Item
+from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
+from ...contracts.use import Exported, ExportWishes
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
-from ...features.keys import canonical_json
+from ...features.table import canonical_json
 from ...registry import catalogue
+from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find, is_place
-from ...registry.judging import divided, judgements_of, judges_at
 from ...runs.comparison import Comparison
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
-from ...runtime.progress import Reporter
-from ...runtime.timing import part
+from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
 from ..methods import adapter_of, check_hooks, check_named, trains_towers, with_published

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Domain, DomainData, Item
-from ...contracts.draws import Shots
+from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingImages
-from ...contracts.prepared import PreparedData
+from ...contracts.items import DomainData, Item
+from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import Recipe
 from ...data.unlabelled import images_of
 from ...errors import CapabilityError, ConfigError, NoClassesError, near_names

@@ -12,15 +12,14 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.evaluated import Evaluated
 from ...contracts.features import FeatureSet
-from ...contracts.fitted_run import FittedRun
-from ...contracts.judgement import EVAL, Findings
+from ...contracts.judgement import EVAL, Evaluated, Findings
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.task import TRUST, Task, Use
+from ...contracts.use import FittedRun
 from ...errors import CapabilityError, DataError
 from ...registry import load_adapter
-from ...registry.judging import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runtime.distributed import is_main
 from ...runtime.files import claimed

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine import Config
 
-from ...contracts.fitted_run import FittedRun
+from ...contracts.use import FittedRun
 from ...errors import ConfigError, DataError
 from .registered import (
     OF_DATA,

@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ...contracts.domain import DomainData, Evaluation
-from ...contracts.evaluated import Evaluated
-from ...contracts.fitted_run import FittedRun
+from ...contracts.domain import Evaluation
+from ...contracts.items import DomainData
+from ...contracts.judgement import Evaluated
+from ...contracts.use import FittedRun
 from ...runs import run_sections as shared
 from ...runs.evaluations import make_folder
 from ...runs.folder import now

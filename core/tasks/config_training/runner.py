@@ -32,7 +32,7 @@ from torch import nn
 
 from ...backbones.tower_steps import sized_like
 from ...contracts.adapter_file import not_finite
-from ...contracts.fitted_run import FittedRun
+from ...contracts.use import FittedRun
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines

@@ -19,11 +19,12 @@ from torch import nn
 from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.domain import SPLITS, DomainData, Evaluation
-from ...contracts.evaluated import Evaluated
-from ...contracts.fitted_run import FittedRun
+from ...contracts.domain import Evaluation
+from ...contracts.items import SPLITS, DomainData
+from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...contracts.use import FittedRun
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from ...contracts.adapter import require
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Decoded, Item
+from ...contracts.items import Decoded, Item
 from ...data.pairs.pair_set import PairSet
 from ...errors import ConfigError, DataError
-from ...features.batch_size import BatchSizeTuner
-from ...features.extract import AMP, Encoded, Job, extract, in_eval_mode
+from ...features.extract import AMP, BatchSizeTuner, Encoded, Job, extract, in_eval_mode
 
 BATCH_SIZE = 32
 

@@ -13,7 +13,7 @@ from typing import Any
 from ...backbones.finders import searched
 from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
-from ...contracts.image_size import ImageSize
+from ...contracts.images import ImageSize
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe

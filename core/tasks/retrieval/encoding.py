@@ -13,11 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Decoded, DomainData, Item
+from ...contracts.items import Decoded, DomainData, Item
 from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
-from ...features.batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
-from ...features.extract import AMP, Job, Unreadable, averaged, extract, in_eval_mode
+from ...features.extract import (
+    AMP,
+    CPU_SIZES,
+    GPU_SIZES,
+    BatchSizeTuner,
+    Job,
+    Unreadable,
+    averaged,
+    extract,
+    in_eval_mode,
+)
 from ...features.store import FeatureStore
 from ...retrieval.image_reader import pair_item
 from ...runtime.distributed import all_gather_json, all_gather_rows, rank, run_on_all, world_size

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...backbones.finders import FinderBackbone, searched
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.exported import Exported, ExportWishes
 from ...contracts.task import Use
+from ...contracts.use import Exported, ExportWishes
 from ...errors import CapabilityError, ConfigError, DataError
 from ...export.agreement import LARGEST_SHARE, Agreement
 from ...export.folder import Session, facts_of, library

@@ -14,9 +14,9 @@ from typing import Any
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, DomainData
+from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
-from ...contracts.questions import Questions
+from ...contracts.items import DomainData, Questions
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs

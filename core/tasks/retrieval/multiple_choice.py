@@ -9,7 +9,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ...contracts.questions import Questions
+from ...contracts.items import Questions
 from ...errors import DataError
 from ...runs.sections import Measure, TableSection, plural
 from .encoding import PairFeatures

@@ -13,8 +13,7 @@ import torch
 
 from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Decoded, DomainData, Item
-from ...contracts.questions import Questions
+from ...contracts.items import Decoded, DomainData, Item, Questions
 from ...data.pairs.pair_set import Pair
 from ...data.verify import FileHashes
 from ...errors import DataError

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 from rich.console import Group
 
 from ...contracts.backbone import Backbone
-from ...contracts.exported import Exported, ExportWishes
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.task import Use
+from ...contracts.use import Exported, ExportWishes
 from ...errors import CapabilityError
-from ...registry.judging import judgements_of
+from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter

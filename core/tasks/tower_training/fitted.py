@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from ...backbones.load import save_fine_tuned
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.fitted_run import FittedRun
 from ...contracts.judgement import Findings
+from ...contracts.use import FittedRun
 from ...errors import DataError
 from ...registry import load_adapter
 from ...runs.folder import Run

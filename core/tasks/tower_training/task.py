@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...contracts.backbone import Backbone
-from ...contracts.evaluated import Evaluated
-from ...contracts.judgement import EVAL, FIT, Findings, JudgedTowers, Place
+from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, catalogue
+from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
-from ...registry.judging import divided, judgements_of, judges_at
 from ...runs.evaluations import in_the_fit, kept_digests, make_folder
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.run_sections import Report, write_report

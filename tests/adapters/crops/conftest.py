@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
-from vladapt.core.contracts.resources import Detection
+from vladapt.core.contracts.features import Detection
 from vladapt.core.prompts.classifier import build_classifier
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}

@@ -8,7 +8,7 @@ import torch
 from forked import run
 
 from vladapt.core.contracts import Batch
-from vladapt.core.contracts.resources import Detection
+from vladapt.core.contracts.features import Detection
 from vladapt.core.errors import CapabilityError
 from vladapt.core.registry import build_adapter, load_adapter
 

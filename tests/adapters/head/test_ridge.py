@@ -10,7 +10,7 @@ import torch
 from vladapt.adapters.head import ridge as ridge_file
 from vladapt.adapters.head.ridge import _Fits
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.contracts.draws import NoValidation
+from vladapt.core.contracts.prepared import NoValidation
 from vladapt.core.registry import build_adapter
 
 

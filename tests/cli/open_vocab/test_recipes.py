@@ -12,8 +12,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from mmengine import Config
 
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.tasks.config_training.kept_plan import kept_of
 from vladapt.core.tasks.config_training.runner import build_model

@@ -13,7 +13,7 @@ from vladapt import CapabilityError, DataError
 from vladapt.core.backbones.channels import ChannelPreprocess, input_layer
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.contracts.channels import MEAN, TRAINED, InputChannels
+from vladapt.core.contracts.images import MEAN, TRAINED, InputChannels
 
 FIVE = InputChannels(("red", "green", "blue", "nir", "swir16"))
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}

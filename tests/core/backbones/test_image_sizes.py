@@ -11,7 +11,7 @@ from vladapt.core.backbones.checkpoints import resize_positions
 from vladapt.core.backbones.load import save_fine_tuned
 from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.contracts.backbone import blank_image
-from vladapt.core.contracts.image_size import as_image_size, height_and_width, size_in_words
+from vladapt.core.contracts.images import as_image_size, height_and_width, size_in_words
 from vladapt.core.contracts.recipe import Recipe, value_of
 from vladapt.core.errors import ConfigError
 from vladapt.core.training.views import local_size, patch_size, strong_view

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vladapt.core.contracts import Adapter, FeatureSet, FitReport, TextClassifier, require
-from vladapt.core.contracts.adapter_file import read_adapter_file, restore_state
+from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
 
@@ -47,7 +47,7 @@ def test_saved_and_loaded_gives_the_same_logits(problem, tmp_path):
     adapter = Shift(strength=0.5)
     adapter.fit(support, classifier)
     header, tensors = read_adapter_file(adapter.save(tmp_path / "a.safetensors"))
-    again = restore_state(Shift(**header["options"]), header, tensors, tmp_path)
+    again = Shift(**header["options"]).restore(header, tensors, tmp_path)
     x = torch.randn(5, 4)
     assert torch.equal(adapter.logits(x), again.logits(x))
     assert again.class_names_ == ("a", "b", "c") and header["backbone"] == "abc"
@@ -162,7 +162,7 @@ def test_state_missing_from_a_file_is_named(problem, tmp_path):
     header, tensors = read_adapter_file(adapter.save(tmp_path / "a.safetensors"))
     tensors.pop("mean_")
     with pytest.raises(DataError, match="lacks mean_"):
-        restore_state(Shift(), header, tensors, tmp_path / "a.safetensors")
+        Shift().restore(header, tensors, tmp_path / "a.safetensors")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -185,7 +185,7 @@ def test_a_dict_of_tensors_is_saved_and_comes_back(problem, tmp_path):
     adapter.fit(support, classifier, resources={"images": images_of(6)})
     header, tensors = read_adapter_file(adapter.save(tmp_path / "a.safetensors"))
     assert {"changed_/a.weight", "changed_/b.weight", "changed_/c"} < set(tensors)
-    again = restore_state(Retrained(), header, tensors, tmp_path)
+    again = Retrained().restore(header, tensors, tmp_path)
     assert again.nothing_ == {} and set(again.changed_) == set(adapter.changed_)
     assert all(torch.equal(again.changed_[name], value) for name, value in adapter.changed_.items())
 

@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vladapt.core.contracts.domain import Item
-from vladapt.core.contracts.pictures import Pictured, as_still
+from vladapt.core.contracts.domain import as_still
+from vladapt.core.contracts.items import Item
+from vladapt.domains.natural.domain import Natural
 
 
 def test_an_image_is_one_still_and_a_clip_one_per_frame():
     draw = np.random.default_rng(0)
     image, clip = draw.integers(0, 256, (4, 5, 3)).astype(np.uint8), draw.random((3, 4, 5, 3), np.float32)
     item = Item("a", Path("a"))
-    stills = Pictured().picture(item, lambda asked: image if asked is item else None)
+    stills = Natural().picture(item, lambda asked: image if asked is item else None)
     assert list(stills) == ["image"] and (stills["image"] == image).all()
-    stills = Pictured().picture(item, lambda asked: clip)
+    stills = Natural().picture(item, lambda asked: clip)
     assert list(stills) == ["1 of 3", "2 of 3", "3 of 3"]
     assert (stills["2 of 3"] == np.rint(clip[1] * 255)).all()
 

@@ -24,7 +24,7 @@ from vladapt import (
     Target,
     load_backbone,
 )
-from vladapt.core.contracts.domain import check_items
+from vladapt.core.contracts.items import check_items
 from vladapt.core.data.sampling import class_counts, restrict, sample_shots
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.verify import FileHashes, content_key

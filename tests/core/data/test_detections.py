@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.resources import Detection
+from vladapt.core.contracts.features import Detection
 from vladapt.core.data.detections import match_images, read_detections
 from vladapt.core.errors import DataError
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts import FeatureSet
-from vladapt.core.contracts.draws import NoValidation
+from vladapt.core.contracts.prepared import NoValidation
 from vladapt.core.data.sampling import hold_out, selection_split
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from forked import start
 
-from vladapt.core.contracts.domain import Item
+from vladapt.core.contracts.items import Item
 from vladapt.core.data import verify
 from vladapt.core.data.verify import FileHashes, content_key
 from vladapt.core.errors import DataError

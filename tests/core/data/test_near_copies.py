@@ -16,9 +16,8 @@ from vladapt.core.data import near_copies as module
 from vladapt.core.data import verify
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.images import decode_image, reduced_image
-from vladapt.core.data.near_copies import near_copies
+from vladapt.core.data.near_copies import GREY_SIDE, Thumbnails, near_copies, thumbnail
 from vladapt.core.data.splits import assign_splits, links_of
-from vladapt.core.data.thumbnails import GREY_SIDE, Thumbnails, thumbnail
 from vladapt.core.data.verify import FileHashes, content_key, drop_unreadable
 
 BASES = 40

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vladapt import CapabilityError, Item, Labels
-from vladapt.core.data.scenarios import REALISTIC, RELAXED, SCENARIOS, STANDARD, scenario_counts, scenario_rows
-from vladapt.core.data.scenarios import scenario_shots as shots_of
+from vladapt.core.data.sampling import REALISTIC, RELAXED, SCENARIOS, STANDARD, scenario_counts, scenario_rows
+from vladapt.core.data.sampling import scenario_shots as shots_of
 
 POOLS = st.lists(st.integers(1, 60), min_size=2, max_size=12)
 

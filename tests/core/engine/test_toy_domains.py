@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import vladapt
-from vladapt.core.contracts.domain import DomainData
-from vladapt.core.contracts.own_files import OwnFiles
+from vladapt.core.contracts.domain import OwnFiles
+from vladapt.core.contracts.items import DomainData
 from vladapt.core.data.unlabelled import read_unlabelled
 from vladapt.core.errors import ConfigError
 from vladapt.testing import domain_checks

@@ -11,8 +11,7 @@ from forked import run as run_python
 from tiny_tower import TinyTower, Transform
 
 from vladapt import CapabilityError, FeatureStore
-from vladapt.core.features.batch_size import BatchSizeTuner
-from vladapt.core.features.extract import Job, extract
+from vladapt.core.features.extract import BatchSizeTuner, Job, extract
 
 HERE = Path(__file__).parent
 

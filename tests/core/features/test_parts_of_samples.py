@@ -17,9 +17,8 @@ from tiny_tower import DIM, SIZE, Frames, TinyTower, Unbuildable, clip_set, draw
 from vladapt import FeatureStore
 from vladapt.core.data.verify import FileHashes, content_key
 from vladapt.core.features import extract as extract_module
-from vladapt.core.features.batch_size import BatchSizeTuner
-from vladapt.core.features.extract import Job, averaged, extract
-from vladapt.core.features.keys import folder_name, image_key, space_of, transform_spec
+from vladapt.core.features.extract import BatchSizeTuner, Job, averaged, extract
+from vladapt.core.features.table import folder_name, image_key, space_of, transform_spec
 from vladapt.core.runtime.shards import ShardFolder
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from vladapt.core.engine.listing import listing, only_kind, shown
 from vladapt.core.errors import ConfigError
 from vladapt.core.judgements.baselines import compared
 from vladapt.core.metrics import classification_metrics
-from vladapt.core.registry import catalogue, judgement_class, judging, task_class
+from vladapt.core.registry import build, catalogue, judgement_class, task_class
 from vladapt.core.runs.comparison import Comparison
 
 NAMES = sorted(catalogue.judgements())
@@ -67,35 +67,35 @@ def test_every_judgement_is_made_by_a_task_and_no_two_share_a_key():
 def task(monkeypatch):
     """A task whose one judgement is `Tells`, twice under two names where it is asked for."""
     classes = {"tells": Tells}
-    monkeypatch.setattr(judging, "judgement_class", lambda name: classes[name.partition("-")[0]])
-    monkeypatch.setattr(judging, "build_judgement", lambda name, **options: classes["tells"](**options))
-    monkeypatch.setattr(judging.catalogue, "judgements", dict)
+    monkeypatch.setattr(build, "judgement_class", lambda name: classes[name.partition("-")[0]])
+    monkeypatch.setattr(build, "build_judgement", lambda name, **options: classes["tells"](**options))
+    monkeypatch.setattr(build.catalogue, "judgements", dict)
     monkeypatch.setattr(Tells, "name", "tells")
     return SimpleNamespace(title="pointing", judgements=("tells",), judges=JudgedClassifier)
 
 
 def test_options_of_judgements_are_told_apart_from_those_of_the_task(task):
-    own, of_judgements = judging.divided(task, {"windows": "3", "value": "2"})
+    own, of_judgements = build.divided(task, {"windows": "3", "value": "2"})
     assert own == {"windows": "3"} and of_judgements == {"value": 2}
-    assert [each.value for each in judging.judges_at(task, EVAL, {"value": "5", "windows": 3})] == [5]
+    assert [each.value for each in build.judges_at(task, EVAL, {"value": "5", "windows": 3})] == [5]
     with pytest.raises(ConfigError, match="--other-value: pointing does not use it; omit it"):
-        judging.check_judging(task, EVAL, {"other_value": 1})
+        build.check_judging(task, EVAL, {"other_value": 1})
     with pytest.raises(ConfigError, match="value"):
-        judging.check_judging(task, EVAL, {"value": -1})
+        build.check_judging(task, EVAL, {"value": -1})
 
 
 def test_one_option_name_in_two_judgements_is_refused(task):
     task.judgements = ("tells", "tells-again")
     with pytest.raises(ConfigError, match="'tells' and 'tells-again' both have an option 'value'"):
-        judging.judging_options(task, FIT)
+        build.judging_options(task, FIT)
 
 
 def test_another_package_is_asked_where_it_judges_such_fits(task, monkeypatch):
     entry = SimpleNamespace(entry_point=object())
-    monkeypatch.setattr(judging.catalogue, "judgements", lambda: {"tells-besides": entry})
-    assert list(judging.judgements_of(task)) == ["tells", "tells-besides"]
+    monkeypatch.setattr(build.catalogue, "judgements", lambda: {"tells-besides": entry})
+    assert list(build.judgements_of(task)) == ["tells", "tells-besides"]
     task.judges = JudgedFit  # whose fits are no classifiers
-    assert list(judging.judgements_of(task)) == ["tells"]
+    assert list(build.judgements_of(task)) == ["tells"]
 
 
 def test_what_is_found_is_in_metrics_notes_report_and_run():

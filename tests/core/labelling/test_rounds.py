@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.domain import Item
+from vladapt.core.contracts.items import Item
 from vladapt.core.data.splits import Links
 from vladapt.core.errors import ConfigError
 from vladapt.core.labelling.rounds import Known, choose_round, reserve

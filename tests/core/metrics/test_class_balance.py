@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from vladapt.core.metrics.class_balance import balancing_offsets, class_weights, log_priors, row_weights, signed_shares
-from vladapt.core.metrics.selection import best_setting, val_score
+from vladapt.core.metrics.selection import (
+    balancing_offsets,
+    best_setting,
+    class_weights,
+    log_priors,
+    row_weights,
+    signed_shares,
+    val_score,
+)
 
 COUNTS = st.lists(st.integers(0, 12), min_size=2, max_size=6).filter(lambda counts: sum(map(bool, counts)) > 1)
 

@@ -5,7 +5,7 @@ import torch
 import torchmetrics.functional.classification as peer
 
 from vladapt.core.metrics import classification_metrics, confusion_matrix, multilabel_metrics
-from vladapt.core.metrics.curves import BINS, auroc, average_precision, calibration_error
+from vladapt.core.metrics.classification import BINS, auroc, average_precision, calibration_error
 from vladapt.domains.video.metrics.top_five import KEY, TopFive
 
 

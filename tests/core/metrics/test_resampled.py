@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp
 
-from vladapt.core.metrics.resampled import corrected_interval, corrected_t_test, holm
+from vladapt.core.metrics.significance import corrected_interval, corrected_t_test, holm
 
 
 def test_without_overlap_it_is_the_ordinary_t_test():

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt.core.contracts.domain import Item
-from vladapt.core.contracts.targets import Identity, Label, Target
+from vladapt.core.contracts.items import Identity, Item, Label, Target
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex
 from vladapt.core.retrieval.clusters import clustered

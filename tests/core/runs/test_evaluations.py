@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vladapt import Evaluated
-from vladapt.core.contracts.domain import Item
+from vladapt.core.contracts.items import Item
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.runs import evaluations
 from vladapt.core.runs.evaluations import digests_of, image_digest, in_the_fit, kept_digests

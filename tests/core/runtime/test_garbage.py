@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from vladapt.core.runtime.garbage import SELDOM, collecting_seldom
+from vladapt.core.runtime.process import SELDOM, collecting_seldom
 
 
 @pytest.fixture(params=[(700, 10, 10), (10 * SELDOM, 5, 5), (0, 10, 10)], ids=["usual", "seldom", "never"])

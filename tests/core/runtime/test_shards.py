@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.features.keys import canonical_json, image_key, view_seed
+from vladapt.core.features.table import canonical_json, image_key, view_seed
 from vladapt.core.runtime import shards
 from vladapt.core.runtime.files import PARTIAL, write_whole
 from vladapt.core.runtime.shards import ShardFolder

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from vladapt.core.errors import DataError
-from vladapt.core.runtime.tensor_file import HEADER, read_tensors, write_tensors
+from vladapt.core.runtime.files import HEADER, read_tensors, write_tensors
 
 
 def test_what_is_written_is_read(tmp_path):

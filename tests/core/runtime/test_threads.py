@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.registry import build_adapter
-from vladapt.core.runtime.threads import FEW, threads_for
+from vladapt.core.runtime.process import FEW, threads_for
 
 
 @pytest.fixture(autouse=True)

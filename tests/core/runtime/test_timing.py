@@ -2,16 +2,16 @@
 
 import pytest
 
-from vladapt.core.runtime import timing
-from vladapt.core.runtime.timing import OTHER, START, Timing, part, timed
+from vladapt.core.runtime import progress
+from vladapt.core.runtime.progress import OTHER, START, Timing, part, timed
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """clock(seconds) lets time pass; of a processor half of it."""
     now = [100.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(timing.time, "process_time", lambda: now[0] / 2 - 49)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress.time, "process_time", lambda: now[0] / 2 - 49)
 
     def passes(seconds: float) -> None:
         now[0] += seconds
@@ -49,6 +49,6 @@ def test_a_part_that_fails_ends(clock):
 
 
 def test_nothing_is_measured_where_nobody_asks(monkeypatch):
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: pytest.fail("the clock was read"))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: pytest.fail("the clock was read"))
     with timed(None), part("fit"):
         pass

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("pydicom", reason="extra medical is not installed")
 
 from vladapt import load_domain
-from vladapt.core.contracts.domain import MAX_PIXELS
+from vladapt.core.contracts.items import MAX_PIXELS
 from vladapt.core.data.label_files import Answer, Source, labels_text, read_label_file
 from vladapt.core.errors import ConfigError
 

@@ -11,8 +11,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 from mmengine import Config
 
 from vladapt import CapabilityError, ConfigError, DataError, UnknownNameError, load_domain
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.recipes.resolve import resolve, task_in
 from vladapt.domains.open_vocab import OpenVocab, shapes
 from vladapt.testing import check_domain

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vladapt import load_domain
-from vladapt.core.contracts.domain import WHOLE, DomainData, Item
+from vladapt.core.contracts.items import WHOLE, DomainData, Item
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.objects import encoded
 

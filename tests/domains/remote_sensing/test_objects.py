@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.domain import READ_BY, WHOLE, DomainData, Item
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import READ_BY, WHOLE, Boxes, DomainData, Item
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.objects import cut_objects, in_window

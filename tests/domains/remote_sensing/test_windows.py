@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vladapt.core.contracts.domain import DomainData
+from vladapt.core.contracts.items import DomainData
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError

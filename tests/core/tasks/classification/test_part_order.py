@@ -17,7 +17,7 @@ from vladapt.core.judgements.part_order import (
     reversed_parts,
     shuffled_parts,
 )
-from vladapt.core.metrics.labelled_rows import metrics_of
+from vladapt.core.metrics.classification import metrics_of
 
 
 def seeded(seed=0):

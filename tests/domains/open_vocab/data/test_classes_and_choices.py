@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from vladapt import ConfigError, DataError
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes, Mask
+from vladapt.core.contracts.items import Boxes, DomainData, Item, Mask
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.verify import FileHashes
 from vladapt.domains.open_vocab.data import (

@@ -179,8 +179,7 @@ def test_the_limit_of_pixels_reaches_images_and_masks(write_coco, tmp_path):
 
 def test_a_mask_above_the_limit_is_refused(tmp_path):
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "mask.png")
-    from vladapt.core.contracts.domain import Item
-    from vladapt.core.contracts.targets import Mask
+    from vladapt.core.contracts.items import Item, Mask
 
     item = Item("x", tmp_path / "x.png", {"max_pixels": 1199}, target=Mask(tmp_path / "mask.png"))
     with pytest.raises(DataError, match="the limit is 1199"):

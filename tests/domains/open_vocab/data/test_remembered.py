@@ -3,8 +3,7 @@
 import pytest
 
 from vladapt import ConfigError
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.domains.open_vocab.data.remembered import spelled_as_in, with_remembered, without_boxes
 
 BOX = (1.0, 2.0, 9.0, 8.0)

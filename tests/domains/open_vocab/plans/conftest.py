@@ -11,8 +11,7 @@ from PIL import Image
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes, Mask
+from vladapt.core.contracts.items import Boxes, DomainData, Item, Mask
 from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
 from vladapt.core.recipes.resolve import resolve

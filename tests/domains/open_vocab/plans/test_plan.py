@@ -10,7 +10,7 @@ import torch
 from mmengine import Config
 from mmengine.registry import init_default_scope
 
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes
 from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.data.items_file import read_items
 from vladapt.domains.open_vocab.data.masks import MaskReader

@@ -12,8 +12,7 @@ from mmdet.structures import DetDataSample
 from mmengine import Config
 from mmengine.structures import InstanceData
 
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
 from vladapt.domains.open_vocab.inference.detection import evaluate_detection

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt import ConfigError
-from vladapt.core.contracts.domain import Item
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes, Item
 from vladapt.domains.open_vocab.scores import Detected, Truth, score_detections, truth_of
 
 NAMES = ("cat", "dog", "emu")

@@ -9,8 +9,7 @@ from mmengine import Config
 from PIL import Image
 from torch import nn
 
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes, Mask
+from vladapt.core.contracts.items import Boxes, DomainData, Item, Mask
 from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
 from vladapt.domains.open_vocab.vocabulary import NamedClasses

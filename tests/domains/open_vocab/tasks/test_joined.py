@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.domain import WHOLE, DomainData, Item
+from vladapt.core.contracts.items import WHOLE, DomainData, Item
 from vladapt.core.errors import DataError
 from vladapt.domains.open_vocab.inference.joined import (
     JoinedMap,

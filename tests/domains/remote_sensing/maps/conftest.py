@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt.core.contracts.own_files import Scorer
+from vladapt.core.contracts.domain import Scorer
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.unlabelled import read_unlabelled
 from vladapt.core.runtime.progress import Reporter

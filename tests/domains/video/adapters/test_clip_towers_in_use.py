@@ -22,12 +22,12 @@ from vladapt import (
 )
 from vladapt.core.backbones.joint_parts import attach_joint, chosen_parts
 from vladapt.core.contracts import TrainingImages
-from vladapt.core.contracts.domain import DomainData
+from vladapt.core.contracts.items import DomainData
 from vladapt.core.errors import CapabilityError
 from vladapt.core.features.batches import Extras, batches
 from vladapt.core.features.store import FeatureStore
 from vladapt.core.judgements.part_order import order_reliance
-from vladapt.core.metrics.labelled_rows import metrics_of
+from vladapt.core.metrics.classification import metrics_of
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.training.tower_passes import image_features
 from vladapt.core.training.tower_weights import copy_of

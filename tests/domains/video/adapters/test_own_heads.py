@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import Batch, FeatureSet, TextClassifier, build_adapter
-from vladapt.core.contracts.draws import NoValidation
+from vladapt.core.contracts.prepared import NoValidation
 from vladapt.domains.video.adapters._frames import average_of_unit, legendre, masked_mean, times, valid_first
 from vladapt.domains.video.adapters.attention_pool import GatedAttention
 from vladapt.domains.video.adapters.temporal_adapter import CourseNetwork, right_of

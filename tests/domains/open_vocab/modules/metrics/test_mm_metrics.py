@@ -10,8 +10,7 @@ from mmdet.evaluation.metrics import CocoMetric
 from mmseg.evaluation.metrics import IoUMetric
 
 from vladapt import ConfigError
-from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.contracts.targets import Boxes
+from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.domains.open_vocab.data import write_items
 from vladapt.registry import METRICS
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ....core.errors import DataError, shortened
+from vladapt.core.errors import DataError, shortened
+
 from .limited import Ending
 
 WORKS, FAILS, TOO_LARGE, NOTHING = "works", "fails", "too large", "no model"
@@ -27,15 +28,15 @@ MOST = 100
 
 PAGE = """# Packaged configs of mmdet and mmsegmentation
 
-Made by `vladapt check stock-configs --markdown`. From each folder of configs in mmdet and mmsegmentation, the smallest
-config is built, trained for one step with its own optimiser, and makes one prediction. The smallest is chosen by name:
-the smallest backbone, then the shortest name; configs for pretraining come last. These parts are changed: weights
-(random, nothing is downloaded), images (two drawn ones of 128 x 128 pixels; 256 to 512 where an SSD's anchors, the
-queries of a two-stage DETR or a head need them; windows, padding and position tables likewise), regions per image
-(64 sampled, 200 before suppression, 100 kept), precision (32 bits), synchronised norms (plain ones, in one process)
-and BERT (a small random one). Data sets and their pipelines are not tried. Each config runs in its own process, with
-at most 10 GiB of memory and 120 s of CPU time; one that needs more is too large. The seconds were measured on a busy
-machine.
+Made by `python benchmarks/stock_configs.py --markdown`. From each folder of configs in mmdet and mmsegmentation, the
+smallest config is built, trained for one step with its own optimiser, and makes one prediction. The smallest is
+chosen by name: the smallest backbone, then the shortest name; configs for pretraining come last. These parts are
+changed: weights (random, nothing is downloaded), images (two drawn ones of 128 x 128 pixels; 256 to 512 where an
+SSD's anchors, the queries of a two-stage DETR or a head need them; windows, padding and position tables likewise),
+regions per image (64 sampled, 200 before suppression, 100 kept), precision (32 bits), synchronised norms (plain ones,
+in one process) and BERT (a small random one). Data sets and their pipelines are not tried. Each config runs in its
+own process, with at most 10 GiB of memory and 120 s of CPU time; one that needs more is too large. The seconds were
+measured on a busy machine.
 
 **{summary}.**
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from ..plans.plan import SYNCED_NORMS
+from vladapt.domains.open_vocab.plans.plan import SYNCED_NORMS
 
 SIDE = 128
 """Height and width of the images in pixels, where a model does not ask for others."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ....core.errors import ConfigError, did_you_mean
-from ..stack.packaged_configs import configs_folder
+from vladapt.core.errors import ConfigError, did_you_mean
+from vladapt.domains.open_vocab.stack.packaged_configs import configs_folder
 
 PACKAGES = ("mmdet", "mmseg")
 SIZES = (

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
+from stock_checks.choice import by_size, chosen_folders, folders, in_order_of_size
+
 from vladapt.core.errors import ConfigError
-from vladapt.domains.open_vocab.stock.choice import by_size, chosen_folders, folders, in_order_of_size
 
 SMALL_TO_LARGE = ["a_b0_schedule", "a_r18_1x", "a_swin-t_1x", "a_s_schedule", "a_1x", "a_r50_1x", "a_r101_1x", "a_x_1x"]
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.stock.limited import Limits, run_limited
+from stock_checks.limited import Limits, run_limited
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these limits are those of Linux")
 

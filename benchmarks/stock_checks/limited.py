@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-from ....core.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 GIB = 1 << 30
 WALL_PER_CPU_S = 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -9,7 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 WAIT_S = 0.5
@@ -81,3 +86,63 @@ def _hush_workers() -> None:
 def _of_processes(error: BaseException) -> bool:
     text = str(error)
     return "DataLoader worker" in text or "Connection closed by peer" in text or "gloo" in text.lower()
+
+
+SELDOM = 50_000
+"""Objects made between two searches; usual are some hundreds."""
+
+
+@contextmanager
+def collecting_seldom() -> Iterator[None]:
+    """While many small objects are made that all stay, such as the items of a data set: each search passes over all of
+    them, and finds nothing. As a decorator, during the function.
+    """
+    usual = gc.get_threshold()
+    gc.set_threshold(max(SELDOM, usual[0]) if usual[0] else 0, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+
+
+FEW = 2**28
+"""Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
+
+
+@contextmanager
+def threads_for(multiplications: float) -> Iterator[None]:
+    """One thread for PyTorch and BLAS where matrix products are small; else as many as before.
+
+    On a machine that has other work to do, threads that wait for one another make a fit of a second take a minute.
+
+    Args:
+        multiplications: of the largest product; infinity for threads in any case.
+    """
+    if multiplications > FEW:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _libraries(len(sys.modules)).limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _libraries(modules: int):
+    """Those that have threads, looked for anew where more modules are imported: that takes longer than a small fit."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def in_blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Rows (N, ...) some at a time, so that what is made of them stays small; all at once while a graph is traced: it
+    would keep the first block alone."""
+    import torch
+
+    return (rows,) if torch.compiler.is_exporting() else rows.split(size)

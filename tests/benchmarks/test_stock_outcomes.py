@@ -4,9 +4,10 @@ import pytest
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
+from stock_checks.limited import Ending
+from stock_checks.outcomes import as_line, in_few_words, outcome_of, page, read_outcomes, summary
+
 from vladapt.core.errors import DataError
-from vladapt.domains.open_vocab.stock.limited import Ending
-from vladapt.domains.open_vocab.stock.outcomes import as_line, in_few_words, outcome_of, page, read_outcomes, summary
 
 ENDINGS = {
     "mmdet/a": Ending(value=(41_500_000, ""), cpu_s=4.2, memory_gib=1.1),

@@ -1,4 +1,4 @@
-"""What is known of a sample besides its pixels: a label, labels, boxes, a mask, captions, an identity.
+"""Samples, not yet decoded, and what is known of each besides its pixels: a label, labels, boxes, a mask, captions.
 
 Core asks a target only for what `Target` declares, so a domain with another kind of annotation brings a type of its
 own: a subclass of `Target`, usually a frozen dataclass. Samples with it are read, split, drawn, encoded and stored like
@@ -7,19 +7,200 @@ any others; only the domain's own tasks look inside.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from ..errors import CapabilityError
+import numpy as np
 
+from ..errors import CapabilityError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .part_views import PartViews
+
+SPLITS = ("train", "val", "test")
+READ_BY = "read_by"
+"""In `Item.decode`: the domain whose `decode` decodes it, for tasks that keep items in files."""
+WHOLE = "whole"
+"""In `Item.decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What is found in
+the windows of a picture, whose ids begin with its id and "#", is joined."""
+MAX_PIXELS = 200_000_000
+"""Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
+Decoded: TypeAlias = np.ndarray
+"""A decoded image: (H, W, 3), uint8 or float32 in 0..1 where the source is deeper than 8 bits; (H, W, C) where the
+domain has `channels`."""
 CLASS_FACTS = ("absent", "partial")
 """Entries of `Boxes.facts` that are class indices."""
 
 ClassLabel = int | tuple[float, ...] | None
 """A class index, or one 0/1/NaN per class (absent, present, unknown) where a sample may have several; None: none."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample, not yet decoded.
+
+    Args:
+        id: unique within its data set, shown to the user; never a patient's name.
+        source: the file its bytes come from.
+        decode: JSON-able: which part of the file and how (frame, slice, axis, window, box, array and index).
+        target: what is known of it besides its pixels; None for one without annotation.
+        group: patient, identity, video or volume: never on both sides of a split.
+        split: "train", "val", "test" or "" where the data does not say.
+        apart: whether it may be split from other parts of its file, as windows of a raster may: only its group says
+            what belongs together. By default all parts of a file stay on one side.
+    """
+
+    id: str
+    source: Path
+    decode: dict[str, Any] = field(default_factory=dict)
+    target: Target | None = None
+    group: str | None = None
+    split: str = ""
+    apart: bool = False
+
+    def with_(self, **changes) -> Item:
+        return replace(self, **changes)
+
+    def class_label(self) -> ClassLabel:
+        """As `Target.class_label`; None without a target."""
+        return None if self.target is None else self.target.class_label()
+
+    def classes(self) -> tuple[int, ...]:
+        """As `Target.classes`; none without a target."""
+        return () if self.target is None else self.target.classes()
+
+    def captions(self) -> tuple[str, ...]:
+        """As `Target.captions`; none without a target."""
+        return () if self.target is None else self.target.captions()
+
+    def restricted(self, new: Mapping[int, int]) -> Item | None:
+        """With the target that `Target.restricted` gives; None if there is none."""
+        target = None if self.target is None else self.target.restricted(new)
+        return None if target is None else self.with_(target=target)
+
+
+class ThumbnailStore(Protocol):
+    """Small pictures of images, kept by the content keys of these (`core/data/near_copies.py`).
+
+    Attributes:
+        root: the folder of the cache that they lie in.
+    """
+
+    root: Path
+
+    def missing(self, keys: Collection[str]) -> set[str]:
+        """Those of some content keys that have none yet."""
+
+    def find(self, keys: Collection[str]) -> Iterator[tuple[list[str], Any]]:
+        """Keys and their thumbnails, some thousands at a time; keys that have none are passed over."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sentence, and samples of which one is meant.
+
+    Args:
+        text: one of the captions of the right sample.
+        options: ids of the samples.
+        answer: which of them is right.
+        kind: of question, by which scores are told apart.
+    """
+
+    text: str
+    options: tuple[str, ...]
+    answer: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All questions of a set, each with as many options.
+
+    Args:
+        name: of the measure ("EgoMCQ").
+        asked: the questions.
+        metric: (scores (Q, O), answers (Q,), Q kinds) -> shares in 0..1 by name.
+    """
+
+    name: str
+    asked: Sequence[Question]
+    metric: Callable[[Tensor, Tensor, Sequence[str]], dict[str, float]]
+
+
+@dataclass
+class DomainData:
+    """A data set as read: items, names, and how to decode one.
+
+    Args:
+        items: all samples, of all splits.
+        class_names: what class indices of targets mean, in order.
+        load: decodes one item, raising DataError if it cannot; shape (H, W, 3), or (T, H, W, 3) for clips.
+        kind: "labels", "multilabel", "clips", "boxes", "masks" or "captions", or a name of the domain's own.
+        name: what the set is called in reports.
+        skipped: (file, reason) of everything left out while reading.
+        notes: sentences for the user (a synthetic set says so here).
+        licence: of the data, where known.
+        total: files looked at, for the share of skipped ones.
+        load_mask: decodes an item's mask, where there are masks: (H, W) uint8 class indices, 255 for ignored pixels.
+        frequency: of each class "r", "c" or "f" (rare, common, frequent), where the data say (LVIS).
+        thumbnails: small pictures of the images, by which near copies are told; None until images were decoded.
+        published: name of the set in the literature ("oxford_pets"), by which methods know the settings they publish.
+        reading: options of the reader that were computed on these data and hold for new images too (the range that
+            pixels are stretched from): a run keeps them as if they had been given.
+        whole_train: whether all of a given train split is learned from, as of published selections: where there is no
+            val, none is taken from it.
+        part_views: how the parts of each sample divide into views whose predictions are averaged, or None.
+        questions: with samples to choose from, of sets of captions that are tested whole; or None.
+        blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
+            shows what a random split would have scored; "" for other groups, or none.
+        domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
+            pixels of a corpus. None: as it is for any others (`Domain.of`).
+    """
+
+    items: list[Item]
+    class_names: tuple[str, ...]
+    load: Callable[[Item], Decoded]
+    kind: str = "labels"
+    name: str = ""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    licence: str = "unknown"
+    load_mask: Callable[[Item], np.ndarray] | None = None
+    frequency: tuple[str, ...] | None = None
+    thumbnails: ThumbnailStore | None = field(default=None, repr=False)
+    published: str | None = None
+    reading: dict[str, Any] = field(default_factory=dict)
+    whole_train: bool = False
+    part_views: PartViews | None = None
+    questions: Questions | None = None
+    blocks: str = ""
+    domain: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def total(self) -> int:
+        return len(self.items) + len(self.skipped)
+
+    def split(self, name: str) -> list[Item]:
+        return [item for item in self.items if item.split == name]
+
+    def with_items(self, items: Sequence[Item]) -> DomainData:
+        return replace(self, items=list(items))
+
+
+def check_items(data: DomainData, path: str | Path) -> DomainData:
+    """The checks every read set passes: some images, at least two classes."""
+    if not data.items:
+        raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
+    if data.kind in ("labels", "clips"):
+        used = {label for item in data.items for label in item.classes()}
+        if len(used) < 2:
+            raise DataError(f"{path}: {len(used)} class with images; a classifier needs at least two classes")
+    return data
 
 
 class Target:

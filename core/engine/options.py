@@ -1,0 +1,76 @@
+"""What `embed`, `index`, `search`, `select` and `push` take besides data and places: each option is a keyword of the
+function and a flag of the command. What is None was not given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..contracts.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What is written besides one vector per image."""
+
+    parts: bool = option(False, "also write the features of each frame, slice or window of a sample")
+    patch_tokens: bool = option(False, "also store the features of all patches, for methods that use them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """What an index holds, and how it is searched. Texts and images lie apart in the shared space of most backbones
+    (one kind would fill the first places), so an index holds one of them."""
+
+    texts: str | None = option(None, "index a text file, one text per line, instead of images", metavar="FILE")
+    kind: str = option(
+        "flat", "kind of index: flat (exact; the default), hnsw (a graph, for millions) or ivf (cells, quick to build)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What is looked for besides words, and how it is shown.
+
+    Results of one group have at least the mean cosine `cluster`: pictures that seem to show the same. `blur` hides the
+    top quarter, where the heads of people cut out are.
+    """
+
+    image: str | None = option(None, "an image to look for, alone or together with the words", metavar="FILE")
+    weight: float | None = option(None, "weight of the words where an image is given too, 0 to 1; 0.5 by default")
+    top: int = option(10, "how many results; by default 10")
+    since: str | None = option(
+        None, "only results from this date, time or frame on, where the index knows it", metavar="TIME"
+    )
+    cluster: float | None = option(None, "group results that are this alike, for instance 0.9", metavar="COSINE")
+    blur: bool = option(False, "pixelate the top quarter of each picture on the page")
+    html: str | None = option(None, "write a page of the pictures found to this file", metavar="FILE")
+    backbone: str | None = option(None, "the index's backbone, if it has moved; it must be the same one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectOptions:
+    """How many images are chosen, and how."""
+
+    budget: int | None = option(None, "how many images to label; 50 by default", metavar="N")
+    method: str | None = option(None, "how they are chosen (`vladapt list selectors`); by default pcb", metavar="NAME")
+    labelled: str | None = option(
+        None,
+        "labels that `vladapt label` has written so far; their images are not listed again",
+        metavar="FILE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """Where the files of a run go, and what their card says."""
+
+    out: str | None = option(None, "new folder for the files; by default NAME in the current folder", metavar="DIR")
+    upload: bool = option(False, "upload the folder; without this option no network is used")
+    public: bool = option(False, "make a new repository public; by default it is private")
+    licence: str | None = option(
+        None, "licence of the adapter, as spelt on the hub, for instance apache-2.0", metavar="ID"
+    )
+    data_licence: str | None = option(
+        None, "licence of the data; by default the one that the run recorded", metavar="TEXT"
+    )
+    dataset: str | None = option(None, "name of the data for the card, OWNER/NAME if on the hub", metavar="NAME")
