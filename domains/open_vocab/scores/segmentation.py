@@ -77,9 +77,8 @@ def score_segmentation(
         "pixel_accuracy": float(_ratio(right.sum(), matrix.sum())),
         "mean_accuracy": mean_of_known(accuracy),
     }
-    metrics |= base_and_novel({"mIoU": overlap}, class_names, novel)
-    if novel:
-        metrics["hIoU"] = metrics.pop("harmonic_mIoU")
+    apart = base_and_novel({"mIoU": overlap}, class_names, novel)
+    metrics |= {name.replace("harmonic_mIoU", "hIoU"): value for name, value in apart.items()}
     per_class = {
         name: {"IoU": or_none(overlap[c]), "accuracy": or_none(accuracy[c]), "pixels": int(true[c])}
         for c, name in enumerate(class_names)
