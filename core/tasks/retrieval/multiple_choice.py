@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...contracts.items import Questions
 from ...errors import DataError
 from ...runs.sections import Measure, TableSection, plural
 from .encoding import PairFeatures
+from .tables import terminal_table
 
 KEY = "multiple_choice"
 SIDES = {"zero_shot": "Zero-shot", "adapted": "Adapted"}
@@ -66,13 +66,8 @@ def choice_table(metrics: Mapping[str, Any]) -> Table | None:
     if not (told := metrics.get(KEY)):
         return None
     header, rows = _cells(told)
-    table = Table(title=told["adapted"]["name"], caption=_words(told["adapted"]), box=SIMPLE_HEAD, pad_edge=False)
+    table = terminal_table(told["adapted"]["name"], _words(told["adapted"]), header, rows)
     table.min_width = 72  # for the words below
-    table.title_justify = table.caption_justify = "left"
-    for place, name in enumerate(header):
-        table.add_column(name, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
     return table
 
 

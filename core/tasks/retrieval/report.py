@@ -28,6 +28,7 @@ from ...runs.sections import (
 )
 from .multiple_choice import choice_section
 from .sentences import sentence_section
+from .tables import bounds_of
 from .verdict import RetrievalVerdict
 
 DIRECTIONS = {IMAGE_TO_TEXT: "An image finds its own text", TEXT_TO_IMAGE: "A text finds its image"}
@@ -214,7 +215,8 @@ def _headline(metrics: Mapping[str, Any]) -> HeadlineSection | None:
         return None
     before, after, numbers, tracks = metrics.get("zero_shot"), metrics["adapted"], [], {}
     for side, title in DIRECTIONS.items():
-        key, between = f"{side}/r1", _intervals(metrics, side)
+        key = f"{side}/r1"
+        between = _intervals(metrics, key)
         was = f"before {R1.text(before[key])}" if before else ""
         numbers.append(Number(f"{title}, R@1", R1.text(after[key]), was, main=True))
         rows = [Track("Guessing", 1 / metrics["test_images"], role="floor")]
@@ -237,12 +239,8 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
     rows: list[Any] = []
     for side, title in DIRECTIONS.items():
         measures = {f"{side}/{name}": measure for name, measure in MEASURES.items()}
-        between = {key: _metric_intervals(metrics, key) for key in measures}
-        between = {key: bounds for key, bounds in between.items() if any(bounds)}
-        rows += [
-            title,
-            *shared.score_rows(measures, before, after, {f"{side}/r1": _intervals(metrics, side), **between}),
-        ]
+        between = {key: _intervals(metrics, key) for key in measures}
+        rows += [title, *shared.score_rows(measures, before, after, between)]
     if "mean_recall" in after:
         rows += ["Both directions", *shared.score_rows({"mean_recall": MEAN_RECALL}, before, after, {})]
     if "accuracy" in after:
@@ -256,16 +254,9 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
     return TableSection("Retrieval in numbers", header, rows, note)
 
 
-def _metric_intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
-    """Before and after, of any score that has intervals."""
-    known = metrics.get("metric_intervals") or {}
-    return tuple((known.get(side) or {}).get(key) for side in ("zero_shot", "adapted"))
-
-
 def _intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
-    """Before and after."""
-    intervals = metrics.get("intervals") or {}
-    return tuple((intervals.get(side) or {}).get(key) for side in ("zero_shot", "adapted"))
+    """Of a score before and after; None where there is none."""
+    return tuple(bounds_of(metrics, side, key) for side in ("zero_shot", "adapted"))
 
 
 def _searches(examples: Any, before, after) -> SearchSection | None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.sentence_ranks import BEST_SENTENCE, OWN_SENTENCES, TIES, Similarity, sentence_video_metrics
 from ...runs.sections import Measure, TableSection
+from .tables import terminal_table
 
 KEY, DUAL = "sentences", "dual_softmax"
 TITLE = "Several sentences per image"
@@ -75,13 +75,8 @@ def sentence_table(metrics: Mapping[str, Any]) -> Table | None:
     """For a terminal; None as of `sentence_section`."""
     if not (told := metrics.get(KEY)):
         return None
-    table = Table(title=TITLE, caption=_words(told), box=SIMPLE_HEAD, pad_edge=False)
-    table.title_justify = table.caption_justify = "left"
-    for place, name in enumerate(("", *(f"{each.name} {each.arrow}" for each in MEASURES.values()))):
-        table.add_column(name, justify="right" if place else "left")
-    for way, cells in _rows(told):
-        table.add_row(way, *cells)
-    return table
+    header = ("", *(f"{each.name} {each.arrow}" for each in MEASURES.values()))
+    return terminal_table(TITLE, _words(told), header, [(way, *cells) for way, cells in _rows(told)])
 
 
 def _rows(told: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,18 +14,25 @@ from ...runs.sections import Measure
 from .verdict import WORDS
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
-SHOWN = {
-    "r1": "R@1 ↑",
-    "r5": "R@5 ↑",
-    "r10": "R@10 ↑",
-    "median_rank": "median rank ↓",
-    "mean_rank": "mean rank ↓",
-    "map": "mAP ↑",
-    "minp": "mINP ↑",
+OF_ONE = {
+    "r1": Measure("R@1"),
+    "r5": Measure("R@5"),
+    "r10": Measure("R@10"),
+    "median_rank": Measure("median rank", kind="rank", falls=True),
+    "mean_rank": Measure("mean rank", kind="rank", falls=True),
+    "map": Measure("mAP"),
+    "minp": Measure("mINP"),
 }
-MEAN_RECALL = "mean recall, both ways ↑"
-ACCURACY = "class, named by captions ↑"
-RANKS = ("median_rank", "mean_rank")
+MEASURES = {
+    **{
+        f"{side}/{name}": replace(measure, name=f"{WORDS[side]}: {measure.name}")
+        for side in DIRECTIONS
+        for name, measure in OF_ONE.items()
+    },
+    "mean_recall": Measure("mean recall, both ways"),
+    "accuracy": Measure("class, named by captions"),
+}
+"""Key of a score in metrics.json -> how it is named and written, in the order of the rows."""
 
 
 def retrieval_table(metrics: Mapping[str, Any]) -> Table:
@@ -33,61 +41,42 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: of `before_and_after`, or of one `RetrievalScores`: then there is one column.
     """
+    alone = "adapted"
     if IMAGE_TO_TEXT in metrics:
-        return _table(metrics["images"], metrics["texts"], _one_column(metrics))
-    before, after = metrics["zero_shot"], metrics["adapted"]
-    rows = {}
-    for side in DIRECTIONS:
-        for name, shown in SHOWN.items():
-            key = f"{side}/{name}"
-            if key not in after:
-                continue
-            old, new = (before or {}).get(key), after[key]
-            between = {when: _bounds(metrics, when, side, name) for when in ("zero_shot", "adapted")}
-            cells = {
-                "zero-shot": _number(name, old) + _interval(between["zero_shot"]),
-                "adapted": _number(name, new) + _interval(between["adapted"]),
-                "change": "" if old is None else _change(name, new - old),
-            }
-            rows[f"{WORDS[side]}: {shown}"] = cells if before else {"adapted": cells["adapted"]}
-    if "mean_recall" in after:
-        old, new = (before or {}).get("mean_recall"), after["mean_recall"]
-        cells = {"zero-shot": _number("", old), "adapted": _number("", new)}
-        change = "" if old is None else _change("", new - old)
-        rows[MEAN_RECALL] = {**cells, "change": change} if before else {"adapted": cells["adapted"]}
-    if "accuracy" in after:
-        rows[ACCURACY] = _accuracy_row(before, after, metrics["intervals"])
+        metrics, alone = _as_compared(metrics), "score"
+    before, after, rows = metrics["zero_shot"] or {}, metrics["adapted"], {}
+    for key, measure in MEASURES.items():
+        if key not in after:
+            continue
+        old, new = before.get(key), after[key]
+        cells = {
+            "zero-shot": measure.text(old) + _interval(bounds_of(metrics, "zero_shot", key)),
+            "adapted": measure.text(new) + _interval(bounds_of(metrics, "adapted", key)),
+            "change": "" if old is None else _change(measure, new - old),
+        }
+        rows[_row(measure)] = cells if before else {alone: cells["adapted"]}
     return _table(metrics["test_images"], metrics["test_texts"], rows, metrics.get("test_groups"))
 
 
-def _bounds(metrics: Mapping[str, Any], when: str, side: str, name: str) -> Sequence[float] | None:
-    """The interval of a score, before or after; older files have that of R@1 alone."""
-    every, first = ((metrics.get(key) or {}).get(when) or {} for key in ("metric_intervals", "intervals"))
-    return every.get(f"{side}/{name}") or (first.get(side) if name == "r1" else None)
+def _as_compared(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """One model's scores in the shape of metrics.json."""
+    flat, between = (
+        {f"{side}/{name}": value for side in DIRECTIONS for name, value in of[side].items()}
+        for of in (metrics, metrics["metric_intervals"])
+    )
+    adapted = {**flat, **{name: metrics[name] for name in ("mean_recall",) if name in metrics}}
+    counts = {"test_images": metrics["images"], "test_texts": metrics["texts"]}
+    return {"zero_shot": None, "adapted": adapted, "metric_intervals": {"adapted": between}, **counts}
 
 
-def _accuracy_row(before, after: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, str]:
-    new, bounds = after["accuracy"], intervals["adapted"]["accuracy"]
-    adapted = _number("accuracy", new) + _interval(bounds)
-    if not before:
-        return {"adapted": adapted}
-    old = before["accuracy"]
-    zero_shot = _number("accuracy", old) + _interval(intervals["zero_shot"]["accuracy"])
-    return {"zero-shot": zero_shot, "adapted": adapted, "change": _change("accuracy", new - old)}
+def _row(measure: Measure) -> str:
+    return f"{measure.name} {measure.arrow}"
 
 
-def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    rows = {
-        f"{WORDS[side]}: {shown}": {
-            "score": _number(name, metrics[side][name]) + _interval(metrics["metric_intervals"][side].get(name))
-        }
-        for side in DIRECTIONS
-        for name, shown in SHOWN.items()
-        if name in metrics[side]
-    }
-    if "mean_recall" in metrics:
-        rows[MEAN_RECALL] = {"score": _number("", metrics["mean_recall"])}
-    return rows
+def bounds_of(metrics: Mapping[str, Any], when: str, key: str) -> Sequence[float] | None:
+    """The interval of a score, before or after; older files have those of R@1, by their direction, and of accuracy."""
+    every, first = ((metrics.get(name) or {}).get(when) or {} for name in ("metric_intervals", "intervals"))
+    return every.get(key) or first.get(key.removesuffix("/r1"))
 
 
 def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], groups: int | None = None) -> Table:
@@ -116,36 +105,42 @@ def score_table(
     """
     between = metrics.get("intervals") or {}
     rows = {
-        f"{measure.name} {measure.arrow}": {
+        _row(measure): {
             name: measure.text(metrics[when][key]) + _interval((between.get(when) or {}).get(key))
             for when, name in columns.items()
         }
         for key, measure in measures.items()
     }
-    return _of_rows(title, caption, rows, [f"{measures[key].name} {measures[key].arrow}" for key in last])
+    return _of_rows(title, caption, rows, [_row(measures[key]) for key in last])
 
 
 def _of_rows(title: str, caption: str, rows: Mapping[str, Mapping[str, str]], last: Collection[str]) -> Table:
     """Rows as name -> title of a column -> cell; a line is drawn below the `last` ones."""
-    table = Table(
-        title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
-    for name in ("", *next(iter(rows.values()))):
-        table.add_column(name, justify="right" if name else "left")
-    for name, cells in rows.items():
-        table.add_row(name, *cells.values(), end_section=name in last)
+    header = ("", *next(iter(rows.values())))
+    return terminal_table(title, caption, header, [(name, *cells.values()) for name, cells in rows.items()], last)
+
+
+def terminal_table(
+    title: str,
+    caption: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    last: Collection[str] = (),
+) -> Table:
+    """Rows of a name and cells; a line is drawn below those whose names are `last`."""
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    for place, name in enumerate(header):
+        table.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row, end_section=row[0] in last)
     return table
 
 
-def _number(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.1f}" if name in RANKS else f"{value:.1%}"
-
-
-def _change(name: str, value: float) -> str:
-    change = round(value if name in RANKS else 100 * value, 1) + 0.0  # no -0.0
-    return f"{change:+,.1f}" if name in RANKS else f"{change:+.1f} points"
+def _change(measure: Measure, value: float) -> str:
+    ranks = measure.kind == "rank"
+    change = round(value if ranks else 100 * value, 1) + 0.0  # no -0.0
+    return f"{change:+,.1f}" if ranks else f"{change:+.1f} points"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
