@@ -32,6 +32,6 @@ __getattr__, __dir__ = lazy_exports(
         "tables": "Row TABLE_SUFFIXES Table plain_name read_table",
         "unlabelled": "decodable images_of read_unlabelled readable",
         "verify": "FileHashes VERIFY_ALL_UP_TO check_skipped remember_by_file",
-        "voc": "CORNERS find_voc_files parse_voc voc_image_name voc_splits",
+        "voc": "find_voc_files parse_voc voc_image_name voc_objects voc_splits",
     },
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -62,17 +62,25 @@ def voc_splits(folder: Path, task: str = "Main") -> dict[str, str]:
 
 def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: Sequence[Format]) -> BoxedImage:
     tree = parse_voc(file)
-    boxes = []
+    boxes = tuple((name, box) for name, box, _ in voc_objects(tree, file))
+    return BoxedImage(voc_image_name(tree, file, roots, formats), file, roots, boxes, split)
+
+
+def voc_objects(tree: ElementTree.Element, file: Path) -> Iterator[tuple[str, tuple[float, ...], bool]]:
+    """Each object's class, its corners (x0, y0, x1, y1), and whether it is marked as difficult.
+
+    Raises:
+        DataError: one lacks its name or its box.
+    """
     for entry in tree.iter("object"):
-        name, corners = entry.findtext("name", "").strip(), entry.find("bndbox")
+        name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
+        if not name:
+            raise DataError(f"{file}: an object has no name; correct the file")
         try:
             box = tuple(float(corners.findtext(corner)) for corner in CORNERS)
         except (AttributeError, TypeError, ValueError) as error:
             raise DataError(f"{file}: object '{name}' has no usable bndbox; correct the file") from error
-        if not name:
-            raise DataError(f"{file}: an object has no name; correct the file")
-        boxes.append((name, box))
-    return BoxedImage(voc_image_name(tree, file, roots, formats), file, roots, tuple(boxes), split)
+        yield name, box, (entry.findtext("difficult") or "").strip() == "1"
 
 
 def voc_image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...], formats: Sequence[Format]) -> str:

@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 from ....core.contracts import DomainData
 from ....core.data import (
-    CORNERS,
     IMAGE,
     Format,
     find_voc_files,
@@ -16,6 +15,7 @@ from ....core.data import (
     parse_voc,
     visible,
     voc_image_name,
+    voc_objects,
     voc_splits,
 )
 from ....core.errors import DataError
@@ -96,21 +96,10 @@ def _image(file: Path, roots: tuple[Path, ...], split: str, formats: Sequence[Fo
         name=voc_image_name(tree, file, roots, formats),
         listed_in=file,
         roots=roots,
-        boxes=tuple(_box(file, entry) for entry in tree.iter("object")),
+        boxes=tuple(Box(name, box, ignored=difficult) for name, box, difficult in voc_objects(tree, file)),
         split=split,
         size=_listed_size(tree),
     )
-
-
-def _box(file: Path, entry: ElementTree.Element) -> Box:
-    name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
-    if not name:
-        raise DataError(f"{file}: an object has no name; correct the file")
-    try:
-        box = tuple(float(corners.findtext(corner)) for corner in CORNERS)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{file}: object '{name}' has no usable bndbox; correct the file") from error
-    return Box(name, box, ignored=(entry.findtext("difficult") or "").strip() == "1")
 
 
 def _listed_size(tree: ElementTree.Element) -> tuple[int, int] | None:
