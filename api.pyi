@@ -111,6 +111,10 @@ from .core.prompts.classifier import check_templates as check_templates
 from .core.prompts.classifier import fill as fill
 from .core.prompts.classifier import spoken as spoken
 from .core.prompts.context import PromptLearner as PromptLearner
+from .core.recipes.data import place_of_data as place_of_data
+from .core.recipes.data import read_data as read_data
+from .core.recipes.data import readable_samples as readable_samples
+from .core.recipes.data import split_samples as split_samples
 from .core.runs.folder import Run as Run
 from .core.runs.folder import now as now
 from .core.runs.folder import versions as versions
@@ -129,10 +133,6 @@ from .core.tasks.classification.task import Classification as Classification
 from .core.tasks.config_training.report import scores_table as scores_table
 from .core.tasks.config_training.report import summaries_table as summaries_table
 from .core.tasks.config_training.task import ConfigTask as ConfigTask
-from .core.tasks.methods import place_of_data as place_of_data
-from .core.tasks.methods import read_data as read_data
-from .core.tasks.methods import readable_samples as readable_samples
-from .core.tasks.methods import split_samples as split_samples
 from .core.tasks.retrieval.tables import retrieval_table as retrieval_table
 from .core.tasks.retrieval.task import Retrieval as Retrieval
 from .core.training.batches import epoch_batches as epoch_batches

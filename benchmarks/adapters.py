@@ -153,13 +153,13 @@ def pretrain(folder: Path) -> None:
 def measure_one(name: str, vit: Path | None) -> None:
     """Print one JSON object per fit."""
     from vladapt.core.backbones.load import load_backbone
+    from vladapt.core.recipes.adapters import adapter_of
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.registry import build_adapter
     from vladapt.core.runtime.progress import Reporter
-    from vladapt.core.tasks.classification.augmentation import augmentation_of
     from vladapt.core.tasks.classification.fitting import fit_adapter, parts_wanted
     from vladapt.core.tasks.classification.scoring import fitted_zero_shot, score_on
-    from vladapt.core.tasks.methods import adapter_of
+    from vladapt.core.tasks.classification.task import augmentations_of
 
     quiet, folder = Reporter(quiet=True), tempfile.TemporaryDirectory()
     vit = vit or Path(folder.name)
@@ -173,7 +173,7 @@ def measure_one(name: str, vit: Path | None) -> None:
     task = task_of(recipe)
     recipe = task.settled(recipe)
     prepared, adapter = task.prepared(recipe, quiet), adapter_of(recipe)
-    augmentation = augmentation_of(adapter, recipe, prepared)
+    augmentation = augmentations_of(recipe, prepared, {name: adapter})[name]
     unlabelled = adapter.label_free and "views" not in adapter.needs  # views are of labelled images
     for shots in [ANY] if unlabelled else SHOTS:
         for seed in SEEDS[:1] if unlabelled or "pixels" in adapter.needs else SEEDS:

@@ -42,14 +42,13 @@ from sklearn.isotonic import isotonic_regression
 from sklearn.metrics import recall_score
 from torch import Tensor
 
-from vladapt import FeatureSet, TextClassifier, build_adapter, load_domain, load_features
+from vladapt import FeatureSet, TextClassifier, build_adapter, load_features
 from vladapt.core.contracts.selector import Pool, Selector
 from vladapt.core.engine.select import METHOD, METHOD_OPTIONS
 from vladapt.core.errors import CapabilityError
-from vladapt.core.recipes.resolve import resolve
+from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_selector
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.feature_rows import prepared_of
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
 SEEDS = 5
@@ -183,7 +182,7 @@ def features_of(name: str, data: Path) -> tuple[FeatureSet, TextClassifier] | No
     if not (data / place).exists():
         return None
     recipe = resolve(flags={"domain": domain, "data.path": str(data / place)})
-    prepared = prepared_of(recipe, Reporter(quiet=True), load_domain(domain), "classification")
+    prepared = task_of(recipe).prepared(recipe, Reporter(quiet=True))
     return prepared.features(prepared.data.items, "images"), prepared.classifier
 
 

@@ -30,17 +30,16 @@ from sklearn.metrics import accuracy_score, recall_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from vladapt import build_adapter, load_domain
+from vladapt import build_adapter
 from vladapt.adapters.selection.auto import CANDIDATES
 from vladapt.core.contracts.prepared import Shots
 from vladapt.core.metrics.selection import deciding_metric
 from vladapt.core.metrics.significance import corrected_interval
-from vladapt.core.recipes.resolve import resolve
+from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.feature_rows import prepared_of
+from vladapt.core.tasks.classification.contest import RepeatedSplits
 from vladapt.core.tasks.classification.fitting import fit_adapter
-from vladapt.core.tasks.classification.images import Prepared
-from vladapt.core.tasks.classification.repeated_splits import RepeatedSplits
+from vladapt.core.tasks.classification.prepared import Prepared
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "images.md"
@@ -155,7 +154,7 @@ def measured(name: str, given: argparse.Namespace) -> Measured | None:
 def on_splits(domain: str, path: Path, splits: int) -> Measured:
     """All methods on all splits of one set, each on the same shots and the same features, without augmented views."""
     recipe = resolve(flags={"domain": domain, "data.path": str(path)})
-    whole = prepared_of(recipe, QUIET, load_domain(domain), "classification")
+    whole = task_of(recipe).prepared(recipe, QUIET)
     repeated = RepeatedSplits.of(whole, recipe.split_seed, splits, None, towers=False)
     metric = deciding_metric(whole.test.labels)
     score = balanced_accuracy if metric == "balanced_accuracy" else accuracy_score

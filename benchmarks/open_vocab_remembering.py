@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from vladapt.core.engine.fit import fit
+from vladapt.core.recipes.data import read_data, split_samples
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import load_domain
 from vladapt.core.runs.folder import Run
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.config_training.runner import load_model
-from vladapt.core.tasks.methods import read_data, split_samples
 from vladapt.domains.open_vocab.data.remembered import with_remembered
 from vladapt.domains.open_vocab.inference.detection import evaluate_detection
 from vladapt.domains.open_vocab.modules.backbones.clip_vision import CLIPVisionBackbone

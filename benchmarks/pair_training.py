@@ -34,7 +34,7 @@ from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.training.batches import GlobalBatches
 from vladapt.core.training.kernels import fast_kernels
-from vladapt.core.training.layers import set_trainable
+from vladapt.core.training.layers import TowerLayers
 from vladapt.core.training.loading import BatchLoader
 from vladapt.core.training.model import PairModel, dims_of
 from vladapt.core.training.objective import build_objective
@@ -63,7 +63,7 @@ GOAL = 0.8
 
 def our_steps(backbone, settings: TrainingSettings, batches) -> Callable[[], None]:
     """A call that trains ours on all that `batches` gives."""
-    set_trainable(backbone)
+    TowerLayers(backbone).set_trainable()
     objective = build_objective({"clip": 1.0}, dims_of(backbone, settings.batch_size))
     outputs = Outputs(backbone, objective.needs)
     model = PairModel(backbone, objective.to(backbone.device), outputs, settings).train()

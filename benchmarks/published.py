@@ -35,8 +35,7 @@ from vladapt.core.engine.fit import fit
 from vladapt.core.errors import VladaptError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.protocols import PROTOCOLS
-from vladapt.core.tasks.classification.published_results import ELEVEN, are_eleven, means_of, results_of
+from vladapt.core.tasks.classification.protocols import ELEVEN, PROTOCOLS, are_eleven, means_of, results_of
 
 COLUMNS = ("protocol", "set", "method", "shots", "ours", "std", "published", "difference", "source")
 ANY = "any"

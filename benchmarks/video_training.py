@@ -27,7 +27,6 @@ import torch
 from safetensors.torch import save_file
 
 from vladapt import build_adapter, load_backbone
-from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.fitting import fit_adapter
@@ -62,7 +61,7 @@ def merging(spec: str) -> None:
     print("|---:|---:|---:|---:|---:|")
     for frames in (8, 32):
         backbone = load_backbone(spec, device="cpu")
-        attach_joint(backbone, AggregatingFrames(backbone, frames))
+        AggregatingFrames(backbone, frames).attach(backbone)
         backbone.to("meta")
         whole, less = (cost_of(backbone, aggregates) for aggregates in (False, True))
         products = [cost.flops / 2e9 for cost in (whole, less)]

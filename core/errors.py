@@ -42,6 +42,17 @@ class VladaptError(Exception):
 class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""
 
+    @classmethod
+    def unwritable(cls, folder: object, error: Exception, cure: str = "give another --out") -> DataError:
+        """Of a folder in which nothing can be written.
+
+        Args:
+            error: what the system says.
+            cure: what to do besides freeing space.
+        """
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return cls(f"{folder}: cannot be written there ({reason}); free some space or {cure}")
+
 
 class NoClassesError(DataError):
     """There are images, and nothing that says which class each of them shows."""
@@ -49,6 +60,11 @@ class NoClassesError(DataError):
 
 class LimitError(DataError):
     """The data is larger, or takes longer, than is allowed here: another limit, or another machine, may read it."""
+
+    @classmethod
+    def too_large(cls, what: str, limit: int, cure: str = "raise --max-pixels") -> LimitError:
+        """Of "scan.png: 40000 x 40000 pixels"."""
+        return cls(f"{what}, the limit is {limit} (a decompression bomb?); cut it into tiles, or {cure}")
 
 
 class CacheError(DataError):

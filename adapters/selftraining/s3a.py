@@ -13,7 +13,7 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, option
 from ...core.errors import CapabilityError
 from ...core.prompts import broad_vocabulary, build_classifier, fill, spoken
-from ...core.training import GlobalBatches, image_features, set_trainable
+from ...core.training import GlobalBatches, TowerLayers, image_features
 from ._towers import SelfTrained, as_tested
 from ._words import aligned, realigned
 
@@ -103,7 +103,7 @@ class S3a(SelfTrained):
         return {**super()._settings_of_method(epochs), **own}
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        set_trainable(backbone, lock=("text",))
+        TowerLayers(backbone).set_trainable(lock=("text",))
         for name in ("logit_scale", "logit_bias"):
             if isinstance(parameter := getattr(backbone.model, name, None), torch.nn.Parameter):
                 parameter.requires_grad_(False)

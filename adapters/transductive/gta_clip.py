@@ -15,11 +15,11 @@ from ...core.training import (
     ImageSource,
     Remembered,
     Task,
+    TowerLayers,
     changed_tensors,
     copy_of,
     image_features,
     is_projection,
-    set_trainable,
     settings_of,
     train_towers,
 )
@@ -116,7 +116,7 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         return {**super()._settings_of_method(epochs), **own, "projection_rate": self.projection_lr / self.lr}
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        set_trainable(backbone)
+        TowerLayers(backbone).set_trainable()
         for name, parameter in backbone.model.named_parameters():
             if self.tune == RELEASED and "proj" in name and not is_projection(name):
                 parameter.requires_grad_(False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.contracts import Backbone, option
-from ...core.training import ClassTowerAdapter, TowerAdapter, set_trainable
+from ...core.training import ClassTowerAdapter, TowerAdapter, TowerLayers
 
 
 @dataclass(eq=False, kw_only=True)
@@ -47,5 +47,5 @@ class Full(ClassTowerAdapter):
     last: int | None = option(None, "train only this many last layers of each tower; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        set_trainable(backbone, last=self.last)
+        TowerLayers(backbone).set_trainable(last=self.last)
         return []

@@ -21,12 +21,12 @@ from ...core.training import (
     Remembered,
     Task,
     TowerAdapter,
+    TowerLayers,
     digest,
     epoch_batches,
     held,
     labels_of,
     losses_of,
-    set_trainable,
     train_epochs,
 )
 
@@ -134,7 +134,7 @@ class Gist(ClassWeighted, TowerAdapter):
         return {**adam, "schedule": "constant", "drop_last": False}
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        set_trainable(backbone)
+        TowerLayers(backbone).set_trainable()
         return []
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.contracts import Backbone, option
-from ...core.training import TowerAdapter, set_trainable
+from ...core.training import TowerAdapter, TowerLayers
 
 TOWERS = ("image", "text")
 
@@ -47,5 +47,5 @@ class Lit(TowerAdapter):
     last: int | None = option(None, "train only this many last layers of the other tower; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        set_trainable(backbone, lock=self.lock, last=self.last)
+        TowerLayers(backbone).set_trainable(lock=self.lock, last=self.last)
         return []

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vladapt import Backbone, load_backbone
-from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.training.hooks import EpochAverageHook
 from vladapt.core.training.tower_weights import BetweenWeights
 from vladapt.domains.video.adapters.open_vclip import PLAIN_MEAN, patched
@@ -44,7 +43,7 @@ def x_clip(ref: Reference, f: Fixtures) -> Iterator[Check]:
     vision = {"layers": ref.setting("layers"), "width": ref.setting("width"), "patch_size": ref.setting("patch")}
     vision |= {"head_width": ref.setting("width") // ref.setting("heads"), "image_size": ref.setting("input")}
     backbone = _clip(vision, ref.setting("output_dim"))
-    joint = attach_joint(backbone, CommunicatingFrames(backbone, frames, layers[1], layers[0], alpha=0.1)).eval()
+    joint = CommunicatingFrames(backbone, frames, layers[1], layers[0], alpha=0.1).attach(backbone).eval()
     tower, own = _under(ref, "w.visual."), {}
     for name in [name for name in tower if ".message_" in name]:
         number, _, part = name.removeprefix("transformer.resblocks.").partition(".")
@@ -70,7 +69,7 @@ def stan(ref: Reference, f: Fixtures) -> Iterator[Check]:
     backbone = _clip(vision | {"mlp_ratio": ref.setting("intermediate") / width}, ref.setting("projection"))
     _load(backbone.model.visual, _as_open_clip(_under(ref, "w."), "layers."))
     clips = ref["video"].transpose(1, 2)  # (B, T, 3, H, W)
-    joint = attach_joint(backbone, Branch(backbone, clips.shape[1], ref.setting("depth"), drop_path=0.1)).eval()
+    joint = Branch(backbone, clips.shape[1], ref.setting("depth"), drop_path=0.1).attach(backbone).eval()
     _load(joint, _branch(ref))
     with torch.no_grad():
         tokens, first, patches = joint.states(backbone, clips)

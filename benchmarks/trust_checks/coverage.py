@@ -17,8 +17,8 @@ import torch
 
 from vladapt.core.confidence import SET_METHODS, Calibration
 from vladapt.core.registry import build_adapter
+from vladapt.core.tasks.classification.contest import RepeatedSplits
 from vladapt.core.tasks.classification.fitting import fit_adapter
-from vladapt.core.tasks.classification.repeated_splits import RepeatedSplits
 
 from .sets import PUBLIC, QUIET, SCENES, calibration_of_fit, drawn_classes, prepared, prepared_at, write_features
 

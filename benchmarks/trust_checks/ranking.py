@@ -31,9 +31,8 @@ from vladapt.core.contracts.prepared import on_adapted
 from vladapt.core.engine.fit import fit
 from vladapt.core.features.batches import logits_of
 from vladapt.core.features.files import load_features
-from vladapt.core.recipes.resolve import resolve
-from vladapt.core.registry import adapter_class, build_adapter, catalogue, load_domain
-from vladapt.core.tasks.classification.feature_rows import prepared_of
+from vladapt.core.recipes.resolve import resolve, task_of
+from vladapt.core.registry import adapter_class, build_adapter, catalogue
 
 from .sets import COMMON, PUBLIC, QUIET, SCENES, present, write_features
 
@@ -118,8 +117,8 @@ def ranked(flags: dict[str, Any], name: str, options: dict[str, Any], folder: Pa
     flags = {**flags, "adapter": {"name": name, **options}}
     result = fit(**flags, out=str(folder / "runs"))
     reported = json.loads((result.run / "metrics.json").read_text())["adapted"]
-    domain = load_domain(flags["domain"]) if "domain" in flags else None
-    prepared = prepared_of(resolve(flags=flags), QUIET, domain, "classification")
+    recipe = resolve(flags=flags)
+    prepared = task_of(recipe).prepared(recipe, QUIET)
     moved = on_adapted(prepared, result.adapter)
     rows = prepared.test if moved is prepared else moved.of_ids(prepared.test.ids)
     logits = logits_of(result.adapter, moved.batches(result.adapter, rows), len(rows)).cpu()

@@ -11,15 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vladapt import Adapter, FitReport, load_domain
+from vladapt import Adapter, FitReport
 from vladapt.core.confidence import Calibration
 from vladapt.core.contracts.judgement import FIT, Scores
 from vladapt.core.contracts.prepared import Shots
 from vladapt.core.judgements._calibration_rows import calibration_of
-from vladapt.core.recipes.resolve import resolve
+from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.feature_rows import prepared_of
-from vladapt.core.tasks.classification.fitting import ClassificationFit
+from vladapt.core.tasks.classification.scoring import ClassificationFit
 
 QUIET = Reporter(quiet=True)
 PUBLIC = {
@@ -62,9 +61,9 @@ def prepared_at(path: str, split_seed: int = 1):
     """The images of a folder by the embedded backbone, or the rows of a features file."""
     if path.endswith(".npz"):
         recipe = resolve(flags={"features": path, "split_seed": split_seed})
-        return prepared_of(recipe, QUIET, None, "classification")
+        return task_of(recipe).prepared(recipe, QUIET)
     recipe = resolve(flags={"domain": "medical", "data.path": path, "split_seed": split_seed})
-    return prepared_of(recipe, QUIET, load_domain("medical"), "classification")
+    return task_of(recipe).prepared(recipe, QUIET)
 
 
 def calibration_of_fit(prepared, adapter: Adapter, report: FitReport, drawn: Shots, seed: int) -> Calibration | None:

@@ -12,8 +12,8 @@ from typing import Any
 from vladapt.core.contracts.choices import ClassWeighted
 from vladapt.core.metrics.classification import classification_metrics
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
+from vladapt.core.tasks.classification.contest import RepeatedSplits
 from vladapt.core.tasks.classification.fitting import fit_adapter
-from vladapt.core.tasks.classification.repeated_splits import RepeatedSplits
 
 from .sets import QUIET, drawn_classes, prepared, prepared_at
 

@@ -5,15 +5,15 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "checkpoints": "fit_weights read_checkpoint resize_positions",
+        "checkpoints": "fit_weights read_checkpoint",
         "finders": "searched",
         "hf_source": "read_config",
         "hub": "hub_folder",
-        "joint_parts": "JointParts attach_joint chosen_parts",
+        "joint_parts": "JointParts",
         "load": "announced load_backbone save_fine_tuned",
         "open_clip_source": "check_transformers_config",
-        "positions": "ROOTS image_positions insert_after_start tower_of",
+        "positions": "image_positions insert_after_start tower_of",
         "prompted": "CoupledTokens PromptTokens TowerPrompts attach_prompts start_tokens width_of",
-        "tower_steps": "FEATURE_MAP_DEPTHS attend unsized",
+        "tower_steps": "attend unsized",
     },
 )

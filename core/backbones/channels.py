@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..contracts.images import MEAN, RGB, TRAINED, CropTransform, InputChannels
+from ..contracts.images import RGB, CropTransform, InputChannels
 from ..errors import CapabilityError, DataError
 from .positions import ROOTS
 from .preprocessing import Preprocess
@@ -116,7 +116,7 @@ def widen(model: nn.Module, spec: str, channels: InputChannels, further: Tensor 
     if further is not None and tuple(further.shape) != shape:
         has = f"further channels of shape {tuple(further.shape)}"
         raise DataError(f"backbone '{spec}': {has} where {shape} are needed; copy it again")
-    if further is None and channels.start == MEAN:
+    if further is None and channels.start == InputChannels.MEAN:
         rgb = rgb * (RGB / count)
         further = rgb.mean(dim=1, keepdim=True).expand(shape)
     further = rgb.new_zeros(shape) if further is None else further.to(rgb)
@@ -144,4 +144,4 @@ def facts(channels: InputChannels) -> dict[str, Any]:
 
 def channels_of(facts: Mapping[str, Any]) -> InputChannels:
     """Those that `facts` gave, trained since; KeyError or TypeError where they are damaged."""
-    return InputChannels(tuple(str(name) for name in facts["names"]), TRAINED, str(facts["advice"]))
+    return InputChannels(tuple(str(name) for name in facts["names"]), InputChannels.TRAINED, str(facts["advice"]))

@@ -40,38 +40,38 @@ class JointParts(nn.Module, ABC):
         """(B, T, 3, H, W), T = `parts` -> (B, D), not normalised."""
 
     def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
-        """(B, T, 3, H, W) -> (B, D), not normalised, of any T: see `chosen_parts`."""
-        return self.embed(backbone, chosen_parts(pixels, self.parts, dim=1))
+        """(B, T, 3, H, W) -> (B, D), not normalised, of any T: see `chosen`."""
+        return self.embed(backbone, self.chosen(pixels, self.parts, dim=1))
 
+    @staticmethod
+    def chosen(parts: Tensor, count: int, dim: int = 0) -> Tensor:
+        """As many as wanted along an axis of T, in their order: those at round(linspace(0, T - 1, count)), so that all
+        stay where T = count, some come twice where there are fewer, and some are left out where there are more."""
+        have = parts.shape[dim]
+        if have == count:
+            return parts
+        places = torch.linspace(0, have - 1, count, dtype=torch.float64).round().long()
+        return parts.index_select(dim, places.to(parts.device))
 
-def chosen_parts(parts: Tensor, count: int, dim: int = 0) -> Tensor:
-    """As many as wanted along an axis of T, in their order: those at round(linspace(0, T - 1, count)), so that all stay
-    where T = count, some come twice where there are fewer, and some are left out where there are more."""
-    have = parts.shape[dim]
-    if have == count:
-        return parts
-    places = torch.linspace(0, have - 1, count, dtype=torch.float64).round().long()
-    return parts.index_select(dim, places.to(parts.device))
+    def attach(self, backbone: Backbone) -> JointParts:
+        """Let a backbone see the parts of a sample through this, in place: `backbone.joint`, and a child of
+        `backbone.model`.
 
-
-def attach_joint(backbone: Backbone, joint: JointParts) -> JointParts:
-    """Let a backbone see the parts of a sample through it, in place: `backbone.joint`, and a child of `backbone.model`.
-
-    Raises:
-        CapabilityError: the image tower has no blocks, or sees parts together already.
-    """
-    backbone.need("image_blocks")
-    if not isinstance(backbone, TwoTower):
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' cannot encode several frames or slices at once; use a vision transformer "
-            "(`vladapt list backbones --can image_blocks`)"
-        )
-    if backbone.joint is not None:
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' already encodes the parts of a sample together; start from the one it came "
-            "from"
-        )
-    model = backbone.model
-    backbone.joint = joint.to(backbone.device).train(model.training)
-    setattr(model, JOINT, backbone.joint)
-    return backbone.joint
+        Raises:
+            CapabilityError: the image tower has no blocks, or sees parts together already.
+        """
+        backbone.need("image_blocks")
+        if not isinstance(backbone, TwoTower):
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' cannot encode several frames or slices at once; use a vision transformer "
+                "(`vladapt list backbones --can image_blocks`)"
+            )
+        if backbone.joint is not None:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' already encodes the parts of a sample together; start from the one it "
+                "came from"
+            )
+        model = backbone.model
+        backbone.joint = self.to(backbone.device).train(model.training)
+        setattr(model, JOINT, backbone.joint)
+        return backbone.joint

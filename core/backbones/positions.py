@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError, UnknownNameError
+from .checkpoints import resize_positions
 
 # Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
 # logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
@@ -46,6 +47,10 @@ class ImagePositions:
         """(prefix + P, W)."""
         table = getattr(self.owner, self.name)
         return table.reshape(-1, table.shape[-1])
+
+    def resized(self, grid: tuple[int, int]) -> Tensor:
+        """(prefix + h * w, W): the table for h by w patches."""
+        return resize_positions(self.table, grid, self.prefix)
 
 
 def image_positions(backbone: Backbone) -> ImagePositions:

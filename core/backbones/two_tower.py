@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
-from ..contracts.images import TRAINED, ZERO, ImageSize, as_image_size, height_and_width, size_in_words
+from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
 from .channels import ChannelPreprocess, input_layer, widen
 from .positions import ProjectionMatrix, insert_after_start
@@ -126,7 +126,8 @@ class TwoTower(Backbone):
     def widen(self, channels: InputChannels) -> None:
         if self._model is not None:
             raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to widen it")
-        start = ZERO if channels.start == TRAINED else channels.start  # of another tower's weights
+        of_others = channels.start == InputChannels.TRAINED  # of another tower's weights
+        start = InputChannels.ZERO if of_others else channels.start
         self.channels = replace(channels, start=start)
         self.fingerprint = fingerprint(self.family, [len(channels), start], self.fingerprint, {})
 

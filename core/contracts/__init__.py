@@ -10,16 +10,15 @@ __getattr__, __dir__ = lazy_exports(
         "by_example": "ByExample",
         "choices": "ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied ZERO_SHOT "
         "published_options",
-        "domain": "Domain Evaluation Finding Metric NO_PRESET OwnFiles Reading STILL Scorer as_still",
+        "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
-        "images": "CropTransform ImageSize InputChannels LogPlace STARTS TrainingImages TrainingPlace ZERO "
-        "height_and_width",
+        "images": "CropTransform ImageSize InputChannels LogPlace TrainingImages TrainingPlace height_and_width",
         "items": "Boxes Captions Decoded DomainData Identity Item Label Labels MAX_PIXELS Mask Question Questions "
-        "READ_BY SPLITS Target WHOLE check_items",
+        "SPLITS Target check_items",
         "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
         "options": "as_text option settle whole_number",
-        "outputs": "MASKED_SHARE Output",
+        "outputs": "Output",
         "part_views": "PartViews",
         "prepared": "PreparedData",
         "recipe": "Recipe SAMPLE",

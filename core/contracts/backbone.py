@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import CapabilityError
 from .families import families_with
-from .images import MEAN, TRAINED, ZERO, ImageSize, InputChannels, height_and_width
+from .images import ImageSize, InputChannels, height_and_width
 
 CAPABILITIES = {
     "prompt": "embed_tokens and encode_prompt (prompt learning)",
@@ -127,6 +127,15 @@ class Backbone(ABC):
     def token_mask(self, tokens: Tensor) -> Tensor:
         """(N, L) bool: tokens that take part (for causal towers: up to and including end-of-text)."""
 
+    def word_mask(self, tokens: Tensor) -> Tensor:
+        """(N, L) bool: tokens of the text itself, without its start and its end."""
+        mask = self.token_mask(tokens)
+        inner = mask.clone()
+        inner[:, 0] = False
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+        inner[torch.arange(len(inner), device=inner.device), last] = False
+        return inner
+
     @abstractmethod
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, S, S) -> (B, D) float32; (B, T, 3, S, S) too where `joint` sees the parts of a sample together."""
@@ -180,9 +189,9 @@ class Backbone(ABC):
             return []
         first, further = ", ".join(self.channels.names[:3]), self.channels.further
         started = {
-            ZERO: "at zero, so the features at the start are those of the first three",
-            TRAINED: "in the training that made its weights",
-            MEAN: "with the mean of its weights for these, and all were scaled by 3 / channels",
+            InputChannels.ZERO: "at zero, so the features at the start are those of the first three",
+            InputChannels.TRAINED: "in the training that made its weights",
+            InputChannels.MEAN: "with the mean of its weights for these, and all were scaled by 3 / channels",
         }
         return [
             f"The image tower sees {first} as red, green and blue; {further} started {started[self.channels.start]}. "
@@ -199,7 +208,7 @@ class Backbone(ABC):
         Raises:
             CapabilityError: there are some, they start at zero, and it does not.
         """
-        if self.channels is None or self.channels.start != ZERO or trains:
+        if self.channels is None or self.channels.start != InputChannels.ZERO or trains:
             return
         raise CapabilityError(
             f"{who} cannot use {self.channels.further}: channels beyond the third start at zero, and it does not train "
@@ -268,6 +277,16 @@ class Backbone(ABC):
         """(N, L, W) word embeddings before positions -> (N, L, W): what the first text block takes."""
         self.need("text_blocks")
         raise AssertionError("a backbone with 'text_blocks' implements embed_prompt")
+
+    def text_tokens(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """(N, L) tokens -> (N, L, W): what the last text block gives at each.
+
+        Args:
+            embeddings: (N, L, W) in place of the tokens' own, before positions.
+        """
+        mask = self.token_mask(tokens)
+        words = self.embed_tokens(tokens) if embeddings is None else embeddings
+        return self.run_blocks("text", self.embed_prompt(words, mask), mask=mask)
 
     def hidden(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, W): image features before the projection."""

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from .images import InputChannels
     from .use import Use
 
-NO_PRESET = "none"
-STILL = "image"
-"""What the only still of an image is called."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -173,8 +169,12 @@ class Domain(ABC):
         own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
             that `--out` names is then its too.
         not_for: sentences on what its models must not be used for, for the card of a published run.
+        NO_PRESET: the preset that is no published set's.
+        STILL: what the only still of an image is called, for labelling by eye.
     """
 
+    NO_PRESET: ClassVar[str] = "none"
+    STILL: ClassVar[str] = "image"
     name: ClassVar[str] = ""
     not_for: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str | type[Any], ...]] = ("classification",)
@@ -243,8 +243,8 @@ class Domain(ABC):
         return {}
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
-        """What an item with `READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. None: it is a
-        plain image file, which needs no decoder of the domain's own (`core/data/images.py` decodes it).
+        """What an item with `Item.READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. None: it is
+        a plain image file, which needs no decoder of the domain's own (`core/data/images.py` decodes it).
 
         Raises:
             DataError: it cannot be decoded.
@@ -266,8 +266,16 @@ class Domain(ABC):
         """
         decoded = np.asarray(load(item))
         if decoded.ndim == 3:
-            return {STILL: as_still(decoded)}
-        return {f"{number} of {len(decoded)}": as_still(frame) for number, frame in enumerate(decoded, start=1)}
+            return {self.STILL: self.as_still(decoded)}
+        return {f"{number} of {len(decoded)}": self.as_still(frame) for number, frame in enumerate(decoded, start=1)}
+
+    @staticmethod
+    def as_still(pixels: np.ndarray) -> np.ndarray:
+        """(H, W, C) uint8, or float in 0..1, as (H, W, 3) uint8; the first three of more channels."""
+        pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
+        return np.ascontiguousarray(pixels)
 
     def further_files(
         self, rows: Sequence[Mapping[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
@@ -333,7 +341,7 @@ class Domain(ABC):
         Raises:
             UnknownNameError: no such set; by default there are none.
         """
-        if name == NO_PRESET:
+        if name == self.NO_PRESET:
             return None
         raise UnknownNameError(f"--preset {name}: domain '{self.name}' knows no published sets; omit it")
 
@@ -369,14 +377,6 @@ class Domain(ABC):
     def task_names(self) -> tuple[str, ...]:
         """Names of `tasks`."""
         return tuple(task if isinstance(task, str) else task.name for task in self.tasks)
-
-
-def as_still(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8, or float in 0..1, as (H, W, 3) uint8; the first three of more channels."""
-    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
 
 
 @dataclass(frozen=True)

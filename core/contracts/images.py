@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,9 +18,6 @@ ImageSize = int | tuple[int, int]
 """The side of a square, or (height, width) where they differ."""
 SPELLED = re.compile(r"\s*(\d+)\s*[x×,]\s*(\d+)\s*", re.IGNORECASE)
 RGB = 3
-ZERO, MEAN, TRAINED = "zero", "mean", "trained"
-STARTS = (ZERO, MEAN)
-"""How channels beyond the third start in a tower that was trained on three."""
 
 
 def height_and_width(size: ImageSize) -> tuple[int, int]:
@@ -53,6 +50,12 @@ class InputChannels:
             a file of weights that were trained on these channels.
         advice: what a user can give where nothing trains them, for messages.
     """
+
+    ZERO: ClassVar[str] = "zero"
+    MEAN: ClassVar[str] = "mean"
+    TRAINED: ClassVar[str] = "trained"
+    STARTS: ClassVar[tuple[str, ...]] = (ZERO, MEAN)
+    """How channels beyond the third may start in a tower that was trained on three."""
 
     names: tuple[str, ...]
     start: str = ZERO

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from .part_views import PartViews
 
 SPLITS = ("train", "val", "test")
-READ_BY = "read_by"
-"""In `Item.decode`: the domain whose `decode` decodes it, for tasks that keep items in files."""
-WHOLE = "whole"
-"""In `Item.decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What is found in
-the windows of a picture, whose ids begin with its id and "#", is joined."""
 MAX_PIXELS = 200_000_000
 """Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
 Decoded: TypeAlias = np.ndarray
@@ -44,6 +39,11 @@ ClassLabel = int | tuple[float, ...] | None
 class Item:
     """One sample, not yet decoded.
 
+    Class attributes:
+        READ_BY: key of `decode`: the domain whose `decode` decodes it, for tasks that keep items in files.
+        WHOLE: key of `decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What
+            is found in the windows of a picture, whose ids begin with its id and "#", is joined.
+
     Args:
         id: unique within its data set, shown to the user; never a patient's name.
         source: the file its bytes come from.
@@ -54,6 +54,9 @@ class Item:
         apart: whether it may be split from other parts of its file, as windows of a raster may: only its group says
             what belongs together. By default all parts of a file stay on one side.
     """
+
+    READ_BY: ClassVar[str] = "read_by"
+    WHOLE: ClassVar[str] = "whole"
 
     id: str
     source: Path

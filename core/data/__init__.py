@@ -5,21 +5,20 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "array_files": "array_headers load_arrays read_array_header reading_arrays",
+        "array_files": "ArrayFile",
         "augmentation": "SeededAugment",
         "class_folders": "CONTAINERS SPLIT_FOLDERS find_layout",
-        "coco": "by_kind_of_id coco_images find_coco_files image_roots is_coco read_coco_file split_of usable_id "
-        "what_lacks",
-        "crops": "BoxedImage image_folders",
+        "coco": "CocoFile coco_images",
+        "crops": "Box ListedImage",
         "detect": "read_any",
         "detections": "read_detections",
-        "files": "Format ItemCollector folders format_of licence_of loader locate shown stays_inside visible walk "
-        "with_max_pixels",
+        "drawn": "drawn_set spread_over_splits",
+        "files": "Format ItemCollector folders format_of loader locate shown stays_inside visible walk with_max_pixels",
         "group_columns": "AUTO NONE group_by_tables_beside group_of group_rows",
-        "images": "BAND_PIXELS DECODER_LIMITS IMAGE IMAGE_SUFFIXES decode_bytes decode_image decode_values too_large "
-        "upright_size",
+        "images": "IMAGE IMAGE_SUFFIXES decode_bytes decode_image decode_values decoder_limit upright_size",
         "listed_splits": "with_lists",
         "manifests": "IMAGE_COLUMNS LABEL_COLUMNS SPLIT_COLUMNS",
+        "matlab": "read_matlab",
         "pairs.augment_text": "TextAugment",
         "pairs.captions": "CaptionSampler generator_of",
         "pairs.pair_set": "Pair PairSet StoredImages",
@@ -32,6 +31,6 @@ __getattr__, __dir__ = lazy_exports(
         "tables": "Row TABLE_SUFFIXES Table plain_name read_table",
         "unlabelled": "decodable images_of read_unlabelled readable",
         "verify": "FileHashes VERIFY_ALL_UP_TO check_skipped remember_by_file",
-        "voc": "find_voc_files parse_voc voc_image_name voc_objects voc_splits",
+        "voc": "VocSet",
     },
 )

@@ -6,8 +6,9 @@ import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,73 +22,103 @@ BOMB_BYTES, BOMB_RATIO = 256 << 20, 200
 """An array that unpacks to more than these bytes, and to so many times what is packed, is taken for a bomb."""
 PICKLED = "holds pickled objects, which are never opened; save names as plain text arrays (dtype '<U')"
 
-ArrayHeader = tuple[tuple[int, ...], bool, np.dtype]
-"""Shape, whether its columns are stored one after the other, and type."""
 
+class ArrayHeader(NamedTuple):
+    """What an array is like.
 
-def array_headers(path: Path) -> dict[str, ArrayHeader]:
-    """Name -> header of each array of an `.npz`, none of which is unpacked.
-
-    Raises:
-        DataError: no such file, not an `.npz`, damaged; an array holds pickled objects, has not the bytes that its
-            shape needs, or unpacks to very many times what is packed.
+    Args:
+        by_columns: whether its columns are stored one after the other.
     """
-    with open_regular(path) as file:
-        start = file.read(6)
-    if start == b"\x93NUMPY":
-        raise DataError(f"{path}: holds one array, not several; save it with numpy.savez")
-    if start[:1] == PICKLE:
-        raise DataError(f"{path}: {PICKLED}")
-    with reading_arrays(path), zipfile.ZipFile(path) as archive:
-        members = {info.filename: info for info in archive.infolist() if info.filename.endswith(SUFFIX)}
-        return {name[: -len(SUFFIX)]: _checked(path, archive, info) for name, info in members.items()}
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype
 
 
-def load_arrays(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, all or some.
+@dataclass(frozen=True)
+class ArrayFile:
+    """An `.npz`, whatever it holds.
 
-    Raises:
-        DataError: as `array_headers`, or there is none of a name.
+    Args:
+        path: of the file.
     """
-    headers = array_headers(path)
-    with reading_arrays(path), np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in (headers if names is None else names)}
+
+    path: Path
+
+    def headers(self) -> dict[str, ArrayHeader]:
+        """Name -> header of each array, none of which is unpacked.
+
+        Raises:
+            DataError: no such file, not an `.npz`, damaged; an array holds pickled objects, has not the bytes that its
+                shape needs, or unpacks to very many times what is packed.
+        """
+        with open_regular(self.path) as file:
+            start = file.read(6)
+        if start == b"\x93NUMPY":
+            raise DataError(f"{self.path}: holds one array, not several; save it with numpy.savez")
+        if start[:1] == PICKLE:
+            raise DataError(f"{self.path}: {PICKLED}")
+        with self.reading(), zipfile.ZipFile(self.path) as archive:
+            members = {info.filename: info for info in archive.infolist() if info.filename.endswith(SUFFIX)}
+            return {name[: -len(SUFFIX)]: _checked(self.path, archive, info) for name, info in members.items()}
+
+    def load(self, names: list[str] | None = None) -> dict[str, np.ndarray]:
+        """The arrays, all or some.
+
+        Raises:
+            DataError: as `headers`, or there is none of a name.
+        """
+        headers = self.headers()
+        with self.reading(), np.load(self.path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in (headers if names is None else names)}
+
+    @contextmanager
+    def values(self, name: str) -> Iterator[BinaryIO]:
+        """The bytes of an array's values, as a stream.
+
+        Raises:
+            DataError: damaged, or there is none of that name; so is what zipfile raises in the block.
+        """
+        with self.reading(), zipfile.ZipFile(self.path) as archive, archive.open(f"{name}{SUFFIX}") as stream:
+            _header(stream)
+            yield stream
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What zipfile, zlib and numpy raise on a bad file, as a DataError."""
+        try:
+            yield
+        except (DataError, MemoryError):
+            raise
+        except KeyError as error:
+            raise DataError(f"{self.path}: lacks the array {shortened(error)}; give a file that has it") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{self.path}: cannot be read ({reason}); check space and permissions") from None
+        except Exception as error:  # hostile headers make zipfile, zlib and numpy raise many types
+            if "pickle" in str(error).lower():
+                raise DataError(f"{self.path}: {PICKLED}") from None
+            reason = shortened(" ".join(str(error).split()) or type(error).__name__, 160)
+            raise DataError(f"{self.path}: not a readable .npz file ({reason}); save or copy it again") from None
 
 
-def read_array_header(stream: BinaryIO) -> ArrayHeader:
-    """The header at the beginning of an `.npy`.
+def _header(stream: BinaryIO) -> ArrayHeader:
+    """What stands at the beginning of an `.npy`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: nothing of the kind.
     """
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
-
-
-@contextmanager
-def reading_arrays(path: Path) -> Iterator[None]:
-    """What zipfile, zlib and numpy raise on a bad file, as a DataError."""
-    try:
-        yield
-    except (DataError, MemoryError):
-        raise
-    except KeyError as error:
-        raise DataError(f"{path}: lacks the array {shortened(error)}; give a file that has it") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check space and permissions") from None
-    except Exception as error:  # hostile headers make zipfile, zlib and numpy raise many types
-        if "pickle" in str(error).lower():
-            raise DataError(f"{path}: {PICKLED}") from None
-        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 160)
-        raise DataError(f"{path}: not a readable .npz file ({reason}); save or copy it again") from None
+    return ArrayHeader(*read(stream))
 
 
 def _checked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayHeader:
     name = shortened(info.filename[: -len(SUFFIX)])
     with archive.open(info) as stream:
-        shape, by_columns, dtype = read_array_header(stream)
+        header = _header(stream)
         start = stream.tell()
+    shape, _, dtype = header
     if dtype.hasobject:
         raise DataError(f"{path}: array {name} {PICKLED}")
     claimed = math.prod(shape) * dtype.itemsize
@@ -101,4 +132,4 @@ def _checked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arr
             f"{path}: array {name} unpacks to {info.file_size:,} bytes from {info.compress_size:,} (a bomb?); "
             "save it uncompressed (numpy.savez)"
         )
-    return shape, by_columns, dtype
+    return header

@@ -20,8 +20,6 @@ from .files import (
     format_of,
     is_folder,
     leads_up,
-    licence_of,
-    loader,
     shown,
     stays_inside,
     visible,
@@ -72,15 +70,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
                 if format_of(file, formats) is not None:
                     label = Label(label_of[printable(class_folder.name)])
                     collector.add_file(file, shown(file, root), formats, target=label, split=split)
-    data = DomainData(
-        items=collector.items,
-        class_names=layout.class_names,
-        load=loader(formats),
-        name=root.resolve().name,
-        skipped=collector.skipped,
-        notes=notes,
-        licence=licence_of(root),
-    )
+    data = collector.data_set(root, formats, layout.class_names, notes=notes)
     return group_by_tables_beside(check_items(data, root), root, group_column)
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..contracts.items import DomainData
 from ..errors import DataError, shortened
 from ..runtime.reading import read_json
 from .class_folders import SPLIT_FOLDERS
-from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
+from .crops import MIN_SIDE, Box, ListedImage, crops_of, image_folders
 from .files import Format
 from .images import IMAGE
 
+Id = int | float | str
+"""Of an image, an annotation or a category."""
 PATTERNS = ("instances*.json", "_annotations.coco.json", "annotations/instances*.json", "*/_annotations.coco.json")
 
 
@@ -37,37 +40,128 @@ def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_
     return crops_of(images, class_names, folder, formats, min_side, notes)
 
 
-def coco_images(path: Path) -> tuple[list[BoxedImage], list[str], list[str]]:
+def coco_images(path: Path) -> tuple[list[ListedImage], list[str], list[str]]:
     """Images that have boxes, the names of the classes, and sentences for the user; path and errors as for
     `read_coco_crops`, but that any number of classes will do."""
-    files = find_coco_files(path) if path.is_dir() else [path]
+    files = CocoFile.found_in(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: no COCO file in it; name it instances*.json")
     folder = path if path.is_dir() else path.parent
     if len(files) > 1 and not all(split_of(file, folder) for file in files):
         listed = ", ".join(file.name for file in files)
         raise DataError(f"{path}: holds {listed}, which are not train, val and test files; give one of them")
-    names: dict[int, str] = {}
-    images: list[BoxedImage] = []
+    names: dict[Id, str] = {}
+    images: list[ListedImage] = []
     crowd = 0
     for file in files:
-        content = read_coco_file(file)
-        names.update(_categories(file, content))
-        more, dropped = _boxed_images(file, content, folder, split_of(file, folder))
+        coco = CocoFile.read(file, folder)
+        own = {number: category.name for number, category in coco.categories().items()}
+        names.update(own)
+        more, dropped = _boxed_images(coco, own)
         images += more
         crowd += dropped
-    class_names = list(dict.fromkeys(names[number] for number in sorted(names, key=by_kind_of_id)))
+    class_names = list(dict.fromkeys(names[number] for number in CocoFile.in_order(names)))
     return images, class_names, [f"Crowd boxes, left out: {crowd}."] if crowd else []
 
 
-def find_coco_files(folder: Path) -> list[Path]:
-    """COCO files of a folder: those of the first pattern that finds any."""
-    return next((files for pattern in PATTERNS if (files := sorted(folder.glob(pattern)))), [])
+class Category(NamedTuple):
+    """A class as a COCO or LVIS file lists it.
+
+    Args:
+        frequency: LVIS's letter, "" where it is not told.
+    """
+
+    name: str
+    frequency: str
 
 
-def is_coco(content: Any) -> bool:
-    """Whether parsed JSON has the shape of a COCO file with boxes."""
-    return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in ("images", "annotations"))
+@dataclass(frozen=True)
+class CocoFile:
+    """A COCO file with boxes, read.
+
+    Args:
+        path: of the file.
+        folder: of the set, in which the images lie.
+        content: as parsed.
+    """
+
+    path: Path
+    folder: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, folder: Path) -> CocoFile:
+        """Raises:
+        DataError: it cannot be read, is not JSON (cut short), or has another shape.
+        """
+        content = read_json(path)
+        if not cls.is_shape_of(content):
+            raise DataError(f"{path}: has no 'images' and 'annotations' lists; give a COCO file with boxes")
+        return cls(path, folder, content)
+
+    @staticmethod
+    def found_in(folder: Path) -> list[Path]:
+        """COCO files of a folder: those of the first pattern that finds any."""
+        return next((files for pattern in PATTERNS if (files := sorted(folder.glob(pattern)))), [])
+
+    @staticmethod
+    def is_shape_of(content: Any) -> bool:
+        """Whether parsed JSON has the shape of a COCO file with boxes."""
+        return isinstance(content, dict) and all(isinstance(content.get(k), list) for k in ("images", "annotations"))
+
+    @staticmethod
+    def id_of(entry: dict[str, Any], key: str = "id") -> Id:
+        """The id of an image, an annotation or a category that an entry holds.
+
+        Raises:
+            KeyError: it holds none. TypeError: it is null, or no number and no text; or the entry is no object.
+        """
+        value = entry[key]
+        if isinstance(value, Id) and not isinstance(value, bool) and value == value:
+            return value
+        raise TypeError(f"{shortened(repr(value), 20)} is not an id")
+
+    @staticmethod
+    def in_order(ids: Iterable[Id]) -> list[Id]:
+        """Sorted, numbers before texts."""
+        return sorted(ids, key=lambda value: (isinstance(value, str), value))
+
+    @property
+    def split(self) -> str:
+        """Which the name of the file or the folder above it tells, or ""."""
+        return split_of(self.path, self.folder)
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Where the images that it lists may lie, all inside the set's folder."""
+        named_as_file = self.path.stem.rsplit("_", 1)[-1]  # instances_train2017.json: train2017/
+        folders = (*image_folders(self.folder), *image_folders(self.path.parent), self.folder / named_as_file)
+        return tuple(dict.fromkeys(folders))
+
+    def categories(self) -> dict[Id, Category]:
+        """By their ids.
+
+        Raises:
+            DataError: one lacks its id or name.
+        """
+        try:
+            return {
+                self.id_of(entry): Category(shortened(entry["name"], 200), shortened(entry.get("frequency", "")))
+                for entry in self.content["categories"]
+            }
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            reason = shortened(error)
+            raise DataError(f"{self.path}: a category lacks its id or name ({reason}); correct the file") from error
+
+    def unusable(self, number: int, error: Exception) -> DataError:
+        """The line of an annotation without a usable box.
+
+        Args:
+            number: of the annotation, from 0.
+            error: what reading it raised.
+        """
+        reason = f"no {shortened(error)}" if isinstance(error, KeyError) else shortened(error)
+        return DataError(f"{self.path}: annotation {number} has no usable box ({reason}); correct the file")
 
 
 def split_of(file: Path, folder: Path) -> str:
@@ -76,45 +170,6 @@ def split_of(file: Path, folder: Path) -> str:
     if file.parent != folder:
         words.append(file.parent.name.lower())
     return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), "")
-
-
-def image_roots(file: Path, folder: Path) -> tuple[Path, ...]:
-    """Where the images that a COCO file lists may lie, all inside the set's folder."""
-    named_as_file = file.stem.rsplit("_", 1)[-1]  # instances_train2017.json: train2017/
-    return tuple(dict.fromkeys((*image_folders(folder), *image_folders(file.parent), folder / named_as_file)))
-
-
-def read_coco_file(file: Path) -> dict[str, Any]:
-    """The content of a COCO file.
-
-    Raises:
-        DataError: it cannot be read, is not JSON (cut short), or has another shape.
-    """
-    content = read_json(file)
-    if not is_coco(content):
-        raise DataError(f"{file}: has no 'images' and 'annotations' lists; give a COCO file with boxes")
-    return content
-
-
-def usable_id(value: Any) -> int | float | str:
-    """The id of an image, an annotation or a category.
-
-    Raises:
-        TypeError: it is null, or no number and no text.
-    """
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool) and value == value:
-        return value
-    raise TypeError(f"{shortened(repr(value), 20)} is not an id")
-
-
-def what_lacks(error: Exception) -> str:
-    """Why an entry cannot be used, of what reading it raised."""
-    return f"no {shortened(error)}" if isinstance(error, KeyError) else shortened(error)
-
-
-def by_kind_of_id(value: int | float | str) -> tuple[bool, int | float | str]:
-    """A key to sort ids by, numbers before texts."""
-    return isinstance(value, str), value
 
 
 def corners_of_bbox(bbox: Any) -> tuple[float, float, float, float]:
@@ -130,33 +185,25 @@ def corners_of_bbox(bbox: Any) -> tuple[float, float, float, float]:
     return corners
 
 
-def _categories(file: Path, content: dict[str, Any]) -> dict[int | float | str, str]:
-    try:
-        return {usable_id(category["id"]): shortened(category["name"], 200) for category in content["categories"]}
-    except (KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{file}: a category lacks its id or name ({shortened(error)}); correct the file") from error
-
-
-def _boxed_images(file: Path, content: dict[str, Any], folder: Path, split: str) -> tuple[list[BoxedImage], int]:
+def _boxed_images(coco: CocoFile, names: dict[Id, str]) -> tuple[list[ListedImage], int]:
     """Images with their boxes, and the number of crowd boxes left out."""
-    names, boxes, crowd = _categories(file, content), defaultdict(list), 0
-    for number, annotation in enumerate(content["annotations"]):
+    boxes, crowd = defaultdict(list), 0
+    for number, annotation in enumerate(coco.content["annotations"]):
         try:
             if annotation.get("iscrowd"):
                 crowd += 1
                 continue
-            corners, name = corners_of_bbox(annotation["bbox"]), names[usable_id(annotation["category_id"])]
-            boxes[usable_id(annotation["image_id"])].append((name, corners))
+            corners, name = corners_of_bbox(annotation["bbox"]), names[coco.id_of(annotation, "category_id")]
+            boxes[coco.id_of(annotation, "image_id")].append(Box(name, corners))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            reason = what_lacks(error)
-            raise DataError(f"{file}: annotation {number} has no usable box ({reason}); correct the file") from error
-    roots = image_roots(file, folder)
+            raise coco.unusable(number, error) from error
     try:
         images = [
-            BoxedImage(str(image["file_name"]), file, roots, tuple(boxes[image["id"]]), split)
-            for image in content["images"]
-            if usable_id(image["id"]) in boxes
+            ListedImage(str(image["file_name"]), coco.path, coco.roots, tuple(boxes[image["id"]]), coco.split)
+            for image in coco.content["images"]
+            if coco.id_of(image) in boxes
         ]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{file}: an image lacks its id or file_name ({shortened(error)}); correct it") from error
+        reason = shortened(error)
+        raise DataError(f"{coco.path}: an image lacks its id or file_name ({reason}); correct it") from error
     return images, crowd

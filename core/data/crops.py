@@ -6,31 +6,66 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..contracts.items import DomainData, Label, check_items
-from .files import Format, ItemCollector, licence_of, loader, locate, shown
+from .files import Format, ItemCollector, locate, shown
 
 MIN_SIDE = 4.0
 IMAGE_FOLDERS = ("", "JPEGImages", "images")
 
+Corners = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels."""
+
 
 @dataclass(frozen=True)
-class BoxedImage:
+class Box:
+    """One annotated object.
+
+    Args:
+        name: its class.
+        corners: x0, y0, x1, y1 in pixels; None takes those of the outline.
+        outline: polygons or an encoding, as written, or None.
+        ignored: neither an example nor a mistake to find it.
+    """
+
+    name: str
+    corners: Corners | None
+    outline: Any = None
+    ignored: bool = False
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """(width, height) of the corners."""
+        x0, y0, x1, y1 = self.corners
+        return x1 - x0, y1 - y0
+
+
+@dataclass(frozen=True)
+class ListedImage:
     """An image as an annotation file lists it.
 
     Args:
         name: its path as listed.
         listed_in: the annotation file, for messages.
         roots: folders the path may be relative to.
-        boxes: (class name, (x0, y0, x1, y1) in pixels).
+        boxes: annotated objects.
         split: "train", "val", "test" or "".
+        size: (width, height) as the annotation says, or None.
+        absent: names of classes that were looked for and are not there; None where all classes were looked for.
+        partial: names of classes of which not every box is drawn.
+        relative: whether corners and outlines are shares of width and height.
     """
 
     name: str
     listed_in: Path
     roots: tuple[Path, ...]
-    boxes: tuple[tuple[str, tuple[float, float, float, float]], ...]
+    boxes: tuple[Box, ...]
     split: str = ""
+    size: tuple[int, int] | None = None
+    absent: tuple[str, ...] | None = None
+    partial: tuple[str, ...] = ()
+    relative: bool = False
 
 
 def image_folders(folder: Path) -> tuple[Path, ...]:
@@ -39,7 +74,7 @@ def image_folders(folder: Path) -> tuple[Path, ...]:
 
 
 def crops_of(
-    images: Iterable[BoxedImage],
+    images: Iterable[ListedImage],
     class_names: Sequence[str],
     folder: Path,
     formats: Sequence[Format],
@@ -62,16 +97,16 @@ def crops_of(
     collector, small, used = ItemCollector(), 0, Counter()
     position = {name: index for index, name in enumerate(class_names)}
     for image in images:
-        kept = [(name, box) for name, box in image.boxes if min(box[2] - box[0], box[3] - box[1]) >= min_side]
+        kept = [box for box in image.boxes if min(box.size) >= min_side]
         small += len(image.boxes) - len(kept)
         path = locate(image.name, image.roots, str(image.listed_in))
         if path is None:
             collector.skip(image.name, f"no such file; looked in {', '.join(map(str, image.roots))}")
             continue
         id_ = shown(path, folder)
-        for number, (name, box) in enumerate(kept, start=1):
-            used[name] += 1
-            label, part = Label(position[name]), {"box": list(box)}
+        for number, box in enumerate(kept, start=1):
+            used[box.name] += 1
+            label, part = Label(position[box.name]), {"box": list(box.corners)}
             id_of_box = f"{id_}#box{number}"
             collector.add_file(path, id_of_box, formats, target=label, group=id_, split=image.split, decode=part)
     return check_items(_relabelled(collector, class_names, used, folder, formats, small, min_side, notes), folder)
@@ -86,12 +121,5 @@ def _relabelled(collector, class_names, used, folder, formats, small, min_side, 
         notes.append(f"Boxes with a side under {min_side:g} pixels, left out: {small}.")
     if len(present) < len(class_names):
         notes.append(f"Classes without a box, left out: {len(class_names) - len(present)}.")
-    return DomainData(
-        items=[item.restricted(new) for item in collector.items],
-        class_names=tuple(present),
-        load=loader(formats),
-        name=folder.resolve().name,
-        skipped=collector.skipped,
-        notes=notes,
-        licence=licence_of(folder),
-    )
+    items = [item.restricted(new) for item in collector.items]
+    return collector.data_set(folder, formats, present, items=items, notes=notes)

@@ -12,12 +12,12 @@ from ..contracts.options import options_from
 from ..errors import ConfigError, DataError
 from ..runtime.reading import read_json
 from .class_folders import find_layout, read_class_folders
-from .coco import find_coco_files, is_coco, read_coco_crops
+from .coco import CocoFile, read_coco_crops
 from .files import Format, visible, with_max_pixels
 from .images import IMAGE
 from .manifests import has_labels, read_manifest
 from .tables import TABLE_SUFFIXES
-from .voc import find_voc_files, read_voc_crops
+from .voc import VocSet, read_voc_crops
 from .zhou_split import is_zhou_split, read_zhou_split
 
 MANIFEST_STEMS = ("manifest", "metadata", "labels")
@@ -76,7 +76,7 @@ def _kind_of_file(path: Path) -> str:
         content = read_json(path)
         if is_zhou_split(content):
             return "a split_zhou file"
-        return "COCO boxes" if is_coco(content) else "a manifest"
+        return "COCO boxes" if CocoFile.is_shape_of(content) else "a manifest"
     if suffix not in TABLE_SUFFIXES:
         raise DataError(f"{path}: not a known kind of data set; give {WHAT_IS_READ}")
     return "a manifest"
@@ -94,9 +94,9 @@ def _kind_of_folder(path: Path, formats: Sequence[Format], labels_named: bool) -
             raise DataError(f"{path}: holds {', '.join(files)}; give one of them")
         if files and (kind != "a manifest" or labels_named or _has_the_labels(path / files[0], path, formats)):
             return kind, path / files[0]
-    if find_coco_files(path):
+    if CocoFile.found_in(path):
         return "COCO boxes", path
-    if find_voc_files(path):
+    if VocSet.files(path):
         return "VOC boxes", path
     if (labels_named or find_layout(path, formats) is None) and len(tables) == 1:
         return "a manifest", path / tables[0]

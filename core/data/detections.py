@@ -15,7 +15,7 @@ from typing import Any
 from ..contracts.features import Detection
 from ..errors import DataError, shortened
 from ..runtime.reading import MOST_DIGITS, read_json
-from .coco import usable_id
+from .coco import CocoFile
 
 
 def read_detections(
@@ -71,7 +71,7 @@ def _table(path: Path, content: Any, key: str, name: str) -> dict[Hashable, str]
     if not isinstance(content, dict) or content.get(key) is None:
         return None
     try:
-        return {usable_id(entry["id"]): str(entry[name]) for entry in content[key]}
+        return {CocoFile.id_of(entry): str(entry[name]) for entry in content[key]}
     except (KeyError, TypeError, RecursionError) as error:
         reason = shortened(repr(error))
         raise DataError(f"{path}: one of its {key} lacks its id or {name} ({reason}); correct the file") from error

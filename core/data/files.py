@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.items import MAX_PIXELS, Decoded, Item
+from ..contracts.items import MAX_PIXELS, Decoded, DomainData, Item
 from ..errors import DataError, printable, shortened
 from ..runtime.reading import read_start, why_not_regular
 
@@ -58,6 +58,26 @@ class ItemCollector:
 
     def skip(self, name: str, reason: str) -> None:
         self.skipped.append((printable(name), reason))
+
+    def data_set(
+        self, place: Path, formats: Sequence[Format], class_names: Iterable[str] = (), **fields: Any
+    ) -> DomainData:
+        """The set of these items.
+
+        Args:
+            place: the folder, or the file that lists its images: the set is called so, and beside it a licence is
+                sought.
+            formats: what its files are read by.
+            fields: of `DomainData`, in place of the usual ones.
+        """
+        usual = {
+            "items": self.items,
+            "load": loader(formats),
+            "name": place.resolve().name,
+            "skipped": self.skipped,
+            "licence": licence_of(place if place.is_dir() else place.parent),
+        }
+        return DomainData(class_names=tuple(class_names), **{**usual, **fields})
 
 
 def walk(folder: Path, root: Path, collector: ItemCollector) -> Iterator[Path]:

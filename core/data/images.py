@@ -265,23 +265,26 @@ def _formats() -> tuple[str, ...]:
 
 
 def _check_pixel_count(image: Image.Image, name: str | Path, limit: int) -> None:
-    cure = "raise --max-pixels"
-    if DECODER_LIMITS.get(image.format, limit) < limit <= MAX_PIXELS:
-        limit, cure = DECODER_LIMITS[image.format], f"raise --max-pixels above {MAX_PIXELS}"
+    limit, cure = decoder_limit(image.format, limit)
     if Image.MAX_IMAGE_PIXELS not in (None, PILLOW_LIMIT):
         limit = min(limit, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > limit:
-        raise LimitError(
-            f"{name}: {too_large(f'{image.format} of {image.width} x {image.height} pixels', limit, cure)}"
-        )
+        raise LimitError.too_large(f"{name}: {image.format} of {image.width} x {image.height} pixels", limit, cure)
     if max(image.size) > LONGEST_SIDE:
         size = f"{image.width} x {image.height} pixels"
         raise LimitError(f"{name}: {size}, a side may have {LONGEST_SIDE:,} at most; cut it into tiles")
 
 
-def too_large(what: str, limit: int, cure: str = "raise --max-pixels") -> str:
-    """What is said of "40000 x 40000 pixels"."""
-    return f"{what}, the limit is {limit} (a decompression bomb?); cut it into tiles, or {cure}"
+def decoder_limit(codec: str, limit: int) -> tuple[int, str]:
+    """Most pixels that are decoded of a kind of image, and what to do about it.
+
+    Args:
+        codec: Pillow's name of the kind.
+        limit: most pixels that are decoded of any.
+    """
+    if DECODER_LIMITS.get(codec, limit) < limit <= MAX_PIXELS:
+        return DECODER_LIMITS[codec], f"raise --max-pixels above {MAX_PIXELS}"
+    return limit, "raise --max-pixels"
 
 
 def _seek(image: Image.Image, frame: int, name: str | Path) -> None:

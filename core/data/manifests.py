@@ -15,7 +15,7 @@ from typing import Any
 from ..contracts.items import Captions, DomainData, Target, check_items
 from ..errors import DataError, did_you_mean
 from .class_folders import SPLIT_FOLDERS
-from .files import Format, ItemCollector, licence_of, loader, locate, shown
+from .files import Format, ItemCollector, locate, shown
 from .group_columns import AUTO, NONE, OPTION, Grouping, group_rows
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
@@ -68,16 +68,9 @@ def read_manifest(
         name, reason = collector.skipped[0]
         count = len(collector.skipped)
         raise DataError(f"{path}: none of its {count} images can be read ({name}: {reason}); correct them")
-    data = DomainData(
-        items=collector.items,
-        class_names=labels.class_names,
-        load=loader(formats),
-        kind=labels.kind,
-        name=path.resolve().parent.name,
-        skipped=collector.skipped,
-        notes=[*labels.notes, *notes, *columns.notes, *_notes_on_groups(grouping, collector, group_column)],
-        licence=licence_of(path.parent),
-    )
+    notes = [*labels.notes, *notes, *columns.notes, *_notes_on_groups(grouping, collector, group_column)]
+    name = path.resolve().parent.name
+    data = collector.data_set(path, formats, labels.class_names, kind=labels.kind, name=name, notes=notes)
     return check_items(data, path)
 
 

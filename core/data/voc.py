@@ -1,8 +1,9 @@
-"""Pascal VOC XML: `Annotations/*.xml` with their boxes, as a classification set of crops."""
+"""Pascal VOC XML: `Annotations/*.xml` with their boxes, and these as a classification set of crops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -10,7 +11,7 @@ from xml.parsers import expat
 from ..contracts.items import DomainData
 from ..errors import DataError
 from ..runtime.reading import read_bytes, read_text
-from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
+from .crops import MIN_SIDE, Box, ListedImage, crops_of, image_folders
 from .files import Format
 from .images import IMAGE
 
@@ -32,58 +33,84 @@ def read_voc_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_s
         DataError: no annotations there, one is malformed or declares a document type (entities could be expanded
             without end), a path leaves the folder, or fewer than two classes have boxes.
     """
-    path = Path(path)
-    files = find_voc_files(path)
-    if not files:
-        raise DataError(f"{path}: no VOC annotations; put the XML files into Annotations/")
-    folder = path.parent if path.name == "Annotations" else path
-    splits = voc_splits(folder)
-    roots = (*image_folders(folder), files[0].parent)
-    images = [_read_annotation(file, roots, splits.get(file.stem, ""), formats) for file in files]
-    class_names = sorted({name for image in images for name, _ in image.boxes})
-    return crops_of([image for image in images if image.boxes], class_names, folder, formats, min_side)
+    voc = VocSet.read(Path(path), formats)
+    return crops_of([each for each in voc.images if each.boxes], voc.class_names, voc.folder, formats, min_side)
 
 
-def find_voc_files(folder: Path) -> list[Path]:
-    """XML files in `Annotations/`, or in the folder itself."""
-    return sorted((folder / "Annotations").glob("*.xml")) or sorted(folder.glob("*.xml"))
+@dataclass(frozen=True)
+class VocSet:
+    """A folder of VOC annotations, read.
 
-
-def voc_splits(folder: Path, task: str = "Main") -> dict[str, str]:
-    """Stem of an image -> split, from `ImageSets/<task>/`; test wins over val over train where lists overlap."""
-    splits = {}
-    for split in ("train", "val", "test"):
-        listing = folder / "ImageSets" / task / f"{split}.txt"
-        if listing.is_file():
-            lines = read_text(listing, lenient=True).splitlines()
-            splits.update({line.split()[0]: split for line in lines if line.strip()})
-    return splits
-
-
-def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: Sequence[Format]) -> BoxedImage:
-    tree = parse_voc(file)
-    boxes = tuple((name, box) for name, box, _ in voc_objects(tree, file))
-    return BoxedImage(voc_image_name(tree, file, roots, formats), file, roots, boxes, split)
-
-
-def voc_objects(tree: ElementTree.Element, file: Path) -> Iterator[tuple[str, tuple[float, ...], bool]]:
-    """Each object's class, its corners (x0, y0, x1, y1), and whether it is marked as difficult.
-
-    Raises:
-        DataError: one lacks its name or its box.
+    Args:
+        folder: of the set.
+        images: all that have an annotation file.
     """
-    for entry in tree.iter("object"):
-        name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
-        if not name:
-            raise DataError(f"{file}: an object has no name; correct the file")
-        try:
-            box = tuple(float(corners.findtext(corner)) for corner in CORNERS)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise DataError(f"{file}: object '{name}' has no usable bndbox; correct the file") from error
-        yield name, box, (entry.findtext("difficult") or "").strip() == "1"
+
+    folder: Path
+    images: list[ListedImage]
+
+    @classmethod
+    def read(cls, path: Path, formats: Sequence[Format]) -> VocSet:
+        """As `read_voc_crops`, but that any number of boxes and classes will do.
+
+        Raises:
+            DataError: no annotations there, or one is malformed or declares a document type.
+        """
+        files = cls.files(path)
+        if not files:
+            raise DataError(f"{path}: no VOC annotations; put the XML files into Annotations/")
+        folder = path.parent if path.name == "Annotations" else path
+        splits, roots = cls.splits(folder), (*image_folders(folder), files[0].parent)
+        return cls(folder, [_read_annotation(file, roots, splits.get(file.stem, ""), formats) for file in files])
+
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        """XML files in `Annotations/`, or in the folder itself."""
+        return sorted((folder / "Annotations").glob("*.xml")) or sorted(folder.glob("*.xml"))
+
+    @staticmethod
+    def splits(folder: Path, task: str = "Main") -> dict[str, str]:
+        """Stem of an image -> split, from `ImageSets/<task>/`; test wins over val over train where lists overlap."""
+        splits = {}
+        for split in ("train", "val", "test"):
+            listing = folder / "ImageSets" / task / f"{split}.txt"
+            if listing.is_file():
+                lines = read_text(listing, lenient=True).splitlines()
+                splits.update({line.split()[0]: split for line in lines if line.strip()})
+        return splits
+
+    @property
+    def class_names(self) -> list[str]:
+        """Those that have boxes, sorted."""
+        return sorted({box.name for image in self.images for box in image.boxes})
 
 
-def voc_image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...], formats: Sequence[Format]) -> str:
+def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: Sequence[Format]) -> ListedImage:
+    tree = _parsed(file)
+    boxes = tuple(_box(file, entry) for entry in tree.iter("object"))
+    return ListedImage(_image_name(tree, file, roots, formats), file, roots, boxes, split, _listed_size(tree))
+
+
+def _box(file: Path, entry: ElementTree.Element) -> Box:
+    name, corners = (entry.findtext("name") or "").strip(), entry.find("bndbox")
+    if not name:
+        raise DataError(f"{file}: an object has no name; correct the file")
+    try:
+        box = tuple(float(corners.findtext(corner)) for corner in CORNERS)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: object '{name}' has no usable bndbox; correct the file") from error
+    return Box(name, box, ignored=(entry.findtext("difficult") or "").strip() == "1")
+
+
+def _listed_size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    try:
+        width, height = int(tree.findtext("size/width")), int(tree.findtext("size/height"))
+    except (TypeError, ValueError):
+        return None
+    return (width, height) if min(width, height) > 0 else None  # some tools write 0
+
+
+def _image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...], formats: Sequence[Format]) -> str:
     """The image's name as written, or, where that is missing or stale, the annotation's own with a known suffix."""
     written = tree.findtext("filename", "").strip()
     if any((root / written).is_file() for root in roots if written):
@@ -93,7 +120,7 @@ def voc_image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...
     return existing or written or guesses[0]
 
 
-def parse_voc(file: Path) -> ElementTree.Element:
+def _parsed(file: Path) -> ElementTree.Element:
     """The tree of an annotation.
 
     Raises:

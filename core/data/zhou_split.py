@@ -12,7 +12,7 @@ from typing import Any
 from ..contracts.items import SPLITS, DomainData, Label, check_items
 from ..errors import DataError
 from ..runtime.reading import read_json
-from .files import Format, ItemCollector, folders, licence_of, loader, locate
+from .files import Format, ItemCollector, folders, locate
 from .images import IMAGE
 
 PROBED = 20  # images looked for when the image folder is sought
@@ -46,14 +46,8 @@ def read_zhou_split(
             collector.add_file(file, name, formats, target=Label(index[label]), split=split)
     if not collector.items:
         raise DataError(f"{path}: none of its {len(entries)} images lies below {folder}; put them next to the file")
-    data = DomainData(
-        items=collector.items,
-        class_names=tuple(names[label] for label in sorted(names)),
-        load=loader(formats),
-        name=path.stem.removeprefix("split_zhou_"),
-        skipped=collector.skipped,
-        licence=licence_of(path.parent),
-    )
+    class_names = [names[label] for label in sorted(names)]
+    data = collector.data_set(path, formats, class_names, name=path.stem.removeprefix("split_zhou_"))
     return check_items(data, path)
 
 

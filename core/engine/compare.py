@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.domain import Domain
 from ..contracts.options import keywords
 from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
+from ..recipes.adapters import with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
@@ -25,7 +26,6 @@ from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
-from ..tasks.methods import with_shared_options
 from .comparison import Comparison
 
 TABLE = "compare.csv"
@@ -71,7 +71,7 @@ def compare(
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
-    if len(sources) > 1 and recipe.preset not in (AUTO, NO_PRESET):
+    if len(sources) > 1 and recipe.preset not in (AUTO, Domain.NO_PRESET):
         raise ConfigError(f"--preset {recipe.preset}: belongs to one data set; give one --data, or omit --preset")
     if axes.adapters:
         recipe = with_shared_options(recipe, axes.adapters)

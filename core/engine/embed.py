@@ -12,21 +12,17 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..contracts.domain import Domain
 from ..contracts.features import FeatureSet, TextClassifier
-from ..contracts.items import DomainData
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task, refuse_unused
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
-from ..features.store import FeatureStore
 from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
-from ..tasks.classification.images import Encoding, Prepared, prepare
-from ..tasks.methods import backbone_of
+from ..tasks.classification.task import on_backbone, prepared_images
 from .options import EmbedOptions
 
 SUFFIXES = (".safetensors", ".npz")
@@ -85,9 +81,10 @@ def _embed(
 ) -> Embedded:
     domain = task.domain
     if images:
-        prepared = _unlabelled(recipe, domain, task.name, images, reporter)
+        data = readable(images_of(domain, images, recipe.reading))
+        prepared = on_backbone(recipe, domain, task.name, data, reporter)
     else:
-        prepared = prepare(recipe, reporter, domain, task.name)
+        prepared = prepared_images(recipe, reporter, domain, task.name)
     prepared.backbone.check_channels("`vladapt embed`")
     if asked.patch_tokens:
         prepared.backbone.need("image_tokens")
@@ -103,13 +100,6 @@ def _embed(
         _write(out, features, classifier, splits, groups)
     skipped = [*prepared.data.skipped, *prepared.skipped]
     return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached, stored)
-
-
-def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Reporter) -> Prepared:
-    data: DomainData = readable(images_of(domain, images, recipe.reading))
-    backbone = backbone_of(recipe, domain)
-    encoding = Encoding(recipe.batch_size, recipe.workers, recipe.amp)
-    return Prepared(domain.of(data), task, data, backbone, FeatureStore(), reporter, encoding)
 
 
 def _write(

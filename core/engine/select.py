@@ -15,7 +15,6 @@ from torch import Tensor
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
-from ..contracts.items import DomainData
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
 from ..contracts.task import Task, refuse_unused
@@ -33,16 +32,17 @@ from ..data.sampling import rank
 from ..data.splits import links_of
 from ..data.verify import FileHashes
 from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shortened
-from ..features.store import FeatureStore
 from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import held_out_probabilities, require_cleanlab, suspects
+from ..recipes.adapters import check_packages
+from ..recipes.data import read_data, readable_samples
 from ..recipes.resolve import task_of
 from ..registry import build_adapter, build_selector
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
-from ..tasks.classification.images import Encoding, Prepared
-from ..tasks.methods import backbone_of, check_packages, read_data, readable_samples
+from ..tasks.classification.prepared import Prepared
+from ..tasks.classification.task import on_backbone
 from .options import SelectOptions
 
 BUDGET, METHOD, METHOD_OPTIONS = 50, "pcb", {"first": "predicted"}
@@ -134,7 +134,8 @@ def select(
     if answers and not any(answer.id in known_ids for answer in answers):
         raise DataError(f"--labelled {labelled}: none of its images is in {recipe.data_path}; give its own data")
     hashes = FileHashes()
-    prepared = _prepared(recipe, task, readable_samples(pool, reporter, recipe.workers, hashes), reporter)
+    pool = readable_samples(pool, reporter, recipe.workers, hashes)
+    prepared = on_backbone(recipe, task.domain, task.name, pool, reporter)
     rows = _Rows(prepared, answers, adapter, recipe.seed)
     if rows.several and selector.by_predictions:
         raise CapabilityError(
@@ -205,7 +206,8 @@ def select_wrong_labels(
     data = read_data(recipe, task.domain, task.name)
     if data.kind == "multilabel" or any(item.class_label() is None for item in data.items):
         raise CapabilityError(f"--wrong-labels: {recipe.data_path} needs exactly one label per image")
-    prepared = _prepared(recipe, task, readable_samples(data, reporter, recipe.workers), reporter)
+    data = readable_samples(data, reporter, recipe.workers)
+    prepared = on_backbone(recipe, task.domain, task.name, data, reporter)
     features = prepared.features(prepared.data.items, "images")
 
     def fit(support: FeatureSet) -> Callable[[FeatureSet], Tensor]:
@@ -355,23 +357,6 @@ def _check_labels(
         if name not in classes:
             near = did_you_mean(name, classes)
             raise DataError(f"--labelled {file}: label '{shortened(name)}' is not among --classes; {near}")
-
-
-def _prepared(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
-    backbone = backbone_of(recipe, task.domain)
-    encoding = Encoding(recipe.batch_size, recipe.workers, recipe.amp)
-    return Prepared(
-        task.domain,
-        task.name,
-        data,
-        backbone,
-        FeatureStore(),
-        reporter,
-        encoding,
-        given_templates=recipe.templates,
-        descriptions=recipe.descriptions,
-        reading=recipe.reading,
-    )
 
 
 def _source(recipe: Recipe, task: Task, classes: Sequence[str], out: Path, labelled: bool) -> Source:

@@ -58,6 +58,11 @@ class Agreement:
         return cls(len(model), difference, difference / (range_ or 1.0), same, accuracy)
 
     @property
+    def is_close(self) -> bool:
+        """Whether they differ by no more than is usual in 32 bits."""
+        return self.share <= LARGEST_SHARE
+
+    @property
     def facts(self) -> dict[str, Any]:
         """JSON-able."""
         told = {"images": self.images, "largest_difference": self.difference, f"of_{self.values}_range": self.share}

@@ -6,17 +6,13 @@ import importlib
 import math
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ... import __version__
 from ..errors import CapabilityError, DataError
 from ..runtime.reading import read_json
-
-if TYPE_CHECKING:
-    from ..contracts.use import FittedRun
 
 FACTS, SCRIPT = "export.json", "predict.py"
 FORMAT = 1
@@ -24,11 +20,6 @@ PIXELS = "pixels"
 """The graph from pixels to logits, in `graphs` of the facts."""
 CURE = "export the run again"
 MOST_SIDE = 4096
-
-
-def facts_of(run: FittedRun) -> dict[str, Any]:
-    """What the facts of any export begin with: the formats, and the run that it is of."""
-    return {"format": FORMAT, "vladapt": __version__, "run": run.path.name, "task": run.info["task"]}
 
 
 def is_export(folder: Path) -> bool:

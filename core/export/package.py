@@ -7,15 +7,18 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contracts.use import Exported
+from ... import __version__
+from ..contracts.use import Exported, ExportWishes, FittedRun
 from ..errors import DataError
-from ..runtime.files import refused, write_whole
-from .agreement import words_of
-from .folder import FACTS
+from ..runtime.files import write_whole
+from .agreement import Agreement, words_of
+from .folder import FACTS, FORMAT, SCRIPT, Session, library
+from .graph import Graph, check_opset
 
 CHECKED = {
     "features": "From features",
@@ -28,10 +31,85 @@ CHECKED = {
 STANDALONE = Path(__file__).with_name("standalone.py")
 
 
-def exported(folder: Path, facts: dict[str, Any], notes: Iterable[str] = ()) -> Exported:
-    """What was written, with a line for each thing that was compared."""
-    lines = [f"{CHECKED[name]}: {words_of(check)}" for name, check in facts["checks"].items()]
-    return Exported(folder, facts, list(notes), lines)
+@dataclass
+class NewExport:
+    """An export of a run under way.
+
+    Args:
+        run: what is exported.
+        wishes: what is asked of it.
+
+    Attributes:
+        opset: version of ONNX's operators.
+
+    Raises:
+        DataError: something is there already. ConfigError: the opset cannot be written. CapabilityError: a library is
+            not installed.
+    """
+
+    run: FittedRun
+    wishes: ExportWishes
+
+    def __post_init__(self):
+        check_free(self.wishes.out)
+        self.opset = check_opset(self.wishes.opset)
+        library("onnxruntime")
+
+    @property
+    def first_facts(self) -> dict[str, Any]:
+        """What the facts of any export begin with: the formats, and the run that it is of."""
+        return {"format": FORMAT, "vladapt": __version__, "run": self.run.path.name, "task": self.run.info["task"]}
+
+    @property
+    def last_facts(self) -> dict[str, Any]:
+        """What they end with: the backbone where there is one, and what licences there are to keep to."""
+        backbone, data = self.run.info["backbone"], self.run.info.get("data") or {}
+        weights = "unknown" if backbone is None else backbone.get("licence") or "unknown"
+        licences = {"licences": {"weights": weights, "data": data.get("licence") or "unknown"}}
+        if backbone is None:
+            return licences
+        return {"backbone": {key: backbone.get(key) for key in ("spec", "fingerprint")}, **licences}
+
+    def folder(self) -> AbstractContextManager[Path]:
+        """As `new_folder`, of what was asked for."""
+        return new_folder(self.wishes.out)
+
+    def write(self, graph: Graph, path: Path, facts: Mapping[str, Any]) -> Session:
+        """Write a graph, which says the facts of itself, and open it.
+
+        Raises:
+            CapabilityError: the module does something that ONNX cannot say.
+        """
+        graph.write(path, self.opset, {"vladapt": json.dumps(facts, ensure_ascii=False)})
+        return Session(path)
+
+    def finish(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        checks: Mapping[str, Agreement],
+        script: Path | None = None,
+        beside: Iterable[Path] = (),
+    ) -> None:
+        """Write export.json, and what asks the graphs where they take pictures as it prepares them.
+
+        Args:
+            folder: as given by `folder`.
+            facts: how far the graphs agree is added to them.
+            checks: name -> what was compared.
+            script: the file that becomes predict.py.
+            beside: modules that it imports.
+        """
+        facts["checks"] = {name: check.facts for name, check in checks.items()}
+        write_whole(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        named = {each.name: each for each in beside} | ({} if script is None else {SCRIPT: script})
+        for name, source in named.items():
+            write_whole(folder / name, source.read_text(encoding="utf-8"))
+
+    def exported(self, facts: dict[str, Any], notes: Iterable[str] = ()) -> Exported:
+        """What was written, with a line for each thing that was compared."""
+        lines = [f"{CHECKED[name]}: {words_of(check)}" for name, check in facts["checks"].items()]
+        return Exported(self.wishes.out, facts, list(notes), lines)
 
 
 @contextmanager
@@ -48,7 +126,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, out)
     except OSError as error:
-        raise refused(out.parent, error) from error
+        raise DataError.unwritable(out.parent, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -57,14 +135,3 @@ def check_free(out: Path) -> None:
     """Raise the DataError of a folder that is there already."""
     if out.exists() or out.is_symlink():
         raise DataError(f"--out {out}: exists; give the name of a new folder")
-
-
-def write_facts(folder: Path, facts: dict[str, Any], scripts: Mapping[str, Path]) -> None:
-    """Write export.json, and what asks the graphs where they take pictures as it prepares them.
-
-    Args:
-        scripts: name in the folder -> the file that is copied.
-    """
-    write_whole(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    for name, source in scripts.items():
-        write_whole(folder / name, source.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_
 from ..contracts.items import SPLITS
 from ..contracts.part_views import PartViews
 from ..contracts.recipe import check_features_place
-from ..data.array_files import load_arrays
+from ..data.array_files import ArrayFile
 from ..data.group_columns import group_of, kind_of_column, preferred_column
 from ..errors import ConfigError, DataError
 from ..runtime.reading import check_regular, parse_json
@@ -108,7 +108,7 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
 def _read(path: Path) -> dict[str, Any]:
     check_features_place(path)
     check_regular(path, "give a .safetensors or .npz file of features")
-    readers = {".npz": load_arrays, ".safetensors": _read_safetensors}
+    readers = {".npz": lambda path: ArrayFile(path).load(), ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: '{path.suffix}' is not a format of features files; give a .safetensors or .npz file")
     return readers[path.suffix.lower()](path)

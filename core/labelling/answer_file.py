@@ -12,7 +12,7 @@ from pathlib import Path
 from ..contracts.recipe import SAMPLE
 from ..data.label_files import ANSWERS, Answer, Source, Todo, labels_text, read_answers
 from ..errors import ConfigError, DataError, did_you_mean, shortened
-from ..runtime.files import claimed, place_of, refused, write_whole
+from ..runtime.files import claimed, place_of, write_whole
 
 
 class AnswerFile:
@@ -99,7 +99,7 @@ class AnswerFile:
             cure = "close it or give another --out"
             raise ConfigError(f"--out {self.path}: another page is writing to it; {cure}") from None
         except OSError as error:
-            raise refused(self.path.parent, error) from error
+            raise DataError.unwritable(self.path.parent, error) from error
 
     def _read(self) -> dict[str, Answer]:
         if not self.path.exists():

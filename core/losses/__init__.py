@@ -5,8 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "_columns": "is_own_pair log_softmax_down mean_of_sums_down own_pairs",
-        "_hidden_words": "error_of_words places_of_hidden",
+        "_hidden_words": "HiddenWords",
         "_info_nce": "info_nce",
         "_products": "products_option with_all",
         "clip": "Clip",

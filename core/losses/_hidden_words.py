@@ -12,24 +12,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contracts.outputs import MASKED_SHARE
+
 DEVIATIONS = 12
 """A batch in which more words are drawn by so many standard deviations does not occur: about one in 10^31."""
 
 
-def places_of_hidden(labels: Tensor, share: float) -> Tensor:
-    """(K,) places in the batch, flattened, of its hidden words, in their order, and of others after them.
+class HiddenWords:
+    """The hidden words of a batch.
 
     Args:
         labels: (B, L) ids of the hidden words, below 0 elsewhere.
         share: with which each word was drawn; where none was drawn in a caption, one more may be hidden.
 
-    Returns:
-        K is the number of hidden words on a CPU, and the most that there can be elsewhere.
+    Attributes:
+        places: (K,) in the batch, flattened, of its hidden words, in their order, and of others after them. K is the
+            number of hidden words on a CPU, and the most that there can be elsewhere.
+        count: () of hidden words.
     """
-    hidden = (labels >= 0).flatten()
-    if hidden.device.type == "cpu":
-        return hidden.nonzero()[:, 0]
-    return first_places(hidden, most_hidden(*labels.shape, share))
+
+    def __init__(self, labels: Tensor, share: float = MASKED_SHARE):
+        hidden = (labels >= 0).flatten()
+        self.places, self.count = places_of(hidden, most_hidden(*labels.shape, share)), hidden.sum()
+        self._labels = labels
+
+    @property
+    def targets(self) -> Tensor:
+        """(K,) ids of the words at the places."""
+        return self._labels.flatten()[self.places]
+
+    def among(self, tokens: Tensor) -> Tensor:
+        """(B, L, D) -> (K, D), at the places."""
+        return tokens.flatten(0, 1)[self.places]
+
+    def error(self, scores: Tensor) -> Tensor:
+        """Cross-entropy summed over the hidden words; NaN if some of them are not among the places.
+
+        Args:
+            scores: (K, V).
+        """
+        total = F.cross_entropy(scores, self.targets, reduction="sum")
+        return torch.where(self.count > len(self.places), torch.nan, total)
+
+
+def places_of(hidden: Tensor, most: int) -> Tensor:
+    """(N,) bool -> (K,) places of what is true, in their order; where counting would make a device wait, `most` of
+    them, those of the rest at the end."""
+    return hidden.nonzero()[:, 0] if hidden.device.type == "cpu" else first_places(hidden, most)
 
 
 def most_hidden(rows: int, length: int, share: float) -> int:
@@ -42,15 +71,3 @@ def most_hidden(rows: int, length: int, share: float) -> int:
 def first_places(hidden: Tensor, count: int) -> Tensor:
     """(N,) bool -> (count,) places of what is true, in their order, then of the rest."""
     return (~hidden).to(torch.uint8).argsort(stable=True)[:count]
-
-
-def error_of_words(scores: Tensor, labels: Tensor, places: Tensor) -> Tensor:
-    """Cross-entropy summed over the hidden words; NaN if some of them are not among the places.
-
-    Args:
-        scores: (K, V).
-        labels: (B, L).
-        places: (K,).
-    """
-    total = F.cross_entropy(scores, labels.flatten()[places], reduction="sum")
-    return torch.where((labels >= 0).sum() > len(places), torch.nan, total)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
 from ..contracts.options import option
-from ..contracts.outputs import MASKED_SHARE
-from ._hidden_words import error_of_words, places_of_hidden
+from ._hidden_words import HiddenWords
 from ._info_nce import info_nce
 from .momentum_queue import FeatureQueue
 from .slip import batch_norm_mlp
@@ -123,10 +122,9 @@ class Declip(Loss):
         return -(to_second + to_first) / 2
 
     def _hidden_words(self, out: Mapping[str, Any]) -> Tensor:
-        labels = out["masked_labels"]  # (B, L)
-        places = places_of_hidden(labels, MASKED_SHARE)
-        logits = self.words(out["masked_tokens"].flatten(0, 1)[places])  # (K, vocabulary)
-        return error_of_words(logits, labels, places) / (labels >= 0).sum().clamp(min=1)
+        hidden = HiddenWords(out["masked_labels"])
+        logits = self.words(hidden.among(out["masked_tokens"]))  # (K, vocabulary)
+        return hidden.error(logits) / hidden.count.clamp(min=1)
 
     def after_step(self, model: nn.Module | None) -> None:
         """Puts the texts of the step into the queue."""

@@ -14,7 +14,6 @@ from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..errors import CapabilityError
 from ..runtime.ranks import Ranks
-from ._columns import is_own_pair, own_pairs, soft_cross_entropy_down
 from ._products import products_option, with_all
 
 FEATURES = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
@@ -110,13 +109,13 @@ class Distill(RowLoss):
     def _similarity(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         student, teacher = self._scores(out, ranks)  # (n, N)
         to_text = F.cross_entropy(student, teacher.softmax(dim=1))
-        return ranks.average((to_text + soft_cross_entropy_down(student, teacher, ranks)) / 2)
+        return ranks.average((to_text + ranks.soft_cross_entropy_down(student, teacher)) / 2)
 
     def _dynamic(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         student, teacher = self._scores(out, ranks)  # (n, N)
-        others = teacher.masked_fill(is_own_pair(teacher, ranks), -torch.inf)
+        others = teacher.masked_fill(ranks.is_own_pair(teacher), -torch.inf)
         hardest = others.topk(min(self.negatives, teacher.shape[1] - 1), dim=1).indices
-        chosen = torch.cat([own_pairs(teacher, ranks)[:, None], hardest], dim=1)
+        chosen = torch.cat([ranks.own_pairs(teacher)[:, None], hardest], dim=1)
         student, teacher = student.gather(1, chosen), teacher.gather(1, chosen)  # (n, 1 + negatives)
         logs = teacher.log_softmax(dim=1)
         entropy = ranks.columns(-(logs.exp() * logs).sum(dim=1) + TINY)  # (N,)

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
-from ._columns import soft_cross_entropy_down
 from ._products import products_option, with_all
 
 
@@ -70,4 +69,4 @@ class Medclip(RowLoss):
 def soft_match(logits: Tensor, agreement: Tensor, ranks: Ranks) -> Tensor:
     """Mean over both directions of the cross-entropy of (n, N) logits with the softmax of (n, N) agreements."""
     to_text = F.cross_entropy(logits, agreement.softmax(dim=1))
-    return ranks.average((to_text + soft_cross_entropy_down(logits, agreement, ranks)) / 2)
+    return ranks.average((to_text + ranks.soft_cross_entropy_down(logits, agreement)) / 2)

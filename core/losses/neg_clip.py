@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..contracts.loss import RowLoss
 from ..runtime.ranks import ONE, Ranks
-from ._columns import argmax_down, cross_entropy_down, own_pairs
 from ._products import multiplied, products_option
 
 
@@ -67,8 +66,8 @@ def contrast_with_hard_negatives(
     scaled = multiplied(scale * image, text, products)  # (n, N)
     hard = multiplied(scale * image, negative_text, products)  # (n, N)
     of_images = torch.cat([scaled, hard], dim=1)  # (n, 2 N)
-    right = own_pairs(scaled, ranks)
-    loss = (F.cross_entropy(of_images, right) + cross_entropy_down(scaled, ranks)) / 2
-    chosen = (of_images.detach().argmax(dim=1), argmax_down(scaled.detach(), ranks))
+    right = ranks.own_pairs(scaled)
+    loss = (F.cross_entropy(of_images, right) + ranks.cross_entropy_down(scaled)) / 2
+    chosen = (of_images.detach().argmax(dim=1), ranks.argmax_down(scaled.detach()))
     hits = [(choice == right).float().mean() for choice in chosen]
     return ranks.average(loss), ranks.average((hits[0] + hits[1]) / 2)

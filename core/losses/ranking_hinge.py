@@ -11,7 +11,6 @@ from torch import Tensor
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
-from ._columns import amax_down, is_own_pair, mean_of_sums_down
 from ._products import products_option, with_all
 
 
@@ -42,14 +41,14 @@ class RankingHinge(RowLoss):
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         cosines = with_all(out["image_features"], out["text_features"], ranks, self.products)  # (n, N)
-        own, itself = ranks.own(len(cosines)), is_own_pair(cosines, ranks)
+        own, itself = ranks.own(len(cosines)), ranks.is_own_pair(cosines)
         positives = cosines.diagonal(own.start)  # (n,)
         of_rows = self._violations(cosines, positives, itself)
         of_columns = self._violations(cosines.T, ranks.columns(positives), itself.T).T
         if self.hardest:
-            to_text, to_image = of_rows.amax(dim=1).mean(), amax_down(of_columns, ranks)[own].mean()
+            to_text, to_image = of_rows.amax(dim=1).mean(), ranks.amax_down(of_columns)[own].mean()
         else:
-            to_text, to_image = of_rows.sum(dim=1).mean(), mean_of_sums_down(of_columns, ranks)
+            to_text, to_image = of_rows.sum(dim=1).mean(), ranks.mean_of_sums_down(of_columns)
         parts = {"image_to_text": ranks.average(to_text), "text_to_image": ranks.average(to_image)}
         return {"loss": parts["image_to_text"] + parts["text_to_image"], **parts}
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
-from ._columns import log_softmax_down, mean_of_sums_down
 from ._products import products_option, with_all
 
 
@@ -60,7 +59,7 @@ class Sdm(RowLoss):
         to_text = self._divergence(logits.log_softmax(dim=1), targets / sums).sum(dim=1).mean()
         # Each text's targets over images: the matching is symmetric, and it is the images' sums that divide it.
         targets = targets / sums[ranks.own(len(targets)), None]
-        to_image = mean_of_sums_down(self._divergence(log_softmax_down(logits, ranks), targets), ranks)
+        to_image = ranks.mean_of_sums_down(self._divergence(ranks.log_softmax_down(logits), targets))
         parts = {"image_to_text": ranks.average(to_text), "text_to_image": ranks.average(to_image)}
         return {"loss": parts["image_to_text"] + parts["text_to_image"], **parts}
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..contracts.items import Decoded, Item
 from ..errors import DataError
 from ..runs.plots import data_uri
+from ..runs.run_sections import page_template
 from ..runtime.files import write_whole
 from .index import Hit
 
@@ -62,16 +63,7 @@ def write_page(
     Raises:
         DataError: the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("results.html.j2").render(
+    text = page_template(Path(__file__).with_name("results.html.j2")).render(
         asked=asked,
         picture=None if asked.picture is None else _shown(asked.picture, blur),
         clusters=_clusters(hits, [_card(hit, load, blur) for hit in hits]),

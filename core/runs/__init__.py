@@ -9,7 +9,7 @@ __getattr__, __dir__ = lazy_exports(
         "folder": "Run",
         "plots": "MOST_IN_STRIP accuracy_over_shots data_uri strip",
         "redaction": "Redaction",
-        "run_sections": "Report write_report",
+        "run_sections": "Report page_template write_report",
         "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
         "TableSection Track VerdictSection plural",
         "verdicts": "ExchangeVerdict Verdict",

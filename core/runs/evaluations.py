@@ -12,7 +12,7 @@ from typing import Any
 from ..contracts.items import Item
 from ..data.verify import FileHashes, content_key
 from ..errors import DataError
-from ..runtime.files import refused, write_whole
+from ..runtime.files import write_whole
 from .folder import plain
 
 EVALUATIONS = "evaluations"
@@ -57,7 +57,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refused(folder, error) from error
+        raise DataError.unwritable(folder, error) from error
 
 
 def image_digest(item: Item, hashes: FileHashes) -> str:

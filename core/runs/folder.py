@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from ... import __version__
 from ..errors import ConfigError, DataError
-from ..runtime.files import claimed, refused, remove_abandoned, write_whole
+from ..runtime.files import claimed, remove_abandoned, write_whole
 from .places import HUB, UNFINISHED, run_folder
 from .published import folder_of
 from .redaction import origin_of, without_place
@@ -100,7 +100,7 @@ class Run:
             path = _new_folder(parent, f"{domain}-{adapter}")
             claim = claimed(path / UNFINISHED)
         except OSError as error:
-            raise refused(parent, error) from error
+            raise DataError.unwritable(parent, error) from error
         return cls(path, _made=made, _claim=claim)
 
     @classmethod
@@ -178,7 +178,7 @@ class Run:
             with (self.path / "log.txt").open("a", encoding="utf-8") as f:
                 f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
         except OSError as error:
-            raise refused(self.path, error) from error
+            raise DataError.unwritable(self.path, error) from error
 
     def finish(self) -> None:
         """Take the marker away: from now on `open` reads the run. Runs beside it whose processes were killed while
@@ -212,7 +212,7 @@ class Run:
             return
         self.discard()
         if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
-            raise refused(self.path.parent, error) from error
+            raise DataError.unwritable(self.path.parent, error) from error
 
 
 def open_run(run: str | Path, backbone: str | None = None) -> Run:

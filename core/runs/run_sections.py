@@ -23,6 +23,7 @@ KINDS = {
     "masks": "masks",
     "captions": "captions",
 }
+PAGE = Path(__file__).with_name("report.html.j2")
 SPLITS = ("train", "val", "test")
 SMALL_TEST_SET = 100
 FEW_GROUPS = 30
@@ -238,19 +239,20 @@ def write_report(folder: str | Path, report: Report) -> Path:
 def render_report(report: Report) -> str:
     """The page as text. It loads nothing, runs nothing, and escapes every name it is given."""
     created = str(report.created or "")[:16].replace("T", " ")
-    return _template().render(report=report, created=created)
+    return page_template(PAGE).render(report=report, created=created)
 
 
 @cache
-def _template():
+def page_template(path: Path) -> Any:
+    """A template of a page, with the parts of reports at hand; it escapes every name that it is given."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([path.parent, PAGE.parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(picture=data_uri, plot=curve_picture)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(path.name)

@@ -6,8 +6,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "distributed": "is_main run_on_all world_size",
-        "files": "KEPT_DAYS MARKER PLACE cached_folder caching claimed is_abandoned refused replacing write_cached "
-        "write_whole",
+        "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
         "process": "in_blocks",
         "progress": "Reporter training_lines",
         "ranks": "Ranks",

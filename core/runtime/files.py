@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from weakref import WeakSet
@@ -62,7 +63,7 @@ def replacing(path: Path, cure: str = OTHER_OUT) -> Iterator[Path]:
         with suppress(OSError):  # the folder itself may be the trouble; the error says so
             partial.unlink()
         if isinstance(error, (OSError, SafetensorError)):
-            raise refused(target.parent, error, cure) from error
+            raise DataError.unwritable(target.parent, error, cure) from error
         raise
 
 
@@ -82,7 +83,7 @@ def place_of(path: Path, what: str = "") -> Path:
             return target
         kind = "a folder" if target.is_dir() else "a device or a pipe"
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise refused(path, error) from error
+        raise DataError.unwritable(path, error) from error
     raise DataError(f"{what and what + ' '}{path}: {kind}, not a file; give the name of a file")
 
 
@@ -179,7 +180,7 @@ def cached_folder(folder: Path) -> Path:
 
 def cache_refused(folder: Path, error: Exception) -> CacheError:
     """The one line of a cache that cannot be written, which is no fault of what was to be stored in it."""
-    return CacheError(f"the cache {refused(folder, error, OTHER_CACHE)}")
+    return CacheError.unwritable(f"the cache {folder}", error, OTHER_CACHE)
 
 
 def remove_stale_partials(folder: Path) -> None:
@@ -243,12 +244,6 @@ def remove_abandoned(folders: Iterable[Path], marker: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def refused(folder: Path, error: Exception, cure: str = OTHER_OUT) -> DataError:
-    """The one line of a folder that cannot be written."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return DataError(f"{folder}: cannot be written there ({reason}); free some space or {cure}")
-
-
 @contextmanager
 def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[None]:
     """Make a folder for files to be written in the block; if that fails, take away what was not there before.
@@ -273,11 +268,55 @@ def all_or_none(folder: Path, names: Sequence[str]) -> Iterator[None]:
             with suppress(OSError):  # others have put something there meanwhile
                 parent.rmdir()
         if isinstance(error, (OSError, SafetensorError)):
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise DataError(
-                f"--out {folder}: cannot be written there ({reason}); free some space or give another --out"
-            ) from error
+            raise DataError.unwritable(f"--out {folder}", error) from error
         raise
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder of work under way: a killed process leaves it, and the same command goes on from it.
+
+    Args:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, place: Path, key: str) -> WorkFolder:
+        """`<place>/.resume/<key>`.
+
+        Args:
+            place: where the result is to stand.
+            key: says what is worked on.
+        """
+        return cls(place / PLACE / key)
+
+    def claimed(self, doing: str) -> IO[bytes]:
+        """Make the folder; it is this process's own as long as the handle is open.
+
+        Args:
+            doing: "making this map", for the message.
+
+        Raises:
+            ConfigError: another process is at work in it. DataError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return claimed(self.path / MARKER)
+        except BlockingIOError:
+            raise ConfigError(f"{self.path}: another process is {doing}; wait for it, or give another --out") from None
+        except OSError as error:
+            raise DataError.unwritable(self.path, error) from error
+
+    def files(self) -> list[Path]:
+        """What lies in it, but for the marker of a process at work."""
+        return [file for file in self.path.iterdir() if not file.name.startswith(MARKER)]
+
+    def is_forgotten(self) -> bool:
+        """Whether a killed process left it and nobody has gone on with it for `KEPT_DAYS`."""
+        old = time.time() - KEPT_DAYS * 86400
+        return self.path.stat().st_mtime < old and is_abandoned(self.path / MARKER)
 
 
 @contextmanager
@@ -295,11 +334,12 @@ def kept_checkpoints(
     Raises:
         ConfigError: an unfinished training is there and it is not to be resumed.
     """
-    folder = runs / PLACE / key
+    work = WorkFolder.of(runs, key)
+    folder = work.path
     run_on_all(lambda: _refuse_unfinished(folder, resume, newest))
     claim: list[IO[bytes]] = []
     made = [parent for parent in folder.parents if not parent.exists()]
-    run_on_all(lambda: claim.append(_claimed_training(folder)) if is_main() else None)
+    run_on_all(lambda: claim.append(work.claimed("running this fit")) if is_main() else None)
     try:
         yield folder
     except BaseException:
@@ -319,18 +359,6 @@ def kept_checkpoints(
     finally:
         for handle in claim:
             handle.close()
-
-
-def _claimed_training(folder: Path) -> IO[bytes]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return claimed(folder / MARKER)
-    except BlockingIOError:
-        raise ConfigError(
-            f"{folder}: another process is running this fit; wait for it, or give another --out"
-        ) from None
-    except OSError as error:
-        raise refused(folder, error) from error
 
 
 def _remove_training(folder: Path, made: Sequence[Path]) -> None:

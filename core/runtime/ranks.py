@@ -16,12 +16,18 @@ from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
 class Ranks:
     """One process, which holds all rows: every exchange gives back what it is given. Subclasses are several.
+
+    A block (n, N) holds the scores of this rank's n rows with the columns of all ranks; what is right for row i of them
+    is column `own(n).start + i`. What is done along rows needs no other rank. What is done down columns, each of which
+    goes on over all ranks, is in the methods ending with `_down`: in one process it is torch's function on the
+    transposed matrix; ranks exchange vectors of N numbers for it, and no more.
 
     Attributes:
         rank: number of this one, from 0.
@@ -57,6 +63,60 @@ class Ranks:
             count: rows of each rank.
         """
         return slice(self.rank * count, (self.rank + 1) * count)
+
+    # Blocks of scores, (n, N).
+
+    def own_pairs(self, scores: Tensor) -> Tensor:
+        """(n,): which column is right for each row."""
+        own = self.own(len(scores))
+        return torch.arange(own.start, own.stop, device=scores.device)
+
+    def is_own_pair(self, scores: Tensor) -> Tensor:
+        """(n, N) bool: which column is right for each row."""
+        return self.own_pairs(scores)[:, None] == torch.arange(scores.shape[1], device=scores.device)
+
+    def cross_entropy_down(self, scores: Tensor) -> Tensor:
+        """Cross-entropy of picking the partner of each of this rank's columns; averaged over ranks, its mean.
+
+        Args:
+            scores: (n, N).
+        """
+        if self.size == 1:
+            return F.cross_entropy(scores.T, self.own_pairs(scores))
+        return -self.log_softmax_down(scores).diagonal(self.own(len(scores)).start).mean()
+
+    def soft_cross_entropy_down(self, scores: Tensor, target_scores: Tensor) -> Tensor:
+        """Cross-entropy of each column's softmax with that of other scores as target; averaged over ranks, its mean."""
+        if self.size == 1:
+            return F.cross_entropy(scores.T, target_scores.T.softmax(dim=1))
+        targets = self.log_softmax_down(target_scores).exp()
+        return -(targets * self.log_softmax_down(scores)).sum() / len(scores)
+
+    def log_softmax_down(self, scores: Tensor) -> Tensor:
+        """(n, N): of each column over the rows of all ranks."""
+        return scores.T.log_softmax(dim=1).T if self.size == 1 else _LogSoftmaxDown.apply(scores, self)
+
+    def amax_down(self, scores: Tensor) -> Tensor:
+        """(N,): the highest score of each column; equal ones share its gradient, as `torch.amax` has it."""
+        return scores.amax(dim=0) if self.size == 1 else _AmaxDown.apply(scores, self)
+
+    def argmax_down(self, scores: Tensor) -> Tensor:
+        """(n,): the row, counted over all ranks, that has the highest score of each of this rank's columns."""
+        own = self.own(len(scores))
+        if self.size == 1:
+            return scores.T.argmax(dim=1)
+        top = self.highest(scores.amax(dim=0))  # (N,)
+        row = torch.arange(own.start, own.stop, device=scores.device)[:, None]
+        first = torch.where(scores == top, row, len(top)).amin(dim=0)
+        return -self.highest(-first)[own]
+
+    def mean_of_sums_down(self, block: Tensor) -> Tensor:
+        """The sums of this rank's columns over the rows of all ranks, and their mean.
+
+        Args:
+            block: (n, N).
+        """
+        return self.total(block.sum(dim=0))[self.own(len(block))].mean()
 
     # Exchanges without a gradient: for the above, and for autograd functions with a backward pass of their own.
 
@@ -182,3 +242,36 @@ class _Total(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         return ctx.ranks.sum(gradient), None
+
+
+class _LogSoftmaxDown(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores: Tensor, ranks: Ranks) -> Tensor:
+        top = ranks.highest(scores.amax(dim=0))  # (N,)
+        logs = scores - top
+        logs -= ranks.sum(logs.exp().sum(dim=0)).log()
+        ctx.save_for_backward(logs)
+        ctx.ranks = ranks
+        return logs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        (logs,) = ctx.saved_tensors
+        return gradient - logs.exp() * ctx.ranks.sum(gradient.sum(dim=0)), None
+
+
+class _AmaxDown(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores: Tensor, ranks: Ranks) -> Tensor:
+        top = ranks.highest(scores.amax(dim=0))
+        is_top = scores == top
+        ctx.save_for_backward(is_top, ranks.sum(is_top.sum(dim=0)))
+        ctx.ranks = ranks
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        is_top, shared_by = ctx.saved_tensors
+        return is_top * (ctx.ranks.sum(gradient) / shared_by), None

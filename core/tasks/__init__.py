@@ -5,14 +5,13 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classification.images": "Prepared",
+        "classification.prepared": "Prepared",
         "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
         "config_training.task": "ConfigTask",
         "config_training.kept_plan": "check_run with_tuples",
         "config_training.registered": "registered_only running",
         "config_training.runner": "build_model load_model named_faults quiet train_plan",
-        "methods": "adapter_of backbone_of check_named encoding_batch_size read_data",
         "retrieval.encoding": "PairEncoding image_rows",
         "retrieval.fitting": "RetrievalData train_on_pairs",
         "retrieval.report": "training_curves",

@@ -1,4 +1,4 @@
-"""Which parameter lies how deep in which tower, and what follows from it: what trains, and at which rate.
+"""Which parameter lies how deep in which tower, and what follows from it: what trains, at which rate, in which memory.
 
 Depth 0 is what stands before the first block (patches, words, positions), 1 to n are the blocks, n + 1 is what comes
 after them (final norm, pooling, projection).
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from ..backbones.positions import JOINT, ROOTS, tower_of
 from ..contracts.adapter import require
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, Block
 from ..errors import CapabilityError, ConfigError
 
-__all__ = ["depth_of", "depths", "freeze_batch_norm", "freeze_towers", "is_projection", "parameter_groups"]
-__all__ += ["set_trainable", "tower_of"]
+__all__ = ["TowerLayers", "is_projection", "tower_of"]
 
 # What the libraries call the neighbours of the stack of blocks that come before it.
 _BEFORE = re.compile(
@@ -32,126 +33,167 @@ _PROJECTION = re.compile(r"(.*\.)?(proj|(text|visual)_projection(\.weight)?|head
 """The last matrix of a tower, into the shared space, as the libraries call it."""
 
 
-def depths(backbone: Backbone, tower: str) -> int:
-    """n, the number of blocks of "image" or "text": residual blocks, stages of a ResNet, inverted bottlenecks.
-
-    Raises:
-        ConfigError: no such tower. CapabilityError: this backbone lacks it.
-    """
-    return _layout(backbone, tower).count
-
-
-def depth_of(backbone: Backbone, name: str) -> int:
-    """0 before the blocks, 1 to n in them, n + 1 after them.
+@dataclass(frozen=True)
+class TowerLayers:
+    """The layers of a backbone's towers: residual blocks, stages of a ResNet, inverted bottlenecks.
 
     Args:
-        name: of a parameter of `backbone.model`.
-
-    Raises:
-        UnknownNameError: no such parameter.
-        ConfigError: it is shared by both towers (the logit scale), and so lies in none.
+        backbone: whose model it is.
     """
-    tower = tower_of(backbone, name)
-    if tower == "shared":
-        raise ConfigError(f"parameter '{name}' of backbone '{backbone.spec}' is in no tower, so it has no depth")
-    return _layout(backbone, tower).depth(name)
 
+    backbone: Backbone
 
-def set_trainable(backbone: Backbone, *, lock: Collection[str] = (), last: int | None = None) -> list[str]:
-    """Let everything train but the locked towers.
+    def count(self, tower: str) -> int:
+        """n, the number of blocks of "image" or "text": residual blocks, stages of a ResNet, inverted bottlenecks.
 
-    "LiT: Zero-Shot Transfer with Locked-image text Tuning" (2021, arXiv 2111.07991) locks the image tower;
-    Chinese-CLIP (2022, arXiv 2211.01335) does so in the first of two stages. A locked tower's batch norms still move
-    their statistics in train mode: see `freeze_batch_norm`.
+        Raises:
+            ConfigError: no such tower. CapabilityError: this backbone lacks it.
+        """
+        return _layout(self.backbone, tower).count
 
-    Args:
-        lock: towers that stay as they are, of "image" and "text".
-        last: of each other tower only this many last layers train: 1 is what comes after the blocks, 2 also the last
-            block, and so on. What the towers share trains in any case.
+    def depth(self, name: str) -> int:
+        """0 before the blocks, 1 to n in them, n + 1 after them.
 
-    Returns:
-        The names of the parameters that train.
+        Args:
+            name: of a parameter of the backbone's model.
 
-    Raises:
-        ConfigError: an unknown tower, or `last` below 1.
-    """
-    lock = {lock} if isinstance(lock, str) else set(lock)
-    require(lock <= set(ROOTS), "lock", sorted(lock), "give image, text or both")
-    require(last is None or last >= 1, "last", last, "give 1 or more layers, or lock the tower")
-    layouts: dict[str, _Layout] = {}
-    chosen = []
-    for name, parameter in backbone.model.named_parameters():
-        tower = tower_of(backbone, name)
-        trains = tower not in lock
-        if trains and last is not None and tower != "shared":
-            layout = layouts.setdefault(tower, _layout(backbone, tower))
-            trains = layout.depth(name) > layout.count + 1 - last
-        parameter.requires_grad_(trains)
-        if trains:
-            chosen.append(name)
-    return chosen
+        Raises:
+            UnknownNameError: no such parameter.
+            ConfigError: it is shared by both towers (the logit scale), and so lies in none.
+        """
+        tower = tower_of(self.backbone, name)
+        if tower == "shared":
+            spec = self.backbone.spec
+            raise ConfigError(f"parameter '{name}' of backbone '{spec}' is in no tower, so it has no depth")
+        return _layout(self.backbone, tower).depth(name)
 
+    def set_trainable(self, *, lock: Collection[str] = (), last: int | None = None) -> list[str]:
+        """Let everything train but the locked towers.
 
-def freeze_towers(backbone: Backbone, towers: Collection[str]) -> None:
-    """Let nothing train of these towers, "image" or "text"; what is shared stays as it is."""
-    for name, parameter in backbone.model.named_parameters():
-        if tower_of(backbone, name) in towers:
-            parameter.requires_grad_(False)
+        "LiT: Zero-Shot Transfer with Locked-image text Tuning" (2021, arXiv 2111.07991) locks the image tower;
+        Chinese-CLIP (2022, arXiv 2211.01335) does so in the first of two stages. A locked tower's batch norms still
+        move their statistics in train mode: see `freeze_batch_norm`.
 
+        Args:
+            lock: towers that stay as they are, of "image" and "text".
+            last: of each other tower only this many last layers train: 1 is what comes after the blocks, 2 also the
+                last block, and so on. What the towers share trains in any case.
 
-def parameter_groups(
-    backbone: Backbone,
-    *,
-    lr: float,
-    weight_decay: float,
-    layer_decay: float = 1.0,
-    text_layer_decay: float | None = None,
-    decay_all: bool = False,
-    decay_vectors: bool = False,
-    bias_rate: float | None = None,
-    projection_rate: float = 1.0,
-) -> list[dict]:
-    """Groups for a torch optimiser, of the parameters that train.
+        Returns:
+            The names of the parameters that train.
 
-    A layer at depth d of n blocks learns at lr * layer_decay ** (n + 1 - d) ("BEiT: BERT Pre-Training of Image
-    Transformers", 2021, arXiv 2106.08254); what the towers share learns at lr, and what sees the parts of a sample
-    together at lr * `JointParts.rate`. As in open_clip, biases and whatever has fewer than two axes (norms, logit
-    scale, class embedding) are not decayed; tables of positions are.
+        Raises:
+            ConfigError: an unknown tower, or `last` below 1.
+        """
+        lock = {lock} if isinstance(lock, str) else set(lock)
+        require(lock <= set(ROOTS), "lock", sorted(lock), "give image, text or both")
+        require(last is None or last >= 1, "last", last, "give 1 or more layers, or lock the tower")
+        layouts: dict[str, _Layout] = {}
+        chosen = []
+        for name, parameter in self.backbone.model.named_parameters():
+            tower = tower_of(self.backbone, name)
+            trains = tower not in lock
+            if trains and last is not None and tower != "shared":
+                layout = layouts.setdefault(tower, _layout(self.backbone, tower))
+                trains = layout.depth(name) > layout.count + 1 - last
+            parameter.requires_grad_(trains)
+            if trains:
+                chosen.append(name)
+        return chosen
 
-    Args:
-        layer_decay: factor from a layer to the one before it, above 0 to 1.
-        text_layer_decay: the text tower's own; by default the same.
-        decay_all: decay whatever trains.
-        decay_vectors: decay whatever trains but biases.
-        bias_rate: factor on the rate of biases; None: none.
-        projection_rate: factor on the rate of the projections into the shared space.
+    def freeze(self, towers: Collection[str]) -> None:
+        """Let nothing train of these towers, "image" or "text"; what is shared stays as it is."""
+        for name, parameter in self.backbone.model.named_parameters():
+            if tower_of(self.backbone, name) in towers:
+                parameter.requires_grad_(False)
 
-    Raises:
-        ConfigError: a factor out of range.
-    """
-    factors = {"image": layer_decay, "text": layer_decay if text_layer_decay is None else text_layer_decay}
-    for option, value in (("layer_decay", factors["image"]), ("text_layer_decay", factors["text"])):
-        require(0 < value <= 1, option, value, "give a number above 0, at most 1")
-    layouts: dict[str, _Layout] = {}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in backbone.model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        tower, rate = tower_of(backbone, name), lr
-        if name.startswith(f"{JOINT}."):
-            rate = lr * backbone.joint.rate
-        elif tower != "shared" and factors[tower] != 1:
-            layout = layouts.setdefault(tower, _layout(backbone, tower))
-            rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))
-        is_bias = "bias" in name
-        if is_bias and bias_rate is not None:
-            rate = rate * bias_rate
-        if is_projection(name):
-            rate = rate * projection_rate
-        spared = not decay_all and (is_bias or (parameter.ndim < 2 and not decay_vectors))
-        decay = 0.0 if spared else weight_decay
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
+    def parameter_groups(
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        layer_decay: float = 1.0,
+        text_layer_decay: float | None = None,
+        decay_all: bool = False,
+        decay_vectors: bool = False,
+        bias_rate: float | None = None,
+        projection_rate: float = 1.0,
+    ) -> list[dict]:
+        """Groups for a torch optimiser, of the parameters that train.
+
+        A layer at depth d of n blocks learns at lr * layer_decay ** (n + 1 - d) ("BEiT: BERT Pre-Training of Image
+        Transformers", 2021, arXiv 2106.08254); what the towers share learns at lr, and what sees the parts of a sample
+        together at lr * `JointParts.rate`. As in open_clip, biases and whatever has fewer than two axes (norms, logit
+        scale, class embedding) are not decayed; tables of positions are.
+
+        Args:
+            layer_decay: factor from a layer to the one before it, above 0 to 1.
+            text_layer_decay: the text tower's own; by default the same.
+            decay_all: decay whatever trains.
+            decay_vectors: decay whatever trains but biases.
+            bias_rate: factor on the rate of biases; None: none.
+            projection_rate: factor on the rate of the projections into the shared space.
+
+        Raises:
+            ConfigError: a factor out of range.
+        """
+        factors = {"image": layer_decay, "text": layer_decay if text_layer_decay is None else text_layer_decay}
+        for option, value in (("layer_decay", factors["image"]), ("text_layer_decay", factors["text"])):
+            require(0 < value <= 1, option, value, "give a number above 0, at most 1")
+        layouts: dict[str, _Layout] = {}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.backbone.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            tower, rate = tower_of(self.backbone, name), lr
+            if name.startswith(f"{JOINT}."):
+                rate = lr * self.backbone.joint.rate
+            elif tower != "shared" and factors[tower] != 1:
+                layout = layouts.setdefault(tower, _layout(self.backbone, tower))
+                rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))
+            is_bias = "bias" in name
+            if is_bias and bias_rate is not None:
+                rate = rate * bias_rate
+            if is_projection(name):
+                rate = rate * projection_rate
+            spared = not decay_all and (is_bias or (parameter.ndim < 2 and not decay_vectors))
+            decay = 0.0 if spared else weight_decay
+            groups.setdefault((rate, decay), []).append(parameter)
+        return [{"params": listed, "lr": rate, "weight_decay": decay} for (rate, decay), listed in groups.items()]
+
+    def freeze_batch_norm(self) -> list[str]:
+        """Keep every batch norm of both towers on the statistics it has, also after `model.train()`.
+
+        A sample's features then do not depend on the batch it came in. Scales and shifts train as before.
+
+        Returns:
+            The names of the modules.
+        """
+        named = self.backbone.model.named_modules()
+        modules = [(name, module) for name, module in named if isinstance(module, _BatchNorm)]
+        for _, module in modules:
+            # A partial over the module, not a closure: a copy of the model then holds the copy of the module.
+            module.train = partial(_train_all_but_statistics, module)
+            module.train(module.training)
+        return [name for name, _ in modules]
+
+    def checkpoint(self) -> int:
+        """Checkpoint every block of the towers, in the library's own forward pass and in ours.
+
+        Returns:
+            How many.
+
+        Raises:
+            CapabilityError: the towers have no lists of blocks.
+        """
+        blocks = self.backbone.block_modules()
+        if not blocks:
+            spec = self.backbone.spec
+            raise CapabilityError(f"backbone '{spec}' has no list of blocks to checkpoint; omit checkpointing")
+        for block in blocks:
+            block.forward = partial(_recomputed, block, block.forward)
+        self.backbone.wrap_blocks(partial(_recomputed_block, self.backbone.model))
+        return len(blocks)
 
 
 def is_projection(name: str) -> bool:
@@ -159,26 +201,22 @@ def is_projection(name: str) -> bool:
     return _PROJECTION.fullmatch(name) is not None
 
 
-def freeze_batch_norm(backbone: Backbone) -> list[str]:
-    """Keep every batch norm of both towers on the statistics it has, also after `model.train()`.
-
-    A sample's features then do not depend on the batch it came in. Scales and shifts train as before.
-
-    Returns:
-        The names of the modules.
-    """
-    modules = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, _BatchNorm)]
-    for _, module in modules:
-        # A partial over the module, not a closure: a copy of the model then holds the copy of the module.
-        module.train = partial(_train_all_but_statistics, module)
-        module.train(module.training)
-    return [name for name, _ in modules]
-
-
 def _train_all_but_statistics(module: nn.Module, mode: bool = True) -> nn.Module:
     type(module).train(module, mode)
     module.training = False
     return module
+
+
+def _recomputed_block(model: nn.Module, block: Block) -> Block:
+    """The block, and those of copies of its module, without activations that wait for the backward pass."""
+    of = None if block.of is None else lambda module: _recomputed_block(model, block.of(module))
+    return replace(block, forward=partial(_recomputed, model, block.forward), of=of)
+
+
+def _recomputed(module: nn.Module, forward, *args, **kwargs):
+    if not (module.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ..contracts.backbone import Backbone, Block, blank_image
-from ..errors import CapabilityError
+from ..contracts.backbone import Backbone, blank_image
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .kernels import not_deterministic
@@ -232,36 +228,6 @@ def _replay(wrapped: nn.Module, part: dict[str, Tensor], gradients: Mapping[str,
     alone = world_size() == 1 or not hasattr(wrapped, "no_sync")
     with nullcontext() if last or alone else wrapped.no_sync():
         wrapped(part, mode="replay", gradients=gradients).backward()
-
-
-def checkpoint_blocks(backbone: Backbone) -> int:
-    """Checkpoint every block of the towers, in the library's own forward pass and in ours.
-
-    Returns:
-        How many.
-
-    Raises:
-        CapabilityError: the towers have no lists of blocks.
-    """
-    blocks = backbone.block_modules()
-    if not blocks:
-        raise CapabilityError(f"backbone '{backbone.spec}' has no list of blocks to checkpoint; omit checkpointing")
-    for block in blocks:
-        block.forward = partial(_recomputed, block, block.forward)
-    backbone.wrap_blocks(partial(_recomputed_block, backbone.model))
-    return len(blocks)
-
-
-def _recomputed_block(model: nn.Module, block: Block) -> Block:
-    """The block, and those of copies of its module, without activations that wait for the backward pass."""
-    of = None if block.of is None else lambda module: _recomputed_block(model, block.of(module))
-    return replace(block, forward=partial(_recomputed, model, block.forward), of=of)
-
-
-def _recomputed(module: nn.Module, forward, *args, **kwargs):
-    if not (module.training and torch.is_grad_enabled()):
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.distributed import ReduceOp
 
 from ..contracts.backbone import Backbone
 from ..errors import DataError
-from .layers import parameter_groups
+from .layers import TowerLayers
 from .objective import Objective
 from .schedules import dassl_learning_rates, epoch_cosine_rates, epoch_step_rates
 from .settings import BY_EPOCH, TrainingSettings, warmup_steps
@@ -139,8 +139,7 @@ class _ShardedScaler(torch.amp.GradScaler):
 
 def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: TrainingSettings) -> StepOptimWrapper:
     """The wrapper over what is trainable of the towers, and over the heads (losses, outputs) at the full rate."""
-    groups = parameter_groups(
-        backbone,
+    groups = TowerLayers(backbone).parameter_groups(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,

@@ -18,9 +18,9 @@ from ..errors import CapabilityError, ConfigError
 from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import fields_of
-from .layers import freeze_batch_norm, freeze_towers, set_trainable
+from .layers import TowerLayers
 from .lora import add_lora
-from .model import PairModel, checkpoint_blocks, dims_of
+from .model import PairModel, dims_of
 from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import TrainingSettings
@@ -135,14 +135,14 @@ class Parts:
         self.trained_parameters = sum(p.numel() for p in backbone.model.parameters() if p.requires_grad)
 
     def model(self) -> PairModel:
-        frozen_norms = freeze_batch_norm(self.backbone)
+        frozen_norms = TowerLayers(self.backbone).freeze_batch_norm()
         if frozen_norms:
             self.notes.append(
                 f"The {len(frozen_norms)} BatchNorm layers of the towers keep their statistics: a batch's own would "
                 "depend on how it is split."
             )
         if self.settings.checkpointing:
-            checkpoint_blocks(self.backbone)
+            TowerLayers(self.backbone).checkpoint()
         if self.settings.compile:
             self.outputs.compile_per_sample()
         return PairModel(self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between)
@@ -168,13 +168,13 @@ class Parts:
         settings = self.settings
         if task.select is not None:
             task.select(backbone)
-            freeze_towers(backbone, self._wanted_frozen())
+            TowerLayers(backbone).freeze(self._wanted_frozen())
         elif settings.lora:
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
             options = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
             add_lora(backbone, r=settings.lora, towers=towers, **options)
         else:
-            set_trainable(backbone, lock=self._locked(), last=self.settings.train_last)
+            TowerLayers(backbone).set_trainable(lock=self._locked(), last=self.settings.train_last)
         head = [] if task.class_scores is None else task.class_scores.parameters()
         if not any(p.requires_grad for p in (*backbone.model.parameters(), *head)):
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")

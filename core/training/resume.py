@@ -15,7 +15,6 @@ from torch import Tensor
 from ..backbones.load import FINDER, PREFIX
 from ..errors import DataError
 from ..runtime.distributed import is_main, run_on_all
-from ..runtime.files import refused
 from .checkpoints import all_random_states, keep_newest, newest_checkpoint, save_checkpoint, set_random_states
 from .hooks import model_of, saves_after
 from .settings import TrainingSettings
@@ -83,7 +82,7 @@ class ResumeHook(Hook):
             try:
                 step()
             except OSError as error:
-                raise refused(self.folder, error, WHERE_FULL) from error
+                raise DataError.unwritable(self.folder, error, WHERE_FULL) from error
 
         run_on_all(stepped)
 

@@ -19,7 +19,7 @@ from .batches import GlobalBatches
 from .class_scores import ClassScores, PixelScores
 from .fields import field_of_column
 from .samples import Samples, collate, length_field
-from .tower_passes import MaskedWords, image_features, image_outputs, seen_by, text_tokens
+from .tower_passes import MaskedWords, image_features, image_outputs, seen_by
 from .uncertainty import Uncertainty
 from .views import normalised
 
@@ -184,7 +184,7 @@ class Outputs(nn.Module):
             raw = out.get("text_embedding")
             out["text_features"] = self._text("tokens", batch) if raw is None else F.normalize(raw, dim=-1)
         if "text_tokens" in self.wanted:
-            out["text_tokens"] = text_tokens(self.backbone, batch["tokens"])
+            out["text_tokens"] = self.backbone.text_tokens(batch["tokens"])
         if "text_mask" in self.wanted:
             out["text_mask"] = self.backbone.token_mask(batch["tokens"])
         return out

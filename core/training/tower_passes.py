@@ -53,13 +53,6 @@ def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> 
     return {name: makers[name]() for name in sorted(names)}
 
 
-def text_tokens(backbone: Backbone, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
-    """(B, L) -> (B, L, W): what the last block gives at each token."""
-    mask = backbone.token_mask(tokens)
-    words = backbone.embed_tokens(tokens) if embeddings is None else embeddings
-    return backbone.run_blocks("text", backbone.embed_prompt(words, mask), mask=mask)
-
-
 def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
     """Pixels made for the student as the teacher wants them: its mean, its deviation, its size."""
     same = (teacher.image_mean, teacher.image_std) == (student.image_mean, student.image_std)
@@ -96,25 +89,15 @@ class MaskedWords(nn.Module):
         nothing is asked."""
         backbone = self._held[0]
         chosen, fate, other = (draws_for(draws, row, tokens.shape[1]) for row in range(3))
-        asked = words_of(backbone, tokens) & (chosen < MASKED_SHARE)
+        asked = backbone.word_mask(tokens) & (chosen < MASKED_SHARE)
         others = (other * backbone.vocab_size).long()
         shown = torch.where(asked & (fate >= HIDDEN) & (fate < HIDDEN + REPLACED), others, tokens)
         embeddings = backbone.embed_tokens(shown)
         embeddings = torch.where((asked & (fate < HIDDEN))[..., None], self.hidden.to(embeddings.dtype), embeddings)
         labels = torch.where(asked, tokens, IGNORED)
-        return {"masked_tokens": text_tokens(backbone, tokens, embeddings), "masked_labels": labels}
+        return {"masked_tokens": backbone.text_tokens(tokens, embeddings), "masked_labels": labels}
 
 
 def draws_for(draws: Tensor, row: int, count: int) -> Tensor:
     """(B, 4, K) -> (B, count): one number each, used again where there are more than K."""
     return draws[:, row, torch.arange(count, device=draws.device) % draws.shape[2]]
-
-
-def words_of(backbone: Backbone, tokens: Tensor) -> Tensor:
-    """(B, L) bool: tokens of the text itself, without its start and its end."""
-    mask = backbone.token_mask(tokens)
-    inner = mask.clone()
-    inner[:, 0] = False
-    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
-    inner[torch.arange(len(inner), device=inner.device), last] = False
-    return inner

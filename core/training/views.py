@@ -7,7 +7,7 @@ Transformers, 2021, arXiv 2104.14294), which SILC uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,13 @@ def strong_view(backbone: Backbone, scale: tuple[float, float] = STRONG_SCALE, b
     size = min(height_and_width(backbone.image_size))
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
     blur = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=blur)
-    return _augmented(backbone, backbone.image_size, scale, [jitter, v2.RandomGrayscale(p=0.2), blur])
+    steps = _crop_and_flip(backbone.image_size, scale)
+    return augmented_view(backbone, [*steps, jitter, v2.RandomGrayscale(p=0.2), blur])
 
 
 def local_view(backbone: Backbone) -> View:
     """DINO's local crop: a small part of the image at a smaller size."""
-    return _augmented(backbone, local_size(backbone), LOCAL_SCALE, [])
+    return augmented_view(backbone, _crop_and_flip(local_size(backbone), LOCAL_SCALE))
 
 
 def local_size(backbone: Backbone) -> int:
@@ -72,18 +73,24 @@ def patch_size(backbone: Backbone) -> int:
     return height_and_width(backbone.image_size)[0] // rows
 
 
-def _augmented(backbone: Backbone, size: ImageSize, scale: tuple[float, float], more: list) -> View:
-    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-    steps = v2.Compose([crop, v2.RandomHorizontalFlip(), *more])
+def augmented_view(backbone: Backbone, steps: Sequence[Callable[[Tensor], Tensor]]) -> View:
+    """Steps of torchvision, one after the other, of pixels (3, H, W) in 0..1, then normalised for the backbone."""
     normalise = v2.Normalize(list(backbone.image_mean), list(backbone.image_std))
 
     def view(decoded: Any, seed: int) -> Tensor:
         pixels = as_tensor(decoded)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
             torch.default_generator.manual_seed(seed)
-            return normalise(steps(pixels).clamp(0, 1))
+            for step in steps:
+                pixels = step(pixels)
+            return normalise(pixels.clamp(0, 1))
 
     return view
+
+
+def _crop_and_flip(size: ImageSize, scale: tuple[float, float]) -> list[v2.Transform]:
+    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    return [crop, v2.RandomHorizontalFlip()]
 
 
 def are_8_bits(decoded: Any) -> bool:

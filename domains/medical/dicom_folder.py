@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.contracts import DomainData, Label, check_items
-from ...core.data import AUTO, Format, ItemCollector, format_of, group_by_tables_beside, licence_of, loader, shown, walk
+from ...core.data import AUTO, Format, ItemCollector, format_of, group_by_tables_beside, shown, walk
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
@@ -61,14 +61,8 @@ def read_dicom_folder(
             labels += [label] * (len(collector.items) - before)
     class_names = sorted(set(labels))
     targets = [Label(class_names.index(label)) for label in labels]
-    data = DomainData(
-        items=[item.with_(target=target) for item, target in zip(collector.items, targets, strict=True)],
-        class_names=tuple(class_names),
-        load=loader(dicom),
-        name=root.resolve().name,
-        skipped=collector.skipped,
-        licence=licence_of(root),
-    )
+    items = [item.with_(target=target) for item, target in zip(collector.items, targets, strict=True)]
+    data = collector.data_set(root, dicom, class_names, items=items)
     return group_by_tables_beside(check_items(data, root), root, group_column)
 
 

@@ -15,12 +15,14 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, pixel_array
 
 from ...core.contracts import MAX_PIXELS, Decoded
-from ...core.data import BAND_PIXELS, DECODER_LIMITS, too_large
+from ...core.data import decoder_limit
 from ...core.errors import DataError, LimitError
 from .dicom_header import Header, hush_pydicom, open_data_set, read_header
 from .guarded_decoder import NotDecoded, decode_guarded
 from .intensity import MINMAX, is_preset, robust_range, scale_to_unit, to_rgb, window_range
 
+BAND_PIXELS = 4 << 20
+"""Of colours these many are converted at once."""
 PALETTE = [
     f"{prefix}{colour}PaletteColorLookupTable{part}"
     for colour in ("Red", "Green", "Blue")
@@ -80,11 +82,9 @@ def check_size(path: Path, header: Header, max_pixels: int) -> None:
     """Raise the DataError of a file without images, or with larger ones than are decoded."""
     if header.frames == 0:
         raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); remove it")
-    limit, cure = max_pixels, "raise --max-pixels"
-    if header.is_jpeg2000_colour and DECODER_LIMITS["JPEG2000"] < limit <= MAX_PIXELS:
-        limit, cure = DECODER_LIMITS["JPEG2000"], f"raise --max-pixels above {MAX_PIXELS}"
+    limit, cure = decoder_limit("JPEG2000" if header.is_jpeg2000_colour else "", max_pixels)
     if header.pixels > limit:
-        raise LimitError(f"{path}: {too_large(f'{header.pixels} pixels', limit, cure)}")
+        raise LimitError.too_large(f"{path}: {header.pixels} pixels", limit, cure)
 
 
 def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...core import contracts
-from ...core.contracts import STILL, Decoded, Domain, DomainData, Item, as_still, option
+from ...core.contracts import Decoded, Domain, DomainData, Item, option
 from ...core.data import IMAGE, Format, format_of
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .formats import PLANES, dicom_format, nifti_format
@@ -208,10 +208,10 @@ class Medical(Domain):
         fmt = None if "array" in item.decode else format_of(item.source, self.reading().formats)
         windows = () if fmt is None else SHOWN_WINDOWS.get(fmt.name, ())
         if windows:
-            stills = {AS_READ: stills[STILL]}
+            stills = {AS_READ: stills[self.STILL]}
         for window in windows:
             with suppress(DataError):  # no Hounsfield units: not a CT
-                stills[window] = as_still(load(item.with_(decode={**item.decode, "window": window})))
+                stills[window] = self.as_still(load(item.with_(decode={**item.decode, "window": window})))
         return stills
 
 

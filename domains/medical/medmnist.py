@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import MAX_PIXELS, Decoded, DomainData, Item, Label, Labels, check_items
-from ...core.data import too_large
 from ...core.errors import ConfigError, DataError, LimitError
 from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
 
@@ -70,7 +69,7 @@ def read_medmnist(
     for split in splits:
         size = math.prod(array_shape(path, f"{split}_images")[1:4])
         if size > max_pixels:
-            raise LimitError(f"{path}: {split}_images has rows of {too_large(f'{size} values', max_pixels)}")
+            raise LimitError.too_large(f"{path}: {split}_images has rows of {size} values", max_pixels)
         items += _items(path, split, labels[split], is_multilabel, _slice(path, split, axis, slice_at))
     data = DomainData(
         items=items,

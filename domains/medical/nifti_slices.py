@@ -22,7 +22,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from ...core.contracts import MAX_PIXELS, Decoded
-from ...core.data import remember_by_file, too_large
+from ...core.data import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime import cached_folder, caching, check_regular
 from .intensity import MINMAX, SAMPLED_VALUES, robust_range, scale_to_unit, to_rgb, window_range
@@ -79,9 +79,9 @@ def check_size(path: Path, axis: int, max_pixels: int) -> None:
     """
     voxels, least = _claimed(path)
     if voxels > SLICES * max_pixels:
-        raise LimitError(f"{path}: {too_large(f'a volume of {voxels} voxels', SLICES * max_pixels)}")
+        raise LimitError.too_large(f"{path}: a volume of {voxels} voxels", SLICES * max_pixels)
     if (pixels := voxels // count_slices(path, axis)) > max_pixels:
-        raise LimitError(f"{path}: {too_large(f'slices of {pixels} pixels', max_pixels)}")
+        raise LimitError.too_large(f"{path}: slices of {pixels} pixels", max_pixels)
     if least > path.stat().st_size:
         raise DataError(f"{path}: cut short (its header claims more voxels than it holds); copy it again")
 
@@ -297,7 +297,7 @@ def _square_pixels(path: Path, plane: np.ndarray, zooms: tuple[float, float], ma
     fine = min(height, width)
     stretched = plane.shape[0] * height / fine * plane.shape[1] * width / fine
     if not stretched <= max_pixels:
-        raise LimitError(f"{path}: {too_large(f'with square pixels {stretched:.0f} pixels', max_pixels)}")
+        raise LimitError.too_large(f"{path}: with square pixels {stretched:.0f} pixels", max_pixels)
     size = (max(1, round(plane.shape[0] * height / fine)), max(1, round(plane.shape[1] * width / fine)))
     from monai.transforms.spatial.array import Resize
 

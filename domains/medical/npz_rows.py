@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.data import array_headers, load_arrays, read_array_header, reading_arrays, remember_by_file
+from ...core.data import ArrayFile, remember_by_file
 from ...core.errors import DataError
 from ...core.runtime import cached_folder, caching, check_regular
 
@@ -43,15 +43,14 @@ def read_small(path: Path, name: str) -> np.ndarray:
     Raises:
         DataError: no such array, damaged, or pickled objects.
     """
-    return load_arrays(path, [name])[name]
+    return ArrayFile(path).load([name])[name]
 
 
 def iterate_rows(path: Path, name: str) -> Iterator[bytes]:
     """The bytes of each row in order, read as a stream."""
     shape, dtype = _header(path, name)
     size = math.prod(shape[1:]) * dtype.itemsize
-    with reading_arrays(path), zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        read_array_header(stream)
+    with ArrayFile(path).values(name) as stream:
         for _ in range(shape[0]):
             row = stream.read(size)
             if len(row) != size:
@@ -61,7 +60,7 @@ def iterate_rows(path: Path, name: str) -> Iterator[bytes]:
 
 def row_of(path: Path, name: str, index: int) -> np.ndarray:
     """One row of an array."""
-    with reading_arrays(path):
+    with ArrayFile(path).reading():
         with OPENING:
             array = _opened(path, name)
         return np.asarray(array[index])
@@ -74,7 +73,7 @@ def _headers(path: Path) -> dict:
 
 @remember_by_file(size=64)
 def _remembered_headers(path: Path) -> dict:
-    return array_headers(path)
+    return ArrayFile(path).headers()
 
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:

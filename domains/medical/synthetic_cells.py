@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label
+from ...core.data import drawn_set, spread_over_splits
 
 KINDS = (
     "cell with a segmented nucleus",
@@ -35,21 +36,11 @@ NOTE = (
 
 def synthetic_cells() -> DomainData:
     """300 images of 5 kinds, with splits; the same on every machine."""
-    items = []
-    for label, kind in enumerate(KINDS):
-        number = 0
-        for split, count in IMAGES_PER_SPLIT.items():
-            for _ in range(count):
-                items.append(_item(label, kind, number, split))
-                number += 1
-    return DomainData(
-        items=items,
-        class_names=KINDS,
-        load=render_item,
-        name="synthetic-cells",
-        notes=[NOTE],
-        licence="Apache-2.0 (made by vladapt)",
-    )
+    splits = spread_over_splits(IMAGES_PER_SPLIT)
+    items = [
+        _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
+    ]
+    return drawn_set("synthetic-cells", NOTE, items, render_item, KINDS)
 
 
 def render_item(item: Item) -> np.ndarray:

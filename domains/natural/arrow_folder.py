@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, DomainData, Item, Label, check_items
-from ...core.data import SPLIT_FOLDERS, decode_bytes, decode_image, folders, licence_of, shown, stays_inside
+from ...core.data import SPLIT_FOLDERS, ItemCollector, decode_bytes, decode_image, folders, shown, stays_inside
 from ...core.errors import CapabilityError, DataError, UnknownNameError, did_you_mean, shortened
 from ...core.runtime import check_regular, json_values
 
@@ -71,14 +71,8 @@ def read_arrow_folder(
             decode = {"row": number, "column": opened.image, **content}
             rows.append((id_, file, {**decode, "max_pixels": max_pixels} if max_pixels else decode, label, split))
     index = names.by_label()
-    data = DomainData(
-        items=[Item(id_, file, how, Label(index[label]), split=split) for id_, file, how, label, split in rows],
-        class_names=names.all,
-        load=load_row,
-        name=path.resolve().name,
-        skipped=skipped,
-        licence=licence_of(path),
-    )
+    items = [Item(id_, file, how, Label(index[label]), split=split) for id_, file, how, label, split in rows]
+    data = ItemCollector(items, skipped).data_set(path, (), names.all, load=load_row)
     return check_items(data, path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core import contracts
-from ...core.contracts import NO_PRESET, Domain, DomainData, option
+from ...core.contracts import Domain, DomainData, option
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .known_sets import KnownSet, known_set, recognised
@@ -89,7 +89,7 @@ class Natural(Domain):
 
     def use_preset(self, name: str) -> str | None:
         """The prompts of a set in any usual spelling ("Flowers102", "oxford-flowers"), or "none"."""
-        self.known = None if name == NO_PRESET else known_set(name)
+        self.known = None if name == self.NO_PRESET else known_set(name)
         return None if self.known is None else self.known.name
 
 

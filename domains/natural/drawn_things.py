@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label
+from ...core.data import drawn_set, spread_over_splits
 from ...core.forgetting import draw
 
 KINDS = (
@@ -27,20 +28,12 @@ NOTE = (
 
 def drawn_things() -> DomainData:
     """360 pictures of 12 things, with splits; the same on every machine."""
-    splits = [split for split, count in IMAGES_PER_SPLIT.items() for _ in range(count)]
     items = [
         _item(label, kind, FIRST + number, split)
         for label, kind in enumerate(KINDS)
-        for number, split in enumerate(splits)
+        for number, split in enumerate(spread_over_splits(IMAGES_PER_SPLIT))
     ]
-    return DomainData(
-        items=items,
-        class_names=KINDS,
-        load=render_item,
-        name="drawn-things",
-        notes=[NOTE],
-        licence="Apache-2.0 (made by vladapt)",
-    )
+    return drawn_set("drawn-things", NOTE, items, render_item, KINDS)
 
 
 def render_item(item: Item) -> np.ndarray:

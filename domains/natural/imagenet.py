@@ -13,10 +13,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from ...core.contracts import DomainData
-from ...core.data import folders
+from ...core.data import folders, read_matlab
 from ...core.errors import CapabilityError, DataError, shortened
 from ...core.runtime import text_lines
-from .layouts import Entry, Layout, matlab_variables, of_folder
+from .layouts import Entry, Layout, of_folder
 
 WORDNET_ID = re.compile(r"^n\d{8}$")
 ID_FOLDER, NUMBER_FOLDER = "n" + "[0-9]" * 8, "[0-9]*"
@@ -154,7 +154,7 @@ def _of_flat_folder(images: str, root: Path, names: dict[str, str]) -> Iterator[
 
 def _ids_by_number(file: Path) -> dict[str, str]:
     """ILSVRC2012_ID, as text -> WordNet id."""
-    rows = matlab_variables(file, "synsets")["synsets"]
+    rows = read_matlab(file, "synsets")["synsets"]
     known = [row for row in rows if isinstance(row, dict) and WORDNET_ID.match(str(row.get("WNID")))]
     if not known:
         raise DataError(f"{file}: has no synsets with a WNID; get it again")

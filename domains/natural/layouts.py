@@ -8,21 +8,18 @@ CoOp's. Only Pets, Flowers, Food, Cars, SUN, DTD, Aircraft and UCF say which ima
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts import DomainData, Label, check_items
-from ...core.data import IMAGE, Format, ItemCollector, folders, licence_of, loader, locate, shown, walk
+from ...core.data import IMAGE, Format, ItemCollector, folders, locate, read_matlab, shown, walk
 from ...core.data import format_of as format_of_file
 from ...core.errors import DataError, shortened
-from ...core.runtime import check_regular, json_values, read_json, text_lines
+from ...core.runtime import read_json, text_lines
 from .known_sets import plain, recognised
 
-MATLAB_SECONDS = 120
 CALTECH_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
 CALTECH_LEFT_OUT = ("BACKGROUND_Google", "Faces_easy")
 EUROSAT_NAMES = {
@@ -111,15 +108,9 @@ def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE
         collector.add_file(
             file, entry.image, formats, target=Label(labels[_class_of(entry)]), split=entry.split, **fields
         )
-    data = DomainData(
-        items=collector.items,
-        class_names=tuple(name for _, name in classes),
-        load=loader(formats),
-        name=layout.set if recognised([layout.set], len(classes)) else folder.resolve().name,
-        skipped=collector.skipped,
-        notes=layout.notes(folder),
-        licence=licence_of(folder),
-    )
+    class_names = [name for _, name in classes]
+    name = layout.set if recognised([layout.set], len(classes)) else folder.resolve().name
+    data = collector.data_set(folder, formats, class_names, name=name, notes=layout.notes(folder))
     return check_items(data, folder)
 
 
@@ -210,10 +201,10 @@ def _flower_names(folder: Path) -> dict[int, str]:
 
 
 def _cars(folder: Path) -> Iterator[Entry]:
-    names = [str(name) for name in matlab_variables(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"]]
+    names = [str(name) for name in read_matlab(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"]]
     lists = (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat"))
     for split, file in lists:
-        for row in matlab_variables(folder / file, "annotations")["annotations"]:
+        for row in read_matlab(folder / file, "annotations")["annotations"]:
             number, image = _field(row, "class", folder / file), _field(row, "fname", folder / file)
             if not number.isdecimal() or not 1 <= int(number) <= len(names):
                 raise DataError(f"{folder / file}: class {shortened(number)} of {len(names)}; get the file again")
@@ -242,23 +233,8 @@ def of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: st
             yield Entry(shown(file, root), name, split, order)
 
 
-def matlab_variables(file: Path, *keys: str) -> dict[str, list[Any]]:
-    """Variables of a MATLAB file, flat: numbers, texts or objects; another process reads them (`matlab_process.py`)."""
-    check_regular(file)
-    command = [sys.executable, "-I", str(Path(__file__).with_name("matlab_process.py")), str(file.absolute()), *keys]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=MATLAB_SECONDS, text=True, errors="replace")
-        content = json_values(done.stdout) if done.returncode == 0 else None
-    except (subprocess.TimeoutExpired, ValueError):
-        done = content = None
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
-        said = "" if done is None else done.stderr.strip().rpartition("\n")[2]
-        raise DataError(f"{file}: not a readable MATLAB file ({shortened(said) or 'damaged'}); get it again")
-    return content
-
-
 def _whole_numbers(file: Path, *keys: str) -> dict[str, list[int]]:
-    content = matlab_variables(file, *keys)
+    content = read_matlab(file, *keys)
     for key, values in content.items():
         if not all(isinstance(value, (int, float)) and value == value and abs(value) < 1e9 for value in values):
             raise DataError(f"{file}: '{key}' are not whole numbers; get it again")
@@ -267,7 +243,7 @@ def _whole_numbers(file: Path, *keys: str) -> dict[str, list[int]]:
 
 def _field(row: Any, name: str, file: Path) -> str:
     """A cell of a structure as text."""
-    if not isinstance(row, dict) or row.get(name) is None:
+    if not isinstance(row, dict) or row.get(name) in (None, []):
         raise DataError(f"{file}: its annotations have no '{name}'; get it again")
     return str(row[name])
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ...core.contracts import DomainData, Item
+from ...core.data import drawn_set
 from .pedestrian import Pedestrian
 from .pedestrian_outfits import ATTRIBUTES, COLOURS, HAIR, NONE, outfit, seen_attributes, sentences
 
@@ -68,15 +69,7 @@ def drawn_pedestrians(
         for identity, name in enumerate(names)
         for image in range(images_per_identity)
     ]
-    return DomainData(
-        items=items,
-        class_names=tuple(ATTRIBUTES),
-        load=render_item,
-        kind="captions",
-        name="drawn-pedestrians",
-        notes=[NOTE],
-        licence="Apache-2.0 (made by vladapt)",
-    )
+    return drawn_set("drawn-pedestrians", NOTE, items, render_item, ATTRIBUTES, "captions")
 
 
 def _item(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from ...core.contracts import MAX_PIXELS, DomainData, Item, option, settle, whole_number
-from ...core.data import IMAGE, Format, ItemCollector, licence_of, loader
+from ...core.data import IMAGE, Format, ItemCollector
 from ...core.errors import ConfigError, DataError, printable
 from .pedestrian import IDENTITIES, Pedestrian
 
@@ -140,17 +140,7 @@ class PeopleCollector(ItemCollector):
             said.append(f"Junk pictures (identity -1), left out: {self.junk}.")
         if kind == IDENTITIES and (nobody := sum(item.target.identity is None for item in self.items)):
             said.append(f"Distractors, which are in the gallery as nobody's pictures: {nobody}.")
-        folder = self.source if self.source.is_dir() else self.source.parent
-        return DomainData(
-            self.items,
-            (),
-            loader(formats),
-            kind=kind,
-            name=name,
-            skipped=self.skipped,
-            notes=said,
-            licence=licence_of(folder),
-        )
+        return self.data_set(self.source, formats, kind=kind, name=name, notes=said)
 
 
 def people_in(items: Sequence[Item]) -> int:

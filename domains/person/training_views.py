@@ -7,7 +7,7 @@ deviation for CLIP's tower too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ...core.contracts import Backbone, height_and_width
-from ...core.training import View, as_tensor
+from ...core.training import augmented_view
 
 TOGETHER = 2
 """How many of the six changes a picture goes through; one may be drawn twice."""
@@ -24,7 +24,7 @@ LIGHT_CROP, STRONG_CROP = (0.9, 1.0), (0.2, 1.0)
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
-def tbps_clip_view(backbone: Backbone) -> View:
+def tbps_clip_view(backbone: Backbone) -> Callable[[Any, int], Tensor]:
     """The picture resized, then two of: jittered colours, a turn of up to 15 degrees, a crop of 0.9 to 1 of the area,
     grey with probability 0.1, a flip with 0.5, and with 0.5 a tenth to a fifth of the area erased."""
     size = height_and_width(backbone.image_size)
@@ -43,10 +43,10 @@ def tbps_clip_view(backbone: Backbone) -> View:
             pixels = changes[number](pixels)
         return pixels
 
-    return _view(backbone, [changed])
+    return augmented_view(backbone, [changed])
 
 
-def simclr_view(backbone: Backbone) -> View:
+def simclr_view(backbone: Backbone) -> Callable[[Any, int], Tensor]:
     """SimCLR's view (2020, arXiv 2002.05709) with TBPS-CLIP's crop of 0.2 to 1 of the area: colours jittered with
     probability 0.8, grey with 0.2, blurred with 0.5, flipped with 0.5."""
     size = height_and_width(backbone.image_size)
@@ -57,23 +57,9 @@ def simclr_view(backbone: Backbone) -> View:
         v2.RandomApply([v2.GaussianBlur(_odd(min(size) // 8), sigma=(0.1, 2.0))], p=0.5),
         v2.RandomHorizontalFlip(),
     ]
-    return _view(backbone, steps)
+    return augmented_view(backbone, steps)
 
 
 def _odd(side: int) -> int:
     """Side of a blur's window: odd, 3 at least, and 13 where that holds the widest Gaussian."""
     return max(3, min(13, side // 2 * 2 + 1))
-
-
-def _view(backbone: Backbone, steps: Sequence[Callable[[Tensor], Tensor]]) -> View:
-    normalise = v2.Normalize(list(backbone.image_mean), list(backbone.image_std))
-
-    def view(decoded: Any, seed: int) -> Tensor:
-        pixels = as_tensor(decoded)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
-            torch.manual_seed(seed)
-            for step in steps:
-                pixels = step(pixels)
-            return normalise(pixels.clamp(0, 1))
-
-    return view

@@ -19,21 +19,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...core.contracts import Captions, DomainData
 from ...core.data import (
-    BoxedImage,
+    Box,
     Format,
     ItemCollector,
+    ListedImage,
     coco_images,
     decode_values,
     generator_of,
-    licence_of,
-    loader,
     locate,
     shown,
     upright_size,
@@ -43,8 +42,6 @@ from .pictures import is_raster
 from .rasters import header_of
 from .scene_sets import spoken_name
 
-Box = tuple[str, tuple[float, float, float, float]]
-"""A class and x0, y0, x1, y1 in pixels."""
 WRITTEN = ("no", "a", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 MANY = ("many", "a lot of", "lots of")
 DRAWN = 3
@@ -82,8 +79,8 @@ def captions_of_boxes(boxes: Sequence[Box], size: tuple[int, int], name: str, se
     if not boxes:
         raise ValueError("an image without boxes has no captions")
     draw = generator_of(seed, "box-captions", name)
-    counts = Counter(label for label, _ in boxes)
-    centre = Counter(label for label, box in boxes if _is_central(box, size))
+    counts = Counter(box.name for box in boxes)
+    centre = Counter(box.name for box in boxes if _is_central(box.corners, size))
     texts = [
         _sentence(form if of_place else COUNT_FORMS[0], of_place or counts, draw)
         for form, of_place in zip(PLACE_FORMS, (centre, counts - centre))
@@ -122,7 +119,7 @@ def boxes_of_mask(
             x, y = contour[:, 0, 0], contour[:, 0, 1]
             if areas[regions[y[0], x[0]]] >= min_area:
                 found.append((float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)))
-        boxes += [(name, box) for box in sorted(found, key=lambda box: (box[1], box[0]))]
+        boxes += [Box(name, corners) for corners in sorted(found, key=lambda corners: (corners[1], corners[0]))]
     return boxes
 
 
@@ -150,7 +147,7 @@ def read_captions_of_boxes(path: Path, formats: Sequence[Format], class_names: S
         elif not image.boxes:
             without += 1
         else:
-            boxes = [(spoken_name(label.replace("-", " ")), box) for label, box in image.boxes]
+            boxes = [replace(box, name=spoken_name(box.name.replace("-", " "))) for box in image.boxes]
             id_ = shown(file, folder)
             target = captions_of_boxes(boxes, _size_of(file), id_)
             collector.add_file(file, id_, formats, target=target, split=image.split)
@@ -158,11 +155,10 @@ def read_captions_of_boxes(path: Path, formats: Sequence[Format], class_names: S
         raise DataError(f"{path}: none of its images has a box, so none has a caption; give COCO boxes, or masks")
     notes = [*notes, "Captions are made from boxes, five per image (`domains/remote_sensing/box_captions.py`)."]
     notes += [f"Images without boxes, left out: {without}."] if without else []
-    parts = {"kind": "captions", "name": folder.name, "skipped": collector.skipped, "notes": notes}
-    return DomainData(collector.items, (), loader(formats), licence=licence_of(folder), **parts)
+    return collector.data_set(folder, formats, kind="captions", name=folder.name, notes=notes)
 
 
-def _masked_images(folder: Path, class_names: Sequence[str] | None) -> Iterator[BoxedImage]:
+def _masked_images(folder: Path, class_names: Sequence[str] | None) -> Iterator[ListedImage]:
     if not class_names:
         raise DataError(
             f"{folder}: nothing says what the values of its masks mean; name them by --set "
@@ -178,7 +174,7 @@ def _masked_images(folder: Path, class_names: Sequence[str] | None) -> Iterator[
                     f"{file}: has the value {most}, but only {len(class_names)} classes are named; name all"
                 )
             boxes = tuple(boxes_of_mask(mask, class_names, ignored))
-            yield BoxedImage(f"{IMAGES}/{by_stem[file.stem].name}", folder, (folder,), boxes)
+            yield ListedImage(f"{IMAGES}/{by_stem[file.stem].name}", folder, (folder,), boxes)
 
 
 def _size_of(file: Path) -> tuple[int, int]:

@@ -18,12 +18,10 @@ from ...core.data import (
     CONTAINERS,
     JSON_NAMES,
     TABLES,
+    CocoFile,
     Format,
     ItemCollector,
-    find_coco_files,
     folders,
-    is_coco,
-    licence_of,
     loader,
     locate,
     read_pairs,
@@ -78,11 +76,13 @@ def _has_boxes(path: Path) -> bool:
     """Whether it is a COCO file of boxes without captions, a folder with one, or one of images and masks."""
     if path.is_dir():
         captions = any(next(path.glob(name), None) for name in (*JSON_NAMES, *(f"*{suffix}" for suffix in LISTS)))
-        return not captions and ((path / MASKS).is_dir() or bool(find_coco_files(path)))
+        return not captions and ((path / MASKS).is_dir() or bool(CocoFile.found_in(path)))
     if path.suffix.lower() != ".json":
         return False
     content = read_json(path)
-    return is_coco(content) and all("bbox" in some and "caption" not in some for some in content["annotations"][:1])
+    return CocoFile.is_shape_of(content) and all(
+        "bbox" in some and "caption" not in some for some in content["annotations"][:1]
+    )
 
 
 def _of_table(path: Path, formats: tuple[Format, ...], root: str | None, language: str | None) -> DomainData:
@@ -101,16 +101,7 @@ def _of_table(path: Path, formats: tuple[Format, ...], root: str | None, languag
             f"{path}: no image of its {len(captions)} captions can be read ({name}: {reason}); name their folder by "
             "--set data.root=FOLDER"
         )
-    return DomainData(
-        collector.items,
-        (),
-        loader(formats),
-        kind="captions",
-        name=path.stem,
-        skipped=collector.skipped,
-        notes=[note] if note else [],
-        licence=licence_of(path.parent),
-    )
+    return collector.data_set(path, formats, kind="captions", name=path.stem, notes=[note] if note else [])
 
 
 def _captions_by_image(path: Path, language: str | None) -> tuple[dict[str, list[str]], dict[str, str], str]:

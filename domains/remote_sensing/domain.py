@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core import contracts, registry
-from ...core.contracts import NO_PRESET, READ_BY, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels, Item, option
+from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item, option
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
 from .bands import check_bands, further_channels, sensors
@@ -62,9 +62,9 @@ class Reading(contracts.Reading):
         parse=check_bands,
     )
     band_start: str = option(
-        ZERO,
+        InputChannels.ZERO,
         "four or more bands: initial weights of the others than red, green, blue; mean: the mean of those",
-        choices=STARTS,
+        choices=InputChannels.STARTS,
     )
     sensor: str | None = option(
         None, "rasters: the sensor, which determines the names and the scale of the bands", choices=sensors()
@@ -294,7 +294,7 @@ class RemoteSensing(Domain):
 
     def use_preset(self, name: str) -> str | None:
         """A scene set in any usual spelling ("UC-Merced", "eurosat"), or "none"."""
-        self.known = None if name == NO_PRESET else scene_set(name)
+        self.known = None if name == self.NO_PRESET else scene_set(name)
         return None if self.known is None else self.known.name
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
@@ -341,7 +341,7 @@ class RemoteSensing(Domain):
 
 def _told(item: Item) -> Item:
     """A raster that says who decodes it."""
-    return item.with_(decode={**item.decode, READ_BY: RemoteSensing.name}) if is_raster(item.source) else item
+    return item.with_(decode={**item.decode, Item.READ_BY: RemoteSensing.name}) if is_raster(item.source) else item
 
 
 def _pictures(path: Path, reading: Reading) -> DomainData:

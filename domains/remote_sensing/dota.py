@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import SPLITS, Boxes, DomainData, Item
-from ...core.data import Format, ItemCollector, folders, format_of, licence_of, loader, shown
+from ...core.data import Format, ItemCollector, folders, format_of, shown
 from ...core.errors import DataError, shortened
 from ...core.runtime import text_lines
 from .localization.pictures import picture_size
@@ -61,16 +61,8 @@ def read_dota(path: Path, formats: Sequence[Format]) -> DomainData:
         )
     index = {name: place for place, name in enumerate(names)}
     items = [_item(item, objects, index) for item, objects in listed]
-    return DomainData(
-        items,
-        names,
-        loader(formats),
-        kind="boxes",
-        name=path.resolve().name,
-        skipped=collector.skipped,
-        notes=["Oriented boxes of DOTA: boxes are their upright hulls, outlines their corners."],
-        licence=licence_of(path),
-    )
+    notes = ["Oriented boxes of DOTA: boxes are their upright hulls, outlines their corners."]
+    return collector.data_set(path, formats, names, items=items, kind="boxes", notes=notes)
 
 
 def _parts(path: Path) -> list[tuple[Path, Path, str]]:

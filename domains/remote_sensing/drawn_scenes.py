@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import Captions, DomainData, Item, Label
+from ...core.data import drawn_set, spread_over_splits
 
 DRAWING = "1"
 """Part of each picture's identity, so of its stored features: whoever changes what is drawn gives another text."""
@@ -35,18 +36,11 @@ NOTE = (
 
 def drawn_scenes() -> DomainData:
     """360 scenes of 12 kinds, with splits; the same on every machine."""
-    splits = [split for split, count in IMAGES_PER_SPLIT.items() for _ in range(count)]
+    splits = spread_over_splits(IMAGES_PER_SPLIT)
     items = [
         _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
     ]
-    return DomainData(
-        items=items,
-        class_names=tuple(KINDS),
-        load=render_item,
-        name="drawn-scenes",
-        notes=[NOTE],
-        licence="Apache-2.0 (made by vladapt)",
-    )
+    return drawn_set("drawn-scenes", NOTE, items, render_item, KINDS)
 
 
 def drawn_pairs() -> DomainData:
@@ -61,15 +55,7 @@ def drawn_pairs() -> DomainData:
                 texts = Captions(tuple(text.format(of_west, of_east) for text in CAPTIONS))
                 name = f"{of_west} and {of_east}".replace(" ", "-")
                 items.append(Item(name, Path(__file__), decode, texts, split=split))
-    return DomainData(
-        items=items,
-        class_names=(),
-        load=render_item,
-        kind="captions",
-        name="drawn-scenes",
-        notes=[NOTE],
-        licence="Apache-2.0 (made by vladapt)",
-    )
+    return drawn_set("drawn-scenes", NOTE, items, render_item, kind="captions")
 
 
 def render_item(item: Item) -> np.ndarray:

@@ -110,9 +110,8 @@ def writing(folder: Path) -> Iterator[None]:
         cause = error.__cause__ or error
         if shutil.disk_usage(folder).free < LITTLE_SPACE:  # GDAL says what it could not do, seldom why
             cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        from ...core.runtime import refused  # which loads torch
 
-        raise refused(folder, cause) from None
+        raise DataError.unwritable(folder, cause) from None
 
 
 def linear_unit(crs: str) -> float | None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import WHOLE, Boxes, DomainData, Item, Mask
-from ...core.data import licence_of, loader
+from ...core.contracts import Boxes, DomainData, Item, Mask
 from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
 from .localization.pictures import picture_size
@@ -61,17 +60,8 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
         notes.append(f"Splits are by place: {words}, each on one side (--block-size).")
     if left_out:
         notes.append(f"Windows that the label layer does not reach, left out: {left_out}.")
-    return DomainData(
-        items,
-        layer.names,
-        loader(reading.formats),
-        kind="boxes",
-        name=path.resolve().stem,
-        skipped=collector.skipped,
-        notes=notes,
-        licence=licence_of(path if path.is_dir() else path.parent),
-        blocks=words,
-    )
+    what = {"kind": "boxes", "name": path.resolve().stem, "notes": notes, "blocks": words}
+    return collector.data_set(path, reading.formats, layer.names, items=items, **what)
 
 
 def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:
@@ -115,7 +105,7 @@ def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
         if max(height, width) <= cutting.size:
             cut.append(item)
             continue
-        whole = item.with_(decode={**item.decode, WHOLE: [height, width]})
+        whole = item.with_(decode={**item.decode, Item.WHOLE: [height, width]})
         cut += [_part(whole, box) for box in boxes_of(height, width, cutting)]
     return cut
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import MAX_PIXELS
-from ...core.data import too_large
 from ...core.errors import DataError, LimitError
 from ...core.runtime import check_regular
 from .bands import Sensor, common_names, sensors
@@ -185,8 +184,8 @@ class OpenRaster:
         spared = min((max((f for f in of if f <= shrink), default=1) for of in factors), default=1)
         blocks = max(rows * columns for each in self._datasets for rows, columns in each.block_shapes[:1])
         if max(shape[0] * shape[1] // spared**2, blocks) > limit:
-            what = f"a raster of {self.header.width} x {self.header.height} pixels"
-            raise LimitError(f"{self.files[0]}: {too_large(what, limit)}")
+            size = f"{self.header.width} x {self.header.height} pixels"
+            raise LimitError.too_large(f"{self.files[0]}: a raster of {size}", limit)
 
     def _check_window(self, window: Sequence[int]) -> None:
         left, top, width, height = window

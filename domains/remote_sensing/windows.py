@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label, check_items
-from ...core.data import ItemCollector, licence_of, loader, shown, walk
+from ...core.data import ItemCollector, shown, walk
 from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
 from .pictures import is_raster
@@ -92,16 +92,8 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
         notes.append(f"Splits are by place: {blocks.words}, each on one side (--block-size).")
     if unlabelled:
         notes.append(f"Windows that no class covers by {cutting.share:.0%}, left out: {unlabelled}.")
-    data = DomainData(
-        items,
-        layer.names,
-        loader(reading.formats),
-        name=path.resolve().stem,
-        skipped=collector.skipped,
-        notes=notes,
-        licence=licence_of(path if path.is_dir() else path.parent),
-        blocks=blocks.words,
-    )
+    what = {"name": path.resolve().stem, "notes": notes, "blocks": blocks.words}
+    data = collector.data_set(path, reading.formats, layer.names, items=items, **what)
     return check_items(data, path)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts import Captions, DomainData, Label, Labels
-from ...core.data import SPLIT_FOLDERS, Format, ItemCollector, group_of, licence_of, loader
+from ...core.data import SPLIT_FOLDERS, Format, ItemCollector, group_of
 from ...core.errors import DataError, did_you_mean, shortened
 from .clip_files import ClipFiles
 
@@ -126,17 +126,10 @@ def data_of(
         video, reason = collector.skipped[0]
         raise DataError(f"{source}: none of its clips can be read ({video}: {reason}); correct them")
     several = any(isinstance(item.target, Labels) for item in collector.items)
-    return DomainData(
-        items=collector.items,
-        class_names=tuple(map(as_words, classes)),
-        load=loader(formats),
-        kind="captions" if captions else "multilabel" if several else "clips",
-        name=name or source.stem,
-        skipped=[*collector.skipped, *files.skipped],
-        notes=said,
-        licence=licence_of(source.parent if source.is_file() else source),
-        published=published,
-    )
+    kind = "captions" if captions else "multilabel" if several else "clips"
+    what = {"kind": kind, "name": name or source.stem, "notes": said, "published": published}
+    skipped = [*collector.skipped, *files.skipped]
+    return collector.data_set(source, formats, map(as_words, classes), skipped=skipped, **what)
 
 
 def seconds(value: Any, place: str) -> float | None:

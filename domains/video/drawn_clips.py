@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...core.contracts import Captions, DomainData, Item, Label
+from ...core.data import drawn_set, spread_over_splits
 
 DRAWING, SEED = "2", 1
 """`DRAWING` is part of each clip's identity, so of its stored features: whoever changes what is drawn gives another."""
@@ -44,36 +45,22 @@ NOTE = (
 
 def drawn_clips() -> DomainData:
     """240 clips of 8 motions, with splits; the same on every machine."""
-    splits = [split for split, count in CLIPS_PER_SPLIT.items() for _ in range(count)]
     items = [
         drawn_item(motion, number, split).with_(target=Label(motion))
         for motion in range(len(MOTIONS))
-        for number, split in enumerate(splits)
+        for number, split in enumerate(spread_over_splits(CLIPS_PER_SPLIT))
     ]
-    return DomainData(
-        items=items,
-        class_names=MOTIONS,
-        load=lambda item: draw_clip(int(item.decode["motion"]), int(item.decode["number"])),
-        kind="clips",
-        name="drawn-clips",
-        notes=[NOTE],
-        licence="Apache-2.0 (made by vladapt)",
-    )
+    return drawn_set("drawn-clips", NOTE, items, _load, MOTIONS, "clips")
 
 
 def drawn_pairs() -> DomainData:
     """240 captioned clips: the same, in words of object and motion."""
-    data = drawn_clips()
-    items = [item.with_(target=Captions(captions_of(item))) for item in data.items]
-    return DomainData(
-        items=items,
-        class_names=(),
-        load=data.load,
-        kind="captions",
-        name=data.name,
-        notes=data.notes,
-        licence=data.licence,
-    )
+    items = [item.with_(target=Captions(captions_of(item))) for item in drawn_clips().items]
+    return drawn_set("drawn-clips", NOTE, items, _load, kind="captions")
+
+
+def _load(item: Item) -> np.ndarray:
+    return draw_clip(int(item.decode["motion"]), int(item.decode["number"]))
 
 
 def drawn_item(motion: int, number: int, split: str = "") -> Item:

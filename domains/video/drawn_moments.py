@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import Captions, Decoded, DomainData, Item
+from ...core.data import drawn_set, spread_over_splits
 from .clips import Sampling, chosen_frames, clip_of
 from .drawn_clips import CAPTIONS, DRAWING, MOTIONS, NOTE, SEED, draw_clip, object_of
 from .long_videos import LENGTH
@@ -50,17 +51,9 @@ class Shown:
 
 def drawn_moments() -> DomainData:
     """300 sentences, each about one of the six clips of 50 videos, with the times at which it is shown."""
-    splits = [split for split, count in VIDEOS.items() for _ in range(count)]
+    splits = spread_over_splits(VIDEOS)
     items = [item for video, split in enumerate(splits) for item in _moments(video, split)]
-    return DomainData(
-        items=items,
-        class_names=(),
-        load=load_drawn,
-        kind="captions",
-        name="drawn-moments",
-        notes=[NOTE],
-        licence="Apache-2.0 (made by vladapt)",
-    )
+    return drawn_set("drawn-moments", NOTE, items, load_drawn, kind="captions")
 
 
 @lru_cache(maxsize=256)

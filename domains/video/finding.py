@@ -15,7 +15,6 @@ from ...core.data import (
     ItemCollector,
     find_layout,
     folders,
-    licence_of,
     loader,
     read_any,
     read_table,
@@ -390,14 +389,6 @@ def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format)
                 collector.add_file(first, shown(clip, path), [frames], target=label, split=split)
     if not collector.items:
         raise DataError(f"{path}: holds images but no clips; put the frames of each clip into CLASS/CLIP/")
-    data = DomainData(
-        collector.items,
-        tuple(map(as_words, layout.class_names)),
-        loader([frames]),
-        kind="clips",
-        name=path.resolve().name,
-        skipped=collector.skipped,
-        notes=list(layout.notes),
-        licence=licence_of(path),
-    )
+    class_names = map(as_words, layout.class_names)
+    data = collector.data_set(path, [frames], class_names, kind="clips", notes=list(layout.notes))
     return check_items(data, path)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.backbones import chosen_parts
+from ...core.backbones import JointParts
 from ...core.contracts import CropTransform, Decoded
 from ...core.data import SeededAugment
 from .sampling import five_crops, three_crops
@@ -69,7 +69,7 @@ class WholeClip:
 
     Args:
         transform: of the frames.
-        frames: how many the tower sees; a clip of another number gives those of `chosen_parts`.
+        frames: how many the tower sees; a clip of another number gives those of `JointParts.chosen`.
         clips: how many clips follow one another in what is decoded, each seen by itself; 1 for all frames at once.
     """
 
@@ -88,7 +88,7 @@ class WholeClip:
         if pixels.ndim == 3:
             return pixels
         views = by_crop(pixels, self.transform).unflatten(1, (self.clips, -1)).flatten(0, 1)
-        return chosen_parts(views, self.frames, dim=1)
+        return JointParts.chosen(views, self.frames, dim=1)
 
 
 def by_crop(pixels: Tensor, transform: Callable) -> Tensor:
@@ -99,8 +99,8 @@ def by_crop(pixels: Tensor, transform: Callable) -> Tensor:
 
 
 def as_frames(pixels: Tensor, frames: int) -> Tensor:
-    """(T, 3, S, S) of a clip, (3, S, S) of an image -> (frames, 3, S, S), those of `chosen_parts`."""
-    return chosen_parts(pixels if pixels.ndim == 4 else pixels[None], frames)
+    """(T, 3, S, S) of a clip, (3, S, S) of an image -> (frames, 3, S, S), those of `JointParts.chosen`."""
+    return JointParts.chosen(pixels if pixels.ndim == 4 else pixels[None], frames)
 
 
 def cropped(frames: np.ndarray, crops: int) -> list[np.ndarray]:

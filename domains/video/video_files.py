@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import MAX_PIXELS, Decoded
-from ...core.data import remember_by_file, too_large
+from ...core.data import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime import check_regular
 
@@ -87,7 +87,7 @@ def index_of(path: Path, max_pixels: int = MAX_PIXELS) -> VideoIndex:
     with opened_video(path) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
-            raise LimitError(f"{path}: {too_large(f'frames of {width} x {height} pixels', max_pixels)}")
+            raise LimitError.too_large(f"{path}: frames of {width} x {height} pixels", max_pixels)
         values, keys, end = _packets(container, stream)
         shown = len(values)
         _check_length(path, container, stream, shown, end)

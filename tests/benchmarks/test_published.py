@@ -91,7 +91,7 @@ def test_only_what_the_sets_can_meet(published):
 
 
 def test_the_mean_is_met_with_all_eleven_sets_only(published):
-    from vladapt.core.tasks.classification.published_results import _table
+    from vladapt.core.tasks.classification.protocols import _table
 
     sets = dict.fromkeys(_table()["eleven"], "d")
     rows = published.published_rows("openai-rn50", sets, ["ape"], [1])

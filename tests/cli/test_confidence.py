@@ -143,7 +143,7 @@ def test_the_calibration_error_has_an_interval(vladapt, rows_file, side):
 
 def test_a_run_says_why_it_is_not_calibrated(vladapt, rows_file, monkeypatch):
     from vladapt.core.judgements import _calibration_rows
-    from vladapt.core.tasks.classification.fitting import ClassificationFit
+    from vladapt.core.tasks.classification.scoring import ClassificationFit
 
     def fails(*args, **options):
         raise DataError("a fold without reds; give more --shots")

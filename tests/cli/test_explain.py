@@ -11,7 +11,7 @@ from PIL import Image
 from vladapt.core.engine.fit import task_of_run
 from vladapt.core.explanation.nearest import LabelledImages
 from vladapt.core.runs.folder import Run
-from vladapt.core.tasks.classification.labelled_examples import LabelledPictures
+from vladapt.core.tasks.classification.stored_run import LabelledPictures
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vladapt.core.engine.comparison import Comparison
-from vladapt.core.tasks.classification import published_results
-from vladapt.core.tasks.classification.published_results import ELEVEN
+from vladapt.core.tasks.classification import protocols
+from vladapt.core.tasks.classification.protocols import ELEVEN
 from vladapt.core.tasks.classification.task import Classification
 
 
@@ -22,9 +22,9 @@ def eurosat(tmp_path, drawn_lands) -> Path:
 def as_rn50(monkeypatch, small_clip_spec) -> str:
     """A small backbone that counts as OpenAI's RN50."""
     aliases = {small_clip_spec: "openai-rn50"}
-    monkeypatch.setattr(published_results, "alias_of", lambda spec: aliases.get(spec, spec))
+    monkeypatch.setattr(protocols, "alias_of", lambda spec: aliases.get(spec, spec))
     monkeypatch.setitem(
-        published_results._rows(),
+        protocols._rows(),
         ("tip-adapter", "openai-rn50", "full-val", "eurosat", ""),
         {"accuracy": {"2": 50.0}, "source": "an invented paper"},
     )
@@ -107,9 +107,9 @@ def test_a_mean_over_some_of_the_sets_is_not_beside_that_of_all(tmp_path):
 
 def test_which_means_are_published():
     def setting(name):
-        return published_results.Setting("openai-rn50", "full-val", name)
+        return protocols.Setting("openai-rn50", "full-val", name)
 
-    eleven = published_results._table()["eleven"]
+    eleven = protocols._table()["eleven"]
     rows = [{"adapter": "ape", "shots": 1}, {"adapter": "gda", "shots": 1}]
     (mean,) = Classification().published_means([setting(name) for name in eleven], rows)
     assert (mean["adapter"], mean["published"]) == ("ape", pytest.approx(0.6513))

@@ -217,7 +217,7 @@ def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, cl
     from vladapt.core.contracts.domain import Domain
     from vladapt.core.recipes.resolve import resolve
     from vladapt.core.runtime.progress import Reporter
-    from vladapt.core.tasks.classification.images import prepare
+    from vladapt.core.tasks.classification.task import prepared_images
 
     class Noting(Domain):
         name, read_last = "noting", ""
@@ -237,7 +237,7 @@ def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, cl
     data, found = class_folders("red", "green", each=8), class_folders("red", "green", each=2, name="found")
     flags = {"data.path": str(data), "resources.support_folder": str(found), "backbone": small_clip.spec}
     domain = Noting()
-    prepared = prepare(resolve(flags=flags), Reporter(quiet=True), domain, "classification")
+    prepared = prepared_images(resolve(flags=flags), Reporter(quiet=True), domain, "classification")
     prepared.skipped += [(f"{i}.png", "lost while encoding") for i in range(5)]  # of the data, not of the folder's 4
     assert len(prepared.resources.support_folder) == 4
     assert domain.read_last == "data" and len(prepared.skipped) == 5

@@ -85,7 +85,7 @@ def test_each_seed_has_answers_of_its_own():
     from vladapt.core.tasks.classification.protocol_contests import TasksContest
 
     contest = object.__new__(TasksContest)
-    contest.test, contest._planned, contest._answers = range(6), {}, {}
+    contest.test, contest.adapters, contest._answers = range(6), {}, {}
     contest._fitted_on = lambda name, rows, seed: np.full(len(rows), seed)
     batch = np.array([1, 3])
     assert [contest._answers_of("wca", batch, seed).tolist() for seed in (1, 2, 1)] == [[1, 1], [2, 2], [1, 1]]

@@ -53,7 +53,8 @@ def _prepare() -> None:
     importlib.import_module("PIL.Image").init()
     ours = sys.modules
     ours["vladapt.cli"].build_app([])
-    environment = ours["vladapt.core.runs.run_sections"]._template().environment
+    reports = ours["vladapt.core.runs.run_sections"]
+    environment = reports.page_template(reports.PAGE).environment
     for name in environment.list_templates(extensions=["j2"]):
         environment.get_template(name)
     probe = ours["vladapt.core.forgetting.probe"].GenericProbe.drawn()

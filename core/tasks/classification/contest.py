@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.features import FeatureSet
+from ...contracts.judgement import Scores
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
+from ...data.resplits import fold_split, resplit
+from ...data.verify import FileHashes
 from ...metrics.resampling import (
     centred,
     exchange_test,
@@ -30,15 +33,17 @@ from ...registry import adapter_class
 from ...runs.comparison import GUESSING
 from ...runs.measures import AT_HALF
 from ...runtime.progress import Reporter
-from ..methods import adapter_of
-from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
-from .baselines import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class
-from .fitting import fit_adapter, parts_wanted, refitted
-from .protocols import drawing_of, notes_on_protocol, protocol_of
-from .published_results import setting_of
-from .repeated_splits import RepeatedSplits
+from .fitting import (
+    Augmentation,
+    fewer_views,
+    fit_adapter,
+    notes_on_augmentation,
+    parts_wanted,
+    refitted,
+)
+from .protocols import OWN, Protocol, Setting
 from .resources import check_needs
-from .scoring import Scores, score_on
+from .scoring import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class, score_on
 
 ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000
@@ -49,14 +54,17 @@ class ClassificationContest(Contest):
     """Fits on the same shots.
 
     Args:
-        recipe: settled; its adapter options are for the adapter it names.
-        prepared: the data.
+        repeated: the data, on one split after another.
         adapters: name -> adapter, not fitted.
-        repeated: the splits; by default the one of `prepared`.
+        augmented: name -> how its images are augmented, of methods that have images augmented.
+        protocol: how shots are drawn.
+        setting: what its numbers are of, in the words of papers; None where no published one is comparable.
+        val_shots: as for `Protocol.drawing`.
+        refit: whether methods learn from the images of val too, once their settings are chosen.
+        seed: of what zero-shot draws, the same for all draws of shots.
 
     Attributes:
         probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
-        setting: what its numbers are of, in the words of papers; None where no published one is comparable.
         seeds_given: whether every split has all seeds; if not, each has one of its own.
         at_once: what transductive methods read, in words; "" where nothing need be said.
     """
@@ -65,24 +73,29 @@ class ClassificationContest(Contest):
 
     def __init__(
         self,
-        recipe: Recipe,
-        prepared: PreparedData,
+        repeated: RepeatedSplits,
         adapters: Mapping[str, Adapter],
-        repeated: RepeatedSplits | None = None,
+        augmented: Mapping[str, Augmentation],
+        *,
+        protocol: Protocol = OWN,
+        setting: Setting | None = None,
+        val_shots: int | str | None = None,
+        refit: bool = False,
+        seed: int = 1,
     ):
+        prepared = repeated.prepared
         of_base = [] if prepared.base is None else prepared.base.notes(prepared)
-        repeated = repeated or RepeatedSplits(prepared, recipe.split_seed)
         super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
-        self.recipe, self.prepared, self.repeated = recipe, prepared, repeated
+        self.prepared, self.repeated, self.adapters = prepared, repeated, adapters
+        self.protocol, self.setting, self.seed = protocol, setting, seed
+        self.val_shots, self.refit = val_shots, refit
         self.splits, self.test_over_train = repeated.count, repeated.test_over_train
         self.baselines = (ZERO_SHOT, LARGEST_CLASS, GUESSING, PROBE)
-        self.protocol = protocol_of(recipe)
         self.deciding = self._deciding()
-        self.setting = setting_of(recipe, prepared)
-        self.notes += notes_on_protocol(recipe)
+        self.notes += protocol.notes()
         self.probe_asked, self.seeds_given = True, True
-        self._augmented = {name: augmentation_of(adapter, recipe, prepared) for name, adapter in adapters.items()}
-        self.notes += notes_on_augmentation(self._augmented)
+        self._augmented = augmented
+        self.notes += notes_on_augmentation(augmented)
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
         self._drawn: tuple[tuple[int | None, int, int], dict[str, Shots]] | None = None
         self._first_seed: int | None = None
@@ -115,7 +128,7 @@ class ClassificationContest(Contest):
             return None
         started = time.perf_counter()
         if name == ZERO_SHOT:
-            adapter = zero_shot_of(self.recipe, prepared, shots.support)
+            adapter = self.zero_shot(prepared, shots.support)
             if adapter is None:
                 return None
         else:
@@ -131,10 +144,18 @@ class ClassificationContest(Contest):
 
     def fit(self, name: str, prepared: PreparedData, shots: Shots, seed: int) -> Adapter:
         """One method on one draw."""
-        adapter, quiet = adapter_of(self.recipe.with_adapter(name)), Reporter(quiet=True)
-        check_needs(self.recipe.resources, adapter, prepared.backbone)
+        adapter, quiet = deepcopy(self.adapters[name]), Reporter(quiet=True)
+        check_needs(prepared.given, adapter, prepared.backbone)
         report = fit_adapter(adapter, prepared, shots, seed, quiet)
-        return refitted(adapter, report, prepared, shots, seed, quiet)[0] if self.recipe.refit else adapter
+        return refitted(adapter, report, prepared, shots, seed, quiet)[0] if self.refit else adapter
+
+    def zero_shot(self, prepared: PreparedData, rows: FeatureSet) -> Adapter | None:
+        """Zero-shot with the options that were given for it; None where there are no texts."""
+        if not prepared.classifier.has_texts:
+            return None
+        adapter = deepcopy(self.adapters[ZERO_SHOT])
+        adapter.fit(rows, prepared.classifier, backbone=prepared.backbone, seed=self.seed)
+        return adapter
 
     def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each method against the best baseline on the one test set, by each metric that may decide."""
@@ -155,7 +176,7 @@ class ClassificationContest(Contest):
         labels = [item.class_label() for item in self.prepared.data.split("test")]
         if self.prepared.data.kind == "multilabel" or None in labels:
             return ""
-        if self.protocol is not None:
+        if self.protocol.deciding:
             return self.protocol.deciding
         chosen, labels = deciding_metric(torch.tensor(labels)), torch.tensor(labels)
         if chosen == "balanced_accuracy":
@@ -172,22 +193,13 @@ class ClassificationContest(Contest):
         augmentation = self._augmented.get(entry.get("adapter"), Augmentation())
         key = (entry["shots"], entry["seed"], entry.get("split", 0))
         if self._drawn is None or self._drawn[0] != key:
-            plain = prepared.draw(*key[:2], parts=self._parts, **drawing_of(self.recipe, key[0]))
+            plain = prepared.draw(*key[:2], parts=self._parts, **self.protocol.drawing(key[0], self.val_shots))
             self._drawn = key, {"": plain}
         drawn, spec = self._drawn[1], augmentation.spec
         if spec not in drawn:
             most = max(each.views for each in self._augmented.values() if each.spec == spec)
             drawn[spec] = prepared.augmented(drawn[""], most, augmentation.transform)
         return fewer_views(drawn[spec], augmentation.views)
-
-
-def zero_shot_of(recipe: Recipe, prepared: PreparedData, support: FeatureSet) -> Adapter | None:
-    """Zero-shot with the options that the recipe has for it; None where there are no texts."""
-    if not prepared.classifier.has_texts:
-        return None
-    adapter = adapter_of(recipe.with_adapter(ZERO_SHOT))
-    adapter.fit(support, prepared.classifier, backbone=prepared.backbone, seed=recipe.seed)
-    return adapter
 
 
 class Tested:
@@ -306,3 +318,84 @@ def as_uncalibrated(scores: Scores) -> dict[str, Any]:
     if scores.labels is not None and scores.labels.ndim == 2:
         raw |= {key: f"{key}{AT_HALF}" for key in ("macro_f1", "accuracy")}
     return {raw.get(key, key): value for key, value in scores.metrics["adapted"].items()}
+
+
+SMALL = 300
+"""Test images below which a comparison is repeated on other splits, unless it is told otherwise."""
+REPEATS, REPEATS_OF_TOWERS = 10, 3
+GIVEN = "The data name their test images, which are never split again: the spread is only that of the drawn shots"
+
+
+@dataclass
+class RepeatedSplits:
+    """Splits of one data set.
+
+    Args:
+        prepared: on the first split.
+        seed: of the first split.
+        count: how many.
+        folds: whether their test sets share out the data.
+        asked: whether the user gave their number.
+    """
+
+    prepared: PreparedData
+    seed: int
+    count: int = 1
+    folds: bool = False
+    asked: bool = False
+    _latest: tuple[int, PreparedData] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, prepared: PreparedData, seed: int, splits: int | None, folds: int | None, towers: bool
+    ) -> RepeatedSplits:
+        """As many as are asked for; by default 10 where there are fewer than 300 test images (3 where towers are
+        trained), else one. Splits that the data bring are kept.
+
+        Args:
+            splits, folds: as the user gave them.
+            towers: whether a method trains towers.
+        """
+        few = len(prepared.data.split("test")) < SMALL
+        count = folds or splits or ((REPEATS_OF_TOWERS if towers else REPEATS) if few else 1)
+        asked = bool(folds or splits)
+        if prepared.had_splits:
+            return cls(prepared, seed, asked=asked)
+        return cls(prepared, seed, count, bool(folds), asked)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of them."""
+        images = len(self.prepared.data.split("test"))
+        if self.prepared.had_splits:
+            return [GIVEN] if self.asked or images < SMALL else []
+        if self.count == 1:
+            return [f"Compared on one test set of {images} images; --splits 10 shows what other test sets would give"]
+        how = f"{self.count} folds" if self.folds else f"{self.count} splits into train, val and test"
+        size = f"{len(self.prepared.data.items) // self.count} test images" if self.folds else f"{images} test images"
+        why = "" if self.asked else f"; fewer than {SMALL} are too few for one split, and --splits 1 compares on one"
+        return [f"Compared on {how}, with about {size} each{why}"]
+
+    @property
+    def test_over_train(self) -> float:
+        """Test images of a split divided by all its others."""
+        tested, every = len(self.prepared.data.split("test")), len(self.prepared.data.items)
+        return 1 / (self.count - 1) if self.folds else tested / max(1, every - tested)
+
+    def __getitem__(self, number: int) -> PreparedData:
+        """The data on one split; the latest is kept."""
+        if self.count == 1:
+            return self.prepared
+        if self._latest is None or self._latest[0] != number:
+            self._latest = number, self._made(number)
+        return self._latest[1]
+
+    def _made(self, number: int) -> PreparedData:
+        if number == 0 and not self.folds:
+            return self.prepared
+        options = {"seed": self.seed, "hashes": FileHashes()}
+        if self.folds:
+            data = fold_split(self.prepared.data, number, self.count, **options)
+        else:
+            data = resplit(self.prepared.data, number, **options)
+        return replace(self.prepared, data=data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from ...contracts.backbone import Backbone
 from ...contracts.by_example import ByExample
 from ...contracts.features import PROJECTED, Batch
 from ...contracts.items import Decoded
-from ...contracts.task import Use
+from ...contracts.prepared import PreparedData, on_adapted
+from ...contracts.use import Use
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.heat_maps import (
     METHODS,
@@ -30,10 +32,12 @@ from ...explanation.heat_maps import (
 )
 from ...explanation.nearest import NEAREST, Example, LabelledImages
 from ...features.extract import encoder
-from ...runs.plots import data_uri
-from ...runs.sections import Reasons
+from ...runs.plots import data_uri, strip
+from ...runs.sections import PictureSection, Reasons
 from ...runtime.progress import Reporter
 
+Explain = Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]
+"""(Row, class index) pairs -> why each was called that, and the words above them."""
 AUTO = "auto"
 """Heat maps by the method that suits the backbone."""
 CAUTION = (
@@ -277,3 +281,112 @@ def check_explained(use: Use) -> None:
         raise ConfigError("--explain: writes a page and pictures; give a folder for them with --out DIR")
     if use.stream:
         raise ConfigError("--explain: with --stream the run changes from image to image; omit one of the two")
+
+
+EXAMPLES = 4
+"""Labelled images beside each."""
+
+
+def explained_mistakes(
+    prepared: PreparedData,
+    adapter: Adapter,
+    labelled: LabelledImages | None,
+    features: Tensor,
+    decoded: Callable[[int], Decoded] | None,
+    picture_of: Callable[[Example], Decoded | None],
+) -> Explain:
+    """What explains scored rows.
+
+    Args:
+        labelled: the images that the adapter learned from, or None.
+        features: (N, D), of the rows that were scored, by the towers of `prepared`.
+        decoded: a row -> its decoded image; None: there are no images.
+        picture_of: a labelled image -> its decoded picture, or None.
+    """
+
+    def explain(asked: Sequence[tuple[int, int]]) -> tuple[Sequence[Reasons], str]:
+        towers, transform, moved = None, None, on_adapted(prepared, adapter)
+        if prepared.backbone is not None:
+            towers = moved.backbone
+            transform = prepared.domain.transforms(towers, False, prepared.task)
+        explainer = Explainer(adapter, towers, labelled, picture_of, transform, quick=True)
+        images = [
+            Asked(
+                None if decoded is None else lambda row=row: decoded(row),
+                target,
+                features[row] if moved is prepared else None,
+            )
+            for row, target in asked
+        ]
+        reasons = explainer.reasons(images, prepared.reporter, EXAMPLES)
+        exact = any(each.examples_add is not None for each in reasons)
+        return [each.shown() for each in reasons], explainer.note(exact)
+
+    return explain
+
+
+def picture_in(prepared: PreparedData) -> Callable[[Example], Decoded | None]:
+    """What decodes the labelled images of a fit, which are among its data; None of one that cannot be read."""
+    items = {item.id: item for item in prepared.data.items}
+
+    def picture(example: Example) -> Decoded | None:
+        try:
+            return None if prepared.backbone is None else prepared.data.load(items[example.id])
+        except (DataError, KeyError):
+            return None
+
+    return picture
+
+
+MOST_CLASSES = 12
+STRIP, SHEET = 856, 418
+"""Width in pixels of a strip, and of one of a contact sheet."""
+
+
+@dataclass(frozen=True)
+class SamplePictures:
+    """Of the test samples.
+
+    Args:
+        load: row -> decoded image (H, W, 3), or (T, H, W, 3); None: there are no pictures.
+        ids: names; may be empty.
+    """
+
+    load: Callable[[int], np.ndarray] | None
+    ids: Sequence[str] = ()
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether the samples have parts, by the first one."""
+        first = self._decoded(0)
+        return first is not None and first.ndim == 4
+
+    def of(self, row: int) -> tuple[str | None, str]:
+        """A sample as a data: address, None where it can no longer be read; and its name."""
+        name = self.ids[row] if row < len(self.ids) else f"test image {row + 1}"
+        image = self._decoded(row)
+        if image is None:
+            return None, name
+        return (data_uri(strip(image), STRIP) if image.ndim == 4 else data_uri(image)), name
+
+    def contact_sheet(self, labels: Tensor, class_names: Sequence[str]) -> PictureSection | None:
+        """The first test sample of each class as a strip; None of images without parts.
+
+        Args:
+            labels: (N,) class indices.
+        """
+        if not len(labels) or not self.in_parts:
+            return None
+        first = {label: row for row, label in reversed(list(enumerate(labels.tolist())))}
+        rows = [(first[label], name) for label, name in enumerate(class_names) if label in first][:MOST_CLASSES]
+        shown = [(strip(image), name) for row, name in rows if (image := self._decoded(row)) is not None]
+        note = "The first test sample of each class" + (
+            f", of the first {MOST_CLASSES} classes." if len(first) > MOST_CLASSES else "."
+        )
+        return PictureSection("What the samples look like", shown, note, SHEET, columns=2) if shown else None
+
+    def _decoded(self, row: int) -> np.ndarray | None:
+        try:
+            return None if self.load is None else np.asarray(self.load(row))
+        except DataError:
+            return None

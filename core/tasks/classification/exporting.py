@@ -7,9 +7,8 @@ Both also give the distance by which images unlike those of the fit are told, wh
 from __future__ import annotations
 
 import importlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,20 +23,19 @@ from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
 from ...confidence.unlike import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain
 from ...contracts.features import Batch, FeatureSet
 from ...contracts.items import Item
-from ...contracts.task import Use
-from ...contracts.use import Exported, ExportWishes
+from ...contracts.prepared import PreparedData
+from ...contracts.use import Exported, ExportWishes, Use
 from ...data.images import IMAGE_SUFFIXES
 from ...errors import CapabilityError, ConfigError
-from ...export.agreement import LARGEST_SHARE, SAME_ANSWERS, Agreement
-from ...export.folder import PIXELS, SCRIPT, Session, as_picture, facts_of, library
-from ...export.graph import Graph, check_opset, has_convolutions, write_in_8_bits
-from ...export.package import STANDALONE, check_free, exported, new_folder, write_facts
+from ...export.agreement import SAME_ANSWERS, Agreement
+from ...export.folder import PIXELS, Session, as_picture
+from ...export.graph import Graph, has_convolutions, write_in_8_bits
+from ...export.package import STANDALONE, NewExport
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
-from .feature_rows import prepared_of, rows_of_split
+from .feature_rows import rows_of_split
 from .stored_run import fitted_adapter, recipe_again
 
 FEATURES = "features"
@@ -73,28 +71,28 @@ def check_exported(use: Use) -> None:
         )
 
 
-def export_run(use: Use, wishes: ExportWishes, domain: Domain | None, task: str, reporter: Reporter) -> Exported:
-    """Write the graphs of a run; see `Task.export`."""
+def export_run(
+    use: Use, wishes: ExportWishes, task: str, read: Callable[..., PreparedData], reporter: Reporter
+) -> Exported:
+    """Write the graphs of a run; see `Task.export`.
+
+    Args:
+        read: what gives the data side of a recipe, as `Classification.prepared`.
+    """
     check_exported(use)
-    check_free(wishes.out)
-    opset = check_opset(wishes.opset)
-    library("onnxruntime")
+    new = NewExport(use.run, wishes)
     recipe = recipe_again(use)
     if wishes.int8 and recipe.features:
         raise ConfigError("--int8: is for the graph from pixels, and a run of a features file has none; omit it")
     other = bool(use.data or use.features)
-    prepared = prepared_of(
-        recipe.with_(shots=0), reporter, None if recipe.features else domain, task, divided=not other
-    )
-    adapter = fitted_adapter(use.run, prepared.backbone)
-    if prepared.backbone is not None:
-        adapter = adapter.to(prepared.backbone.device)
+    prepared = read(recipe.with_(shots=0), reporter, divided=not other)
+    adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     tested = rows_of_split(prepared, "test", everything=other)
     tested = tested.select(list(range(0, len(tested), -(-len(tested) // MOST_CHECKED))))
-    made = _Export(use, prepared, adapter, tested, task)
-    with new_folder(wishes.out) as folder:
-        facts, notes = made.written(folder, opset, wishes.int8, reporter)
-    return exported(wishes.out, facts, notes)
+    made = _Export(new, use.run.shown, prepared, adapter, tested, task)
+    with new.folder() as folder:
+        facts, notes = made.written(folder, reporter)
+    return new.exported(facts, notes)
 
 
 class Head(nn.Module):
@@ -136,37 +134,37 @@ class Whole(nn.Module):
 
 @dataclass
 class _Export:
-    use: Use
+    new: NewExport
+    shown: str
     prepared: Any
     adapter: Adapter
     tested: FeatureSet
     task: str
 
-    def written(self, folder: Path, opset: int, int8: bool, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
+    def written(self, folder: Path, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
         """Write and check all files; what export.json holds, and sentences for the user."""
-        facts, notes = self._facts(opset), []
+        facts, notes = self._facts(), []
         with reporter.task("Writing graphs", unit="graphs") as progress:
-            self._write(self.head_graph, folder / FILES[FEATURES], opset, facts)
+            head = self.new.write(self.head_graph, folder / FILES[FEATURES], facts)
             progress(1, 2)
             if self.pictures:
-                self._write(self.whole_graph, folder / FILES[PIXELS], opset, facts)
+                whole = self.new.write(self.whole_graph, folder / FILES[PIXELS], facts)
             progress(2, 2)
-        checks = {FEATURES: self._checked_head(Session(folder / FILES[FEATURES]))}
+        checks = {FEATURES: self._checked_head(head)}
         facts["graphs"] = {FEATURES: FILES[FEATURES]}
         if self.pictures:
             facts["graphs"][PIXELS] = FILES[PIXELS]
-            checks |= self._checked_whole(Session(folder / FILES[PIXELS]), reporter)
+            checks |= self._checked_whole(whole, reporter)
         else:
             notes.append(f"no graph from pixels: {self._why_no_pictures}")
         for name, check in checks.items():
-            if name in FILES and check.share > LARGEST_SHARE:
+            if name in FILES and not check.is_close:
                 raise CapabilityError(
-                    f"{self.use.run.shown}: the graph from {name} does not match the model, {check.words}; predict "
-                    "with the run"
+                    f"{self.shown}: the graph from {name} does not match the model, {check.words}; predict with the run"
                 )
-        if int8 and not self.pictures:
+        if self.new.wishes.int8 and not self.pictures:
             notes.append("only a graph from pixels can have 8 bits, so none was written")
-        elif int8:
+        elif self.new.wishes.int8:
             facts["int8"], checks["int8"] = self._in_8_bits(folder, reporter)
             facts["graphs"][PIXELS] = INT8
             notes.append(f"{INT8} has {facts['int8']}")
@@ -175,10 +173,9 @@ class _Export:
                     f"in 8 bits {1 - checks['int8'].same:.1%} of the answers change, more than {1 - SAME_ANSWERS:.1%}; "
                     f"{FILES[PIXELS]} beside it is in 32 bits"
                 )
-        if "files" in checks and checks["files"].share > LARGEST_SHARE:
+        if "files" in checks and not checks["files"].is_close:
             notes.append(f"predict.py prepares pictures a little differently from the domain: {checks['files'].words}")
-        facts["checks"] = {name: check.facts for name, check in checks.items()}
-        write_facts(folder, facts, {SCRIPT: STANDALONE} if self.scripted else {})
+        self.new.finish(folder, facts, checks, STANDALONE if self.scripted else None)
         return facts, notes
 
     # what is written -------------------------------------------------------------------------------------------------
@@ -189,7 +186,7 @@ class _Export:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        return Calibration.load(self.use.run.path)
+        return Calibration.load(self.new.run.path)
 
     @cached_property
     def towers(self) -> Backbone:
@@ -217,9 +214,6 @@ class _Export:
             hidden = [self.towers.hidden(pixels.to(self.towers.device)).float() for pixels in self._batches(self.items)]
             inputs["pre_projection"] = torch.cat(hidden)
         return inputs
-
-    def _write(self, graph: Graph, path: Path, opset: int, facts: dict[str, Any]) -> None:
-        graph.write(path, opset, {"vladapt": json.dumps(facts, ensure_ascii=False)})
 
     def _in_8_bits(self, folder: Path, reporter: Reporter) -> tuple[str, Agreement]:
         """Write the graph in 8 bits; where too many answers change, with 16 for what convolutions are given."""
@@ -336,27 +330,21 @@ class _Export:
 
     # what is said of it ----------------------------------------------------------------------------------------------
 
-    def _facts(self, opset: int) -> dict[str, Any]:
-        info, calibration = self.use.run.info, self.calibration
-        thresholds = self._thresholds
-        facts: dict[str, Any] = {
-            **facts_of(self.use.run),
-            "adapter": info["adapter"],
+    def _facts(self) -> dict[str, Any]:
+        calibration, thresholds = self.calibration, self._thresholds
+        return {
+            **self.new.first_facts,
+            "adapter": self.new.run.info["adapter"],
             "class_names": list(self.adapter.class_names_),
             "multilabel": bool(self.adapter.multilabel_),
             "thresholds": None if thresholds is None else thresholds.tolist(),
             "calibrated": calibration is not None,
             "coverage": {} if calibration is None else {str(c): self._least(c) for c in TABLE_COVERAGES},
             "unlike_beyond": calibration.unlike.limit if "distance" in self._outputs else None,
-            "opset": opset,
-            "licences": {"weights": "unknown", "data": (info.get("data") or {}).get("licence") or "unknown"},
+            "opset": self.new.opset,
+            **self.new.last_facts,
+            **({"preprocessing": self.transform.spec} if self.pictures else {}),
         }
-        if info["backbone"] is not None:
-            facts["backbone"] = {key: info["backbone"].get(key) for key in ("spec", "fingerprint")}
-            facts["licences"]["weights"] = info["backbone"].get("licence") or "unknown"
-        if self.pictures:
-            facts["preprocessing"] = self.transform.spec
-        return facts
 
     def _least(self, coverage: float) -> list[float]:
         """(C,) probability from which on a class is in the set of an image."""

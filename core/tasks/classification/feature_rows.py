@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...contracts.adapter import Adapter
-from ...contracts.domain import NO_PRESET, Domain
-from ...contracts.features import Batch, FeatureSet, TextClassifier
+from ...contracts.domain import Domain
+from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import DomainData, Item, Label, Labels
 from ...contracts.prepared import Counts, PreparedData, Shots
-from ...contracts.recipe import AUTO, Recipe
+from ...contracts.recipe import AUTO
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
-from ...features.batches import Extras, batches
 from ...features.files import FeatureFile, load_features
-from ...runtime.progress import Reporter, part
-from ..methods import class_indices
-from .drawing import Drawn
-from .images import prepare
+from ...recipes.data import class_indices
+from ...runtime.progress import Reporter
+from .prepared import Drawn
 
 
 @dataclass
@@ -90,15 +87,6 @@ class PreparedFeatures(Drawn):
         """The fingerprint of the backbone of the features, "" where the file does not say."""
         return self.file.features.backbone
 
-    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
-        """Rows of this file, with those of further files where the adapter needs them to predict."""
-        several = "further_backbones" in adapter.at_predict
-        further = [other.encode_items for other in self.resources.further] if several else ()
-        base = partial(self.base.logits, self) if self.base is not None else None
-        keyed = self.resources.keyed if "keys" in adapter.at_predict else None
-        keys = None if keyed is None else keyed.encode_items
-        return batches(adapter, features, Extras(self.data.items, further=further, keys=keys, base=base))
-
     def features(self, items: Sequence[Item], title: str, *how: Any, **further: Any) -> FeatureSet:
         """Rows of some items, with the parts that the file has; it holds no augmented views."""
         return self.rows(items)
@@ -152,16 +140,6 @@ class PreparedFeatures(Drawn):
         return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
 
-@part("reading the data")
-def prepared_of(
-    recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str, divided: bool = True
-) -> PreparedData:
-    """The data side of a recipe: a features file, or images and a backbone; see `prepare`."""
-    if recipe.features:
-        return prepare_features(recipe, reporter, divided)
-    return prepare(recipe, reporter, domain, task, divided)
-
-
 def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> FeatureSet:
     """The rows of a split; "all" gives every row.
 
@@ -178,46 +156,56 @@ def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> Featu
         items = prepared.data.split(split)
     else:
         raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(given))}; give one of them")
-    if prepared.backbone is None:
-        return prepared.rows(items)
     return prepared.features(items, f"{split} images")
 
 
-def prepare_features(recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedFeatures:
+def prepared_rows(
+    path: str,
+    reporter: Reporter,
+    *,
+    shots: int | None,
+    classes: Any = None,
+    preset: str = AUTO,
+    split_seed: int = 0,
+    device: str = "auto",
+    given: Mapping[str, Any] | None = None,
+    divided: bool = True,
+) -> PreparedFeatures:
     """Read a features file and split its rows; one whose rows are all for testing, or have no labels, is tested whole.
 
     Args:
-        divided: as of `prepare`.
+        shots: that are to be drawn per class; None for all.
+        classes: as `--classes` says.
+        preset: the published set that they are of, if the user says so.
+        given: resource name -> path.
+        divided: whether rows without splits are split; else they are kept whole for testing.
 
     Raises:
         DataError: the file cannot be used. CapabilityError: shots are asked for, and no row may teach.
     """
-    path = Path(recipe.features)
-    file = load_features(path)
+    file = load_features(Path(path))
     whole = file.features.labels is None or set(file.split or ()) == {"test"}
-    if whole and recipe.shots != 0:
+    if whole and shots != 0:
         why = "its rows have no labels" if file.features.labels is None else "all its rows are test rows"
         raise CapabilityError(
-            f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images (stat-a for all "
-            "images at once, zero-shot)"
+            f"--features {Path(path)}: {why}; give --shots 0 and a method that needs no labelled images (stat-a for "
+            "all images at once, zero-shot)"
         )
     every = tuple(file.classifier.class_names)
-    file = _restricted(file, recipe.classes)
-    names = tuple(file.classifier.class_names)
+    file = _restricted(file, classes)
     data = DomainData(
-        items=_as_items(file, path),
-        class_names=names,
+        items=_as_items(file, Path(path)),
+        class_names=tuple(file.classifier.class_names),
         load=_no_pixels,
-        name=path.stem,
+        name=Path(path).stem,
         kind="multilabel" if file.features.multilabel else "labels",
-        published=None if recipe.preset in (AUTO, NO_PRESET) else recipe.preset,
+        published=None if preset in (AUTO, Domain.NO_PRESET) else preset,
     )
     if whole or (not divided and len(set(file.split or ()) - {""}) < 2):
         data = data.with_items([item.with_(split="test") for item in data.items])
     else:
-        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
-    given = recipe.resources
-    return PreparedFeatures(recipe.features, file, data, reporter, recipe.device, recipe.classes, given, every)
+        data = assign_splits(data, seed=split_seed, hashes=FileHashes())
+    return PreparedFeatures(path, file, data, reporter, device, classes, given or {}, every)
 
 
 def _same_labels(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,23 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.items import DomainData, Item
+from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.serving import NoneReadable
-from ...contracts.task import Use
-from ...contracts.use import FittedRun
+from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, DataError, one_line
-from ...features.batches import PLAIN, Extras, batches, logits_of
+from ...errors import CapabilityError, one_line
+from ...features.batches import PLAIN, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
+from ...recipes.adapters import backbone_of
 from ...runtime.progress import Reporter
-from ..methods import backbone_of
-from .base_run import BaseRun
-from .explained_page import write_explanations
 from .explaining import AUTO, Explainer
-from .images import Encoding
-from .labelled_examples import labelled_in_run
-from .predictions import Predictions, check_wishes, predictions_of, probabilities_of
-from .resources import check_at_prediction, further_specs
-from .stored_run import fitted_adapter, recipe_again
+from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations
+from .prepared import Encoding, Prepared
+from .resources import BaseRun, check_at_prediction
+from .stored_run import fitted_adapter, labelled_in_run, recipe_again
 
 FEW = 8
 """Images that are encoded at once and not stored."""
@@ -122,7 +119,7 @@ class Predictor:
     def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
         """Classes of the images of a `Use`."""
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
-        logits, features, skipped = self.source(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
+        logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         item_of = {item.id: item for item in data.items}
         places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
         made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
@@ -138,10 +135,14 @@ class Predictor:
         kept = labelled_in_run(use.run, self.domain, self.task, self.recipe.reading)
         return Explainer(self.adapter, towers, *kept, transform, method)
 
-    def source(self, use: Use, data: DomainData, reporter: Reporter, **how: Any) -> Source:
-        """Images to predict; `how` are further fields of `Source`."""
+    def images(
+        self, use: Use, data: DomainData, reporter: Reporter, store: FeatureStore | None = None, **how: Any
+    ) -> NewImages:
+        """Images to predict; `how` are further fields of `NewImages`."""
         encoding, given = Encoding(use.batch_size, use.workers, self.recipe.amp), self.recipe.resources
-        return Source(self.domain.of(data), self.task, data, self.backbone, encoding, given, reporter, self.base, **how)
+        base = None if self.base is None else self.base.on_other_images()
+        of = (self.domain.of(data), self.task, data, self.backbone, store or FeatureStore(), reporter, encoding)
+        return NewImages(*of, given=given, base=base, **how)
 
     def predictions(
         self,
@@ -181,9 +182,9 @@ class RunScorer(Scorer):
 
     def score(self, data: DomainData) -> tuple[list[str], Tensor, list[tuple[str, str]]]:
         of = self.predictor
-        source = of.source(self.use, data, Reporter(quiet=True), store=self._store)
+        images = of.images(self.use, data, Reporter(quiet=True), store=self._store)
         try:
-            logits, features, skipped = source.logits(of.adapter)
+            logits, features, skipped = images.logits(of.adapter)
         except NoneReadable as error:
             return [], torch.zeros(0, len(self.class_names)), error.skipped
         probabilities = probabilities_of(self.use, of.calibration, self.class_names, logits, self.multilabel)
@@ -202,23 +203,15 @@ def _fingerprint(predictor: Predictor) -> str:
 
 
 @dataclass
-class Source:
-    """Images to predict, and how to look at them.
+class NewImages(Prepared):
+    """Images to predict, looked at like those of a fit.
 
-    Args:
-        store: of features; by default the usual one.
+    Attributes:
+        base: the run that the adapter started from, or None.
         ready: item id -> its pixels, of images that were decoded before.
     """
 
-    domain: Domain
-    task: str
-    data: DomainData
-    backbone: Backbone
-    encoding: Encoding
-    given: Mapping[str, Any]
-    reporter: Reporter
     base: BaseRun | None = None
-    store: FeatureStore | None = None
     ready: Mapping[str, Tensor] | None = None
 
     def logits(self, adapter: Adapter, stream: bool = False) -> tuple[Tensor, FeatureSet, list[tuple[str, str]]]:
@@ -230,81 +223,42 @@ class Source:
         Raises:
             DataError: nothing could be read.
         """
-        towers = adapter.adapted(self.backbone)
+        moved = on_adapted(self, adapter)
+        parts = "parts" in adapter.at_predict or self.data.part_views is not None
         with self.reporter.task("Encoding images") as progress:
-            kept = towers is self.backbone
-            parts = "parts" in adapter.at_predict or self.data.part_views is not None
-            extraction = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
+            extraction = moved.extracted(self.data.items, parts=parts, progress=progress)
         if not len(extraction.features):
             raise NoneReadable(extraction.skipped)
         features = extraction.features.with_parts() if parts else extraction.features
-        features = features.to(self.backbone.device)
-        rows = batches(adapter, features, self._extras(adapter, towers, extraction.items))
+        features = features.to(self.device)
+        rows = moved.batches(adapter, features)
         if adapter.at_predict <= PLAIN:
             return logits_of(adapter, rows, len(features), stream=stream), features, list(extraction.skipped)
         with self.reporter.task(f"Predicting with {adapter.name}") as progress:
             return logits_of(adapter, rows, len(features), progress, stream), features, list(extraction.skipped)
 
-    def _extras(self, adapter: Adapter, towers: Backbone, items: Sequence[Item]) -> Extras:
-        from ...data.detections import read_detections
-
-        boxes = self.given.get("boxes") if "boxes" in adapter.at_predict else None
-        specs = further_specs(self.given) if "further_backbones" in adapter.at_predict else []
-        keys = self.given.get("keys") if "keys" in adapter.at_predict else None
-        return Extras(
-            items=items,
-            load=self.data.load,
-            transform=self.domain.transforms(self.backbone, False, self.task),
-            encode=self._encoder(towers),
-            further=[self._encoder(self._further(spec)) for spec in specs],
-            keys=None if keys is None else self._encoder(self._further(keys)),
-            boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
-            base=None if self.base is None else self._of_base,
-            patches=self._patch_tokens(towers).read if "patch_tokens" in adapter.at_predict else None,
-        )
-
-    def _patch_tokens(self, towers: Backbone) -> PatchTokenReader:
+    @property
+    def patch_tokens(self) -> PatchTokenReader:
         """Of new images they are not stored: they are large, and looked at once."""
-        transform, how = self.domain.transforms(towers, False, self.task), asdict(self.encoding)
-        return PatchTokenReader(self.data, towers, transform, FeatureStore(keep=False), **how)
+        return replace(super().patch_tokens, store=FeatureStore(keep=False))
 
-    def _further(self, spec: str) -> Backbone:
-        return load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)
+    def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
+        """Features of some items by this backbone; how many are left to do is not shown."""
+        return self.extracted(items, tap=tap, parts=parts).features.to(self.device)
 
-    def _of_base(self, features: FeatureSet, class_names: Sequence[str]) -> Tensor:
-        """(N, C) logits of the run that the adapter started from, of the same images."""
-        source = replace(self, given=self.base.recipe.resources, base=None)
-        logits, seen, _ = source.logits(self.base.adapter)
-        if seen.ids != features.ids:
-            raise DataError(
-                f"--resource base={self.base.path}: its towers give NaN or infinity for some images; give another run"
-            )
-        return self.base.in_order(logits, class_names)
+    def on_further(self, spec: str) -> NewImages:
+        """The same images on another backbone, whose licence the fit has told."""
+        return replace(self, backbone=load_backbone(spec, str(self.device), channels=self.backbone.channels))
 
-    def _encoder(self, backbone: Backbone):
-        return lambda items, tap: self._encoded(items, backbone, tap).features
-
-    def _encoded(
-        self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
-    ) -> Extraction:
+    def extracted(self, items: Sequence[Item], *, tap: str = PROJECTED, parts: bool = False, **how: Any) -> Extraction:
+        """Features of some items; of a few at once, which are not stored."""
         at_once = not parts and (self.ready is not None or len(items) <= FEW)
-        few = self._encoded_at_once(list(items), backbone, tap) if at_once else None
-        return few or (self.store or FeatureStore(keep=keep)).get_or_compute(
-            self.data,
-            list(items),
-            backbone,
-            self.domain.transforms(backbone, False, self.task),
-            tap=tap,
-            batch_size=self.encoding.batch_size,
-            workers=self.encoding.workers,
-            amp=self.encoding.amp,
-            progress=progress,
-            parts=parts,
-        )
+        few = self._extracted_at_once(items, tap) if at_once else None
+        return few or super().extracted(items, tap=tap, parts=parts, **how)
 
-    def _encoded_at_once(self, items: list[Item], backbone: Backbone, tap: str) -> Extraction | None:
+    def _extracted_at_once(self, items: Sequence[Item], tap: str) -> Extraction | None:
         """Few images, through the tower in one batch: to look them up would cost more. None if samples have parts."""
-        transform = self.domain.transforms(backbone, False, self.task)
+        transform = self.domain.transforms(self.backbone, False, self.task)
         pixels, kept, skipped = [], [], []
         for item in items:
             try:
@@ -314,11 +268,11 @@ class Source:
                 skipped.append((item.id, one_line(error)))
         if any(each.ndim != 3 for each in pixels):
             return None
-        encode = encoder(backbone, tap, self.encoding.amp)
-        rows = encode(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, backbone.embed_dim)
+        encode = encoder(self.backbone, tap, self.encoding.amp)
+        rows = encode(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, self.backbone.embed_dim)
         finite = rows.isfinite().all(dim=1)
         skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
         kept = [item for item, good in zip(kept, finite) if good]
         ids = tuple(item.id for item in kept)
-        features = FeatureSet(rows[finite].clone(), tap=tap, ids=ids, backbone=backbone.fingerprint)
+        features = FeatureSet(rows[finite].clone(), tap=tap, ids=ids, backbone=self.backbone.fingerprint)
         return Extraction(features, kept, skipped, len(kept))

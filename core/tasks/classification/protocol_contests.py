@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.features import FeatureSet
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest
 from ...data.splits import MADE_ANEW
 from ...data.test_batches import Tasks
@@ -24,13 +24,10 @@ from ...errors import CapabilityError, ConfigError
 from ...features.batches import logits_of
 from ...registry import adapter_class, load_adapter
 from ...runtime.progress import Reporter
-from ..methods import adapter_of
-from .baselines import LARGEST_CLASS
-from .contest import ZERO_SHOT, ClassificationContest, Tested, as_uncalibrated, zero_shot_of
+from .contest import ZERO_SHOT, ClassificationContest, RepeatedSplits, Tested, as_uncalibrated
 from .feature_rows import rows_of_split
-from .fitting import fit_adapter, planned
-from .protocols import Protocol, protocol_of
-from .published_results import setting_of
+from .fitting import fit_adapter
+from .protocols import Protocol
 from .resources import check_needs
 from .scoring import score_on
 from .transfer import Transfer
@@ -38,44 +35,41 @@ from .transfer import Transfer
 QUIET = Reporter(quiet=True)
 
 
-def contest_kind(recipe: Recipe, axes: Axes) -> Callable[..., ClassificationContest]:
-    """What makes the comparison on one data set under the recipe's protocol."""
-    protocol = protocol_of(recipe)
-    if protocol is not None and protocol.transfer is not None:
+def contest_kind(protocol: Protocol, axes: Axes) -> Callable[..., ClassificationContest]:
+    """What makes the comparison on one data set under a protocol."""
+    if protocol.transfer is not None:
         return partial(SourceContest, protocol.transfer)
-    if protocol is not None and protocol.tasks:
-        return partial(TasksContest, protocol.tasks, axes.tasks)
-    return ClassificationContest
+    return partial(TasksContest, protocol.tasks, axes.tasks) if protocol.tasks else ClassificationContest
 
 
-def check_protocol(recipes: Sequence[Recipe], axes: Axes) -> None:
-    """Raise the error of a comparison that its protocol rules out."""
-    protocol = protocol_of(recipes[0])
-    if axes.tasks is not None and not (protocol is not None and protocol.tasks):
+def check_protocol(protocol: Protocol, axes: Axes, sources: int, adapters: Callable[[], Mapping[str, Adapter]]) -> None:
+    """Raise the error of a comparison that its protocol rules out.
+
+    Args:
+        sources: how many data sets are given.
+        adapters: gives name -> adapter, not fitted, of the methods that are compared.
+    """
+    if axes.tasks is not None and not protocol.tasks:
         raise ConfigError("--tasks: for --protocol transductive only; omit it")
-    if protocol is None or not (protocol.transfer or protocol.tasks):
+    if not (protocol.transfer or protocol.tasks):
         return
     for key in ("splits", "folds"):
         if getattr(axes, key) is not None:
             raise ConfigError(f"--{key}: --protocol {protocol.name} has its own test images; omit it")
-    if protocol.transfer is not None:
-        _check_targets(recipes, axes, protocol)
-
-
-def _check_targets(recipes: Sequence[Recipe], axes: Axes, protocol: Protocol) -> None:
-    """Raise the error of a comparison that is to test on other data and cannot."""
-    if len({(recipe.features, recipe.data_path) for recipe in recipes}) < 2:
+    if protocol.transfer is None:
+        return
+    if sources < 2:
         raise ConfigError(
             f"--protocol {protocol.name}: give --data at least twice; the first set is fitted on, the others are tested"
         )
     refused: dict[str, CapabilityError] = {}
-    named = [name for name in axes.adapters if name not in (ZERO_SHOT, LARGEST_CLASS)]
-    for name, adapter in planned(recipes[0], named).items():
+    planned = adapters()
+    for name, adapter in planned.items():
         try:
             protocol.transfer.check(adapter)
         except CapabilityError as error:
             refused[name] = error
-    if len(refused) == len(named):
+    if len(refused) == len(planned):
         raise next(iter(refused.values()))
 
 
@@ -89,11 +83,9 @@ class SourceContest(ClassificationContest):
 
     at_once = ""
 
-    def __init__(
-        self, transfer: Transfer, recipe: Recipe, prepared: PreparedData, adapters: Mapping[str, Adapter], repeated
-    ):
-        super().__init__(recipe, prepared, adapters, repeated)
-        self.transfer, self.source, self._planned = transfer, self.data, adapters
+    def __init__(self, transfer: Transfer, repeated: RepeatedSplits, *of: Any, **how: Any):
+        super().__init__(repeated, *of, **how)
+        self.transfer, self.source = transfer, self.data
         self.notes = [note for note in self.notes if note not in repeated.notes]
         self._kept = TemporaryDirectory(prefix="vladapt-fits-")
         self._seconds: dict[Path, float] = {}
@@ -121,8 +113,8 @@ class SourceContest(ClassificationContest):
         return load_adapter(file, prepared.backbone).to(device), self._seconds[file]
 
     def _check(self, name: str) -> None:
-        if name in self._planned and name != ZERO_SHOT:
-            self.transfer.check(self._planned[name])
+        if name in self.adapters and name != ZERO_SHOT:
+            self.transfer.check(self.adapters[name])
 
     def _file(self, name: str, shots: int | None, seed: int) -> Path:
         return Path(self._kept.name) / f"{name}-{shots}-{seed}.safetensors"
@@ -160,7 +152,7 @@ class TargetContest(Contest):
     def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         prepared, columns, seconds = self.prepared, None, 0.0
         if entry["adapter"] == ZERO_SHOT:
-            adapter = zero_shot_of(self.made.recipe, prepared, self.test)
+            adapter = self.made.zero_shot(prepared, self.test)
             if adapter is None:
                 return None
         else:
@@ -188,13 +180,11 @@ class TasksContest(ClassificationContest):
 
     at_once = "all images of a batch at once"
 
-    def __init__(
-        self, kinds: Sequence[Tasks], count: int | None, recipe: Recipe, prepared: PreparedData, adapters, repeated
-    ):
-        super().__init__(recipe, prepared, adapters, repeated)
+    def __init__(self, kinds: Sequence[Tasks], count: int | None, repeated: RepeatedSplits, *of: Any, **how: Any):
+        super().__init__(repeated, *of, **how)
         self.kinds = {kind.name: kind for kind in kinds}
         self.count, self.notes = count, [note for note in _without_splits(self.notes) if note not in repeated.notes]
-        self._planned, self._answers = adapters, {}
+        self._answers: dict[tuple[str, int], np.ndarray] = {}
         if count is not None:
             published = max(kind.count for kind in kinds)
             self.notes.append(f"{count} tasks of each kind; published results use {published}, fewer for streams")
@@ -214,7 +204,7 @@ class TasksContest(ClassificationContest):
             right = [self._answers_of(name, rows, entry["seed"]) == labels[rows] for rows in task]
             accuracies.append(float(np.mean([of.mean() for of in right])))
             batches += len(task)
-        setting = setting_of(self.recipe, self.prepared, kind.name)
+        setting = None if self.setting is None else replace(self.setting, tasks=kind.name)
         known = None if setting is None else setting.result(name, entry["shots"])
         return {
             "accuracy": float(np.mean(accuracies)),
@@ -229,7 +219,7 @@ class TasksContest(ClassificationContest):
         return []
 
     def _check(self, name: str) -> None:
-        adapter = self._planned.get(name)
+        adapter = self.adapters.get(name)
         if self.prepared.data.kind == "multilabel":
             raise CapabilityError(
                 f"--protocol {self.protocol.name}: for one label per image, and these images have several"
@@ -242,7 +232,7 @@ class TasksContest(ClassificationContest):
 
     def _answers_of(self, name: str, rows: np.ndarray, seed: int) -> np.ndarray:
         """Classes of some test images."""
-        if name in self._planned and adapter_class(name).transductive:
+        if name in self.adapters and adapter_class(name).transductive:
             return self._fitted_on(name, rows, seed)
         if (name, seed) not in self._answers:
             self._answers[name, seed] = self._fitted_on(name, np.arange(len(self.test)), seed)
@@ -251,12 +241,12 @@ class TasksContest(ClassificationContest):
     def _fitted_on(self, name: str, rows: np.ndarray, seed: int) -> np.ndarray:
         prepared, test = self.prepared, self.test.select(torch.from_numpy(rows))
         if name == ZERO_SHOT:
-            adapter = zero_shot_of(self.recipe, prepared, test)
+            adapter = self.zero_shot(prepared, test)
             if adapter is None:
                 raise CapabilityError("zero-shot: these features have no class texts")
         else:
-            adapter = adapter_of(self.recipe.with_adapter(name))
-            check_needs(self.recipe.resources, adapter, prepared.backbone)
+            adapter = deepcopy(self.adapters[name])
+            check_needs(prepared.given, adapter, prepared.backbone)
             shots = replace(self._draw(prepared, {"shots": 0, "seed": seed}), test=test)
             fit_adapter(adapter, prepared, shots, seed, QUIET)
         return logits_of(adapter, prepared.batches(adapter, test), len(test)).argmax(dim=1).cpu().numpy()

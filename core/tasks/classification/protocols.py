@@ -7,18 +7,21 @@ page.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot, published_options
+from ...backbones.specs import alias_of
+from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot
 from ...contracts.domain import Domain
-from ...contracts.recipe import ALL, Recipe
+from ...contracts.recipe import ALL
 from ...data.sampling import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
 from ...errors import UnknownNameError, did_you_mean
-from ...registry import adapter_class
-from .baselines import LARGEST_CLASS, PROBE
+from .scoring import LARGEST_CLASS, PROBE
 from .transfer import NewClasses, SharedClasses, Transfer
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -38,11 +41,11 @@ class Protocol:
         what: how it draws and chooses, in a sentence.
         used_by: whose evaluation it is, with the paper.
         val: validation images per class that choose settings: "min(k, 4)", "k", "all", or 0 for none, not even held
-            out of the shots.
+            out of the shots; None for as many as the user says.
         seeds: of a comparison.
         shots: of a comparison.
         scenario: how unequal the shots are (`core/data/sampling.py`), or None for K of each class.
-        deciding: the metric of its tables.
+        deciding: the metric of its tables; "" where the test images say which.
         baselines: methods of a comparison besides zero-shot that nobody need name.
         transfer: how a fit is tested on further data sets; None where it is tested on images of its own.
         afterwards: what follows a fit, for the user.
@@ -54,7 +57,7 @@ class Protocol:
     name: str
     what: str
     used_by: str
-    val: str | int
+    val: str | int | None
     seeds: tuple[int, ...] = (1, 2, 3)
     shots: tuple[int, ...] = SHOTS
     scenario: str | None = None
@@ -66,18 +69,39 @@ class Protocol:
     tasks: tuple[Tasks, ...] = ()
     shared: tuple[tuple[type, str, Any], ...] = AS_PUBLISHED
 
-    def val_shots(self, shots: int | None) -> int | str:
-        """Validation images per class for K shots."""
-        if self.val == MOST:
-            return ALL if shots is None else min(shots, 4)
-        if self.val == PER_SHOT:
-            return ALL if shots is None else shots
-        return self.val
+    def drawing(self, shots: int | None, val_shots: int | str | None) -> dict[str, Any]:
+        """How shots and validation images are drawn, as `draw` takes it.
+
+        Args:
+            shots: per class; None for all there are.
+            val_shots: what the user asks for, which no paper's protocol lets him.
+        """
+        if self.val is None:
+            return {"val_shots": val_shots}
+        val = self.val
+        if val in (MOST, PER_SHOT):
+            val = ALL if shots is None else min(shots, 4) if val == MOST else shots
+        return {"val_shots": val, "scenario": self.scenario, "searches": val != 0}
+
+    def notes(self, *, of_fit: bool = False) -> list[str]:
+        """What is said of it; nothing of `OWN`.
+
+        Args:
+            of_fit: of a run, which something may follow.
+        """
+        said = [f"Protocol {self.name}: {self.what}; methods with their published settings"] if self.name else []
+        return [*said, self.afterwards] if of_fit and self.afterwards else said
+
+    def prompts(self, given: Any, domain: Domain, task: str) -> tuple[Any, list[str]]:
+        """The prompts given, or the one that the protocol takes, and a sentence of it; None for the domain's."""
+        if given is not None or not self.one_prompt or (one := domain.one_template(task)) is None:
+            return given, []
+        return one, [f"One prompt, as papers use under {self.name}: {one}"]
 
     @property
-    def note(self) -> str:
-        """For the run."""
-        return f"Protocol {self.name}: {self.what}; methods with their published settings"
+    def tasks_of_fit(self) -> str:
+        """The kind of tasks that a fit is of, where the protocol has kinds: all test images at once; else ""."""
+        return self.tasks[0].name if self.tasks else ""
 
 
 _SS_TEXT = "SS-Text (arXiv 2506.17500)"
@@ -166,84 +190,107 @@ _ALL = (
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
-def drawing_of(recipe: Recipe, shots: int | None) -> dict[str, Any]:
-    """How the recipe's shots and validation images are drawn, as `draw` takes it."""
-    protocol = protocol_of(recipe)
-    if protocol is None:
-        return {"val_shots": recipe.val_shots}
-    val = protocol.val_shots(shots)
-    return {"val_shots": val, "scenario": protocol.scenario, "searches": val != 0}
+OWN = Protocol("", "shots and settings as docs/judging.md says", "", None, deciding="", shared=())
+"""Where none is asked for."""
 
 
-def protocol_of(recipe: Recipe) -> Protocol | None:
-    """The recipe's protocol, or None.
+def protocol_named(name: str | None) -> Protocol:
+    """The protocol of that name; `OWN` for None.
 
     Raises:
         UnknownNameError: no protocol of that name.
     """
-    if recipe.protocol is None:
-        return None
-    if recipe.protocol not in PROTOCOLS:
-        raise UnknownNameError(
-            f"--protocol {recipe.protocol}: no such protocol; {did_you_mean(recipe.protocol, PROTOCOLS)}"
-        )
-    return PROTOCOLS[recipe.protocol]
+    if name is None:
+        return OWN
+    if name not in PROTOCOLS:
+        raise UnknownNameError(f"--protocol {name}: no such protocol; {did_you_mean(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
 
 
-def deciding_by_protocol(recipe: Recipe) -> str:
-    """The metric that the recipe's protocol says decides; "" without a protocol."""
-    protocol = protocol_of(recipe)
-    return "" if protocol is None else protocol.deciding
+TABLE = Path(__file__).with_name("published_results.json")
+ELEVEN = "eleven"
 
 
-def templates_of(recipe: Recipe, domain: Domain, task: str) -> tuple[Any, list[str]]:
-    """The prompts given, or the one that the recipe's protocol takes, and a sentence of it; None for the domain's."""
-    protocol = protocol_of(recipe)
-    taken = protocol is not None and protocol.one_prompt and recipe.templates is None
-    if not taken or (one := domain.one_template(task)) is None:
-        return recipe.templates, []
-    return one, [f"One prompt, as papers use under {recipe.protocol}: {one}"]
-
-
-def baselines_of(recipe: Recipe) -> tuple[str, ...]:
-    """Methods of a comparison besides zero-shot that nobody need name."""
-    protocol = protocol_of(recipe)
-    return BASELINES if protocol is None else protocol.baselines
-
-
-def transfer_of(recipe: Recipe) -> Transfer | None:
-    """How the recipe's protocol tests a fit on other data; None where it does not."""
-    protocol = protocol_of(recipe)
-    return None if protocol is None else protocol.transfer
-
-
-def tasks_of_fit(recipe: Recipe) -> str:
-    """The kind of tasks that a fit is of, under a protocol that has kinds: all test images at once; else ""."""
-    protocol = protocol_of(recipe)
-    return protocol.tasks[0].name if protocol is not None and protocol.tasks else ""
-
-
-def notes_on_protocol(recipe: Recipe, *, of_fit: bool = False) -> list[str]:
-    """What is said of its protocol.
+@dataclass(frozen=True)
+class PublishedResult:
+    """One number.
 
     Args:
-        of_fit: of a run, which something may follow.
+        accuracy: a share.
+        source: where it was read.
     """
-    protocol = protocol_of(recipe)
-    if protocol is None:
+
+    accuracy: float
+    source: str
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """As a row of a comparison has it."""
+        return {"published": self.accuracy, "published_in": self.source}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a published number is of; only where all is the same are two numbers comparable.
+
+    Args:
+        backbone: the spec of a run.
+        protocol: its name.
+        set: the name of the published set, or `ELEVEN`.
+        tasks: the kind of tasks, of protocols that have several; else "".
+    """
+
+    backbone: str
+    protocol: str
+    set: str
+    tasks: str = ""
+
+    def result(self, method: str, shots: int | None) -> PublishedResult | None:
+        """The published number of a method; None where none is known."""
+        alias = alias_of(self.backbone)
+        row = _rows().get((method, alias, self.protocol, self.set, self.tasks))
+        if row is None:
+            return None
+        accuracy = row["accuracy"].get("any", row["accuracy"].get(str(shots)))
+        return None if accuracy is None else PublishedResult(accuracy / 100, row["source"])
+
+
+def results_of(backbone: str) -> list[dict[str, Any]]:
+    """All rows of a backbone, named by its alias or spec."""
+    alias = alias_of(backbone)
+    return [row for row in _table()["results"] if row["backbone"] == alias]
+
+
+def means_of(backbone: str) -> list[dict[str, Any]]:
+    """Means over sets of which we know not all, of a backbone named by its alias or spec."""
+    alias = alias_of(backbone)
+    return [row for row in _table()["means"] if row["backbone"] == alias]
+
+
+def note_on_published(setting: Setting | None, method: str, shots: int | None, accuracy: float | None) -> list[str]:
+    """What a run says of the published number beside its own."""
+    result = None if setting is None or accuracy is None else setting.result(method, shots)
+    if result is None:
         return []
-    return [protocol.note, *([protocol.afterwards] if of_fit and protocol.afterwards else [])]
+    points = f"{100 * (accuracy - result.accuracy):+.1f}".replace("-", "−")
+    return [
+        f"published for {method} under {setting.protocol} on {setting.set}, mean over seeds: {result.accuracy:.1%} "
+        f"({result.source}); this run differs by {points} points"
+    ]
 
 
-def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe whose methods have the options of papers, where it has a protocol and nobody gave others."""
-    protocol = protocol_of(recipe)
-    if protocol is None:
-        return recipe
-    options: dict[str, Any] = dict(recipe.adapters)
-    for name in names:
-        shared = published_options(adapter_class(name), protocol.shared)
-        given = recipe.with_adapter(name).adapter_options
-        taken = {key: value for key, value in shared.items() if key not in given}
-        options[name] = {**taken, **(options.get(name) or {})}
-    return recipe.with_(adapters=options)
+def are_eleven(sets: Iterable[str | None]) -> bool:
+    """Whether these are the sets of the few-shot protocol, each once."""
+    sets = list(sets)
+    return len(sets) == len(set(sets)) and set(sets) == set(_table()["eleven"])
+
+
+@lru_cache(maxsize=1)
+def _rows() -> dict[tuple[str, ...], dict[str, Any]]:
+    keys = ("method", "backbone", "protocol", "set")
+    return {(*(row[key] for key in keys), row.get("tasks", "")): row for row in _table()["results"]}
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, Any]:
+    return json.loads(TABLE.read_text(encoding="utf-8"))

@@ -4,30 +4,113 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...contracts.judgement import Place
-from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...confidence.calibration import Calibration
+from ...contracts.judgement import Findings, JudgedClassifier, Place
+from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
+from ...metrics.significance import wilson_interval
 from ...runs import run_sections as shared
-from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT
+from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...runs.measures import MEASURES
-from ...runs.run_sections import Report
+from ...runs.run_sections import Report, few_groups, small_test_set
 from ...runs.sections import (
     Cell,
     ConfusionSection,
     HeadlineSection,
     Measure,
+    MistakeSection,
     Number,
     TableSection,
     Track,
     VerdictSection,
     plural,
 )
-from .mistakes import mistakes_section
-from .results import ClassificationResults
-from .warnings import commonest, warnings_of
+from .explaining import Explain, SamplePictures
+
+
+@dataclass(kw_only=True)
+class ClassificationResults:
+    """What the report is made of.
+
+    Attributes:
+        info: as in run.json; what it lacks is left out of the page.
+        class_names: C names.
+        labels: (N,) class indices of the test images, or (N, C) 0/1/NaN.
+        zero_shot_logits: (N, C), or None where zero-shot means nothing.
+        adapted_logits: (N, C).
+        metrics: as in metrics.json.
+        ids: N names of test images; may be empty.
+        thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
+        skipped: (file, reason) of all that was left out.
+        calibration: what confidences are made with, or None.
+        findings: of the judgements, whose sections stand where these say.
+        further: sections of a task of a domain's own.
+        explain: why the mistakes were made; None: not explained.
+    """
+
+    info: dict[str, Any]
+    class_names: Sequence[str]
+    labels: Tensor
+    zero_shot_logits: Tensor | None
+    adapted_logits: Tensor
+    metrics: dict[str, Any]
+    ids: Sequence[str] = ()
+    thumbnails: Callable[[int], np.ndarray] | None = None
+    skipped: Sequence[tuple[str, str]] = ()
+    calibration: Calibration | None = None
+    findings: Findings = field(default_factory=lambda: Findings({}))
+    further: Sequence[Any] = ()
+    explain: Explain | None = None
+
+    @classmethod
+    def of(
+        cls, judged: JudgedClassifier, findings: Findings, info: dict[str, Any], **further: Any
+    ) -> ClassificationResults:
+        """Of a scored model.
+
+        Args:
+            further: fields that do not follow from these.
+        """
+        scores = judged.scores
+        return cls(
+            info=info,
+            class_names=list(judged.class_names),
+            labels=scores.labels,
+            zero_shot_logits=scores.zero_shot_logits,
+            adapted_logits=scores.adapted_logits,
+            metrics=scores.metrics,
+            calibration=judged.calibration,
+            findings=findings,
+            **further,
+        )
+
+    @property
+    def confident_logits(self) -> Tensor:
+        """(N, C) adapted logits whose softmax or sigmoids are the confidences that users see."""
+        return self.adapted_logits if self.calibration is None else self.calibration.scaling.logits(self.adapted_logits)
+
+    @cached_property
+    def compared(self) -> Comparison:
+        """The adapted model and its baselines."""
+        return Comparison.from_json(self.metrics)
+
+    @property
+    def multilabel(self) -> bool:
+        return self.labels.ndim == 2
+
+    @property
+    def pictures(self) -> SamplePictures:
+        return SamplePictures(self.thumbnails, self.ids)
+
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -284,3 +367,92 @@ import vladapt
 predictor = vladapt.load_run({json.dumps(folder, ensure_ascii=False)})
 for row in predictor.predict(["image.png"]).rows():
     print(row)"""
+
+
+FEW_OF_CLASS = 30
+LISTED = 6
+
+
+def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
+    """What must not be overlooked when reading the scores."""
+    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
+    sentences += few_groups(found.test_groups, found.test_images)
+    if labels.ndim == 2:
+        return sentences + _of_several_labels(found)
+    classes = len(class_names)
+    low = (found.intervals.get(ZERO_SHOT) or [1.0])[0]
+    if found.zero_shot and low <= 1 / classes:
+        sentences.append(
+            f"Zero-shot cannot be told from guessing among {classes} classes ({1 / classes:.1%}): its prompts do not "
+            "tell these classes apart, so what the adapted model knows comes from the labelled images."
+        )
+    name, share = commonest(labels, class_names)
+    accuracy = found.adapted["accuracy"]
+    if accuracy <= share:
+        sentences.append(
+            f"Always answering “{name}”, the most common class, would be right on {share:.1%} of the test images; the "
+            f"adapted model is right on {accuracy:.1%}. Look at the balanced accuracy."
+        )
+    return sentences
+
+
+def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Classes of which the test set has so few images that nothing can be said of them."""
+    if labels.ndim == 2:
+        counts = ((labels == 1).sum(dim=0)).tolist()
+    else:
+        counts = torch.bincount(labels.long(), minlength=len(class_names)).tolist()
+    few = sorted((count, name) for count, name in zip(counts, class_names) if 0 < count < FEW_OF_CLASS)
+    if not few:
+        return []
+    listed = ", ".join(f"{name} ({count})" for count, name in few[:LISTED])
+    more = f" and {len(few) - LISTED} more" if len(few) > LISTED else ""
+    low, high = wilson_interval(few[0][0], few[0][0])
+    return [
+        f"Fewer than {FEW_OF_CLASS} test images: {listed}{more}. With {plural(few[0][0], 'image')}, even if all are "
+        f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."
+    ]
+
+
+def _of_several_labels(found: Comparison) -> list[str]:
+    sentences = []
+    interval = found.intervals.get(ZERO_SHOT)
+    if interval and interval[0] <= 0.5:
+        sentences.append(
+            "Zero-shot cannot be told from guessing (an AUROC of 0.5): what the adapted model knows comes from the "
+            "labelled images."
+        )
+    blank = [key.split("/", 1)[1] for key, v in found.adapted.items() if key.startswith("auroc/") and v is None]
+    if blank:
+        sentences.append(f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}.")
+    return sentences
+
+
+def commonest(labels: Tensor, class_names: Sequence[str]) -> tuple[str, float]:
+    """The commonest class of the test set and its share."""
+    counts = torch.bincount(labels.long(), minlength=len(class_names))
+    return class_names[int(counts.argmax())], float(counts.max()) / max(1, len(labels))
+
+
+MISTAKES = 12
+
+
+def mistakes_section(results: ClassificationResults) -> MistakeSection:
+    """Those that it is surest of, each with its picture where there are any."""
+    names, scores = results.class_names, (results.confident_logits, results.labels)
+    if results.multilabel:
+        answers = None if results.calibration is None else results.calibration.answers(results.adapted_logits)
+        said = ("absent", "present")
+        wrong = [
+            (m, m.label, f"{names[m.label]}: {said[m.present]}", said[not m.present])
+            for m in top_label_mistakes(*scores, MISTAKES, answers)
+        ]
+    else:
+        wrong = [(m, m.predicted, names[m.true], names[m.predicted]) for m in top_mistakes(*scores, MISTAKES)]
+    pictures = results.pictures
+    shown = [(*pictures.of(m.index), true, called, m.confidence) for m, _, true, called in wrong]
+    strips, pictured = bool(shown) and pictures.in_parts, results.thumbnails is not None
+    reasons, note = [], ""
+    if shown and results.explain is not None:
+        reasons, note = results.explain([(m.index, target) for m, target, _, _ in wrong])
+    return MistakeSection("Most confident mistakes", shown, pictured, strips, reasons, note)

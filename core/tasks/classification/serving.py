@@ -15,7 +15,7 @@ from ...confidence.calibration import TABLE_COVERAGES
 from ...contracts.domain import Domain
 from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
-from ...contracts.task import Use
+from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...explanation.nearest import LabelledImages
@@ -119,9 +119,9 @@ class ServedRun(Served):
 
         data = replace(samples[0].source.data, items=[sample.source.item for sample in samples], load=load)
         pixels = {sample.id: sample.prepared for sample in samples} if ready else None
-        source = self.predictor.source(self.use, data, Reporter(quiet=True), store=self._store, ready=pixels)
+        images = self.predictor.images(self.use, data, Reporter(quiet=True), store=self._store, ready=pixels)
         try:
-            logits, features, skipped = source.logits(self.predictor.adapter)
+            logits, features, skipped = images.logits(self.predictor.adapter)
         except NoneReadable as error:
             skipped = error.skipped
         else:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...contracts.adapter import Adapter
+import torch
+
+from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain
+from ...contracts.features import FeatureSet
+from ...contracts.items import Decoded, DomainData, Item
+from ...contracts.judgement import JudgedClassifier, Scores
+from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
-from ...contracts.task import Use
-from ...contracts.use import FittedRun
-from ...errors import ConfigError, DataError
+from ...contracts.use import FittedRun, Use
+from ...data.sampling import class_counts, short_classes
+from ...data.unlabelled import images_of
+from ...data.verify import FileHashes
+from ...errors import ConfigError, DataError, VladaptError
+from ...explanation.nearest import Example, LabelledImages, kept_rows
+from ...recipes.data import split_counts
 from ...registry import load_adapter
-from ...runs.redaction import LEFT_OUT
-from .base_run import place_of_base
+from ...runs.evaluations import digests_of, image_digest, kept_digests
+from ...runs.folder import Run
+from ...runs.redaction import LEFT_OUT, Redaction
+from ...runs.sections import choice, in_words
 
 CLASS_FILES = (".txt", ".json")
 
@@ -87,3 +104,278 @@ def fitted_adapter(run: FittedRun, backbone: Backbone | None) -> Adapter:
     if list(adapter.class_names_) != run.info["class_names"]:
         raise DataError(f"{run.shown}: run.json and adapter.safetensors have different classes; copy the run again")
     return adapter
+
+
+def place_of_base(info: Mapping[str, Any], beside: Path) -> str | None:
+    """Where the base of a stored run lies: where it was at the fit or, if it is not there, beside that run; None where
+    the run has none.
+
+    Args:
+        info: what run.json of the run that started from it holds.
+        beside: the folder of that run.
+    """
+    if not info.get("base"):
+        return None
+    place = Path(str(info["base"].get("path")))
+    moved = beside.absolute().parent / place.name
+    return str(moved if not place.exists() and moved.exists() else place)
+
+
+def labelled_of(
+    prepared: PreparedData, adapter: Adapter, shots: Shots, val_taught: bool = False
+) -> LabelledImages | None:
+    """The labelled images that an adapter was fitted on, by the towers that it predicts with.
+
+    Args:
+        val_taught: whether it learned from the val of the draw too.
+
+    Returns:
+        None where it learned from no labelled image, or the towers that it trained see nothing in one.
+    """
+    parts = [part for part in (shots.support, shots.val if val_taught else None) if part is not None and len(part)]
+    if not parts or any(part.labels is None for part in parts):
+        return None
+    features, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("features", "labels"))
+    ids = tuple(name for part in parts for name in part.ids)
+    learned = FeatureSet(features, labels, tuple(prepared.class_names), ids=ids)
+    rows = kept_rows(len(learned))
+    kept, moved = learned.select(list(rows)), on_adapted(prepared, adapter)
+    if moved is not prepared:
+        counts = replace(prepared.counts)
+        seen = moved.of_ids(kept.ids)
+        prepared.counts.computed, prepared.counts.cached = counts.computed, counts.cached  # no image is new to it
+        if len(seen) != len(kept):
+            return None
+        kept = replace(kept, features=seen.features)
+    return LabelledImages.of(kept, rows, len(learned), prepared.class_names)
+
+
+def placed(
+    labelled: LabelledImages, prepared: PreparedData, info: Mapping[str, Any], redacts: bool = False
+) -> LabelledImages:
+    """The labelled images as a run keeps them: with where each lies and what it shows, or with numbers for names.
+
+    Args:
+        info: run.json, before anything is redacted.
+        redacts: whether the run names and shows no image.
+    """
+    if redacts:
+        return labelled.redacted(Redaction.of(prepared.data, info["skipped"]))
+    if prepared.backbone is None:  # rows of a file have no pictures
+        return labelled
+    known, splits = info.get("digests") or {}, info["splits"]
+    digests = {name: digest for part, of in known.items() if part in splits for name, digest in zip(splits[part], of)}
+    items = {item.id: item for item in prepared.data.items}
+    path = info["data"]["path"]
+    chosen = [_below(items[name], path) for name in labelled.ids]
+    return labelled.with_places(chosen, [digests.get(name, "") for name in labelled.ids])
+
+
+def _below(item: Item, path: str) -> Item:
+    """The image with its file as it is found from the data."""
+    if path == SAMPLE:  # drawn by the domain, wherever that is installed
+        return item.with_(source=Path())
+    folder = _folder_of(path)
+    return item.with_(source=item.source.relative_to(folder)) if item.source.is_relative_to(folder) else item
+
+
+def _folder_of(path: str) -> Path:
+    """The data themselves, or where the file lies that lists them."""
+    return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
+def labelled_in_run(
+    run: FittedRun, domain: Domain | None, task: str, reading: Mapping[str, Any]
+) -> tuple[LabelledImages | None, Callable[[Example], Decoded | None]]:
+    """The labelled images that a run keeps, or None, and what decodes their pictures.
+
+    Args:
+        reading: options of the domain's reader.
+    """
+    labelled = LabelledImages.load(run.path)
+    if labelled is None:
+        return None, lambda example: None
+    return labelled, LabelledPictures(run, domain, task, labelled, reading).load
+
+
+@dataclass
+class LabelledPictures:
+    """Pictures of the labelled images of a run; those that are gone, or show something else by now, are None.
+
+    Args:
+        run: its folder.
+        domain: whose reader decodes them; None of a run of features.
+        reading: options of the reader.
+    """
+
+    run: FittedRun
+    domain: Domain | None
+    task: str
+    labelled: LabelledImages
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    _hashes: FileHashes = field(default_factory=FileHashes, init=False, repr=False)
+    _of_sample: DomainData | None = field(default=None, init=False, repr=False)
+
+    def load(self, example: Example) -> Decoded | None:
+        """The decoded image of one of them, (H, W, 3) or (T, H, W, 3), or None."""
+        position = self.labelled.position(example.row)
+        if position is None or self.labelled.places is None or self.domain is None:
+            return None
+        place = self.labelled.places[position]
+        try:
+            return self._decoded(Item(example.id, Path(place["source"]), dict(place["decode"])), place["digest"])
+        except (VladaptError, OSError, KeyError, TypeError, ValueError):  # the last three where a run was tampered with
+            return None
+
+    def path_of(self, source: str) -> Path:
+        """Where the file of a picture is found from here."""
+        found = Path(located(self.run, str((self.run.info.get("data") or {}).get("path") or "")))
+        return Path(located(self.run, source)) if Path(source).is_absolute() else _folder_of(str(found)) / source
+
+    def _decoded(self, item: Item, digest: str) -> Decoded | None:
+        if (self.run.info.get("data") or {}).get("path") == SAMPLE:
+            self._of_sample = self._of_sample or self.domain.sample(self.task)
+            return self._of_sample.load(item)
+        item = item.with_(source=self.path_of(str(item.source)))
+        data = images_of(self.domain, [item.source], self.reading)
+        if "digest" in item.decode:  # of an array: it must be one that the file has, not one that the run only names
+            known = item.decode in [each.decode for each in data.items]
+        else:
+            known = image_digest(item, self._hashes) == digest
+        return data.load(item) if known else None
+
+
+PREDICTIONS = "predictions.csv"
+"""Of a run whose test rows have no labels."""
+
+
+def notes_of(
+    prepared: PreparedData, shots: int | None, further: list[str], drawn: Shots, scenario: str | None = None
+) -> list[str]:
+    """Sentences for the user, each once.
+
+    Args:
+        shots: images per class that were asked for, None for all.
+        further: said by the fit and what came after it.
+        scenario: how unequal the shots were to be, or None.
+    """
+    of_base = [] if prepared.base is None else prepared.base.notes(prepared)
+    notes, train = [*prepared.notes, *further, *of_base], prepared.data.split("train")
+    classes = len(prepared.class_names)
+    short = {} if shots is None else short_classes(train, shots, num_classes=classes)
+    if scenario is not None:
+        counts = class_counts(drawn.items, classes)
+        none = ", ".join(name for name, count in zip(prepared.class_names, counts) if not count)
+        notes.append(f"Images drawn per class: {min(counts)} to {max(counts)}" + (f"; none of {none}" if none else ""))
+    elif short:
+        listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
+        notes.append(f"Fewer than {shots} training images, all used: {listed}.")
+    if shots and len(train) > 1.5 * len(drawn.support):
+        notes.append(f"{len(drawn.support)} of {len(train)} labelled training images were used; --shots all uses all.")
+    if drawn.test.labels is not None and len(drawn.test) < 100:
+        notes.append(f"The test set has {len(drawn.test)} images; with fewer than 100 the interval is wide.")
+    return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
+
+
+def facts_of_model(prepared: PreparedData, adapter: Adapter, place: str) -> dict[str, Any]:
+    """What run.json says of a method and of what it was fitted on.
+
+    Args:
+        place: of the data, as it was given.
+    """
+    return {
+        "task": prepared.task,
+        "adapter": adapter.name,
+        "adapter_options": adapter.options,
+        "transductive": adapter.transductive,
+        "backbone": _backbone_facts(prepared, adapter),
+        "data": {
+            "name": prepared.data.name,
+            "path": place,
+            "kind": prepared.data.kind,
+            "licence": prepared.data.licence,
+            "counts": split_counts(prepared.data),
+        },
+        "class_names": list(prepared.class_names),
+        "templates": list(prepared.templates),
+        **({} if prepared.base is None else {"base": prepared.base.facts}),
+    }
+
+
+def facts_of_fit(prepared: PreparedData, report: FitReport, shots: Shots) -> dict[str, Any]:
+    """What run.json says of a fit and of what was drawn for it."""
+    of = {"support": shots.support, "val": shots.val, "test": shots.test}
+    ids = {split: [] if features is None else list(features.ids or ()) for split, features in of.items()}
+    by_id = {item.id: item for item in prepared.data.items}
+    taught = {split: [by_id[name] for name in ids[split]] for split in ("support", "val")}
+    return {
+        "fit": report.to_dict(),
+        "splits": ids,
+        "digests": kept_digests(taught, digests_of),
+        "skipped": facts_of_skipped(prepared),
+    }
+
+
+def facts_of_skipped(prepared: PreparedData) -> list[list[str]]:
+    """(File, reason) of what was left out while reading and while encoding, each once."""
+    left_out = [(str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]]
+    return [list(pair) for pair in dict.fromkeys(left_out)]
+
+
+def _backbone_facts(prepared: PreparedData, adapter: Adapter) -> dict[str, Any] | None:
+    """What run.json says of the backbone; the fingerprint of trained towers only where there are any."""
+    backbone = prepared.backbone
+    if backbone is None:
+        return None
+    towers = adapter.adapted(backbone)
+    trained = {} if towers is backbone else {"adapted_fingerprint": towers.fingerprint}
+    facts = {name: getattr(backbone, name) for name in ("spec", "fingerprint", "licence", "image_size")}
+    return {**facts, **trained}
+
+
+def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:
+    """The object that `vladapt fit --json` prints."""
+    return {
+        "run": str(run.path),
+        **{key: info[key] for key in ("domain", "task", "adapter")},
+        "backbone": None if info["backbone"] is None else info["backbone"]["spec"],
+        **{key: info[key] for key in ("shots", "seed")},
+        **scores.metrics,
+        "seconds": round(seconds, 3),
+    }
+
+
+def answers_table(judged: JudgedClassifier, ids: Sequence[str], with_truth: bool) -> str:
+    """A CSV with a row per image: id, what it was called, with the confidence; of several labels a probability each.
+
+    Args:
+        ids: of the scored images, in the order of the scores.
+        with_truth: whether a column says what each is, where that is known and it has one label.
+    """
+    logits, labels, names = judged.scores.adapted_logits.float(), judged.scores.labels, list(judged.class_names)
+    several, text = labels is not None and labels.ndim == 2, io.StringIO(newline="")
+    plain = logits.sigmoid() if several else logits.softmax(dim=1)
+    probs = plain if judged.calibration is None else judged.calibration.probabilities(logits)
+    writer = csv.writer(text, lineterminator="\n")
+    if several:
+        writer.writerow(["id", *names])
+        writer.writerows([name, *(f"{value:.6f}" for value in row)] for name, row in zip(ids, probs.tolist()))
+        return text.getvalue()
+    confidences, called = (each.tolist() for each in probs.max(dim=1))
+    truth = [[]] * len(called)
+    if with_truth:
+        truth = [[""]] * len(called) if labels is None else [[names[label]] for label in labels.tolist()]
+    writer.writerow(["id", *(["true"] if with_truth else []), "label", "confidence"])
+    rows = zip(ids, truth, called, confidences)
+    writer.writerows([name, *true, names[label], f"{sure:.6f}"] for name, true, label, sure in rows)
+    return text.getvalue()
+
+
+def log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) -> list[str]:
+    """What log.txt says."""
+    lines = [f"{key}: {info[key]}" for key in ("created", "domain", "task", "adapter", "shots", "seed")]
+    lines += [f"options: {in_words(info['adapter_options'])}", choice(report)]
+    lines += [f"note: {note}" for note in info["notes"]]
+    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
+    lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted") if metrics[side] is not None]
+    return [line for line in lines if line]

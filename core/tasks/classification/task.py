@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,73 +12,98 @@ from typing import Any, ClassVar
 
 from rich.console import Group
 
-from ...contracts.adapter import Adapter
+from ...backbones.load import announced
+from ...contracts.adapter import Adapter, FitReport
+from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
-from ...contracts.items import Item
+from ...contracts.items import DomainData
 from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import Recipe
+from ...contracts.recipe import AUTO, Recipe
 from ...contracts.serving import Serving
-from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
-from ...contracts.use import Exported, ExportWishes
-from ...data.verify import FileHashes, content_key
+from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
+from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
-from ...features.table import canonical_json
+from ...features.store import FeatureStore
+from ...recipes.adapters import (
+    adapter_of,
+    as_published,
+    backbone_of,
+    check_hooks,
+    check_named,
+    check_shots,
+    encoding_batch_size,
+    planned,
+    trains_towers,
+    with_fresh_views,
+    with_published,
+    without_shots,
+)
+from ...recipes.data import classes_of_data, has_labels, on_target, place_of_data, read_data
 from ...registry import catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find, is_place
 from ...runs.comparison import Comparison
-from ...runs.folder import RUNS, Run
+from ...runs.folder import RUNS, Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
-from ...runtime.files import kept_checkpoints
+from ...runtime.files import kept_checkpoints, write_whole
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
 from ...training.log import keep_logs
-from ..methods import adapter_of, check_hooks, check_named, trains_towers, with_published
-from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
-from .baselines import LARGEST_CLASS, PROBE, PROBE_FILE
-from .contest import ZERO_SHOT
+from .contest import ZERO_SHOT, RepeatedSplits
+from .explaining import explained_mistakes, picture_in
 from .exporting import export_run
-from .feature_rows import prepared_of
+from .feature_rows import prepared_rows
 from .fitting import (
-    PREDICTIONS,
-    Fitted,
+    Augmentation,
+    augmentation_of,
+    check_novel,
     fit_adapter,
-    info_of,
-    log_lines,
-    notes_of,
+    fit_key,
+    notes_on_augmentation,
     parts_wanted,
-    planned,
     refitted,
     refuse_early,
-    results_of,
-    scored,
-    summary_of,
-    write_predictions,
 )
-from .kept_model import heard, judged_without_labels, turned_down_words
-from .labelled_examples import labelled_of, placed
-from .mistakes import explained_mistakes, picture_in
 from .predictor import Predictor, RunScorer
+from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
-from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
-from .published_results import ELEVEN, are_eleven, note_on_published, setting_of
-from .repeated_splits import RepeatedSplits
-from .report import classification_report
+from .protocols import ELEVEN, OWN, Setting, are_eleven, note_on_published, protocol_named
+from .report import ClassificationResults, classification_report
 from .resources import check_resources
-from .scoring import metrics_table, predictions_table
+from .scoring import (
+    LARGEST_CLASS,
+    PROBE,
+    PROBE_FILE,
+    ClassificationFit,
+    Fitted,
+    fitted_probe,
+    fitted_zero_shot,
+    judged_without_labels,
+    metrics_table,
+    predictions_table,
+    score_on,
+    turned_down_words,
+)
 from .serving import ServedRun
-from .stored_run import recipe_again
-from .transfer import on_target
-from .unlabelled import Unlabelled, check_shots, has_labels, without_shots
+from .stored_run import (
+    PREDICTIONS,
+    answers_table,
+    facts_of_fit,
+    facts_of_model,
+    labelled_of,
+    log_lines,
+    notes_of,
+    placed,
+    recipe_again,
+    summary_of,
+)
 from .use import evaluate_run, predict_with_run
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
 OF_FEATURES = frozenset({"features"})
-SHOTS = (1, 2, 4, 8, 16)
-SEEDS = (1, 2, 3)
 
 
 class Classification(Task):
@@ -113,8 +137,8 @@ class Classification(Task):
     def filled(self, recipe: Recipe) -> Recipe:
         """The domain's adapter where none is named."""
         recipe = super().filled(recipe)
-        if (protocol := protocol_of(recipe)) is not None and not recipe.gave("shots"):
-            recipe = recipe.with_(shots=protocol.shots[-1])
+        if recipe.protocol is not None and not recipe.gave("shots"):
+            recipe = recipe.with_(shots=protocol_named(recipe.protocol).shots[-1])
         if recipe.adapter_name is None:
             name = "auto" if self.domain is None else self.domain.default_adapter
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
@@ -130,10 +154,10 @@ class Classification(Task):
         return taken if trains_towers(recipe.adapter_name) else taken - {"generic"}
 
     def check(self, recipe: Recipe) -> None:
-        protocol = protocol_of(recipe)
-        if protocol is not None and protocol.tasks and recipe.gave("shots") and recipe.shots != 0:
+        protocol = protocol_named(recipe.protocol)
+        if protocol.tasks and recipe.gave("shots") and recipe.shots != 0:
             raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
-        if protocol is not None and (recipe.gave("val_shots") or recipe.refit):
+        if protocol is not OWN and (recipe.gave("val_shots") or recipe.refit):
             raise ConfigError(
                 f"--protocol {recipe.protocol} decides on which images settings are chosen; omit --val-shots and "
                 "--refit"
@@ -143,27 +167,31 @@ class Classification(Task):
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
         if recipe.out and Path(recipe.out).is_file():
             raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
+        if recipe.judge_views and recipe.features:
+            raise ConfigError("--set judge_views: views need images, which a features file does not have; omit it")
         check_hooks(recipe)
 
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
-        started = time.monotonic()
+        started, protocol = time.monotonic(), protocol_named(recipe.protocol)
         check_named(recipe, [recipe.adapter_name])
-        recipe = as_published(recipe, [recipe.adapter_name])
+        recipe = as_published(recipe, [recipe.adapter_name], protocol.shared)
         recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
-        check_resources(recipe.resources, [adapter], heard(recipe, adapter))
+        judged = adapter.label_free and recipe.judge and not recipe.shots
+        check_resources(recipe.resources, [adapter], frozenset({"further_backbones"} if judged else ()))
         check_shots(recipe, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe = without_shots(recipe, prepared.data, adapter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
-        refuse_early(recipe, adapter, prepared, self.name)
-        augmentation = augmentation_of(adapter, recipe, prepared)
-        said = [*notes_on_protocol(recipe, of_fit=True), *said]
-        said += notes_on_augmentation({adapter.name: augmentation})
-        how = {"views": augmentation.views, "augment": augmentation.transform}
-        how |= {"parts": parts_wanted(adapter), "check": adapter.check_parts}
-        shots = prepared.draw(recipe.shots, recipe.seed, **how, **drawing_of(recipe, recipe.shots))
+        if recipe.novel:
+            check_novel(adapter, self._left_out(recipe, prepared))
+        refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
+        augmentation = augmentations_of(recipe, prepared, {adapter.name: adapter})
+        said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation(augmentation)]
+        drawn = {"shots": recipe.shots, **augmentation[adapter.name].of_draw, "parts": parts_wanted(adapter)}
+        drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
+        shots = prepared.draw(seed=recipe.seed, **drawn)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             place = TrainingPlace(folder, bool(recipe.resume and folder), hooks=recipe.custom_hooks)
             with part("fit"):
@@ -171,18 +199,79 @@ class Classification(Task):
                 if recipe.refit:
                     adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
             with part("judging"):
-                done = scored(recipe, prepared, adapter, report, shots, self, reporter)
-                done, shots = judged_without_labels(recipe, prepared, done, shots, self, reporter)
-                drawn = {"shots": recipe.shots, **how, **drawing_of(recipe, recipe.shots)}
+                scored = partial(self._scored, recipe, prepared)
+                done = scored(adapter, report, shots, reporter)
+                if recipe.judge and protocol is OWN:
+                    done, shots = judged_without_labels(done, shots, recipe.judge_views, scored)
                 done.judged = replace(done.judged, shots=shots, drawn=drawn)
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
                 done.notes += [*said, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
-    def prepared(self, recipe: Recipe, reporter: Reporter):
-        """The data side of a settled recipe: what is drawn, encoded and named."""
-        return prepared_of(recipe, reporter, self.domain, self.name)
+    @part("reading the data")
+    def prepared(self, recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedData:
+        """The data side of a settled recipe: what is drawn, encoded and named.
+
+        Args:
+            divided: whether data without splits are split; else they are kept whole for testing.
+
+        Raises:
+            DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
+        """
+        if not recipe.features:
+            return prepared_images(recipe, reporter, self.domain, self.name, divided)
+        names = ("shots", "classes", "preset", "split_seed", "device")
+        how = {name: getattr(recipe, name) for name in names}
+        return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+
+    def _left_out(self, recipe: Recipe, prepared: PreparedData) -> list[str]:
+        """Names of the classes that `classes` leaves out."""
+        images = prepared.domain is not None
+        every = read_data(recipe, prepared.domain, self.name).class_names if images else prepared.all_class_names
+        seen = set(prepared.class_names)
+        return [name for name in every if name not in seen]
+
+    def _unseen(self, recipe: Recipe, prepared: PreparedData) -> PreparedData:
+        """The data of those classes."""
+        return self.prepared(recipe.with_(classes=self._left_out(recipe, prepared)), Reporter(quiet=True))
+
+    def _scored(
+        self,
+        recipe: Recipe,
+        prepared: PreparedData,
+        adapter: Adapter,
+        report: FitReport,
+        shots: Shots,
+        reporter: Reporter,
+    ) -> Fitted:
+        """Zero-shot and the adapted model on the test set, with all judgements that fit nothing again."""
+        zero_shot, protocol = fitted_zero_shot(shots.support, prepared.classifier), protocol_named(recipe.protocol)
+        options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
+        probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
+        scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
+        judged = ClassificationFit.of(
+            prepared,
+            adapter,
+            shots.test,
+            scores,
+            prepared.class_names,
+            at=FIT,
+            seed=recipe.seed,
+            split_seed=recipe.split_seed,
+            reporter=reporter,
+            workers=recipe.workers,
+            amp=recipe.amp,
+            generic=recipe.generic,
+            deciding=protocol.deciding,
+            novel=partial(self._unseen, recipe, prepared) if recipe.novel else None,
+            report=report,
+            shots=shots,
+            refitted=recipe.refit,
+        )
+        findings = Findings(judgements_of(self))
+        notes = findings.add([each for each in judges_at(self, FIT, recipe.task_options) if not each.refits], judged)
+        return Fitted(adapter, report, scores, notes, judged, findings, probe)
 
     def further_sections(self, prepared: PreparedData, scores: Scores) -> list[Any]:
         """Sections of the report that a task of a domain's own adds; they name no image."""
@@ -195,7 +284,7 @@ class Classification(Task):
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
             raise CapabilityError(f"{use.run.shown}: made from a features file; give --features")
-        return evaluate_run(use, self, reporter)
+        return evaluate_run(use, self, self.prepared, reporter)
 
     def predict(self, use: Use, reporter: Reporter):
         reading = recipe_again(use).reading if self.own_files and not use.explain else {}
@@ -213,13 +302,13 @@ class Classification(Task):
         return ServedRun(use, self.domain, self.name, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
-        return export_run(use, wishes, self.domain, self.name, reporter)
+        return export_run(use, wishes, self.name, self.prepared, reporter)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
         names, shots, seeds = _names(recipe, axes), _shots(recipe, axes), _seeds(recipe, axes)
-        protocol = protocol_of(recipe)
-        if protocol is not None and protocol.tasks:
+        protocol = protocol_named(recipe.protocol)
+        if protocol.tasks:
             of = [{"adapter": name, "shots": 0, "seed": seed} for seed in seeds for name in names]
             return [{**each, "tasks": kind.name} for kind in protocol.tasks for each in of]
         without = {name for name, adapter in planned(recipe, _learned(names)).items() if adapter.label_free}
@@ -235,7 +324,8 @@ class Classification(Task):
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         names = _learned(_names(recipe, axes))
         check_named(recipe, names)
-        recipe = with_fresh_views(as_published(recipe, names), names)
+        protocol = protocol_named(recipe.protocol)
+        recipe = with_fresh_views(as_published(recipe, names, protocol.shared), names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         counts = _shots(recipe, axes)
@@ -248,10 +338,18 @@ class Classification(Task):
         if prepared.base is not None:
             prepared.base.check_classes(prepared.class_names)
         towers = any(trains_towers(name) for name in names)
-        published = recipe.protocol is not None and not axes.folds
-        asked = axes.splits or (1 if published else None)
+        asked = axes.splits or (1 if protocol is not OWN and not axes.folds else None)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
-        contest = contest_kind(recipe, axes)(recipe, prepared, adapters, splits)
+        contest = contest_kind(protocol, axes)(
+            splits,
+            adapters,
+            augmentations_of(recipe, prepared, adapters),
+            protocol=protocol,
+            setting=setting_of(recipe, prepared),
+            val_shots=recipe.val_shots,
+            refit=recipe.refit,
+            seed=recipe.seed,
+        )
         contest.note_readers(adapters, counts)
         contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
@@ -261,11 +359,13 @@ class Classification(Task):
     def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
         """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
         tested."""
-        check_protocol(recipes, axes)
+        named = [name for name in axes.adapters or () if name not in (ZERO_SHOT, LARGEST_CLASS)]
+        read = len({(recipe.features, recipe.data_path) for recipe in recipes})
+        check_protocol(protocol_named(recipes[0].protocol), axes, read, partial(planned, recipes[0], named))
         sources: dict[str, SourceContest] = {}
         for recipe in recipes:
             if recipe.backbone in sources:
-                target = prepared_of(on_target(recipe), reporter, self.domain, self.name)
+                target = self.prepared(on_target(recipe), reporter)
                 yield TargetContest(sources[recipe.backbone], target)
                 continue
             contest = self.contest(recipe, axes, reporter)
@@ -305,7 +405,8 @@ class Classification(Task):
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
         """The folder of a fit's checkpoints; None for an adapter that keeps none."""
         if "pixels" in adapter.needs:
-            runs, key = Path(recipe.out or RUNS), fit_key(recipe, adapter, prepared, shots)
+            of = (recipe.seed, recipe.shots, recipe.refit)
+            runs, key = Path(recipe.out or RUNS), fit_key(adapter, prepared, shots, *of)
             with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
                 yield folder
             return
@@ -326,25 +427,40 @@ class Classification(Task):
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers"]
         reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
-        setting = setting_of(recipe, prepared, tasks_of_fit(recipe))
+        protocol = protocol_named(recipe.protocol)
+        setting = setting_of(recipe, prepared, protocol.tasks_of_fit)
         published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
         unscored = unscored if done.scores.labels is None else []
         turned_down = turned_down_words(done.scores.metrics)
         further = [*done.notes, *published, *done.report.notes, *turned_down, *unscored]
-        scenario = drawing_of(recipe, recipe.shots).get("scenario")
-        notes = notes_of(prepared, recipe.shots, further, shots, scenario)
-        info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
+        notes = notes_of(prepared, recipe.shots, further, shots, protocol.scenario)
+        info = {
+            "created": now(),
+            "domain": recipe.domain,
+            **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
+            "shots": recipe.shots,
+            "seed": recipe.seed,
+            **facts_of_fit(prepared, done.report, shots),
+            "notes": notes,
+            "encoded_images": prepared.counts.computed,
+            "stored_images": prepared.counts.cached,
+            "seconds": round(seconds, 3),
+            "versions": versions(),
+            "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
+        }
         if done.judge is not None:
             info["judge"] = done.judge
         info |= done.findings.facts
         further = self.further_sections(prepared, done.scores)
-        rows, shown = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
-        explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *shown)
-        results = replace(results_of(prepared, info, done), further=further, explain=explain)
-        plain_info = info
-        if (hidden := self.hidden(recipe, prepared, info)) is not None:
-            info = hidden
-            results = replace(results_of(prepared, info, done), thumbnails=None, further=results.further)
+        plain_info, hidden, shown = info, self.hidden(recipe, prepared, info), {}
+        if hidden is None:
+            rows, pictures = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
+            explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *pictures)
+            shown = {"thumbnails": prepared.thumbnail, "explain": explain}
+        info = hidden or info
+        ids, skipped = info["splits"]["test"], [tuple(pair) for pair in info["skipped"]]
+        of = {"ids": ids, "skipped": skipped, "further": further, **shown}
+        results = ClassificationResults.of(done.judged, done.findings, info, **of)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
@@ -356,7 +472,7 @@ class Classification(Task):
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
             if done.scores.labels is None:
-                write_predictions(run.path / PREDICTIONS, info, done)
+                write_whole(run.path / PREDICTIONS, answers_table(done.judged, ids, with_truth=False))
             else:
                 write_report(run.path, classification_report(results, run.path))
         return FitResult(
@@ -366,7 +482,7 @@ class Classification(Task):
             done.scores.metrics,
             summary_of(run, info, done.scores, seconds),
             info["notes"],
-            [tuple(pair) for pair in info["skipped"]],
+            skipped,
             prepared.counts.computed,
             prepared.counts.cached,
         )
@@ -378,7 +494,7 @@ def _names(recipe: Recipe, axes: Axes) -> list[str]:
         raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
     for name in [name for name in axes.adapters if not is_place(name)]:
         find(name, catalogue.adapters(), "adapter")
-    return list(dict.fromkeys([ZERO_SHOT, *baselines_of(recipe), *axes.adapters]))
+    return list(dict.fromkeys([ZERO_SHOT, *protocol_named(recipe.protocol).baselines, *axes.adapters]))
 
 
 def _learned(names: Sequence[str]) -> list[str]:
@@ -386,30 +502,55 @@ def _learned(names: Sequence[str]) -> list[str]:
 
 
 def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
-    protocol = protocol_of(recipe)
-    if protocol is not None and protocol.tasks and any(axes.shots or ()):
+    protocol = protocol_named(recipe.protocol)
+    if protocol.tasks and any(axes.shots or ()):
         raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
-    return axes.shots or ((recipe.shots,) if recipe.gave("shots") else SHOTS if protocol is None else protocol.shots)
+    return axes.shots or ((recipe.shots,) if recipe.gave("shots") else protocol.shots)
 
 
 def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
-    protocol = protocol_of(recipe)
-    return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS if protocol is None else protocol.seeds)
+    return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else protocol_named(recipe.protocol).seeds)
 
 
-def fit_key(recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots) -> str:
-    """16 hex digits that say what a training learns from what."""
-    options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
-    parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots, recipe.refit]
-    parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
-    hashes = FileHashes()
-    unlabelled = Unlabelled.of(adapter, prepared, shots).items
-    read = [shots.items, shots.val_items, *([unlabelled] if unlabelled else [])]
-    parts += [[_content(item, hashes) for item in items] for items in read]
-    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
+def augmentations_of(
+    recipe: Recipe, prepared: PreparedData, adapters: Mapping[str, Adapter]
+) -> dict[str, Augmentation]:
+    """How the images of each method are augmented."""
+    given = {name: recipe.with_adapter(name).adapter_options for name in adapters}
+    published = recipe.protocol is not None
+    return {name: augmentation_of(adapter, prepared, given[name], published) for name, adapter in adapters.items()}
 
 
-def _content(item: Item, hashes: FileHashes) -> list[Any]:
-    label = item.class_label()
-    one, several = (None, label) if isinstance(label, tuple) else (label, None)
-    return [content_key(item, hashes), one, repr(several)]
+def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:
+    """What numbers of a recipe are of, in the words of papers; None where none can be the same: without a protocol, on
+    a set that was not recognised, on some of its classes, with other prompts or settings than its own, with images of
+    another size, or from a features file, which does not say by which model it was made."""
+    others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
+    options = [key for key in recipe.given if key.startswith(("adapter.", "adapters")) and key != "adapter.name"]
+    changed = any(each is not None for each in others) or recipe.preset != AUTO or bool(options)
+    if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
+        return None
+    return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
+
+
+def prepared_images(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divided: bool = True) -> Prepared:
+    """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
+    the backbone (its model is built only when it runs).
+
+    Raises:
+        DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
+    """
+    data = with_preset(classes_of_data(recipe, domain, task), domain, recipe.preset)
+    data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
+    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task)
+    data = replace(data, notes=[*data.notes, *said])
+    prepared = on_backbone(recipe, domain, task, data, reporter)
+    announced(prepared.backbone, reporter.info)
+    return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
+
+
+def on_backbone(recipe: Recipe, domain: Domain, task: str, data: DomainData, reporter: Reporter) -> Prepared:
+    """Data of a domain on the recipe's backbone."""
+    encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
+    of = (domain.of(data), task, data, backbone_of(recipe, domain), FeatureStore(), reporter, encoding)
+    return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import NO_PRESET
-from ...contracts.recipe import AUTO, Recipe
 from ...errors import CapabilityError, DataError, did_you_mean
 from ...prompts.classifier import spoken
 from ...registry import adapter_class, catalogue
@@ -116,9 +114,3 @@ class Columns:
 
 def _plain(name: str) -> str:
     return spoken(name).casefold()
-
-
-def on_target(recipe: Recipe) -> Recipe:
-    """The recipe as it reads a target: all its classes, its own prompts, and no shots, as nothing is fitted there."""
-    preset = recipe.preset if recipe.preset == NO_PRESET else AUTO
-    return recipe.with_(classes=None, preset=preset, shots=0)

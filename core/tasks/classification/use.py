@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,46 +13,50 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
+from ...contracts.items import Item
 from ...contracts.judgement import EVAL, Evaluated, Findings
-from ...contracts.prepared import PreparedData, on_adapted
-from ...contracts.task import TRUST, Task, Use
-from ...contracts.use import FittedRun
+from ...contracts.prepared import PreparedData
+from ...contracts.task import TRUST, Task
+from ...contracts.use import FittedRun, Use
 from ...errors import CapabilityError, DataError
+from ...recipes.data import on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at
-from ...runs.evaluations import digests_of, in_the_fit
+from ...runs.evaluations import digests_of, in_the_fit, make_folder
+from ...runs.folder import now
+from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
+from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
-from ...runtime.files import claimed
+from ...runtime.files import claimed, write_whole
 from ...runtime.progress import Reporter
-from ..methods import place_of_data
-from .baselines import PROBE_FILE
-from .evaluation import write_evaluation
-from .feature_rows import prepared_of, rows_of_split
-from .fitting import ClassificationFit
-from .labelled_examples import labelled_in_run
-from .mistakes import explained_mistakes
+from .explaining import Explain, explained_mistakes
+from .feature_rows import rows_of_split
 from .predictions import Predictions, check_wishes
 from .predictor import Predictor
-from .protocols import deciding_by_protocol, transfer_of
+from .protocols import protocol_named
+from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
-from .scoring import fitted_zero_shot, score_on
-from .stored_run import fitted_adapter, recipe_again
-from .transfer import on_target
+from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
+from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
 
 STREAMING = "streaming.lock"
 
 
-def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
+def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], reporter: Reporter) -> Evaluated:
     """Scores of a run on a split; see `Task.evaluate`.
+
+    Args:
+        read: what gives the data side of a recipe, as `Classification.prepared`.
 
     Raises:
         DataError: the data does not fit the run. CapabilityError: another backbone than that of the run.
     """
     recipe, source, domain = recipe_again(use), use.data or use.features or "", task.domain
-    transfer = transfer_of(recipe) if source else None
+    protocol = protocol_named(recipe.protocol)
+    transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task.name, divided=not source)
-    adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
+    prepared = read(recipe, reporter, divided=not source)
+    adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
     judges = judges_at(task, EVAL, {**use.judging, **{key: getattr(use, key) for key in TRUST}})
@@ -62,7 +66,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
         prepared.base.check_is(use.run.info.get("base") or {})
     _check_same_backbone(adapter, prepared, source)
     chosen = rows_of_split(prepared, use.split, everything=bool(source))
-    probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
+    probe = probe_of(use.run, prepared.backbone, prepared.device)
     if transfer is None or tuple(prepared.class_names) == tuple(adapter.class_names_):
         scored, columns, names = adapter, None, adapter.class_names_
         chosen = _in_order_of(chosen, prepared.class_names, names, str(source))
@@ -71,22 +75,19 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
     scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, columns=columns)
-    judged = ClassificationFit(
+    judged = ClassificationFit.of(
+        prepared,
+        scored,
+        chosen,
+        scores,
+        names,
         at=EVAL,
         seed=recipe.seed,
         split_seed=recipe.split_seed,
         reporter=reporter,
-        before=prepared.backbone,
-        after=on_adapted(prepared, scored).backbone,
-        metrics=scores.metrics,
         run=use.run.path,
         run_info=use.run.info,
-        adapter=scored,
-        prepared=prepared,
-        test=chosen,
-        class_names=names,
-        scores=scores,
-        deciding=deciding_by_protocol(recipe),
+        deciding=protocol.deciding,
         columns=columns,
         own_classes=names is adapter.class_names_,
     )
@@ -101,7 +102,7 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
         in_fit=in_the_fit(use.run.info, lambda: digests_of(items)),
         metrics=scores.metrics,
         notes=notes or None,
-        skipped=[list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))],
+        skipped=facts_of_skipped(prepared),
     )
     if use.out is not None and is_main():
         explain = None
@@ -109,15 +110,62 @@ def evaluate_run(use: Use, task: Task, reporter: Reporter) -> Evaluated:
             labelled, picture_of = labelled_in_run(use.run, domain, task.name, recipe.reading)
             decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
             explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
-        of = (Path(use.out), use.run, prepared, place_of_data(recipe), items, scores, result)
-        how = {"calibration": judged.calibration, "findings": findings, "redact": use.redact, "explain": explain}
-        write_evaluation(*of, class_names=names, **how)
+        place = place_of_data(recipe)
+        write_evaluation(Path(use.out), use.run, judged, place, items, result, findings, use.redact, explain)
     return result
 
 
-def _left_out(prepared: PreparedData) -> list[tuple[str, str]]:
-    """What could not be read, and what could not be encoded."""
-    return [*prepared.data.skipped, *prepared.skipped]
+def write_evaluation(
+    folder: Path,
+    run: FittedRun,
+    judged: ClassificationFit,
+    place: str,
+    items: Sequence[Item],
+    result: Evaluated,
+    findings: Findings,
+    redact: bool = False,
+    explain: Explain | None = None,
+) -> None:
+    """predictions.csv and, where there are labels, report.html.
+
+    Args:
+        judged: the data that was scored, and the scores.
+        place: where the data lie, as it was given.
+        items: the images, in the order of the scores.
+        result: of the evaluation.
+        findings: of the judgements.
+        redact: write numbers for names, and no pictures.
+        explain: what says why the mistakes were made, as of `ClassificationResults`.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    make_folder(folder)
+    data, skipped, images = judged.prepared.data, result.skipped, judged.prepared.backbone is not None
+    hidden = Redaction.of(data, skipped) if redact else None
+    ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
+    write_whole(folder / PREDICTIONS, answers_table(judged, ids, with_truth=True))
+    if judged.labels is None:
+        return
+    facts = {"name": data.name, "path": place, "kind": data.kind}
+    if hidden is not None:
+        facts |= {"name": NO_NAME, "path": LEFT_OUT}
+        skipped = hidden.pairs(skipped)
+    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.notes or ()]
+    of = {"class_names": list(judged.class_names), "data": {**facts, "licence": data.licence}, "notes": notes}
+    results = ClassificationResults.of(
+        judged,
+        findings,
+        {**run.info, "created": now(), **of},
+        ids=ids,
+        thumbnails=(lambda row: data.load(items[row])) if images and not redact else None,
+        skipped=[tuple(pair) for pair in skipped],
+        explain=explain,
+    )
+    report = classification_report(results, run.shown)
+    origin = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
+    lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=origin))
 
 
 def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -> Adapter | None:
@@ -170,13 +218,9 @@ def _alone(run: FittedRun) -> Iterator[None]:
         marker.close()
 
 
-def _device_of(prepared: PreparedData) -> torch.device:
-    return prepared.backbone.device if prepared.backbone is not None else prepared.device
-
-
 def _check_same_backbone(adapter: Adapter, prepared: PreparedData, source: str) -> None:
     """Features files may say which backbone made them."""
-    made_by = "" if prepared.backbone is not None else prepared.file.features.backbone
+    made_by = "" if prepared.backbone is not None else prepared.made_by
     if made_by and adapter.backbone_ and made_by != adapter.backbone_:
         raise CapabilityError(
             f"--features {source}: made by backbone {made_by}, the run by {adapter.backbone_}; use that one"

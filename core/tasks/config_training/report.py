@@ -14,13 +14,13 @@ from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.use import FittedRun
+from ...recipes.data import split_counts
 from ...runs import run_sections as shared
 from ...runs.evaluations import make_folder
 from ...runs.folder import now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
-from ..methods import split_counts
 
 FEW_OBJECTS = 30
 LISTED = 6

@@ -23,10 +23,11 @@ from ...contracts.domain import Evaluation
 from ...contracts.items import SPLITS, DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
-from ...contracts.task import Axes, Contest, FitResult, Task, Use
-from ...contracts.use import FittedRun
+from ...contracts.task import Axes, Contest, FitResult, Task
+from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
+from ...recipes.data import place_of_data, read_data, readable_samples, split_counts, split_samples
 from ...recipes.resolve import resolve
 from ...runs.evaluations import digests_of, in_the_fit, kept_digests
 from ...runs.folder import RUNS, Run, now, versions
@@ -37,7 +38,6 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
-from ..methods import place_of_data, read_data, readable_samples, split_counts, split_samples
 from .kept_plan import check_run, kept_of
 from .registered import registered_only, running
 from .report import config_training_report, metrics_of, scores_table, summaries_table, write_evaluation

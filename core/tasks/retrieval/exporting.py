@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +14,14 @@ from ...contracts.domain import Domain
 from ...contracts.task import Use
 from ...contracts.use import Exported, ExportWishes
 from ...errors import CapabilityError, ConfigError, DataError
-from ...export.agreement import LARGEST_SHARE, Agreement
-from ...export.folder import Session, facts_of, library
-from ...export.graph import Graph, check_opset
-from ...export.package import check_free, exported, new_folder, write_facts
+from ...export.agreement import Agreement
+from ...export.folder import Session
+from ...export.graph import Graph
+from ...export.package import NewExport
+from ...recipes.adapters import backbone_of
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again
-from ..methods import backbone_of
 from .encoding import distinct_images
 
 IMAGES, TEXTS = "images", "texts"
@@ -69,9 +67,7 @@ def export_towers(
     """
     if wishes.int8:
         raise ConfigError("--int8: towers of a retrieval run are exported in 32 bits; omit it")
-    check_free(wishes.out)
-    opset = check_opset(wishes.opset)
-    library("onnxruntime")
+    new = NewExport(use.run, wishes)
     recipe = recipe_again(use)
     backbone = backbone_of(recipe, domain)
     towers = searched(load_adapter(use.run.adapter_path, backbone).adapted(backbone))
@@ -86,32 +82,32 @@ def export_towers(
             f"{use.run.shown}: a sample has several pictures, which no graph can take; index with the run"
         )
     tokens = towers.tokenize([text for _, pair in rows for text in pair.captions])
-    facts = _facts(use, towers, transform, opset)
-    with new_folder(wishes.out) as folder:
+    facts = _facts(new, towers, transform)
+    sessions = {}
+    with new.folder() as folder:
         for module, name, inputs in (
             (ImageTower(towers), IMAGES, {"pixels": torch.stack(pixels[:2])}),
             (TextTower(towers), TEXTS, {"tokens": tokens[:2]}),
         ):
             with reporter.task(f"Writing the tower of {name}", unit="graphs"):
                 inputs = {key: value.to(towers.device) for key, value in inputs.items()}
-                Graph(module, inputs, ["features"]).write(folder / FILES[name], opset, {"vladapt": json.dumps(facts)})
-        check = _agreement(folder, towers, torch.stack(pixels), tokens)
-        if check.share > LARGEST_SHARE:
+                sessions[name] = new.write(Graph(module, inputs, ["features"]), folder / FILES[name], facts)
+        check = _agreement(sessions, towers, torch.stack(pixels), tokens)
+        if not check.is_close:
             raise CapabilityError(
                 f"{use.run.shown}: the graphs do not match the towers, {check.words}; index with the run"
             )
-        facts["checks"] = {"towers": check.facts}
-        write_facts(folder, facts, {})
-    return exported(wishes.out, facts)
+        new.finish(folder, facts, {"towers": check})
+    return new.exported(facts)
 
 
 @torch.no_grad()
-def _agreement(folder: Path, towers: Backbone, pixels: Tensor, tokens: Tensor) -> Agreement:
+def _agreement(sessions: dict[str, Session], towers: Backbone, pixels: Tensor, tokens: Tensor) -> Agreement:
     """Of the cosines (N, M) of images and texts."""
-    images, texts = Session(folder / FILES[IMAGES]), Session(folder / FILES[TEXTS])
     whole = ImageTower(towers).eval(), TextTower(towers).eval()
     sides = []
-    for module, session, key, rows in zip(whole, (images, texts), ("pixels", "tokens"), (pixels, tokens)):
+    for module, name, key, rows in zip(whole, (IMAGES, TEXTS), ("pixels", "tokens"), (pixels, tokens)):
+        session = sessions[name]
         by_model = torch.cat([module(some.to(towers.device)).cpu() for some in _some(rows)])
         by_graph = torch.cat([torch.from_numpy(session(**{key: some.numpy()})["features"]) for some in _some(rows)])
         sides.append((by_model, by_graph))
@@ -123,21 +119,16 @@ def _some(rows: Tensor) -> Iterator[Tensor]:
     return (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
 
 
-def _facts(use: Use, towers: Backbone, transform: Any, opset: int) -> dict[str, Any]:
-    info = use.run.info
+def _facts(new: NewExport, towers: Backbone, transform: Any) -> dict[str, Any]:
     return {
-        **facts_of(use.run),
-        "adapter": info["adapter"],
+        **new.first_facts,
+        "adapter": new.run.info["adapter"],
         "graphs": dict(FILES),
-        "opset": opset,
+        "opset": new.opset,
         "dims": towers.embed_dim,
         "logit_scale": float(towers.logit_scale),
         "context_length": towers.context_length,
         "tokenizer": TOKENS.format(length=towers.context_length),
         "preprocessing": transform.spec,
-        "backbone": {key: info["backbone"].get(key) for key in ("spec", "fingerprint")},
-        "licences": {
-            "weights": info["backbone"].get("licence") or "unknown",
-            "data": (info.get("data") or {}).get("licence") or "unknown",
-        },
+        **new.last_facts,
     }

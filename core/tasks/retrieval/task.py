@@ -13,15 +13,15 @@ from ...contracts.backbone import Backbone
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
-from ...contracts.task import Use
-from ...contracts.use import Exported, ExportWishes
+from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError
+from ...recipes.adapters import adapter_of, adapter_options, backbone_of
+from ...recipes.data import read_data
 from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
-from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
 from ..tower_training.task import TowerTraining
 from .exporting import export_towers

@@ -16,8 +16,11 @@ from typing import Any, ClassVar
 from ...contracts.backbone import Backbone
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ...contracts.recipe import Recipe
-from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...contracts.task import Axes, Contest, FitResult, Task
+from ...contracts.use import Use
 from ...errors import CapabilityError, ConfigError
+from ...recipes.adapters import adapter_of, check_hooks, check_named
+from ...recipes.data import place_of_data
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
@@ -31,7 +34,6 @@ from ...training.checkpoints import newest_step
 from ...training.log import FILE, keep_logs, read_log
 from ...training.objective import parse_losses
 from ..classification.stored_run import recipe_again
-from ..methods import adapter_of, check_hooks, check_named, place_of_data
 from .fitted import ZERO_SHOT, DataFacts, FittedTowers, Training, saved_model, towers_of
 
 SEEDS = (1, 2, 3)

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ....core.contracts import Boxes, DomainData, Item
-from ....core.data import IMAGE, VERIFY_ALL_UP_TO, Format, format_of, licence_of, loader, locate, shown
+from ....core.data import (
+    IMAGE,
+    VERIFY_ALL_UP_TO,
+    Box,
+    Format,
+    ItemCollector,
+    ListedImage,
+    format_of,
+    locate,
+    shown,
+)
 from ....core.errors import DataError
 from .outlines import corners_of, valid_outline
 
@@ -28,50 +38,6 @@ OTHER_SIZE = "Images of another size than their annotation says; boxes are taken
 JOINED = "Images listed twice, their boxes joined"
 IGNORED = "Boxes that are neither trained on nor counted (crowds, difficult objects)"
 EMPTY = "Images without a box, kept as background"
-
-
-@dataclass(frozen=True)
-class Box:
-    """One annotated object.
-
-    Args:
-        name: its class.
-        corners: x0, y0, x1, y1 in pixels; None takes those of the outline.
-        outline: polygons or an encoding, as written, or None.
-        ignored: neither an example nor a mistake to find it.
-    """
-
-    name: str
-    corners: Corners | None
-    outline: Any = None
-    ignored: bool = False
-
-
-@dataclass(frozen=True)
-class ListedImage:
-    """An image as an annotation file lists it.
-
-    Args:
-        name: its path as listed.
-        listed_in: the annotation file, for messages.
-        roots: folders the path may be relative to.
-        boxes: annotated objects.
-        split: "train", "val", "test" or "".
-        size: (width, height) as the annotation says, or None.
-        absent: names of classes that were looked for and are not there; None where all classes were looked for.
-        partial: names of classes of which not every box is drawn.
-        relative: whether corners and outlines are shares of width and height.
-    """
-
-    name: str
-    listed_in: Path
-    roots: tuple[Path, ...]
-    boxes: tuple[Box, ...]
-    split: str = ""
-    size: tuple[int, int] | None = None
-    absent: tuple[str, ...] | None = None
-    partial: tuple[str, ...] = ()
-    relative: bool = False
 
 
 @dataclass
@@ -113,17 +79,10 @@ def boxes_of(box_set: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainDat
     if not any(item.target.boxes for item in items):
         raise DataError(f"{box_set.folder}: no usable box in {len(items)} images{_dropped(counts)}; annotate some")
     counts[EMPTY] += sum(not item.target.boxes for item in items)
-    return DomainData(
-        items=items,
-        class_names=tuple(box_set.class_names),
-        load=loader(formats),
-        kind="boxes",
-        name=box_set.folder.resolve().name,
-        skipped=[*box_set.skipped, *reading.skipped],
-        notes=[*box_set.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)],
-        licence=licence_of(box_set.folder),
-        frequency=box_set.frequency,
-    )
+    notes = [*box_set.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)]
+    what = {"kind": "boxes", "notes": notes, "frequency": box_set.frequency}
+    collector = ItemCollector(items, [*box_set.skipped, *reading.skipped])
+    return collector.data_set(box_set.folder, formats, box_set.class_names, **what)
 
 
 def annotated_boxes(item: Item) -> Boxes:

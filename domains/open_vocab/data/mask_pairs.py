@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....core.data import IMAGE, SPLIT_FOLDERS, Format, ItemCollector, folders, format_of, shown, voc_splits, walk
+from ....core.data import IMAGE, SPLIT_FOLDERS, Format, ItemCollector, VocSet, folders, format_of, shown, walk
 from ....core.errors import DataError
 from .mask_tables import MaskTable, ade_table, cityscapes_table, voc_table
 
@@ -99,7 +99,7 @@ def _pairs(
     of_name = Counter(key[-1] for key in by_key)
     by_name = {key[-1]: mask for key, mask in by_key.items() if of_name[key[-1]] == 1}
     image_names = Counter(_key(image, image_folder)[-1] for image in images)
-    listed = voc_splits(root, "Segmentation")
+    listed = VocSet.splits(root, "Segmentation")
     pairs, used = [], set()
     for image in images:
         key = _key(image, image_folder)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import DomainData, Item, Mask
-from ....core.data import IMAGE, Format, ItemCollector, decode_values, format_of, licence_of, loader, shown, visible
+from ....core.data import IMAGE, Format, ItemCollector, decode_values, format_of, shown, visible
 from ....core.errors import DataError
 from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes
@@ -162,17 +162,8 @@ def _from_masks(
             f"{folder}: no mask holds a listed class: stored are {', '.join(map(str, sorted(unlisted)[:10]))}, "
             f"listed are {', '.join(map(str, list(getattr(table, chosen))[:10]))}; correct {_source(beside)}"
         )
-    return DomainData(
-        items=items,
-        class_names=table.names,
-        load=loader(formats),
-        kind="masks",
-        name=folder.resolve().name,
-        skipped=collector.skipped,
-        notes=notes,
-        licence=licence_of(folder),
-        load_mask=reader,
-    )
+    what = {"kind": "masks", "load_mask": reader, "notes": notes}
+    return collector.data_set(folder, formats, table.names, items=items, **what)
 
 
 def _look(pair: Pair, colours: bool, formats: Sequence[Format]) -> _Seen:

@@ -9,10 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ....core.data import IMAGE, SPLIT_FOLDERS, Format, ItemCollector, format_of, shown, stays_inside, walk
+from ....core.data import (
+    IMAGE,
+    SPLIT_FOLDERS,
+    Box,
+    Format,
+    ItemCollector,
+    ListedImage,
+    format_of,
+    shown,
+    stays_inside,
+    walk,
+)
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import read_text, read_yaml
-from .boxes import Box, BoxSet, ListedImage
+from .boxes import BoxSet
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "classes.names")
 IMAGE_FOLDER_NAMES = ("images", "JPEGImages")

@@ -7,7 +7,6 @@ predict.py.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,20 +23,7 @@ from torch import Tensor, nn
 from ....core.contracts import DomainData, Exported, ExportWishes, Item, Use
 from ....core.data import IMAGE_SUFFIXES
 from ....core.errors import CapabilityError, ConfigError
-from ....core.export import (
-    LARGEST_SHARE,
-    SCRIPT,
-    Agreement,
-    Graph,
-    Session,
-    check_free,
-    check_opset,
-    exported,
-    facts_of,
-    library,
-    new_folder,
-    write_facts,
-)
+from ....core.export import Agreement, Graph, NewExport, Session
 from ....core.runtime import Reporter
 from ....core.tasks import quiet, registered_only, running
 from ..data.items_file import to_uint8
@@ -109,36 +95,32 @@ def export_run(
     model = form.model
     if wishes.int8:
         raise ConfigError("--int8: detectors and segmentors are only exported in 32 bits; omit it")
-    check_free(wishes.out)
-    opset = check_opset(wishes.opset)
-    library("onnxruntime")
+    new = NewExport(use.run, wishes)
     try:
         form.check()
         data = read()
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
-        with new_folder(wishes.out) as folder, quiet(), registered_only(), running(use.run):
-            facts = _facts(use, model, form, opset)
+        with new.folder() as folder, quiet(), registered_only(), running(use.run):
+            facts = _facts(new, model, form)
             noise = _noise(model)
             graph = form.graph(noise[0])
             with reporter.task("Writing the graph"), sizes_by_strides():
-                graph.write(folder / FILE, opset, {"vladapt": json.dumps(facts, ensure_ascii=False)})
-            ask = Session(folder / FILE)
+                ask = new.write(graph, folder / FILE, facts)
             away = [_away(graph.module, ask, pixels) for pixels in noise]
             with reporter.task("Comparing answers") as progress:
                 checks = _checks(form, graph.module, ask, _answered(model, data, items, progress), data, facts, away)
             worst = checks["pixels"]
-            if worst.share > LARGEST_SHARE or worst.same < LEAST_SAME:
+            if not worst.is_close or worst.same < LEAST_SAME:
                 raise CapabilityError(
                     f"the graph does not answer as the model does, {worst.words}; predict with the run"
                 )
-            facts["checks"] = {name: check.facts for name, check in checks.items()}
             scripted = facts["preprocessing"] is not None
-            files = {SCRIPT: form.script, "pictures.py": "pictures.py"} if scripted else {}
-            write_facts(folder, facts, {name: SCRIPTS / of for name, of in files.items()})
+            files = (SCRIPTS / form.script, [SCRIPTS / "pictures.py"]) if scripted else ()
+            new.finish(folder, facts, checks, *files)
     except CapabilityError as error:
         raise CapabilityError(f"{use.run.shown}: {error}") from error
     notes = [] if scripted else ["the config prepares images in its own way, so there is no predict.py"]
-    return exported(wishes.out, facts, notes)
+    return new.exported(facts, notes)
 
 
 @contextmanager
@@ -268,20 +250,15 @@ def _type(transform: Mapping[str, Any]) -> str:
     return str(transform["type"]).rpartition(".")[2]
 
 
-def _facts(use: Use, model: nn.Module, form: Form, opset: int) -> dict[str, Any]:
-    info = use.run.info
+def _facts(new: NewExport, model: nn.Module, form: Form) -> dict[str, Any]:
     return {
-        **facts_of(use.run),
+        **new.first_facts,
         "model": type(model).__name__,
         "class_names": list(known_names(model)),
         "graphs": {"model": FILE},
         **form.facts,
-        "opset": opset,
+        "opset": new.opset,
         "sizes": f"height and width in multiples of {_multiple(model)}",
         "preprocessing": _preprocessing(model),
-        "backbone": {key: info["backbone"].get(key) for key in ("spec", "fingerprint")},
-        "licences": {
-            "weights": info["backbone"].get("licence") or "unknown",
-            "data": (info.get("data") or {}).get("licence") or "unknown",
-        },
+        **new.last_facts,
     }

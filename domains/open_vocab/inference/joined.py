@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....core.contracts import WHOLE, DomainData, Item
+from ....core.contracts import DomainData, Item
 from .predictions import PredictedBoxes
 
 SHARED = 0.5
@@ -39,14 +39,14 @@ def pictures_of(pairs: Iterator[tuple[Item, Any]]) -> Iterator[tuple[str, tuple[
 
 def picture_id(item: Item) -> str:
     """The id of a window's picture, or an item's own."""
-    return item.id.rpartition("#")[0] if WHOLE in item.decode else item.id
+    return item.id.rpartition("#")[0] if Item.WHOLE in item.decode else item.id
 
 
 def whole_pictures(data: DomainData) -> dict[str, Item]:
     """Id of each picture -> the item that shows it whole."""
     pictures = {}
     for item in data.items:
-        parts = ("window", "box", WHOLE) if WHOLE in item.decode else ()
+        parts = ("window", "box", Item.WHOLE) if Item.WHOLE in item.decode else ()
         decode = {key: value for key, value in item.decode.items() if key not in parts}
         pictures.setdefault(picture_id(item), item.with_(id=picture_id(item), decode=decode))
     return pictures
@@ -172,7 +172,7 @@ def falling(length: int) -> torch.Tensor:
 
 
 def _size_of_whole(item: Item) -> tuple[int, int] | None:
-    return tuple(item.decode[WHOLE]) if WHOLE in item.decode else None
+    return tuple(item.decode[Item.WHOLE]) if Item.WHOLE in item.decode else None
 
 
 def _meets(window: np.ndarray, others: np.ndarray) -> np.ndarray:

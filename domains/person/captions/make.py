@@ -24,7 +24,7 @@ from ....core.data import IMAGE, check_skipped, images_of
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
 from ....core.registry import load_domain
-from ....core.runs import data_uri
+from ....core.runs import data_uri, page_template
 from ....core.runtime import Reporter, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
@@ -298,16 +298,7 @@ def write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], D
     Raises:
         DataError: the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("page.html.j2")
+    template = page_template(Path(__file__).with_name("page.html.j2"))
     write_whole(path, template.render(cards=[_card(each, load) for each in captions], made=made))
 
 

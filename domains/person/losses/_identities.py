@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ....core.losses import mean_of_sums_down
 from ....core.runtime import Ranks
 
 
@@ -46,5 +45,5 @@ def soft_contrast(rows: Tensor, columns: Tensor, targets: IdentityTargets, soft:
         of_rows = soft * rows.detach().exp() + (1 - soft) * of_rows
         of_columns = soft * columns.detach().exp() + (1 - soft) * of_columns
     forth = -(of_rows * rows).sum(dim=1).mean()
-    back = -mean_of_sums_down(of_columns * columns, ranks)
+    back = -ranks.mean_of_sums_down(of_columns * columns)
     return ranks.average((forth + back) / 2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone
-from ....core.training import draws_for, text_tokens
+from ....core.training import draws_for
 
 NOT_ASKED = -100
 HIDDEN, REPLACED = 0.8, 0.1
@@ -64,7 +64,7 @@ def masked_captions(
     ids = backbone.word_ids
     others = ids.start + (other * len(ids)).long()
     shown, labels = hide_words(tokens, chosen, others, mask_token=backbone.mask_token, word_ids=ids, share=share)
-    x, mask = text_tokens(backbone, shown), backbone.token_mask(tokens)
+    x, mask = backbone.text_tokens(shown), backbone.token_mask(tokens)
     alone = x.reshape(-1, 1, x.shape[-1])  # (B * L', 1, W)
     each = backbone.pool_text(alone, mask.new_ones(len(alone), 1), normalize=False)
     return each.view(*tokens.shape, -1), labels, backbone.pool_text(x, mask, normalize=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone
 from ....core.errors import CapabilityError
-from ....core.training import image_outputs, words_of
+from ....core.training import image_outputs
 
 
 class TokenEmbedding(nn.Module):
@@ -104,7 +104,7 @@ def text_and_words(
     ones = torch.ones(len(alone), 1, dtype=torch.bool, device=x.device)
     words = backbone.pool_text(alone, ones, normalize=False).unflatten(0, x.shape[:2])  # (B, L, D)
     scores = _cosines(words, whole) if attention is None else attention
-    return whole, *selected(words, scores, words_of(backbone, tokens), number_of_words(tokens.shape[1], ratio))
+    return whole, *selected(words, scores, backbone.word_mask(tokens), number_of_words(tokens.shape[1], ratio))
 
 
 def attention_of(block, x: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:

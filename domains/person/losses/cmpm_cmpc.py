@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import RowLoss, option
 from ....core.errors import ConfigError
-from ....core.losses import log_softmax_down, mean_of_sums_down, products_option, with_all
+from ....core.losses import products_option, with_all
 from ....core.runtime import Ranks
 from .identity import NOBODY, number_of_people
 
@@ -73,9 +73,9 @@ class CmpmCmpc(RowLoss):
         counts = ranks.total(same.sum(dim=0))  # (N,) of each column, which is that of its row: the match is symmetric
         targets = same / (counts if self.even_targets else counts.sqrt())
         to_text = with_all(image, F.normalize(text, dim=1), ranks, self.products).log_softmax(dim=1)
-        to_image = log_softmax_down(with_all(F.normalize(image, dim=1), text, ranks, self.products), ranks)
+        to_image = ranks.log_softmax_down(with_all(F.normalize(image, dim=1), text, ranks, self.products))
         over_texts = self._divergence(to_text, targets).sum(dim=1).mean()
-        over_images = mean_of_sums_down(self._divergence(to_image, targets), ranks)
+        over_images = ranks.mean_of_sums_down(self._divergence(to_image, targets))
         return ranks.average(over_texts + over_images)
 
     def _divergence(self, log_found: Tensor, targets: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import CapabilityError
-from ....core.losses import error_of_words, places_of_hidden
+from ....core.losses import HiddenWords
 from ....core.runtime import Ranks
 from ._interaction import InteractionEncoder, masked_captions
 
@@ -88,10 +88,9 @@ class MaskedWords(RowLoss):
         return dict(zip(("hidden_caption", "hidden_words", "hidden_text"), made))
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        words = out["hidden_words"]  # (n, L)
+        hidden = HiddenWords(out["hidden_words"], self.share)
         image = torch.cat([out["image_embedding"][:, None], out["image_tokens"]], dim=1)  # (n, 1 + P, D)
-        places = places_of_hidden(words, self.share)
-        scores = self.encoder(out["hidden_caption"], image, places)  # (K, V)
-        count = ranks.total((words >= 0).sum()).clamp(min=1)
-        right = ranks.total((scores.argmax(dim=1) == words.flatten()[places]).sum()) / count
-        return {"loss": ranks.total(error_of_words(scores, words, places)) / count, "right": right}
+        scores = self.encoder(out["hidden_caption"], image, hidden.places)  # (K, V)
+        count = ranks.total(hidden.count).clamp(min=1)
+        right = ranks.total((scores.argmax(dim=1) == hidden.targets).sum()) / count
+        return {"loss": ranks.total(hidden.error(scores)) / count, "right": right}

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import MASKED_SHARE, Backbone, Output, RowLoss, option, require
+from ....core.contracts import Backbone, Output, RowLoss, option, require
 from ....core.errors import CapabilityError
-from ....core.losses import log_softmax_down, places_of_hidden, products_option, with_all
+from ....core.losses import HiddenWords, products_option, with_all
 from ....core.runtime import Ranks
-from ....core.training import MaskedWords, text_tokens
+from ....core.training import MaskedWords
 from ._colours import GuidedReader, cells_of, grey_and_colours
 from ._identities import IdentityTargets, soft_contrast
 
@@ -123,26 +123,26 @@ class Plip(RowLoss):
         image, text = (F.normalize(out[name], dim=1) for name in ("image_features", "text_features"))
         logits = with_all(out["logit_scale"] * image, text, ranks, self.products)  # (n, N)
         targets = IdentityTargets.of(out["labels"], ranks, logits)
-        return soft_contrast(logits.log_softmax(dim=1), log_softmax_down(logits, ranks), targets, 0.0, ranks)
+        return soft_contrast(logits.log_softmax(dim=1), ranks.log_softmax_down(logits), targets, 0.0, ranks)
 
     def _word_errors(self, batch: Mapping[str, Tensor], backbone: Backbone) -> Tensor:
         """(B, 1) mean cross-entropy of each caption's hidden words; 0 where none is hidden."""
         made = self.masked(batch["tokens"], batch["draws"])
         labels = made["masked_labels"].to(made["masked_tokens"].device)
         patches, _ = backbone.image_tokens(batch["pixels"])
-        places = places_of_hidden(labels, MASKED_SHARE)
-        read = self.words(made["masked_tokens"], patches).flatten(0, 1)[places]
+        hidden = HiddenWords(labels)
+        read = hidden.among(self.words(made["masked_tokens"], patches))
         said = self.word_norm(read)  # (K, text width)
         known = backbone.embed_tokens(torch.arange(len(self.word_bias), device=said.device)[None])[0]
         logits = (said @ known.to(said).T + self.word_bias).float()  # (K, vocabulary)
-        errors = F.cross_entropy(logits, labels.flatten()[places], reduction="none")
-        each = logits.new_zeros(labels.numel()).scatter(0, places, errors).view(labels.shape)
+        errors = F.cross_entropy(logits, hidden.targets, reduction="none")
+        each = logits.new_zeros(labels.numel()).scatter(0, hidden.places, errors).view(labels.shape)
         return each.sum(dim=1, keepdim=True) / (labels >= 0).sum(dim=1, keepdim=True).clamp(min=1)
 
     def _colour_errors(self, batch: Mapping[str, Tensor], backbone: Backbone) -> Tensor:
         """(B, 1) mean squared error of each image's colours, in tenths of the range from black to white."""
         grey, colours = grey_and_colours(backbone, batch["pixels"])
         patches, grid = backbone.image_tokens(grey)
-        told = self.painter(patches, text_tokens(backbone, batch["tokens"]), backbone.token_mask(batch["tokens"]))
+        told = self.painter(patches, backbone.text_tokens(batch["tokens"]), backbone.token_mask(batch["tokens"]))
         wanted = TENTHS * cells_of(colours.float(), grid, self.cells)
         return (told.float() - wanted).square().mean(dim=(1, 2))[:, None]

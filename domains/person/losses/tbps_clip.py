@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Output, RowLoss, option
-from ....core.losses import is_own_pair, log_softmax_down, mean_of_sums_down, own_pairs, products_option, with_all
+from ....core.losses import products_option, with_all
 from ....core.runtime import Ranks
 from ._identities import IdentityTargets, soft_contrast
 
@@ -118,7 +118,7 @@ class TbpsClip(RowLoss):
             parts["nitc"] = sum(views) / len(views)
         if self.ritc:
             forth = _divergence(rows, targets.of_rows + self.epsilon).sum(dim=1).mean()
-            back = mean_of_sums_down(_divergence(columns, targets.of_columns + self.epsilon), ranks)
+            back = ranks.mean_of_sums_down(_divergence(columns, targets.of_columns + self.epsilon))
             parts["ritc"] = ranks.average((forth + back) / 2)
         return parts
 
@@ -126,7 +126,7 @@ class TbpsClip(RowLoss):
         """(n, N) twice: along rows and down columns."""
         image, text = (F.normalize(out[name], dim=1) for name in (images, "text_features"))
         logits = with_all(out["logit_scale"] * image, text, ranks, self.products)
-        return logits.log_softmax(dim=1), log_softmax_down(logits, ranks)
+        return logits.log_softmax(dim=1), ranks.log_softmax_down(logits)
 
     def _consistency(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         """Of cosines: the released code takes logits and divides by their squared scale."""
@@ -144,8 +144,8 @@ class TbpsClip(RowLoss):
         """Each view is to find its sample's other view, among those and the other samples' of its own kind."""
         others = with_all(view / self.temperature, other, ranks, self.products)  # (n, N)
         own = with_all(view / self.temperature, view, ranks, self.products)
-        own = own.masked_fill(is_own_pair(own, ranks), -torch.inf)
-        return F.cross_entropy(torch.cat([others, own], dim=1), own_pairs(others, ranks))
+        own = own.masked_fill(ranks.is_own_pair(own), -torch.inf)
+        return F.cross_entropy(torch.cat([others, own], dim=1), ranks.own_pairs(others))
 
 
 def _divergence(log_found: Tensor, targets: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import MASKED_SHARE, Backbone, Output, RowLoss, option, require
-from ....core.losses import error_of_words, info_nce, places_of_hidden, products_option
+from ....core.contracts import Backbone, Output, RowLoss, option, require
+from ....core.losses import HiddenWords, info_nce, products_option
 from ....core.runtime import Ranks
 from ._masked_patches import HEAD_WIDTH, PatchDecoder
 
@@ -96,8 +96,6 @@ class Unipt(RowLoss):
 
     def _words(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         """Over all hidden words of the batch, however many a rank has of them."""
-        labels = out["masked_labels"]  # (n, L)
-        places = places_of_hidden(labels, MASKED_SHARE)
-        logits = self.vocabulary(out["masked_tokens"].flatten(0, 1)[places])  # (K, vocabulary)
-        total = error_of_words(logits, labels, places)
-        return ranks.total(total) / ranks.sum((labels >= 0).sum()).clamp(min=1)
+        hidden = HiddenWords(out["masked_labels"])
+        logits = self.vocabulary(hidden.among(out["masked_tokens"]))  # (K, vocabulary)
+        return ranks.total(hidden.error(logits)) / ranks.sum(hidden.count).clamp(min=1)

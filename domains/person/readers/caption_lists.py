@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import Row, Table, is_coco, visible
+from ....core.data import CocoFile, Row, Table, visible
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_json, read_start
 from ..reading import Reading, SetFormat
@@ -58,7 +58,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
 
 def _check_kind(path: Path, content) -> None:
     wanted = f"a list of objects with {IDENTITY}, {CAPTIONS} and {IMAGE_KEYS[0]} (CUHK-PEDES and its like)"
-    if is_coco(content):
+    if CocoFile.is_shape_of(content):
         raise DataError(
             f"{path}: COCO annotations, not {wanted}; to cut people out of a set by these boxes, give the "
             "file as --detections"

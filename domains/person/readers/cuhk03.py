@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from ....core.contracts import DomainData
-from ....core.data import folders, locate, shown
+from ....core.data import folders, locate, read_matlab, shown
 from ....core.errors import DataError
-from ....core.runtime import check_regular
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 
@@ -46,17 +43,16 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     if not file.is_file():
         other = "omit" if reading.detected else "give"
         raise DataError(f"{file}: no such file; {other} --detected, or put the protocol's file there")
-    content = _content(file)
+    content = read_matlab(file, *NEEDED)
     kind = next(kind for kind in KINDS if kind in file.name)
     roots = [each for each in (folder / f"images_{kind}", folder / kind, folder) if each.is_dir()]
     people = PeopleCollector(source=folder)
-    names = [str(np.ravel(name)[0]) for name in np.ravel(content["filelist"])]
-    labels = np.ravel(content["labels"]).astype(int)
+    names, labels = content["filelist"], content["labels"]
     for part, (split, role) in PARTS.items():
-        for index in np.ravel(content[part]).astype(int) - 1:  # Matlab counts from 1
+        for index in (int(number) - 1 for number in content[part]):  # MATLAB counts from 1
             if not 0 <= index < min(len(names), len(labels)):
                 raise DataError(f"{file}: {part} names picture {index + 1} of {len(names)}; copy the file again")
-            _add(people, names[index], int(labels[index]), file, folder, roots, reading, split, role)
+            _add(people, str(names[index]), int(labels[index]), file, folder, roots, reading, split, role)
     return people.data(f"{folder.resolve().name}-{kind}", IDENTITIES, reading.formats)
 
 
@@ -70,20 +66,6 @@ def _add(people, name: str, label: int, file: Path, folder: Path, roots: list[Pa
         return
     target = Pedestrian(str(label), camera=parts[2], role=role)
     people.add_person(picture, shown(picture, folder), reading.formats, target, split=split)
-
-
-def _content(file: Path) -> dict:
-    from scipy.io import loadmat
-
-    check_regular(file)
-    try:
-        content = loadmat(file)
-    except Exception as error:  # a damaged file makes scipy raise nearly anything
-        raise DataError(f"{file}: damaged Matlab file ({type(error).__name__}); copy it again") from error
-    lacking = [name for name in NEEDED if name not in content]
-    if lacking:
-        raise DataError(f"{file}: lacks {', '.join(lacking)}; give CUHK03's file of the new protocol")
-    return content
 
 
 CUHK03 = SetFormat(

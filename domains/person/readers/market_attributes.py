@@ -7,8 +7,6 @@ are left out.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ....core.contracts import DomainData
+from ....core.data import read_matlab
 from ....core.errors import DataError, UnknownNameError, did_you_mean, shortened
-from ....core.runtime import check_regular, json_values
+from ....core.runtime import check_regular
 from ..reading import Reading, SetFormat
 from . import camera_names
 
@@ -49,7 +48,6 @@ OF_SET: dict[str, dict[str, dict[int, str]]] = {
 """Field -> the value that makes a person have which attribute; another value from 1 on is that they have it not."""
 COLOURS = {"up": "upper-body clothing", "down": "lower-body clothing"}
 MOST_BYTES = 64 << 20
-SECONDS = 60
 
 
 def find(path: Path) -> Path | None:
@@ -105,10 +103,14 @@ def attributes_of(path: Path, unknown: str) -> tuple[dict[str, tuple[float, ...]
         DataError: the file is damaged, or holds a value that stands for nothing.
     """
     variable = NAMES[path.name.lower()]
-    content, people = matlab_structure(path, variable), {}
+    if (size := check_regular(path)) > MOST_BYTES:
+        raise DataError(
+            f"{path}: {size >> 20} MB, more than attributes of people take; check that it is the right file"
+        )
+    content, people = next(iter(read_matlab(path, variable)[variable]), None), {}
     columns: list[tuple[str, int, str]] | None = None
     for part in PARTS:
-        fields = content.get(part)
+        fields = content.get(part) if isinstance(content, dict) else None
         if not isinstance(fields, dict) or not isinstance(fields.get(IDENTITIES), list):
             raise DataError(f"{path}: '{variable}' has no '{part}' with '{IDENTITIES}'; get it again")
         ids = [str(each).strip() for each in fields[IDENTITIES]]
@@ -119,29 +121,6 @@ def attributes_of(path: Path, unknown: str) -> tuple[dict[str, tuple[float, ...]
         rows = _rows(path, part, ids, fields, columns, unknown)
         people.update({_plain(name): row for name, row in zip(ids, rows, strict=True)})
     return people, [name for _, _, name in columns]
-
-
-def matlab_structure(path: Path, variable: str) -> Mapping[str, Any]:
-    """A structure of a MATLAB file as nested dicts and lists; another process reads it (`matlab_process.py`).
-
-    Raises:
-        DataError: it is no such file, or too large for one.
-    """
-    if (size := check_regular(path)) > MOST_BYTES:
-        raise DataError(
-            f"{path}: {size >> 20} MB, more than attributes of people take; check that it is the right file"
-        )
-    script = Path(__file__).parents[1] / "matlab_process.py"
-    command = [sys.executable, "-I", str(script), str(path.absolute()), variable]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=SECONDS, text=True, errors="replace")
-        content = json_values(done.stdout) if done.returncode == 0 else None
-    except (subprocess.TimeoutExpired, ValueError):
-        done = content = None
-    if not isinstance(content, dict):
-        said = "" if done is None else done.stderr.strip().rpartition("\n")[2]
-        raise DataError(f"{path}: not a readable MATLAB file ({shortened(said) or 'damaged'}); get it again")
-    return content
 
 
 def _columns(variable: str, fields: Mapping[str, Any]) -> list[tuple[str, int, str]]:

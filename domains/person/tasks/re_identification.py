@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
 from ....core.errors import CapabilityError
+from ....core.recipes import adapter_of, backbone_of, read_data
 from ....core.runs import Report, digests_of
 from ....core.runtime import Reporter
-from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining, adapter_of, backbone_of, read_data
+from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining
 from ..care import PeopleHidden, PeopleOptions, write_card
 from ..random_erasing import FILLS
 from ..reciprocal import K1, K2, WEIGHT

@@ -15,7 +15,7 @@ from typing import Any
 
 from ....core.contracts import Domain, DomainData, Item, OwnFiles, Scorer, Use
 from ....core.errors import ConfigError, DataError
-from ....core.runtime import Reporter, refused, replacing, write_whole
+from ....core.runtime import Reporter, replacing, write_whole
 from ..gdal import DRIVERS
 from ..pictures import is_raster
 from ..places import files_of_item
@@ -296,7 +296,7 @@ def _move(made: Path, target: Path) -> None:
         os.replace(made, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
-            raise refused(target.parent, error) from error
+            raise DataError.unwritable(target.parent, error) from error
         with replacing(target) as partial:  # on another disk
             shutil.copyfile(made, partial)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import MAX_PIXELS
-from ....core.runs import run_sections
+from ....core.runs import page_template
 from ....core.runtime import write_whole
 from ..gdal import writing
 from ..pictures import IMAGE, picture_of, read_channels
@@ -71,16 +71,7 @@ def write_page(path: Path, layers: Sequence[Layer]) -> None:
     Raises:
         DataError: the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(run_sections.__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    write_whole(path, environment.get_template("page.html.j2").render(layers=layers))
+    write_whole(path, page_template(Path(__file__).with_name("page.html.j2")).render(layers=layers))
 
 
 def hex_colours(count: int) -> list[str]:

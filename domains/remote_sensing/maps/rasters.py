@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.errors import ConfigError
-from ....core.runtime import refused
+from ....core.errors import ConfigError, DataError
 from ..gdal import writing
 from ..rasters import Header
 from .areas import Ground
@@ -217,4 +216,4 @@ def _check_whole(file: Path, pixels: np.ndarray) -> None:
     for _, (of_class,) in strips_of([file]):
         found += np.bincount(of_class.ravel(), minlength=len(pixels))[: len(pixels)]
     if not np.array_equal(found, pixels):
-        raise refused(file.parent, OSError("what was written is not what is read back"))
+        raise DataError.unwritable(file.parent, OSError("what was written is not what is read back"))

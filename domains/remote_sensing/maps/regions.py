@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ....core.errors import CapabilityError
-from ....core.runtime import refused
+from ....core.errors import CapabilityError, DataError
 from ..gdal import INSTALL, NO_NETWORK, writing
 from .areas import Ground
 from .rasters import NO_SCORE, NOTHING, strip_place, strips_of
@@ -93,7 +92,7 @@ def write_regions(regions: Regions, class_names: Sequence[str], ground: Ground, 
                 layer_options={"RFC7946": "YES"} if json else {},
             )
     except pyogrio.errors.DataSourceError as error:
-        raise refused(file.parent, error) from None
+        raise DataError.unwritable(file.parent, error) from None
 
 
 def _mean_scores(shapes: np.ndarray, scores_file: Path, transform) -> np.ndarray:

@@ -6,14 +6,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ....core.contracts import Scorer
-from ....core.errors import ConfigError
-from ....core.runtime import KEPT_DAYS, MARKER, PLACE, Reporter, claimed, is_abandoned, refused
+from ....core.runtime import Reporter, WorkFolder
 from ..places import files_of_item
 from .scores import SCORED, Windows
 
@@ -30,17 +28,18 @@ def work_folders(places: Sequence[Path], keys: Sequence[str], reporter: Reporter
     Raises:
         ConfigError: another process makes one of these maps. DataError: no folder can be made.
     """
-    folders = [place / PLACE / f"map-{key}" for place, key in zip(places, keys)]
+    works = [WorkFolder.of(place, f"map-{key}") for place, key in zip(places, keys)]
+    folders = [work.path for work in works]
     made = [parent for folder in folders for parent in folder.parents if not parent.exists()]
     with ExitStack() as claims:
         try:
-            for folder in folders:
-                claims.callback(_claimed(folder).close)
-                _remove_half_made(folder)
-                _remove_old(folder)
+            for work in works:
+                claims.callback(work.claimed("making this map").close)
+                _remove_half_made(work)
+                _remove_forgotten(beside=work.path)
             yield folders
         except BaseException:
-            if kept := _kept(folders):
+            if kept := _kept(works):
                 listed = ", ".join(map(str, kept))
                 reporter.info(f"The windows scored so far are kept in {listed}; the same command continues from them")
             _remove_empty([*(folder.parent for folder in folders), *made])
@@ -57,30 +56,20 @@ def key_of(windows: Windows, model: Scorer) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _claimed(folder: Path):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return claimed(folder / MARKER)
-    except BlockingIOError:
-        raise ConfigError(f"{folder}: another process is making this map; wait for it, or give another --out") from None
-    except OSError as error:
-        raise refused(folder.parent, error) from error
-
-
-def _kept(folders: Sequence[Path]) -> list[Path]:
+def _kept(works: Sequence[WorkFolder]) -> list[Path]:
     """Remove folders in which nothing was scored, and half-made files in the others, which are given back."""
-    kept = [folder for folder in folders if any(folder.glob(f"{SCORED}*"))]
-    for folder in folders:
-        if folder in kept:
-            _remove_half_made(folder)
+    kept = [work for work in works if any(work.path.glob(f"{SCORED}*"))]
+    for work in works:
+        if work in kept:
+            _remove_half_made(work)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
-    return kept
+            shutil.rmtree(work.path, ignore_errors=True)
+    return [work.path for work in kept]
 
 
-def _remove_half_made(folder: Path) -> None:
-    for file in folder.iterdir():
-        if not file.name.startswith((SCORED, MARKER)):
+def _remove_half_made(work: WorkFolder) -> None:
+    for file in work.files():
+        if not file.name.startswith(SCORED):
             file.unlink(missing_ok=True)
 
 
@@ -90,10 +79,8 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _remove_old(own: Path) -> None:
-    """Remove maps of killed processes that nobody has gone on with for long."""
-    old = time.time() - KEPT_DAYS * 86400
-    for folder in own.parent.glob("map-*"):
+def _remove_forgotten(beside: Path) -> None:
+    for folder in beside.parent.glob("map-*"):
         with suppress(OSError):
-            if folder != own and folder.stat().st_mtime < old and is_abandoned(folder / MARKER):
+            if folder != beside and WorkFolder(folder).is_forgotten():
                 shutil.rmtree(folder, ignore_errors=True)

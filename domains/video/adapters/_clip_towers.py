@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.backbones import JointParts, attach_joint
+from ....core.backbones import JointParts
 from ....core.contracts import Backbone, FitReport, TrainingImages
 from ....core.errors import CapabilityError, DataError
-from ....core.training import SCALES, ClassTowerAdapter, PixelScores, Source, Task, freeze_towers, set_trainable
+from ....core.training import SCALES, ClassTowerAdapter, PixelScores, Source, Task, TowerLayers
 from ..transforms import EachFrame, as_frames
 
 TRIES = 20
@@ -49,10 +49,10 @@ class ClipTowerAdapter(ClassTowerAdapter):
 
     def _choose(self, backbone: Backbone) -> list[str]:
         if (joint := self._joint(backbone)) is not None:
-            attach_joint(backbone, joint)
-        set_trainable(backbone)
+            joint.attach(backbone)
+        TowerLayers(backbone).set_trainable()
         if not self.trains_text:
-            freeze_towers(backbone, {"text"})
+            TowerLayers(backbone).freeze({"text"})
         if not self.trains_scale:
             for name, parameter in backbone.model.named_parameters(recurse=False):
                 parameter.requires_grad_(parameter.requires_grad and name not in SCALES)
@@ -60,7 +60,7 @@ class ClipTowerAdapter(ClassTowerAdapter):
 
     def _put(self, backbone: Backbone) -> None:
         if (joint := self._joint(backbone)) is not None:
-            attach_joint(backbone, joint).requires_grad_(False)
+            joint.attach(backbone).requires_grad_(False)
         super()._put(backbone)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ....core.backbones import JointParts, attend, image_positions, resize_positions
+from ....core.backbones import JointParts, attend, image_positions
 from ....core.contracts import Backbone, Block, option
 from ....core.errors import CapabilityError
 from ._clip_towers import ClipTowerAdapter, need_class_token
@@ -137,7 +137,7 @@ class Branch(JointParts):
         """What the first layer of the branch takes: positions and times are added, and the class token is averaged with
         the one that the tower starts from."""
         own = backbone.start_image(frames[:1])[:, :1]  # with its position
-        places = resize_positions(image_positions(backbone).table, backbone.image_grid(frames), backbone.image_prefix)
+        places = image_positions(backbone).resized(backbone.image_grid(frames))
         patches = seen + places[backbone.image_prefix :, None] + self.time_embed.weight[: self.parts]
         return (token + own) / 2, patches
 

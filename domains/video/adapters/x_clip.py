@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.backbones import JointParts, chosen_parts
+from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, TrainingImages, option
 from ....core.errors import CapabilityError
 from ....core.training import Task
@@ -156,7 +156,7 @@ class CommunicatingFrames(JointParts):
 
     def cosines(self, backbone: Backbone, pixels: Tensor, text: Tensor) -> Tensor:
         """Clips (B, T, 3, H, W) and class texts (C, D) as the text tower gives them -> (B, C)."""
-        clips, patches = self.seen(backbone, chosen_parts(pixels, self.parts, dim=1))
+        clips, patches = self.seen(backbone, JointParts.chosen(pixels, self.parts, dim=1))
         text = text.expand(len(clips), -1, -1)
         text = text + self.prompts_generator(text, patches)  # (B, C, D)
         return torch.einsum("bd,bcd->bc", F.normalize(clips.float(), dim=-1), F.normalize(text.float(), dim=-1))
@@ -259,7 +259,7 @@ class XClip(Mixed):
         towers = self.adapted(self.towers)
         transform = batch.transform or EachFrame(towers.preprocess(False))
         scores = TextsOfVideos(self.weights, self.negative).to(towers.device)
-        clips = [chosen_parts(by_crop(transform(image), transform), self.frames, dim=1) for image in batch.images]
+        clips = [JointParts.chosen(by_crop(transform(image), transform), self.frames, dim=1) for image in batch.images]
         rows = torch.cat([scores(towers, some.to(towers.device)) for some in torch.cat(clips).split(CLIPS_AT_ONCE)])
         return torch.stack([crops.mean(dim=0) for crops in rows.split([len(crops) for crops in clips])])
 

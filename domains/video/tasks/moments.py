@@ -13,6 +13,7 @@ from ....core.contracts import Axes, Backbone, Contest, Recipe, Use, option, set
 from ....core.data import images_of, readable
 from ....core.errors import DataError
 from ....core.features import FeatureStore
+from ....core.recipes import adapter_of, backbone_of, check_named, encoding_batch_size, read_data
 from ....core.runs import Report, Run
 from ....core.runtime import Reporter
 from ....core.tasks import (
@@ -21,11 +22,6 @@ from ....core.tasks import (
     Retrieval,
     RetrievalData,
     TowerContest,
-    adapter_of,
-    backbone_of,
-    check_named,
-    encoding_batch_size,
-    read_data,
     recipe_again,
     towers_of,
     train_on_pairs,

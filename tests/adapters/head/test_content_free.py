@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from vladapt import FeatureSet, TextClassifier, build_adapter, load_adapter
 from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.errors import CapabilityError
-from vladapt.core.tasks.classification.contest import zero_shot_of
+from vladapt.core.recipes.adapters import planned
+from vladapt.core.tasks.classification.contest import ClassificationContest
 from vladapt.core.testing.towers import small_clip
 
 
@@ -113,6 +114,8 @@ def test_where_it_cannot_be_done_one_line_says_so(towers, text, unit):
 
 
 def test_a_comparison_takes_zero_shot_with_its_options(towers, text, unit):
-    recipe = Recipe(adapters={"zero-shot": {"debias": "content-free"}}, seed=3)
-    made = zero_shot_of(recipe, SimpleNamespace(classifier=text, backbone=towers), FeatureSet(unit))
+    contest = object.__new__(ClassificationContest)
+    recipe = Recipe(adapters={"zero-shot": {"debias": "content-free"}})
+    contest.adapters, contest.seed = planned(recipe, ["zero-shot"]), 3
+    made = contest.zero_shot(SimpleNamespace(classifier=text, backbone=towers), FeatureSet(unit))
     assert torch.equal(made.logits(unit), fitted(text, towers).logits(unit))

@@ -13,7 +13,7 @@ from vladapt import CapabilityError, DataError
 from vladapt.core.backbones.channels import ChannelPreprocess, input_layer
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.contracts.images import MEAN, TRAINED, InputChannels
+from vladapt.core.contracts.images import InputChannels
 
 FIVE = InputChannels(("red", "green", "blue", "nir", "swir16"))
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
@@ -63,7 +63,7 @@ def test_features_at_the_start_are_those_of_red_green_and_blue(spec_of, name):
 
 def test_mean_start_has_the_weights_and_a_grey_picture_its_features(open_clip_vit):
     narrow = load_backbone(open_clip_vit, "cpu")
-    wide = load_backbone(open_clip_vit, "cpu", channels=InputChannels(FIVE.names, MEAN))
+    wide = load_backbone(open_clip_vit, "cpu", channels=InputChannels(FIVE.names, InputChannels.MEAN))
     rgb, all_five = narrow.model.visual.conv1.weight, wide.model.visual.conv1.weight
     torch.testing.assert_close(all_five[:, :3], rgb * 3 / 5)
     torch.testing.assert_close(all_five[:, 4], rgb.mean(dim=1) * 3 / 5)
@@ -132,7 +132,7 @@ def test_a_trained_tower_comes_back_with_its_channels(spec_of, name, tmp_path):
     again = load_backbone(str(path), "cpu")
     image = drawn(5)
     torch.testing.assert_close(features(again, image), features(wide, image), atol=1e-5, rtol=1e-5)
-    assert again.channels == InputChannels(FIVE.names, TRAINED)
+    assert again.channels == InputChannels(FIVE.names, InputChannels.TRAINED)
     assert torch.equal(again.input_layer().weight, layer.weight)
     again.check_channels("adapter 'tip-adapter'")  # they are trained: any method sees them
     own_name, _ = input_layer(wide.model, wide.spec, 5)

@@ -22,9 +22,9 @@ from vladapt.core.backbones.prompted import (
     width_of,
 )
 from vladapt.core.prompts.context import PromptLearner
-from vladapt.core.training.model import checkpoint_blocks
+from vladapt.core.training.layers import TowerLayers
 from vladapt.core.training.tower_outputs import Outputs
-from vladapt.core.training.tower_passes import image_outputs, text_tokens
+from vladapt.core.training.tower_passes import image_outputs
 from vladapt.core.training.tower_weights import copy_of
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -120,7 +120,7 @@ def test_text_tokens_stand_before_the_words(base, name, depth):
     expected = plain.pool_text(torch.cat([x[:, :lead], x[:, lead + N :]], dim=1), seen[:, N:])
     torch.testing.assert_close(ours.encode_text(TEXTS), expected, **CLOSE)
     assert not torch.allclose(expected, plain.encode_text(TEXTS), atol=1e-3)
-    assert text_tokens(ours, ids).shape == text_tokens(plain, ids).shape
+    assert ours.text_tokens(ids).shape == plain.text_tokens(ids).shape
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -228,7 +228,7 @@ def test_activations_may_be_recomputed(base):
     for recompute in (False, True):
         ours = prompted(base("open_clip"))
         if recompute:
-            checkpoint_blocks(ours)
+            TowerLayers(ours).checkpoint()
         ours.model.train()
         (ours.encode_image(pixels_of(ours)).sum() + ours.encode_text(TEXTS).sum()).backward()
         gradients.append([parameter.grad for parameter in ours.prompts.parameters()])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vladapt.core.contracts.domain import as_still
+from vladapt.core.contracts.domain import Domain
 from vladapt.core.contracts.items import Item
 from vladapt.domains.natural.domain import Natural
 
@@ -26,9 +26,9 @@ def test_an_image_is_one_still_and_a_clip_one_per_frame():
 @pytest.mark.parametrize(("channels", "shown"), [(1, [0, 0, 0]), (3, [0, 1, 2]), (6, [0, 1, 2])])
 def test_three_channels_are_shown_of_any_number(channels, shown):
     pixels = np.random.default_rng(1).integers(0, 256, (4, 5, channels)).astype(np.uint8)
-    assert (as_still(pixels) == pixels[..., shown]).all()
+    assert (Domain.as_still(pixels) == pixels[..., shown]).all()
 
 
 def test_what_is_no_number_is_black():
-    assert (as_still(np.full((2, 2, 3), np.nan, np.float32)) == 0).all()
-    assert (as_still(np.full((2, 2, 3), 7.0, np.float32)) == 255).all()
+    assert (Domain.as_still(np.full((2, 2, 3), np.nan, np.float32)) == 0).all()
+    assert (Domain.as_still(np.full((2, 2, 3), 7.0, np.float32)) == 255).all()

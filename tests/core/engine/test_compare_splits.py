@@ -207,7 +207,7 @@ def test_images_are_encoded_once_whatever_their_role(small_clip_spec, tmp_path, 
 
 
 def test_methods_that_train_towers_are_split_three_times(tmp_path):
-    from vladapt.core.tasks.classification.repeated_splits import RepeatedSplits
+    from vladapt.core.tasks.classification.contest import RepeatedSplits
 
     task_recipe = of_file(noisy_file(tmp_path / "rows.npz"), adapter="ape", shots=2)
     prepared = prepared_of(task_recipe)

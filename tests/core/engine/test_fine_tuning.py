@@ -15,11 +15,11 @@ from PIL import Image
 import vladapt
 from vladapt.core.engine.compare import compare
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.recipes.adapters import adapter_options, encoding_batch_size
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.task import fit_key
-from vladapt.core.tasks.methods import adapter_options, encoding_batch_size
+from vladapt.core.tasks.classification.fitting import fit_key
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 QUICK = {"full": {"lr": 2e-3, "epochs": 8}, "lora": {"lr": 5e-2, "epochs": 8}, "lit": {"lr": 2e-3, "epochs": 8}}
@@ -270,9 +270,8 @@ def test_a_fit_is_known_by_what_it_learns_from_what(small_clip_spec, class_folde
         given = {"domain": "medical", "backbone": small_clip_spec, "data.path": str(data), "adapter.name": "full"}
         recipe = resolve(flags={**given, "shots": 4, **flags})
         prepared = prepared_of(recipe)
-        return fit_key(
-            recipe, build_adapter("full", **adapter_options(recipe)), prepared, prepared.draw(recipe.shots, 1)
-        )
+        adapter, shots = build_adapter("full", **adapter_options(recipe)), prepared.draw(recipe.shots, 1)
+        return fit_key(adapter, prepared, shots, recipe.seed, recipe.shots, recipe.refit)
 
     first = key()
     same = [key(workers=1), key(**{"adapter.micro_batch_size": 2}), key(**{"adapter.save_every": 7}), key(out="else")]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from vladapt import CapabilityError, build_classifier
 from vladapt.core.contracts.loss import Loss
 from vladapt.core.training.class_scores import ClassScores
-from vladapt.core.training.layers import set_trainable
+from vladapt.core.training.layers import TowerLayers
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.tower_outputs import Outputs, image_features
 from vladapt.core.training.train import Task, train
@@ -44,13 +44,13 @@ def test_negative_prompts_make_differences(small_clip, unit):
 
 def test_texts_are_encoded_once_where_they_stay(small_clip, unit, monkeypatch):
     backbone = copy.deepcopy(small_clip)
-    set_trainable(backbone, lock="text")
+    TowerLayers(backbone).set_trainable(lock="text")
     scores, calls = ClassScores(backbone, PROMPTS), []
     original = type(backbone).encode_text
     monkeypatch.setattr(type(backbone), "encode_text", lambda self, *a, **k: calls.append(1) or original(self, *a, **k))
     scores(unit)
     assert not calls
-    set_trainable(backbone)
+    TowerLayers(backbone).set_trainable()
     trained = ClassScores(backbone, PROMPTS)
     calls.clear()
     out = trained(unit)
@@ -60,7 +60,7 @@ def test_texts_are_encoded_once_where_they_stay(small_clip, unit, monkeypatch):
 
 def test_scores_keep_full_precision_under_autocast(small_clip, unit):
     backbone = copy.deepcopy(small_clip)
-    set_trainable(backbone, lock="text")
+    TowerLayers(backbone).set_trainable(lock="text")
     scores = ClassScores(backbone, PROMPTS)
     with torch.autocast("cpu", torch.bfloat16):
         half = scores(unit)
@@ -101,7 +101,7 @@ def test_images_of_several_labels_have_no_text_of_their_own():
 def test_losses_see_the_features_of_the_classes(small_clip):
     """Those of the classes themselves, without the negative prompts, and one encoding serves scores and features."""
     backbone = copy.deepcopy(small_clip)
-    set_trainable(backbone)
+    TowerLayers(backbone).set_trainable()
     scores = ClassScores(backbone, PROMPTS, [["nothing red"], ["no green"]])
     outputs = Outputs(backbone, ["logits", "class_features"], class_scores=scores)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

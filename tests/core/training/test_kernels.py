@@ -9,7 +9,7 @@ from vladapt import CapabilityError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.training import kernels, optimizer
 from vladapt.core.training import train as trainings
-from vladapt.core.training.layers import set_trainable
+from vladapt.core.training.layers import TowerLayers
 from vladapt.core.training.optimizer import build_optimizer
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
@@ -77,11 +77,11 @@ def test_fast_kernels_end_with_a_step_that_fails(fresh_clip, toy_pairs, monkeypa
 
 
 def test_what_cannot_be_deterministic_is_named(fresh_clip):
-    set_trainable(fresh_clip)
+    TowerLayers(fresh_clip).set_trainable()
     assert kernels.not_deterministic(fresh_clip, {"image_features"}) == []
     (sentence,) = kernels.not_deterministic(fresh_clip, {"image_features", "hidden_local"})
     assert "local crops" in sentence and "bicubic" in sentence and "all else is deterministic" in sentence
-    set_trainable(fresh_clip, lock="image")
+    TowerLayers(fresh_clip).set_trainable(lock="image")
     assert kernels.not_deterministic(fresh_clip, {"hidden_local"}) == []
 
 
@@ -117,7 +117,7 @@ def test_a_kernel_that_torch_refuses_is_named():
 
 
 def test_a_cpu_keeps_its_optimisers(fresh_clip):
-    set_trainable(fresh_clip)
+    TowerLayers(fresh_clip).set_trainable()
     for name in ("adamw", "sgd"):
         assert not build_optimizer(fresh_clip, [], TrainingSettings(optimizer=name)).fused
     assert optimizer.is_fast(CUDA) and not optimizer.is_fast(CPU)
@@ -149,7 +149,7 @@ def test_a_training_goes_on_with_the_other_kernels(small_clip_spec, toy_pairs, t
 def test_a_step_that_is_not_finite_changes_no_weight(fresh_clip, request, name, is_fused):
     if is_fused:
         request.getfixturevalue("fused")
-    set_trainable(fresh_clip)
+    TowerLayers(fresh_clip).set_trainable()
     made = build_optimizer(fresh_clip, [], TrainingSettings(optimizer=name, lr=0.1))
     before = weights(fresh_clip)
     for usable in (False, True):
@@ -162,7 +162,7 @@ def test_a_step_that_is_not_finite_changes_no_weight(fresh_clip, request, name, 
 
 
 def test_the_gradient_is_clipped_as_torch_clips_it(fresh_clip):
-    set_trainable(fresh_clip)
+    TowerLayers(fresh_clip).set_trainable()
     made = build_optimizer(fresh_clip, [], TrainingSettings(clip_grad=0.5))
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(parameter.shape, generator=generator) for parameter in fresh_clip.model.parameters()]

@@ -8,15 +8,7 @@ from hypothesis import strategies as st
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
-from vladapt.core.training.layers import (
-    depth_of,
-    depths,
-    freeze_batch_norm,
-    is_projection,
-    parameter_groups,
-    set_trainable,
-    tower_of,
-)
+from vladapt.core.training.layers import TowerLayers, is_projection, tower_of
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
@@ -109,8 +101,8 @@ def test_text_depths_are_the_order_of_the_forward_pass(backbone, name):
 def check_order(backbone, tower, x, mask, pool):
     """What is cut off before block i is what has depth i or less."""
     names, last = names_of(backbone, tower), len(backbone.blocks(tower))
-    assert depths(backbone, tower) == last
-    depth = {name: depth_of(backbone, name) for name in names if "pooler" not in name}
+    assert TowerLayers(backbone).count(tower) == last
+    depth = {name: TowerLayers(backbone).depth(name) for name in names if "pooler" not in name}
     assert depth.keys() and set(depth.values()) <= set(range(last + 2))
     for stop in range(last + 1):
         x = x.detach().requires_grad_()  # nothing trains after the last block of some
@@ -121,7 +113,7 @@ def check_order(backbone, tower, x, mask, pool):
 
 def test_a_resnet_has_four_layers(built):
     tower = built("open_clip-resnet")
-    assert depths(tower, "image") == 4
+    assert TowerLayers(tower).count("image") == 4
     expected = {
         "visual.conv1.weight": 0,
         "visual.bn3.bias": 0,
@@ -130,12 +122,12 @@ def test_a_resnet_has_four_layers(built):
         "visual.attnpool.positional_embedding": 5,
         "visual.attnpool.q_proj.weight": 5,
     }
-    assert {name: depth_of(tower, name) for name in expected} == expected
+    assert {name: TowerLayers(tower).depth(name) for name in expected} == expected
 
 
 def test_the_embedded_image_tower_has_sixteen_layers(built):
     tower = built("embedded")
-    assert (depths(tower, "image"), depths(tower, "text")) == (16, 6)
+    assert (TowerLayers(tower).count("image"), TowerLayers(tower).count("text")) == (16, 6)
     expected = {
         "image.stem.0.weight": 0,
         "image.blocks.0.layers.0.weight": 1,
@@ -143,46 +135,46 @@ def test_the_embedded_image_tower_has_sixteen_layers(built):
         "image.head.0.weight": 17,
         "image.classifier.bias": 17,
     }
-    assert {name: depth_of(tower, name) for name in expected} == expected
+    assert {name: TowerLayers(tower).depth(name) for name in expected} == expected
 
 
 def test_other_networks_of_timm_are_ordered_as_timm_says(built):
     tower = built("open_clip-convnext")
-    found = {name: depth_of(tower, name) for name in names_of(tower, "image")}
+    found = {name: TowerLayers(tower).depth(name) for name in names_of(tower, "image")}
     assert found["visual.trunk.stem.0.weight"] == 0
     blocks = [name for name in found if ".blocks." in name]
     assert [found[name] for name in blocks] == sorted(found[name] for name in blocks)
-    assert max(found[name] for name in blocks) == depths(tower, "image") > 4
-    assert found["visual.head.proj.weight"] == depths(tower, "image") + 1
+    assert max(found[name] for name in blocks) == TowerLayers(tower).count("image") > 4
+    assert found["visual.head.proj.weight"] == TowerLayers(tower).count("image") + 1
 
 
 def test_aligns_image_tower_is_counted_by_its_blocks(built):
     tower = built("align")
-    assert depths(tower, "image") == 3
-    assert depth_of(tower, "vision_model.embeddings.batchnorm.weight") == 0
-    assert depth_of(tower, "vision_model.encoder.blocks.2.projection.project_bn.bias") == 3
+    assert TowerLayers(tower).count("image") == 3
+    assert TowerLayers(tower).depth("vision_model.embeddings.batchnorm.weight") == 0
+    assert TowerLayers(tower).depth("vision_model.encoder.blocks.2.projection.project_bn.bias") == 3
 
 
 def test_what_is_in_no_tower_has_no_depth(built, small, tmp_path):
     tower = built("open_clip")
     assert tower_of(tower, "logit_scale") == "shared"
     with pytest.raises(ConfigError, match=r"'logit_scale' .* is in no tower"):
-        depth_of(tower, "logit_scale")
+        TowerLayers(tower).depth("logit_scale")
     for missing in ("visual.nothing", "nothing", ""):
         with pytest.raises(UnknownNameError, match="no parameter"):
             tower_of(tower, missing)
     with pytest.raises(ConfigError, match='tower="audio"'):
-        depths(tower, "audio")
+        TowerLayers(tower).count("audio")
     alone = load_backbone(small.write_open_clip(tmp_path, small.open_clip_config(), image_only=True), "cpu")
     with pytest.raises(CapabilityError, match="no text tower"):
-        depths(alone, "text")
+        TowerLayers(alone).count("text")
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_without_decay_by_layer_the_groups_are_open_clips(backbone, name):
     tower = backbone(name)
-    set_trainable(tower)
-    groups = parameter_groups(tower, lr=0.1, weight_decay=0.2)
+    TowerLayers(tower).set_trainable()
+    groups = TowerLayers(tower).parameter_groups(lr=0.1, weight_decay=0.2)
     assert {group["lr"] for group in groups} == {0.1}
     bare = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
 
@@ -197,14 +189,16 @@ def test_without_decay_by_layer_the_groups_are_open_clips(backbone, name):
 
 def test_rates_fall_from_the_last_layer_to_the_first(backbone):
     tower = backbone("open_clip")
-    set_trainable(tower)
-    rate = rates(tower, parameter_groups(tower, lr=1.0, weight_decay=0, layer_decay=0.5, text_layer_decay=0.1))
+    TowerLayers(tower).set_trainable()
+    rate = rates(
+        tower, TowerLayers(tower).parameter_groups(lr=1.0, weight_decay=0, layer_decay=0.5, text_layer_decay=0.1)
+    )
     assert rate["logit_scale"] == rate["visual.proj"] == rate["text_projection"] == 1
     assert rate["visual.transformer.resblocks.1.mlp.c_fc.weight"] == 0.5
     assert rate["visual.transformer.resblocks.0.mlp.c_fc.weight"] == 0.25
     assert rate["visual.conv1.weight"] == 0.125
     assert rate["token_embedding.weight"] == pytest.approx(1e-3)
-    same = rates(tower, parameter_groups(tower, lr=1.0, weight_decay=0, layer_decay=0.5))
+    same = rates(tower, TowerLayers(tower).parameter_groups(lr=1.0, weight_decay=0, layer_decay=0.5))
     assert same["token_embedding.weight"] == 0.125
 
 
@@ -215,16 +209,16 @@ def rates(backbone, groups):
 
 def test_what_does_not_train_is_in_no_group(backbone):
     tower = backbone("clip")
-    assert parameter_groups(tower, lr=1.0, weight_decay=0) == []
+    assert TowerLayers(tower).parameter_groups(lr=1.0, weight_decay=0) == []
     tower.model.logit_scale.requires_grad_(True)
-    (group,) = parameter_groups(tower, lr=1.0, weight_decay=0.5, layer_decay=0.5)
+    (group,) = TowerLayers(tower).parameter_groups(lr=1.0, weight_decay=0.5, layer_decay=0.5)
     assert group["params"][0] is tower.model.logit_scale and group["weight_decay"] == 0
 
 
 @pytest.mark.parametrize("bad", [{"layer_decay": 0}, {"layer_decay": 1.5}, {"text_layer_decay": -1}])
 def test_a_factor_out_of_range_is_refused(built, bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        parameter_groups(built("clip"), lr=1.0, weight_decay=0, **bad)
+        TowerLayers(built("clip")).parameter_groups(lr=1.0, weight_decay=0, **bad)
 
 
 @settings(max_examples=20, deadline=None)
@@ -232,10 +226,10 @@ def test_a_factor_out_of_range_is_refused(built, bad):
 def test_every_rate_is_its_depths(built, decay, lr):
     tower = built("open_clip-custom")
     tower.model.requires_grad_(True)
-    found = rates(tower, parameter_groups(tower, lr=lr, weight_decay=0, layer_decay=decay))
+    found = rates(tower, TowerLayers(tower).parameter_groups(lr=lr, weight_decay=0, layer_decay=decay))
     for name, rate in found.items():
         kind = tower_of(tower, name)
-        steps = 0 if kind == "shared" else depths(tower, kind) + 1 - depth_of(tower, name)
+        steps = 0 if kind == "shared" else TowerLayers(tower).count(kind) + 1 - TowerLayers(tower).depth(name)
         assert rate == pytest.approx(lr * decay**steps)
     tower.model.requires_grad_(False)
 
@@ -244,16 +238,18 @@ def test_every_rate_is_its_depths(built, decay, lr):
 def test_a_locked_tower_stays_and_the_other_trains(backbone, name):
     tower = backbone(name)
     for lock in (("image",), "image"):
-        chosen = set_trainable(tower, lock=lock)
+        chosen = TowerLayers(tower).set_trainable(lock=lock)
         assert chosen == [key for key, p in tower.model.named_parameters() if p.requires_grad]
         assert set(chosen) == set(names_of(tower, "text")) | set(names_of(tower, "shared"))
-    assert set(set_trainable(tower, lock=("text",))) == set(names_of(tower, "image")) | set(names_of(tower, "shared"))
-    assert len(set_trainable(tower)) == len(list(tower.model.parameters()))
+    assert set(TowerLayers(tower).set_trainable(lock=("text",))) == set(names_of(tower, "image")) | set(
+        names_of(tower, "shared")
+    )
+    assert len(TowerLayers(tower).set_trainable()) == len(list(tower.model.parameters()))
 
 
 def test_only_the_last_layers_of_a_tower_train(backbone):
     tower = backbone("embedded")
-    chosen = set_trainable(tower, lock=("text",), last=2)
+    chosen = TowerLayers(tower).set_trainable(lock=("text",), last=2)
     assert {name.rsplit(".", 3)[0] for name in chosen if ".layers." in name} == {"image.blocks.15"}
     assert {name for name in chosen if ".layers." not in name} == {
         "logit_scale",
@@ -262,18 +258,18 @@ def test_only_the_last_layers_of_a_tower_train(backbone):
         "image.classifier.weight",
         "image.classifier.bias",
     }
-    both = set_trainable(tower, last=2)
+    both = TowerLayers(tower).set_trainable(last=2)
     assert {name for name in both if name.startswith("text.")} == {
         name for name in names_of(tower, "text") if name.startswith("text.layers.5.")
     }
-    assert len(set_trainable(tower, last=18)) == len(list(tower.model.parameters()))
+    assert len(TowerLayers(tower).set_trainable(last=18)) == len(list(tower.model.parameters()))
 
 
 def test_locks_that_mean_nothing_are_refused(built):
     with pytest.raises(ConfigError, match='lock=\\["audio"\\]'):
-        set_trainable(built("clip"), lock=("audio",))
+        TowerLayers(built("clip")).set_trainable(lock=("audio",))
     with pytest.raises(ConfigError, match="last=0"):
-        set_trainable(built("clip"), last=0)
+        TowerLayers(built("clip")).set_trainable(last=0)
 
 
 @pytest.mark.parametrize("name", ["open_clip-resnet", "align"])
@@ -287,7 +283,7 @@ def test_frozen_batch_norm_keeps_its_statistics_in_train_mode(backbone, name):
         statistics = {key for key in tower.model.state_dict() if "running" in key}
         assert any(not torch.equal(moved.model.state_dict()[key], tower.model.state_dict()[key]) for key in statistics)
     before = {key: tower.model.state_dict()[key].clone() for key in statistics}
-    names = freeze_batch_norm(tower)
+    names = TowerLayers(tower).freeze_batch_norm()
     assert {f"{name}.running_mean" for name in names} == {key for key in statistics if "mean" in key}
     tower.model.requires_grad_(True)
     tower.model.train()
@@ -301,8 +297,8 @@ def test_frozen_batch_norm_keeps_its_statistics_in_train_mode(backbone, name):
 
 def test_frozen_batch_norm_is_the_copys_own(backbone):
     tower = backbone("open_clip-resnet")
-    names = freeze_batch_norm(tower)
-    assert freeze_batch_norm(tower) == names
+    names = TowerLayers(tower).freeze_batch_norm()
+    assert TowerLayers(tower).freeze_batch_norm() == names
     for twin in (copy.deepcopy(tower.model), pickle.loads(pickle.dumps(tower.model))):
         twin.train()
         norm = twin.get_submodule(names[0])
@@ -311,8 +307,8 @@ def test_frozen_batch_norm_is_the_copys_own(backbone):
 
 
 def test_a_tower_without_batch_norm_has_none_to_freeze(backbone):
-    assert freeze_batch_norm(backbone("open_clip")) == []
-    assert freeze_batch_norm(backbone("embedded")) == []
+    assert TowerLayers(backbone("open_clip")).freeze_batch_norm() == []
+    assert TowerLayers(backbone("embedded")).freeze_batch_norm() == []
 
 
 @pytest.mark.parametrize(
@@ -329,7 +325,7 @@ def test_projections_have_a_rate_of_their_own(built, name, projections):
     backbone = built(name)
     backbone.model.requires_grad_(True)
     names = {parameter: name for name, parameter in backbone.model.named_parameters()}
-    groups = parameter_groups(backbone, lr=1.0, weight_decay=0.1, projection_rate=5.0)
+    groups = TowerLayers(backbone).parameter_groups(lr=1.0, weight_decay=0.1, projection_rate=5.0)
     assert {names[p] for group in groups if group["lr"] == 5.0 for p in group["params"]} == projections
     assert {group["lr"] for group in groups} <= {1.0, 5.0}
     assert {name for name in names.values() if is_projection(name)} == projections

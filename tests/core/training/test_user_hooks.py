@@ -15,9 +15,9 @@ from mmengine.registry import HOOKS
 
 from vladapt import ConfigError, UnknownNameError
 from vladapt.core.contracts.recipe import Recipe, value_of
+from vladapt.core.recipes.adapters import check_hooks
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.tasks.config_training import runner as plan_runner
-from vladapt.core.tasks.methods import check_hooks
 from vladapt.core.tasks.pretraining.options import plan_of
 from vladapt.core.training import hooks, log_hook, model, optimizer, resume, runner, train
 from vladapt.core.training.log import FILE, keep_logs

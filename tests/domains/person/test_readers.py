@@ -121,7 +121,7 @@ def test_cuhk03_by_its_new_protocol(person, tmp_path):
     with pytest.raises(DataError, match="query_idx names picture 9 of 4"):
         person.read(tmp_path, REID)
     (tmp_path / "cuhk03_new_protocol_config_labeled.mat").write_bytes(b"no matlab")
-    with pytest.raises(DataError, match="damaged Matlab file"):
+    with pytest.raises(DataError, match="not a readable MATLAB file"):
         person.read(tmp_path, REID)
 
 

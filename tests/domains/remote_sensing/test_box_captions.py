@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from vladapt.core.data import Box
 from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.box_captions import MANY, boxes_of_mask, captions_of_boxes, plural
@@ -20,7 +21,7 @@ CENTRE, CORNER = (90.0, 45.0, 110.0, 55.0), (0.0, 0.0, 10.0, 10.0)
 
 
 def test_place_and_number_are_said():
-    made = captions_of_boxes([("plane", CENTRE), ("ship", CORNER), ("ship", CORNER)], SIZE, "a.png")
+    made = captions_of_boxes([Box("plane", CENTRE), Box("ship", CORNER), Box("ship", CORNER)], SIZE, "a.png")
     first, second, *others = made.texts
     assert first == "there is a plane at the center of the image."
     assert second == "there are two ships away from the center."
@@ -29,23 +30,23 @@ def test_place_and_number_are_said():
 
 
 def test_a_place_without_objects_is_not_named():
-    first, second, *_ = captions_of_boxes([("ship", CORNER), ("harbor", CORNER)], SIZE, "a.png").texts
+    first, second, *_ = captions_of_boxes([Box("ship", CORNER), Box("harbor", CORNER)], SIZE, "a.png").texts
     assert first == "there is a harbor and a ship in the image."
     assert second == "there is a harbor and a ship away from the center."
 
 
 def test_more_than_ten_are_vague_in_words_and_exact_in_numbers():
-    made = captions_of_boxes([("vehicle", CORNER)] * 11, SIZE, "a.png")
+    made = captions_of_boxes([Box("vehicle", CORNER)] * 11, SIZE, "a.png")
     assert all(any(f"{word} vehicles" in text for word in MANY) for text in made.texts)
     assert made.numbers() == {"vehicle": 11}
-    assert "ten vehicles" in captions_of_boxes([("vehicle", CORNER)] * 10, SIZE, "a.png").texts[1]
+    assert "ten vehicles" in captions_of_boxes([Box("vehicle", CORNER)] * 10, SIZE, "a.png").texts[1]
 
 
-BOXES = st.lists(st.tuples(st.sampled_from(["plane", "ship", "harbor"]), st.just(CENTRE) | st.just(CORNER)), min_size=1)
+BOX = st.builds(Box, st.sampled_from(["plane", "ship", "harbor"]), st.sampled_from([CENTRE, CORNER]))
 
 
 @settings(max_examples=25, deadline=None)
-@given(boxes=BOXES, seed=st.integers(0, 5))
+@given(boxes=st.lists(BOX, min_size=1), seed=st.integers(0, 5))
 def test_draws_are_a_function_of_seed_and_name(boxes, seed):
     made = captions_of_boxes(boxes, SIZE, "a.png", seed)
     assert made == captions_of_boxes(boxes, SIZE, "a.png", seed) and len(made.texts) == 5
@@ -53,7 +54,7 @@ def test_draws_are_a_function_of_seed_and_name(boxes, seed):
 
 
 def test_another_seed_or_name_draws_others():
-    boxes = [(name, CORNER) for name in ("plane", "ship", "harbor", "bridge")]
+    boxes = [Box(name, CORNER) for name in ("plane", "ship", "harbor", "bridge")]
     drawn = {captions_of_boxes(boxes, SIZE, name, seed).texts[2:] for seed in range(3) for name in ("a", "b")}
     assert len(drawn) == 6
 
@@ -74,13 +75,13 @@ def test_a_region_in_the_hole_of_another_has_no_box():
     mask[4:10, 5:13] = 0
     mask[6:8, 7:11] = 1  # in the hole
     mask[12, 15] = 1  # joined by a corner
-    assert boxes_of_mask(mask, ("background", "road"), {0}, 1) == [("road", (3.0, 2.0, 16.0, 13.0))]
+    assert boxes_of_mask(mask, ("background", "road"), {0}, 1) == [Box("road", (3.0, 2.0, 16.0, 13.0))]
 
 
 def test_small_regions_and_ignored_values_have_no_box():
     mask = np.full((20, 20), 255, np.uint8)
     mask[0:4, 0:4], mask[10:13, 10:15] = 1, 1  # 16 and 15 pixels
-    assert boxes_of_mask(mask, ("background", "road"), {0}) == [("road", (0.0, 0.0, 4.0, 4.0))]
+    assert boxes_of_mask(mask, ("background", "road"), {0}) == [Box("road", (0.0, 0.0, 4.0, 4.0))]
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,7 +91,7 @@ def test_boxes_of_regions_without_holes_are_those_of_their_pixels(seed, share):
     labels, _ = ndimage.label(ndimage.binary_fill_holes(mask, np.ones((3, 3))), np.ones((3, 3)))
     wanted = sorted((y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(labels))
     made = boxes_of_mask(mask.astype(np.uint8), ("background", "road"), {0}, 1)
-    assert sorted((y0, x0, y1, x1) for _, (x0, y0, x1, y1) in made) == wanted
+    assert sorted((y0, x0, y1, x1) for x0, y0, x1, y1 in (box.corners for box in made)) == wanted
 
 
 # reading --------------------------------------------------------------------------------------------------------------

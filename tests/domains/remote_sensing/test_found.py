@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vladapt import load_domain
-from vladapt.core.contracts.items import WHOLE, DomainData, Item
+from vladapt.core.contracts.items import DomainData, Item
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.objects import encoded
 
@@ -21,7 +21,7 @@ def data(write_raster, tmp_path):
     """Two windows of a raster of 20 x 30 pixels of 10 m, and a picture that lies nowhere."""
     file = write_raster(tmp_path / "field.tif", np.full((3, 20, 30), 9, np.uint8))
     windows = [
-        Item(f"field.tif#0_{left}", file, {"window": [left, 0, 20, 20], WHOLE: [20, 30]}, apart=True)
+        Item(f"field.tif#0_{left}", file, {"window": [left, 0, 20, 20], Item.WHOLE: [20, 30]}, apart=True)
         for left in (0, 10)
     ]
     return DomainData([*windows, Item("a.png", tmp_path / "a.png")], (), load=lambda item: None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.items import READ_BY, WHOLE, Boxes, DomainData, Item
+from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.objects import cut_objects, in_window
@@ -144,11 +144,13 @@ def test_new_rasters_are_cut_and_stretched_as_those_of_the_fit_and_say_who_decod
     data = domain.read(yard[0], "detection", labels=str(yard[1]), **HOW)
     new = domain.read_images([yard[0]], **{**HOW, **data.reading})
     assert {item.decode["window"][2] for item in new.items} == {24}
-    assert all(item.decode[WHOLE] == [40, 48] and item.decode[READ_BY] == "remote-sensing" for item in new.items)
+    assert all(
+        item.decode[Item.WHOLE] == [40, 48] and item.decode[Item.READ_BY] == "remote-sensing" for item in new.items
+    )
     known = {tuple(item.decode["window"]): item for item in data.items}
     for item in new.items:
         if tuple(item.decode["window"]) in known:
-            decode = {key: value for key, value in item.decode.items() if key != READ_BY}
+            decode = {key: value for key, value in item.decode.items() if key != Item.READ_BY}
             pixels = domain.decode(item.source, decode)
             assert pixels.shape == (24, 24, 3) and np.allclose(pixels, data.load(known[tuple(item.decode["window"])]))
 
@@ -180,7 +182,7 @@ def test_boxes_lie_on_rasters_of_many_bands_of_16_bits(yard, tmp_path, bands, sh
         left, top, width, height = item.decode["window"]
         seen = stored[shown, top : top + height, left : left + width].transpose(1, 2, 0) / 4000
         np.testing.assert_allclose(data.load(item), seen, atol=1e-6)
-        decode = {key: value for key, value in item.decode.items() if key != READ_BY}
+        decode = {key: value for key, value in item.decode.items() if key != Item.READ_BY}
         np.testing.assert_array_equal(RemoteSensing().decode(item.source, decode), data.load(item))
 
 

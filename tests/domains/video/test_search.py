@@ -16,7 +16,7 @@ from vladapt.core.engine.search import search
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runs.plots import strip
-from vladapt.core.tasks.classification.sample_pictures import SamplePictures
+from vladapt.core.tasks.classification.explaining import SamplePictures
 from vladapt.domains.video import Video
 
 pytest.importorskip("av", reason="extra video is not installed")

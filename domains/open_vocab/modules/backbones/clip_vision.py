@@ -12,15 +12,17 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .....core.backbones import FEATURE_MAP_DEPTHS, ROOTS, load_backbone, tower_of
+from .....core.backbones import load_backbone, tower_of
 from .....core.contracts import blank_image, require
 from .....core.errors import ConfigError
 from .....core.losses import RoVit
-from .....core.training import add_lora, checkpoint_blocks, depth_of, depths, freeze_batch_norm
+from .....core.training import TowerLayers, add_lora
 from .....registry import MODELS
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
 
 PYRAMIDS = ("simple", "taps")
+TAPS = (0.25, 0.5, 0.75, 1.0)
+"""Shares of a transformer's blocks after which its own maps are taken."""
 SMALLEST_CNN_IMAGE = 64
 """Pixels from which channels and strides of a convolutional tower are read."""
 
@@ -97,7 +99,7 @@ class CLIPVisionBackbone(BaseModule):
         self._choose(kind, out_indices, num_outs if stages is None else len(stages))
         self._let_train(kind, frozen, frozen_stages, train_head)
         if norm_eval:
-            freeze_batch_norm(self.backbone)
+            TowerLayers(self.backbone).freeze_batch_norm()
         self._add_lora(lora)
         if cropped_positions:
             options = cropped_positions if isinstance(cropped_positions, Mapping) else {}
@@ -105,7 +107,7 @@ class CLIPVisionBackbone(BaseModule):
         if drop_path:
             self.backbone.need("image_blocks")
         if with_cp and not self.is_transformer:
-            checkpoint_blocks(self.backbone)
+            TowerLayers(self.backbone).checkpoint()
         self._add_pyramid(kind, out_channels, num_outs)
         layout = self._levels(num_outs) if stages is None else stages
         self.out_channels, self.strides = zip(*(layout[index] for index in self.out_indices))
@@ -144,7 +146,7 @@ class CLIPVisionBackbone(BaseModule):
     def _stops(self) -> list[int]:
         """After how many blocks of a transformer each chosen tap is taken."""
         depth = len(self.backbone.blocks("image"))
-        return [max(1, round(FEATURE_MAP_DEPTHS[index] * depth)) for index in self.out_indices]
+        return [max(1, round(TAPS[index] * depth)) for index in self.out_indices]
 
     def _patch_maps(self, pixels: Tensor, stops: Sequence[int]) -> list[Tensor]:
         """The patches after so many blocks, (B, W, h, w) each."""
@@ -184,9 +186,9 @@ class CLIPVisionBackbone(BaseModule):
     def _hold_tower(self) -> None:
         """The image tower becomes part of this module; what else its features need follows to other devices."""
         children = dict(self.backbone.model.named_children())
-        self.tower = nn.ModuleDict({name: child for name, child in children.items() if name in ROOTS["image"]})
-        known = ROOTS["image"] | ROOTS["text"]
-        self._beside = [child for name, child in children.items() if name not in known]
+        towers = {name: tower_of(self.backbone, name) for name in children}
+        self.tower = nn.ModuleDict({name: child for name, child in children.items() if towers[name] == "image"})
+        self._beside = [child for name, child in children.items() if towers[name] == "shared"]
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
@@ -196,13 +198,14 @@ class CLIPVisionBackbone(BaseModule):
         return self
 
     def _let_train(self, kind: str, frozen: bool, frozen_stages: int, train_head: bool) -> None:
-        last = depths(self.backbone, "image")
+        layers = TowerLayers(self.backbone)
+        last = layers.count("image")
         require(frozen_stages <= last, "frozen_stages", frozen_stages, f"this tower has {last} blocks")
         used = max(self._stops()) if kind == "taps" and self.is_transformer else last
         deepest = last + 1 if train_head else used
         for name, parameter in self.backbone.model.named_parameters():
             if tower_of(self.backbone, name) == "image" and not frozen:
-                parameter.requires_grad_(frozen_stages < depth_of(self.backbone, name) <= deepest)
+                parameter.requires_grad_(frozen_stages < layers.depth(name) <= deepest)
 
     def _add_lora(self, lora: Mapping[str, Any] | None) -> None:
         if lora is None:
@@ -217,9 +220,9 @@ class CLIPVisionBackbone(BaseModule):
             self.backbone.need("image_blocks")
             self.pyramid = SimpleFeaturePyramid(self._width(), out_channels or 256, num_outs, self.out_indices)
             return
-        cure = f"pyramid 'taps' gives the tower's own {len(FEATURE_MAP_DEPTHS)} maps; change them by a neck"
+        cure = f"pyramid 'taps' gives the tower's own {len(TAPS)} maps; change them by a neck"
         require(out_channels is None, "out_channels", out_channels, cure)
-        require(num_outs == len(FEATURE_MAP_DEPTHS), "num_outs", num_outs, cure)
+        require(num_outs == len(TAPS), "num_outs", num_outs, cure)
 
     def _levels(self, num_outs: int) -> list[tuple[int, float]]:
         """Channels and stride of every map of a transformer."""

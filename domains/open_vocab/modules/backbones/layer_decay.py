@@ -10,7 +10,7 @@ from torch import nn
 
 from .....core.contracts import Backbone, require
 from .....core.errors import ConfigError, UnknownNameError, did_you_mean
-from .....core.training import parameter_groups
+from .....core.training import TowerLayers
 from .....registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 OPTIONS = {"layer_decay": 0.7, "backbone_lr_mult": 1.0, "decay_all": False}
@@ -64,8 +64,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _tower_groups(self, tower: Backbone) -> list[dict]:
         options = self.paramwise_cfg
-        return parameter_groups(
-            tower,
+        return TowerLayers(tower).parameter_groups(
             lr=self.base_lr * options["backbone_lr_mult"],
             weight_decay=self.base_wd or 0.0,
             layer_decay=options["layer_decay"],

@@ -12,7 +12,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize
 
-from .....core.contracts import READ_BY, Boxes, Item, Mask
+from .....core.contracts import Boxes, Item, Mask
 from .....core.data import decode_image
 from .....core.errors import ConfigError, DataError
 from .....core.registry import load_domain
@@ -27,7 +27,7 @@ CHANNELS = ("bgr", "rgb")
 @TRANSFORMS.register_module()
 class LoadItemImage(BaseTransform):
     """Decode `img_path` as everywhere in vladapt: upright, transparency on white, 16 bits scaled to 8; what a domain
-    decodes itself (`READ_BY` in `decode`), as that does.
+    decodes itself (`Item.READ_BY` in `decode`), as that does.
 
     mmcv's LoadImageFromFile differs in each of these. Sets img (H, W, 3), img_shape and ori_shape (H, W).
 
@@ -46,7 +46,7 @@ class LoadItemImage(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         decode = dict(results.get("decode") or {})
-        domain = decode.pop(READ_BY, None)
+        domain = decode.pop(Item.READ_BY, None)
         pixels = None if domain is None else load_domain(domain).decode(results["img_path"], decode)
         if pixels is None:
             pixels = decode_image(results["img_path"], decode)

@@ -9,11 +9,12 @@ from PIL import Image
 
 import vladapt
 from vladapt.core.contracts.images import CropTransform
+from vladapt.core.recipes.adapters import adapter_of, with_fresh_views
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.augmentation import augmentation_of, tighter, with_fresh_views
-from vladapt.core.tasks.methods import adapter_of
+from vladapt.core.tasks.classification.fitting import tighter
+from vladapt.core.tasks.classification.task import augmentations_of
 
 pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
@@ -41,7 +42,8 @@ def augmented(flags):
         recipe = resolve(flags={**flags, "domain": domain, "adapter": {"name": name, **(options or {})}, **given})
         task = task_of(recipe)
         recipe = task.settled(recipe)
-        return augmentation_of(adapter_of(recipe), recipe, task.prepared(recipe, Reporter(quiet=True)))
+        adapters = {name: adapter_of(recipe)}
+        return augmentations_of(recipe, task.prepared(recipe, Reporter(quiet=True)), adapters)[name]
 
     return call
 

@@ -13,8 +13,7 @@ from vladapt.core.explanation.nearest import LabelledImages
 from vladapt.core.runs.run_sections import Report, render_report
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.explaining import CAUTION, Asked, Explainer
-from vladapt.core.tasks.classification.mistakes import mistakes_section
-from vladapt.core.tasks.classification.results import ClassificationResults
+from vladapt.core.tasks.classification.report import ClassificationResults, mistakes_section
 
 NAMES = ("cat", "dog", "owl")
 QUIET = Reporter(quiet=True)

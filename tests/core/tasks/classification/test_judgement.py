@@ -13,10 +13,9 @@ from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.resampling import metric_draws
 from vladapt.core.registry import build_adapter
 from vladapt.core.runs.comparison import Comparison
-from vladapt.core.tasks.classification.baselines import fitted_probe
 from vladapt.core.tasks.classification.contest import Tested as _Tested
-from vladapt.core.tasks.classification.scoring import metrics_table
-from vladapt.core.tasks.classification.warnings import warnings_of
+from vladapt.core.tasks.classification.report import warnings_of
+from vladapt.core.tasks.classification.scoring import fitted_probe, metrics_table
 
 NAMES = ["neutrophil", "monocyte", "basophil"]
 

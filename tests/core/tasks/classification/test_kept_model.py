@@ -13,7 +13,7 @@ from PIL import Image
 import vladapt
 from vladapt.core.errors import ConfigError
 from vladapt.core.registry import adapter_class
-from vladapt.core.tasks.classification.kept_model import TURNED_DOWN
+from vladapt.core.tasks.classification.scoring import TURNED_DOWN
 
 CLASSES, DIM = 8, 32
 NAME = "onzeta"

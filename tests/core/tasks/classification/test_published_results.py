@@ -12,16 +12,16 @@ import pytest
 from vladapt.core.backbones.specs import alias_of, published
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import catalogue
-from vladapt.core.tasks.classification.protocols import PROTOCOLS
-from vladapt.core.tasks.classification.published_results import (
+from vladapt.core.tasks.classification.protocols import (
     ELEVEN,
+    PROTOCOLS,
     TABLE,
     Setting,
     are_eleven,
     means_of,
     note_on_published,
-    setting_of,
 )
+from vladapt.core.tasks.classification.task import setting_of
 from vladapt.domains.natural.known_sets import names
 
 TIP = Setting("openai-rn50", "full-val", "imagenet")

@@ -20,8 +20,7 @@ from vladapt.core.judgements.calibration import Calibrated
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.registry import judgement_class
 from vladapt.core.runs.run_sections import render_report
-from vladapt.core.tasks.classification.report import classification_report
-from vladapt.core.tasks.classification.results import ClassificationResults
+from vladapt.core.tasks.classification.report import ClassificationResults, classification_report
 from vladapt.core.tasks.classification.task import Classification
 
 VOID = {"meta", "img", "br", "link", "input", "line", "circle", "rect", "polyline"}
@@ -138,7 +137,7 @@ def several_labels(**changes):
 def html_of(given: ClassificationResults, folder: str = "runs/example") -> str:
     """The page, with what the judgements of classification find in the metrics, and of how sure the model is."""
     findings = Findings.of_metrics({name: judgement_class(name) for name in Classification.judgements}, given.metrics)
-    scores = Scores(given.labels, given.zero_shot_logits, given.adapted_logits, given.metrics, given.groups)
+    scores = Scores(given.labels, given.zero_shot_logits, given.adapted_logits, given.metrics)
     findings["calibration"] = Calibrated(given.metrics.get("thresholds"), given.calibration, scores=scores)
     return render_report(classification_report(replace(given, findings=findings), folder))
 

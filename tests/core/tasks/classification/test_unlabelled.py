@@ -17,8 +17,7 @@ from vladapt.core.engine.compare import compare
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.feature_rows import prepared_of
-from vladapt.core.tasks.classification.unlabelled import Unlabelled
+from vladapt.core.tasks.classification.fitting import Unlabelled
 
 NAMES = "crimson,leaf,sea"
 
@@ -107,7 +106,7 @@ def test_with_no_shots_asked_for_names_like_those_of_folders_are_no_slip(small_c
 def test_a_method_reads_the_training_images_beyond_the_shots(small_clip_spec, pictures, shots, left):
     data = pictures("cat", "dog", images=10)
     recipe = resolve(flags={"data.path": str(data), "shots": shots, "backbone": small_clip_spec})
-    prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
+    prepared = task_of(recipe).prepared(recipe, Reporter(quiet=True))
     drawn, reads = prepared.draw(shots, 1), Reads()
     read = Unlabelled.of(reads, prepared, drawn)
     train = {item.id for item in prepared.data.split("train")}
@@ -125,14 +124,14 @@ def test_a_method_reads_the_training_images_beyond_the_shots(small_clip_spec, pi
 
 def test_where_all_train_images_are_shots_none_are_left(small_clip_spec, pictures):
     recipe = resolve(flags={"data.path": str(pictures("cat", "dog")), "shots": 9, "backbone": small_clip_spec})
-    prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
+    prepared = task_of(recipe).prepared(recipe, Reporter(quiet=True))
     with pytest.raises(CapabilityError, match="all 4 train images are shots; give fewer --shots"):
         Unlabelled.of(Reads(), prepared, prepared.draw(9, 1))
 
 
 def test_without_labels_it_reads_the_images_that_it_is_asked_about(small_clip_spec, pictures):
     recipe = resolve(flags={"data.path": str(pictures()), "classes": NAMES, "backbone": small_clip_spec})
-    prepared = prepared_of(recipe, Reporter(quiet=True), task_of(recipe).domain, "classification")
+    prepared = task_of(recipe).prepared(recipe, Reporter(quiet=True))
     read = Unlabelled.of(Reads(), prepared, prepared.draw(0, 1))
     assert read.features.ids == prepared.test.ids and len(read.items) == 4
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.items import WHOLE, DomainData, Item
+from vladapt.core.contracts.items import DomainData, Item
 from vladapt.core.errors import DataError
 from vladapt.domains.open_vocab.inference.joined import (
     JoinedMap,
@@ -104,8 +104,8 @@ def test_windows_are_told_from_pictures_that_are_whole():
         return Item(name, Path(name), decode)
 
     one, other = (
-        item("a#0_0", box=[0, 0, 8, 8], **{WHOLE: [8, 12]}),
-        item("a#0_4", window=[4, 0, 8, 8], **{WHOLE: [8, 12]}),
+        item("a#0_0", box=[0, 0, 8, 8], **{Item.WHOLE: [8, 12]}),
+        item("a#0_4", window=[4, 0, 8, 8], **{Item.WHOLE: [8, 12]}),
     )
     plain = item("b", box=[1, 2, 3, 4])
     runs = [
@@ -126,7 +126,7 @@ def test_a_picture_too_large_to_be_shown_is_saved_without_one(tmp_path):
     def load(item):
         raise DataError("too large")
 
-    items = [Item(f"a#0_{left}", Path("a"), {"box": [left, 0, left + 8, 8], WHOLE: [8, 12]}) for left in (0, 4)]
+    items = [Item(f"a#0_{left}", Path("a"), {"box": [left, 0, left + 8, 8], Item.WHOLE: [8, 12]}) for left in (0, 4)]
     data = DomainData(items, (), load)
     mask = np.zeros((8, 12), np.uint8)
     mask[2:5, 3:9] = 1

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import FeatureSet, Item, Label, build_adapter
-from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.training.tower_passes import image_features
 from vladapt.core.training.tower_weights import copy_of
@@ -69,7 +68,7 @@ def seeing(backbone, joint):
     """A copy of the backbone with a copy of what sees frames together."""
     towers = copy_of(backbone)
     if joint is not None:
-        attach_joint(towers, deepcopy(joint).requires_grad_(False)).eval()
+        deepcopy(joint).requires_grad_(False).attach(towers).eval()
     return towers
 
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from drawn_bars import FRAMES, IN_TOWER, SIDE, clip_item, draw, drawn, logits_of, seeing, seen_of_frames
 from parity_checks import video_towers
 
-from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.registry import adapter_class
 from vladapt.core.training import tower_outputs
 from vladapt.core.training.samples import seed_of
@@ -135,7 +134,7 @@ def test_one_step_written_out(problem, joints, monkeypatch, name):
     towers = copy_of(problem.backbone)
     start = {n: p.detach().clone() for n, p in towers.model.named_parameters()}
     if joints[name] is not None:
-        attach_joint(towers, deepcopy(joints[name]))
+        deepcopy(joints[name]).attach(towers)
     trained = {
         n: p.requires_grad_()
         for n, p in towers.model.named_parameters()

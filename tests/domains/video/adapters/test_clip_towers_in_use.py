@@ -20,7 +20,7 @@ from vladapt import (
     load_backbone,
     predict,
 )
-from vladapt.core.backbones.joint_parts import attach_joint, chosen_parts
+from vladapt.core.backbones.joint_parts import JointParts
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.items import DomainData
 from vladapt.core.errors import CapabilityError
@@ -82,8 +82,14 @@ def test_whole_clips_of_several_crops_are_averaged(problem, fitted):
 def test_clips_of_other_lengths(problem, fitted):
     """Frames at even steps, the first and the last among them: repeated where there are fewer."""
     numbers = torch.arange(5)
-    assert chosen_parts(numbers, 3).tolist() == [0, 2, 4] and chosen_parts(numbers[:2], 5).tolist() == [0, 0, 0, 1, 1]
-    assert chosen_parts(numbers, 5) is numbers
+    assert JointParts.chosen(numbers, 3).tolist() == [0, 2, 4] and JointParts.chosen(numbers[:2], 5).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
+    assert JointParts.chosen(numbers, 5) is numbers
     items = [clip_item(i, frames) for i, frames in enumerate((3, 2, 5, 1))]
     images = TrainingImages(items, draw, *transforms_of(problem), problem.classifier.texts)
     assert Problem(problem.backbone, problem.classifier, images).fit("stan").frames == 3
@@ -107,7 +113,7 @@ def test_towers_without_blocks_are_refused_in_one_line(name):
 def test_a_tower_sees_parts_by_one_thing_at_most(problem):
     towers = seeing(problem.backbone, NeighbouringFrames(FRAMES))
     with pytest.raises(CapabilityError, match="already encodes the parts of a sample together;"):
-        attach_joint(towers, NeighbouringFrames(FRAMES))
+        NeighbouringFrames(FRAMES).attach(towers)
     with pytest.raises(CapabilityError, match="positions for 64 frames, and a clip has 65"):
         Branch(problem.backbone, 65, depth=1, drop_path=0.0)
     assert isinstance(towers.joint, nn.Module) and problem.backbone.joint is None

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from parity_checks import video_patches
 
 from vladapt import build_adapter, load_backbone
-from vladapt.core.backbones.joint_parts import attach_joint
 from vladapt.core.errors import CapabilityError
 from vladapt.core.registry import adapter_class
 from vladapt.core.testing.method import Method
@@ -42,7 +41,7 @@ def trained():
 
 def aggregating(towers, frames, **merges):
     made = copy_of(towers)
-    attach_joint(made, AggregatingFrames(made, frames, **merges))
+    AggregatingFrames(made, frames, **merges).attach(made)
     return made
 
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ......core.contracts import Backbone, require
-from ......core.training import words_of
 from ......registry import MODELS
 from ....vocabulary import Vocabulary
 from ...losses.masked_decoder import Kept, keep_some
@@ -220,7 +219,7 @@ def part_of_captions(backbone: Backbone, tokens: Tensor, hidden_share: float) ->
         (B, K, D) features of the tokens that stay, which they are, and (B, L) bool: the words that do not.
     """
     mask = backbone.token_mask(tokens)
-    words = words_of(backbone, tokens)
+    words = backbone.word_mask(tokens)
     count = max(int((mask & ~words).sum(dim=1).max()), int(tokens.shape[1] * (1 - hidden_share)))
     kept = keep_some(count, tokens.shape, tokens.device, forced=mask & ~words)
     x = kept.of(backbone.embed_prompt(*_padded(backbone, backbone.embed_tokens(tokens), mask))[:, : tokens.shape[1]])

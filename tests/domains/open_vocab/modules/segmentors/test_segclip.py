@@ -13,7 +13,6 @@ pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 from mmseg.structures import SegDataSample
 
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
-from vladapt.core.training.tower_passes import words_of
 from vladapt.domains.open_vocab.modules.segmentors.segclip.group import (
     caption_tokens,
     class_features,
@@ -240,9 +239,9 @@ def test_words_that_stay_are_read_in_their_order_with_their_positions(model):
     torch.manual_seed(0)
     features, kept, asked = part_of_captions(backbone, tokens, 0.5)
     assert (kept.places.diff(dim=1) > 0).all() and asked.any()
-    assert not (asked & ~words_of(backbone, tokens)).any()
+    assert not (asked & ~backbone.word_mask(tokens)).any()
     visible = ~kept.hidden & backbone.token_mask(tokens)
-    assert (visible | ~(backbone.token_mask(tokens) & ~words_of(backbone, tokens))).all()  # start and end stay
+    assert (visible | ~(backbone.token_mask(tokens) & ~backbone.word_mask(tokens))).all()  # start and end stay
     torch.manual_seed(0)
     everything, all_kept, none = part_of_captions(backbone, tokens, 0.0)
     assert not none.any() and all_kept.places.shape == tokens.shape

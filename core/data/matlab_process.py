@@ -11,7 +11,8 @@ try:
 except ImportError:  # Windows
     resource = None
 
-MOST_BYTES = 8 << 30
+MOST_MEMORY = 4 << 30
+MOST_VALUES = 5_000_000
 
 
 def main() -> None:
@@ -19,23 +20,28 @@ def main() -> None:
     from scipy.io import loadmat
 
     if resource is not None:  # what is packed may be without end
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     file, *keys = sys.argv[1:]
     content = loadmat(file, variable_names=keys)
     if lacking := [key for key in keys if key not in content]:
         sys.exit(f"has no '{lacking[0]}'")
-    print(json.dumps({key: [plain(each) for each in np.ravel(content[key])] for key in keys}))
+    counted = [0]
+    print(json.dumps({key: [plain(each, counted) for each in np.ravel(content[key])] for key in keys}))
 
 
-def plain(cell):
-    """Numbers and texts out of the arrays that MATLAB wraps them in, structures as objects."""
+def plain(cell, counted):
+    """Structures as objects, arrays as flat lists, of one element as that element; numbers and texts."""
     import numpy as np
 
+    counted[0] += 1
+    if counted[0] > MOST_VALUES:
+        sys.exit("holds more values than annotations could")
     names = getattr(getattr(cell, "dtype", None), "names", None)
-    if names:
-        return {name: plain(cell[name]) for name in names}
     if isinstance(cell, np.ndarray):
-        return plain(cell.ravel()[0]) if cell.size else None
+        values = [plain(each, counted) for each in (cell.ravel()[:1] if names else cell.ravel())]
+        return values[0] if len(values) == 1 else values
+    if names:
+        return {name: plain(cell[name], counted) for name in names}
     return cell.item() if isinstance(cell, np.generic) else str(cell)
 
 

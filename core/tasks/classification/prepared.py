@@ -1,7 +1,8 @@
-"""From a recipe to everything a fit needs: the data split and read, the backbone, features by demand, the text side."""
+"""A data set on one backbone: shots are drawn of it, and its features and the texts of its classes come by demand."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
@@ -17,22 +18,163 @@ from ...contracts.domain import Domain, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
 from ...contracts.items import DomainData, Item
-from ...contracts.prepared import Counts, Shots
-from ...contracts.recipe import AUTO, Recipe
+from ...contracts.prepared import Counts, Shots, val_images
+from ...contracts.recipe import AUTO
+from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
 from ...errors import DataError
 from ...features.batches import Extras, batches
 from ...features.patch_tokens import PatchTokenReader
-from ...features.store import FeatureStore
+from ...features.store import Extraction, FeatureStore
 from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
+from ...recipes.data import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
-from ..methods import backbone_of, encoding_batch_size
-from .drawing import Drawn, behind
-from .protocols import templates_of
-from .unlabelled import classes_of_data, has_labels
+from .resources import BaseRun, Resources
+
+
+class Drawn(ABC):
+    """Base of both kinds of prepared data: what is drawn of them, given how their features are made.
+
+    Attributes:
+        data: the items, each with its split.
+        device: where features lie.
+    """
+
+    data: DomainData
+    device: torch.device
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.data.class_names
+
+    @property
+    @abstractmethod
+    def test(self) -> FeatureSet:
+        """Features of the test split."""
+
+    @abstractmethod
+    def test_set(self, parts: bool = False) -> FeatureSet:
+        """Features of the test split, with parts if wanted."""
+
+    @abstractmethod
+    def features(
+        self,
+        items: Sequence[Item],
+        title: str,
+        views: int = 0,
+        seed: int = 0,
+        tap: str = PROJECTED,
+        parts: bool = False,
+        augment: Callable[..., Any] | None = None,
+    ) -> FeatureSet:
+        """Features of some items.
+
+        Args:
+            title: what they are, for the line that shows progress.
+            views: augmented views of each.
+            augment: decoded image -> augmented pixels, by default the domain's.
+        """
+
+    @abstractmethod
+    def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
+        """Features of some items by this backbone."""
+
+    @abstractmethod
+    def _no_support(self) -> FeatureSet:
+        """For methods that learn from no labelled image."""
+
+    def draw(
+        self,
+        shots: int | None,
+        seed: int,
+        views: int = 0,
+        augment: Callable[..., Any] | None = None,
+        parts: bool = False,
+        check: Callable[[FeatureSet], None] | None = None,
+        val_shots: int | str | None = None,
+        scenario: str | None = None,
+        searches: bool = True,
+    ) -> Shots:
+        """Support, val and test features of one seed.
+
+        Args:
+            shots: images per class to learn from; None for all there are.
+            views: augmented views of each support image.
+            augment: decoded image -> augmented pixels, by default the domain's.
+            parts: whether all three sets are to have parts; where the support has none, nor have they.
+            check: called with the support before more is encoded; raises if that would be in vain.
+            val_shots: as for `val_images`.
+            scenario: how unequal the shots are, as `draw_shots` takes it.
+            searches: whether settings may be chosen at all.
+        """
+        classes = len(self.class_names)
+        wanted, parts = parts, parts or self.data.part_views is not None
+        chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
+        pool = self.data.split("val")
+        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
+        if chosen:
+            support = self.features(chosen, "support images", views, seed, parts=parts, augment=augment)
+        else:
+            support = self._no_support()
+        if check is not None:
+            check(support)
+        parts = support.parts is not None
+        held = self.features(val, "validation images", parts=parts) if val else None
+        held = held.with_parts() if parts and val else held
+        test = self.test_set(parts) if parts and wanted else self.test
+        samples = behind(support, chosen), behind(held, val) if val else ()
+        return Shots(support, held, test, *samples, seed, searches, augment)
+
+    def with_val(self, shots: Shots) -> Shots:
+        """The draw whose support has the images of val too, so that none are left to choose on."""
+        if shots.val is None:
+            return shots
+        views = 0 if shots.support.views is None else shots.support.views.shape[1]
+        items, parts = [*shots.items, *shots.val_items], shots.support.parts is not None
+        title = "support and validation images"
+        both = self.features(items, title, views, shots.seed, parts=parts, augment=shots.augment)
+        both = both.with_parts() if parts else both
+        return replace(shots, support=both, val=None, items=behind(both, items), val_items=())
+
+    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
+        """Rows of this data, with all that the adapter needs to predict."""
+        several, keyed = "further_backbones" in adapter.at_predict, "keys" in adapter.at_predict
+        extras = Extras(
+            items=self.data.items,
+            further=[other.encode_items for other in self.resources.further] if several else (),
+            keys=self.resources.keyed.encode_items if keyed and self.resources.keyed else None,
+            base=partial(self.base.logits, self) if self.base is not None else None,
+            **self._of_images(adapter),
+        )
+        return batches(adapter, features, extras)
+
+    def _of_images(self, adapter: Adapter) -> dict[str, Any]:
+        """What batches have of the images themselves, as fields of `Extras`."""
+        return {}
+
+    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
+        """Features of some items by their ids, in that order."""
+        by_id = {item.id: item for item in self.data.items}
+        return self.encode_items([by_id[i] for i in ids], PROJECTED, parts)
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What the recipe names besides data and backbone."""
+        return Resources(self)
+
+    @cached_property
+    def base(self) -> BaseRun | None:
+        """The run that the recipe starts from."""
+        return BaseRun.of_data(self, self.device)
+
+
+def behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
+    """The samples that could be read, in the order of their features."""
+    by_id = {item.id: item for item in items}
+    return tuple(by_id[i] for i in features.ids)
 
 
 @dataclass(frozen=True)
@@ -169,30 +311,21 @@ class Prepared(Drawn):
         """The fingerprint of the backbone of the features."""
         return self.backbone.fingerprint
 
-    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
-        """Rows of this data, with all that the adapter needs to predict."""
-        return batches(adapter, features, self._extras(adapter))
-
-    def _extras(self, adapter: Adapter) -> Extras:
-        several = "further_backbones" in adapter.at_predict
-        return Extras(
-            items=self.data.items,
-            load=self.data.load,
-            transform=self.domain.transforms(self.backbone, False, self.task),
-            encode=self.encode_items,
-            further=[other.encode_items for other in self.resources.further] if several else (),
-            keys=self.resources.keyed.encode_items if "keys" in adapter.at_predict and self.resources.keyed else None,
-            boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
-            base=partial(self.base.logits, self) if self.base is not None else None,
-            parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
-            patches=self.patch_tokens.read if "patch_tokens" in adapter.at_predict else None,
-        )
+    def _of_images(self, adapter: Adapter) -> dict[str, Any]:
+        return {
+            "load": self.data.load,
+            "transform": self.domain.transforms(self.backbone, False, self.task),
+            "encode": self.encode_items,
+            "boxes": self.resources.boxes if "boxes" in adapter.at_predict else None,
+            "parts": lambda items: self.encode_items(items, PROJECTED, parts=True),
+            "patches": self.patch_tokens.read if "patch_tokens" in adapter.at_predict else None,
+        }
 
     @property
     def patch_tokens(self) -> PatchTokenReader:
         """Features of the patches, stored as well."""
-        transform, how = self.domain.transforms(self.backbone, False, self.task), asdict(self.encoding)
-        return PatchTokenReader(self.data, self.backbone, transform, self.store, **how)
+        transform = self.domain.transforms(self.backbone, False, self.task)
+        return PatchTokenReader(self.data, self.backbone, transform, self.store, **asdict(self.encoding))
 
     def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
         """Features of some items by this backbone."""
@@ -247,34 +380,26 @@ class Prepared(Drawn):
         domain says."""
         if views and augment is None:
             augment = self.domain.transforms(self.backbone, True, self.task)
+        how = {"views": views, "view_transform": augment if views else None, "seed": seed}
         with self.reporter.task(f"Encoding {title}") as progress:
-            extraction = self.store.get_or_compute(
-                self.data,
-                list(items),
-                self.backbone,
-                self.domain.transforms(self.backbone, False, self.task),
-                tap=tap,
-                views=views,
-                view_transform=augment if views else None,
-                seed=seed,
-                batch_size=self.encoding.batch_size,
-                workers=self.encoding.workers,
-                amp=self.encoding.amp,
-                progress=progress,
-                parts=parts,
-            )
+            extraction = self.extracted(items, tap=tap, parts=parts, progress=progress, **how)
         self.counts.computed += extraction.computed
         self.counts.cached += extraction.cached
         self.skipped += [pair for pair in extraction.skipped if pair not in self.skipped]
         check_skipped([*self.data.skipped, *self.skipped], self.data.total)
         return extraction.features.to(self.backbone.device)
 
+    def extracted(self, items: Sequence[Item], **how: Any) -> Extraction:
+        """Features of some items, and which could not be read; `how` as `FeatureStore.get_or_compute` has it."""
+        transform, encoding = self.domain.transforms(self.backbone, False, self.task), asdict(self.encoding)
+        return self.store.get_or_compute(self.data, list(items), self.backbone, transform, **encoding, **how)
+
     def thumbnail(self, index: int):
         """The decoded image of a row of `test`, for the report."""
         return self.data.load(self.test_items[index])
 
 
-def _with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
+def with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
     """The data of the published set that is asked for, or of the one that was recognised."""
     if preset != AUTO:
         asked = copy(domain.of(data))
@@ -285,38 +410,25 @@ def _with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
     return replace(data, notes=[*data.notes, note])
 
 
-def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divided: bool = True) -> Prepared:
-    """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
-    the backbone (its model is built only when it runs).
+def checked_and_split(
+    data: DomainData, reporter: Reporter, workers: int | None, seed: int, divided: bool = True
+) -> tuple[DomainData, bool]:
+    """The items that can be read, each with its split, and whether the data itself says which are for testing.
+
+    Args:
+        workers: threads that decode; None for one per core.
+        seed: of the splits.
+        divided: whether data without splits are split; else they are kept whole for testing.
 
     Raises:
-        DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
+        DataError: too many cannot be read, or there are too few to split.
     """
-    data = _with_preset(classes_of_data(recipe, domain, task), domain, recipe.preset)
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
-        data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
+        data = drop_unreadable(data, hashes, workers=workers, progress=progress)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     if not divided and not had_splits:
         data = data.with_items([item.with_(split="test") for item in data.items])
     elif has_labels(data):
-        data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
-    backbone = backbone_of(recipe, domain)
-    announced(backbone, reporter.info)
-    domain = domain.of(data)
-    templates, said = templates_of(recipe, domain, task)
-    data = replace(data, notes=[*data.notes, *said])
-    return Prepared(
-        domain,
-        task,
-        data,
-        backbone,
-        FeatureStore(),
-        reporter,
-        Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp),
-        given_templates=templates,
-        descriptions=recipe.descriptions,
-        given=recipe.resources,
-        reading=recipe.reading,
-        had_splits=had_splits,
-    )
+        data = assign_splits(data, seed=seed, hashes=hashes)
+    return data, had_splits

@@ -1,0 +1,219 @@
+"""The adapters that a recipe asks for, and its backbone: built with its options, checked before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from ..backbones.load import load_backbone
+from ..contracts.adapter import Adapter
+from ..contracts.backbone import Backbone
+from ..contracts.choices import FreshViews, published_options
+from ..contracts.domain import Domain
+from ..contracts.items import DomainData
+from ..contracts.options import options_of
+from ..contracts.recipe import AUTO, HOOKS, Recipe
+from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
+from ..registry import adapter_class, build_adapter
+from .data import CURE, has_labels
+
+SHARED = ("batch_size", "amp", "workers")
+"""Keys that say how images are encoded and, for adapters that train towers, how these are trained."""
+
+
+def adapter_of(recipe: Recipe) -> Adapter:
+    """The recipe's adapter, not fitted.
+
+    Raises:
+        ConfigError: an option's value is not usable. CapabilityError: a package that it needs is not installed.
+    """
+    adapter = build_adapter(recipe.adapter_name, **adapter_options(recipe))
+    check_packages(adapter)
+    return adapter
+
+
+def adapter_options(recipe: Recipe) -> dict[str, Any]:
+    """Options for the recipe's adapter. One that trains towers takes the batch size, precision and workers of the
+    recipe, unless it has its own."""
+    options = recipe.adapter_options
+    if trains_towers(recipe.adapter_name):
+        options = {**{key: getattr(recipe, key) for key in SHARED if getattr(recipe, key) is not None}, **options}
+    return options
+
+
+def planned(recipe: Recipe, names: Iterable[str]) -> dict[str, Adapter]:
+    """Each adapter of a comparison, not fitted."""
+    return {name: adapter_of(recipe.with_adapter(name)) for name in names}
+
+
+def trains_towers(name: str | None) -> bool:
+    """Whether an adapter trains on images themselves."""
+    return name is not None and "pixels" in adapter_class(name).needs
+
+
+def check_packages(adapter: Adapter) -> None:
+    """Raise the CapabilityError of a package that an adapter needs and that is not installed."""
+    for package, extra in adapter.packages.items():
+        if find_spec(package) is None:
+            raise CapabilityError(
+                f"adapter '{adapter.name}' needs the package '{package}'; "
+                f"install it with: pip install 'vladapt[{extra}]'"
+            )
+
+
+def check_named(recipe: Recipe, names: Iterable[str]) -> None:
+    """Raise the ConfigError of options for an adapter that is not fitted."""
+    for name in recipe.adapters:
+        if name not in names:
+            raise ConfigError(f"--set adapters.{name}: {name} is not fitted here; omit it, or name the adapter")
+
+
+def check_hooks(recipe: Recipe) -> None:
+    """Raise the error of hooks that nobody has registered, or that nothing would call."""
+    if not recipe.custom_hooks:
+        return
+    from ..training.hooks import check_registered
+    from ..training.tower_adapter import TowerAdapter
+
+    name = recipe.adapter_name or "auto"
+    if name == "zero-shot" or not issubclass(adapter_class(name), TowerAdapter):
+        raise ConfigError(f"--set {HOOKS}: adapter '{name}' trains no towers, so nothing would call them; omit it")
+    check_registered(recipe.custom_hooks)
+
+
+def check_shots(recipe: Recipe, adapter: Adapter) -> None:
+    """Refuse a method that learns from labels where none are to be used.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if recipe.shots != 0 or adapter.label_free:
+        return
+    given, cure = "--shots 0", "give 1 or more, or a method that needs none"
+    if recipe.protocol is not None and not recipe.gave("shots"):
+        given, cure = f"--protocol {recipe.protocol}", "there are none, so give --adapter a method that needs none"
+    raise ConfigError(
+        f"{given}: adapter '{adapter.name}' learns from labelled images; {cure} (stat-a for all images at once, "
+        "zero-shot)"
+    )
+
+
+def without_shots(recipe: Recipe, data: DomainData, adapter: Adapter) -> Recipe:
+    """The recipe of a set without labels, which has no shots.
+
+    Raises:
+        CapabilityError: the method learns from labels.
+    """
+    if has_labels(data):
+        return recipe
+    if not adapter.label_free:
+        lacking = f"adapter '{adapter.name}' learns from labelled images, and no image of {data.name} has a label"
+        raise CapabilityError(f"{lacking}; {CURE}")
+    return recipe.with_(shots=0)
+
+
+def as_published(recipe: Recipe, names: Iterable[str], shared: Iterable[tuple[type, str, Any]]) -> Recipe:
+    """The recipe whose methods have the options of papers, where it has a protocol and nobody gave others.
+
+    Args:
+        shared: base of methods, its option, and the value that papers have.
+    """
+    if recipe.protocol is None:
+        return recipe
+    options: dict[str, Any] = dict(recipe.adapters)
+    for name in names:
+        given = recipe.with_adapter(name).adapter_options
+        taken = {
+            key: value for key, value in published_options(adapter_class(name), shared).items() if key not in given
+        }
+        options[name] = {**taken, **(options.get(name) or {})}
+    return recipe.with_(adapters=options)
+
+
+def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe whose methods encode new views in every epoch, as they publish, where a protocol or a preset is asked
+    for, there are images and no keys of another backbone, and nobody said otherwise."""
+    if recipe.features or recipe.resources.get("keys"):
+        return recipe
+    options: dict[str, Any] = dict(recipe.adapters)
+    for name in names:
+        own = recipe.with_adapter(name).adapter_options
+        if issubclass(adapter_class(name), FreshViews) and "fresh_views" not in own and _published(recipe, name, own):
+            options[name] = {"fresh_views": True, **(options.get(name) or {})}
+    return recipe.with_(adapters=options)
+
+
+def _published(recipe: Recipe, name: str, own: Mapping[str, Any]) -> bool:
+    """Whether the user asks for a method as published: by a protocol, or by a preset that it has."""
+    named = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
+    return recipe.protocol is not None or (named and bool(adapter_class(name).presets))
+
+
+def with_published(recipe: Recipe, published: str | None, names: Iterable[str | None]) -> tuple[Recipe, list[str]]:
+    """The recipe with the settings that its methods publish for a set, where nobody gave others, and sentences of it.
+
+    Args:
+        published: the set's name, as methods know it; None for no set.
+        names: of the methods.
+
+    Raises:
+        ConfigError: a set is asked for, and nothing takes it.
+    """
+    settled = {name: adapter_class(name).presets for name in names if name is not None}
+    # rows of a features file come without a domain that would know the set: the method reads its name
+    taken = [name for name, sets in settled.items() if published in sets or (published and recipe.features and sets)]
+    if recipe.features and published and not taken:
+        raise ConfigError(
+            f"--preset {published}: no settings for single data sets are published for {', '.join(settled)}; omit it"
+        )
+    taken = [name for name in taken if "preset" not in recipe.with_adapter(name).adapter_options]
+    if not taken:
+        return recipe, []
+    options = {name: {"preset": published, **(recipe.adapters.get(name) or {})} for name in taken}
+    note = f"{', '.join(taken)}: the settings published for {published}; --preset none uses the usual ones"
+    return recipe.with_(adapters={**recipe.adapters, **options}), [note]
+
+
+def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe whose `adapter` options, where given without a name, are those of every method that has them.
+
+    An option that is given for one method by name goes before that.
+
+    Args:
+        names: of the methods.
+
+    Raises:
+        UnknownNameError: a name, or an option that none of the methods has.
+    """
+    beside_name = {key: value for key, value in recipe.adapter.items() if key != "name"}
+    if recipe.gave("adapter.name") or not beside_name:
+        return recipe
+    has = {name: {option.name for option in options_of(adapter_class(name))} for name in names}
+    for key in beside_name:
+        if not any(key in options for options in has.values()):
+            known = set().union(*has.values())
+            raise UnknownNameError(
+                f"--set adapter.{key}: not an option of {', '.join(names)}; {did_you_mean(key, known)}"
+            )
+    shared = {name: {key: value for key, value in beside_name.items() if key in has[name]} for name in names}
+    own = {name: {**options, **(recipe.adapters.get(name) or {})} for name, options in shared.items() if options}
+    return recipe.with_(adapter={"name": recipe.adapter_name}, adapters={**recipe.adapters, **own})
+
+
+def backbone_of(recipe: Recipe, domain: Domain | None, device: str | None = None) -> Backbone:
+    """The recipe's backbone, for as many channels as its images have.
+
+    Raises:
+        As `load_backbone`.
+    """
+    channels = None if domain is None else domain.channels(recipe.reading)
+    return load_backbone(recipe.backbone, device or recipe.device, recipe.image_size, channels)
+
+
+def encoding_batch_size(recipe: Recipe) -> int | None:
+    """Images at once through the towers where nothing is trained; None measures it.
+
+    Where towers are trained, `batch_size` counts the images of a training step.
+    """
+    return None if trains_towers(recipe.adapter_name) else recipe.batch_size
