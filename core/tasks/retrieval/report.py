@@ -256,7 +256,7 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
 
 def _intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
     """Of a score before and after; None where there is none."""
-    return tuple(bounds_of(metrics, side, key) for side in ("zero_shot", "adapted"))
+    return bounds_of(metrics, "zero_shot", key), bounds_of(metrics, "adapted", key)
 
 
 def _searches(examples: Any, before, after) -> SearchSection | None:

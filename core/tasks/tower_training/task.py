@@ -264,8 +264,8 @@ class TowerTraining(Task):
         self, recipe: Recipe, data: Any, metrics: dict[str, Any], reporter: Reporter, at: str, options: Any, **of: Any
     ) -> tuple[Findings, list[str]]:
         """What the task's judgements say at that time, with these options, and sentences of it for the user."""
-        how = {"seed": recipe.seed, "workers": recipe.workers, "amp": recipe.amp, "generic": recipe.generic}
-        judged = JudgedTowers(at=at, data=data, metrics=metrics, reporter=reporter, **how, **of)
+        of |= {"at": at, "data": data, "metrics": metrics, "reporter": reporter, "seed": recipe.seed}
+        judged = JudgedTowers(workers=recipe.workers, amp=recipe.amp, generic=recipe.generic, **of)
         findings = Findings(judgements_of(self))
         return findings, findings.add(judges_at(self, at, options), judged)
 

@@ -26,7 +26,7 @@ def base_and_novel(
     if not novel:
         return {}
     is_novel = np.array([name in set(novel) for name in class_names])
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, values in of_class.items():
         base, new = mean_of_known(values[~is_novel]), mean_of_known(values[is_novel])
         metrics |= {f"base_{name}": base, f"novel_{name}": new, f"harmonic_{name}": harmonic_mean(base, new)}
