@@ -22,7 +22,7 @@ import torchvision
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.domains.open_vocab.stack.import_hooks import EXTENSION, operators_are_ours
-from vladapt.domains.open_vocab.stack.mmcv_ext import operators
+from vladapt.domains.open_vocab.stack.mmcv_ext import OPERATORS
 
 generator = torch.Generator().manual_seed(0)
 
@@ -235,7 +235,7 @@ def main() -> None:
     print(f"threads: {args.threads}; ms of the clock (of the CPU), least of {args.runs} runs; ratio of CPU times\n")
     print(f"| operator | on | vladapt | {other} | ratio | same |\n|---|---|---:|---:|---:|---|")
     for name, (size, run, torchvisions) in ROWS.items():
-        sides = [lambda run=run: run(operators())]
+        sides = [lambda run=run: run(OPERATORS)]
         theirs = torchvisions if compiled is None else (lambda run=run: run(compiled))
         try:
             agrees = "" if theirs is None else str(same(sides[0](), theirs())).lower()

@@ -159,6 +159,9 @@ class Metric(ABC):
 class Domain(ABC):
     """Base of all domains. Subclasses set `name`, `tasks` and implement `read`, `sample` and `templates`.
 
+    Reading changes no domain: one reads any number of sets, in any order. Words and transforms that depend on what was
+    read are those of another object, which the data bring (`DomainData.domain`); who needs them asks `of(data)`.
+
     Class attributes:
         tasks: names of tasks; the first is the default one. A class in place of a name, derived from `Task`, is a
             task of the domain's own that is not installed as a plug-in.
@@ -196,6 +199,10 @@ class Domain(ABC):
             DataError: nothing usable there; one line with the path and what would be read.
             ConfigError: an option that is not usable, said before anything is read.
         """
+
+    def of(self, data: DomainData) -> Domain:
+        """The domain as its words and transforms are for a data set that it read."""
+        return data.domain or self
 
     def reading_of(self, options: Mapping[str, Any]) -> Any:
         """`reading` from what a user said. None counts as not given.
@@ -329,7 +336,8 @@ class Domain(ABC):
         return None
 
     def use_preset(self, name: str) -> str | None:
-        """Take the prompts of a published set in place of one that `read` recognised; "none" for no set's.
+        """Take the prompts of a published set in place of one that was recognised; "none" for no set's. A fit asks a
+        copy of the domain, for its data alone.
 
         Returns:
             The set's usual name, by which methods know their settings for it; None for "none".

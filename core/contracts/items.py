@@ -161,6 +161,8 @@ class DomainData:
         questions: with samples to choose from, of sets of captions that are tested whole; or None.
         blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
             shows what a random split would have scored; "" for other groups, or none.
+        domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
+            pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
 
     items: list[Item]
@@ -180,6 +182,7 @@ class DomainData:
     part_views: PartViews | None = None
     questions: Questions | None = None
     blocks: str = ""
+    domain: Any = field(default=None, repr=False, compare=False)
 
     @property
     def total(self) -> int:

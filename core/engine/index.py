@@ -147,7 +147,7 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
     data = reader.to_index(images)
     made.skipped += [(str(name), reason) for name, reason in data.skipped]
     check_skipped(made.skipped, data.total)
-    store, transform, total = FeatureStore(), reader.transform(backbone), len(data.items)
+    store, transform, total = FeatureStore(), reader.transform(backbone, data), len(data.items)
     parts = bool(data.items) and reader.part_item(data.items[0], 0) is not None
     at_once = PARTED_AT_ONCE if parts else AT_ONCE
     with reporter.task("Encoding images") as progress:

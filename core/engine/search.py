@@ -101,11 +101,11 @@ def search(
     )
     opened.check_backbone(tower)
     _check_transform(opened, reader, tower)
-    picture = None if asked.image is None else reader.one(asked.image)[1]
+    data, picture = (None, None) if asked.image is None else reader.one(asked.image)
     weight = WEIGHT if asked.weight is None else asked.weight
     vector = mixed(
         None if text is None else _encoded_text(tower, text),
-        None if picture is None else _encoded_image(tower, reader, picture),
+        None if picture is None else _encoded_image(tower, reader.transform(tower, data)(picture)),
         weight,
     )
     query = {"text": text, "image": asked.image, "weight": weight if text is not None and picture is not None else None}
@@ -153,8 +153,7 @@ def _encoded_text(backbone: Backbone, text: str) -> Tensor:
         return backbone.encode_text([text])[0].cpu()  # (D,)
 
 
-def _encoded_image(backbone: Backbone, reader: ImageReader, picture: Decoded) -> Tensor:
-    pixels = reader.transform(backbone)(picture)
+def _encoded_image(backbone: Backbone, pixels: Tensor) -> Tensor:
     return encoder(backbone, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
 
 

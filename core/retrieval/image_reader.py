@@ -111,11 +111,14 @@ class ImageReader:
         """As `Domain.part_item`."""
         return None if self.domain is None else self.domain.part_item(item, part)
 
-    def transform(self, backbone: Backbone) -> Callable[[Decoded], Any]:
-        """Decoded image -> pixels, nothing random."""
-        return backbone.preprocess(False) if self.domain is None else self.domain.transforms(backbone, False, self.task)
+    def transform(self, backbone: Backbone, data: DomainData | None = None) -> Callable[[Decoded], Any]:
+        """Decoded image -> pixels, nothing random; of data that were read, or of any."""
+        if self.domain is None:
+            return backbone.preprocess(False)
+        domain = self.domain if data is None else self.domain.of(data)
+        return domain.transforms(backbone, False, self.task)
 
-    def one(self, path: str | Path) -> tuple[Item, Decoded]:
+    def one(self, path: str | Path) -> tuple[DomainData, Decoded]:
         """A single image, for a query.
 
         Raises:
@@ -125,7 +128,7 @@ class ImageReader:
         data = data or self.read([path])
         if len(data.items) != 1:
             raise DataError(f"--image {path}: holds {len(data.items)} images; give one")
-        return data.items[0], data.load(data.items[0])
+        return data, data.load(data.items[0])
 
     def loader(self, sources: Sequence[str], given: Sequence[str]) -> Callable[[Item], Decoded]:
         """What decodes indexed images again.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..contracts.domain import Domain
 from ..contracts.images import ImageSize, height_and_width
 from ..contracts.items import SPLITS, Boxes, DomainData, Item, Mask, Target, check_items
 from ..data.splits import assign_splits
@@ -143,7 +144,8 @@ def pixels_are_inputs(trial: DomainTrial) -> Iterator[str]:
         towers = plain()
         if any(each.data.load(item).shape[-1] == trial.channels != 3 for item in each.data.items[:1]):
             towers = PlainTowers(channels=trial.channels)
-        transform, augment = (trial.domain.transforms(towers, train, each.task) for train in (False, True))
+        domain = trial.domain.of(each.data)
+        transform, augment = (domain.transforms(towers, train, each.task) for train in (False, True))
         for one, words in ((transform, "for predictions"), (augment, "for training")):
             try:
                 json.dumps(one.spec)
@@ -171,6 +173,28 @@ def reading_again_gives_the_same(trial: DomainTrial) -> Iterator[str]:
                 yield f"{each.words}, read again, describes item '{one.id}' differently"
 
 
+def reading_changes_no_other_set(trial: DomainTrial) -> Iterator[str]:
+    """Words and transforms of a set are the same after the domain has read others."""
+    before, sets = [], list(_of_whole_items(trial))
+    for each in sets:
+        data = each.read()
+        before.append((each, data, _as_seen(trial.domain.of(data), each.task)))
+    for each in sets[:1]:
+        each.read()
+    for each, data, seen in before:
+        if _as_seen(trial.domain.of(data), each.task) != seen:
+            yield (
+                f"{each.words} has other words or transforms after it has read another set; let read() change nothing "
+                "and give what it found with the data, in DomainData.domain"
+            )
+
+
+def _as_seen(domain: Domain, task: str) -> list[Any]:
+    towers = plain()
+    specs = [getattr(domain.transforms(towers, train, task), "spec", None) for train in (False, True)]
+    return [list(domain.templates(task)), list(domain.negative_templates(task)), domain.one_template(task), *specs]
+
+
 def splits_share_nothing(trial: DomainTrial) -> Iterator[str]:
     """No group, and no copy of an image, lies in two of the splits that it gives; without any, they can be made."""
     for each in _of_whole_items(trial):
@@ -194,6 +218,7 @@ SAMPLE_RULES = (
     masks_decode,
     pixels_are_inputs,
     reading_again_gives_the_same,
+    reading_changes_no_other_set,
     splits_share_nothing,
 )
 

@@ -106,11 +106,13 @@ def _kinds(data: DomainData, formats: Sequence[Format]) -> set[str]:
     return kinds | {ARRAY for item in data.items if "array" in item.decode}
 
 
+@dataclass(eq=False)
 class Medical(Domain):
     """Medical image classification from a handful of labels.
 
-    `modality` chooses the prompts. It is set by the option of that name at `read` (in a recipe:
-    `data = dict(modality="histology")`), by the name of a MedMNIST file, or by hand; "general" else.
+    Args:
+        modality: chooses the prompts. Of data that are read it is said by the option of that name (in a recipe:
+            `data = dict(modality="histology")`), else by the name of a MedMNIST file.
     """
 
     name = "medical"
@@ -122,8 +124,10 @@ class Medical(Domain):
     )
     views = 0  # of blood cells and X-rays, on `embedded`: views cost ten times the encoding, and few methods gain
 
-    def __init__(self, modality: str = GENERAL):
-        self.modality = check_modality(modality)
+    modality: str = GENERAL
+
+    def __post_init__(self):
+        self.modality = check_modality(self.modality)
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
@@ -142,13 +146,17 @@ class Medical(Domain):
             UnknownNameError: no option of that name, or a window that is the name of nothing.
             ConfigError: a value that is not usable, or an option that does not apply.
         """
+        from .medmnist import known_set
+
         self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
-        data = self._read(path, reading)
-        if reading.modality is not None:
-            self.modality = reading.modality
-        data.notes = [*data.notes, *reading.notes_on_unused(data)]
-        return data
+        modality = self.modality
+        if (array_file := _array_file(path)) is not None:
+            modality = known_set(array_file).get("modality", modality)
+            _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
+        data = _read(path, reading) if array_file is None else _read_arrays(array_file, reading)
+        notes = [*data.notes, *reading.notes_on_unused(data)]
+        return replace(data, notes=notes, domain=replace(self, modality=reading.modality or modality))
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images: image, DICOM, NIfTI and MedMNIST files, and folders of them.
@@ -174,8 +182,7 @@ class Medical(Domain):
         from .synthetic_cells import synthetic_cells
 
         self.check_task(task)
-        self.modality = "microscopy"
-        return synthetic_cells()
+        return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
     def templates(self, task: str | None = None) -> list[str]:
         """Templates of the modality."""
@@ -207,25 +214,21 @@ class Medical(Domain):
                 stills[window] = self.as_still(load(item.with_(decode={**item.decode, "window": window})))
         return stills
 
-    def _read(self, path: Path, reading: Reading) -> DomainData:
-        from ...core.data import read_any
-        from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
-        from .medmnist import known_set
 
-        if (array_file := _array_file(path)) is not None:
-            self.modality = known_set(array_file).get("modality", self.modality)
-            _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
-            return _read_arrays(array_file, reading)
-        if reading.label_tag is not None and path.is_dir():
-            _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
-            return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
-        named = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
-        try:
-            return read_any(path, reading.formats, **named)
-        except DataError:
-            if path.is_dir() and _lacks_classes(path, reading) and has_dicom_files(path, reading.formats):
-                raise no_classes(path) from None
-            raise
+def _read(path: Path, reading: Reading) -> DomainData:
+    from ...core.data import read_any
+    from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
+
+    if reading.label_tag is not None and path.is_dir():
+        _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
+        return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
+    named = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
+    try:
+        return read_any(path, reading.formats, **named)
+    except DataError:
+        if path.is_dir() and _lacks_classes(path, reading) and has_dicom_files(path, reading.formats):
+            raise no_classes(path) from None
+        raise
 
 
 def _array_file(path: Path) -> Path | None:

@@ -25,11 +25,15 @@ class Reading(contracts.Reading):
     val_list: str | None = option(None, "JSON lines of path and label: the images on which settings are chosen")
 
 
+@dataclass(eq=False)
 class Natural(Domain):
     """Photos of anything, classified.
 
     A published set is recognised by the name of its folder and its number of classes: its prompts are taken, and the
     settings that methods publish for it.
+
+    Args:
+        known: the set whose prompts are taken.
     """
 
     name = "natural"
@@ -37,8 +41,7 @@ class Natural(Domain):
     reading = Reading
     # `views` as each method has them: of groceries and clothes, on `embedded`, caches gain up to 3 points by them
 
-    def __init__(self):
-        self.known: KnownSet | None = None
+    known: KnownSet | None = None
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
@@ -63,8 +66,8 @@ class Natural(Domain):
         self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
         data = _read(path, reading)
-        self.known = recognised([data.name, *_names_of(path)], len(data.class_names))
-        data.published = None if self.known is None else self.known.name
+        known = recognised([data.name, *_names_of(path)], len(data.class_names))
+        data = replace(data, published=None if known is None else known.name, domain=replace(self, known=known))
         return with_lists(data, {"train": reading.train_list, "val": reading.val_list})
 
     def sample(self, task: str | None = None) -> DomainData:
@@ -72,11 +75,10 @@ class Natural(Domain):
         from .drawn_things import drawn_things
 
         self.check_task(task)
-        self.known = None
         return drawn_things()
 
     def templates(self, task: str | None = None) -> list[str]:
-        """Those of the published set that was read, else "a photo of a {}."."""
+        """Those of the published set, else "a photo of a {}."."""
         return list(TEMPLATES if self.known is None else self.known.templates)
 
     def one_template(self, task: str | None = None) -> str | None:

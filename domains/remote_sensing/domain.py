@@ -139,11 +139,16 @@ class Reading(contracts.Reading):
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
 
 
+@dataclass(eq=False)
 class RemoteSensing(Domain):
     """Pictures from above.
 
     A published scene set is recognised by the names of its classes: these are spelled out in words, and methods use the
     settings published for that set.
+
+    Args:
+        known: the set whose prompt is taken.
+        corpus: whose mean and deviation pixels are normalised by; None for the tower's own.
     """
 
     name = "remote-sensing"
@@ -151,9 +156,8 @@ class RemoteSensing(Domain):
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
 
-    def __init__(self):
-        self.known: SceneSet | None = None
-        self.corpus: str | None = None
+    known: SceneSet | None = None
+    corpus: str | None = None
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
@@ -182,17 +186,15 @@ class RemoteSensing(Domain):
         if task == "retrieval":
             from .captions import read_captions
 
-            self.known, self.corpus = None, reading.corpus
             how = {"language": reading.language, "class_names": reading.class_names}
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
-            data.notes = [*data.notes, *reading.notes_on_unused(data)]
-            return with_stretch(data, reading.stretch)
-        if task in DENSE:
-            self.known = self.corpus = None
+            known = None
+        elif task in DENSE:
             return self._with_objects(path, replace(reading, cut=True), task)
-        data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
-        self.corpus = reading.corpus
-        data.notes = [*data.notes, *reading.notes_on_unused(data)]
+        else:
+            data, known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
+        notes = [*data.notes, *reading.notes_on_unused(data)]
+        data = replace(data, notes=notes, domain=replace(self, known=known, corpus=reading.corpus))
         return with_stretch(data, reading.stretch)
 
     def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
@@ -210,8 +212,7 @@ class RemoteSensing(Domain):
             DataError: a path does not exist, or nothing there can be read.
         """
         reading = self.reading_of(options)
-        self.corpus = reading.corpus
-        data = read_unlabelled(paths, reading.formats)
+        data = replace(read_unlabelled(paths, reading.formats), domain=replace(self, corpus=reading.corpus))
         if reading.window_sides:
             data = with_stretch(data, reading.stretch)
             return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
@@ -237,12 +238,12 @@ class RemoteSensing(Domain):
                 f"{use.run.shown}: was fitted on whole pictures; give --window-size, the side in pixels of the "
                 "windows of a map, as large as those pictures"
             )
-        self.corpus = options.corpus
         rasters = read_unlabelled(use.images, options.formats)
         layer = given.get("labels")
         how = {"column": given.get("label_column"), "names": options.class_names}
         seed = int(use.run.info.recipe.get("seed") or 0)
-        cut = MapOptions(options.cutting, None if layer is None else Path(layer), **how, seed=seed)
+        seen = replace(self, corpus=options.corpus)
+        cut = MapOptions(options.cutting, None if layer is None else Path(layer), **how, seed=seed, domain=seen)
         written = write_maps(use, rasters, cut, scorer, reporter)
         learned = (use.run.info.recipe.get("data") or {}).get("labels")
         if layer is not None and learned and Path(layer).name == Path(learned).name:
@@ -258,7 +259,6 @@ class RemoteSensing(Domain):
 
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
-        self.known = None
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:

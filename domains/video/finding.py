@@ -33,7 +33,7 @@ from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
 
 if TYPE_CHECKING:
     from ...core.contracts import Questions
-    from .domain import Reading
+    from .reading import Reading
 
 LIST_FOLDERS = (
     "",

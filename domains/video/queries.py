@@ -13,7 +13,7 @@ from .finding import read_new_clips
 from .long_videos import AT, duration_of, whole_video
 
 if TYPE_CHECKING:
-    from .domain import Reading
+    from .reading import Reading
 
 INSTANT = 1e-3
 """Seconds that a frame is looked for within."""

@@ -17,7 +17,7 @@ from .clips import VIDEO_SUFFIXES
 from .finding import LIST_FOLDERS, read_list
 
 if TYPE_CHECKING:
-    from .domain import Reading
+    from .reading import Reading
 
 
 def with_shot_lists(data: DomainData, path: Path, reading: Reading) -> DomainData:

@@ -88,7 +88,7 @@ def test_names_folded_into_weights_score_as_texts(script):
 def test_operators_are_those_of_torchvision(script):
     pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
     mmcv_operators = script("mmcv_operators")
-    ours = mmcv_operators.operators()
+    ours = mmcv_operators.OPERATORS
     rows = {name: (run, theirs) for name, (_, run, theirs) in mmcv_operators.ROWS.items() if theirs is not None}
     assert [name for name, (run, theirs) in rows.items() if not mmcv_operators.same(run(ours), theirs())] == []
     assert len(rows) == 4

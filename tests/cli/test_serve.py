@@ -103,6 +103,18 @@ def test_methods_that_need_the_pictures_themselves_are_served_too(fit, vladapt, 
     assert (row["label"], row["confidence"]) == (wanted["label"], pytest.approx(wanted["confidence"], abs=1e-6))
 
 
+def test_pictures_of_a_corpus_are_normalised_as_predict_does(vladapt, small_clip_spec, colours):
+    given = ("--data", colours, "--corpus", "rs5m", "--backbone", small_clip_spec, "--adapter", "nearest-mean")
+    made = vladapt("fit", "--domain", "remote-sensing", *given, "--shots", 2, "--json").json["run"]
+    picture = next(colours.glob("green/*.png"))
+    model = load_run(Path(made), Serving(device="cpu"))
+    samples, _ = model.samples([picture])
+    model.prepare(samples[0])
+    model.answer(samples)
+    wanted = vladapt("predict", made, picture, "--json").json["predictions"][0]["confidence"]
+    assert model.rows(samples, [], Wishes())["predictions"][0]["confidence"] == pytest.approx(wanted, abs=1e-6)
+
+
 def test_runs_that_are_not_served(fit, colours, tmp_path, run):
     made = fit("--data", colours, "--adapter", "stat-a", "--shots", "0", "--json")
     with pytest.raises(CapabilityError, match="reads all images together, so an answer would"):

@@ -123,14 +123,14 @@ class Predictor:
         places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
         made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
         if use.explain is not None:
-            of = (self.explainer(use), self.backbone.spec, data, made, features.features)
+            of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
             write_explanations(use, *of, reporter)
         return made
 
-    def explainer(self, use: Use) -> Explainer:
-        """What says why images were answered so, by the method that is asked for."""
+    def explainer(self, use: Use, data: DomainData) -> Explainer:
+        """What says why images of the data were answered so, by the method that is asked for."""
         towers, method = self.adapter.adapted(self.backbone), None if use.explain == AUTO else use.explain
-        transform = self.domain.transforms(self.backbone, False, self.task)
+        transform = self.domain.of(data).transforms(self.backbone, False, self.task)
         kept = labelled_in_run(use.run, self.domain, self.task, self.recipe.reading)
         return Explainer(self.adapter, towers, *kept, transform, method)
 
@@ -140,7 +140,7 @@ class Predictor:
         """Images to predict; `how` are further fields of `NewImages`."""
         encoding, given = Encoding(use.batch_size, use.workers, self.recipe.amp), self.recipe.resources
         base = None if self.base is None else self.base.on_other_images()
-        of = (self.domain, self.task, data, self.backbone, store or FeatureStore(), reporter, encoding)
+        of = (self.domain.of(data), self.task, data, self.backbone, store or FeatureStore(), reporter, encoding)
         return NewImages(*of, given=given, base=base, **how)
 
     def predictions(

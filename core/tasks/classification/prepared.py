@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -401,7 +402,8 @@ class Prepared(Drawn):
 def with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
     """The data of the published set that is asked for, or of the one that was recognised."""
     if preset != AUTO:
-        return replace(data, published=domain.use_preset(preset))
+        asked = copy(domain.of(data))
+        return replace(data, published=asked.use_preset(preset), domain=asked)
     if data.published is None:
         return data
     note = f"Recognised as the published set {data.published}, whose prompts are used; --preset none turns this off."

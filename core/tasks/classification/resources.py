@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -225,8 +224,7 @@ class Resources:
     def support_folder(self) -> FeatureSet:
         """Images found or made for class names: a data set of the domain's, its classes some of the data's."""
         path = self._given("support_folder")
-        # A copy reads it: what a domain notes of a set it reads is of the user's data, not of this.
-        data = copy(self.prepared.domain).read(path, self.prepared.task, **self.prepared.reading)
+        data = self.prepared.domain.read(path, self.prepared.task, **self.prepared.reading)
         if data.kind != "labels":
             raise DataError(f"{path}: holds {data.kind}; give one folder of images for each class, named like it")
         index_of = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}

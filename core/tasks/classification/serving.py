@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,6 @@ class ServedRun(Served):
             reading = {**reading, "max_pixels": min(most, serving.max_pixels)}
         self._reading = reading
         self._towers = adapter.adapted(self.predictor.backbone)
-        self._transform = domain.transforms(self._towers, False, task)
         self._store = FeatureStore(keep=False)
         self._of_pixels = adapter.at_predict <= OF_PIXELS
         on_cpu = self.predictor.backbone.device.type == "cpu"
@@ -95,8 +94,12 @@ class ServedRun(Served):
         source = sample.source
         source.place = self.predictor.domain.placed(source.item)
         if self._of_pixels and source.data.part_views is None:
-            pixels = self._transform(source.data.load(source.item))
+            pixels = self._transform(source.data)(source.data.load(source.item))
             sample.prepared = pixels if pixels.ndim == 3 else None
+
+    def _transform(self, data: DomainData) -> Callable[[Decoded], torch.Tensor]:
+        """How images of the data become inputs of the tower."""
+        return self.predictor.domain.of(data).transforms(self._towers, False, self.predictor.task)
 
     def answer(self, samples: Sequence[Sample]) -> None:
         for ready in (True, False):
@@ -155,9 +158,9 @@ class ServedRun(Served):
     def examples(self, count: int) -> list[Sample]:
         if not self._of_pixels or self._towers.channels is not None:
             return []
-        pixels = self._transform(np.full((64, 64, 3), 127, np.uint8))
-        if pixels.ndim != 3:
-            return []
         items = [Item(f"example {number}", Path("example")) for number in range(count)]
         data = DomainData(items, (), load=lambda item: np.zeros((1, 1, 3), np.uint8))
+        pixels = self._transform(data)(np.full((64, 64, 3), 127, np.uint8))
+        if pixels.ndim != 3:
+            return []
         return [Sample(item.id, _Source(item, data, {}), pixels) for item in items]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -372,7 +371,7 @@ class Classification(Task):
         sources: dict[str, SourceContest] = {}
         for recipe in recipes:
             if recipe.backbone in sources:
-                target = type(self)(copy(self.domain)).prepared(on_target(recipe), reporter)
+                target = self.prepared(on_target(recipe), reporter)
                 yield TargetContest(sources[recipe.backbone], target)
                 continue
             contest = self.contest(recipe, axes, reporter)
@@ -542,7 +541,7 @@ def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: boo
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
-    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task.name)
+    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
     data = replace(data, notes=[*data.notes, *said])
     prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
@@ -552,5 +551,5 @@ def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: boo
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    of = (task.domain, task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
+    of = (task.domain.of(data), task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
     return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)

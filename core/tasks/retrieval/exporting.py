@@ -71,11 +71,11 @@ def export_towers(
     recipe = recipe_again(use)
     backbone = backbone_of(recipe, domain)
     towers = searched(load_adapter(use.run.adapter_path, backbone).adapted(backbone))
-    pairs = read(recipe).part(use.split)
+    data = read(recipe)
+    pairs, transform = data.part(use.split), data.transform(towers, False)
     rows = distinct_images(pairs)[:: -(-len(pairs) // MOST_CHECKED) or 1]
     if not rows:
         raise DataError(f"{use.run.shown}: no {use.split} image to compare the graphs on; give --data")
-    transform = towers.preprocess(False) if domain is None else domain.transforms(towers, False, use.run.info.task)
     pixels = [transform(pairs.load_image(row)) for row, _ in rows]
     if pixels[0].ndim != 3:
         raise CapabilityError(

@@ -109,7 +109,7 @@ def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) 
     check_skipped(data.skipped, data.total)
 
     def transform(backbone: Backbone, train: bool) -> Callable:
-        return domain.transforms(backbone, train, task)
+        return domain.of(data).transforms(backbone, train, task)
 
     said = list(data.skipped), list(data.notes)
     how = {"reading": dict(data.reading), "questions": data.questions}

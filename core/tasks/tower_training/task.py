@@ -238,9 +238,7 @@ class TowerTraining(Task):
         metrics = self.metrics(before, after, data)
         sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
         sides |= {"use": use, "adapter": None}
-        judged = self._judged(recipe, data, metrics, reporter, at=EVAL, **sides)
-        findings = Findings(judgements_of(self))
-        notes = findings.add(judges_at(self, EVAL, use.judging), judged)
+        findings, notes = self._judged(recipe, data, metrics, reporter, EVAL, use.judging, **sides)
         skipped = _listed(source.skipped, after.skipped)
         hidden = self.redaction(recipe, data, skipped, use.redact)
         skipped = skipped if hidden is None else hidden.pairs(skipped)
@@ -289,18 +287,20 @@ class TowerTraining(Task):
 
     def _with_findings(self, recipe: Recipe, data: Any, done: FittedTowers, reporter: Reporter) -> FittedTowers:
         """The fit with what the task's judgements say of it."""
-        started, findings = time.monotonic(), Findings(judgements_of(self))
-        sides = {"before": done.backbone, "after": done.towers}
+        started, sides = time.monotonic(), {"before": done.backbone, "after": done.towers, "adapter": done.adapter}
         sides |= {"scores_before": done.before, "scores_after": done.after}
-        judged = self._judged(recipe, data, done.metrics, reporter, at=FIT, adapter=done.adapter, **sides)
-        notes = findings.add(judges_at(self, FIT, recipe.task_options), judged)
+        findings, notes = self._judged(recipe, data, done.metrics, reporter, FIT, recipe.task_options, **sides)
         seconds = done.seconds + time.monotonic() - started
         return replace(done, notes=[*done.notes, *notes], findings=findings, seconds=seconds)
 
-    @staticmethod
-    def _judged(recipe: Recipe, data: Any, metrics: dict[str, Any], reporter: Reporter, **of: Any) -> JudgedTowers:
-        how = {"workers": recipe.workers, "amp": recipe.amp, "generic": recipe.generic}
-        return JudgedTowers(seed=recipe.seed, data=data, metrics=metrics, reporter=reporter, **how, **of)
+    def _judged(
+        self, recipe: Recipe, data: Any, metrics: dict[str, Any], reporter: Reporter, at: str, options: Any, **of: Any
+    ) -> tuple[Findings, list[str]]:
+        """What the task's judgements say at that time, with these options, and sentences of it for the user."""
+        of |= {"at": at, "data": data, "metrics": metrics, "reporter": reporter, "seed": recipe.seed}
+        judged = JudgedTowers(workers=recipe.workers, amp=recipe.amp, generic=recipe.generic, **of)
+        findings = Findings(judgements_of(self))
+        return findings, findings.add(judges_at(self, at, options), judged)
 
     # a run -----------------------------------------------------------------------------------------------------------
 

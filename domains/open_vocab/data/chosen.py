@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....core.contracts import DomainData
@@ -16,6 +16,8 @@ from .novel import hold_out, split_novel
 from .segmentation import read_segmentation
 
 SPLITS = ("train", "val", "test", "all")
+CHOICES = ("path", "items_json", "split", "classes", "novel", "shots", "seed", "split_seed")
+"""Options of a data set of a config that say what it is."""
 READERS = {"boxes": read_detection, "masks": read_segmentation}
 
 
@@ -80,6 +82,18 @@ def chosen_data(
     if not data.items:
         raise DataError(f"{path or items_json}: its split '{split}' is empty; give another split")
     return data
+
+
+def choices_among(options: dict[str, Any], metainfo: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Those of `CHOICES` among the options of a data set, which then lack them.
+
+    Args:
+        metainfo: of mmengine, whose "classes" are the choice where the options name none.
+    """
+    chosen = {name: options.pop(name) for name in CHOICES if name in options}
+    if chosen.get("classes") is None:
+        chosen["classes"] = (metainfo or {}).get("classes")
+    return chosen
 
 
 def _is_split(data: DomainData, split: str, novel: Any) -> bool:

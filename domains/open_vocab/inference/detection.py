@@ -15,7 +15,7 @@ from ..data.items_file import to_uint8
 from ..data.remembered import spelled_as_in
 from ..drawing import draw_boxes
 from ..remembering.memory import Memory, old_and_new
-from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
+from ..scores.detection import DetectionScores, Truth, score_detections, truth_of
 from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import groups_of
 from ..scores.panoptic import PanopticCounts
@@ -123,15 +123,13 @@ def _numbered(predicted: PredictedBoxes, numbers: np.ndarray) -> PredictedBoxes:
 def _scored(
     truths, predicted: list[PredictedBoxes], data: DomainData, novel, groups, outlines: bool
 ) -> DetectionScores:
-    boxes = [Detected(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in predicted]
     options = {"novel": novel, "frequency": data.frequency, "outlines": outlines}
-    return score_detections(truths, boxes, data.class_names, **options, intervals=True, groups=groups)
+    return score_detections(truths, predicted, data.class_names, **options, intervals=True, groups=groups)
 
 
 def _fixed(model, truths: Sequence[Truth], predicted: list[PredictedBoxes], data: DomainData) -> dict[str, float]:
-    boxes = [Detected(one.boxes, one.scores, one.labels) for one in predicted]
     most = model.cfg.vladapt.get("dets_per_class", MOST_PER_CLASS)
-    return fixed_average_precision(truths, boxes, data.class_names, frequency=data.frequency, most=most)
+    return fixed_average_precision(truths, predicted, data.class_names, frequency=data.frequency, most=most)
 
 
 def _sized(truth: Truth, data: DomainData, item: Item) -> Truth:
@@ -198,7 +196,7 @@ def _mistakes(
     pictures = []
     for score, image, place in wrong[:MISTAKES]:
         boxes, name = predicted[image], data.class_names[predicted[image].labels[place]]
-        one = PredictedBoxes(boxes.boxes[[place]], boxes.scores[[place]], boxes.labels[[place]])
+        one = replace(boxes, outlines=None).chosen([place])
         pictures.append((_drawn(data, items[image], one), f"{items[image].id}: {name}, {score:.2f}"))
     if not pictures:
         return []

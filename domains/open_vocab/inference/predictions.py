@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from ..scores.detection import Detected
+
 UNSURE = 0.3
 """Boxes scored below this are not drawn and not counted in a summary; files have them all."""
 
@@ -20,11 +22,11 @@ TRACE = 0.005
 
 
 @dataclass(frozen=True)
-class PredictedBoxes:
-    """Boxes in the pixels of the image as it is stored.
+class PredictedBoxes(Detected):
+    """Boxes in the pixels of the image as it is stored, the surest first.
 
     Args:
-        boxes: (n, 4) float x0, y0, x1, y1, the surest first.
+        boxes: (n, 4) float x0, y0, x1, y1.
         scores: (n,) in 0..1.
         labels: (n,) class indices.
         outlines: n COCO RLEs {"size": [H, W], "counts": text}, or None.
@@ -61,8 +63,7 @@ class PredictedBoxes:
         for place in range(len(self.scores)):
             if not near[place, kept].any():
                 kept.append(place)
-        outlines = None if self.outlines is None else [self.outlines[place] for place in kept]
-        return PredictedBoxes(self.boxes[kept], self.scores[kept], self.labels[kept], outlines)
+        return self.chosen(kept)
 
     def row(self, class_names: Sequence[str]) -> dict[str, Any]:
         """As JSON-able lists, with a summary."""

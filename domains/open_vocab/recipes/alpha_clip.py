@@ -6,22 +6,23 @@ tower is a hundredth of that of the alpha channel's convolution.
 
 _base_ = "./faster_rcnn.py"
 
-backbone = "embedded"
-classes = ["a class", "another class"]
 epochs = 4
 
 vladapt = dict(_delete_=True, domain="open-vocab", task="detection")
-model = dict(_delete_=True, type="vladapt.AlphaCLIPRegions", backbone=backbone, classes=classes)
+model = dict(_delete_=True, type="vladapt.AlphaCLIPRegions", backbone={{_base_.backbone}}, classes={{_base_.classes}})
 
-kept = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction", "facts", "instances")
 load = [dict(type="vladapt.LoadItemImage"), dict(type="LoadAnnotations", with_bbox=True)]
 train_pipeline = [
     *load,
-    dict(type="vladapt.FitImage", scale=(512, 320)),
+    dict(type="vladapt.FitImage", scale={{_base_.image_scale}}),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs", meta_keys=kept),
+    dict(type="PackDetInputs", meta_keys={{_base_.kept}}),
 ]
-test_pipeline = [*load, dict(type="vladapt.FitImage", scale=(512, 320)), dict(type="PackDetInputs", meta_keys=kept)]
+test_pipeline = [
+    *load,
+    dict(type="vladapt.FitImage", scale={{_base_.image_scale}}),
+    dict(type="PackDetInputs", meta_keys={{_base_.kept}}),
+]
 
 train_dataloader = dict(batch_sampler=None, dataset=dict(pipeline=train_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -8,7 +8,6 @@ learned. For names it never saw take recipe fpn.
 
 _base_ = "./fpn.py"
 
-backbone = "embedded"
 image_scale = (256, 256)  # longer and shorter side at most, in pixels
 crop_size = (192, 192)
 channels = 128
@@ -17,8 +16,8 @@ epochs, warm_up = 30, 50
 model = {
     "_delete_": True,
     "type": "vladapt.DenseCLIPSegmentor",
-    "backbone": backbone,
-    "classes": ["a class", "another class"],
+    "backbone": {{_base_.backbone}},
+    "classes": {{_base_.classes}},
     "matching": {"n_ctx": 8, "prompting": "after", "decoder": {"width": 256, "heads": 4, "layers": 3}},
     "neck": {"type": "mmdet.FPN", "out_channels": channels, "num_outs": 4},
     "decode_head": {

@@ -7,16 +7,14 @@ denseclip; for names it never saw take recipe faster-rcnn.
 
 _base_ = "./faster_rcnn.py"
 
-backbone = "embedded"
-image_scale = (512, 320)  # longer and shorter side at most, in pixels
 channels = 128
 epochs, warm_up = 12, 50
 
 model = {
     "_delete_": True,
     "type": "vladapt.DenseCLIPDetector",
-    "backbone": backbone,
-    "classes": ["a class", "another class"],
+    "backbone": {{_base_.backbone}},
+    "classes": {{_base_.classes}},
     "matching": {"n_ctx": 8, "prompting": "after", "decoder": {"width": 256, "heads": 4, "layers": 3}},
     "score_loss": {"type": "vladapt.BoxScoreLoss", "region": "image", "loss_weight": 1.0},
     "detector": {
@@ -64,19 +62,18 @@ model = {
     },
 }
 
-kept = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction", "facts", "instances")
 train_pipeline = [
     {"type": "vladapt.LoadItemImage"},
     {"type": "LoadAnnotations", "with_bbox": True},
-    {"type": "Resize", "scale": image_scale, "keep_ratio": True},
+    {"type": "Resize", "scale": {{_base_.image_scale}}, "keep_ratio": True},
     {"type": "RandomFlip", "prob": 0.5},
-    {"type": "PackDetInputs", "meta_keys": kept},
+    {"type": "PackDetInputs", "meta_keys": {{_base_.kept}}},
 ]
 test_pipeline = [
     {"type": "vladapt.LoadItemImage"},
-    {"type": "Resize", "scale": image_scale, "keep_ratio": True},
+    {"type": "Resize", "scale": {{_base_.image_scale}}, "keep_ratio": True},
     {"type": "LoadAnnotations", "with_bbox": True},
-    {"type": "PackDetInputs", "meta_keys": kept},
+    {"type": "PackDetInputs", "meta_keys": {{_base_.kept}}},
 ]
 
 train_dataloader = {"dataset": {"pipeline": train_pipeline}}

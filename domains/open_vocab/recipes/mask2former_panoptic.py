@@ -21,11 +21,11 @@ model = dict(
         pad_size_divisor=32,
         pad_mask=True,
     ),
-    backbone=dict(type="vladapt.CLIPVisionBackbone", backbone={{_base_.backbone}}, frozen_stages=1),
+    backbone={{_base_.model.backbone}},
     neck={{_base_.query_neck}},
     panoptic_head=dict(
         type="vladapt.TextMask2FormerHead",
-        classifier=dict(backbone={{_base_.backbone}}, classes={{_base_.classes}}, templates="photo"),
+        classifier={{_base_.model.roi_head.bbox_head.classifier}},
         in_channels=[{{_base_.channels}}] * 4,
         strides=[4, 8, 16, 32],
         named_by="pixels",  # FC-CLIP: "both", with 2 hidden layers, which few names are soon known by heart by
@@ -55,13 +55,12 @@ model = dict(
     ),
 )
 
-kept = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction", "facts", "instances")
 train_pipeline = [
     dict(type="vladapt.LoadItemImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="vladapt.FitImage", scale={{_base_.image_scale}}),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs", meta_keys=kept),
+    dict(type="PackDetInputs", meta_keys={{_base_.kept}}),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, filter_cfg=dict(filter_empty_gt=True)))
 test_evaluator = [

@@ -26,14 +26,12 @@ model = dict(
     test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
 )
 
-image_scale = (512, 320)
-kept = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction", "facts", "instances")
 train_pipeline = [
     dict(type="vladapt.LoadItemImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="vladapt.FitImage", scale=image_scale),
+    dict(type="vladapt.FitImage", scale={{_base_.image_scale}}),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs", meta_keys=kept),
+    dict(type="PackDetInputs", meta_keys={{_base_.kept}}),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_evaluator = dict(type="vladapt.OpenVocabDetectionMetric", metric="segm")

@@ -13,10 +13,7 @@ model = {"train_text": False, "image_droplayer": 0.0}
 
 load = [{"type": "vladapt.LoadItemImage"}]
 fit = {"type": "mmdet.Resize", "scale": (image_size, image_size), "keep_ratio": True}
-pack = {
-    "type": "mmdet.PackDetInputs",
-    "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "facts", "instances"),
-}
+pack = {{_base_.pack}}
 train_pipeline = [{"type": "vladapt.OWLMosaic", "size": image_size, "grids": (1, 2), "probs": (0.7, 0.3)}, pack]
 tile_pipeline = [
     *load,

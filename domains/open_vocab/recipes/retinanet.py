@@ -5,20 +5,11 @@ RetinaNet (arXiv 1708.02002) as mmdet has it, made narrower; every anchor's embe
 
 _base_ = "./faster_rcnn.py"
 
-backbone = "embedded"
-classes = ["a class", "another class"]
-
 model = dict(
     _delete_=True,
     type="RetinaNet",
-    data_preprocessor=dict(
-        type="DetDataPreprocessor",
-        mean=[127.0, 127.0, 127.0],
-        std=[128.0, 128.0, 128.0],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone=dict(type="vladapt.CLIPVisionBackbone", backbone=backbone, frozen_stages=1),
+    data_preprocessor={{_base_.model.data_preprocessor}},
+    backbone={{_base_.model.backbone}},
     neck=dict(
         type="FPN",
         in_channels=[24, 40, 112, 320],
@@ -29,7 +20,7 @@ model = dict(
     ),
     bbox_head=dict(
         type="vladapt.TextRetinaHead",
-        classifier=dict(backbone=backbone, classes=classes, templates="photo"),
+        classifier={{_base_.model.roi_head.bbox_head.classifier}},
         in_channels=128,
         stacked_convs=2,
         feat_channels=128,

@@ -5,17 +5,8 @@ Unified Perceptual Parsing for Scene Understanding (arXiv 1807.10221) as mmseg h
 
 _base_ = "./fpn.py"
 
-backbone = "embedded"
-classes = ["a class", "another class"]
-norm_cfg = dict(type="GN", num_groups=32, requires_grad=True)
-texts = dict(
-    backbone=backbone,
-    classes=classes,
-    templates="photo",
-    background="learned",
-    background_class="background",
-    temperature=0.07,
-)
+norm_cfg = {{_base_.norm_cfg}}
+texts = {{_base_.model.decode_head.classifier}}
 
 model = dict(
     decode_head=dict(

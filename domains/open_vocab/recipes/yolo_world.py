@@ -7,8 +7,6 @@ paper; `--set plan.model.bbox_head.norm=bn` has the batch norms of its authors' 
 
 _base_ = "./faster_rcnn.py"
 
-backbone = "embedded"
-classes = ["a class", "another class"]
 epochs = 20
 channels = 96
 norm_cfg = dict(type="BN", momentum=0.03, eps=0.001)
@@ -17,15 +15,9 @@ act_cfg = dict(type="SiLU", inplace=True)
 model = dict(
     _delete_=True,
     type="vladapt.YOLOWorld",
-    data_preprocessor=dict(
-        type="DetDataPreprocessor",
-        mean=[127.0, 127.0, 127.0],
-        std=[128.0, 128.0, 128.0],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    texts=dict(backbone=backbone, classes=classes, templates="photo"),
-    backbone=dict(type="vladapt.CLIPVisionBackbone", backbone=backbone, frozen_stages=1),
+    data_preprocessor={{_base_.model.data_preprocessor}},
+    texts={{_base_.model.roi_head.bbox_head.classifier}},
+    backbone={{_base_.model.backbone}},
     neck=dict(
         type="vladapt.RepVLPAN",
         in_channels=[24, 40, 112, 320],

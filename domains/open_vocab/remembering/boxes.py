@@ -42,7 +42,7 @@ def found_boxes(
     for item, sample in outcomes(model, data, items, progress):
         found = PredictedBoxes.of(sample)
         labels = numbers[found.labels]
-        yield item, chosen_of(replace(found, labels=labels), np.flatnonzero(labels >= 0))
+        yield item, replace(found, labels=labels).chosen(np.flatnonzero(labels >= 0))
 
 
 def with_found(item: Item, found: PredictedBoxes, score: float) -> Item:
@@ -55,13 +55,7 @@ def with_found(item: Item, found: PredictedBoxes, score: float) -> Item:
     own = annotated_boxes(item)
     near = overlaps(found.boxes, np.asarray(own.boxes, dtype=float).reshape(-1, 4)) >= SAME  # (n, m)
     sure = np.flatnonzero((found.scores >= score) & ~near.any(axis=1))
-    return item.with_(target=_joined(own, chosen_of(found, sure)))
-
-
-def chosen_of(found: PredictedBoxes, places: np.ndarray) -> PredictedBoxes:
-    """Some of the boxes."""
-    outlines = None if found.outlines is None else [found.outlines[place] for place in places]
-    return PredictedBoxes(found.boxes[places], found.scores[places], found.labels[places], outlines)
+    return item.with_(target=_joined(own, found.chosen(sure)))
 
 
 def _joined(own: Boxes, found: PredictedBoxes) -> Boxes:

@@ -13,7 +13,7 @@ from ....core.contracts import DomainData, Evaluation, Item
 from ....core.runs import TableSection
 from ..data.remembered import without_boxes
 from ..inference.predictions import PredictedBoxes
-from ..scores.detection import Detected, Truth, score_detections, truth_of
+from ..scores.detection import Truth, score_detections, truth_of
 from .boxes import found_boxes, with_found
 from .weights import ALPHAS, DEFAULT_ALPHA, Scores, best_alpha, put_between, state_of
 
@@ -147,8 +147,7 @@ def _average_precisions(model: nn.Module, data: DomainData, items: Sequence[Item
 
 
 def _scored(truths: Sequence[Truth], found: Sequence[PredictedBoxes], names: Sequence[str]):
-    boxes = [Detected(one.boxes, one.scores, one.labels) for one in found]
-    return score_detections(truths, boxes, names).per_class
+    return score_detections(truths, found, names).per_class
 
 
 def _on_missing(missing: Sequence[str]) -> list[str]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,10 @@ from ....core.errors import CapabilityError, ConfigError
 from ..data.boxes import annotated_boxes
 from ..data.outlines import coco_masks, draw, encode
 from .intervals import average_precision_intervals
-from .segmentation import harmonic_mean, known
+from .means import base_and_novel, known, mean_of_known, or_none
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SIZES = ("small", "medium", "large")
 """Under 32 x 32 pixels, under 96 x 96, and above."""
@@ -66,6 +69,13 @@ class Detected:
     scores: Any
     labels: Any
     outlines: Sequence[Any] | None = None
+
+    def chosen(self, places: Sequence[int] | np.ndarray) -> Self:
+        """Some of the boxes, by their places."""
+        boxes, scores, labels = (np.asarray(each) for each in (self.boxes, self.scores, self.labels))
+        outlines = None if self.outlines is None else [self.outlines[place] for place in places]
+        boxes = boxes.reshape(-1, 4)[places]
+        return replace(self, boxes=boxes, scores=scores[places], labels=labels[places], outlines=outlines)
 
 
 @dataclass(frozen=True)
@@ -139,20 +149,20 @@ def score_detections(
     of_class = class_precisions(evaluation)  # (K,)
     at_50, at_75 = _mean(precision[0, ..., 0], 0), _mean(precision[5, ..., 0], 0)
     metrics = {
-        "AP": _nan_mean(of_class),
-        "AP50": _nan_mean(at_50),
-        "AP75": _nan_mean(at_75),
-        **{f"AP_{name}": _nan_mean(_mean(precision[..., n], (0, 1))) for n, name in enumerate(SIZES, start=1)},
-        "AR": _nan_mean(_mean(recall[..., 0], 0)),
-        **_base_and_novel(of_class, at_50, class_names, novel),
+        "AP": mean_of_known(of_class),
+        "AP50": mean_of_known(at_50),
+        "AP75": mean_of_known(at_75),
+        **{f"AP_{name}": mean_of_known(_mean(precision[..., n], (0, 1))) for n, name in enumerate(SIZES, start=1)},
+        "AR": mean_of_known(_mean(recall[..., 0], 0)),
+        **base_and_novel({"AP50": at_50, "AP": of_class}, class_names, novel),
     }
     often = _by_frequency(class_names, frequency)
-    metrics |= {name: _nan_mean(of_class[np.isin(class_names, list(of))]) for name, of in often.items()}
+    metrics |= {name: mean_of_known(of_class[np.isin(class_names, list(of))]) for name, of in often.items()}
     counts = _object_counts(truths, len(class_names))
     return DetectionScores(
         known(metrics),
         {
-            name: {"AP": _or_none(of_class[k]), "AP50": _or_none(at_50[k]), "objects": int(counts[k])}
+            name: {"AP": or_none(of_class[k]), "AP50": or_none(at_50[k]), "objects": int(counts[k])}
             for k, name in enumerate(class_names)
         },
         _curves(evaluation, precision, class_names),
@@ -179,19 +189,6 @@ def _by_frequency(class_names: Sequence[str], frequency: Sequence[str] | None) -
         return {}
     pairs = list(zip(class_names, frequency, strict=True))
     return {name: {one for one, often in pairs if often == key} for key, name in FREQUENCIES.items()}
-
-
-def _base_and_novel(
-    of_class: np.ndarray, at_50: np.ndarray, class_names: Sequence[str], novel: Collection[str]
-) -> dict[str, float]:
-    if not novel:
-        return {}
-    is_novel = np.array([name in set(novel) for name in class_names])
-    metrics = {}
-    for name, values in (("AP50", at_50), ("AP", of_class)):
-        base, new = _nan_mean(values[~is_novel]), _nan_mean(values[is_novel])
-        metrics |= {f"base_{name}": base, f"novel_{name}": new, f"harmonic_{name}": harmonic_mean(base, new)}
-    return metrics
 
 
 def evaluated(truths: Sequence[Truth], detected: Sequence[Detected], num_classes: int, outlines: bool, most: int):
@@ -322,12 +319,3 @@ def _curves(evaluation, precision: np.ndarray, class_names: Sequence[str]) -> di
 def _mean(values: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
     """Mean over axes; NaN where pycocotools has -1, for no object."""
     return np.where(values > -1, values, np.nan).mean(axis=axes)
-
-
-def _nan_mean(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if len(valid) else float("nan")
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

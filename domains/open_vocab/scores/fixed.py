@@ -9,12 +9,11 @@ are; then LVIS's rules hold, as in `detection`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from .detection import FREQUENCIES, Detected, Truth, check_labels, class_precisions, evaluated
-from .segmentation import known
+from .means import known, mean_of_known
 
 MOST_PER_CLASS = 10_000
 
@@ -51,7 +50,7 @@ def fixed_average_precision(
     of_class = class_precisions(evaluated(truths, surest, len(class_names), outlines, max(1, longest)))  # (K,)
     groups = {} if frequency is None else {name: np.array(frequency) == key for key, name in FREQUENCIES.items()}
     means = {"fixed_AP": of_class, **{f"fixed_{name}": of_class[of] for name, of in groups.items()}}
-    return known({name: _mean(values) for name, values in means.items()})
+    return known({name: mean_of_known(values) for name, values in means.items()})
 
 
 def surest_of_class(detected: Sequence[Detected], most: int) -> list[Detected]:
@@ -65,21 +64,4 @@ def surest_of_class(detected: Sequence[Detected], most: int) -> list[Detected]:
     kept = np.zeros(len(order), dtype=bool)
     kept[order] = np.arange(len(order)) - first < most
     parts = np.split(kept, np.cumsum(sizes)[:-1]) if sizes else []
-    return [_chosen(one, np.flatnonzero(part)) for one, part in zip(detected, parts, strict=True)]
-
-
-def _chosen(one: Detected, places: np.ndarray) -> Detected:
-    outlines = None if one.outlines is None else [one.outlines[place] for place in places]
-    boxes = np.asarray(one.boxes, dtype=float).reshape(-1, 4)[places]
-    return replace(
-        one,
-        boxes=boxes,
-        scores=np.asarray(one.scores)[places],
-        labels=np.asarray(one.labels)[places],
-        outlines=outlines,
-    )
-
-
-def _mean(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if len(valid) else float("nan")
+    return [one.chosen(np.flatnonzero(part)) for one, part in zip(detected, parts, strict=True)]

@@ -14,7 +14,7 @@ import torch
 
 from ..data.outlines import draw
 from .detection import Truth
-from .segmentation import harmonic_mean, known
+from .means import base_and_novel, known, mean_of_known, or_none
 
 VOID = -1
 """The class of pixels that do not count: of objects that an annotation ignores."""
@@ -81,13 +81,10 @@ class PanopticCounts:
             segmented = np.where(whole > 0, np.where(found > 0, overlap / found, 0.0), nan)
         table = np.full((len(self.class_names), 3), nan)
         table[order] = np.stack([recognised * segmented, segmented, recognised], axis=1)
-        metrics = dict(zip(("PQ", "SQ", "RQ"), map(_mean, table.T), strict=True))
-        if novel:
-            is_novel = np.array([name in set(novel) for name in self.class_names])
-            base, new = _mean(table[~is_novel, 0]), _mean(table[is_novel, 0])
-            metrics |= {"base_PQ": base, "novel_PQ": new, "harmonic_PQ": harmonic_mean(base, new)}
+        metrics = dict(zip(("PQ", "SQ", "RQ"), map(mean_of_known, table.T), strict=True))
+        metrics |= base_and_novel({"PQ": table[:, 0]}, self.class_names, novel)
         per_class = {
-            name: {key: None if np.isnan(value) else float(value) for key, value in zip(("PQ", "SQ", "RQ"), row)}
+            name: {key: or_none(value) for key, value in zip(("PQ", "SQ", "RQ"), row)}
             for name, row in zip(self.class_names, table, strict=True)
         }
         return PanopticScores(known(metrics), per_class)
@@ -115,8 +112,3 @@ def found_segments(panoptic: np.ndarray, numbers: np.ndarray, num_classes: int) 
 
     classes = np.append(numbers, num_classes)[panoptic % INSTANCE_OFFSET]
     return np.stack([classes, panoptic // INSTANCE_OFFSET], axis=-1)
-
-
-def _mean(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if len(valid) else nan

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from math import isnan
 from typing import Any
 
 import numpy as np
 
 from ....core.errors import ConfigError
 from ..data.masks import IGNORED
+from .means import base_and_novel, known, mean_of_known, or_none
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,14 @@ def score_segmentation(
     overlap = _ratio(right, true + predicted - right)
     accuracy = _ratio(right, true)
     metrics = {
-        "mIoU": _mean(overlap),
+        "mIoU": mean_of_known(overlap),
         "pixel_accuracy": float(_ratio(right.sum(), matrix.sum())),
-        "mean_accuracy": _mean(accuracy),
+        "mean_accuracy": mean_of_known(accuracy),
     }
-    if novel:
-        is_novel = np.array([name in set(novel) for name in class_names])
-        base, new = _mean(overlap[~is_novel]), _mean(overlap[is_novel])
-        metrics |= {"base_mIoU": base, "novel_mIoU": new, "hIoU": harmonic_mean(base, new)}
+    apart = base_and_novel({"mIoU": overlap}, class_names, novel)
+    metrics |= {name.replace("harmonic_mIoU", "hIoU"): value for name, value in apart.items()}
     per_class = {
-        name: {"IoU": _or_none(overlap[c]), "accuracy": _or_none(accuracy[c]), "pixels": int(true[c])}
+        name: {"IoU": or_none(overlap[c]), "accuracy": or_none(accuracy[c]), "pixels": int(true[c])}
         for c, name in enumerate(class_names)
     }
     return SegmentationScores(known(metrics), per_class)
@@ -92,24 +90,3 @@ def _ratio(part: Any, whole: Any) -> np.ndarray:
     """NaN where the whole is nothing."""
     whole = np.asarray(whole, dtype=np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if len(valid) else float("nan")
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def harmonic_mean(base: float, novel: float) -> float:
-    """2ab / (a + b): low if either is; 0 where both are 0, NaN where one is not known."""
-    if isnan(base) or isnan(novel):
-        return float("nan")
-    return 2 * base * novel / (base + novel) if base + novel else 0.0
-
-
-def known(metrics: dict[str, float]) -> dict[str, float]:
-    """Those that have a value."""
-    return {name: float(value) for name, value in metrics.items() if not isnan(value)}

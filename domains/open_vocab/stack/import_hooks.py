@@ -89,10 +89,9 @@ class OperatorLoader(Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        from .mmcv_ext import operators
+        from . import mmcv_ext
 
-        module.__doc__ = operators.__doc__
-        vars(module).update(operators())
+        vars(module).update(mmcv_ext.OPERATORS, __doc__=mmcv_ext.__doc__, __getattr__=mmcv_ext.refusing)
 
 
 def offer_operators() -> None:

@@ -1,4 +1,7 @@
-"""From pictures of people to a file of sentences: JSON lines of image, identity, captions and what they are made of."""
+"""From pictures of people to a file of sentences: JSON lines of image, identity, captions and what they are made of.
+
+A page shows some of the pictures beside their sentences: one HTML file that needs nothing beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....core.backbones import load_backbone
-from ....core.contracts import SAMPLE, Backbone, DomainData, Item
+from ....core.contracts import SAMPLE, Backbone, Decoded, DomainData, Item
 from ....core.data import IMAGE, check_skipped, images_of
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
 from ....core.registry import load_domain
+from ....core.runs import data_uri, page_template
 from ....core.runtime import Reporter, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
@@ -28,11 +32,12 @@ from .conquer import Answer, kept_answers, without_mixed_up
 from .divide import Asked
 from .faces import GROUPINGS, are_faces, face_sentences
 from .lists import description_of
-from .page import write_page
 from .questions import Question, contradictions, questions_with, usual_questions
 
 AT_ONCE = 2048
 PERSON, ATTRIBUTES = "person", "attributes"
+SIDE = 220
+"""Of pictures of the page, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -279,3 +284,28 @@ def _root(captions: Sequence[Caption], out: Path) -> Path:
 
 def _name(item: Item) -> str:
     return Path(item.id).name
+
+
+def write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], Decoded], made: Captioned) -> None:
+    """Write the page.
+
+    Args:
+        path: an .html file.
+        captions: those that are shown.
+        load: decodes a picture.
+        made: the file that the sample is of.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    template = page_template(Path(__file__).with_name("page.html.j2"))
+    write_whole(path, template.render(cards=[_card(each, load) for each in captions], made=made))
+
+
+def _card(caption: Caption, load: Callable[[Item], Decoded]) -> dict[str, Any]:
+    sure = [(name, value, caption.confidence.get(name)) for name, value in caption.attributes.items()]
+    try:
+        picture, why = data_uri(load(caption.item), SIDE), ""
+    except DataError as error:
+        picture, why = None, str(error)
+    return {"picture": picture, "why": why, "texts": caption.texts, "attributes": sure}

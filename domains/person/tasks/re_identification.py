@@ -57,7 +57,7 @@ class ReIdentification(TowerTraining):
     """
 
     takes: ClassVar = frozenset(
-        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "resume"} | {"custom_hooks"}
+        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "resume", "custom_hooks"}
     )
     options: ClassVar = ReidOptions
     defaults: ClassVar = {"image_size": (256, 128)}

@@ -222,7 +222,7 @@ class _Pictures:
             raise DataError(f"{path}: cannot be read ({data.skipped[0][1] if data.skipped else 'no picture'})")
         item = data.items[0]
         wanted, boxes, features = window_items(item, self.sides), [], []
-        transform = self.domain.transforms(self.backbone, False)
+        transform = self.domain.of(data).transforms(self.backbone, False)
         with self.reporter.task(f"Encoding windows of {path.name}", unit="windows") as progress:
             for start in range(0, len(wanted), AT_ONCE):
                 some = wanted[start : start + AT_ONCE]

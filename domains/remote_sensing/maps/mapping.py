@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import DomainData, Item, OwnFiles, Scorer, Use
+from ....core.contracts import Domain, DomainData, Item, OwnFiles, Scorer, Use
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import Reporter, replacing, write_whole
 from ..gdal import DRIVERS
@@ -75,6 +75,7 @@ class MapOptions:
         reference: label layer to compare the map with, or None; column: that names the class.
         names: of the values of a raster of classes, in order.
         seed: of the draw of pixels that are compared.
+        domain: as it shows windows to the model; None for the run's own.
     """
 
     cutting: Cutting
@@ -82,6 +83,7 @@ class MapOptions:
     column: str | None = None
     names: Sequence[str] | None = None
     seed: int = 0
+    domain: Domain | None = None
 
 
 def write_maps(
@@ -188,7 +190,7 @@ def _named(items: Sequence[Item]) -> dict[str, Item]:
 
 
 def _planned(item: Item, name: str, use: Use, options: MapOptions) -> Planned:
-    windows = Windows(item, options.cutting.size, options.cutting.stride)
+    windows = Windows(item, options.cutting.size, options.cutting.stride, options.domain)
     geojson = (GEOJSON,) if windows.header.crs else ()
     scored = (ACCURACY,) if options.reference is not None else ()
     every = (MAP, SCORES, PACKAGE, *geojson, *scored)

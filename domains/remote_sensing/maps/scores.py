@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ....core.contracts import MAX_PIXELS, Decoded, DomainData, Item, Scorer
+from ....core.contracts import MAX_PIXELS, Decoded, Domain, DomainData, Item, Scorer
 from ....core.errors import DataError
 from ....core.runtime import write_whole
 from ..pictures import IMAGE, picture_of, read_channels
@@ -39,11 +39,13 @@ class Windows:
     Args:
         item: the raster.
         size: side of a window; stride: from one to the next.
+        domain: as of `MapOptions`.
     """
 
     item: Item
     size: int
     stride: int
+    domain: Domain | None = None
 
     @cached_property
     def header(self) -> Header:
@@ -227,7 +229,8 @@ class _Pixels:
         scores = np.full(shape, np.nan, np.float32)
         if not items:
             return scores, []
-        ids, probabilities, skipped = scorer.score(DomainData(items, scorer.class_names, self._picture))
+        data = DomainData(items, scorer.class_names, self._picture, domain=self.windows.domain)
+        ids, probabilities, skipped = scorer.score(data)
         for id_, of_window in zip(ids, probabilities.numpy()):
             scores[boxes[id_][:2]] = of_window
         return scores, skipped

@@ -54,7 +54,7 @@ def divided_moments(data: DomainData, domain: Domain, split_seed: int, *, whole:
         data = assign_splits(data, seed=split_seed, hashes=FileHashes())
 
     def transform(backbone: Backbone, train: bool) -> Callable:
-        return domain.transforms(backbone, train, TASK)
+        return domain.of(data).transforms(backbone, train, TASK)
 
     said = list(data.skipped), list(data.notes)
     return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, dict(data.reading))

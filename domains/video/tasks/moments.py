@@ -146,7 +146,7 @@ class Moments(Retrieval):
             data,
             videos,
             queries,
-            self.domain.transforms(towers, False, self.name),
+            self.domain.of(data).transforms(towers, False, self.name),
             _fps(self.domain, recipe),
             _windows_of(use.run),
             store=FeatureStore(keep=towers is backbone),

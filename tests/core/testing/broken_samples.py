@@ -264,6 +264,21 @@ class OwnPixels(Whole):
         return self.kind(backbone.image_size, train)
 
 
+@breaks(
+    "its sample has other words or transforms after it has read another set; let read() change nothing and give what "
+    "it found with the data, in DomainData.domain"
+)
+class KeepsCount(Whole):
+    sets = 0
+
+    def sample(self, task):
+        self.sets += 1
+        return super().sample(task)
+
+    def templates(self, task):
+        return [f"a photo of a {{}}, number {self.sets}."]
+
+
 @breaks("its transform for predictions has no spec that JSON holds (...); features are stored by it")
 class NoSpec(OwnPixels):
     def transforms(self, backbone, train, task):

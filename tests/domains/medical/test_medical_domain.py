@@ -193,7 +193,7 @@ def test_the_sample_is_synthetic_and_says_so():
     assert len(data.class_names) == 5 and len(data.items) == 300 and len(data.split("test")) >= 100
     for label in range(5):
         assert sum(item.target.index == label for item in data.split("train")) >= 16
-    assert "microscop" in domain.templates("classification")[0]
+    assert "microscop" in domain.of(data).templates("classification")[0]
 
 
 def test_sample_images_are_drawn_alike_each_time_and_all_differ(tmp_path):

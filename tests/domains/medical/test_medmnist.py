@@ -54,14 +54,22 @@ def test_class_names_and_prompts_follow_from_the_name(save, name):
     domain = Medical()
     data = domain.read(save(name, **arrays(classes=3)), "classification")
     assert data.class_names[:3] == ("basophil", "eosinophil", "erythroblast") and len(data.class_names) == 8
-    assert "blood smear" in domain.templates("classification")[0]
+    assert "blood smear" in domain.of(data).templates("classification")[0]
     assert "histo" in first_template(save(name, **arrays(classes=3)), "histology")
 
 
 def first_template(path, modality):
     domain = Medical()
-    domain.read(path, "classification", modality=modality)
-    return domain.templates("classification")[0]
+    return domain.of(domain.read(path, "classification", modality=modality)).templates("classification")[0]
+
+
+def test_one_domain_reads_several_sets_and_each_keeps_its_modality(save):
+    domain = Medical()
+    blood = domain.read(save("bloodmnist.npz", **arrays(classes=3)), "classification")
+    organs = domain.read(save("organamnist.npz", **arrays(classes=3)), "classification")
+    sets = [blood, organs, domain.sample(), domain.read(save(**arrays()), "classification")]
+    modalities = [domain.of(data).modality for data in sets]
+    assert modalities == ["haematology", "radiology", "microscopy", "general"] and domain.modality == "general"
 
 
 def test_class_names_can_be_given(save):

@@ -23,14 +23,15 @@ def test_a_published_set_is_recognised(photo, tmp_path, folder):
     domain = Natural()
     data = domain.read(tmp_path / folder)
     assert data.published == "eurosat"
-    assert domain.templates() == ["a centered satellite photo of {}."]
+    assert domain.of(data).templates() == ["a centered satellite photo of {}."]
 
 
 def test_a_name_alone_is_not_enough(photo, tmp_path):
     classes(photo, "cars", 3)
     domain = Natural()
-    assert domain.read(tmp_path / "cars").published is None
-    assert domain.templates() == ["a photo of a {}."]
+    data = domain.read(tmp_path / "cars")
+    assert data.published is None
+    assert domain.of(data).templates() == ["a photo of a {}."]
 
 
 def test_a_number_of_classes_alone_is_not_enough(photo, tmp_path):
@@ -48,12 +49,13 @@ def test_prompts_of_the_users_choice():
         domain.use_preset("oxford_flowers201")
 
 
-def test_another_set_is_not_taken_for_the_one_before(photo, tmp_path):
+def test_one_domain_reads_several_sets_and_each_keeps_its_prompts(photo, tmp_path):
     classes(photo, "eurosat", EUROSAT)
     classes(photo, "mine", 2)
     domain = Natural()
-    domain.read(tmp_path / "eurosat")
-    domain.read(tmp_path / "mine")
+    sets = [domain.read(tmp_path / "eurosat"), domain.read(tmp_path / "mine"), domain.sample()]
+    prompts = [domain.of(data).templates() for data in sets]
+    assert prompts == [["a centered satellite photo of {}."], ["a photo of a {}."], ["a photo of a {}."]]
     assert domain.templates() == ["a photo of a {}."]
 
 

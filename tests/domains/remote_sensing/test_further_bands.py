@@ -81,8 +81,7 @@ def test_images_and_pixels_of_four_bands_keep_the_contract(fields):
 @pytest.mark.parametrize("corpus", [None, "rs5m"])
 @pytest.mark.parametrize("train", [False, True])
 def test_further_bands_are_normalised_by_the_mean_of_the_three(small_clip_spec, corpus, train):
-    domain = RemoteSensing()
-    domain.corpus = corpus
+    domain = RemoteSensing(corpus=corpus)
     backbone = load_backbone(small_clip_spec, "cpu", channels=domain.channels({"bands": "1,2,3,4,5,6"}))
     mean, std = CORPORA[corpus] if corpus else (backbone.transform.mean, backbone.transform.std)
     grey = np.full((20, 20, 6), 0.5, np.float32)

@@ -98,6 +98,18 @@ def test_a_set_is_recognised_by_its_classes_whatever_its_folder_is_called(folder
     assert read(folders(*names[:-1], place="other")).published is None
 
 
+def test_one_domain_reads_several_sets_and_each_keeps_its_prompt_and_pixels(folders):
+    towers, domain = small_towers(), RemoteSensing()
+    eurosat = {words: name for name, words in scene_sets()["eurosat"].classes.items()}
+    eurosat = domain.read(folders(*eurosat.values()), "classification", corpus="rs5m")
+    other = domain.read(folders("Forest", "River", place="other"), "classification")
+    drawn = domain.sample()
+    prompts = [domain.of(data).one_template() for data in (eurosat, other, drawn)]
+    assert prompts == ["a centered satellite photo of {}.", *["a satellite photo of a {}."] * 2]
+    specs = [domain.of(data).transforms(towers, False).spec for data in (eurosat, other, drawn)]
+    assert tuple(specs[0]["to"][0]) == CORPORA["rs5m"][0] and specs[1] == specs[2] == towers.preprocess(False).spec
+
+
 def test_two_folders_that_would_be_called_the_same_keep_their_names(folders):
     assert read(folders("parkinglot", "parking_lot")).class_names == ("parking_lot", "parkinglot")
 
@@ -221,15 +233,15 @@ def test_a_missing_band_is_zero_everywhere_and_the_others_stay():
 def test_a_corpus_replaces_the_towers_normalisation(folders):
     towers, domain = small_towers(), RemoteSensing()
     root, image = folders("Forest", "River"), np.full((8, 8, 3), 128, np.uint8)
-    domain.read(root, "classification")
-    assert domain.transforms(towers, False).spec == towers.preprocess(False).spec
-    domain.read(root, "classification", corpus="rs5m")
+    plain = domain.read(root, "classification")
+    of_corpus = domain.of(domain.read(root, "classification", corpus="rs5m"))
     mean, std = CORPORA["rs5m"]
-    seen = domain.transforms(towers, False)(image)
+    seen = of_corpus.transforms(towers, False)(image)
     wanted = (128 / 255 - torch.tensor(mean)) / torch.tensor(std)
     torch.testing.assert_close(seen[:, 0, 0], wanted)
-    assert domain.transforms(towers, True).spec["mean"] == list(mean)
-    domain.read_images([root], corpus="rs3")
-    assert tuple(domain.transforms(towers, False).spec["to"][0]) == CORPORA["rs3"][0]
+    assert of_corpus.transforms(towers, True).spec["mean"] == list(mean)
+    new = domain.of(domain.read_images([root], corpus="rs3"))
+    assert tuple(new.transforms(towers, False).spec["to"][0]) == CORPORA["rs3"][0]
+    assert domain.of(plain).transforms(towers, False).spec == towers.preprocess(False).spec
     with pytest.raises(ConfigError, match="corpus"):
         domain.read(root, "classification", corpus="imagenet")

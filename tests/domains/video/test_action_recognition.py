@@ -74,7 +74,8 @@ def test_predictions_are_the_means_over_clips_and_crops(fitted, folder, cache, s
     monkeypatch.setenv("VLADAPT_CACHE", str(cache))
     domain, adapter = Video(), load_adapter(fitted.run / "adapter.safetensors", small_clip)
     data = domain.read(folder, **READING)
-    transform, item = domain.transforms(small_clip, False), next(i for i in data.items if i.id.endswith("dive_1.mp4"))
+    transform = domain.of(data).transforms(small_clip, False)
+    item = next(i for i in data.items if i.id.endswith("dive_1.mp4"))
     with torch.no_grad():
         views = small_clip.encode_image(transform(data.load(item)), normalize=False).unflatten(0, (6, 2))
     wanted = torch.stack([adapter.logits(FeatureSet.of_parts(view[None])).softmax(dim=1) for view in views]).mean(dim=0)

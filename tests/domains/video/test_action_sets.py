@@ -236,7 +236,7 @@ def test_lists_of_something_something(clips, write):
         "2": (1, "train"),
         "3": (0, "val"),
     }
-    assert not domain.mirrored, "left and right are told apart: no flip"
+    assert not domain.of(data).mirrored, "left and right are told apart: no flip"
     captions = read(root / "set", "retrieval")
     assert captions.items[0].captions() == ("pushing cup from left to right",)
 

@@ -107,8 +107,8 @@ def test_crops_of_all_frames_follow_one_another_and_are_parts(clips):
     folder = clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "set"
     pixels = {}
     for crops in (1, 3, 10):
-        domain.read(folder, "classification", crops=crops)
-        transform = domain.transforms(Towers(), False, "classification")
+        data = domain.read(folder, "classification", crops=crops)
+        transform = domain.of(data).transforms(Towers(), False, "classification")
         pixels[crops] = transform(wide)
         assert pixels[crops].shape == (2 * crops, 3, 16, 16)
         assert (transform.spec == Towers().preprocess(False).spec) == (crops == 1)
@@ -119,7 +119,7 @@ def test_crops_of_all_frames_follow_one_another_and_are_parts(clips):
 
 def test_no_clip_is_mirrored_where_names_hold_a_direction(set_of_clips, clips):
     domain = Video()
-    domain.read(set_of_clips, "classification")
+    of_names = domain.of(domain.read(set_of_clips, "classification"))
     left = np.zeros((4, 24, 24, 3), np.uint8)
     left[:, :, :8] = 255
 
@@ -128,10 +128,13 @@ def test_no_clip_is_mirrored_where_names_hold_a_direction(set_of_clips, clips):
         shares = [transform(left, seed=seed) for seed in range(30)]
         return sum(float(p[..., :8].mean()) < float(p[..., 8:].mean()) for p in shares)
 
-    assert mirrored(domain) == 0
-    domain.read(clips(*(f"plain/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "plain", "classification")
-    assert 5 < mirrored(domain) < 25
-    assert not torch.equal(*(domain.transforms(Towers(), train, "")(left[:2] // 2, seed=1) for train in (True, False)))
+    plain = clips(*(f"plain/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "plain"
+    of_others = domain.of(domain.read(plain, "classification"))
+    assert mirrored(of_names) == 0
+    assert 5 < mirrored(of_others) < 25
+    assert not torch.equal(
+        *(of_others.transforms(Towers(), train, "")(left[:2] // 2, seed=1) for train in (True, False))
+    )
 
 
 def test_mirror_images_have_the_label_of_what_they_show(clips, write, numbers_in):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from .....core.contracts import Boxes, DomainData, Item
 from .....core.errors import DataError
 from .....registry import DATASETS
 from ...data.boxes import annotated_boxes
-from ...data.chosen import chosen_data
+from ...data.chosen import choices_among, chosen_data
 
 
 @DATASETS.register_module()
@@ -34,43 +33,17 @@ class DetectionDataset(BaseDetDataset):
         seed: of the drawing of shots.
         split_seed: of the splits, where the data give none.
         surplus: "ignore" or "keep", see `draw_shots`.
-        kwargs: of mmdet's BaseDetDataset: pipeline, test_mode, filter_cfg (filter_empty_gt, min_size), ...
+        options: of mmdet's BaseDetDataset: pipeline, test_mode, filter_cfg (filter_empty_gt, min_size), ...
 
     Raises:
         ConfigError, DataError: as `chosen_data`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        path: str | None = None,
-        items_json: str | None = None,
-        split: str = "train",
-        classes: Sequence[str] | str | None = None,
-        novel: str | Sequence[str] | None = None,
-        shots: int | None = None,
-        seed: int = 0,
-        split_seed: int = 0,
-        surplus: str = "ignore",
-        metainfo: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        named = classes if classes is not None else (metainfo or {}).get("classes")
-        data = chosen_data(
-            "boxes",
-            path=path,
-            items_json=items_json,
-            split=split,
-            classes=named,
-            novel=novel,
-            shots=shots,
-            seed=seed,
-            split_seed=split_seed,
-            surplus=surplus,
-        )
+    def __init__(self, *args: Any, surplus: str = "ignore", metainfo: dict[str, Any] | None = None, **options: Any):
+        data = chosen_data("boxes", surplus=surplus, **choices_among(options, metainfo))
         self._items = [_sized(item, data) for item in data.items]
         metainfo = {**(metainfo or {}), "classes": tuple(data.class_names)}
-        super().__init__(*args, metainfo=metainfo, **kwargs)
+        super().__init__(*args, metainfo=metainfo, **options)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One dict per image."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from mmseg.datasets.basesegdataset import BaseSegDataset
@@ -10,7 +9,7 @@ from mmseg.datasets.basesegdataset import BaseSegDataset
 from .....core.contracts import Item
 from .....core.errors import DataError
 from .....registry import DATASETS
-from ...data.chosen import chosen_data
+from ...data.chosen import choices_among, chosen_data
 from ...data.masks import MaskReader, annotated_mask
 
 
@@ -33,7 +32,7 @@ class SegmentationDataset(BaseSegDataset):
         split_seed: of the splits, where the data give none.
         reduce_zero_label: 0 is ignored and 1 the first class.
         background: whether pixels outside all outlines are a class, for COCO JSON.
-        kwargs: of mmseg's BaseSegDataset: pipeline, test_mode, ...
+        options: of mmseg's BaseSegDataset: pipeline, test_mode, ...
 
     Raises:
         ConfigError, DataError: as `chosen_data`.
@@ -41,42 +40,25 @@ class SegmentationDataset(BaseSegDataset):
 
     def __init__(
         self,
-        path: str | None = None,
-        items_json: str | None = None,
-        split: str = "train",
-        classes: Sequence[str] | str | None = None,
-        novel: str | Sequence[str] | None = None,
-        shots: int | None = None,
-        seed: int = 0,
-        split_seed: int = 0,
         reduce_zero_label: bool = False,
         background: bool = True,
         metainfo: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **options: Any,
     ):
-        named = classes if classes is not None else (metainfo or {}).get("classes")
-        if isinstance(named, str):
-            named = [name.strip() for name in named.split(",") if name.strip()]
-        options = {}
-        if items_json is None:
-            options = {"class_names": named, "reduce_zero_label": reduce_zero_label, "background": background}
-        data = chosen_data(
-            "masks",
-            path=path,
-            items_json=items_json,
-            split=split,
-            classes=None if items_json is None else named,
-            novel=novel,
-            shots=shots,
-            seed=seed,
-            split_seed=split_seed,
-            **options,
-        )
+        choice = choices_among(options, metainfo)
+        file, named = choice.get("items_json"), choice["classes"]
+        if file is None:  # the reader is told of classes, whose stored numbers they may name
+            named = [name.strip() for name in named.split(",") if name.strip()] if isinstance(named, str) else named
+            reading = {"class_names": named, "reduce_zero_label": reduce_zero_label, "background": background}
+            choice |= {**reading, "classes": None}
+        data = chosen_data("masks", **choice)
         if not isinstance(data.load_mask, MaskReader):
-            raise DataError(f"{items_json or path}: its items have no table of mask values; write the file again")
+            raise DataError(
+                f"{file or choice.get('path')}: its items have no table of mask values; write the file again"
+            )
         self._items, self._table = data.items, data.load_mask.as_data()
         metainfo = {**(metainfo or {}), "classes": tuple(data.class_names)}
-        super().__init__(metainfo=metainfo, **kwargs)
+        super().__init__(metainfo=metainfo, **options)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One dict per image."""

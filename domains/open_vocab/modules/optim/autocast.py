@@ -48,7 +48,10 @@ class AutocastOptimWrapper(OptimWrapper):
     def step(self, **options: Any) -> None:
         if self.clip_grad_kwargs:
             self.scaler.unscale_(self.optimizer)
-            self._clip_grad()
+            weights = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = self.clip_func(weights, **self.clip_grad_kwargs)
+            if norm is not None:  # of values that are clipped each for itself there is none
+                self.message_hub.update_scalar(f"train/{self.grad_name}", float(norm))
         self.scaler.step(self.optimizer, **options)
         self.scaler.update()
 

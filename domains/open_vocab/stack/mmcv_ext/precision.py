@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 NARROW = (torch.float16, torch.bfloat16)
+OPERATORS: dict[str, Callable] = {}
+"""Name -> operator, of all that are offered."""
+
+
+def offered(operator: Callable) -> Callable:
+    """An operator that enters itself into `OPERATORS`."""
+    OPERATORS[operator.__name__] = operator
+    return operator
 
 
 def as_compiled(operator: Callable) -> Callable:
-    """An operator whose inside records no graph and knows no autocast, like one written in C++.
+    """An offered operator whose inside records no graph and knows no autocast, like one written in C++.
 
     mmcv calls its operators from `autograd.Function`s, which leave autocast on; it would halve a matrix product inside.
     """
@@ -25,7 +33,7 @@ def as_compiled(operator: Callable) -> Callable:
         with torch.no_grad(), plain:
             return operator(first, *args, **kwargs)
 
-    return run
+    return offered(run)
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -33,11 +41,13 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in NARROW else tensor
 
 
+@offered
 def get_compiler_version() -> str:
     """The compiler of the operators: there is none."""
     return "none (vladapt's operators over torch and torchvision)"
 
 
+@offered
 def get_compiling_cuda_version() -> str:
     """The CUDA the operators were compiled against; they run wherever torch runs."""
     return "not available"

@@ -1,6 +1,5 @@
 """Focal losses, CARAFE, masked convolution and PSA masks against their definitions."""
 
-import importlib
 
 import pytest
 import torch
@@ -13,13 +12,10 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 from mmcv import ops
 
 from vladapt.core.errors import DataError
-from vladapt.domains.open_vocab.stack.mmcv_ext import (
-    carafe_naive_backward,
-    carafe_naive_forward,
-    masked_im2col_forward,
-)
+from vladapt.domains.open_vocab.stack.mmcv_ext import carafe
+from vladapt.domains.open_vocab.stack.mmcv_ext.carafe import carafe_naive_backward, carafe_naive_forward
+from vladapt.domains.open_vocab.stack.mmcv_ext.masked_conv import masked_im2col_forward
 
-carafe_module = importlib.import_module("vladapt.domains.open_vocab.stack.mmcv_ext.carafe")
 OPTIONS = [(2.0, 0.25), (1.5, 0.6), (0.0, 0.5)]
 
 
@@ -110,7 +106,7 @@ def test_carafe_sums_the_neighbourhood(kernel, groups, scale, height, width):
 def test_carafe_a_row_at_a_time(monkeypatch):
     x, masks = normal(2, 4, 6, 5), normal(2, 9, 12, 10, seed=1)
     whole = ops.carafe(x, masks, 3, 1, 2)
-    monkeypatch.setattr(carafe_module, "MAX_PATCH_NUMBERS", 1)
+    monkeypatch.setattr(carafe, "MAX_PATCH_NUMBERS", 1)
     torch.testing.assert_close(ops.carafe(x, masks, 3, 1, 2), whole)
     torch.testing.assert_close(ops.carafe_naive(x, masks, 3, 1, 2), whole)
 
@@ -119,7 +115,7 @@ def test_naive_carafe_has_the_same_gradients(monkeypatch):
     x, masks = normal(1, 4, 4, 3).requires_grad_(), normal(1, 9, 8, 6, seed=1).requires_grad_()
     weights = normal(1, 4, 8, 6, seed=2)
     expected = torch.autograd.grad((reassembled(x, masks, 3, 1, 2) * weights).sum(), (x, masks))
-    monkeypatch.setattr(carafe_module, "MAX_PATCH_NUMBERS", 1)
+    monkeypatch.setattr(carafe, "MAX_PATCH_NUMBERS", 1)
     out, filled = torch.empty(1, 4, 8, 6), (torch.empty_like(x), torch.empty_like(masks))
     carafe_naive_forward(x, masks, out, kernel_size=3, group_size=1, scale_factor=2)
     carafe_naive_backward(weights, x, masks, *filled, kernel_size=3, group_size=1, scale_factor=2)

@@ -17,7 +17,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from vladapt.domains.open_vocab.stack.mmcv_ext import operators
+from vladapt.domains.open_vocab.stack.mmcv_ext import OPERATORS
 
 HEIGHT, WIDTH = 64, 96
 NARROW_RESNET = {
@@ -41,7 +41,7 @@ def called(monkeypatch):
 
         return run
 
-    for name in operators():
+    for name in OPERATORS:
         monkeypatch.setattr(sys.modules["mmcv._ext"], name, noted(name, getattr(sys.modules["mmcv._ext"], name)))
     return names
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.stack.mmcv_ext import bbox_overlaps, nms, nms_match, softnms
-from vladapt.domains.open_vocab.stack.mmcv_ext.nms import BLOCK
+from vladapt.domains.open_vocab.stack.mmcv_ext.nms import BLOCK, bbox_overlaps, nms, nms_match, softnms
 
 THRESHOLDS = st.sampled_from([0.1, 0.3, 1 / 3, 0.5, 0.7])
 

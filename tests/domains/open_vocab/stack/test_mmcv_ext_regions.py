@@ -13,7 +13,8 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from mmcv.ops import roi_align, roi_pool
 
-from vladapt.domains.open_vocab.stack.mmcv_ext import region_grid, roi_align_forward
+from vladapt.domains.open_vocab.stack.mmcv_ext import region_grid
+from vladapt.domains.open_vocab.stack.mmcv_ext.roi_align import roi_align_forward
 
 COORDINATES = st.integers(-8, 60).map(lambda value: value / 2)
 
