@@ -19,7 +19,7 @@ import vladapt
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.metrics.retrieval import TEXT_TO_IMAGE
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval, pairs_of
+from vladapt.core.tasks.retrieval.scoring import DomainPairs, evaluate_retrieval
 from vladapt.domains.person import Person
 from vladapt.domains.person.tasks.person_search import PeoplePairs
 
@@ -71,7 +71,7 @@ def trained(recipe: str, name: str, arguments: argparse.Namespace) -> tuple[floa
 def searched(spec: str) -> None:
     """The small set, zero-shot, in a table."""
     data, backbone, domain = Person().read(DATA / "person" / EASY, TASK), load_backbone(spec), Person()
-    people, transform = PeoplePairs.of(pairs_of(data)), domain.transforms(backbone, False, TASK)
+    people, transform = PeoplePairs.of(DomainPairs.of(data)), domain.transforms(backbone, False, TASK)
     scores = evaluate_retrieval(backbone, people, split=None, transform=transform, by_label=True).metrics
     numbers, between = scores[TEXT_TO_IMAGE], scores["metric_intervals"][TEXT_TO_IMAGE]
     print(

@@ -37,7 +37,7 @@ from vladapt.core.contracts.backbone import Backbone
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.metrics.resampling import mean_draws, p_of_draws, percentiles
 from vladapt.core.metrics.retrieval import TEXT_TO_IMAGE
-from vladapt.core.tasks.retrieval.scoring import RetrievalScores, evaluate_retrieval, pairs_of
+from vladapt.core.tasks.retrieval.scoring import DomainPairs, RetrievalScores, evaluate_retrieval
 from vladapt.core.training.sources import PairSource
 from vladapt.domains.person import Person
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
@@ -146,7 +146,7 @@ def main() -> None:
 def drawn(people: int, test: int, seed: int) -> PeoplePairs:
     """People, the last of whom are searched."""
     data = drawn_pedestrians(people, IMAGES, CAMERAS, seed, SIZE, val=0, test=test, captions=CAPTIONS)
-    return PeoplePairs.of(pairs_of(_decoded_once(data)))
+    return PeoplePairs.of(DomainPairs.of(_decoded_once(data)))
 
 
 class Joined(EmbeddedBackbone):

@@ -27,7 +27,7 @@ from unlabelled_sets import UnlabelledSet, clip_sets, generated_sets, image_sets
 from usage import print_help
 
 from vladapt import build_adapter
-from vladapt.core.confidence.without_labels import SURE_ENOUGH, answers_by_halves, evidence_of
+from vladapt.core.confidence.without_labels import SURE_ENOUGH, Evidence
 from vladapt.core.data.test_batches import few_class_batch
 
 METHODS = {
@@ -98,8 +98,8 @@ def judged(data: UnlabelledSet, rows: torch.Tensor, method: str, options: dict) 
     images, adapter = batch.without_labels(), build_adapter(method, **options)
     adapter.fit(None, data.text, unlabeled=images)
     before, after = data.text.logits(images.unit), adapter.logits(images)
-    halves = answers_by_halves(adapter, data.text, images, 0)
-    found = evidence_of(images.unit, before, after, halves=halves)
+    halves = Evidence.answers_by_halves(adapter, data.text, images, 0)
+    found = Evidence.of(images.unit, before, after, halves=halves)
     told = found.with_labels(before, after, batch.labels)
     signals = {name: getattr(found, name) for name in (*SIGNALS, "steadiness")}
     return {**signals, "images": len(rows), "won": told.won, "lost": told.lost}

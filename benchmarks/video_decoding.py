@@ -19,7 +19,7 @@ CLIPS, SECONDS = 20, 10.0
 
 def draw(path: Path, seconds: int) -> None:
     """Write a video of a bright square that goes round, on a ground that changes slowly."""
-    from vladapt.domains.video.writing import write_video
+    from video_writing import write_video
 
     def frames():
         for number in range(seconds * RATE):

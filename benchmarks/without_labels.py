@@ -25,7 +25,7 @@ from unlabelled_sets import CLIP_FEATURES, UnlabelledSet, clip_sets
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.selection._without_labels import CANDIDATES, SETTINGS, UnlabelledTrial
-from vladapt.core.confidence.scaling import calibration_error
+from vladapt.core.confidence.calibration import calibration_error
 from vladapt.core.data.test_batches import TASKS, FewClasses, Stream, Whole
 from vladapt.core.metrics.selection import macro_auroc
 from vladapt.core.metrics.significance import mcnemar

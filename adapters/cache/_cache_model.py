@@ -2,7 +2,7 @@
 
 The search is over beta, alpha (and APE's gamma), all points scored on val in one sweep: the affinity of val and keys is
 computed once, the class sums of exp(-beta (1 - affinity)) once per beta (and gamma), and alphas only rescale those
-sums. Rows of val are taken in blocks, so memory is bounded by `BUDGET`, not by N_val.
+sums. Rows of val are taken in blocks, so memory is bounded by `ClassSums.BUDGET`, not by N_val.
 
 With more than `MOST_KEYS` keys of one class each, accuracies are swept in another way (`_interpolated_search.py`).
 
@@ -14,7 +14,7 @@ channels, TIP-X's signatures) it takes none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,18 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import PUBLISHED, Adapter, Batch, FeatureSet, FurtherBackbone, TextClassifier
+from ...core.contracts import Batch, ByExample, FeatureSet, FurtherBackbone, TextClassifier
 from ...core.data import Selection
 from ...core.errors import CapabilityError, DataError
-from ...core.metrics import ALIKE, best_setting, class_weights, macro_auroc, row_weights, signed_shares
+from ...core.metrics import ALIKE, best_setting, class_weights, row_weights
 from ...core.runtime import in_blocks
 from ._interpolated_search import TOLERANCE, sweep_interpolated
+from ._several_labels import signed_shares, sweep_auroc
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB
 REFERENCE_SCALE = 100.0  # published alphas assume CLIP's logit scale
 BEYOND = (2, 4, 8, 16, 32)  # times the end of the grid of alpha
-BUDGET = 48 * 2**20  # bytes of working memory of the search
-BLOCK = 2**16  # elements of a block of it: its arrays stay in the processor's cache
 MOST_KEYS = 4096  # whose sums are computed at each beta
 SPARSE_FROM = 2**33  # multiplications from which the zeros of the values are passed over
 
@@ -43,7 +42,54 @@ Rows = Callable[[FeatureSet], FeatureSet]
 
 
 @dataclass(eq=False, kw_only=True)
-class Keyed(Adapter):
+class CacheModel(ByExample):
+    """Base of caches that are added to zero-shot: logits = s x W^T + b + alpha s / 100 exp(-beta (1 - q F^T)) L.
+
+    A method leaves F and L in `keys` (N, D_k) and `values` (N, C), beta and alpha in `beta_` and `alpha_`.
+    """
+
+    def take_texts(self, classifier: TextClassifier) -> None:
+        """Set `text` (C, D), `logit_bias` and `logit_scale`, by which the classifier's logits are told.
+
+        With negative prompts (several labels per image) a row is the positive minus the negative prompt.
+        """
+        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
+        self.logit_bias = classifier.logit_bias or 0.0
+        if classifier.negative is not None:
+            self.text, self.logit_bias = classifier.weights - classifier.negative, 0.0
+
+    def zero_shot(self, unit: Tensor, text: Tensor | None = None) -> Tensor:
+        """(B, C) logits of unit features without a cache; of `text` where other rows than the adapter's are given."""
+        return self.logit_scale * unit @ (self.text if text is None else text).T + self.logit_bias
+
+    def queries(self, batch: Batch) -> Tensor:
+        """(B, D_k) unit rows q that are compared with the keys."""
+        return batch.unit
+
+    def class_values(self) -> Tensor:
+        """(N, C) what the keys add to the classes."""
+        return self.values
+
+    @property
+    def cache_weight(self) -> float:
+        """Of the cache in the logits; published alphas assume CLIP's logit scale."""
+        return self.alpha_ * self.logit_scale / REFERENCE_SCALE
+
+    def scores(self, unit: Tensor, queries: Tensor, text: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(B, C) logits of unit features (B, D) that are compared as `queries` (B, D_k)."""
+        cache = cache_logits(queries, keys, values, self.beta_)  # (B, C)
+        return self.zero_shot(unit, text) + self.cache_weight * cache
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self.scores(batch.unit, self.queries(batch), self.text, self.keys, self.class_values())
+
+    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
+        parts = example_logits(self.queries(batch), self.keys, self.class_values(), self.beta_, classes)  # (B, N)
+        return self.cache_weight * parts
+
+
+@dataclass(eq=False, kw_only=True)
+class Keyed(CacheModel):
     """Base of caches that take a resource `keys`. A method has "keyed" in its `state` and its `later_state`."""
 
     optional: ClassVar[frozenset[str]] = frozenset({"keys"})
@@ -111,11 +157,6 @@ def key_rows(keys: FurtherBackbone) -> Rows:
     return rows
 
 
-def batch_of(features: FeatureSet, rows: Rows) -> Batch:
-    """Support or val as they are predicted."""
-    return Batch(features=features.features, ids=features.ids, keys=rows(features).features)
-
-
 def cache_keys(support: FeatureSet, views: int) -> Tensor:
     """(N, D) unit keys: the mean over an image's first `views` raw view features, normalised once; else its feature."""
     if views and support.views is not None:
@@ -148,21 +189,6 @@ def cache_values(support: FeatureSet, num_classes: int, balanced: bool = False) 
     values = one_hot_values(support, num_classes)
     weights = class_weights(support.labels, num_classes) if balanced else None
     return values if weights is None else values * weights.to(values)
-
-
-def zero_shot_text(classifier: TextClassifier) -> tuple[Tensor, float]:
-    """(C, D) rows and a bias, so that logit_scale * x @ rows.T + bias are the classifier's logits.
-
-    With negative prompts (several labels per image) a row is the positive minus the negative prompt.
-    """
-    if classifier.negative is not None:
-        return classifier.weights - classifier.negative, 0.0
-    return classifier.weights, classifier.logit_bias or 0.0
-
-
-def zero_shot_logits(unit: Tensor, text: Tensor, logit_scale: float, logit_bias: float) -> Tensor:
-    """(B, C) logits of unit features without a cache."""
-    return logit_scale * unit @ text.T + logit_bias
 
 
 def cache_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float) -> Tensor:
@@ -270,11 +296,10 @@ def search_as(
 
     def search(betas, alphas):
         queries, labels = rows(selection.val).unit, selection.val.labels
-        zero_shot = zero_shot_logits(selection.val.unit, adapter.text, adapter.logit_scale, adapter.logit_bias)
         (beta, alpha, _), score = search_cache(
             queries,
             labels,
-            zero_shot,
+            adapter.zero_shot(selection.val.unit),
             adapter.keys,
             adapter.values,
             betas,
@@ -298,7 +323,7 @@ def beyond(adapter, alphas: Sequence[float]) -> tuple[float, ...]:
     if (
         adapter.multilabel_
         or adapter.as_published
-        or adapter.ties == PUBLISHED
+        or adapter.ties == "published"
         or adapter.search_scale is not None
         or adapter.alpha is not None
     ):
@@ -320,7 +345,7 @@ def search_cache(
     alpha_factor: float = 1.0,
     beyond: Sequence[float] = (),
     balanced: bool = False,
-    ties: str = PUBLISHED,
+    ties: str = "published",
 ) -> tuple[tuple[float, float, float], float]:
     """The best point of zero_shot + alpha * factor * exp(-beta (1 - queries keys^T)) (values * exp(gamma e)).
 
@@ -349,7 +374,7 @@ def search_cache(
             sweep = sweep_interpolated if _is_large(keys, values) else _sweep_accuracy
             scores = sweep(sums, queries, labels, zero_shot, betas, scaled, weights)  # (B, A, G)
         else:
-            scores = _sweep_auroc(sums, queries, labels, zero_shot, betas, scaled)
+            scores = sweep_auroc(sums, queries, labels, zero_shot, betas, scaled)
     if beyond and scores[:, inside:].max() <= scores[:, :inside].max() + ALIKE:
         scores = scores[:, :inside]
     b, a, g = best_setting(scores, ties)
@@ -377,7 +402,13 @@ class ClassSums:
 
     Where each key has one class, keys are put into (C, K) slots, the empty ones with weight 0, and a small product a
     class does the sum; otherwise it is one product with the (C, N) values.
+
+    Class attributes:
+        BUDGET: bytes of working memory of the search.
+        BLOCK: elements of a block of it: its arrays stay in the processor's cache.
     """
+
+    BUDGET, BLOCK = 48 * 2**20, 2**16
 
     def __init__(self, keys: Tensor, values: Tensor, gammas: Sequence[float], exponent: Tensor | None):
         boost = [torch.ones_like(keys[:, 0]) if exponent is None else torch.exp(gamma * exponent) for gamma in gammas]
@@ -393,14 +424,14 @@ class ClassSums:
             weights = boost[:, index] * (values.sum(dim=1)[index] * filled)  # (G, C * K)
             self.weights = weights.view(len(boost), self.num_classes, -1).transpose(0, 1).contiguous()  # (C, G, K)
 
-    def rows_within(self, budget: int) -> int:
-        """How many val rows fit the budget at once."""
+    def rows_at_once(self) -> int:
+        """How many val rows fit the budget."""
         floats = 2 * len(self.keys) + 3 * self.num_classes * self.num_gammas
-        return max(1, budget // (4 * floats))
+        return max(1, self.BUDGET // (4 * floats))
 
     def rows_in_cache(self) -> int:
         """How many val rows have class sums at one beta that fill a block, within the budget."""
-        return max(1, min(self.rows_within(BUDGET), BLOCK // (self.num_classes * self.num_gammas)))
+        return max(1, min(self.rows_at_once(), self.BLOCK // (self.num_classes * self.num_gammas)))
 
     def affinity(self, queries: Tensor) -> Tensor:
         """(S, V) cosines minus 1."""
@@ -439,7 +470,7 @@ def _sweep_accuracy(sums: ClassSums, queries, labels, zero_shot, betas, alphas, 
     counted = torch.long if weights is None else torch.double
     right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=counted, device=queries.device)
     several = torch.tensor(alphas, dtype=zero_shot.dtype, device=queries.device)[:, None, None]  # (A, 1, 1)
-    for rows in torch.arange(len(queries), device=queries.device).split(sums.rows_within(BUDGET)):
+    for rows in torch.arange(len(queries), device=queries.device).split(sums.rows_at_once()):
         rival = zero_shot[rows].T.contiguous()  # (C, V)
         truth = labels[rows][None]  # (1, V)
         true_zero_shot = rival.gather(0, truth)
@@ -450,7 +481,7 @@ def _sweep_accuracy(sums: ClassSums, queries, labels, zero_shot, betas, alphas, 
             cache = sums.at(affinity, beta, buffer)  # (C, G, V)
             true_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (G, V)
             start = 0
-            for some in several.split(max(1, BLOCK // cache.numel())):
+            for some in several.split(max(1, sums.BLOCK // cache.numel())):
                 each = _right(rival, true_zero_shot, cache, true_cache, some, truth)  # (A', G, V)
                 counts = each.sum(dim=-1) if weights is None else each.double() @ weights[rows]  # (A', G)
                 right[b, start : start + len(some)] += counts
@@ -467,25 +498,3 @@ def _right(rival, true_zero_shot, cache, true_cache, alphas: Tensor, truth) -> T
     if tied.any():
         right[tied] = truth.expand_as(best)[tied] < logits[:, tied].argmax(dim=0)
     return right
-
-
-def _sweep_auroc(sums: ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:
-    """(B, A, G) macro AUROCs."""
-    base, truth = zero_shot.T, labels.T  # (C, V)
-    several = torch.tensor(alphas, dtype=zero_shot.dtype, device=queries.device)[:, None, None, None]  # (A, 1, 1, 1)
-    scores = []
-    for cache in _whole_sums(sums, queries, betas):
-        cache = cache.transpose(0, 1)  # (G, C, V)
-        for some in several.split(max(1, BLOCK // cache.numel())):
-            logits = torch.addcmul(base, cache, some)  # (A', G, C, V)
-            scores.append(macro_auroc(logits.flatten(0, 1), truth))
-    return torch.cat(scores).view(len(betas), len(alphas), -1).cpu().numpy()
-
-
-def _whole_sums(sums: ClassSums, queries: Tensor, betas: Sequence[float]) -> Iterator[Tensor]:
-    """(C, G, V) of each beta; the affinity is kept where it fits the budget, else made again block by block."""
-    blocks = queries.split(sums.rows_within(BUDGET))
-    kept = sums.affinity(queries) if len(blocks) == 1 else None
-    for beta in betas:
-        parts = [kept] if kept is not None else (sums.affinity(block) for block in blocks)
-        yield torch.cat([sums.at(part, beta, torch.empty_like(part)) for part in parts], dim=-1)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.contracts import ClassWeighted, FeatureSet
+from ...core.contracts import Batch, ClassWeighted, FeatureSet
 from ...core.data import Selection
 from ...core.metrics import ALIKE, val_score
 from ...core.training import (
     Epoch,
     by_epoch,
-    chained_cosine_rates,
     cross_fitted_offsets,
     epoch_batches,
     keep_best,
     train_epochs,
 )
-from ._cache_model import Axis, as_they_are, batch_of, search_as
+from ._cache_model import Axis, Rows, as_they_are, search_as
 
 SELECT = ("best_val", "last")
 
@@ -160,3 +160,17 @@ def train_keeping_best(
 def _row(epoch: Epoch) -> dict[str, float]:
     """The mean loss in double precision."""
     return {**epoch.row(), "loss": sum(epoch.losses.tolist()) / len(epoch.losses)}
+
+
+def chained_cosine_rates(lr: float, steps: int) -> list[float]:
+    """`cosine_rates` as torch's CosineAnnealingLR makes them: each of the one before, which rounds differently."""
+    rates = [lr]
+    for step in range(1, steps):
+        ratio = (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
+        rates.append(ratio * rates[-1])
+    return rates
+
+
+def batch_of(features: FeatureSet, rows: Rows) -> Batch:
+    """Support or val as they are predicted."""
+    return Batch(features=features.features, ids=features.ids, keys=rows(features).features)

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...core.contracts import PUBLISHED
 from ...core.metrics import best_setting, row_weights
-from ._cache_model import BLOCK, BUDGET, ClassSums
+from ._cache_model import ClassSums
 
 TINY = 1e-20  # a smaller slope counts as none, so that no reciprocal overflows
 
@@ -33,7 +32,7 @@ def search_two_terms(
     *,
     factor: float = 1.0,
     balanced: bool = False,
-    ties: str = PUBLISHED,
+    ties: str = "published",
 ) -> tuple[tuple[float, float, float], float]:
     """The most accurate point of zero_shot + factor (gamma second + alpha exp(-beta (1 - q keys^T)) values).
 
@@ -57,7 +56,7 @@ def search_two_terms(
     counted = torch.long if weights is None else torch.double
     right = torch.zeros(len(alphas), len(betas), len(gammas), dtype=counted, device=queries.device)
     grid = torch.tensor(gammas, device=queries.device)[:, None]  # (G, 1)
-    rows_at_once = max(1, min(BLOCK // values.shape[1], sums.rows_within(BUDGET)))
+    rows_at_once = max(1, min(sums.BLOCK // values.shape[1], sums.rows_at_once()))
     with torch.no_grad():
         for rows in torch.arange(len(queries), device=queries.device).split(rows_at_once):
             block = _Block(zero_shot[rows].T, factor * second[rows].T, labels[rows])

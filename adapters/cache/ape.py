@@ -9,24 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ByExample, FitReport, PooledViews, Searched, option, require
+from ...core.contracts import Batch, FitReport, PooledViews, Searched, option, require
 from ...core.data import selection_split
 from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,
+    CacheModel,
     beyond,
     cache_keys,
-    cache_logits,
     cache_values,
     choose,
-    example_logits,
     grid_axes,
     keys_note,
     one_hot_values,
     search_cache,
     search_notes,
-    zero_shot_logits,
-    zero_shot_text,
 )
 from ._presets import APE_SETTINGS, APE_WIDTH
 
@@ -35,7 +32,7 @@ SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
 
 
 @dataclass(eq=False, kw_only=True)
-class APE(WithPreset, Searched, PooledViews, ByExample):
+class APE(WithPreset, CacheModel, Searched, PooledViews):
     """Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (Zhu et al., 2023,
     arXiv 2304.01195).
 
@@ -91,18 +88,16 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
     )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self.text, self.logit_bias = zero_shot_text(classifier)
-        self.logit_scale = classifier.logit_scale
+        self.take_texts(classifier)
         selection = selection_split(support, val, seed)
         self._remember(selection.train)
 
         def search(betas, alphas, gammas):
             unit, labels = selection.val.unit, selection.val.labels
-            zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)
             return search_cache(
                 self._refine(unit),
                 labels,
-                zero_shot,
+                self.zero_shot(unit),
                 self.keys,
                 self.values,
                 betas,
@@ -138,20 +133,11 @@ class APE(WithPreset, Searched, PooledViews, ByExample):
         """(.., Q) unit rows of the kept channels."""
         return F.normalize(features[:, self.channels], dim=-1)
 
-    def _logits(self, batch: Batch) -> Tensor:
-        unit = batch.unit
-        zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
-        cache = cache_logits(self._refine(unit), self.keys, self._weighted_values(), self.beta_)  # (B, C)
-        return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
+    def queries(self, batch: Batch) -> Tensor:
+        return self._refine(batch.unit)
 
-    def _weighted_values(self) -> Tensor:
-        """(N, C)."""
+    def class_values(self) -> Tensor:
         return self.values * torch.exp(self.gamma_ * self.exponent)[:, None]
-
-    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
-        queries = self._refine(batch.unit)
-        parts = example_logits(queries, self.keys, self._weighted_values(), self.beta_, classes)  # (B, N)
-        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts
 
 
 def select_channels(criterion: Tensor, top_q: int) -> Tensor:

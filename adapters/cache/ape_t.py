@@ -9,22 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, ByExample, FitReport, FreshViews, Searched, option
+from ...core.contracts import Batch, FitReport, FreshViews, Searched, option
 from ...core.data import selection_split
 from ...core.metrics import val_score
 from ...core.training import label_loss, training_features, views_of_training
 from ..published_sets import WithPreset
 from ._cache_model import (
-    REFERENCE_SCALE,
+    CacheModel,
     cache_keys,
-    cache_logits,
     cache_values,
-    example_logits,
     grid_axes,
     keys_note,
     one_hot_values,
-    zero_shot_logits,
-    zero_shot_text,
 )
 from ._presets import APE_SETTINGS, APE_WIDTH
 from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
@@ -35,7 +31,7 @@ CRITERIA = ("text", "image_text")
 
 
 @dataclass(eq=False, kw_only=True)
-class APET(WithPreset, Searched, FreshViews, ByExample):
+class APET(WithPreset, CacheModel, Searched, FreshViews):
     """APE-T, of Not All Features Matter (Zhu et al., 2023, arXiv 2304.01195): APE's prior refinement, trained.
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
@@ -104,8 +100,8 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
     select: str = option("best_val", "epoch to keep: the best on val, or the last", choices=SELECT)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        base, self.logit_bias = zero_shot_text(classifier)
-        self.logit_scale = classifier.logit_scale
+        self.take_texts(classifier)
+        base = self.text
         axes = grid_axes(self, AXES, APE_SETTINGS[self.preset])
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
@@ -127,7 +123,7 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
         criterion = label_loss(False, self.priors_of(support.labels, len(base)))
 
         def logits(unit: Tensor) -> Tensor:
-            return self._unit_logits(unit, *compose(residual, value_scale))
+            return self.scores(unit, unit, *compose(residual, value_scale))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             images = training_features(support, index, seen or self.views, epoch)
@@ -169,15 +165,6 @@ class APET(WithPreset, Searched, FreshViews, ByExample):
         shift = torch.zeros_like(text).index_copy(1, self.channels, residual)  # (C, D)
         return text + shift, keys + shift[labels], values * value_scale
 
-    def _unit_logits(self, unit: Tensor, text: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        zero_shot = zero_shot_logits(unit, text, self.logit_scale, self.logit_bias)  # (B, C)
-        cache = cache_logits(unit, keys, values, self.beta_)  # (B, C)
-        return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
-
     def _logits(self, batch: Batch) -> Tensor:
-        logits = self._unit_logits(batch.unit, self.text, self.keys, self.values)
+        logits = super()._logits(batch)
         return logits if self.offset is None else logits + self.offset
-
-    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
-        parts = example_logits(batch.unit, self.keys, self.values, self.beta_, classes)  # (B, N)
-        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts

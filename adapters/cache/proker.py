@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ByExample, FeatureSet, FitReport, PooledViews, Searched, option, require
+from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, option, require
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting, class_weights, val_score
 from ..published_sets import WithPreset
@@ -27,7 +27,7 @@ MOST_DOUBLE, MOST_SINGLE = 4096, 1_000_000
 
 
 @dataclass(eq=False, kw_only=True)
-class ProKeR(WithPreset, Keyed, Searched, PooledViews, ByExample):
+class ProKeR(WithPreset, Keyed, Searched, PooledViews):
     """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
     Boukhayma, 2025, arXiv 2501.11175).
 

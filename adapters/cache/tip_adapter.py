@@ -5,25 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from ...core.contracts import Batch, ByExample, FitReport, PooledViews, Searched, option
+from ...core.contracts import FitReport, PooledViews, Searched, option
 from ...core.data import selection_split
 from ..published_sets import WithPreset
 from ._cache_model import (
-    REFERENCE_SCALE,
     Keyed,
     cache_keys,
-    cache_logits,
     cache_values,
     choose,
-    example_logits,
     grid_axes,
     keys_note,
     search_as,
     search_notes,
-    zero_shot_logits,
-    zero_shot_text,
 )
 from ._presets import TIP_SETTINGS
 
@@ -31,7 +24,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
+class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
     """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., 2022, arXiv 2207.09519).
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L, with s the logit scale (100 where alphas were published),
@@ -91,8 +84,7 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self.text, self.logit_bias = zero_shot_text(classifier)
-        self.logit_scale = classifier.logit_scale
+        self.take_texts(classifier)
         support, rows, notes = self.take_keys(resources, support)
         selection = selection_split(support, val, seed)
         self._remember(rows(selection.train))
@@ -106,12 +98,3 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews, ByExample):
     def _remember(self, support) -> None:
         self.keys = cache_keys(support, self.views)  # (N, D)
         self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
-
-    def _logits(self, batch: Batch) -> Tensor:
-        zero_shot = zero_shot_logits(batch.unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
-        cache = cache_logits(self.queries(batch), self.keys, self.values, self.beta_)  # (B, C)
-        return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
-
-    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
-        parts = example_logits(self.queries(batch), self.keys, self.values, self.beta_, classes)  # (B, N)
-        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts

@@ -7,25 +7,20 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts import Batch, ByExample, FitReport, FreshViews, Searched, option
+from ...core.contracts import Batch, FitReport, FreshViews, Searched, option
 from ...core.data import selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics import val_score
 from ...core.training import label_loss, training_features, views_of_training
 from ..published_sets import WithPreset
 from ._cache_model import (
-    REFERENCE_SCALE,
     Keyed,
     Rows,
     as_they_are,
     cache_keys,
-    cache_logits,
     cache_values,
-    example_logits,
     grid_axes,
     keys_note,
-    zero_shot_logits,
-    zero_shot_text,
 )
 from ._presets import TIP_SETTINGS
 from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
@@ -34,7 +29,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
+class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -107,8 +102,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
     select: str = option("best_val", "epoch to keep: the best on val, or the last", choices=SELECT)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self.text, self.logit_bias = zero_shot_text(classifier)
-        self.logit_scale = classifier.logit_scale
+        self.take_texts(classifier)
         axes = grid_axes(self, AXES, TIP_SETTINGS[self.preset])
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         support, rows, notes = self.take_keys(resources, support)
@@ -146,14 +140,8 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews, ByExample):
         return kept
 
     def _unit_logits(self, unit: Tensor, queries: Tensor) -> Tensor:
-        zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
-        cache = cache_logits(queries, self.keys, self.values, self.beta_)  # (B, C)
-        return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
+        return self.scores(unit, queries, self.text, self.keys, self.values)
 
     def _logits(self, batch: Batch) -> Tensor:
-        logits = self._unit_logits(batch.unit, self.queries(batch))
+        logits = super()._logits(batch)
         return logits if self.offset is None else logits + self.offset
-
-    def example_parts(self, batch: Batch, classes: Tensor) -> Tensor:
-        parts = example_logits(self.queries(batch), self.keys, self.values, self.beta_, classes)  # (B, N)
-        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts

@@ -9,22 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, ByExample, FeatureSet, FitReport, PooledViews, Searched, option, require
+from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, option, require
 from ...core.data import Selection, selection_split, support_folder_images
 from ...core.metrics import class_weights
 from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,
     Axis,
+    CacheModel,
     cache_keys,
     cache_logits,
     choose,
-    example_logits,
     grid,
     keys_note,
     one_hot_values,
-    zero_shot_logits,
-    zero_shot_text,
 )
 from ._two_terms import search_two_terms
 
@@ -33,7 +31,7 @@ STARTS = (1.0, 0.1, 0.1)  # where the published grids begin
 
 
 @dataclass(eq=False, kw_only=True)
-class TipX(Searched, PooledViews, ByExample):
+class TipX(CacheModel, Searched, PooledViews):
     """SuS-X: Training-Free Name-Only Transfer of Vision-Language Models (Udandarao, Gupta and Albanie, 2022,
     arXiv 2211.16198).
 
@@ -111,8 +109,7 @@ class TipX(Searched, PooledViews, ByExample):
         )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self.text, self.logit_bias = zero_shot_text(classifier)
-        self.logit_scale = classifier.logit_scale
+        self.take_texts(classifier)
         folder = support_folder_images(resources, support, classifier)
         self.of_shots = folder is None
         selection = self._selection(folder, support, val, seed)
@@ -121,7 +118,7 @@ class TipX(Searched, PooledViews, ByExample):
 
         def search(alphas, betas, gammas):
             unit = selection.val.unit
-            zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)
+            zero_shot = self.zero_shot(unit)
             return search_two_terms(
                 unit, selection.val.labels, zero_shot, self.keys, self.values, self._likeness(unit),
                 alphas, betas, gammas, factor=self.logit_scale / REFERENCE_SCALE,
@@ -202,17 +199,14 @@ class TipX(Searched, PooledViews, ByExample):
 
     def _logits(self, batch: Batch) -> Tensor:
         unit = batch.unit
-        zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
+        zero_shot = self.zero_shot(unit)  # (B, C)
         cache = cache_logits(unit, self.keys, self.values, self.beta_)  # (B, C)
         factor = self.logit_scale / REFERENCE_SCALE
         return zero_shot + factor * (self.gamma_ * self._likeness(unit) + self.alpha_ * cache)
 
     def example_parts(self, batch: Batch, classes: Tensor) -> Tensor | None:
         """Of the cache of the shots; signatures speak for classes as wholes, and a support folder has other images."""
-        if not self.of_shots:
-            return None
-        parts = example_logits(batch.unit, self.keys, self.values, self.beta_, classes)  # (B, N)
-        return self.alpha_ * self.logit_scale / REFERENCE_SCALE * parts
+        return super().example_parts(batch, classes) if self.of_shots else None
 
 
 def divergences(images: Tensor, keys: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ...core.contracts import Adapter, Batch, FitReport, option
 from ...core.errors import CapabilityError, DataError
 from ...core.features import faiss_library
 from ...core.runtime import in_blocks
-from ._cache_model import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
+from ._cache_model import CHUNK_ELEMENTS
 
 PUBLISHED = 16  # captions per image
 LEAST = 1e-12  # a weight of 0 would be a logit of minus infinity
@@ -82,7 +82,7 @@ class XMoRe(Adapter):
     )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self.text, _ = zero_shot_text(classifier)  # a bias is the same for all classes and falls out of the softmax
+        self.text = classifier.weights  # a bias is the same for all classes and falls out of the softmax
         self.logit_scale = classifier.logit_scale
         self.captions = _unit_captions(resources["captions"], support)
         images, words = _images(support, val, unlabeled)
@@ -99,7 +99,7 @@ class XMoRe(Adapter):
 
     def _log_probabilities(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) of the images, and (B, C) of the mean over each image's captions."""
-        image = zero_shot_logits(unit, self.text, self.logit_scale, 0.0).log_softmax(dim=-1)
+        image = (self.logit_scale * unit @ self.text.T).log_softmax(dim=-1)
         nearest = self._nearest_texts()
         rows = max(1, CHUNK_ELEMENTS // (self.top_k * max(self.text.shape)))
         return image, torch.cat([self._of_captions(nearest(block, self.top_k)) for block in in_blocks(unit, rows)])
@@ -114,7 +114,7 @@ class XMoRe(Adapter):
     def _of_captions(self, places: Tensor) -> Tensor:
         """(B, K) captions -> (B, C) log of their mean probabilities; a caption met often is classified once."""
         distinct, place = places.unique(return_inverse=True)
-        probabilities = zero_shot_logits(self.captions[distinct], self.text, self.logit_scale, 0.0).softmax(dim=-1)
+        probabilities = (self.logit_scale * self.captions[distinct] @ self.text.T).softmax(dim=-1)
         mean = F.embedding_bag(place, probabilities, mode="mean")  # (B, C): no (B, K, C) is made
         return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option, require
-from ...core.training import dassl_learning_rates, dassl_sgd, epoch_batches, held, label_loss, train_epochs
+from ...core.training import dassl_learning_rates, epoch_batches, label_loss, train_epochs
 from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
 
 CONSTRAINTS = ("l2", "cosine", "none")
@@ -130,10 +130,10 @@ class Clap(ClassWeighted, PooledViews):
 
     def _train(self, unit, labels, base: Tensor, images: int, order: Tensor | None, seed: int) -> list[dict]:
         self.prototypes.requires_grad_()
-        optimizer = dassl_sgd([self.prototypes], self.lr, self.momentum, self.weight_decay)
+        optimizer = torch.optim.SGD([self.prototypes], self.lr, self.momentum, weight_decay=self.weight_decay)
         batches = epoch_batches(len(unit), self.batch_size, seed, order=order, device=unit.device)
         rates = dassl_learning_rates(self.lr, self.epochs, warmup=self.warmup)
-        rates = held(rates, self.batches or max(1, images // self.batch_size))
+        rates = [[rate] * self.batches or max(1, images // self.batch_size) for rate in rates]
         criterion = label_loss(labels.ndim == 2, self.priors_of(labels, len(base)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.contracts import Batch, FeatureSet, FitReport, FreshViews, Searched, option
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting, val_score
-from ...core.training import dassl_epochs, dassl_sgd, label_loss, published_epochs, views_of_training
+from ...core.training import dassl_epochs, label_loss, views_of_training
 from ._text_rows import Frame, frame_of
 
 RATIO = 0.2
@@ -94,7 +94,7 @@ class ClipAdapter(Searched, FreshViews):
         frame = frame_of(classifier, support)
         self.text, self.logit_scale = classifier.weights, frame.logit_scale
         self.offset, self.negative = frame.offset, frame.negative
-        epochs = self.epochs or published_epochs(support.shots, EPOCHS_FROM_SHOTS)
+        epochs = self.epochs or next(epochs for least, epochs in EPOCHS_FROM_SHOTS if support.shots >= least)
         selection = self._selection(support, val, epochs, seed)
         ratios = RATIOS if selection.val is not None else (RATIO if self.ratio is None else float(self.ratio),)
         order = resources.get("batch_order")
@@ -122,7 +122,7 @@ class ClipAdapter(Searched, FreshViews):
     ) -> tuple[_Heads, list[list[dict[str, float]]]]:
         """A head for each ratio, and the history of each."""
         heads = _Heads.fresh(support.dim, self.reduction, ratios, seed, support.features.device)
-        optimizer = dassl_sgd([heads.down, heads.up], self.lr, self.momentum, self.weight_decay)
+        optimizer = torch.optim.SGD([heads.down, heads.up], self.lr, self.momentum, weight_decay=self.weight_decay)
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:

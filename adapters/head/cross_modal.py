@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import PUBLISHED, Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
+from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting, class_weights, val_score
 from ...core.training import dassl_learning_rates, epoch_batches, train_epochs
@@ -126,7 +126,7 @@ class CrossModal(Searched, PooledViews):
 
     def _axes(self, samples: _Samples, searched: bool) -> dict[str, tuple[float, ...]]:
         """The grid, each axis with the values to try; without val one of each."""
-        published = self.ties == PUBLISHED
+        published = self.ties == "published"
         sizes = [size for size in BATCH_SIZES if samples.smallest > (size // 2 if self.prompts else size)]
         grid = {"lr": RATES, "weight_decay": DECAYS, "batch_size": tuple(sizes or BATCH_SIZES[:1])}
         if not searched:

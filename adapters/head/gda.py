@@ -16,7 +16,6 @@ from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics import best_setting, class_weights, val_score
 from ...core.prompts import build_classifier
-from ...core.registry import build_adapter
 from ._gaussian import class_means, mean_class_precision, mean_excess, new_class_gaussians, shrunk_precision
 
 GRID = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
@@ -106,13 +105,10 @@ class GDA(Searched, PooledViews):
         self._check_transfer(backbone, classifier)
         if classifier is None:
             classifier = build_classifier(backbone, class_names, self.templates)
-        other = build_adapter("gda", **self.options)
+        other = self.copied_for(class_names)
         other.text = classifier.weights.to(self.rows.device)
         means, precision = new_class_gaussians(other.text, self.rows, self.neighbors, self.text_copies)
         other._set_scores(means, precision)
-        for name in ("logit_scale", "logit_bias", "alpha_", "rows", "templates", "backbone_", "dim_"):
-            setattr(other, name, getattr(self, name))
-        other.class_names_, other.multilabel_, other.fitted_ = tuple(class_names), False, True
         return other
 
     @torch.no_grad()
@@ -196,8 +192,7 @@ class GDA(Searched, PooledViews):
         return notes
 
     def _check_transfer(self, backbone: Backbone | None, classifier: TextClassifier | None) -> None:
-        if not getattr(self, "fitted_", False):
-            raise CapabilityError("adapter 'gda' is not fitted; call fit() or load_adapter() first")
+        self.check_fitted()
         if not len(self.rows):
             raise CapabilityError("adapter 'gda' kept no rows, which other classes need; fit with keep_rows=True")
         if classifier is not None:
@@ -209,8 +204,7 @@ class GDA(Searched, PooledViews):
             return
         if backbone is None:
             raise CapabilityError("adapter 'gda' needs the text of other classes; give a backbone or their classifier")
-        if self.backbone_ and backbone.fingerprint != self.backbone_:
-            raise CapabilityError(f"backbone '{backbone.spec}' is not the one that gda was fitted on; load that one")
+        self.check_fitted(backbone)
         if not self.templates:
             raise CapabilityError(
                 "adapter 'gda' was fitted without templates, which the text of other classes needs; "

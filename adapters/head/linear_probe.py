@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts import PLATEAU, PUBLISHED, Batch, FeatureSet, FitReport, Searched, option
+from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
 from ...core.data import selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics import ALIKE, best_setting, class_weights, val_score
-from ...core.training import FOLDS, cross_fitted_offsets
+from ...core.training import cross_fitted_offsets
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0
@@ -89,7 +89,7 @@ class LinearProbe(Searched):
         return val_score(val.features @ weight.T + bias, val.labels, self.balanced)
 
     def _balanced_regress(
-        self, support, num_classes: int, c: float, seed: int, count: int = FOLDS
+        self, support, num_classes: int, c: float, seed: int, count: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `_regress`, with the offsets of classes that have unequal numbers of images in the bias."""
 
@@ -118,7 +118,7 @@ class LinearProbe(Searched):
         return batch.features.float() @ self.weight.T + self.bias
 
 
-def search_c(score: Callable[[float], float], steps: int, ties: str = PUBLISHED) -> tuple[float, float]:
+def search_c(score: Callable[[float], float], steps: int, ties: str = "published") -> tuple[float, float]:
     """The C that CoOp's search ends with, and its score.
 
     Args:
@@ -136,11 +136,11 @@ def search_c(score: Callable[[float], float], steps: int, ties: str = PUBLISHED)
 
     coarse = [scored(c) for c in COARSE]
     best = COARSE[best_setting(np.array(coarse), ties)[0]]  # published: the first, largest C of a tie
-    plateau = ties == PLATEAU and sum(abs(one - max(coarse)) <= ALIKE for one in coarse) > 1
+    plateau = ties == "plateau" and sum(abs(one - max(coarse)) <= ALIKE for one in coarse) > 1
     low, high = math.log10(best) - 1, math.log10(best) + 1
     for _ in range(0 if plateau else steps):
         middle = (low + high) / 2
-        if ties == PLATEAU and max(scored(10**low), scored(10**high)) <= scored(best):
+        if ties == "plateau" and max(scored(10**low), scored(10**high)) <= scored(best):
             low, high = (low + middle) / 2, (high + middle) / 2
         elif scored(10**low) < scored(10**high):
             best, low = 10**high, middle

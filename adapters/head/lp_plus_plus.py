@@ -13,7 +13,7 @@ from torch import Tensor
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
 from ...core.data import selection_split
 from ...core.errors import ConfigError
-from ...core.metrics import MOST_SHOTS, class_weights, log_priors, val_score
+from ...core.metrics import MOST_SHOTS, class_weights, val_score
 from ...core.training import cross_fitted_offsets
 
 
@@ -125,7 +125,8 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     def _problem(self, support: FeatureSet) -> _Problem:
         """Of unit features: the first augmented view of each image, or the image's own."""
         unit = F.normalize(support.views[:, 0].float(), dim=-1) if self._augmented(support) else support.unit
-        return _Problem(unit, support.labels, self.text, self.balanced)
+        priors = self.priors_of(support.labels, len(self.text))
+        return _Problem(unit, support.labels, self.text, priors, self.balanced)
 
     @torch.no_grad()
     def _train(self, problem: _Problem, bias: Tensor, epochs: int, val: FeatureSet | None = None):
@@ -169,12 +170,12 @@ class _Problem:
         features: (N, D) unit rows.
         labels: (N,).
         text: (C, D) unit rows.
-        balanced: whether each class counts alike, by logit adjustment of the loss.
+        priors: (C,) log shares of the classes, which adjust the logits of the loss, or None.
+        balanced: whether each class counts alike.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, balanced: bool = False):
-        self.features, self.labels = features, labels
-        self.priors = log_priors(labels, len(text)) if balanced else None
+    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, priors: Tensor | None, balanced: bool):
+        self.features, self.labels, self.priors = features, labels, priors
         self.weights = class_weights(labels, len(text)) if balanced else None
         self.similarities = features @ text.T  # (N, C)
 

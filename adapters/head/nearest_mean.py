@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.confidence import fit_scaling
+from ...core.confidence import Scaling
 from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, option
 from ...core.data import folds
 from ...core.metrics import row_weights, units_of
@@ -98,7 +98,7 @@ class NearestMean(Adapter):
         if not len(rows):
             return DEFAULT_SCALE * ones, 0 * ones, f"defaults: one {'group' if grouped else 'image'} per class"
         scores, labels = sides[0] - sides[1] if support.multilabel else sides[0], labels[rows]
-        fitted = fit_scaling(DEFAULT_SCALE * scores, labels, row_weights(labels))
+        fitted = Scaling.fit(DEFAULT_SCALE * scores, labels, row_weights(labels))
         scale = DEFAULT_SCALE / fitted.temperature.to(ones)
         words = "in folds of whole groups" if grouped else "each image left out in turn"
         return scale * ones, fitted.offset.to(ones) * ones, f"the support, {words}"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, option
-from ...core.training import EpochViews, by_epoch, cosine_rates, epoch_batches, train_epochs, views_of_training
+from ...core.training import by_epoch, cosine_rates, epoch_batches, train_epochs, views_of_training
 
 
 @dataclass(eq=False, kw_only=True)
@@ -83,7 +83,7 @@ class NMTune(ClassWeighted, FreshViews):
         return FitReport(self.name, history=history, notes=self._notes(support), trained_parameters=count)
 
     def _train(
-        self, model: _Tuned, support: FeatureSet, views: int | EpochViews, order: Tensor | None, seed: int
+        self, model: _Tuned, support: FeatureSet, views, order: Tensor | None, seed: int
     ) -> list[dict[str, float]]:
         parameters = list(model.parameters.values())
         device = support.features.device
@@ -111,9 +111,9 @@ class NMTune(ClassWeighted, FreshViews):
         loss = loss + self.cov_weight * off_diagonal_covariance(tuned)
         return loss - self.svd_weight * dominance(tuned, self.singular_values)
 
-    def _pair(self, support: FeatureSet, views: int | EpochViews, epoch: int, index: Tensor) -> list[Tensor]:
+    def _pair(self, support: FeatureSet, views, epoch: int, index: Tensor) -> list[Tensor]:
         """(B, D) features of the two views of an epoch, as the tower gives them, or of the images alone."""
-        if isinstance(views, EpochViews):
+        if self.fresh:
             return list(views.of(support, epoch)[index].unbind(dim=1))
         if not views or support.views is None:
             return [support.features[index]]

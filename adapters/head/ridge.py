@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.confidence import Scaling, fit_scaling
+from ...core.confidence import Scaling
 from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
 from ...core.data import NoValidation, selection_split
 from ...core.metrics import best_setting, row_weights, val_score
@@ -130,7 +130,7 @@ def _scaling(fits: _Fits, support: FeatureSet, penalty: float) -> Scaling:
         return Scaling(plain, -middle / plain)
     rows = rows[:: -(-len(rows) * fits.num_classes // SCALED_ON)]
     labels = fits.labels[rows]
-    fitted = fit_scaling(DEFAULT_SCALE * (fits.left_out(penalty)[rows] - middle), labels, row_weights(labels))
+    fitted = Scaling.fit(DEFAULT_SCALE * (fits.left_out(penalty)[rows] - middle), labels, row_weights(labels))
     return Scaling(fitted.temperature / DEFAULT_SCALE, fitted.offset - middle * DEFAULT_SCALE / fitted.temperature)
 
 

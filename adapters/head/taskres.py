@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
-from ...core.training import dassl_epochs, label_loss, published_epochs, views_of_training
+from ...core.training import dassl_epochs, label_loss, views_of_training
 from ..published_sets import WithPreset
 from ._text_rows import Frame, frame_of, text_base, unit_rows
 
@@ -87,7 +87,7 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
         frame = frame_of(classifier, support)
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         self.base, notes = text_base(classifier)
-        epochs = self.epochs or published_epochs(support.shots, EPOCHS_FROM_SHOTS)
+        epochs = self.epochs or next(epochs for least, epochs in EPOCHS_FROM_SHOTS if support.shots >= least)
         views = views_of_training(self, support, backbone, resources, seed)
         history = self._train(support, views, epochs, resources.get("batch_order"), seed)
         return FitReport(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Adapter, Backbone, Batch, FitReport, TextClassifier, blank_image, option
+from ...core.contracts import Adapter, Backbone, Batch, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError
 
 RELEASED_FLOOR = 1e-4
@@ -100,7 +100,7 @@ class ZeroShot(Adapter):
 @torch.no_grad()
 def content_free_features(backbone: Backbone, seed: int) -> Tensor:
     """(3, D) unit features of images that show nothing: zeros, ones and Gaussian noise for pixels."""
-    zeros = blank_image(backbone)
+    zeros = backbone.blank_image()
     noise = torch.randn(zeros.shape, generator=torch.Generator().manual_seed(seed))
     return backbone.encode_image(torch.cat([zeros, zeros + 1, noise]).to(backbone.device))
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ...core.contracts import Adapter, Backbone
+from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, FreshViews
 from ...core.errors import CapabilityError, ConfigError
-from ...core.prompts import PromptLearner, check_words
-from ...core.registry import build_adapter
+from ...core.prompts import PromptLearner
+from ...core.training import dassl_epochs, views_of_training
 
 COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
@@ -28,34 +28,43 @@ def check_named(adapter: Adapter) -> None:
 
 def check_transfer(adapter: Adapter, backbone: Backbone) -> None:
     """CapabilityError where what was learned cannot serve other classes of this backbone."""
-    if not getattr(adapter, "fitted_", False):
-        raise CapabilityError(f"adapter '{adapter.name}' is not fitted; call fit() or load_adapter() first")
+    adapter.check_fitted()
     if adapter.multilabel_:
         raise CapabilityError(f"{adapter.name} carries its context to other classes only where an image has one label")
-    if adapter.backbone_ and backbone.fingerprint != adapter.backbone_:
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' is not the one that {adapter.name} was fitted on; load that one"
-        )
+    adapter.check_fitted(backbone)
 
 
-def mark_fitted(other: Adapter, adapter: Adapter, class_names: Sequence[str]) -> None:
-    """What a fit notes, on a copy of a fitted adapter for other classes."""
-    other.class_names_, other.backbone_, other.dim_ = tuple(class_names), adapter.backbone_, adapter.dim_
-    other.multilabel_, other.fitted_ = False, True
+def fit_context(
+    adapter: FreshViews,
+    parameters: Sequence[Tensor],
+    support: FeatureSet,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    epochs: int,
+    *,
+    backbone: Backbone,
+    resources: Mapping[str, Any],
+    seed: int,
+) -> FitReport:
+    """Train a context and what goes with it in place, by SGD with Dassl's schedule.
 
-
-def with_other_classes(adapter: Adapter, backbone: Backbone, class_names: Sequence[str]) -> Adapter:
-    """A fitted copy that names other classes with all that was learned here.
-
-    Raises:
-        CapabilityError: what was learned cannot serve them.
+    Args:
+        adapter: whose options say how.
+        parameters: the context, (..., M, W), first.
+        loss_of: (unit features (B, D), labels) -> loss.
     """
-    check_transfer(adapter, backbone)
-    other = build_adapter(adapter.name, **adapter.options)
-    for name in adapter.state:
-        setattr(other, name, getattr(adapter, name))
-    mark_fitted(other, adapter, class_names)
-    return other.attach(backbone)
+    optimizer = torch.optim.SGD(parameters, adapter.lr, adapter.momentum, weight_decay=adapter.weight_decay)
+    training = dassl_epochs(
+        optimizer, support, loss_of, epochs, seed,
+        batch_size=adapter.batch_size, warmup=adapter.warmup, order=resources.get("batch_order"),
+        views=views_of_training(adapter, support, backbone, resources, seed),
+    )  # fmt: skip
+    return FitReport(
+        adapter=adapter.name,
+        history=[epoch.row(first=0) for epoch in training],
+        chosen={"epochs": epochs, "n_ctx": parameters[0].shape[-2], "lr": adapter.lr},
+        chosen_on=f"published settings for {support.shots} shots" if adapter.epochs is None else "options",
+        notes=[adapter.views_note(support)],
+    )
 
 
 def half_where_asked(adapter, device: torch.device) -> torch.autocast:
@@ -76,7 +85,7 @@ class PromptsAtPrediction(Adapter):
 
     def __post_init__(self):
         super().__post_init__()
-        check_words(self.ctx_init)
+        PromptLearner.check_words(self.ctx_init)
         self._prompts: PromptLearner | None = None
 
     def attach(self, backbone: Backbone) -> PromptsAtPrediction:
@@ -89,7 +98,8 @@ class PromptsAtPrediction(Adapter):
         Raises:
             CapabilityError: not fitted, or another backbone.
         """
-        return with_other_classes(self, backbone, class_names)
+        check_transfer(self, backbone)
+        return self.copied_for(class_names).attach(backbone)
 
     def _learner(self, backbone: Backbone, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
         return PromptLearner(

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.backbones import CoupledTokens, PromptTokens, TowerPrompts, attach_prompts, start_tokens, width_of
 from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import ConfigError
 from ...core.prompts import fill, spoken
-from ...core.training import DASSL, ClassTowerAdapter
+from ...core.training import ClassTowerAdapter
 
 INIT_STD = 0.02
 CROP = (0.08, 1.0)
@@ -35,23 +34,27 @@ class TokenAdapter(ClassTowerAdapter):
     warmup: int = option(1, "epochs at a rate of 1e-5 before the cosine", low=0, high=100_000)
 
     @abstractmethod
-    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens | CoupledTokens]:
-        """ "image" and "text", as far as there are any, to start from."""
+    def _tokens(self, backbone: Backbone) -> dict[str, Any]:
+        """What `Backbone.attach_prompts` takes: tokens of "image" and "text" to start from, "couplings"."""
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        return dict(DASSL)
+        return dict(self.DASSL)
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        tokens = self._tokens(backbone)
-        attach_prompts(backbone, **tokens)
-        return [f"Trained tokens: {_described(tower, prompts)}" for tower, prompts in tokens.items()]
+        prompts = backbone.attach_prompts(**self._tokens(backbone))
+        attached = {
+            tower: getattr(prompts, tower) for tower in ("image", "text") if getattr(prompts, tower) is not None
+        }
+        return [
+            f"Trained tokens: {tokens.count} in the {tower} tower, new ones before {tokens.depth} of its blocks"
+            for tower, tokens in attached.items()
+        ]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in trained.prompts.state_dict().items()}
 
     def _put(self, backbone: Backbone) -> None:
-        made = TowerPrompts.of(self.changed)
-        attach_prompts(backbone, image=made.image, text=made.text).requires_grad_(False)
+        backbone.load_prompts(self.changed).requires_grad_(False)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -78,12 +81,12 @@ class TextTokenAdapter(TokenAdapter):
     def _text_count(self) -> int:
         """Tokens of the text tower."""
 
-    def _text_tokens(self, backbone: Backbone, depth: int) -> PromptTokens:
-        """The words' own embeddings at first, and random ones before the blocks after it."""
+    def _text_tokens(self, backbone: Backbone, depth: int) -> Tensor:
+        """(depth, n, W): the words' own embeddings at first, and random ones before the blocks after it."""
         count = self._text_count()
         words, _ = words_after(backbone, self.ctx_init, count)
-        tokens = random_tokens(depth, count, width_of(backbone, "text"))
-        return PromptTokens(tokens if words is None else torch.cat([words[None].cpu(), tokens[1:]]))
+        tokens = random_tokens(depth, count, backbone.width("text"))
+        return tokens if words is None else torch.cat([words[None].cpu(), tokens[1:]])
 
 
 def random_tokens(depth: int, count: int, width: int) -> Tensor:
@@ -108,7 +111,7 @@ def words_after(backbone: Backbone, words: str | None, count: int) -> tuple[Tens
             f"{', '.join(map(str, lengths[1:]))} tokens"
         )
     end = lengths.index(count)
-    first = start_tokens(backbone)
+    first = backbone.start_tokens()
     with torch.no_grad():
         embeddings = backbone.embed_tokens(backbone.tokenize([" ".join(parts)]).to(backbone.device))[0]  # (L, W)
     return embeddings[first : first + count].float(), " ".join(parts[end:])
@@ -117,8 +120,4 @@ def words_after(backbone: Backbone, words: str | None, count: int) -> tuple[Tens
 def _token_count(backbone: Backbone, text: str) -> int:
     """Tokens of a text: those that it shares with a longer one."""
     short, long = backbone.tokenize([text, f"{text} dog"])
-    return int((short != long).int().argmax()) - start_tokens(backbone)
-
-
-def _described(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
-    return f"{tokens.count} in the {tower} tower, new ones before {tokens.depth} of its blocks"
+    return int((short != long).int().argmax()) - backbone.start_tokens()

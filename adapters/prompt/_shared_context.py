@@ -11,15 +11,14 @@ from torch import Tensor
 
 from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, TextClassifier, option
 from ...core.errors import CapabilityError
-from ...core.prompts import POSITIONS, PromptLearner, check_words
-from ...core.registry import build_adapter
-from ...core.training import dassl_epochs, dassl_sgd, label_loss, published_epochs, views_of_training
+from ...core.prompts import PromptLearner
+from ...core.training import label_loss
 from ._contexts import (
     COST_OPTIONS,
     check_named,
     check_transfer,
+    fit_context,
     half_where_asked,
-    mark_fitted,
 )
 
 
@@ -83,7 +82,7 @@ class SharedContext(ClassWeighted, FreshViews):
 
     n_ctx: int = option(16, "context vectors, where no words are given", low=1, high=1024)
     csc: bool = option(False, "one context per class instead of one for all")
-    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
     ctx_init: str | None = option(None, "words to start from (a photo of a); none: random")
     lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
@@ -107,10 +106,10 @@ class SharedContext(ClassWeighted, FreshViews):
 
     def __post_init__(self):
         super().__post_init__()
-        check_words(self.ctx_init)
+        PromptLearner.check_words(self.ctx_init)
 
     def _published_epochs(self, shots: int) -> int:
-        return published_epochs(shots, self.default_epochs)
+        return next(epochs for least, epochs in self.default_epochs if shots >= least)
 
     def _loss(self, step: Step) -> Tensor:
         """The loss of one step."""
@@ -127,13 +126,11 @@ class SharedContext(ClassWeighted, FreshViews):
             raise CapabilityError(
                 f"{self.name} with csc=True has a context for its own classes only; fit with csc=False"
             )
-        other = build_adapter(self.name, **self.options)
+        other = self.copied_for(class_names)
         with torch.no_grad():
             text = self._learner(backbone, class_names, ctx=self.ctx).encode()
-        other.ctx, other.logit_scale, other.negative = self.ctx.clone(), self.logit_scale, None
-        other.text_features = text.to(self.text_features.device)
+        other.ctx, other.negative, other.text_features = self.ctx.clone(), None, text.to(self.text_features.device)
         other.offset = self.offset[:1].expand(len(class_names)).clone()  # the backbone's bias, alike for all classes
-        mark_fitted(other, self, class_names)
         return other
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
@@ -149,24 +146,13 @@ class SharedContext(ClassWeighted, FreshViews):
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return self._loss(Step(learner, classifier, unit, labels, criterion, priors, generator))
 
-        views = views_of_training(self, support, backbone, resources, seed)
-        optimizer = dassl_sgd([learner.ctx], self.lr, self.momentum, self.weight_decay)
-        training = dassl_epochs(
-            optimizer, support, loss_of, epochs, seed,
-            batch_size=self.batch_size, warmup=self.warmup, views=views, order=resources.get("batch_order"),
-        )  # fmt: skip
-        history = [epoch.row(first=0) for epoch in training]
+        given = {"backbone": backbone, "resources": resources, "seed": seed}
+        report = fit_context(self, [learner.ctx], support, loss_of, epochs, **given)
         with torch.no_grad():
             self.text_features = learner.encode()  # (C, D)
         self.ctx = learner.ctx.detach()
         self.to(device)
-        return FitReport(
-            adapter=self.name,
-            chosen={"epochs": epochs, "n_ctx": self.ctx.shape[-2], "lr": self.lr},
-            chosen_on=f"published settings for {support.shots} shots" if self.epochs is None else "options",
-            history=history,
-            notes=[self.views_note(support)],
-        )
+        return report
 
     def _set_frame(self, support: FeatureSet, classifier: TextClassifier) -> None:
         """What logits are relative to: the scale, one offset per class, and negative prompts for several labels."""

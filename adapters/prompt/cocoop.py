@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
-from ...core.prompts import POSITIONS
+from ...core.prompts import PromptLearner
 from ...core.runtime import in_blocks
-from ...core.training import dassl_epochs, dassl_sgd, label_loss, views_of_training
+from ...core.training import label_loss
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,
     check_named,
+    fit_context,
     half_where_asked,
 )
 
@@ -74,7 +75,7 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
-    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
     reduction: int = option(16, "width of the features over that of the network's hidden layer", low=1, high=1_048_576)
     lr: float = option(2e-3, "peak learning rate", above=0)
@@ -109,25 +110,13 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
                 text = learner.encode_each(conditional_contexts(unit, *trained))  # (B, C, D)
             return criterion(self._scores(unit, text.float()), labels)
 
-        epochs = self.epochs or EPOCHS
-        views = views_of_training(self, support, backbone, resources, seed)
-        optimizer = dassl_sgd(trained, self.lr, self.momentum, self.weight_decay)
-        training = dassl_epochs(
-            optimizer, support, loss_of, epochs, seed,
-            batch_size=self.batch_size, warmup=self.warmup, views=views, order=resources.get("batch_order"),
-        )  # fmt: skip
-        history = [epoch.row(first=0) for epoch in training]
+        given = {"backbone": backbone, "resources": resources, "seed": seed}
+        report = fit_context(self, trained, support, loss_of, self.epochs or EPOCHS, **given)
         for name, value in zip(("ctx", *META), trained):
             setattr(self, name, value.detach())
         self.to(device)
         self._prompts = learner
-        return FitReport(
-            adapter=self.name,
-            chosen={"epochs": epochs, "n_ctx": self.ctx.shape[0], "lr": self.lr},
-            chosen_on=f"published settings for {support.shots} shots" if self.epochs is None else "options",
-            history=history,
-            notes=[self.views_note(support)],
-        )
+        return report
 
     def _logits(self, batch: Batch) -> Tensor:
         """(B, C). No more prompts are held at once than go through the text tower, nor their features."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
-from ...core.backbones import CoupledTokens, PromptTokens, width_of
 from ...core.contracts import Backbone, option
 from ._inside_towers import TextTokenAdapter
 
@@ -59,10 +58,10 @@ class Maple(TextTokenAdapter):
     def _text_count(self) -> int:
         return self.n_ctx
 
-    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens | CoupledTokens]:
+    def _tokens(self, backbone: Backbone) -> dict[str, Any]:
         depth = min(self.depth, *(len(backbone.blocks(tower)) for tower in ("image", "text")))
         text = self._text_tokens(backbone, depth)
-        widths = (width_of(backbone, "text"), width_of(backbone, "image"))
+        widths = (backbone.width("text"), backbone.width("image"))
         first, later = nn.Linear(*widths), nn.Linear(*widths)  # all but the first start alike, as published
         couplings = [first, *(deepcopy(later) for _ in range(depth - 1))]
-        return {"image": CoupledTokens(text, couplings), "text": text}
+        return {"text": text, "couplings": couplings}

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.backbones import PromptTokens, width_of
 from ...core.contracts import Backbone, FitReport, TrainingImages, option, require
 from ...core.prompts import build_classifier, check_templates
 from ...core.training import Task
@@ -103,10 +102,10 @@ class PromptSrc(TextTokenAdapter):
     def _text_count(self) -> int:
         return self.n_text
 
-    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens]:
+    def _tokens(self, backbone: Backbone) -> dict[str, Tensor]:
         image_depth = min(self.image_depth, len(backbone.blocks("image")))
         text_depth = min(self.text_depth, len(backbone.blocks("text")))
-        image = PromptTokens(random_tokens(image_depth, self.n_image, width_of(backbone, "image")))
+        image = random_tokens(image_depth, self.n_image, backbone.width("image"))
         return {"image": image, "text": self._text_tokens(backbone, text_depth)}
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.backbones import PromptTokens, width_of
+from torch import Tensor
+
 from ...core.contracts import Backbone, option
 from ._inside_towers import TokenAdapter, random_tokens
 
@@ -55,6 +56,6 @@ class Vpt(TokenAdapter):
     lr: float = 2.5e-3
     prompts_a_class: int | None = 1
 
-    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens]:
+    def _tokens(self, backbone: Backbone) -> dict[str, Tensor]:
         depth = min(self.depth, len(backbone.blocks("image")))
-        return {"image": PromptTokens(random_tokens(depth, self.n_ctx, width_of(backbone, "image")))}
+        return {"image": random_tokens(depth, self.n_ctx, backbone.width("image"))}

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.confidence import Evidence, answers_by_halves, evidence_of
+from ...core.confidence import Evidence
 from ...core.contracts import Adapter, FeatureSet, FitReport, TextClassifier
 from ...core.errors import CapabilityError, ConfigError
 
@@ -77,7 +77,7 @@ class UnlabelledTrial:
         return adapter, report
 
     def _by_halves(self, judged: Judged) -> Judged:
-        halves = answers_by_halves(judged.adapter, self.classifier, self.unlabeled, self.seed)
+        halves = Evidence.answers_by_halves(judged.adapter, self.classifier, self.unlabeled, self.seed)
         return replace(judged, evidence=self._evidence(judged.adapter.logits(self.unlabeled), halves))
 
     def _fit(self, name: str) -> tuple[Adapter, FitReport, Tensor]:
@@ -87,7 +87,7 @@ class UnlabelledTrial:
 
     def _evidence(self, logits: Tensor, halves: Sequence[tuple[Tensor, Tensor]] = ()) -> Evidence:
         unit = self.unlabeled.unit
-        return evidence_of(unit, self.classifier.logits(unit), logits, halves=halves)
+        return Evidence.of(unit, self.classifier.logits(unit), logits, halves=halves)
 
 
 def check(method: Adapter) -> None:

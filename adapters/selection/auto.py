@@ -220,8 +220,7 @@ class Auto(ByExample):
         Raises:
             CapabilityError: not fitted. DataError: what was saved is not that of such a method.
         """
-        if not getattr(self, "fitted_", False):
-            raise CapabilityError("adapter 'auto' is not fitted; call fit() or load_adapter() first")
+        self.check_fitted()
         if self._method is None:
             self._method = self._restored()
         return self._method

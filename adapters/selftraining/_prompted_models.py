@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ...core.backbones import PromptTokens, attach_prompts, width_of
 from ...core.contracts import Backbone, Item, TextClassifier, TrainingImages
 from ...core.features import cores
-from ...core.prompts import INIT_STD, PromptLearner
+from ...core.prompts import PromptLearner
 from ...core.training import Remembered, copy_of
 
 WIDTH = 128
@@ -114,7 +113,7 @@ class InTheTower(PromptedModel):
         super().__init__(rows, classifier)
         self._towers, self.now = [copy_of(backbone)], TokensOfStep(count)
         self._towers[0].model.requires_grad_(False)
-        attach_prompts(self._towers[0], image=self.now)
+        self._towers[0].attach_prompts(image=self.now)
 
     def image(self, rows: Tensor) -> Tensor:
         towers = self._towers[0]
@@ -127,7 +126,7 @@ class VisualPrompts(InTheTower):
 
     def __init__(self, rows: Rows, classifier: TextClassifier, backbone: Backbone, count: int, seed: int):
         super().__init__(rows, classifier, backbone, count)
-        width = width_of(backbone, "image")
+        width = backbone.width("image")
         start = width**-0.5 * torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
         self.start, self.weights = nn.Parameter(start.to(backbone.device)), classifier.weights
 
@@ -158,11 +157,11 @@ class MultimodalPrompts(InTheTower):
     ):
         count, text_width = learner.ctx.shape
         super().__init__(rows, classifier, backbone, count)
-        image_width = width_of(backbone, "image")
+        image_width = backbone.width("image")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             bound = (6 / (3 * backbone.image_stride**2 + image_width)) ** 0.5
-            self.of_text = nn.Parameter(INIT_STD * torch.randn(count, text_width))
+            self.of_text = nn.Parameter(PromptLearner.INIT_STD * torch.randn(count, text_width))
             self.of_image = nn.Parameter(torch.empty(count, image_width).uniform_(-bound, bound))
             self.text_in, self.text_out = nn.Linear(text_width, WIDTH), nn.Linear(WIDTH, text_width)
             self.image_in, self.image_out = nn.Linear(image_width, WIDTH), nn.Linear(WIDTH, image_width)
@@ -206,5 +205,5 @@ def quick_gelu(x: Tensor) -> Tensor:
 def with_tokens(backbone: Backbone, tokens: Tensor) -> Backbone:
     """A copy of the backbone with (n, W) tokens in its image tower, not to be trained."""
     made = copy_of(backbone)
-    attach_prompts(made, image=PromptTokens(tokens[None])).requires_grad_(False)
+    made.attach_prompts(image=tokens[None]).requires_grad_(False)
     return made

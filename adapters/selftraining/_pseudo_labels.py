@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.contracts import Adapter, Backbone, Batch, FeatureSet, FitReport, TextClassifier, option
 from ...core.errors import CapabilityError, ConfigError, did_you_mean
 from ...core.prompts import PromptLearner
-from ...core.training import epoch_batches, held, image_features, keep_best, train_epochs
+from ...core.training import epoch_batches, image_features, keep_best, train_epochs
 from ..prompt._contexts import half_where_asked
 from ._leaderboards import top_k_per_class
 from ._prompted_models import (
@@ -247,7 +247,7 @@ class PseudoLabelled(Adapter):
         lr = self.lr or RATES[self.prompts]
         optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=self.weight_decay)
         batches = epoch_batches(len(rows), self.batch_size, seed)
-        rates = held(risen_cosine(lr, self.epochs, self.warmup), len(batches(0)))
+        rates = [[rate] * len(batches(0)) for rate in risen_cosine(lr, self.epochs, self.warmup)]
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             at = index.to(device)
@@ -289,10 +289,7 @@ class PseudoLabelled(Adapter):
     def adapted(self, backbone: Backbone) -> Backbone:
         if getattr(self, "tokens", None) is None:
             return backbone
-        if backbone.fingerprint != self.backbone_:
-            raise CapabilityError(
-                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
-            )
+        self.check_fitted(backbone)
         if self._made is None or self._made.device != backbone.device:
             self._made = with_tokens(backbone, self.tokens)
             text = f"{backbone.fingerprint} {hashlib.sha256(self.tokens.contiguous().numpy().tobytes()).hexdigest()}"

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...core.backbones import tower_of
 from ...core.contracts import Adapter, Backbone, Batch, FitReport, Loss, TrainingImages, TrainingPlace
 from ...core.errors import CapabilityError
 from ...core.training import ImageSource, Remembered, Task, TowerAdapter, digest
@@ -129,5 +128,5 @@ def norms_of(backbone: Backbone, tower: str) -> list[nn.Parameter]:
         parameter
         for name, module in named
         for key, parameter in module.named_parameters()
-        if tower_of(backbone, f"{name}.{key}") == tower
+        if backbone.tower_of(f"{name}.{key}") == tower
     ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from ...core.errors import CapabilityError
 
 ROWS = 4096
 """Images whose cosines with all words are held at once."""
@@ -100,3 +103,22 @@ def realigned(
         sums = scores.new_zeros(len(rows)).index_add_(0, owners.to(scores.device), counts)
         scores[cluster, words] = sums / torch.tensor([len(some) for some in rows]).to(sums)
     return moved(features, text, assigned(scores))
+
+
+@cache
+def broad_vocabulary() -> tuple[str, ...]:
+    """The names of ImageNet-21k's classes as timm has them, of several synonyms the first, each once.
+
+    Raises:
+        CapabilityError: timm is not installed.
+    """
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        raise CapabilityError(
+            "the words of ImageNet-21k come with the package 'timm'; install it with: pip install timm, or give "
+            "--resource vocabulary=FILE"
+        ) from None
+    info = ImageNetInfo("imagenet-21k")
+    names = (info.index_to_description(index) for index in range(info.num_classes()))
+    return tuple(dict.fromkeys(name.split(",")[0].strip() for name in names))

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones import PromptTokens, attach_prompts, width_of
 from ...core.contracts import Backbone, Batch, CropTransform, FitReport, Loss, Output, TextClassifier, option
 from ...core.prompts import build_classifier
-from ...core.training import put_tensors, strong_view
+from ...core.training import strong_view
 from ..published_sets import WithPreset
 from ._towers import SelfTrained, as_tested, train_norms
 
@@ -90,22 +89,14 @@ class Lafter(WithPreset, SelfTrained):
 
     def _choose(self, backbone: Backbone) -> list[str]:
         notes = train_norms(backbone, ("image",))
-        width = width_of(backbone, "image")
+        width = backbone.width("image")
         bound = (6 / (3 * PATCH**2 + width)) ** 0.5
-        attach_prompts(backbone, image=PromptTokens(torch.empty(1, self.n_ctx, width).uniform_(-bound, bound)))
+        backbone.attach_prompts(image=torch.empty(1, self.n_ctx, width).uniform_(-bound, bound))
         return notes
 
-    def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-        before = base.model.state_dict()
-        return {
-            name: value.detach().cpu().clone()
-            for name, value in trained.model.state_dict().items()
-            if name not in before or not torch.equal(value, before[name])
-        }
-
     def _put(self, backbone: Backbone) -> None:
-        attach_prompts(backbone, image=PromptTokens(self.changed[TOKENS])).requires_grad_(False)
-        put_tensors(backbone, self.changed)
+        backbone.attach_prompts(image=self.changed[TOKENS]).requires_grad_(False)
+        super()._put(backbone)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         images = resources["unlabeled_images"]
@@ -130,14 +121,10 @@ class Lafter(WithPreset, SelfTrained):
         return report
 
     def _logits(self, batch: Batch) -> Tensor:
-        features = batch.features
-        if features is None:
-            with torch.no_grad():
-                features = self._encoder.encode_image(batch.pixels.to(self._encoder.device), normalize=False)
-        return F.linear(features.float(), self.weights.to(features.device))
+        features = self._raw(batch)
+        return F.linear(features, self.weights.to(features.device))
 
-    @property
-    def _encoder(self) -> Backbone:
+    def _towers_of_fit(self) -> Backbone:
         return self.adapted(self.towers) if self._made is None else self._made
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled, base) -> list[str]:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, option
 from ...core.errors import CapabilityError
-from ...core.prompts import broad_vocabulary, build_classifier, fill, spoken
+from ...core.prompts import build_classifier, fill, spoken
 from ...core.training import GlobalBatches, TowerLayers, image_features
 from ._towers import SelfTrained, as_tested
-from ._words import aligned, realigned
+from ._words import aligned, broad_vocabulary, realigned
 
 RATE_OF = 256
 """Images of the batch that the published rates are for."""

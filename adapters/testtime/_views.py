@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from ...core.contracts import ImageSize, height_and_width
+from ...core.contracts import height_and_width
 from ...core.errors import CapabilityError
 from ...core.features import cores
 
@@ -29,7 +29,7 @@ LEVELS = (0.01, 0.1)
 def random_views(
     image: Any,
     count: int,
-    size: ImageSize,
+    size: int | tuple[int, int],
     transform: Callable[[Any], Tensor],
     *,
     scale: tuple[float, float],

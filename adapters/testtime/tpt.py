@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, FitReport, option
 from ...core.errors import ConfigError
-from ...core.prompts import POSITIONS, PromptLearner
+from ...core.prompts import PromptLearner
 from ..prompt._contexts import COST_OPTIONS, PromptsAtPrediction, check_named, half_where_asked
 from ._bags import SeenInViews
 
@@ -68,7 +68,7 @@ class Tpt(PromptsAtPrediction, SeenInViews):
     cost_options: ClassVar[frozenset[str]] = frozenset({*COST_OPTIONS, "images_at_once"})
 
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
-    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    class_token_position: str = option("end", "where the class name stands", choices=PromptLearner.POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
     selection: float = option(0.1, "share of the views that are kept, the most confident ones", above=0, high=1)
     steps: int = option(1, "steps on each image; the views are chosen before the first", low=1, high=1000)

@@ -16,12 +16,9 @@ from ...core.training import (
     Remembered,
     Task,
     TowerLayers,
-    changed_tensors,
     copy_of,
     image_features,
     is_projection,
-    settings_of,
-    train_towers,
 )
 from ..selftraining._towers import SelfTrained
 from ._mixture import Mixture, Queries, Solution, first_mixture, solve
@@ -133,11 +130,11 @@ class GtaClip(ClassifiedTogether, SelfTrained):
             z = self._transduct(towers, features, texts).log_assignments
             if comparing.extend(texts, z.exp()):
                 z = self._transduct(towers, features, texts).log_assignments
-            source = drawn_pairs(images.items, load, texts, z, self.confident_images, (seed, round_))
-            done = self._tune(towers, source, images, seed + round_, resources.get("place"), round_)
+            source, loss = drawn_pairs(images.items, load, texts, z, self.confident_images, (seed, round_))
+            done = self._tune(towers, source, loss, images, seed + round_, resources.get("place"), round_)
             history += [{**row, "epoch": float(round_ + 1)} for row in done.history]
             features = encoded(towers, images, load, self.batch_size)
-        self.changed = changed_tensors(towers, backbone)
+        self.changed = self._learned(towers, backbone)
         self._made = self._named(towers)
         self.text, self.logit_scale = mean_texts(towers, texts), float(towers.logit_scale)
         self.queries = features
@@ -178,13 +175,20 @@ class GtaClip(ClassifiedTogether, SelfTrained):
         how = {"iterations": self.iterations, "inner_iterations": self.inner_iterations}
         return solve(queries, start, None, temperature=self.temperature, **how)
 
-    def _tune(self, towers: Backbone, source: PairedImages, images: TrainingImages, seed: int, place, round_: int):
+    def _tune(
+        self,
+        towers: Backbone,
+        source: ImageSource,
+        loss: MultiPositive,
+        images: TrainingImages,
+        seed: int,
+        place: TrainingPlace | None,
+        round_: int,
+    ):
         """One epoch on the pairs."""
         steps = len(GlobalBatches(len(source), self.batch_size, seed, drop_last=False))
-        settings = settings_of(self, epochs=1, steps=steps, seed=seed, device=towers.device)
-        loss = MultiPositive(source.image_classes.to(towers.device), source.text_class.to(towers.device))
         view = self._view(images.train_transform, towers)
-        task = Task(source, losses={}, own={self.name: loss}, view=view, select=self._choose)
+        task = Task(source, losses={}, own={self.name: loss.to(towers.device)}, view=view, select=self._choose)
         rounds = self.epochs or self.default_epochs
 
         def on_step(step: int, total: int, values: dict[str, Any]) -> None:
@@ -192,7 +196,8 @@ class GtaClip(ClassifiedTogether, SelfTrained):
                 place.on_step(round_ * total + step, rounds * total, values)
 
         hooks = () if place is None else place.hooks
-        return train_towers(towers, task, settings, TrainingPlace(None, on_step=on_step, hooks=hooks))
+        told = TrainingPlace(None, on_step=on_step, hooks=hooks)
+        return self._train_in_place(towers, task, told, epochs=1, steps=steps, seed=seed)[0]
 
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         solution = self._solved(self.queries, logits)
@@ -284,32 +289,10 @@ def encoded(towers: Backbone, images: TrainingImages, load: Remembered, size: in
     return torch.cat(parts).float()
 
 
-class PairedImages(ImageSource):
-    """Images, each with one text.
-
-    Args:
-        items, load: as of `ImageSource`.
-        sentences: of each image.
-        image_classes: (I, C) bool, the classes that an image is a pseudo-label of.
-        text_class: (I,) whose attribute each sentence is.
-    """
-
-    texts = frozenset({"caption"})
-
-    def __init__(
-        self, items: Sequence[Item], load, sentences: Sequence[str], image_classes: Tensor, text_class: Tensor
-    ):
-        super().__init__(items, load)
-        self.sentences, self.image_classes, self.text_class = sentences, image_classes, text_class
-
-    def text(self, kind: str, row: int, epoch: int) -> str:
-        return self.sentences[row]
-
-
 def drawn_pairs(
     items: Sequence[Item], load, texts: Sequence[Sequence[str]], z: Tensor, count: int, seed: tuple[int, int]
-) -> PairedImages:
-    """The `count` images of largest z of each class, each with one of all attributes of its classes.
+) -> tuple[ImageSource, MultiPositive]:
+    """The `count` images of largest z of each class, each with one of all attributes of its classes, and their loss.
 
     Args:
         z: (Q, C) assignments, or what ranks like them.
@@ -324,7 +307,8 @@ def drawn_pairs(
         owner, text = of_row[int(torch.randint(len(of_row), (), generator=generator))]
         sentences.append(text)
         owners.append(owner)
-    return PairedImages([items[row] for row in rows.tolist()], load, sentences, chosen[rows], torch.tensor(owners))
+    source = ImageSource([items[row] for row in rows.tolist()], load, sentences)
+    return source, MultiPositive(chosen[rows], torch.tensor(owners))
 
 
 class MultiPositive(Loss):

@@ -9,7 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import ZERO_SHOT, FewOrZeroShot, FitReport, Tied, option, require
+from ...core.contracts import FewOrZeroShot, FitReport, Tied, option, require
 from ...core.data import selection_split
 from ...core.features import nearest_rows
 from ...core.metrics import best_setting
@@ -93,7 +93,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         self.lambda_ = self._text_weight
         links = mutual_links(self.queries, self.n_neighbors)
-        if self.mode == ZERO_SHOT:
+        if self.label_free:
             chosen, words, score = {}, "nothing to choose", None
             solution = self._solve(logits, links, None)
         else:
@@ -112,7 +112,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     def _text_weight(self) -> float:
         if self.text_weight is not None:
             return float(self.text_weight)
-        return 1.0 if self.mode == ZERO_SHOT else 0.5
+        return 1.0 if self.label_free else 0.5
 
     def _choose(self, logits: Tensor, links: Links, support, val, seed) -> tuple[float, str, float | None]:
         """Gamma, on what it was chosen, and the score there or None."""

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones import tower_of
 from ...core.contracts import Backbone, TrainingImages
 from ...core.training import image_features
 
@@ -57,7 +56,7 @@ def drawn_labels(logits: Tensor, several: bool, generator: torch.Generator) -> T
 
 def trained_parts(backbone: Backbone, head: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the image tower under their own names, those of the head behind "head."."""
-    towers = {name: p for name, p in backbone.model.named_parameters() if tower_of(backbone, name) == "image"}
+    towers = {name: p for name, p in backbone.model.named_parameters() if backbone.tower_of(name) == "image"}
     return {**towers, **{HEAD + name: parameter for name, parameter in head.named_parameters()}}
 
 

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ...core.backbones import tower_of
 from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import CapabilityError
-from ...core.training import DASSL, ClassTowerAdapter, Task
+from ...core.training import ClassTowerAdapter, Task
 from ..published_sets import WithPreset
 
 
@@ -79,7 +78,7 @@ class Clipfit(WithPreset, ClassTowerAdapter):
         return self.anchor if self.anchor is not None else 8.0 if self.preset in self.strongly_anchored else 2.0
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        return dict(DASSL)
+        return dict(self.DASSL)
 
     def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
         """Beside the loss on the labels the anchor, unless the user chose the losses."""
@@ -117,7 +116,7 @@ def text_biases(backbone: Backbone) -> list[nn.Parameter]:
 def image_norms(backbone: Backbone) -> list[nn.Parameter]:
     """Weights and biases of the image tower's LayerNorms."""
     named = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, nn.LayerNorm)]
-    return [p for name, module in named if tower_of(backbone, name) == "image" for p in module.parameters()]
+    return [p for name, module in named if backbone.tower_of(name) == "image" for p in module.parameters()]
 
 
 def _last_linear(mlp: nn.Module) -> nn.Linear | None:

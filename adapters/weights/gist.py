@@ -17,44 +17,18 @@ from ...core.features import cores
 from ...core.metrics import val_score
 from ...core.prompts import build_classifier, spoken
 from ...core.training import (
-    LabelledSource,
+    ImageSource,
     Remembered,
     Task,
     TowerAdapter,
     TowerLayers,
     digest,
     epoch_batches,
-    held,
-    labels_of,
-    losses_of,
     train_epochs,
 )
 
 AT_ONCE = 64
 """Images encoded at once for the probe."""
-
-
-@dataclass
-class MatchedSource(LabelledSource):
-    """Pairs of an image and one text of its class.
-
-    Args:
-        captions: the text of each row.
-        images: which image each row is of.
-    """
-
-    captions: Sequence[str] = ()
-    images: Sequence[int] = ()
-
-    @property
-    def texts(self) -> frozenset[str]:
-        return frozenset({"caption"})
-
-    def text(self, kind: str, row: int, epoch: int) -> str:
-        return self.captions[row]
-
-    def image_id(self, row: int) -> int:
-        return self.images[row]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -147,8 +121,8 @@ class Gist(ClassWeighted, TowerAdapter):
         captions = [f"{name}: {text}" for name, texts in zip(names, matched) for text in texts]
         items = [images.items[row] for row in rows]
         task = Task(
-            source=MatchedSource(items, Remembered(images.load), (), captions, rows),
-            losses=losses_of(None, "clip"),
+            source=ImageSource(items, Remembered(images.load), captions),
+            losses={"clip": 1.0},
             view=self._view(images.train_transform, backbone),
             identity={"pairs": digest([(item.id, text) for item, text in zip(items, captions)])},
         )
@@ -180,17 +154,8 @@ class Gist(ClassWeighted, TowerAdapter):
         return replace(report, **decided, trained_parameters=count)
 
     def _logits(self, batch: Batch) -> Tensor:
-        features = batch.features
-        if features is None:
-            with torch.no_grad():
-                features = self._tuned.encode_image(batch.pixels.to(self._tuned.device), normalize=False)
-        return F.linear(features.float(), self.head.to(features.device), self.head_bias.to(features.device))
-
-    @property
-    def _tuned(self) -> Backbone:
-        if self._made is None:
-            raise CapabilityError(f"adapter '{self.name}' has no towers to encode pixels; call adapted(backbone) first")
-        return self._made
+        features = self._raw(batch)
+        return F.linear(features, self.head.to(features.device), self.head_bias.to(features.device))
 
     def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
         raise CapabilityError(f"adapter '{self.name}' learned a probe of its own classes, which cannot name others")
@@ -234,7 +199,8 @@ def encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> 
             some = items[start : start + AT_ONCE]
             pixels = torch.stack(list(threads.map(lambda item: images.eval_transform(images.load(item)), some)))
             features.append(towers.encode_image(pixels.to(towers.device), normalize=False))
-    return FeatureSet(torch.cat(features), labels_of(items).to(towers.device))
+    labels = torch.tensor([item.class_label() for item in items])
+    return FeatureSet(torch.cat(features), labels.to(towers.device))
 
 
 def trained_probe(
@@ -261,7 +227,7 @@ def trained_probe(
         probe = nn.Linear(seen.dim, classes)
     probe = probe.to(seen.features.device)
     batches = epoch_batches(len(seen), batch_size, seed, device=seen.features.device)
-    optimizer, rates = torch.optim.SGD(probe.parameters(), lr=lr), held([lr] * epochs, len(batches(0)))
+    optimizer, rates = torch.optim.SGD(probe.parameters(), lr=lr), [[lr] * len(batches(0))] * epochs
 
     def loss_of(epoch: int, index: Tensor) -> Tensor:
         logits = probe(seen.features[index])

@@ -10,15 +10,9 @@ from torch import Tensor
 
 from ...core.contracts import Backbone, option, require
 from ...core.training import (
-    PARAMS,
-    SHARES,
-    TOPS,
     ClassTowerAdapter,
+    LowRank,
     TowerAdapter,
-    add_lora,
-    load_lora_state,
-    lora_state,
-    merge_lora,
     put_tensors,
 )
 
@@ -76,9 +70,9 @@ class Lora(ClassTowerAdapter):
     r: int = option(2, "rank of the matrices", low=1, high=100_000)
     alpha: float = option(1.0, "what is divided by sqrt(r) to scale the matrices", above=0)
     dropout: float = option(0.25, "dropout of their input in training", low=0, below=1)
-    params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=PARAMS)
+    params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=LowRank.PARAMS)
     towers: str = option("both", "towers that get matrices", choices=TOWERS)
-    positions: str = option("all", "blocks of each tower that get matrices", choices=(*SHARES, *TOPS))
+    positions: str = option("all", "blocks of each tower that get matrices", choices=LowRank.POSITIONS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,16 +89,16 @@ class Lora(ClassTowerAdapter):
         return [*notes, f"the layer that takes the {len(backbone.channels)} channels of an image was trained too"]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-        matrices, layer = lora_state(trained), trained.input_layer()
-        merge_lora(trained)
+        matrices, layer = LowRank(trained).merge(), trained.input_layer()
         whole = {} if layer is None else layer.state_dict(prefix=INPUT)
         return {**matrices, **{name: value.detach().cpu().clone() for name, value in whole.items()}}
 
     def _put(self, backbone: Backbone) -> None:
         whole = {name.removeprefix(INPUT): value for name, value in self.changed.items() if name.startswith(INPUT)}
         self._attach(backbone, dropout=0.0)
-        load_lora_state(backbone, {name: value for name, value in self.changed.items() if not name.startswith(INPUT)})
-        merge_lora(backbone)
+        lora = LowRank(backbone)
+        lora.load({name: value for name, value in self.changed.items() if not name.startswith(INPUT)})
+        lora.merge()
         if whole:
             put_tensors(backbone, whole, backbone.input_layer())
 
@@ -114,8 +108,8 @@ class Lora(ClassTowerAdapter):
 
 
 def attach_lora(backbone: Backbone, **options: Any) -> list[str]:
-    """LoRA on the towers, as `add_lora` takes its options; sentences on what could not have it."""
+    """LoRA on the towers, as `LowRank.add` takes its options; sentences on what could not have it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        add_lora(backbone, **options)
+        LowRank.add(backbone, **options)
     return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]

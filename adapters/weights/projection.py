@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,7 +13,7 @@ from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitRep
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
 from ...core.metrics import val_score
-from ...core.training import copy_of, digest_of
+from ...core.training import copy_of
 from ._projections import Run, TextSide, train_runs
 
 RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
@@ -192,16 +191,12 @@ class Projection(ClassWeighted, PooledViews):
         Raises:
             CapabilityError: not fitted, another backbone, or one whose towers have no place for it (SigLIP).
         """
-        if not getattr(self, "fitted_", False) or backbone.fingerprint != self.backbone_:
-            raise CapabilityError(
-                f"adapter '{self.name}' was not fitted on backbone '{backbone.spec}'; fit it, or load that of the fit"
-            )
+        self.check_fitted(backbone)
         made = copy_of(backbone)
         change = self.change.new_zeros(len(self.change), self.dim_)
         change[:, self.columns] = self.change
         made.add_to_projection(change)
-        learned = f"{self.backbone_} {digest_of({'change': change})}"
-        made.fingerprint = hashlib.sha256(learned.encode()).hexdigest()[: len(self.backbone_)]
+        made.mark_learned({"change": change})
         return made
 
 

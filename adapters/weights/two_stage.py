@@ -5,32 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones import tower_of
-from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, LogPlace, TrainingImages, TrainingPlace, option
+from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport, TrainingImages, TrainingPlace, option
 from ...core.errors import CapabilityError
 from ...core.training import (
-    FILE,
     ClassTowerAdapter,
     GlobalBatches,
-    LabelledSource,
-    Remembered,
-    Task,
+    LowRank,
     TowerAdapter,
     Trained,
-    identity_of,
-    load_lora_state,
-    lora_state,
-    losses_of,
-    merge_lora,
-    settings_of,
-    train_towers,
 )
 from .lora import attach_lora
 
@@ -123,13 +111,14 @@ class TwoStage(ClassTowerAdapter):
         images, place = resources["images"], resources.get("place") or TrainingPlace(None)
         self._steps = first
         self._steps_an_epoch = len(GlobalBatches(len(images.items), self.batch_size, seed, drop_last=False))
-        told = {**resources, "place": _part_of(place, None, 0, total, LogPlace(_log_of(place), stage=1))}
+        told = {**resources, "place": place.stage(1, total=total)}
         given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
         report = super()._fit(support, classifier, resources=told, **given)
         self._steps = max(1, total - first)
         head = CosineHead(self.weights, self.negative, self.logit_scale, self.logit_bias)
-        log = LogPlace(_log_of(place), first, first / self._steps_an_epoch, stage=2)
-        done = self._train_classifier(head, support, images, _part_of(place, CLASSIFIER, first, total, log), seed)
+        before = {"steps": first, "epochs": first / self._steps_an_epoch}
+        second = place.stage(2, total=total, **before, inside=CLASSIFIER)
+        done = self._train_classifier(head, support, images, second, seed)
         self.weights, self.negative = head.kept()
         return self._report_of_both(report, done, first, head)
 
@@ -138,19 +127,14 @@ class TwoStage(ClassTowerAdapter):
     ) -> Trained:
         """The second stage, of the classifier alone."""
         prompts, _ = self._class_texts(images, self._made)
-        several = "binary-cross-entropy" if self.multilabel_ else self.default_loss
-        task = Task(
-            source=LabelledSource(images.items, Remembered(images.load), prompts),
-            losses=losses_of(None, several),
+        task = replace(
+            self._task_of_labels(images, prompts, support.labels, self._made),
             class_scores=head.to(self._made.device),
-            class_priors=self._class_priors(support.labels, len(prompts)),
-            view=self._view(images.train_transform, self._made),
             select=lambda towers: towers.model.requires_grad_(False),
-            identity={"adapter": self.name, "stage": 2, "backbone": self._made.fingerprint, **identity_of(self)},
+            identity={"stage": 2, "backbone": self._made.fingerprint},
         )
         steps, epochs = self._steps_an_epoch, self._epochs(self._steps_an_epoch, support.shots)
-        settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=self._made.device)
-        return train_towers(self._made, task, settings, place)
+        return self._train_in_place(self._made, task, place, epochs=epochs, steps=steps, seed=seed)[0]
 
     def _report_of_both(self, report: FitReport, done: Trained, first: int, head: CosineHead) -> FitReport:
         trained = report.trained_parameters + sum(parameter.numel() for parameter in head.parameters())
@@ -183,18 +167,15 @@ class TwoStage(ClassTowerAdapter):
         return [f"Backbone '{backbone.spec}': its {tower} tower has no {self.tune} to train" for tower in lacking]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-        if self.tune != "lora":
-            return super()._learned(trained, base)
-        matrices = lora_state(trained)
-        merge_lora(trained)
-        return matrices
+        return LowRank(trained).merge() if self.tune == "lora" else super()._learned(trained, base)
 
     def _put(self, backbone: Backbone) -> None:
         if self.tune != "lora":
             return super()._put(backbone)
         self._attach(backbone, dropout=0.0)
-        load_lora_state(backbone, self.changed)
-        return merge_lora(backbone)
+        lora = LowRank(backbone)
+        lora.load(self.changed)
+        lora.merge()
 
     def _attach(self, backbone: Backbone, dropout: float) -> list[str]:
         return attach_lora(backbone, r=self.r, dropout=dropout)
@@ -254,21 +235,6 @@ def tuned_parameters(backbone: Backbone, tower: str, tune: str) -> list[nn.Param
     model = backbone.model
     if tune == "biases":
         names = [name for name, _ in model.named_parameters() if name.endswith("bias")]
-        return [model.get_parameter(name) for name in names if tower_of(backbone, name) == tower]
+        return [model.get_parameter(name) for name in names if backbone.tower_of(name) == tower]
     norms = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
-    return [p for name, norm in norms if tower_of(backbone, name) == tower for p in norm.parameters()]
-
-
-def _part_of(place: TrainingPlace, inside: str | None, before: int, total: int, log: LogPlace) -> TrainingPlace:
-    """The place of a stage that comes after so many steps of all: its checkpoints, and progress through both."""
-    folder = place.folder if inside is None or place.folder is None else place.folder / inside
-
-    def on_step(done: int, _: int, values: dict[str, Any]) -> None:
-        place.on_step(before + done, total, values)
-
-    return replace(place, folder=folder, on_step=on_step, log=log)
-
-
-def _log_of(place: TrainingPlace) -> Path | None:
-    """One log for both stages."""
-    return None if place.folder is None else place.folder / FILE
+    return [p for name, norm in norms if backbone.tower_of(name) == tower for p in norm.parameters()]

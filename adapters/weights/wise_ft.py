@@ -16,7 +16,7 @@ from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, TrainingIm
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
 from ...core.metrics import val_score
-from ...core.training import ClassTowerAdapter, Remembered, Task, TowerAdapter, Trained, put_tensors, score_by
+from ...core.training import ClassTowerAdapter, Remembered, Task, TowerAdapter, Trained, put_tensors
 from ._changes import (
     DEFAULT_ALPHA,
     HEAD,
@@ -195,7 +195,7 @@ class WiseFt(ClassTowerAdapter):
 
         def score(alpha: float) -> float:
             put(interpolated(start, end, alpha, fishers))
-            return score_by(now.head, trained, images, self.batch_size, self.amp, self.balanced)
+            return self._val_score(now.head, trained, images)
 
         self._decide(score if images.val else None, f"val ({len(images.val)} images)")
         put(interpolated(start, end, now.choice[1], fishers))

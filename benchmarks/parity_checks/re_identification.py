@@ -6,11 +6,13 @@ import random
 from collections.abc import Iterator
 from itertools import chain, islice
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from vladapt.domains.person.camera_ranking import ranked_by_distance
+from vladapt.domains.person.camera_ranking import CameraRanking, Sought, ranked
 from vladapt.domains.person.random_erasing import RandomErasing
-from vladapt.domains.person.reciprocal import re_ranked, re_ranked_distances
+from vladapt.domains.person.reciprocal import K1, K2, WEIGHT, re_ranked, re_ranked_by
 from vladapt.domains.person.samplers import balanced, naive, random_identity
 
 from .comparison import compares
@@ -27,6 +29,33 @@ DEVIATIONS = {
     "re-ranking": "none; BoT's code keeps weights and Jaccard distances in float16, so it is compared within k1 steps "
     "of float16 below 1 (0.01 at k1 20): in a test the same computation in float16 gives its values to the last digit",
 }
+
+
+def ranked_by_distance(
+    distance: Tensor,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    query_cameras: Tensor | None = None,
+    gallery_cameras: Tensor | None = None,
+) -> CameraRanking:
+    """As `ranked`, of a matrix of distances (Q, G)."""
+    sought = Sought(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    return ranked(lambda rows: distance[rows], sought)
+
+
+def re_ranked_distances(
+    query_gallery: Tensor,
+    query_query: Tensor,
+    gallery_gallery: Tensor,
+    k1: int = K1,
+    k2: int = K2,
+    weight: float = WEIGHT,
+) -> Tensor:
+    """As `re_ranked`, of Euclidean distances (Q, G), (Q, Q) and (G, G)."""
+    upper = torch.cat([query_query, query_gallery], dim=1)
+    lower = torch.cat([query_gallery.T, gallery_gallery], dim=1)
+    whole, count = torch.cat([upper, lower]).float().square().cpu().numpy(), len(query_query)  # (N, N)
+    return re_ranked_by(lambda some: whole[some], np.arange(count), count, len(whole), k1, k2, weight)
 
 
 @compares("identity sampler", "reid_samplers")

@@ -19,7 +19,6 @@ from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, Label
 from vladapt.adapters.weights._changes import FLOOR, interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
 from vladapt.adapters.weights.two_stage import TwoStage
-from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, attach_prompts
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.resources import PreProjection
 from vladapt.core.losses.cross_entropy import CrossEntropy
@@ -27,7 +26,7 @@ from vladapt.core.prompts.classifier import fill
 from vladapt.core.training import batches
 from vladapt.core.training import train as training
 from vladapt.core.training.hooks import newest_share
-from vladapt.core.training.lora import add_lora, load_lora_state, merge_lora
+from vladapt.core.training.lora import LowRank
 from vladapt.core.training.tower_weights import copy_of
 
 from .comparison import compares, published
@@ -71,9 +70,9 @@ class _Run:
         """Its tensors NAME0, NAME1, ... as far as they go."""
         return [f"{name}{i}" for i in takewhile(lambda i: f"{name}{i}" in self, count())]
 
-    def tokens(self, tower: str) -> PromptTokens | None:
+    def tokens(self, tower: str) -> Tensor | None:
         names = self.blocks(f"{tower}_prompt_")
-        return PromptTokens(self.stack(*names)) if names else None
+        return self.stack(*names) if names else None
 
     def check(self, ours, name: str) -> Check:
         return self.ref.check(ours, f"{self.key}__{name}", f"{name.replace('__', ' ').replace('_', ' ')}, {self.key}")
@@ -110,8 +109,8 @@ def vpt(ref: Reference, f: Fixtures) -> Iterator[Check]:
         image, text = run.tokens("vision"), run.tokens("text")
         words = ref.setting("vpt_text") if text is None else ref.setting(f"ivlp_init.{run.key}")
         towers = copy_of(f.backbone(ref))
-        made = attach_prompts(towers, image=image, text=text)
-        yield from run.check_pass(towers, _behind(words, 0 if text is None else text.count))
+        made = towers.attach_prompts(image=image, text=text)
+        yield from run.check_pass(towers, _behind(words, 0 if text is None else text.shape[1]))
         for kind, prompts in (("vision", made.image), ("text", made.text)):
             for block in range(prompts.depth if prompts is not None else 0):
                 yield run.check(prompts.tokens.grad[block], f"grad__{kind}_prompt_{block}")
@@ -123,16 +122,16 @@ def maple(ref: Reference, f: Fixtures) -> Iterator[Check]:
         run = _Run(ref, key)
         text_names = ["ctx", *run.blocks("compound_prompts_text.")]
         layer_names = ["proj", *(f"compound_prompt_projections.{i}" for i in range(len(text_names) - 1))]
-        text, layers = PromptTokens(run.stack(*text_names)), []
+        text, layers = run.stack(*text_names), []
         for name in layer_names:
             state = {part: run[f"{name}.{part}"] for part in ("weight", "bias")}
             layers.append(torch.nn.Linear(*reversed(state["weight"].shape)))
             layers[-1].load_state_dict(state)
         towers = copy_of(f.backbone(ref))
-        attach_prompts(towers, image=CoupledTokens(text, layers), text=text)
-        yield from run.check_pass(towers, _behind(ref.setting(f"n_ctx.{n_ctx}"), text.count))
+        learned = towers.attach_prompts(text=text, couplings=layers).text.tokens
+        yield from run.check_pass(towers, _behind(ref.setting(f"n_ctx.{n_ctx}"), text.shape[1]))
         for block, name in enumerate(text_names):
-            yield run.check(text.tokens.grad[block], f"grad__{name}")
+            yield run.check(learned.grad[block], f"grad__{name}")
         for layer, name in zip(layers, layer_names):
             yield run.check(layer.weight.grad, f"grad__{name}.weight")
             yield run.check(layer.bias.grad, f"grad__{name}.bias")
@@ -215,12 +214,12 @@ def check_lora(ref: Reference, towers: Backbone, places: Sequence[str]) -> Itera
     """
     matrices = [groups for _, *groups in ref.keys(r"layer(\d+)_(\w+)_([AB])")]
     options = {"r": ref.setting("r"), "alpha": ref.setting("alpha"), "params": ref.setting("params").split(",")}
-    add_lora(towers, dropout=0.0, **options)
+    LowRank.add(towers, dropout=0.0, **options)
     given = {
         f"{places[int(layer)]}.{part}_proj.lora_{matrix}": ref[f"layer{layer}_{part}_{matrix}"]
         for layer, part, matrix in matrices
     }
-    load_lora_state(towers, given)
+    LowRank(towers).load(given)
     towers.model.train()
     image, text = towers.encode_image(ref["pixels"], False), towers.encode_text(ref["tokens"], False)
     yield ref.check(image, "image_features_train")
@@ -232,7 +231,7 @@ def check_lora(ref: Reference, towers: Backbone, places: Sequence[str]) -> Itera
     gradients = {name: p.grad for name, p in towers.model.named_parameters()}
     for key, layer, part, matrix in ref.keys(r"grad_layer(\d+)_(\w+)_([AB])"):
         yield ref.check(gradients[f"{places[int(layer)]}.{part}_proj.lora_{matrix}.lora.weight"], key)
-    merge_lora(towers)
+    LowRank(towers).merge()
     towers.model.eval()
     yield ref.check(towers.encode_image(ref["pixels"], False), "image_features_merged")
     yield ref.check(towers.encode_text(ref["tokens"], False), "text_features_merged")

@@ -15,7 +15,7 @@ from vladapt import Adapter, FitReport
 from vladapt.core.confidence import Calibration
 from vladapt.core.contracts.judgement import FIT, Scores
 from vladapt.core.contracts.prepared import Shots
-from vladapt.core.judgements._calibration_rows import calibration_of
+from vladapt.core.judgements.calibration import calibration_of
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.scoring import ClassificationFit
@@ -68,11 +68,10 @@ def prepared_at(path: str, split_seed: int = 1):
 
 def calibration_of_fit(prepared, adapter: Adapter, report: FitReport, drawn: Shots, seed: int) -> Calibration | None:
     """What a fit keeps to say how sure it is; None where nothing can be said."""
-    of_data = {"before": prepared.backbone, "after": prepared.backbone, "prepared": prepared, "test": drawn.test}
     of_fit = {"adapter": adapter, "report": report, "shots": drawn, "seed": seed, "class_names": prepared.class_names}
     unscored = Scores(drawn.test.labels, None, torch.empty(0), {})
-    how = {"at": FIT, "reporter": QUIET, "metrics": unscored.metrics, "scores": unscored}
-    return calibration_of(ClassificationFit(**of_data, **of_fit, **how))[0]
+    how = {"at": FIT, "reporter": QUIET, "scores": unscored, "prepared": prepared, "test": drawn.test}
+    return calibration_of(ClassificationFit(**of_fit, **how))[0]
 
 
 def drawn_classes(file: Path, seed: int, counts: dict[str, list[int]], text_noise: float = 1.5) -> Path:

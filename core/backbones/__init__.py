@@ -12,8 +12,8 @@ __getattr__, __dir__ = lazy_exports(
         "joint_parts": "JointParts",
         "load": "announced load_backbone save_fine_tuned",
         "open_clip_source": "check_transformers_config",
-        "positions": "image_positions insert_after_start tower_of",
-        "prompted": "CoupledTokens PromptTokens TowerPrompts attach_prompts start_tokens width_of",
+        "positions": "insert_after_start",
+        "prompted": "CoupledTokens PromptTokens TowerPrompts",
         "tower_steps": "attend unsized",
     },
 )

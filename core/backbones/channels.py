@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..contracts.families import ROOTS
 from ..contracts.images import RGB, CropTransform, InputChannels
 from ..errors import CapabilityError, DataError
-from .positions import ROOTS
 from .preprocessing import Preprocess
 
 SEED_LIMIT = 2**31

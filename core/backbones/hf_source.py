@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import ConfigError, DataError
+from ..runtime.reading import read_json
 from .checkpoints import file_digests
 from .hub import REPOSITORY, card_licence, hub_folder
 from .open_clip_source import OPENAI_MEAN, OPENAI_STD, check_transformers_config
@@ -109,7 +109,6 @@ def find_source(rest: str, image_size: ImageSize | None) -> Source:
     kind = stated.get("model_type", "")
     if kind not in KINDS:
         raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
-    check_transformers_config(stated, str(folder / "config.json"))
     config = _config(folder)
     native = _native_size(config, kind, folder)
     weights = _weight_files(folder)
@@ -130,9 +129,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A folder's config.json, as it is written.
 
     Raises:
-        DataError: there is none, or no JSON.
+        DataError: there is none, no JSON, or it names a repository whose compiled kernels would be loaded.
     """
-    return _read_json(folder / "config.json", "config.json of the model")
+    stated = _read_json(folder / "config.json", "config.json of the model")
+    check_transformers_config(stated, str(folder / "config.json"))
+    return stated
 
 
 def _folder(rest: str) -> Path:
@@ -150,10 +151,7 @@ def _folder(rest: str) -> Path:
 def _read_json(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path.parent}: has no {path.name}; give a folder with the {what}")
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); copy or download it again") from error
+    read = read_json(path, "copy or download it again")
     if not isinstance(read, dict):
         raise DataError(f"{path}: not a JSON object; copy or download it again")
     return read

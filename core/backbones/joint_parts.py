@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..errors import CapabilityError
-from .positions import JOINT
-from .two_tower import TwoTower
 
 
 class JointParts(nn.Module, ABC):
@@ -54,24 +51,5 @@ class JointParts(nn.Module, ABC):
         return parts.index_select(dim, places.to(parts.device))
 
     def attach(self, backbone: Backbone) -> JointParts:
-        """Let a backbone see the parts of a sample through this, in place: `backbone.joint`, and a child of
-        `backbone.model`.
-
-        Raises:
-            CapabilityError: the image tower has no blocks, or sees parts together already.
-        """
-        backbone.need("image_blocks")
-        if not isinstance(backbone, TwoTower):
-            raise CapabilityError(
-                f"backbone '{backbone.spec}' cannot encode several frames or slices at once; use a vision transformer "
-                "(`vladapt list backbones --can image_blocks`)"
-            )
-        if backbone.joint is not None:
-            raise CapabilityError(
-                f"backbone '{backbone.spec}' already encodes the parts of a sample together; start from the one it "
-                "came from"
-            )
-        model = backbone.model
-        backbone.joint = self.to(backbone.device).train(model.training)
-        setattr(model, JOINT, backbone.joint)
-        return backbone.joint
+        """Let a backbone see the parts of a sample through this; see `Backbone.attach_joint`."""
+        return backbone.attach_joint(self)

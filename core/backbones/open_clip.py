@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ..contracts.images import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
+from ..runtime.reading import read_json
 from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positions
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
@@ -276,10 +277,7 @@ def _pooler(text: dict) -> str:
 def _read_text_model(source: Source) -> dict:
     """config.json of the text tower that transformers builds, checked."""
     file = source.text_model / "config.json"
-    try:
-        stated = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not JSON ({error}); copy or download it again") from error
+    stated = read_json(file, "copy or download it again")
     if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
         raise DataError(f"{file}: has no model_type; copy or download it again")
     check_transformers_config(stated, str(file))

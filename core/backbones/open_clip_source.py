@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..contracts.images import ImageSize, as_image_size
 from ..errors import ConfigError, DataError, UnknownNameError, alternatives, did_you_mean
+from ..runtime.reading import read_json
 from .checkpoints import file_digests, require_file
 from .hub import card_licence, hub_file
 from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
@@ -205,10 +205,7 @@ def _split_local(rest: str) -> tuple[str, str]:
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and preprocessing part of open_clip's JSON, in either of its two layouts."""
     require_file(path.expanduser(), "configuration file (open_clip's JSON)")
-    try:
-        read = json.loads(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}); give an open_clip configuration") from error
+    read = read_json(path.expanduser(), "give an open_clip configuration")
     model = read.get("model_cfg", read) if isinstance(read, dict) else {}
     if not all(isinstance(model.get(key), kind) for key, kind in (("embed_dim", int), ("vision_cfg", dict))):
         raise DataError(f"{path}: not an open_clip configuration; give one with embed_dim, vision_cfg and text_cfg")

@@ -1,4 +1,4 @@
-"""Parts of towers that methods reach for: positions, the projection, whose a parameter is, a prefix of texts."""
+"""Parts of towers that methods reach for: positions, the projection, a prefix of texts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..contracts.backbone import Backbone
-from ..errors import CapabilityError, UnknownNameError
 from .checkpoints import resize_positions
-
-# Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
-# logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
-# "prompts.text"; what sees the parts of a sample together is of the image tower.
-JOINT = "joint"
-ROOTS = {
-    "image": frozenset(
-        {"visual", "vision_model", "visual_projection", "image", JOINT}
-        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}  # DINO's, alone
-    ),
-    "text": frozenset(
-        {"text", "text_model", "text_projection", "transformer", "token_embedding", "positional_embedding", "ln_final"}
-    ),
-}
 
 
 @dataclass
@@ -51,22 +35,6 @@ class ImagePositions:
     def resized(self, grid: tuple[int, int]) -> Tensor:
         """(prefix + h * w, W): the table for h by w patches."""
         return resize_positions(self.table, grid, self.prefix)
-
-
-def image_positions(backbone: Backbone) -> ImagePositions:
-    """Where the image tower of a backbone adds its positions.
-
-    Raises:
-        CapabilityError: it adds none to its patches.
-    """
-    offer = getattr(getattr(backbone, "_image", None), "positions", None)
-    positions = None if offer is None else offer()
-    if positions is None:
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' adds no positions to the patches of its images; choose one that does: vision "
-            "transformers with learned positions (CLIP's, SigLIP's)"
-        )
-    return positions
 
 
 @dataclass(frozen=True)
@@ -105,24 +73,6 @@ class ProjectionMatrix:
         """Add (W, D) to the weight, in place."""
         kept = getattr(self.owner, self.name)
         kept.add_((change.T if self.transposed else change).to(kept))
-
-
-def tower_of(backbone: Backbone, name: str) -> str:
-    """ "image", "text" or "shared".
-
-    Args:
-        name: of a parameter or module of `backbone.model`, qualified.
-
-    Raises:
-        UnknownNameError: nothing on the model has that name.
-    """
-    module = backbone.model
-    for part in name.split("."):
-        module = getattr(module, part, None)
-    if module is None:
-        raise UnknownNameError(f"backbone '{backbone.spec}' has no parameter '{name}'; see model.named_parameters()")
-    root = name.removeprefix("prompts.").partition(".")[0]
-    return next((tower for tower, roots in ROOTS.items() if root in roots), "shared")
 
 
 def insert_after_start(

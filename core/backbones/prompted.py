@@ -18,16 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.backbone import Backbone, Block
-from ..errors import CapabilityError, ConfigError
+from ..contracts.backbone import Block
 from .positions import insert_after_start
 from .tower_steps import ImageTower, TextTower
-from .two_tower import TwoTower
 
 CHILD = "prompts"
 """Under what name they hang on the model."""
-LEAST_TEXT = 4
-"""Places that stay for the start, the end and words."""
 
 
 class PromptTokens(nn.Module):
@@ -113,67 +109,6 @@ class TowerPrompts(nn.Module):
         if self.image is not None:
             _append(image, self.image)
         return image, text if self.text is None else _PromptedText(text, self.text, int(self.lead), longest)
-
-
-def attach_prompts(
-    backbone: Backbone,
-    *,
-    image: PromptTokens | CoupledTokens | None = None,
-    text: PromptTokens | None = None,
-) -> TowerPrompts:
-    """Put tokens into the towers, in place: `backbone.prompts`, and a child of `backbone.model`.
-
-    Raises:
-        CapabilityError: the towers have no blocks that take tokens, or tokens already.
-        ConfigError: the tokens leave no place for words.
-    """
-    if image is not None:
-        backbone.need("image_blocks")
-    if text is not None:
-        backbone.need("prompt")
-        backbone.need("text_blocks")
-    if not _takes_tokens(backbone, image is not None):
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' takes no learned tokens in its towers; use a vision transformer "
-            "(`vladapt list backbones --can image_blocks`)"
-        )
-    if text is not None and text.count > backbone.context_length - LEAST_TEXT:
-        raise ConfigError(
-            f"{text.count} learned tokens leave no room for words in a text of backbone '{backbone.spec}', which takes "
-            f"{backbone.context_length}; give fewer"
-        )
-    if backbone.prompts is not None:
-        raise CapabilityError(
-            f"backbone '{backbone.spec}' already has learned tokens in its towers; start from the one it came from"
-        )
-    model = backbone.model
-    made = TowerPrompts(image, text, 1 if text is None else start_tokens(backbone)).to(backbone.device)
-    backbone.prompts = model.prompts = made.train(model.training)
-    backbone._towers = None  # they were made without
-    return made
-
-
-def start_tokens(backbone: Backbone) -> int:
-    """How many tokens the tokenizer puts before the first word."""
-    tokens = backbone.tokenize(["dog", "red"])
-    return int((tokens[0] != tokens[1]).int().argmax())
-
-
-def width_of(backbone: Backbone, tower: str) -> int:
-    """W of "image" or "text": how wide the tokens in a tower are.
-
-    Raises:
-        CapabilityError: the tower has no blocks.
-    """
-    block = backbone.blocks(tower)[0]
-    return next(p.shape[0] for p in block.out.parameters() if p.ndim == 2)
-
-
-def _takes_tokens(backbone: Backbone, in_image: bool) -> bool:
-    """Whether the towers are ours to hang tokens into: an image tower must leave `embed` to its base."""
-    if not isinstance(backbone, TwoTower):
-        return False
-    return not in_image or type(backbone._image).embed is ImageTower.embed
 
 
 def _append(tower: ImageTower, tokens: PromptTokens | CoupledTokens) -> None:

@@ -15,7 +15,6 @@ class SplitLinear(nn.Module):
     """One linear layer (W -> 3 W') as three, side by side."""
 
     names = PARTS
-    packed = ""  # prefix of the packed parameters
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -34,7 +33,6 @@ class SplitAttention(nn.Module):
     """`nn.MultiheadAttention` with separate projections, without the weight matrix in memory."""
 
     names = ("q_proj", "k_proj", "v_proj")
-    packed = "in_proj_"
 
     def __init__(self, attention: nn.MultiheadAttention):
         super().__init__()

@@ -11,15 +11,14 @@ import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
+from ..contracts.families import ROOTS
 from ..errors import CapabilityError
-from .positions import ROOTS, tower_of
-from .separate_projections import PARTS, SplitAttention, SplitLinear, joined
+from .separate_projections import PARTS, SplitAttention, SplitLinear
 
-_WEIGHTS = ("weight", "bias")
 # A block is one of several, so its path has a number; attention that pools the tokens at the end has none.
 _IN_A_BLOCK = re.compile(r".*\.\d+(\..*)?")
 # Names that the libraries give to separate projections: query, key, value, output.
@@ -68,7 +67,7 @@ def split_attention(backbone: Backbone, towers: Collection[str] = ("image", "tex
     towers = (towers,) if isinstance(towers, str) else tuple(towers)
     require(set(towers) <= set(ROOTS) and len(towers) > 0, "towers", towers, "give image, text or both")
     for name, module in list(backbone.model.named_modules()):
-        if _IN_A_BLOCK.fullmatch(name) and tower_of(backbone, name) in towers:
+        if _IN_A_BLOCK.fullmatch(name) and backbone.tower_of(name) in towers:
             _open(module, name, backbone.model)
     backbone._towers = None  # they hold the modules that stood here before
     layers = [layer for tower in dict.fromkeys(towers) for layer in _layers(backbone, tower)]
@@ -89,20 +88,6 @@ def merge_attention(backbone: Backbone) -> None:
     backbone._towers = None
 
 
-def merged_state(backbone: Backbone) -> dict[str, Tensor]:
-    """The state dict under the names it has without `split_attention`: what open_clip and transformers load.
-
-    Raises:
-        CapabilityError: adapters hang on the projections; merge them first.
-    """
-    _check_plain(backbone.model)
-    state = dict(backbone.model.state_dict())
-    for name, module in backbone.model.named_modules():
-        if isinstance(module, (SplitAttention, SplitLinear)):
-            state = _renamed(state, module, name + ".")
-    return state
-
-
 def _open(module: nn.Module, name: str, model: nn.Module) -> None:
     if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None and module.bias_k is None:
         _replace(model, name, SplitAttention(module).train(module.training))
@@ -120,7 +105,7 @@ def _fused_output(module: nn.Module) -> str | None:
 def _layers(backbone: Backbone, tower: str) -> Iterator[SplitLayer]:
     number = 0
     for name, module in backbone.model.named_modules():
-        if _IN_A_BLOCK.fullmatch(name) and tower_of(backbone, name) == tower:
+        if _IN_A_BLOCK.fullmatch(name) and backbone.tower_of(name) == tower:
             roles = _roles(module)
             if roles:
                 yield SplitLayer(tower, number, *(f"{name}.{role}" for role in roles))
@@ -159,18 +144,7 @@ def _report(backbone: Backbone, towers: Collection[str], layers: list[SplitLayer
 def _check_plain(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if hasattr(module, "base_layer"):
-            raise CapabilityError(f"layer '{name}' carries an adapter; merge it into the weights first (merge_lora)")
-
-
-def _renamed(state: dict[str, Tensor], module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The state with the three projections of one module as one, where the first of them stood."""
-    whole = dict(zip(_WEIGHTS, joined(module)))
-    separate = {f"{prefix}{name}.{kind}": kind for name in module.names for kind in _WEIGHTS}
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        kind = separate.get(key)
-        renamed[f"{prefix}{module.packed}{kind}" if kind else key] = whole[kind].detach() if kind else value
-    return renamed
+            raise CapabilityError(f"layer '{name}' carries an adapter; merge it into the weights first (LowRank.merge)")
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..contracts.backbone import Block
 from ..errors import DataError
-from .positions import ProjectionMatrix
+from .positions import ImagePositions, ProjectionMatrix
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
 SPARE_BYTES = 256 << 20
@@ -66,6 +66,10 @@ class ImageTower:
     def project(self, hidden: Tensor) -> Tensor:
         """(..., W') -> (..., D)."""
         return hidden
+
+    def positions(self) -> ImagePositions | None:
+        """Where it adds learned positions to its patches; None where it adds none."""
+        return None
 
     def matrix(self) -> ProjectionMatrix | None:
         """What `project` multiplies with and adds; None where it does more than that, or nothing."""

@@ -5,29 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone, Block, normalized
+from ..contracts.families import JOINT
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width, size_in_words
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import not_finite
 from .channels import ChannelPreprocess, input_layer, widen
-from .positions import ProjectionMatrix, insert_after_start
+from .joint_parts import JointParts
+from .positions import ImagePositions, ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
+from .prompted import CoupledTokens, PromptTokens, TowerPrompts
 from .tower_steps import ImageTower, TextTower, run, unsized
 
-if TYPE_CHECKING:
-    from ..contracts.images import InputChannels
-    from .joint_parts import JointParts
-    from .prompted import TowerPrompts
+LEAST_TEXT = 4
+"""Places that stay for the start, the end and words where learned tokens go into a text."""
 
 
 class TwoTower(Backbone):
@@ -220,6 +221,40 @@ class TwoTower(Backbone):
         self.need("prompt")
         return normalized(self._text.pool(x, mask.to(x.device)), normalize)
 
+    def attach_prompts(
+        self,
+        *,
+        image: Tensor | nn.Module | None = None,
+        text: Tensor | None = None,
+        couplings: Sequence[nn.Linear] = (),
+    ) -> TowerPrompts:
+        of_text = None if text is None else PromptTokens(text)
+        of_image = PromptTokens(image) if isinstance(image, Tensor) else image
+        return self._hang(CoupledTokens(of_text, couplings) if couplings else of_image, of_text)
+
+    def load_prompts(self, state: Mapping[str, Tensor]) -> TowerPrompts:
+        """As `attach_prompts`, with the tokens and couplings of a state dict of `TowerPrompts`."""
+        made = TowerPrompts.of(state)
+        return self._hang(made.image, made.text)
+
+    def _hang(self, image: nn.Module | None, text: PromptTokens | None) -> TowerPrompts:
+        self._need_blocks_for(image is not None, text is not None)
+        if image is not None and type(self._image).embed is not ImageTower.embed:  # it must be ours to hang tokens into
+            return super().attach_prompts(image=image)
+        if text is not None and text.count > self.context_length - LEAST_TEXT:
+            raise ConfigError(
+                f"{text.count} learned tokens leave no room for words in a text of backbone '{self.spec}', which takes "
+                f"{self.context_length}; give fewer"
+            )
+        if self.prompts is not None:
+            raise CapabilityError(
+                f"backbone '{self.spec}' already has learned tokens in its towers; start from the one it came from"
+            )
+        made = TowerPrompts(image, text, 1 if text is None else self.start_tokens()).to(self.device)
+        self.prompts = self.model.prompts = made.train(self.model.training)
+        self._towers = None  # they were made without
+        return made
+
     # Inside -----------------------------------------------------------------------------------------------------
 
     def blocks(self, tower: str) -> Sequence[Block]:
@@ -259,6 +294,21 @@ class TwoTower(Backbone):
         """(..., W) image features before the projection, as `hidden` gives them -> (..., D)."""
         self.need("hidden")
         return normalized(self._image.project(hidden.to(self.device)), normalize)
+
+    def image_positions(self) -> ImagePositions:
+        positions = None if self._image is None else self._image.positions()
+        return super().image_positions() if positions is None else positions
+
+    def attach_joint(self, joint: JointParts) -> JointParts:
+        self.need("image_blocks")
+        if self.joint is not None:
+            raise CapabilityError(
+                f"backbone '{self.spec}' already encodes the parts of a sample together; start from the one it came "
+                "from"
+            )
+        self.joint = joint.to(self.device).train(self.model.training)
+        setattr(self.model, JOINT, self.joint)
+        return self.joint
 
     def image_projection(self) -> ProjectionMatrix | None:
         """What `project` does, without the towers; None where it is more than a matrix (embedded), or none (SigLIP)."""

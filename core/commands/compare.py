@@ -8,7 +8,7 @@ import typer
 
 from ..contracts.recipe import DATA, OUTPUT
 from ..contracts.task import Axes
-from .options import Debug, FromOptions, FromRecipe, Given, Json, Out
+from .options import FromOptions, FromRecipe, Given, Json, Out
 from .tables import echo, echo_notes, print_json, reporter, show_table
 
 SHARED = "domain task backbone device amp batch_size workers recipe config sets resource classes protocol preset redact"
@@ -34,7 +34,6 @@ def compare(
         bool, typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel=OUTPUT)
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
 
@@ -43,12 +42,14 @@ def compare(
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
-    from ..recipes.resolve import check_names
+    from ..recipes.resolve import check_names, check_places
     from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     resolved = given.recipe()
     check_names(resolved, axes.get("adapters") or ())
+    for on in [resolved.with_source(**source) for source in sources] or [resolved]:
+        check_places(on)
     from ..engine.compare import compare as engine_compare
 
     how = {"sources": sources, "out": out, "resume": resume, "reporter": reporter()}

@@ -8,7 +8,7 @@ import typer
 
 from ..contracts.use import USE
 from ..engine.options import EmbedOptions
-from .options import Debug, FromOptions, FromRecipe, Given, Json
+from .options import FromOptions, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 ENCODED = "domain task data backbone device amp batch_size workers sets"
@@ -23,7 +23,6 @@ def embed(
         list[str] | None, typer.Argument(help="Image files or folders; by default the data set of --data.")
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write the features of a data set, or of single images, in the layout that --features reads.
 
@@ -34,8 +33,7 @@ def embed(
     written = engine_embed(given.recipe(), out, images=images or (), reporter=reporter(), **how)
     patch_tokens = how.get("patch_tokens")
     if as_json:
-        told = {**vars(written), "skipped": [list(pair) for pair in written.skipped]}
-        print_json({name: value for name, value in told.items() if patch_tokens or name != "patches_stored"})
+        print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})
         return
     echo_skipped(written.skipped)
     echo(

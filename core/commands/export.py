@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.use import ExportWishes
-from .options import Debug, FromOptions, FromUse, Json, OwnBackbone, Run
+from .options import FromOptions, FromUse, Json, OwnBackbone, Run
 from .tables import echo, echo_notes, print_json, reporter
 
 
@@ -18,7 +18,6 @@ def export(
     graph: Annotated[dict[str, Any], FromOptions(ExportWishes)],
     backbone: OwnBackbone = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write a run as ONNX graphs that need neither vladapt nor torch, compared with the run on its test images.
 

@@ -12,7 +12,7 @@ from ..contracts.use import USE
 from ..errors import ConfigError
 from ..registry.catalogue import is_place
 from ..runtime.progress import Timing, timed
-from .options import Debug, FromRecipe, FromUse, Given, Json, OwnBackbone
+from .options import FromRecipe, FromUse, Given, Json, OwnBackbone
 from .options import Run as RunPlace
 from .tables import echo, echo_notes, echo_skipped, judged_table, print_json, reporter, show_table, timing_table
 
@@ -27,7 +27,6 @@ def fit(
         typer.Option("--timing", hidden=True, help="Show where the seconds went, by part; with --json too."),
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
 
@@ -111,7 +110,6 @@ def evaluate(
         ),
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Evaluate a run again, on its own test images or on other data of the same classes; with --protocol cross-dataset
     it was fitted for data of other classes too.
@@ -122,11 +120,10 @@ def evaluate(
     """
     from ..recipes.resolve import check_run
 
-    check_run(run)
+    check_run(run, out)
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
-    from ..runs.evaluations import evaluation_folder
-    from ..runs.folder import Run
+    from ..runs.folder import Run, evaluation_folder
 
     opened = Run.open(run)
     task = task_of_run(opened)
@@ -177,7 +174,6 @@ def predict(
         ),
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Classify new images with a run, or find things in them.
 
@@ -197,9 +193,8 @@ def predict(
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
-        skipped = [list(pair) for pair in predicted.skipped]
         said = {"notes": notes} if notes else {}
-        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **said, **written})
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **said, **written})
         return
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))

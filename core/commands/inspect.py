@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, FromDoctors, Given, Json, Sets
+from .options import FromDoctors, Given, Json, Sets
 from .tables import backbone_lines, echo, print_json, show_table
 
 
@@ -20,7 +20,6 @@ def list_names(
         str | None, typer.Option(help="For backbones: only those with this capability, such as prompt.")
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """List the available names of a kind, without importing them.
 
@@ -57,7 +56,6 @@ def show(
     name: Annotated[str | None, typer.Argument(hidden=True)] = None,
     sets: Sets = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Show an adapter, selector, loss, metric, judgement, domain, task or backbone with its options; or a recipe as it
     would run.
@@ -104,7 +102,7 @@ def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
         echo(content.pretty_text.strip())
 
 
-def doctor(asked: Annotated[dict[str, str], FromDoctors()], as_json: Json = False, debug: Debug = False) -> None:
+def doctor(asked: Annotated[dict[str, str], FromDoctors()], as_json: Json = False) -> None:
     """Report what is installed, the device, the caches, what is missing and how to get it.
 
     With an option of a domain, check only what that option needs.

@@ -11,7 +11,7 @@ import typer
 from ..contracts.use import USE
 from ..engine.options import SelectOptions
 from ..errors import ConfigError
-from .options import Debug, FromOptions, FromRecipe, Given, Json
+from .options import FromOptions, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def select(
         bool, typer.Option("--wrong-labels", help="List the images of a labelled set whose labels look wrong instead.")
     ] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """List the images most worth labelling next; one in five is drawn at random, to measure accuracy.
 
@@ -83,7 +82,6 @@ def label(
         str | None, typer.Option(metavar="PATH", help="Where the images are, if outside the folder of the table.")
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Open a page on this machine to label images with the keyboard; each answer is written at once.
 
@@ -127,7 +125,6 @@ def _as_json(selected: Selected) -> dict[str, object]:
         **vars(selected),
         "curve": [point.to_dict() for point in selected.curve],
         "payoff": None if selected.payoff is None else vars(selected.payoff),
-        "skipped": [list(pair) for pair in selected.skipped],
     }
 
 

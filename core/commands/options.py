@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.options import Option, options_of
+from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
@@ -36,6 +35,9 @@ from .declared import (
     options_of_task,
 )
 
+KINDS = {"int": int, "float": float, "bool": bool, "list[str]": list[str]}
+"""Types that Typer reads; a value of another comes as text."""
+
 
 def flag(each: Option, help: str = "", name: str = "") -> Any:
     """A field as an annotation for Typer. What is not given is None: the help says what then holds.
@@ -44,17 +46,11 @@ def flag(each: Option, help: str = "", name: str = "") -> Any:
         help: in place of the field's own.
         name: of the flag, in place of the field's.
     """
-    bounds, members = each.bounds, typing.get_args(each.kind) or (each.kind,)
-    single = {member for member in members if member is not type(None)} if _is_union(each.kind) else {each.kind}
-    kind = next(iter(single)) if len(single) == 1 and bounds.parse is None else str
-    kind = list[str] if typing.get_origin(kind) is list else kind if kind in (bool, int, float) else str
+    bounds = each.bounds
+    kind = str if bounds.parse is not None else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
     named = f"--{(name or each.name).replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None}
     return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how)]
-
-
-def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)
 
 
 Backbone, Device = flag(KEYS["backbone"]), flag(KEYS["device"])
@@ -108,7 +104,6 @@ OPTIONAL_VALUES = {"--novel": "rest"}
 WORDS = {("novel", "rest"): True, ("val_shots", "none"): 0}
 """(key, word) -> the value that it stands for."""
 HELP = {"--help", "-h"}
-KINDS = {"int": int, "float": float, "bool": bool}
 PANELS = (DATA, COMPARED, METHOD, JUDGING, OUTPUT)
 """Headings of a command's help, in order; those of domains follow."""
 
@@ -181,17 +176,13 @@ class FromRecipe(Source):
 
         def made(given: dict[str, Any]) -> Given:
             beside = {name: given.pop(name, None) for name in BESIDE}
-            flags = {_key(name, declared): _value(name, value) for name, value in given.items()}
+            given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}
+            flags = {_key(name, declared): value for name, value in given.items()}
             flags |= {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
             flags |= resource_flags(beside["resource"])
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
 
         return Flags({**own, **of_domains}, made)
-
-
-def _value(name: str, value: Any) -> Any:
-    """What a flag's value stands for."""
-    return WORDS.get((name, value), value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -248,13 +239,11 @@ class FromTask(Source):
     keys: str
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
-        known = {each.name: each for each in options_of_task(self.task)}
-        return Flags({name: _of_kind(known[name]) for name in self.keys.split()}, dict)
-
-
-def _of_kind(each: Declared) -> Any:
-    kind = KINDS.get(each.type.removesuffix(" | None"), str)
-    return Annotated[kind | None, typer.Option(each.flag, help=each.sentence)]
+        known, flags = {each.name: each for each in options_of_task(self.task)}, {}
+        for each in (known[name] for name in self.keys.split()):
+            kind = KINDS.get(each.type.removesuffix(" | None"), str)
+            flags[each.name] = Annotated[kind | None, typer.Option(each.flag, help=each.sentence)]
+        return Flags(flags, dict)
 
 
 @dataclass(frozen=True)
@@ -266,15 +255,14 @@ class FromDoctors(Source):
 
 
 def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
-    """The command as Typer takes it: in place of each parameter that is annotated with a `Source`, its flags.
+    """The command as Typer takes it: in place of each parameter that is annotated with a `Source`, its flags; and
+    `--debug`, which `cli.py` reads.
 
     Args:
         arguments: of the command line. Help shows the options of the domain that they name, or whose run they name.
     """
     plain, hints = inspect.signature(command), typing.get_type_hints(command, include_extras=True)
     sources = {name: source for name, hint in hints.items() if (source := _source(hint)) is not None}
-    if not sources:
-        return command
     own = plain.parameters.keys() - sources.keys()
     made = {name: source.flags(arguments, own) for name, source in sources.items()}
     parameters = []
@@ -285,10 +273,11 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             for each, annotation in flags.items()
         ] or [parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)]
 
+    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     parameters.sort(key=lambda each: _place(each.annotation))
 
     @functools.wraps(command)
-    def run(**given: Any):
+    def run(debug: bool = False, **given: Any):
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}

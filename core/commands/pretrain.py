@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Backbone, Debug, Device, FromTask, Generic, Json, Sets
+from .options import Backbone, Device, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 SETTINGS = "epochs batch_size micro_batch_size lr seed amp workers lock lora teacher deterministic"
@@ -33,7 +33,6 @@ def pretrain(
     sets: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue this training where it was stopped.")] = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train a backbone on image-text pairs, from its weights or from scratch; use the model as --backbone.
 

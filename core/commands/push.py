@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..engine.options import PushOptions
-from .options import Debug, FromOptions, Json
+from .options import FromOptions, Json
 from .tables import echo, echo_notes, print_json
 
 
@@ -16,7 +16,6 @@ def push(
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository's name on the Hugging Face hub.")],
     how: Annotated[dict[str, Any], FromOptions(PushOptions)],
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write a run as a folder in the layout of the Hugging Face hub, with a card; upload it only with --upload.
 

@@ -9,7 +9,7 @@ import typer
 from ..contracts.use import USE
 from ..engine.options import IndexOptions, SearchOptions
 from ..errors import ConfigError
-from .options import Debug, FromOptions, FromRecipe, FromUse, Given, Json
+from .options import FromOptions, FromRecipe, FromUse, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 
@@ -27,7 +27,6 @@ def index(
         typer.Argument(metavar="DATA", help="Image files or folders, or a file of pairs (CSV, JSON, tar)."),
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Encode images or texts once, so that `vladapt search` can find them.
 
@@ -37,7 +36,7 @@ def index(
 
     made = engine_index(given.recipe(), out, images=images or (), reporter=reporter(), **how)
     if as_json:
-        print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})
+        print_json(vars(made))
         return
     echo_skipped(made.skipped)
     if made.encoded or made.from_store:
@@ -60,7 +59,6 @@ def search(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only results with this value. Repeatable.")
     ] = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Search an index by words, by an image, or by both.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import statistics
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,7 @@ def _over_sets(rows: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> str:
     """The mean over data sets, where a method has a number on each."""
     if len({row["set"] for row in rows}) < len(sets):
         return "–"
-    mean = statistics.fmean(row["mean"] for row in rows)
+    mean = math.fsum(row["mean"] for row in rows) / len(rows)
     return _mean_and_std(rows[0]["metric"], mean, 0.0).partition(" ±")[0]
 
 
@@ -315,7 +315,8 @@ def backbone_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if families and models:
         lines += ["", "Published models, each under the name to give (details: vladapt show NAME):", ""]
     for row in models:
-        lines += [f"{row['name']}: {row['what']}", f"    {row['id']}; {_model_facts(row)}", f"    {_model_place(row)}"]
+        place = "in the local cache" if row["cached"] else f"not in the local cache: {row['fetch']}"
+        lines += [f"{row['name']}: {row['what']}", f"    {row['id']}; {_model_facts(row)}", f"    {place}"]
     return lines or ["no published model of that kind"]
 
 
@@ -330,10 +331,6 @@ def _model_facts(row: Mapping[str, Any]) -> str:
         ability = "all capabilities" if can >= everything else f"lacks {', '.join(sorted(everything - can))}"
     facts = [f"width {row['width']}", f"{row['resolution']} px", f"{row['parameters_millions']:g} M parameters"]
     return f"{', '.join(facts)}; licence {licence}; {ability}; for {', '.join(row['domains'])}"
-
-
-def _model_place(row: Mapping[str, Any]) -> str:
-    return "in the local cache" if row["cached"] else f"not in the local cache: {row['fetch']}"
 
 
 def own_table(written: OwnFiles) -> Table:

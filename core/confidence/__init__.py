@@ -5,12 +5,10 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "calibration": "CALIBRATION Calibration",
-        "conformal": "Conformal SET_METHODS conformal_scores fewest_rows threshold",
-        "label_sets": "LabelSets label_set_metrics raked",
-        "scaling": "Scaling calibration_error fit_scaling",
+        "calibration": "CALIBRATION Calibration Scaling calibration_error",
+        "conformal": "Conformal LabelSets SET_METHODS Unlike conformal_scores distances fewest_rows "
+        "label_set_metrics raked threshold",
         "selective": "Abstention answer_threshold error_bound",
-        "unlike": "Unlike distances",
-        "without_labels": "Evidence answers_by_halves evidence_of",
+        "without_labels": "Evidence",
     },
 )

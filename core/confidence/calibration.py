@@ -1,12 +1,15 @@
-"""What a run keeps to say how sure it is: scores of labelled images that chose nothing, and what was made of them.
+"""Calibration: confidences that agree with how often they are right, and what a run keeps to give them.
 
-One safetensors file in the run folder, tensors in the body and JSON in the header. No pickle.
+A run keeps scores of labelled images that chose nothing, and what was made of them, in one safetensors file of its
+folder: tensors in the body, JSON in the header, no pickle. Logits are scaled by a temperature with one label per image
+("On Calibration of Modern Neural Networks", Guo et al. 2017, arXiv 1706.04599), by one slope and offset per label with
+several ("Probabilistic Outputs for Support Vector Machines", Platt 1999).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +19,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
+from ..metrics.significance import calibration_curve
 from ..runtime.files import read_tensors, write_tensors
-from .conformal import Conformal
-from .label_sets import LabelSets
-from .scaling import FEWEST_OF_EACH, Scaling, calibration_error, fit_scaling
-from .selective import Abstention, answer_threshold
-from .unlike import MOST_KEPT, Unlike
+from .conformal import Conformal, LabelSets, Unlike
+from .selective import Abstention, Selective, answer_threshold
 
 CALIBRATION = "calibration.safetensors"
 FORMAT = 1
@@ -30,6 +31,12 @@ TABLE_COVERAGES = (0.8, 0.9, 0.95)
 UNCALIBRATED = "this run has no calibration rows"
 HALF = 0.5
 """The threshold of a label that too few rows tell another of."""
+LOWEST, HIGHEST = 1e-6, 1e3
+"""Temperatures. A linear probe under its strongest penalty has logits of some 1e-4, which must become confidences."""
+HALVINGS = 50
+"""Of a search on a logarithmic scale, which ends near the precision of float64."""
+FEWEST_OF_EACH = 3
+"""Positives and negatives without which a label is left as it is."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Calibration:
     ) -> Calibration:
         """All that can be made of calibration rows; see the attributes."""
         logits, labels = logits.detach().float().cpu(), labels.detach().cpu()
-        scaling = fit_scaling(logits, labels, weights)
+        scaling = Scaling.fit(logits, labels, weights)
         several = labels.ndim == 2
         thresholds = _label_thresholds(scaling.probabilities(logits, True), labels, weights) if several else None
         return cls(logits, labels, weights, tuple(class_names), source, scaling, thresholds, unlike, row_weights)
@@ -140,6 +147,22 @@ class Calibration:
         """(N,), or (N, C) per label, bool: which answers are left open, so that the error of the rest stays below."""
         least = torch.tensor([each.least for each in self.abstentions(max_error)], dtype=torch.float64)
         return self.certainty(probs) < least
+
+    def selective(
+        self, probs: Tensor, labels: Tensor, max_error: float, groups: Sequence[str] | None = None
+    ) -> Selective:
+        """Share of the answers to other images that are left open, and the error of the others with its interval; with
+        several labels, over all known labels, those of one image together."""
+        left = self.open_answers(probs, max_error)
+        units = [group or f"image {row}" for row, group in enumerate(groups or [""] * len(labels))]
+        if self.multilabel:
+            known = ~labels.isnan()
+            right = (self.answers_of(probs) == (labels == 1))[known]
+            left = left[known]
+            units = [units[row] for row in known.nonzero()[:, 0].tolist()]
+        else:
+            right = probs.argmax(dim=1) == labels
+        return Selective.of_answers(left, right, units, max_error)
 
     def abstention_notes(self, max_error: float) -> list[str]:
         """Why answers are left open where all are, label by label."""
@@ -227,11 +250,6 @@ def uncalibrated_words(info: Mapping[str, Any]) -> str:
     return f"{UNCALIBRATED} ({reason})" if reason else UNCALIBRATED
 
 
-def kept_support(features: Any) -> Any:
-    """The rows (a tensor or a list) of the support that are kept to tell unlike images: all, or evenly some of many."""
-    return features[:: max(1, -(-len(features) // MOST_KEPT))]
-
-
 def _label_thresholds(probs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """(C,) the probability at which each label's F1 on the rows is best, the middle between two rows; one half where
     too few rows have or lack the label."""
@@ -301,3 +319,125 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
     ):
         return "what detects unlike images is incomplete"
     return ""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Logits become logits / temperature + offset.
+
+    With one label per image the temperature is (1,) and the offset 0: the ranking of the classes, and so the answer,
+    stays. With several labels both are (L,): the ranking of the images stays, label by label. A label has an offset
+    because the logit 0 of a cache or of a pair of prompts does not mean a probability of one half.
+
+    Attributes:
+        temperature: (1,) or (L,) float64, within 1e-6 and 1e3.
+        offset: the same shape.
+    """
+
+    temperature: Tensor
+    offset: Tensor
+
+    @classmethod
+    def fit(cls, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Scaling:
+        """The scaling with the least negative log-likelihood of labels that no fit has seen.
+
+        Args:
+            logits: (N, C).
+            labels: (N,) class indices, or (N, C) 0/1 with NaN where unknown.
+            weights: (N,), or (N, C) with several labels; by default all rows count alike.
+
+        Raises:
+            DataError: no rows, or logits that are not finite.
+        """
+        logits = logits.detach().double().cpu()
+        if logits.ndim != 2 or not logits.numel() or not logits.isfinite().all():
+            raise DataError(f"calibration needs finite logits (N, C) of one image at least, not {tuple(logits.shape)}")
+        labels = labels.detach().cpu()
+        weights = torch.ones(labels.shape, dtype=torch.float64) if weights is None else weights.detach().double().cpu()
+        if labels.ndim == 2:
+            return _per_label(logits, labels.double(), weights)
+        return cls(_temperature(logits, labels.long(), weights)[None], torch.zeros(1, dtype=torch.float64))
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """(N, C) float64 scaled logits, on the CPU."""
+        return logits.detach().double().cpu() / self.temperature + self.offset
+
+    def probabilities(self, logits: Tensor, multilabel: bool) -> Tensor:
+        """(N, C) float64: rows summing to 1, or one probability per label."""
+        scaled = self.logits(logits)
+        return scaled.sigmoid() if multilabel else scaled.softmax(dim=1)
+
+    @property
+    def words(self) -> str:
+        """ "temperature 2.31", or the range over labels."""
+        low, high = (f"{float(f'{end:.3g}'):g}" for end in (self.temperature.min(), self.temperature.max()))
+        return f"temperature {low}" if len(self.temperature) == 1 else f"temperatures {low} to {high}"
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error: 15 equal bins, of the top class, or of all known labels where there are several.
+
+    Args:
+        logits: (N, C).
+        labels: (N,), or (N, C) 0/1/NaN.
+    """
+    bins = [each for each in calibration_curve(logits, labels) if each.count]
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / sum(b.count for b in bins)
+
+
+def _temperature(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """() float64. The likelihood is convex in 1 / temperature, so the zero of its slope is found by halving.
+
+    Where all rows are right the likelihood has no maximum: any logits would do if they were larger. Then each target
+    keeps a share of 1 / (N + 2) for the other classes, as if one of N + 2 such rows were wrong (Laplace).
+    """
+    count, classes = logits.shape
+    target = torch.nn.functional.one_hot(labels, classes).double()  # (N, C)
+    if classes > 1 and bool((logits.argmax(dim=1) == labels).all()):
+        rest = 1 / (count + 2)
+        target = target * (1 - rest) + (1 - target) * rest / (classes - 1)
+    wanted = (logits * target).sum(dim=1)  # (N,)
+
+    def slope(inverse: Tensor) -> Tensor:
+        probs = (logits * inverse).softmax(dim=1)
+        return (weights * ((probs * logits).sum(dim=1) - wanted)).sum()
+
+    return 1 / _zero(slope, torch.tensor(1 / HIGHEST).double(), torch.tensor(1 / LOWEST).double())
+
+
+def _per_label(logits: Tensor, labels: Tensor, weights: Tensor) -> Scaling:
+    """Slope and offset of each label by logistic regression, with Platt's targets; the slope is never negative."""
+    known = ~labels.isnan()
+    positive, negative = (labels == 1).sum(dim=0), (labels == 0).sum(dim=0)  # (L,)
+    enough = (positive >= FEWEST_OF_EACH) & (negative >= FEWEST_OF_EACH)
+    target = torch.where(labels == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))  # (N, L)
+    weights = torch.where(known, weights, 0.0)
+
+    def offset_of(inverse: Tensor) -> Tensor:
+        """(L,) the best offset at a slope."""
+        reach = (inverse * logits).abs().amax(dim=0) + 50
+        low, high = -reach, reach
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            above = (weights * ((inverse * logits + middle).sigmoid() - target)).sum(dim=0) > 0
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
+    def slope(inverse: Tensor) -> Tensor:
+        probs = (inverse * logits + offset_of(inverse)).sigmoid()
+        return (weights * (probs - target) * logits).sum(dim=0)
+
+    ends = torch.full((2, logits.shape[1]), 1 / HIGHEST, dtype=torch.float64)
+    ends[1] = 1 / LOWEST
+    inverse = torch.where(enough, _zero(slope, *ends), 1.0)
+    return Scaling(1 / inverse, torch.where(enough, offset_of(inverse), 0.0))
+
+
+def _zero(rising: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Where a rising function of positive numbers is 0, or the end nearest to it."""
+    low, high = low.log(), high.log()
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = rising(middle.exp()) > 0
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return ((low + high) / 2).exp()

@@ -9,12 +9,15 @@ probability 1 - `RISK` at least.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..contracts.judgement import Record
 from ..errors import ConfigError
+from ..metrics.significance import share_interval
 
 RISK = 0.1
 """How often the bound may fail, over draws of the calibration rows."""
@@ -98,3 +101,42 @@ def error_bound(wrong: float, count: float, level: float) -> float:
 def fewest_rows(max_error: float, risk: float = RISK) -> int:
     """Rows without a mistake that can promise an error."""
     return math.ceil(math.log(risk / len(SHARES)) / math.log(1 - max_error))
+
+
+@dataclass(frozen=True, eq=False)
+class Selective(Record):
+    """What is left open.
+
+    Attributes:
+        max_error: share of the answers given that may be wrong.
+        open: share of answers left open.
+        answered: how many are given.
+        error, interval: share of these that are wrong; None where none is given.
+    """
+
+    max_error: float
+    open: float
+    answered: int
+    error: float | None
+    interval: Sequence[float] | None
+
+    @classmethod
+    def of_answers(cls, left: Tensor, right: Tensor, units: Sequence[str], max_error: float) -> Selective:
+        """Of N answers.
+
+        Args:
+            left, right: (N,) bool, which are left open, and which are right.
+            units: N keys of answers that are drawn together for the interval.
+        """
+        wrong, of_given = ~right[~left], [unit for unit, one in zip(units, left.tolist()) if not one]
+        error = float(wrong.double().mean()) if of_given else None
+        interval = share_interval(wrong, of_given) if of_given else None
+        return cls(max_error, float(left.double().mean()), len(of_given), error, interval)
+
+    @property
+    def words(self) -> str:
+        rest = "none is given"
+        if self.error is not None:
+            low, high = self.interval
+            rest = f"{self.error:.1%} of the others are wrong (95 % interval {low:.1%} to {high:.1%})"
+        return f"for an error of at most {self.max_error:.1%}, {self.open:.1%} of the answers are left open; {rest}"

@@ -72,6 +72,72 @@ class Evidence:
     won: int = 0
     lost: int = 0
 
+    @classmethod
+    def of(
+        cls,
+        unit: Tensor,
+        zero_shot: Tensor,
+        adapted: Tensor,
+        *,
+        witnesses: Sequence[Tensor] = (),
+        halves: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> Evidence:
+        """Look at an adapted model's answers.
+
+        Args:
+            unit: (N, D) unit features of images without labels.
+            zero_shot: (N, C) logits before.
+            adapted: (N, C) logits after, of the same images.
+            witnesses: (N, C) probabilities of each: zero-shot of another backbone, or the mean over augmented views.
+            halves: of each half of the prompts, the logits (N, C) before and after, by a fit of its own.
+        """
+        some = slice(None, None, max(1, -(-len(unit) // ENOUGH)))
+        unit, zero_shot, adapted = unit[some], zero_shot[some].float(), adapted[some]
+        before, after = zero_shot.argmax(dim=1), adapted.argmax(dim=1)
+        changed = before != after
+        spoken = [_of_nearest(unit, zero_shot), *(each[some].to(unit.device) for each in witnesses)]
+        support = 0.0
+        if bool(changed.any()):
+            support = sum(float(_surer(each, before, after)[changed].mean()) for each in spoken) / len(spoken)
+        steadiness = None
+        if halves:
+            steadiness = sum(
+                float(
+                    (b[some].argmax(dim=1) == after).double().mean() - (a[some].argmax(dim=1) == before).double().mean()
+                )
+                for a, b in halves
+            ) / len(halves)
+        classes = zero_shot.shape[1]
+        merged = min(0.0, math.log(_effective(after, classes) / _effective(before, classes)))
+        return cls(len(unit), float(changed.double().mean()), support, merged, steadiness, len(spoken))
+
+    @staticmethod
+    def answers_by_halves(
+        adapter: Adapter, classifier: TextClassifier, unlabeled: FeatureSet, seed: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What zero-shot and the method, fitted anew, say by every other text of each class, twice.
+
+        Args:
+            adapter: one that needs images without labels and nothing else.
+            unlabeled: the images, N of them.
+
+        Returns:
+            two pairs of logits (N, C), before and after; none where a class has one text alone, or where the method
+            needs more.
+        """
+        from ..registry.build import build_adapter
+
+        if min(map(len, classifier.prototypes)) < 2 or adapter.needs - {"features", "unlabeled", "views"}:
+            return []
+        found = []
+        for start in (0, 1):
+            weights = torch.stack([F.normalize(each[start::2].mean(dim=0), dim=0) for each in classifier.prototypes])
+            part = replace(classifier, weights=weights, raw=None, prototypes=None, texts=None, unnormalized=None)
+            again = build_adapter(adapter.name, **adapter.options)
+            again.fit(None, part, unlabeled=unlabeled, seed=seed)
+            found.append((part.logits(unlabeled.unit), again.logits(unlabeled)))
+        return found
+
     def with_labels(self, zero_shot: Tensor, adapted: Tensor, labels: Tensor) -> Evidence:
         """The same with labelled images besides, which the method did not learn from.
 
@@ -135,69 +201,6 @@ class Evidence:
         if self.won or self.lost:
             parts.append(f"of the labelled images, only it is right on {self.won} and only zero-shot on {self.lost}")
         return "; ".join(parts)
-
-
-def evidence_of(
-    unit: Tensor,
-    zero_shot: Tensor,
-    adapted: Tensor,
-    *,
-    witnesses: Sequence[Tensor] = (),
-    halves: Sequence[tuple[Tensor, Tensor]] = (),
-) -> Evidence:
-    """Look at an adapted model's answers.
-
-    Args:
-        unit: (N, D) unit features of images without labels.
-        zero_shot: (N, C) logits before.
-        adapted: (N, C) logits after, of the same images.
-        witnesses: (N, C) probabilities of each: zero-shot of another backbone, or the mean over augmented views.
-        halves: of each half of the prompts, the logits (N, C) before and after, by a fit of its own.
-    """
-    some = slice(None, None, max(1, -(-len(unit) // ENOUGH)))
-    unit, zero_shot, adapted = unit[some], zero_shot[some].float(), adapted[some]
-    before, after = zero_shot.argmax(dim=1), adapted.argmax(dim=1)
-    changed = before != after
-    spoken = [_of_nearest(unit, zero_shot), *(each[some].to(unit.device) for each in witnesses)]
-    support = 0.0
-    if bool(changed.any()):
-        support = sum(float(_surer(each, before, after)[changed].mean()) for each in spoken) / len(spoken)
-    steadiness = None
-    if halves:
-        steadiness = sum(
-            float((b[some].argmax(dim=1) == after).double().mean() - (a[some].argmax(dim=1) == before).double().mean())
-            for a, b in halves
-        ) / len(halves)
-    classes = zero_shot.shape[1]
-    merged = min(0.0, math.log(_effective(after, classes) / _effective(before, classes)))
-    return Evidence(len(unit), float(changed.double().mean()), support, merged, steadiness, len(spoken))
-
-
-def answers_by_halves(
-    adapter: Adapter, classifier: TextClassifier, unlabeled: FeatureSet, seed: int
-) -> list[tuple[Tensor, Tensor]]:
-    """What zero-shot and the method, fitted anew, say by every other text of each class, twice.
-
-    Args:
-        adapter: one that needs images without labels and nothing else.
-        unlabeled: the images, N of them.
-
-    Returns:
-        two pairs of logits (N, C), before and after; none where a class has one text alone, or where the method needs
-        more.
-    """
-    from ..registry.build import build_adapter
-
-    if min(map(len, classifier.prototypes)) < 2 or adapter.needs - {"features", "unlabeled", "views"}:
-        return []
-    found = []
-    for start in (0, 1):
-        weights = torch.stack([F.normalize(each[start::2].mean(dim=0), dim=0) for each in classifier.prototypes])
-        part = replace(classifier, weights=weights, raw=None, prototypes=None, texts=None, unnormalized=None)
-        again = build_adapter(adapter.name, **adapter.options)
-        again.fit(None, part, unlabeled=unlabeled, seed=seed)
-        found.append((part.logits(unlabeled.unit), again.logits(unlabeled)))
-    return found
 
 
 def _of_nearest(unit: Tensor, logits: Tensor) -> Tensor:

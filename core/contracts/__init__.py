@@ -6,12 +6,12 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "adapter": "Adapter FitReport require",
-        "backbone": "Backbone Block CAPABILITIES blank_image normalized",
+        "backbone": "Backbone Block CAPABILITIES normalized",
         "choices": "ByExample ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied "
         "ZERO_SHOT published_options",
         "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
-        "images": "CropTransform ImageSize InputChannels LogPlace TrainingImages TrainingPlace height_and_width",
+        "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
         "items": "Boxes Captions Decoded DomainData Identity Item Label Labels MAX_PIXELS Mask Question Questions "
         "SPLITS Target check_items",
         "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",

@@ -384,10 +384,26 @@ class Adapter(ABC):
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 
-    def _checked(self, batch: Batch | FeatureSet | Tensor) -> Batch:
-        """The batch, if a fitted adapter can answer it."""
+    def check_fitted(self, backbone: Backbone | None = None) -> None:
+        """Raise CapabilityError unless it is fitted, and on this backbone where one is given."""
         if not getattr(self, "fitted_", False):
             raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
+        if backbone is not None and self.backbone_ and backbone.fingerprint != self.backbone_:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
+            )
+
+    def copied_for(self, class_names: Sequence[str]) -> Adapter:
+        """A fitted copy with all that was learned here, for classes of these names; what names them is the caller's."""
+        other = type(self)(**self.options)
+        for name in (*self.state, "backbone_", "dim_"):
+            setattr(other, name, getattr(self, name))
+        other.class_names_, other.multilabel_, other.fitted_ = tuple(class_names), False, True
+        return other
+
+    def _checked(self, batch: Batch | FeatureSet | Tensor) -> Batch:
+        """The batch, if a fitted adapter can answer it."""
+        self.check_fitted()
         batch = Batch.of(batch)
         for given in (batch.features, batch.parts):
             if given is not None and given.shape[-1] != self.dim_:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CapabilityError
-from .families import families_with
+from ..errors import CapabilityError, UnknownNameError
+from .families import ROOTS, families_with
 from .images import ImageSize, InputChannels, height_and_width
 
 CAPABILITIES = {
@@ -167,6 +168,37 @@ class Backbone(ABC):
         """
         raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels; give {channels.advice}")
 
+    def blank_image(self) -> Tensor:
+        """(1, C, H, W) zeros: one image as the image tower takes them."""
+        return torch.zeros(1, len(self.image_mean), *height_and_width(self.image_size))
+
+    def tower_of(self, name: str) -> str:
+        """ "image", "text" or "shared".
+
+        Args:
+            name: of a parameter or module of `model`, qualified.
+
+        Raises:
+            UnknownNameError: nothing on the model has that name.
+        """
+        module = self.model
+        for part in name.split("."):
+            module = getattr(module, part, None)
+        if module is None:
+            raise UnknownNameError(f"backbone '{self.spec}' has no parameter '{name}'; see model.named_parameters()")
+        root = name.removeprefix("prompts.").partition(".")[0]
+        return next((tower for tower, roots in ROOTS.items() if root in roots), "shared")
+
+    def mark_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give it a fingerprint of its own, which tells of the weights that were learned on top of it, in place."""
+        digest = hashlib.sha256()
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        text = f"{self.fingerprint} {digest.hexdigest()}"
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.fingerprint)]
+
     def set_last_stride(self) -> None:
         """Let the last stage of a ResNet image tower go one cell at a time, in place, before the model is built: its
         last map has twice the height and width.
@@ -228,11 +260,84 @@ class Backbone(ABC):
         """
         raise self.lacking("prompt")
 
+    def start_tokens(self) -> int:
+        """How many tokens the tokenizer puts before the first word."""
+        tokens = self.tokenize(["dog", "red"])
+        return int((tokens[0] != tokens[1]).int().argmax())
+
+    def attach_prompts(
+        self,
+        *,
+        image: Tensor | nn.Module | None = None,
+        text: Tensor | None = None,
+        couplings: Sequence[nn.Linear] = (),
+    ) -> Any:
+        """Put learned tokens into the towers, in place; every pass goes with them from then on.
+
+        Args:
+            image, text: (depth, n, W) what the tokens start from, n before each of the first `depth` blocks of that
+                tower; for images also a module that makes them (`depth`, `count`, `at(block)`).
+            couplings: per block one linear layer from the text tower's width to the image tower's, which makes the
+                tokens for images of those for texts, in place of `image`.
+
+        Returns:
+            `TowerPrompts` of `core/backbones/prompted.py`, whose weights train.
+
+        Raises:
+            CapabilityError: the towers have no blocks that take tokens, or tokens already.
+            ConfigError: the tokens leave no place for words.
+        """
+        self._need_blocks_for(image is not None or len(couplings) > 0, text is not None)
+        raise CapabilityError(
+            f"backbone '{self.spec}' takes no learned tokens in its towers; use a vision transformer "
+            "(`vladapt list backbones --can image_blocks`)"
+        )
+
+    def _need_blocks_for(self, image: bool, text: bool) -> None:
+        """Raise CapabilityError unless the towers that are to take tokens have blocks."""
+        for capability in (*["image_blocks"] * image, *["prompt", "text_blocks"] * text):
+            self.need(capability)
+
     # inside -----------------------------------------------------------------------------------------------------
 
     def blocks(self, tower: str) -> Sequence[Block]:
         """The transformer blocks of "image" or "text"."""
         raise self.lacking(f"{tower}_blocks")
+
+    def width(self, tower: str) -> int:
+        """W of "image" or "text": how wide the tokens in a tower are.
+
+        Raises:
+            CapabilityError: the tower has no blocks.
+        """
+        block = self.blocks(tower)[0]
+        return next(p.shape[0] for p in block.out.parameters() if p.ndim == 2)
+
+    def image_positions(self) -> Any:
+        """Where the image tower adds its positions: `ImagePositions` of `core/backbones/positions.py`.
+
+        Raises:
+            CapabilityError: it adds none to its patches.
+        """
+        raise CapabilityError(
+            f"backbone '{self.spec}' adds no positions to the patches of its images; choose one that does: vision "
+            "transformers with learned positions (CLIP's, SigLIP's)"
+        )
+
+    def attach_joint(self, joint: Any) -> Any:
+        """Let the image tower see the parts of a sample through `joint`, in place: a child of `model`, which it gives.
+
+        Args:
+            joint: `JointParts` of `core/backbones/joint_parts.py`.
+
+        Raises:
+            CapabilityError: the image tower has no blocks, or sees parts together already.
+        """
+        self.need("image_blocks")
+        raise CapabilityError(
+            f"backbone '{self.spec}' cannot encode several frames or slices at once; use a vision transformer "
+            "(`vladapt list backbones --can image_blocks`)"
+        )
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, T, W): what the first block takes."""
@@ -361,8 +466,3 @@ def normalized(features: Tensor, normalize: bool) -> Tensor:
     """float32, unit rows if asked."""
     features = features.float()
     return F.normalize(features, dim=-1) if normalize else features
-
-
-def blank_image(backbone: Backbone) -> Tensor:
-    """(1, C, H, W) zeros: one image as the image tower takes them."""
-    return torch.zeros(1, len(backbone.image_mean), *height_and_width(backbone.image_size))

@@ -33,3 +33,18 @@ FAMILIES: dict[str, dict] = {
 def families_with(capability: str) -> list[str]:
     """Families of which some tower has the capability."""
     return [name for name, family in FAMILIES.items() if capability in family["capabilities"]]
+
+
+# Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
+# logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
+# "prompts.text"; what sees the parts of a sample together is of the image tower.
+JOINT = "joint"
+ROOTS = {
+    "image": frozenset(
+        {"visual", "vision_model", "visual_projection", "image", JOINT}
+        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}  # DINO's, alone
+    ),
+    "text": frozenset(
+        {"text", "text_model", "text_projection", "transformer", "token_embedding", "positional_embedding", "ln_final"}
+    ),
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -135,6 +135,9 @@ def _no_message(line: str) -> None:
     """Words that nobody reads."""
 
 
+LOG_FILE = "training.jsonl"
+
+
 @dataclass(frozen=True)
 class LogPlace:
     """Where a training writes its log, and what of a longer training came before it.
@@ -170,3 +173,22 @@ class TrainingPlace:
     on_message: Callable[[str], None] = _no_message
     log: LogPlace | None = None
     hooks: Sequence[Mapping[str, Any]] = ()
+
+    def stage(
+        self, number: int, *, total: int, steps: int = 0, epochs: float = 0.0, inside: str | None = None
+    ) -> TrainingPlace:
+        """The place of one of several stages: progress through all of them, and one log.
+
+        Args:
+            number: from 1.
+            total: steps of all stages.
+            steps, epochs: of earlier stages.
+            inside: what the folder of its checkpoints is called in this one; None: this one.
+        """
+
+        def on_step(done: int, _: int, values: dict[str, Any]) -> None:
+            self.on_step(steps + done, total, values)
+
+        folder = self.folder if inside is None or self.folder is None else self.folder / inside
+        path = None if self.folder is None else self.folder / LOG_FILE
+        return replace(self, folder=folder, on_step=on_step, log=LogPlace(path, steps, epochs, number))

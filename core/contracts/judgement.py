@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .features import FeatureSet
     from .prepared import PreparedData, Shots
+    from .use import Use
 
 FIT, EVAL = "fit", "eval"
 
@@ -43,16 +44,18 @@ class Place(Enum):
 
 
 class Record(Mapping[str, Any]):
-    """What a judgement found: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
+    """The result of a judgement: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
 
     It is a Mapping too, with the keys that metrics.json has below `key`, so that `record["drop"]` and `record.drop` are
     the same. A field that says what it is of, and is no result, is made by `beside()` and left out of both.
 
     Class attributes:
         key: in metrics.json; "" where its own keys stand beside the scores.
+        beside_scores: such keys, of which one at least is there.
     """
 
     key: ClassVar[str] = ""
+    beside_scores: ClassVar[tuple[str, ...]] = ()
 
     def values_by_key(self) -> dict[str, Any]:
         """What metrics.json holds below `key`; by default the fields, in order."""
@@ -60,21 +63,24 @@ class Record(Mapping[str, Any]):
 
     def to_json(self) -> dict[str, Any]:
         """What the record adds to metrics.json, as dictionaries, lists, numbers and texts."""
-        told = {key: _as_json(value) for key, value in self.values_by_key().items()}
-        return {self.key: told} if self.key else told
+        values = {key: _as_json(value) for key, value in self.values_by_key().items()}
+        return {self.key: values} if self.key else values
+
+    @classmethod
+    def is_in(cls, metrics: Mapping[str, Any]) -> bool:
+        """Whether metrics.json has this record."""
+        return any(metrics.get(key) for key in (cls.key, *cls.beside_scores))
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
-        """The record that is part of metrics.json, which may be older than this version; None where it is not there.
+        """The record that is part of metrics.json, which may be older than this version; None where it lacks what the
+        record is of.
 
         Args:
-            metrics: all of the file, so that a record may take what it is of from its surroundings.
+            metrics: all of the file, which the record `is_in`, so that it may take what it is of from its surroundings.
         """
-        told = metrics.get(cls.key)
-        if not told:
-            return None
         known = {each.name for each in _fields(cls) if each.init and not each.metadata.get("beside")}
-        return cls(**{key: value for key, value in told.items() if key in known})
+        return cls(**{key: value for key, value in metrics[cls.key].items() if key in known})
 
     def section(self) -> Any:
         """For the report: a section (`core/runs/sections.py`), or several in a list; None for none.
@@ -142,8 +148,7 @@ class JudgedFit(ABC):
         before: the backbone as it was loaded; None where there are features alone.
         after: the backbone that the fit made of it, the same where towers did not change.
         metrics: what is known by now, by the keys of metrics.json; each record's keys follow those of the scores.
-        run: the folder of the run that is scored again; None in a fit.
-        run_info: what its run.json holds.
+        use: of a run that is scored again, with what was asked of it; None in a fit.
         workers: decoding threads, None for one per core.
         amp: None, "bf16" or "fp16".
         generic: a folder of generic images, or None for drawings.
@@ -155,11 +160,15 @@ class JudgedFit(ABC):
     before: Backbone | None
     after: Backbone | None
     metrics: dict[str, Any]
-    run: Path | None = None
-    run_info: Mapping[str, Any] = field(default_factory=dict)
+    use: Use | None = None
     workers: int | None = None
     amp: str | None = None
     generic: str | None = None
+
+    @property
+    def changed_towers(self) -> bool:
+        """Whether the fit changed the backbone."""
+        return self.after is not self.before
 
 
 @dataclass(kw_only=True)
@@ -218,6 +227,8 @@ class JudgedClassifier(JudgedFit):
         drawn: shots per class as they were asked for, None for all, and further keywords of `PreparedData.draw`.
         split_seed: of the split of the data.
         refitted: whether the fit learned from the val of the draw too.
+        judge_views: augmented views of each test image that are asked too whether a fit without labels is better than
+            zero-shot; None where that is not to be judged.
         calibration: what confidences are made with, a `Calibration` of `core/confidence`; None where there is none, or
             until it is judged.
         not_calibrated: why there is none, or why it is not the usual one.
@@ -237,6 +248,7 @@ class JudgedClassifier(JudgedFit):
     drawn: Mapping[str, Any] = field(default_factory=dict)
     split_seed: int = 0
     refitted: bool = False
+    judge_views: int | None = None
     calibration: Any = None
     not_calibrated: str = ""
 
@@ -244,6 +256,29 @@ class JudgedClassifier(JudgedFit):
     def labels(self) -> Tensor | None:
         """(N,) class indices, or (N, C) of 0, 1 and NaN; None where the test images have none."""
         return self.scores.labels
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the test images have labels."""
+        return self.labels is not None
+
+    @property
+    def untaught(self) -> bool:
+        """Whether it learned from no labels, of its own or of a run that it started from, nor chose among methods."""
+        if self.shots is None or self.report is None:
+            return False
+        return not len(self.shots.support) and self.prepared.base is None and not self.report.judged
+
+    @property
+    def sees_parts(self) -> bool:
+        """Whether the method sees the parts of a sample, itself or by towers that encode them together."""
+        joint = self.after is not None and self.after.joint is not None
+        return joint or "parts" in self.adapter.at_predict
+
+    @property
+    def blocks(self) -> str:
+        """How the data are split by place, in words; "" where they are not."""
+        return self.prepared.data.blocks
 
     @abstractmethod
     def fit_again(self, adapter: Adapter, prepared: PreparedData, shots: Shots, quiet: bool = False) -> FitReport:
@@ -269,9 +304,11 @@ class Judgement(ABC):
 
     Class attributes:
         name: set by the registry, from the file or the entry point.
-        record: what it finds.
+        record: what it gives.
         judges: the kind of fit that it can judge; a task whose fits are of another kind leaves it out.
         at: of "fit" and "eval", where it is made.
+        needs: properties of the fit; where one is lacking there is nothing to judge.
+        asked_by: options of which one must be given, of a judgement that is made where it is asked for alone.
         place: where its section stands in a report.
         refits: whether it fits the method again. Such judgements are made last, of the model that a run keeps.
     """
@@ -280,11 +317,18 @@ class Judgement(ABC):
     record: ClassVar[type[Record]]
     judges: ClassVar[type[JudgedFit]] = JudgedClassifier
     at: ClassVar[frozenset[str]] = frozenset({FIT, EVAL})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    asked_by: ClassVar[tuple[str, ...]] = ()
     place: ClassVar[Place] = Place.DETAILS
     refits: ClassVar[bool] = False
 
     def __post_init__(self):
         settle(self, f"judgement '{self.name}'")
+
+    def applies(self, fit: JudgedFit) -> bool:
+        """Whether it is asked for and the fit has what it needs."""
+        asked = not self.asked_by or any(getattr(self, name) is not None for name in self.asked_by)
+        return asked and all(getattr(fit, name) for name in self.needs)
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
         """Raise what can be told before anything is scored.
@@ -299,10 +343,10 @@ class Judgement(ABC):
 
     @abstractmethod
     def compute(self, fit: Any) -> Record | None:
-        """What is found; None where there is nothing to say.
+        """The record; None where there is nothing to say.
 
         Args:
-            fit: a `judges`.
+            fit: a `judges` that it `applies` to.
 
         Raises:
             VladaptError: what was asked for by an option cannot be said of this fit.
@@ -310,20 +354,20 @@ class Judgement(ABC):
 
 
 class Findings(dict[str, Record]):
-    """Name of a judgement -> what it found, in the order of the task's judgements.
+    """Name of a judgement -> its record, in the order of the task's judgements.
 
     Args:
         classes: name -> class of each judgement that may be there.
     """
 
-    def __init__(self, classes: Mapping[str, type[Judgement]], found: Mapping[str, Record] | None = None):
-        super().__init__(found or {})
+    def __init__(self, classes: Mapping[str, type[Judgement]], records: Mapping[str, Record] | None = None):
+        super().__init__(records or {})
         self.classes = dict(classes)
 
     @classmethod
     def of_metrics(cls, classes: Mapping[str, type[Judgement]], metrics: Mapping[str, Any]) -> Findings:
         """Those that are part of metrics.json."""
-        read = {name: of.record.from_json(metrics) for name, of in classes.items()}
+        read = {name: of.record.from_json(metrics) for name, of in classes.items() if of.record.is_in(metrics)}
         return cls(classes, {name: record for name, record in read.items() if record is not None})
 
     def add(self, judgements: Sequence[Judgement], fit: JudgedFit) -> list[str]:
@@ -336,29 +380,29 @@ class Findings(dict[str, Record]):
         Raises:
             ConfigError: a record has a key that is there already.
         """
-        said: list[str] = []
+        notes: list[str] = []
         for judgement in judgements:
             try:
-                said += self._made(judgement, fit)
+                notes += self._made(judgement, fit)
             except Exception as error:
                 if fit.at != FIT or type(judgement).__module__.startswith(f"{__name__.partition('.')[0]}."):
                     raise
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                said.append(f"judgement '{judgement.name}' failed and says nothing of this fit ({reason})")
-        return said
+                notes.append(f"judgement '{judgement.name}' failed and says nothing of this fit ({reason})")
+        return notes
 
     def _made(self, judgement: Judgement, fit: JudgedFit) -> list[str]:
         """Make one judgement; its sentences."""
-        record = judgement.compute(fit)
+        record = judgement.compute(fit) if judgement.applies(fit) else None
         if record is None:
             return []
-        told = record.to_json()
-        if taken := sorted(told.keys() & fit.metrics.keys()):
+        entries = record.to_json()
+        if taken := sorted(entries.keys() & fit.metrics.keys()):
             where = "is in metrics.json already; give its record another key"
             raise ConfigError(f"judgement '{judgement.name}': '{taken[0]}' {where}")
         notes = [note for note in record.notes if note]
         self[judgement.name] = record
-        fit.metrics.update(told)
+        fit.metrics.update(entries)
         return notes
 
     def sections(self, *places: Place) -> list[Any]:

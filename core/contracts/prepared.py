@@ -142,6 +142,9 @@ class PreparedData(Protocol):
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
         """The text classifier of some classes."""
 
+    def features(self, items: Sequence[Item], title: str, views: int = 0, seed: int = 0) -> FeatureSet:
+        """Features of some items, with augmented views where any are asked for; `title` names them for the progress."""
+
     def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Features of some items by their ids, in that order."""
 

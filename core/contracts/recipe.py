@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .images import as_image_size
 from .options import Option, as_text, option, options_of, typed
 
@@ -19,6 +19,11 @@ TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
 """Headings of flags in a command's help."""
+PROTOCOLS = (
+    *("coop", "full-val", "k-val", "fixed", "standard", "relaxed", "realistic"),
+    *("cross-dataset", "domain-generalization", "transductive"),
+)
+"""Names of those of `core/tasks/classification/protocols.py`."""
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 HOOKS = "custom_hooks"
@@ -28,6 +33,12 @@ HOOKS = "custom_hooks"
 def all_of(value: Any) -> Any:
     """None for "all": no limit."""
     return None if isinstance(value, str) and value.strip().lower() == ALL else value
+
+
+def check_protocol(name: str | None) -> None:
+    """Raise the UnknownNameError of a protocol that there is not."""
+    if name is not None and name not in PROTOCOLS:
+        raise UnknownNameError(f"--protocol {name}: no such protocol; {did_you_mean(name, PROTOCOLS)}")
 
 
 def _hooks(value: Any) -> list[dict[str, Any]]:
@@ -99,8 +110,7 @@ class Recipe:
     )
     protocol: str | None = option(
         None,
-        "draw, choose and test as papers do: coop, full-val, k-val, fixed, standard, relaxed, realistic, "
-        "cross-dataset, domain-generalization, transductive; methods then keep their published settings",
+        f"draw, choose and test as papers do: {', '.join(PROTOCOLS)}; methods then keep their published settings",
         metavar="NAME",
         group=JUDGING,
     )
@@ -331,6 +341,12 @@ def check_data_place(path: str) -> None:
     """Raise DataError where there is no such data set."""
     if path != SAMPLE and not Path(path).exists():
         raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or 'sample'")
+
+
+def check_out_folder(out: str | Path | None, holds: str = "run") -> None:
+    """Raise ConfigError where a file lies in place of the folder that is to hold what a command writes."""
+    if out and Path(out).is_file():
+        raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the {holds}")
 
 
 def check_features_place(path: str | Path) -> None:

@@ -35,33 +35,9 @@ def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_
     Raises:
         DataError: no such file, it is malformed, a path leaves the folder, or fewer than two classes have boxes.
     """
-    images, class_names, notes = coco_images(Path(path))
+    images, class_names, notes = CocoFile.boxed_images(Path(path))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     return crops_of(images, class_names, folder, formats, min_side, notes)
-
-
-def coco_images(path: Path) -> tuple[list[ListedImage], list[str], list[str]]:
-    """Images that have boxes, the names of the classes, and sentences for the user; path and errors as for
-    `read_coco_crops`, but that any number of classes will do."""
-    files = CocoFile.found_in(path) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path}: no COCO file in it; name it instances*.json")
-    folder = path if path.is_dir() else path.parent
-    if len(files) > 1 and not all(split_of(file, folder) for file in files):
-        listed = ", ".join(file.name for file in files)
-        raise DataError(f"{path}: holds {listed}, which are not train, val and test files; give one of them")
-    names: dict[Id, str] = {}
-    images: list[ListedImage] = []
-    crowd = 0
-    for file in files:
-        coco = CocoFile.read(file, folder)
-        own = {number: category.name for number, category in coco.categories().items()}
-        names.update(own)
-        more, dropped = _boxed_images(coco, own)
-        images += more
-        crowd += dropped
-    class_names = list(dict.fromkeys(names[number] for number in CocoFile.in_order(names)))
-    return images, class_names, [f"Crowd boxes, left out: {crowd}."] if crowd else []
 
 
 class Category(NamedTuple):
@@ -98,6 +74,30 @@ class CocoFile:
         if not cls.is_shape_of(content):
             raise DataError(f"{path}: has no 'images' and 'annotations' lists; give a COCO file with boxes")
         return cls(path, folder, content)
+
+    @staticmethod
+    def boxed_images(path: Path) -> tuple[list[ListedImage], list[str], list[str]]:
+        """Images that have boxes, the names of the classes, and sentences for the user; path and errors as for
+        `read_coco_crops`, but that any number of classes will do."""
+        files = CocoFile.found_in(path) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"{path}: no COCO file in it; name it instances*.json")
+        folder = path if path.is_dir() else path.parent
+        if len(files) > 1 and not all(split_of(file, folder) for file in files):
+            listed = ", ".join(file.name for file in files)
+            raise DataError(f"{path}: holds {listed}, which are not train, val and test files; give one of them")
+        names: dict[Id, str] = {}
+        images: list[ListedImage] = []
+        crowd = 0
+        for file in files:
+            coco = CocoFile.read(file, folder)
+            own = {number: category.name for number, category in coco.categories().items()}
+            names.update(own)
+            more, dropped = _boxed_images(coco, own)
+            images += more
+            crowd += dropped
+        class_names = list(dict.fromkeys(names[number] for number in CocoFile.in_order(names)))
+        return images, class_names, [f"Crowd boxes, left out: {crowd}."] if crowd else []
 
     @staticmethod
     def found_in(folder: Path) -> list[Path]:

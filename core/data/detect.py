@@ -16,7 +16,7 @@ from .coco import CocoFile, read_coco_crops
 from .files import Format, visible, with_max_pixels
 from .images import IMAGE
 from .manifests import has_labels, read_manifest
-from .tables import TABLE_SUFFIXES
+from .tables import Table
 from .voc import VocSet, read_voc_crops
 from .zhou_split import is_zhou_split, read_zhou_split
 
@@ -77,7 +77,7 @@ def _kind_of_file(path: Path) -> str:
         if is_zhou_split(content):
             return "a split_zhou file"
         return "COCO boxes" if CocoFile.is_shape_of(content) else "a manifest"
-    if suffix not in TABLE_SUFFIXES:
+    if suffix not in Table.SUFFIXES:
         raise DataError(f"{path}: not a known kind of data set; give {WHAT_IS_READ}")
     return "a manifest"
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..contracts.items import DomainData
 from ..errors import DataError, UnknownNameError
 from .files import visible
-from .tables import TABLE_SUFFIXES, Table, plain_name, read_table
+from .tables import Table, read_table
 
 OPTION = "group_column"
 AUTO, NONE = "auto", "none"
@@ -66,7 +66,7 @@ class Grouping:
 
 def kind_of_column(name: str) -> str | None:
     """ "patient", "group", "subject" or "study" for a column of a usual name, in any case and with any separators."""
-    name = plain_name(name)
+    name = Table.plain_name(name)
     while name:
         for kind, names in KINDS.items():
             if name in names:
@@ -258,7 +258,7 @@ def _tables_in(folder: Path) -> list[Table]:
     tables = []
     for name in sorted(entry.name for entry in visible(folder)):
         file = folder / name
-        if file.suffix.lower() in TABLE_SUFFIXES[:3] and file.is_file() and file.stat().st_size <= MOST_BYTES:
+        if file.suffix.lower() in Table.SUFFIXES[:3] and file.is_file() and file.stat().st_size <= MOST_BYTES:
             try:
                 tables.append(read_table(file))
             except DataError:  # no table of images, then: the set is read without it

@@ -19,11 +19,8 @@ from .files import Format, ItemCollector, locate, shown
 from .group_columns import AUTO, NONE, OPTION, Grouping, group_rows
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
-from .tables import Row, Table, plain_name, read_table
+from .tables import Row, Table, read_table
 
-IMAGE_COLUMNS = ("image", "path", "image_path", "file", "filename", "file_name", "filepath", "image_index")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "finding_labels")
-SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 CAPTION_COLUMNS = ("caption", "captions")
 # Numbers that happen to be 0 and 1 in a small table are not classes.
 NO_CLASS_COLUMNS = ("", "index", "id", "fold", "age", "sex", "unnamed0")
@@ -94,11 +91,11 @@ class _Columns:
     """Which column of the table holds what; None where there is none."""
 
     def __init__(self, table: Table, label: str | None = None, group: str = AUTO):
-        self.image, self.split = table.column_of(IMAGE_COLUMNS), table.column_of(SPLIT_COLUMNS)
+        self.image, self.split = table.column_of(Table.IMAGE), table.column_of(Table.SPLIT)
         self.caption = table.column_of(CAPTION_COLUMNS)
         self.group = None if group in (AUTO, NONE) else table.column_named(group, OPTION)
         if self.image is None:
-            raise _NotThere(_missing(table, "image", IMAGE_COLUMNS))
+            raise _NotThere(_missing(table, "image", Table.IMAGE))
         self.notes: list[str] = []
         self.label = _label_column(table, self.notes) if label is None else table.column_named(label, "label_column")
 
@@ -113,7 +110,7 @@ def _label_column(table: Table, notes: list[str]) -> str | None:
     Raises:
         DataError: several columns may be it, and none of them is called label.
     """
-    columns = list(dict.fromkeys(column for name in LABEL_COLUMNS if (column := table.column_of([name])) is not None))
+    columns = list(dict.fromkeys(column for name in Table.LABEL if (column := table.column_of([name])) is not None))
     if not columns:
         return None
     first, *others = columns
@@ -121,7 +118,7 @@ def _label_column(table: Table, notes: list[str]) -> str | None:
     if not others:
         return first
     listed = ", ".join(f"'{column}'" for column in others)
-    if plain_name(first) not in LABEL_COLUMNS[:2]:
+    if Table.plain_name(first) not in Table.LABEL[:2]:
         raise DataError(
             f"{table.path}: '{first}' and {listed} could both be the label, and they differ; choose one with "
             "--label-column"
@@ -148,20 +145,20 @@ def _labels(table: Table, columns: _Columns, class_names: Sequence[str] | None) 
     if class_names is not None:
         absent = [name for name in class_names if name not in table.columns]
         if absent:
-            raise DataError(_missing(table, f"label column and no '{absent[0]}'", LABEL_COLUMNS))
+            raise DataError(_missing(table, f"label column and no '{absent[0]}'", Table.LABEL))
         return labels_of_columns(table.rows, class_names)
     indicators = [
         column
         for column in table.columns
         if column not in columns.used
-        and plain_name(column) not in NO_CLASS_COLUMNS
+        and Table.plain_name(column) not in NO_CLASS_COLUMNS
         and is_indicator_column(table.rows, column)
     ]
     if indicators:
         return labels_of_columns(table.rows, indicators)
     if columns.caption is not None:
         return RowLabels((), "captions", [Captions(())] * len(table.rows))
-    raise _NotThere(_missing(table, "label", LABEL_COLUMNS))
+    raise _NotThere(_missing(table, "label", Table.LABEL))
 
 
 def _read_rows(

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import DataError, UnknownNameError
 from ..runtime.reading import parse_json, read_text
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 MOST_COLUMNS = 100_000
 
 
@@ -31,7 +30,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, and the names of their columns in order."""
+    """Rows, and the names of their columns in order.
+
+    Class attributes:
+        SUFFIXES: of files that hold one.
+        IMAGE, LABEL, SPLIT: usual names of columns.
+    """
+
+    SUFFIXES: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".jsonl", ".json")
+    IMAGE: ClassVar[tuple[str, ...]] = (
+        *("image", "path", "image_path", "file", "filename", "file_name", "filepath"),
+        "image_index",
+    )
+    LABEL: ClassVar[tuple[str, ...]] = ("label", "labels", "class", "class_name", "category", "finding_labels")
+    SPLIT: ClassVar[tuple[str, ...]] = ("split", "set", "subset", "partition")
 
     path: Path
     columns: tuple[str, ...]
@@ -39,7 +51,7 @@ class Table:
 
     def column_of(self, names: Sequence[str]) -> str | None:
         """The first of some usual names that the table has, in any case and with any separators; None for none."""
-        plain = (plain_name(name) for name in names)
+        plain = map(self.plain_name, names)
         return next((self._by_plain_name[name] for name in plain if name in self._by_plain_name), None)
 
     def has_column(self, name: str) -> bool:
@@ -65,14 +77,14 @@ class Table:
             )
         return column
 
+    @staticmethod
+    def plain_name(column: str) -> str:
+        """A column's name in lower case, letters and digits alone: "patientid" for "Patient ID" and "patient-id"."""
+        return "".join(sign for sign in str(column).casefold() if sign.isalnum())
+
     @cached_property
     def _by_plain_name(self) -> dict[str, str]:
-        return {plain_name(column): column for column in reversed(self.columns)}
-
-
-def plain_name(column: str) -> str:
-    """A column's name in lower case, letters and digits alone: "patientid" for "Patient ID" and "patient-id"."""
-    return "".join(sign for sign in str(column).casefold() if sign.isalnum())
+        return {self.plain_name(column): column for column in reversed(self.columns)}
 
 
 def read_table(path: Path) -> Table:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +32,10 @@ NEAR_COPIES_UP_TO = 200_000
 """Samples in a set whose near copies are looked for."""
 CHUNK_BYTES = 1 << 20
 AT_ONCE = 2048
+LIMITS = frozenset({"max_pixels"})
+"""Parts of `Item.decode` that say nothing of what an image shows."""
+DIGEST_DIGITS = 16
+"""Of a digest: enough to tell apart more images than anyone has."""
 
 
 def drop_unreadable(
@@ -387,3 +391,30 @@ def remember_by_file(size: int) -> Callable[[Callable[..., T]], Callable[..., T]
         return wrapped
 
     return decorate
+
+
+def image_digest(item: Item, hashes: FileHashes) -> str:
+    """16 hex digits of what an image shows, wherever it lies, whatever it is called and however large it may be.
+
+    A row of a file counts by its content, not by its place.
+
+    Raises:
+        DataError: its file cannot be read.
+    """
+    if digest := item.decode.get("digest"):
+        return str(digest)[:DIGEST_DIGITS]
+    shown = {key: value for key, value in item.decode.items() if key not in LIMITS}
+    return content_key(item.with_(decode=shown), hashes)[:DIGEST_DIGITS]
+
+
+def digests_of(items: Iterable[Item]) -> list[str]:
+    """Of each item its digest; "" where it is no file that can be read."""
+    hashes = FileHashes()
+
+    def digest(item: Item) -> str:
+        try:
+            return image_digest(item, hashes)
+        except DataError:
+            return ""
+
+    return [digest(item) for item in items]

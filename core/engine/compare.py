@@ -18,7 +18,7 @@ from ..contracts.options import keywords
 from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
-from ..recipes.adapters import with_shared_options
+from ..recipes.adapters import check_hooks, with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
@@ -64,10 +64,11 @@ def compare(
     Raises:
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
-    varied = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
-    axes = Axes(
-        **{name: value if value is None or isinstance(value, int) else tuple(value) for name, value in varied.items()}
-    )
+    asked = {"adapters": adapters, "shots": shots, "seeds": seeds, **given}
+    varied: dict[str, Any] = {
+        name: value if value is None or isinstance(value, int) else tuple(value) for name, value in asked.items()
+    }
+    axes = Axes(**varied)
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
@@ -75,6 +76,7 @@ def compare(
         raise ConfigError(f"--preset {recipe.preset}: belongs to one data set; give one --data, or omit --preset")
     if axes.adapters:
         recipe = with_shared_options(recipe, axes.adapters)
+    check_hooks(recipe, axes.adapters or ())
     on = [_on_source(recipe, source) for source in sources] or [recipe]
     task = task_of(on[0], domain)
     task.check_axes(axes)
@@ -274,7 +276,7 @@ def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
     for on in recipes:
         for spec in axes.backbones or (None,):
             one = on if spec is None else on.with_(backbone=spec, given=on.given | {"backbone"})
-            settled = task.settled(one)
+            settled = task.settled(one.with_(custom_hooks=[])).with_(custom_hooks=on.custom_hooks)
             sets.append(_Set(settled, task.entries(settled, axes), spec))
     return sets
 
@@ -288,13 +290,10 @@ def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]
     methods = list(dict.fromkeys(entry[task.method] for entry in entries))
 
     def place(entry: Mapping[str, Any]) -> tuple:
-        return methods.index(entry[task.method]), _amount(entry["shots"]), entry.get("split", 0), entry["seed"]
+        shots = math.inf if entry["shots"] is None else entry["shots"]
+        return methods.index(entry[task.method]), shots, entry.get("split", 0), entry["seed"]
 
     return sorted(entries, key=place)
-
-
-def _amount(shots: int | None) -> float:
-    return math.inf if shots is None else shots
 
 
 def _name_of(name: str, taken: Sequence[str]) -> str:

@@ -150,9 +150,9 @@ def _where_from() -> str:
 
 
 def _cache() -> Finding:
-    from ..features.store import default_root
+    from ..features.store import FeatureStore
 
-    root = Path(default_root())
+    root = FeatureStore.default_root()
     size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) if root.is_dir() else 0
     parent = next(p for p in [root, *root.parents] if p.exists())
     free = shutil.disk_usage(parent).free

@@ -79,12 +79,11 @@ def embed(
 def _embed(
     recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> Embedded:
-    domain = task.domain
     if images:
-        data = readable(images_of(domain, images, recipe.reading))
-        prepared = on_backbone(recipe, domain, task.name, data, reporter)
+        data = readable(images_of(task.domain, images, recipe.reading))
+        prepared = on_backbone(recipe, task, data, reporter)
     else:
-        prepared = prepared_images(recipe, reporter, domain, task.name)
+        prepared = prepared_images(recipe, reporter, task)
     prepared.backbone.check_channels("`vladapt embed`")
     if asked.patch_tokens:
         prepared.backbone.need("image_tokens")

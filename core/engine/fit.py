@@ -11,15 +11,14 @@ from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import SPLITS
 from ..contracts.judgement import EVAL, Evaluated
 from ..contracts.options import keywords
-from ..contracts.recipe import TRAINED, Recipe, Trained
+from ..contracts.recipe import TRAINED, Recipe, Trained, check_out_folder
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.build import check_judging
 from ..registry.catalogue import is_place
-from ..runs.evaluations import write_metrics
-from ..runs.folder import Run, open_run
+from ..runs.folder import Run, open_run, write_metrics
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
@@ -46,7 +45,9 @@ def fit(
     Raises:
         DataError, ConfigError, CapabilityError: one line each.
     """
-    given |= {f"adapter.{name}": _joined(given.pop(name)) for name in TRAINED.keys() & given.keys()}
+    for name in TRAINED.keys() & given.keys():
+        value = given.pop(name)
+        given[f"adapter.{name}"] = ",".join(value) if isinstance(value, (list, tuple)) else value  # several losses
     recipe, given_domain = recipe_and_domain(recipe, domain, given)
     if recipe.adapter_name is not None and is_place(recipe.adapter_name):
         raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; use `vladapt eval`")
@@ -55,11 +56,6 @@ def fit(
     tell_default_domain(recipe, task, reporter)
     result = together(lambda: task.fit(settled, reporter))
     return result and replace(result, task=task)
-
-
-def _joined(value: Any) -> Any:
-    """Several losses as one text."""
-    return ",".join(value) if isinstance(value, (list, tuple)) else value
 
 
 @keywords(UseOptions, command="evaluate")
@@ -98,8 +94,7 @@ def evaluate(
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
     check_judging(task, EVAL, use.judging)
-    if out is not None and Path(out).is_file():
-        raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
+    check_out_folder(out, "evaluation")
     result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():

@@ -138,7 +138,7 @@ def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any
         "made_of": given,
         "reading": how,
         "amp": recipe.amp,
-        "skipped": [list(pair) for pair in made.skipped],
+        "skipped": made.skipped,
         "versions": versions(),
     }
 

@@ -15,8 +15,10 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 
-KINDS = ("domains", "adapters", "selectors", "tasks", "backbones", "losses", "metrics", "judgements", "recipes")
-SINGULAR = ("adapter", "selector", "loss", "metric", "judgement", "domain", "task", "recipe", "backbone")
+PLURALS = {kind: f"{kind}s" for kind in ("adapter", "selector", "metric", "judgement", "domain", "task")}
+PLURALS = {"loss": "losses", **PLURALS}
+"""Of what has an entry in the catalogue."""
+KINDS, SINGULAR = (*PLURALS.values(), "backbones", "recipes"), (*PLURALS, "backbone", "recipe")
 
 
 @dataclass
@@ -93,7 +95,7 @@ def _made_for(domain: str, entries: list[Published]) -> list[Published]:
 
 def kinds_of(name: str) -> list[str]:
     """The kinds of thing that have a name: "ape" -> ["adapter"]."""
-    kinds = [kind for kind, plural in _plurals().items() if name in _entries(plural)]
+    kinds = [kind for kind, plural in PLURALS.items() if name in _entries(plural)]
     if any(name in (full, full.split("/", 1)[1]) for full in catalogue.recipes()) or "/" in name:
         kinds.append("recipe")
     if name.partition(":")[0] in FAMILIES or find_published(name) is not None:
@@ -107,14 +109,9 @@ def shown(kind: str, name: str) -> Shown:
     Raises:
         UnknownNameError: nothing of that kind has that name.
     """
-    if kind == "backbone":
-        return _backbone(name)
-    if kind == "domain":
-        return _domain(name)
-    if kind == "metric":
-        return _metric(name)
-    if kind == "judgement":
-        return _judgement(name)
+    described = {"backbone": _backbone, "domain": _domain, "metric": _metric, "judgement": _judgement}
+    if kind in described:
+        return described[kind](name)
     from ..registry import adapter_class, loss_class, selector_class, task_class
 
     classes = {"adapter": adapter_class, "selector": selector_class, "loss": loss_class, "task": task_class}
@@ -142,7 +139,7 @@ def only_kind(name: str) -> str:
     """
     kinds = kinds_of(name)
     if not kinds:
-        known = [known for plural in _plurals().values() for known in _entries(plural)]
+        known = [known for plural in PLURALS.values() for known in _entries(plural)]
         known += [entry.alias for entry in published()]
         raise UnknownNameError(f"nothing is called '{name}'; {did_you_mean(name, [*known, *catalogue.recipes()])}")
     if len(kinds) > 1:
@@ -150,22 +147,8 @@ def only_kind(name: str) -> str:
     return kinds[0]
 
 
-def _plurals() -> dict[str, str]:
-    kinds = ("adapter", "selector", "metric", "judgement", "domain", "task")
-    return {"loss": "losses", **{kind: f"{kind}s" for kind in kinds}}
-
-
 def _entries(plural: str) -> dict[str, Entry]:
-    kinds = {
-        "domains": catalogue.domains,
-        "adapters": catalogue.adapters,
-        "selectors": catalogue.selectors,
-        "tasks": catalogue.tasks,
-        "losses": catalogue.losses,
-        "metrics": catalogue.metrics,
-        "judgements": catalogue.judgements,
-    }
-    return kinds[plural]()
+    return getattr(catalogue, plural)()
 
 
 def _row(name: str, entry: Entry) -> dict[str, str]:
@@ -174,7 +157,8 @@ def _row(name: str, entry: Entry) -> dict[str, str]:
     row = {"name": name, "what": _first_line(entry.file)}
     if entry.domain:
         row["domain"] = entry.domain
-    if _is_experimental(entry.file):
+    ours = catalogue.assigned(entry.file, "experimental")
+    if ours is not None and getattr(ours, "value", True):
         row["experimental"] = "yes"
     return row
 
@@ -236,11 +220,3 @@ def _facts(entry: Published) -> list[tuple[str, str]]:
 def _first_line(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     return text.splitlines()[0] if text else ""
-
-
-def _is_experimental(path: Path) -> bool:
-    """Whether a class of a file says what of it is ours, without importing it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "experimental" and node.value:
-            return bool(getattr(node.value, "value", True))
-    return False

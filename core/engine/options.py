@@ -1,5 +1,5 @@
-"""What `embed`, `index`, `search`, `select` and `push` take besides data and places: each option is a keyword of the
-function and a flag of the command. What is None was not given."""
+"""What `embed`, `index`, `search`, `select`, `push` and `serve` take besides data and places: each option is a keyword
+of the function and a flag of the command. What is None was not given."""
 
 from __future__ import annotations
 
@@ -74,3 +74,23 @@ class PushOptions:
         None, "licence of the data; by default the one that the run recorded", metavar="TEXT"
     )
     dataset: str | None = option(None, "name of the data for the card, OWNER/NAME if on the hub", metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Who may ask, and how much is served at once."""
+
+    host: str = option(
+        "127.0.0.1",
+        "address to listen on, by default 127.0.0.1; any but this machine's own needs --token",
+        metavar="NAME",
+    )
+    token: str | None = option(
+        None, "token that requests must carry; by default $VLADAPT_TOKEN, which ps does not show", metavar="T"
+    )
+    workers: int = option(1, "worker processes, each with a copy of the model; by default 1", metavar="N")
+    batch_size: int | None = option(None, "images per batch through the model; measured by default", metavar="N")
+    max_mb: int | None = option(None, "largest request in MB; by default 64", metavar="N")
+    queue: int | None = option(
+        None, "images that may wait; further ones are refused with 503. By default 256", metavar="N"
+    )

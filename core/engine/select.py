@@ -35,10 +35,9 @@ from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shor
 from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import held_out_probabilities, require_cleanlab, suspects
-from ..recipes.adapters import check_packages
 from ..recipes.data import read_data, readable_samples
 from ..recipes.resolve import task_of
-from ..registry import build_adapter, build_selector
+from ..registry import build_adapter, build_selector, check_packages
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Prepared
@@ -135,7 +134,7 @@ def select(
         raise DataError(f"--labelled {labelled}: none of its images is in {recipe.data_path}; give its own data")
     hashes = FileHashes()
     pool = readable_samples(pool, reporter, recipe.workers, hashes)
-    prepared = on_backbone(recipe, task.domain, task.name, pool, reporter)
+    prepared = on_backbone(recipe, task, pool, reporter)
     rows = _Rows(prepared, answers, adapter, recipe.seed)
     if rows.several and selector.by_predictions:
         raise CapabilityError(
@@ -207,7 +206,7 @@ def select_wrong_labels(
     if data.kind == "multilabel" or any(item.class_label() is None for item in data.items):
         raise CapabilityError(f"--wrong-labels: {recipe.data_path} needs exactly one label per image")
     data = readable_samples(data, reporter, recipe.workers)
-    prepared = on_backbone(recipe, task.domain, task.name, data, reporter)
+    prepared = on_backbone(recipe, task, data, reporter)
     features = prepared.features(prepared.data.items, "images")
 
     def fit(support: FeatureSet) -> Callable[[FeatureSet], Tensor]:
@@ -332,7 +331,7 @@ def _adapter(recipe: Recipe, name: str) -> Callable[[], Adapter]:
     if further or made.transductive:
         needed = ", ".join(further).replace("_", " ") or "all test images at once"
         raise ConfigError(f"--adapter {name}: needs {needed}; select takes methods that learn from features alone")
-    check_packages(made)
+    check_packages(name, made.packages)
     return lambda: build_adapter(name, **options)
 
 

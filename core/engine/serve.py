@@ -5,42 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ..contracts.options import keywords, options_from
 from ..contracts.serving import Served, Serving
 from ..errors import ConfigError
 from ..export.folder import is_export
-from ..serving.server import HOST, PORT, Settings, check_token, listening, require_server, run
+from ..serving.server import PORT, Settings, check_token, listening, require_server, run
 from ..serving.uploads import Limits
+from .options import ServeOptions
 
 
+@keywords(ServeOptions)
 def serve(
     model: str | Path,
     *,
-    host: str = HOST,
     port: int = PORT,
-    token: str | None = None,
-    workers: int = 1,
     device: str | None = None,
-    batch_size: int | None = None,
-    max_mb: int | None = None,
     max_pixels: int | None = None,
-    queue: int | None = None,
     resources: Mapping[str, str] | None = None,
     opened: Callable[[str], None] = lambda address: None,
     told: Callable[[str], None] = lambda line: None,
+    **given: Any,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C, and then those that were taken in.
 
     Args:
         model: a run folder, or a folder that `export` wrote.
-        host, port: where; port 0 for any that is free.
-        token: that requests need; by default that of the environment. Needed where other machines reach the host.
-        workers: processes, each with the model.
+        given: options of `ServeOptions`.
+        port: 0 for any that is free.
         device: of a run; "auto", "cpu", "cuda", ...
-        batch_size: images at once through the model; by default measured.
-        max_mb: of a request, in MiB.
         max_pixels: of an image.
-        queue: images that may wait; more are refused.
         resources: name -> path, in place of the run's own.
         opened: called with the address, before the model is loaded.
         told: called with lines for the user.
@@ -50,10 +45,12 @@ def serve(
             package is missing. DataError: the run or the export is damaged.
     """
     require_server()
-    token, loopback = check_token(host, token)
-    for name, value in {"workers": workers, "batch-size": batch_size, "max-mb": max_mb, "queue": queue}.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}: give 1 or more")
+    asked = options_from(ServeOptions, given, "serve")
+    host, max_mb = asked.host, asked.max_mb
+    token, loopback = check_token(host, asked.token)
+    for name in ("workers", "batch_size", "max_mb", "queue"):
+        if (value := getattr(asked, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: give 1 or more")
     folder = Path(model)
     exported = is_export(folder)
     if exported and (device not in (None, "auto", "cpu") or resources):
@@ -61,7 +58,7 @@ def serve(
     limits, serving = Limits(), Serving(device=device or "auto", resources=dict(resources or {}))
     limits = Limits(
         request_bytes=limits.request_bytes if max_mb is None else max_mb << 20,
-        waiting=queue or limits.waiting,
+        waiting=asked.queue or limits.waiting,
         waiting_bytes=limits.waiting_bytes if max_mb is None else max(limits.waiting_bytes, max_mb << 20),
     )
     if max_pixels is not None:
@@ -72,7 +69,7 @@ def serve(
         address = f"http://{name}:{made.getsockname()[1]}/"
         opened(address)
         load = partial(load_export if exported else load_run, folder)
-        run(Settings(load, serving, token, loopback, workers, batch_size, limits, address), made, told)
+        run(Settings(load, serving, token, loopback, asked.workers, asked.batch_size, limits, address), made, told)
     finally:
         made.close()
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..contracts.features import FeatureSet
 from ..contracts.items import Item
 from ..errors import CapabilityError, DataError
-from ..runs.redaction import Redaction, without_place
+from ..runs.places import without_place
+from ..runs.redaction import Redaction
 from ..runtime.files import read_tensors, write_tensors
 
 LABELLED = "labelled.safetensors"

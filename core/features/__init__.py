@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "extract": "cores",
         "files": "load_image_features",
         "nearest": "faiss_library nearest_rows",
-        "store": "FeatureStore default_root",
+        "store": "FeatureStore",
         "table": "canonical_json",
     },
 )

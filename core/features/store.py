@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.backbone import Backbone, blank_image
+from ..contracts.backbone import Backbone
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes
@@ -62,11 +62,6 @@ class Extraction:
     cached: int = 0
 
 
-def default_root() -> Path:
-    """The folder `features` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
-    return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "features"
-
-
 class FeatureStore:
     """Features on disk, found by what they are made of: backbone, precision, tap, bytes, decoding and transform.
 
@@ -76,11 +71,16 @@ class FeatureStore:
     Several processes may use one store at once. A damaged part of it is removed and computed again.
 
     Args:
-        root: its folder; by default `default_root()`.
+        root: its folder; by default `FeatureStore.default_root()`.
         flush_rows, flush_seconds: computed rows are written at the latest after so many, or so long.
         keep: False looks nothing up and writes nothing: for towers that a fit made, whose features are not needed
             again.
     """
+
+    @staticmethod
+    def default_root() -> Path:
+        """The folder `features` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
+        return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "features"
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class FeatureStore:
         flush_seconds: float = 10.0,
         keep: bool = True,
     ):
-        self.root = default_root() if root is None else Path(root)
+        self.root = self.default_root() if root is None else Path(root)
         self.keep = keep
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._hashes = FileHashes(root)
@@ -220,7 +220,7 @@ class FeatureStore:
         backbone.need("image_tokens")
 
         def asked() -> dict[str, int]:
-            height, width = backbone.image_tokens(blank_image(backbone).to(backbone.device))[1]
+            height, width = backbone.image_tokens(backbone.blank_image().to(backbone.device))[1]
             return {"height": height, "width": width}
 
         fact = self._fact(f"{folder_name(backbone.fingerprint)}-patches.json", _valid_grid, asked)

@@ -127,17 +127,16 @@ class Forgotten(Record):
         return cls(before.name, before.words, before.images, *sides, *tested, _reservation(before, after), sentence)
 
     def values_by_key(self) -> dict[str, Any]:
-        told = super().values_by_key()
-        note = told.pop("reservation")
-        return {**told, "note": note}
+        values = super().values_by_key()
+        values["note"] = values.pop("reservation")
+        return values
 
     @classmethod
-    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
-        if not (told := metrics.get(cls.key)):
-            return None
-        sides = {side: Named(**told[side]) for side in ("before", "after")}
-        facts = {key: told.get(key) for key in ("name", "words", "images", "gained", "lost", "p_value")}
-        return cls(**facts, **sides, reservation=told.get("note") or "")
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self:
+        values = metrics[cls.key]
+        sides = {side: Named(**values[side]) for side in ("before", "after")}
+        facts = {key: values.get(key) for key in ("name", "words", "images", "gained", "lost", "p_value")}
+        return cls(**facts, **sides, reservation=values.get("note") or "")
 
     def note(self) -> str:
         return self.sentence

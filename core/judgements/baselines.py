@@ -7,14 +7,14 @@ features, fitted on the same few images. The strongest of them is the one to bea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..confidence.scaling import calibration_error
-from ..contracts.judgement import JudgedClassifier, Judgement, Place, Scores
+from ..confidence.calibration import calibration_error
+from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record, Scores, beside
 from ..metrics.classification import classification_metrics, multilabel_metrics
 from ..metrics.resampling import (
     answer_draws,
@@ -26,8 +26,228 @@ from ..metrics.resampling import (
     units_of,
 )
 from ..metrics.selection import class_range, deciding_metric, weights_of_answers
-from ..metrics.significance import intervals_of, mcnemar, wilson_interval
-from ..runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Baseline, Comparison
+from ..metrics.significance import SIGNIFICANT, intervals_of, mcnemar, p_words, wilson_interval
+from ..runs.run_sections import Verdict
+from ..runs.sections import MEASURES, Measure, VerdictSection, deciding_of, points
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+ZERO_SHOT, LARGEST, LINEAR, GUESSING = "zero_shot", "largest_class", "linear_probe", "guessing"
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline(Record):
+    """What one has without the adapted model.
+
+    Attributes:
+        scores: metric -> value.
+        difference: what the adapted model gains over it in the metric that decides, with `interval` and `p_value`; None
+            where it has no score.
+        largest: the class that is always answered, of that baseline.
+        of: which one it is, "zero_shot", "largest_class", "linear_probe" or "guessing".
+    """
+
+    scores: Mapping[str, float | None]
+    difference: float | None
+    interval: Sequence[float] | None
+    p_value: float | None
+    largest: str | None = None
+    of: str = beside("")
+
+    def values_by_key(self) -> dict[str, Any]:
+        told = {**self.scores, "difference": self.difference, "interval": self.interval, "p_value": self.p_value}
+        return told if self.largest is None else {**told, "class": self.largest}
+
+    @classmethod
+    def read(cls, of: str, told: Mapping[str, Any]) -> Baseline:
+        """From metrics.json."""
+        own = ("difference", "interval", "p_value", "class")
+        scores = {key: value for key, value in told.items() if key not in own}
+        return cls(scores, *(told.get(key) for key in own), of=of)
+
+    @property
+    def name(self) -> str:
+        """How it is called within a sentence."""
+        names = {ZERO_SHOT: "zero-shot", LINEAR: "a linear probe on the same images", GUESSING: "guessing"}
+        return names.get(self.of) or f"always answering “{self.largest}”"
+
+    @property
+    def column(self) -> str:
+        """How it is called above a column."""
+        names = {ZERO_SHOT: "Zero-shot", LINEAR: "Linear probe", GUESSING: "Guessing"}
+        return names.get(self.of) or f"Always “{self.largest}”"
+
+    @property
+    def sure(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p_value < SIGNIFICANT
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Record, Verdict):
+    """The adapted model and its baselines on one test set.
+
+    Attributes:
+        intervals: side -> [low, high] of accuracy, or of macro AUROC with several labels.
+        metric_intervals: side -> metric -> [low, high].
+        deciding: the metric that decides.
+        baselines: name -> each.
+        mcnemar: against zero-shot, or None; of one label per image.
+        gain_interval: of macro AUROC over zero-shot; of several labels.
+        decided_by_protocol: whether another metric would decide without it.
+        class_range: (fewest, most) test images of a class; of one label per image.
+        test_groups: their number, where there are groups.
+        adapted, zero_shot, test_images: scores of both sides, zero-shot's None where it means nothing, and on how many
+            images.
+    """
+
+    beside_scores: ClassVar = ("adapted",)
+    intervals: Mapping[str, Sequence[float] | None]
+    metric_intervals: Mapping[str, Mapping[str, Sequence[float] | None]]
+    deciding: str
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    mcnemar: Mapping[str, Any] | None = None
+    gain_interval: Sequence[float] | None = None
+    decided_by_protocol: bool = False
+    class_range: tuple[int, int] | None = None
+    test_groups: int | None = None
+    adapted: Mapping[str, float | None] = beside()
+    zero_shot: Mapping[str, float | None] | None = beside()
+    test_images: int = beside(0)
+
+    def values_by_key(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"intervals": self.intervals, "metric_intervals": self.metric_intervals}
+        if self.class_range is None:
+            told |= {"gain_interval": self.gain_interval, "deciding": self.deciding}
+        else:
+            told |= {"mcnemar": self.mcnemar, "deciding": self.deciding}
+            told |= {"decided_by_protocol": True} if self.decided_by_protocol else {}
+            told["class_range"] = self.class_range
+        groups = {} if self.test_groups is None else {"test_groups": self.test_groups}
+        return {**told, "baselines": self.baselines, "strongest": self.strongest, **groups}
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
+        """What metrics.json says, which is less in older ones; None where nothing is scored."""
+        if not metrics.get("adapted"):
+            return None
+        keys = ("mcnemar", "gain_interval", "decided_by_protocol", "class_range", "test_groups", "test_images")
+        baselines = {of: Baseline.read(of, told) for of, told in (metrics.get("baselines") or {}).items()}
+        return cls(
+            metrics.get("intervals") or {},
+            metrics.get("metric_intervals") or {},
+            deciding_of(metrics),
+            baselines,
+            adapted=metrics["adapted"],
+            zero_shot=metrics.get("zero_shot") or None,
+            **{key: metrics[key] for key in keys if key in metrics},
+        )
+
+    @property
+    def strongest(self) -> str | None:
+        """The best baseline in the metric that decides; None where none has a score."""
+        scores = {of: each.scores.get(self.deciding) for of, each in self.baselines.items()}
+        return max((of for of in scores if scores[of] is not None), key=scores.get, default=None)
+
+    @property
+    def best(self) -> Baseline | None:
+        """The strongest baseline."""
+        return None if self.strongest is None else self.baselines[self.strongest]
+
+    @property
+    def floor(self) -> Baseline | None:
+        """Always answering the largest class, or guessing."""
+        return self.baselines.get(LARGEST) or self.baselines.get(GUESSING)
+
+    @property
+    def above_guessing(self) -> bool | None:
+        """Whether the adapted model beats the floor, beyond chance; None where nobody can say."""
+        if self.floor is None or self.floor.p_value is None:
+            return None
+        return self.floor.sure and self.floor.difference > 0
+
+    @property
+    def measure(self) -> Measure:
+        """How the metric that decides is written."""
+        return MEASURES[self.deciding]
+
+    def between(self, side: str, metric: str = "") -> Sequence[float] | None:
+        """The interval of a metric, by default of the one that decides; None where there is none."""
+        return (self.metric_intervals.get(side) or {}).get(metric or self.deciding)
+
+    def section(self) -> VerdictSection | None:
+        """Whether the adapted model is better than the strongest baseline, beyond chance; None where nobody can say."""
+        return self._verdict(paragraphs=True)
+
+    @property
+    def sentence(self) -> str:
+        """The same for a terminal: a sentence or two."""
+        section, why = self._verdict(paragraphs=False), self._why
+        return "" if section is None else f"{section.title}. {section.text}{f' {why}' if why else ''}"
+
+    def _verdict(self, paragraphs: bool) -> VerdictSection | None:
+        """
+        Args:
+            paragraphs: with a line for each further baseline.
+        """
+        best, floor = self.best, self.floor
+        if best is None:
+            return None
+        lines = [self._against(best), *([self._why] if self._why else [])]
+        others = [each for each in self.baselines.values() if each is not best and self.deciding in each.scores]
+        lines += [self._against(each) for each in others]
+        text = "\n".join(lines) if paragraphs else lines[0]
+        if self.above_guessing is False:
+            text = text if paragraphs or floor is best else f"{text} {self._against(floor)}"
+            tone = "bad" if floor.difference < 0 and floor.sure else "open"
+            return VerdictSection(tone, f"Not shown to be better than {floor.name}", text)
+        if best.difference == 0 and best.p_value == 1:
+            return VerdictSection("open", "No difference", text)
+        if not best.sure:
+            zero_shot = self.baselines.get(ZERO_SHOT)
+            gained = zero_shot is not None and zero_shot.sure and zero_shot.difference > 0
+            unshown = f"Better than zero-shot, but not shown to be better than {best.name}"
+            return VerdictSection("open", unshown if gained else "Could be chance", text)
+        if best.difference > 0:
+            return VerdictSection("good", "The gain is more than chance", text)
+        if best.of == ZERO_SHOT:
+            return VerdictSection("bad", "Adaptation made it worse, by more than chance", text)
+        return VerdictSection("bad", f"{best.name[0].upper()}{best.name[1:]} does better, by more than chance", text)
+
+    @property
+    def _why(self) -> str:
+        """Why this metric decides, where it is not simply accuracy."""
+        if self.decided_by_protocol:
+            return f"{self.measure.name} decides, as in the protocol."
+        if self.deciding != "balanced_accuracy":
+            return ""
+        unequal = "because the classes of the test set are unequal ({} to {} images)".format(*self.class_range)
+        return f"Balanced accuracy decides, {unequal}."
+
+    def _against(self, baseline: Baseline) -> str:
+        """Both scores, their difference, its interval and its test."""
+        measure = self.measure
+        called, score = baseline.name, measure.text(baseline.scores[self.deciding])
+        if baseline is self.best:
+            name = "macro AUROC" if self.deciding == "auroc" else measure.name.lower()
+            reached = f"{'an' if name[0] in 'aeiou' else 'a'} {name} of {measure.text(self.adapted[self.deciding])}"
+            text = f"The adapted model has {reached}; the strongest baseline, {called}, has {score}"
+        else:
+            text = f"Against {called} ({score})"
+        bounds = [points(measure, bound, unit=False) for bound in baseline.interval or ()]
+        between = f"95% interval {' to '.join(bounds)}" if bounds else ""
+        tested = "; ".join(filter(None, (between, self._test(baseline.p_value))))
+        return f"{text}: {points(measure, baseline.difference)} ({tested})."
+
+    def _test(self, p_value: float) -> str:
+        by_group = f" of {self.test_groups} groups" if self.test_groups else ""
+        if self.deciding == "auroc":
+            return f"bootstrap{by_group or ' of test images'}, {p_words(p_value)}"
+        if self.deciding == "accuracy" and not self.test_groups:
+            return f"McNemar’s exact test, {p_words(p_value)}"
+        return f"permutation test{by_group}, {p_words(p_value)}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,10 +255,11 @@ class Baselines(Judgement):
     """The adapted model against each baseline in the metric that decides."""
 
     record: ClassVar = Comparison
+    needs: ClassVar = frozenset({"labelled"})
     place: ClassVar = Place.VERDICT
 
-    def compute(self, fit: JudgedClassifier) -> Comparison | None:
-        return None if fit.labels is None else compared(fit.scores, fit.class_names, fit.deciding)
+    def compute(self, fit: JudgedClassifier) -> Comparison:
+        return compared(fit.scores, fit.class_names, fit.deciding)
 
 
 def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> Comparison:

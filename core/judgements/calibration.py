@@ -1,24 +1,37 @@
-"""How sure a fitted model may be: the calibration of its confidences, and how far its answers can be trusted."""
+"""How sure a fitted model may be: the calibration of its confidences, and how far its answers can be trusted.
+
+Confidences are calibrated on labelled images that chose nothing: parts of the support, each scored by a fit on the
+others, or validation images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..confidence.calibration import TABLE_COVERAGES, Calibration
+from ..confidence.conformal import Unlike, kept_support, raked
+from ..contracts.adapter import Adapter
+from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Record, Scores, beside
+from ..contracts.prepared import PreparedData, Shots, on_adapted
+from ..contracts.resources import OF_TOWERS
+from ..data.sampling import folds, rank
+from ..errors import VladaptError
+from ..features.batches import OF_IMAGES, logits_of
 from ..metrics.classification import label_answer_metrics
 from ..metrics.resampling import calibration_draws, label_answer_draws, units_of
 from ..metrics.significance import CalibrationBin, calibration_curve, intervals_of
-from ..runs.measures import AT_HALF
-from ..runs.sections import CalibrationSection, Cell, TableSection
-from ._calibration_rows import calibration_of
-from ._selective import between_words, selective_scores
+from ..registry import build_adapter
+from ..runs.sections import AT_HALF, CalibrationSection, Cell, Measure, TableSection
 
+SHARE = Measure("")
 TABLE_ERRORS = (0.05, 0.1)
 THRESHOLDS = (
     "macro F1 and accuracy of the adapted model use the threshold of each label that is best on the calibration rows, "
@@ -26,6 +39,17 @@ THRESHOLDS = (
 )
 HALF = "macro F1 and accuracy use a threshold of 0.5 on the raw probability of each label"
 OTHER_CLASSES = "confidences are not calibrated, because these are not the classes of the run"
+FOLDS = 5
+MOST_ROWS = 1000
+MOST_ROWS_OF_IMAGES = 100
+"""Validation images that are scored, at most: of any method, and of one that looks at the images themselves."""
+MOST_NUMBERS = 1_000_000
+"""Logits that a run keeps."""
+ENOUGH = 8
+"""Validation images that tell the scale of logits."""
+WHERE = {True: "no fit on a part of the support", False: "no scores of validation images"}
+UNEQUAL = 1.5
+"""Rows have weights where the frequencies of two classes are off by this factor, not less: counts are never exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +66,7 @@ class Calibrated(Record):
         own_classes: whether the scores are of the classes of the fit.
     """
 
+    beside_scores: ClassVar = ("thresholds",)
     thresholds: Mapping[str, float] | None = None
     calibration: Calibration | None = beside()
     why_not: str = beside("")
@@ -55,8 +80,8 @@ class Calibrated(Record):
         return {} if self.thresholds is None else {"thresholds": self.thresholds}
 
     @classmethod
-    def from_json(cls, metrics: Mapping[str, Any]) -> Calibrated | None:
-        return cls(metrics["thresholds"]) if "thresholds" in metrics else None
+    def from_json(cls, metrics: Mapping[str, Any]) -> Calibrated:
+        return cls(metrics["thresholds"])
 
     @property
     def notes(self) -> list[str]:
@@ -126,7 +151,7 @@ class Calibrate(Judgement):
         if fit.at != EVAL:
             fit.calibration, fit.not_calibrated = calibration_of(fit)
         elif fit.own_classes:
-            fit.calibration = Calibration.load(fit.run)
+            fit.calibration = Calibration.load(fit.use.run.path)
         of, errors = {"at": fit.at, "own_classes": fit.own_classes, "scores": fit.scores}, (0.0, 0.0)
         thresholds, calibration = None, fit.calibration
         if calibration is not None and fit.labels is not None:
@@ -193,10 +218,10 @@ def trust_section(calibration: Calibration | None, scores: Scores) -> TableSecti
     probs = calibration.probabilities(scores.adapted_logits)
     rows = [_coverage_row(calibration, probs, labels, coverage, groups) for coverage in TABLE_COVERAGES]
     for max_error in TABLE_ERRORS:
-        left = selective_scores(calibration, probs, labels, max_error, groups)
+        left = calibration.selective(probs, labels, max_error, groups)
         wrong = "–" if left.error is None else f"{left.error:.1%} of the answers are wrong"
         asked = f"Answers of which at most {max_error:.0%} are wrong"
-        rows.append((asked, Cell(wrong, between_words(left.interval)), f"{left.open:.1%} left open"))
+        rows.append((asked, Cell(wrong, SHARE.between(left.interval)), f"{left.open:.1%} left open"))
     note = (
         f"Made from {calibration.source}; no choice was based on them. “vladapt predict --coverage 0.9” names the "
         "sets, “--max-error 0.05” leaves answers open. The promise holds for images drawn like these."
@@ -210,4 +235,231 @@ def _coverage_row(calibration: Calibration, probs: Tensor, labels: Tensor, cover
     share = "–" if scores["coverage"] is None else f"{scores['coverage']:.1%}"
     held = f"{coverage:.0%} of the true labels" if several else f"the right class in {coverage:.0%} of cases"
     size = f"all {noun}" if sets.of_all_classes else f"{scores['mean_set_size']:.2f} {noun}"
-    return f"Sets that hold {held}", Cell(share, between_words(scores["interval"])), size
+    return f"Sets that hold {held}", Cell(share, SHARE.between(scores["interval"])), size
+
+
+def calibration_of(fit: JudgedClassifier) -> tuple[Calibration | None, str]:
+    """What is known of how sure a fitted adapter may be; it stays as it is, bit for bit.
+
+    Methods on features are fitted afresh on all but one part of the support, search included, and score that part.
+    Others (trained towers, prompts), and those whose support has too few images per class, score the validation images
+    that were not drawn for the search.
+
+    Returns:
+        None where there are no rows, or none that can be scored; and why, or why a method on features was not fitted
+        on parts of its support ("" where it was, or never is).
+    """
+    prepared, reasons = fit.prepared, []
+    counts = replace(prepared.counts)
+    with torch.random.fork_rng(devices=[]):
+        for rows in (_cross_fitted, _left_of_val):
+            try:
+                found = rows(fit)
+            except VladaptError as error:  # fewer images than the method needs, say: the fit itself is good
+                reasons.append(f"{WHERE[rows is _cross_fitted]}: {' '.join(str(error).split()).rstrip('.')}")
+                continue
+            if isinstance(found, Calibration):
+                if rows is _cross_fitted:
+                    prepared.counts = counts  # it looked again at what the fit had read
+                return found, "; ".join(reasons)
+            reasons.append(found)
+    return None, "; ".join(filter(None, reasons))
+
+
+def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
+    """Each part of the support, scored by a fit on the others; why not, "" for methods that are expensive to fit.
+
+    What is chosen in a fold (the weight of a cache, a penalty) and how many images it sums over change the scale of the
+    logits; each fold's are brought to the scale that those of the fit itself have, on images that neither learned from.
+    """
+    prepared, adapter, shots, support = fit.prepared, fit.adapter, fit.shots, fit.shots.support
+    expensive = (adapter.needs | adapter.at_predict) & OF_TOWERS or prepared.base is not None
+    if expensive or support.labels is None or not len(support):
+        return ""
+    logits, rows, parts = [], [], folds(support, FOLDS, fit.seed)
+    if not parts:
+        return "too few images per class to score some of them by a fit on the others"
+    common = _unlearned(prepared, shots, adapter, fit.seed, fit.refitted)
+    if common is None:
+        return (
+            "no images besides those of the fit and of the test, which would be needed to scale fits on parts of the "
+            "support"
+        )
+    wanted = logits_on(prepared, adapter, common)[0]
+    for held in parts:
+        fresh = build_adapter(adapter.name, **adapter.repeated())
+        out_of = torch.ones(len(support), dtype=torch.bool)
+        out_of[held] = False
+        own = support.select(held.to(support.features.device))
+        fit.fit_again(fresh, prepared, _without(shots, out_of, own, adapter.transductive), quiet=True)
+        theirs, of_common = logits_on(prepared, fresh, own)[0], logits_on(prepared, fresh, common)[0]
+        logits.append(_on_scale(theirs, of_common, wanted, own.multilabel).cpu())
+        rows.append(held)
+    order = torch.cat(rows)
+    chosen = support.select(order.to(support.features.device))
+    source = f"{len(order)} support images, each scored by a fit on the others ({len(parts)} folds)"
+    some = chosen.select(kept_support(list(range(len(chosen)))))
+    unlike = Unlike.of_rows(kept_support(support.features), some.features, _same(some, support))
+    return _made(prepared, torch.cat(logits), chosen.labels.cpu(), source, unlike)
+
+
+def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
+    """Validation images that were not drawn for the search, or all where there was none, scored by the fit; or why
+    not."""
+    prepared, adapter, shots = fit.prepared, fit.adapter, fit.shots
+    searched = set() if shots.val is None else set(shots.val.ids or ())
+    pool = [item for item in prepared.data.split("val") if item.class_label() is not None]
+    left = [item for item in pool if item.id not in searched]
+    if adapter.needs & OF_TOWERS and not left and fit.report.val_score is None and not fit.refitted:
+        left = pool
+    most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
+    ids = sorted((item.id for item in left), key=lambda i: rank(fit.seed, i))[:most]
+    if not ids:
+        return "no validation images to spare"
+    rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
+    logits, seen = logits_on(prepared, adapter, rows)
+    source = f"{len(rows)} validation images that no choice was based on"
+    return _made(prepared, logits.cpu(), rows.labels.cpu(), source, _unlike(prepared, adapter, shots.support, seen))
+
+
+def logits_on(prepared: PreparedData, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, FeatureSet]:
+    """(n, C) logits, and the features that they are of: those of the towers that the adapter changed."""
+    moved = on_adapted(prepared, adapter)
+    seen = rows if moved is prepared else moved.of_ids(rows.ids, parts="parts" in adapter.at_predict)
+    return logits_of(adapter, moved.batches(adapter, seen), len(seen)), seen
+
+
+def _unlearned(
+    prepared: PreparedData, shots: Shots, adapter: Adapter, seed: int, val_taught: bool
+) -> FeatureSet | None:
+    """Images that no fit learns from, without their labels: those of val; where these are few, or taught the fit, what
+    was drawn neither for the support nor for val. Never the test images, but for methods that read them all anyway.
+
+    Returns:
+        None where there are none.
+    """
+    if adapter.transductive:
+        some = shots.test
+    elif shots.val is not None and len(shots.val) >= ENOUGH and not val_taught:
+        some = shots.val
+    else:
+        drawn = {*(shots.support.ids or ()), *((shots.val.ids if shots.val is not None else None) or ())}
+        left = [item.id for split in ("train", "val") for item in prepared.data.split(split) if item.id not in drawn]
+        left = sorted(left, key=lambda i: rank(seed, i))[:MOST_ROWS_OF_IMAGES]
+        some = prepared.of_ids(left, parts="parts" in adapter.at_predict) if left else None
+        if (some is None or not len(some)) and not val_taught:
+            some = shots.val
+    if some is None or not len(some):
+        return None
+    return some.select(list(range(min(len(some), MOST_ROWS)))).without_labels()
+
+
+def _on_scale(logits: Tensor, of_common: Tensor, wanted: Tensor, multilabel: bool) -> Tensor:
+    """Logits (n, C) of a fold, scaled as those of the same images are from the fold to the fit: one factor for the
+    spread over classes, or a factor and a shift per label for the spread over images."""
+    if not multilabel:
+        spread, own = (x - x.mean(dim=1, keepdim=True) for x in (wanted, of_common))
+        return logits * (spread.norm() / own.norm().clamp(min=1e-12))
+    factor = wanted.std(dim=0) / of_common.std(dim=0).clamp(min=1e-12)
+    return (logits - of_common.mean(dim=0)) * factor + wanted.mean(dim=0)
+
+
+def _without(shots: Shots, out_of: Tensor, held: FeatureSet, transductive: bool) -> Shots:
+    """The draw with a part of its support held out; a method that reads all test images reads that part too."""
+    support = shots.support.select(out_of.to(shots.support.features.device))
+    items = tuple(item for item, kept in zip(shots.items, out_of.tolist()) if kept)
+    test = _joined(shots.test, held) if transductive else shots.test
+    return replace(shots, support=support, items=items, test=test)
+
+
+def _joined(first: FeatureSet, second: FeatureSet) -> FeatureSet:
+    ids = None if first.ids is None or second.ids is None else (*first.ids, *second.ids)
+    features = torch.cat([first.features, second.features.to(first.features.device)])
+    return FeatureSet(features, None, first.class_names, ids=ids, backbone=first.backbone, raw_norms=first.raw_norms)
+
+
+def _same(rows: FeatureSet, support: FeatureSet) -> Tensor:
+    """(n, M) bool: support rows that are kept and are the row itself, or of its group."""
+    keys = kept_support(_keys(support))
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    theirs = torch.tensor([number[key] for key in keys])
+    return torch.tensor([number.get(key, -1) for key in _keys(rows)])[:, None] == theirs
+
+
+def _keys(features: FeatureSet) -> list[tuple[str, str]]:
+    """What is the same for the same image, or for images of one group."""
+    ids = features.ids or tuple(map(str, range(len(features))))
+    groups = features.groups or ("",) * len(ids)
+    return [("group", group) if group else ("image", i) for i, group in zip(ids, groups)]
+
+
+def _unlike(prepared: PreparedData, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -> Unlike | None:
+    """Distances to the support on the towers that the adapter changed."""
+    if not len(support):
+        return None
+    moved = on_adapted(prepared, adapter)
+    features = support.features if moved is prepared else moved.of_ids(support.ids).features
+    return Unlike.of_rows(kept_support(features), rows.features)
+
+
+def _made(prepared: PreparedData, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
+    stride = max(1, -(-logits.numel() // MOST_NUMBERS))  # rows are in the order of classes: each keeps its share
+    logits, labels = logits[::stride], labels[::stride]
+    train = prepared.data.split("train")
+    weights = _weights(labels, train, logits.shape[1])
+    row_weights = _row_weights(labels, train) if labels.ndim == 2 else None
+    return Calibration.of_rows(logits, labels, tuple(prepared.class_names), source, weights, unlike, row_weights)
+
+
+def _weights(labels: Tensor, train: Sequence[Item], classes: int) -> Tensor | None:
+    """Of how many training images a row stands: shots are drawn alike from classes that are not alike frequent.
+
+    Returns:
+        (n,), or (n, C) with several labels, with the mean 1; None where the frequencies are much the same.
+    """
+    if labels.ndim == 1:
+        share = _shares(torch.tensor([i.class_label() for i in train if isinstance(i.class_label(), int)]), classes)
+        own = _shares(labels, classes)
+        there = (own > 0) & (share > 0)
+        ratio = torch.where(there, share / own.clamp(min=1e-12), 1.0)
+        if not there.any() or ratio[there].max() < UNEQUAL * ratio[there].min():
+            return None
+        weights = ratio[labels]
+        return weights / weights.mean()
+    known = [item.class_label() for item in train if isinstance(item.class_label(), tuple)]
+    if not known:
+        return None
+    share, own = torch.tensor(known).double().nanmean(dim=0), labels.double().nanmean(dim=0)  # (C,)
+    sure = (share > 0) & (share < 1) & (own > 0) & (own < 1)
+    positive = torch.where(sure, share / own.clamp(min=1e-12), 1.0)
+    negative = torch.where(sure, (1 - share) / (1 - own).clamp(min=1e-12), 1.0)
+    ratio = torch.maximum(positive, negative) / torch.minimum(positive, negative)
+    if ratio.max() < UNEQUAL:
+        return None
+    return torch.where(labels == 1, positive, negative)
+
+
+def _row_weights(labels: Tensor, train: Sequence[Item]) -> Tensor | None:
+    """Of how many training images that have a label a row with a label stands; rows without one count as 1.
+
+    Returns:
+        (n,), or None where labels are much as frequent among the rows as among the training images.
+    """
+    rows, known = (labels == 1).any(dim=1), [i.class_label() for i in train if isinstance(i.class_label(), tuple)]
+    every = torch.tensor(known, dtype=torch.float64).reshape(-1, labels.shape[1])
+    share = every[(every == 1).any(dim=1)].nanmean(dim=0)  # (L,)
+    if not rows.any() or not len(known):
+        return None
+    own = labels[rows].double().nanmean(dim=0)
+    sure = (share > 0) & (own > 0)
+    ratio = torch.where(sure, share / own.clamp(min=1e-12), 1.0)[sure]
+    if not len(ratio) or max(float(ratio.max()), 1 / float(ratio.min())) < UNEQUAL:
+        return None
+    weights = torch.ones(len(labels), dtype=torch.float64)
+    weights[rows] = raked(labels[rows], share)
+    return weights
+
+
+def _shares(labels: Tensor, classes: int) -> Tensor:
+    counts = torch.bincount(labels.long(), minlength=classes).double()
+    return counts / counts.sum().clamp(min=1)

@@ -17,10 +17,9 @@ class Forgetting(Judgement):
     record: ClassVar = Forgotten
     judges: ClassVar = JudgedFit
     at: ClassVar = frozenset({FIT})
+    needs: ClassVar = frozenset({"changed_towers"})
     place: ClassVar = Place.ABILITIES
 
     def compute(self, fit: JudgedFit) -> Forgotten | None:
-        if fit.after is fit.before:
-            return None
         how = {"generic": fit.generic, "workers": fit.workers, "amp": fit.amp}
         return forgetting(fit.before, fit.after, fit.reporter, **how)

@@ -51,11 +51,10 @@ class Growth(Record):
     adapted: VocabularyGrowth
 
     @classmethod
-    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
-        if not (told := metrics.get(cls.key)):
-            return None
-        sides = {side: told[side] and VocabularyGrowth(**told[side]) for side in SIDES}
-        return cls(told["steps"], told["trials"], tuple(told["classes_by_step"]), **sides)
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self:
+        values = metrics[cls.key]
+        sides = {side: values[side] and VocabularyGrowth(**values[side]) for side in SIDES}
+        return cls(values["steps"], values["trials"], tuple(values["classes_by_step"]), **sides)
 
     def section(self) -> TableSection:
         header, rows = self._cells()
@@ -95,6 +94,7 @@ class GrowingVocabulary(Judgement):
 
     record: ClassVar = Growth
     at: ClassVar = frozenset({EVAL})
+    asked_by: ClassVar = ("vocabulary_steps",)
     place: ClassVar = Place.DETAILS
     vocabulary_steps: int | None = option(
         None, "also score a vocabulary that grows to all classes in N steps: extensibility and stability"
@@ -112,15 +112,13 @@ class GrowingVocabulary(Judgement):
         if not 2 <= steps <= classes:
             raise ConfigError(f"--vocabulary-steps {steps}: give 2 to {classes}, the number of classes")
 
-    def compute(self, fit: JudgedClassifier) -> Growth | None:
+    def compute(self, fit: JudgedClassifier) -> Growth:
         """Both sides, as "Delving into the Openness of CLIP" scores them; see `core/metrics/vocabulary_growth.py`.
 
         Raises:
             CapabilityError: there are no labels. ConfigError: too few classes have images.
         """
         steps, labels, classes = self.vocabulary_steps, fit.labels, len(fit.class_names)
-        if steps is None:
-            return None
         if labels is None:
             raise CapabilityError(f"--vocabulary-steps {steps}: these images have no labels; omit it")
         if (shown := len(labels.unique())) < steps:

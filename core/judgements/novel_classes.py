@@ -30,8 +30,8 @@ class NovelScores(Record):
         return dict(self.metrics)
 
     @classmethod
-    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
-        return cls(metrics[cls.key]) if metrics.get(cls.key) else None
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self:
+        return cls(metrics[cls.key])
 
     def section(self) -> TableSection | None:
         sides = [(name, self.metrics.get(key)) for key, name in SIDES.items()]
@@ -46,18 +46,17 @@ class NovelClasses(Judgement):
 
     record: ClassVar = NovelScores
     at: ClassVar = frozenset({FIT})
+    needs: ClassVar = frozenset({"novel"})
     place: ClassVar = Place.ABILITIES
 
-    def compute(self, fit: JudgedClassifier) -> NovelScores | None:
-        if fit.novel is None:
-            return None
+    def compute(self, fit: JudgedClassifier) -> NovelScores:
         unseen = fit.novel()
         moved = fit.adapter.for_classes(fit.prepared.backbone, unseen.class_names, classifier=unseen.classifier)
-        told = fit.score_again(moved, unseen, unseen.test, beside=True).metrics
+        metrics = fit.score_again(moved, unseen, unseen.test, beside=True).metrics
         for side in SIDES:
-            base, new = fit.metrics[side]["accuracy"], told[side]["accuracy"]
-            told[side]["harmonic_mean"] = harmonic_mean(base, new)
-        return NovelScores(told)
+            base, new = fit.metrics[side]["accuracy"], metrics[side]["accuracy"]
+            metrics[side]["harmonic_mean"] = harmonic_mean(base, new)
+        return NovelScores(metrics)
 
 
 def harmonic_mean(base: float, new: float) -> float:

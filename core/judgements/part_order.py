@@ -7,22 +7,20 @@ the frames of test clips; its formula is not public, and how it is done here is 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from ..contracts.adapter import Adapter
 from ..contracts.features import FeatureSet
 from ..contracts.items import Item
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record
 from ..contracts.prepared import PreparedData, on_adapted
 from ..features.batches import logits_of
 from ..metrics.classification import metrics_of
-from ..runs.measures import MEASURES, deciding_of, points
-from ..runs.sections import Cell, TableSection
+from ..runs.sections import MEASURES, Cell, TableSection, deciding_of, points
 from ..runtime.progress import Reporter
 from ..training.samples import seed_of
 
@@ -93,48 +91,30 @@ class PartOrder(Judgement):
     """The scores of the test samples with their parts shuffled, and in reverse."""
 
     record: ClassVar = OrderReliance
+    needs: ClassVar = frozenset({"labelled", "sees_parts"})
     place: ClassVar = Place.REASONS
 
     def compute(self, fit: JudgedClassifier) -> OrderReliance | None:
-        if fit.columns is not None:
+        """How much is lost when parts are in another order; None where no sample has two parts.
+
+        Where the fit made towers that see the parts of a sample together, at most `MOST_SAMPLES` test samples are
+        decoded and encoded in each order. The seed of the fit fixes the `ORDERS` shufflings.
+        """
+        if fit.columns is not None or not len(fit.test):
             return None
-        return order_reliance(fit.prepared, fit.adapter, fit.test, fit.class_names, fit.metrics, fit.seed)
+        adapter, test, moved = fit.adapter, fit.test, on_adapted(fit.prepared, fit.adapter)
+        if moved.backbone is not None and moved.backbone.joint is not None:
+            return _of_joint_towers(fit, moved)
+        seen = test if moved is fit.prepared and test.parts is not None else moved.of_ids(test.ids, parts=True)
+        if seen.parts is None or int(seen.parts_mask.sum(dim=1).max()) < 2:
+            return None
+        key = deciding_of(fit.metrics)
 
+        def score(samples: FeatureSet) -> float:
+            logits = logits_of(adapter, moved.batches(adapter, samples), len(samples))
+            return metrics_of(logits, test.labels, fit.class_names)[key]
 
-def order_reliance(
-    prepared: PreparedData,
-    adapter: Adapter,
-    test: FeatureSet,
-    class_names: Sequence[str],
-    metrics: Mapping[str, Any],
-    seed: int,
-) -> OrderReliance | None:
-    """How much is lost when parts are in another order; None where the method sees no parts, no sample has two, or
-    nothing is labelled.
-
-    Args:
-        prepared: the data on the backbone of the fit. Where the fit made towers that see the parts of a sample
-            together, at most `MOST_SAMPLES` test samples are decoded and encoded in each order.
-        test: labelled rows of it.
-        metrics: of these rows in their order, with "adapted".
-        seed: fixes the `ORDERS` shufflings.
-    """
-    if test.labels is None or not len(test):
-        return None
-    key, moved = deciding_of(metrics), on_adapted(prepared, adapter)
-    if moved.backbone is not None and moved.backbone.joint is not None:
-        return _of_joint_towers(moved, adapter, test, class_names, metrics, seed)
-    if "parts" not in adapter.at_predict:
-        return None
-    seen = test if moved is prepared and test.parts is not None else moved.of_ids(test.ids, parts=True)
-    if seen.parts is None or int(seen.parts_mask.sum(dim=1).max()) < 2:
-        return None
-
-    def score(samples: FeatureSet) -> float:
-        logits = logits_of(adapter, moved.batches(adapter, samples), len(samples))
-        return metrics_of(logits, test.labels, class_names)[key]
-
-    return reliance(key, score, seen, metrics["adapted"][key], torch.Generator().manual_seed(seed))
+        return reliance(key, score, seen, fit.metrics["adapted"][key], torch.Generator().manual_seed(fit.seed))
 
 
 def reliance(
@@ -144,22 +124,16 @@ def reliance(
     in_order: float,
     generator: torch.Generator,
 ) -> OrderReliance:
-    """`order_reliance` by a score of samples with parts."""
+    """How much is lost, by a score of samples with parts."""
     shuffled = [score(shuffled_parts(samples, generator)) for _ in range(ORDERS)]
     return OrderReliance.of_scores(metric, shuffled, score(reversed_parts(samples)), in_order)
 
 
-def _of_joint_towers(
-    moved: PreparedData,
-    adapter: Adapter,
-    test: FeatureSet,
-    class_names: Sequence[str],
-    metrics: Mapping[str, Any],
-    seed: int,
-) -> OrderReliance | None:
-    """`order_reliance` of towers that see the parts of a sample together; None where it has one part."""
+def _of_joint_towers(fit: JudgedClassifier, moved: PreparedData) -> OrderReliance | None:
+    """Of towers that see the parts of a sample together; None where it has one part."""
     if moved.backbone.joint.parts < 2:
         return None
+    adapter, test, metrics = fit.adapter, fit.test, fit.metrics
     key, count = deciding_of(metrics), min(len(test), MOST_SAMPLES)
     rows = torch.linspace(0, len(test) - 1, count, dtype=torch.float64).round().long()
     some = test.select(rows).without_parts()
@@ -172,10 +146,10 @@ def _of_joint_towers(
         other = moved.again(replace(moved.data, load=load), Reporter(quiet=True))
         features = other.of_ids(some.ids)
         logits = logits_of(adapter, other.batches(adapter, features), len(some))
-        return metrics_of(logits, some.labels, class_names)[key]
+        return metrics_of(logits, some.labels, fit.class_names)[key]
 
     def drawn(number: int) -> Callable[[Item, int], np.ndarray]:
-        return lambda item, parts: np.random.default_rng(seed_of(seed, number, item.id)).permutation(parts)
+        return lambda item, parts: np.random.default_rng(seed_of(fit.seed, number, item.id)).permutation(parts)
 
     orders = [*(drawn(number) for number in range(ORDERS)), lambda item, parts: np.arange(parts)[::-1]]
     orders += [lambda item, parts: np.arange(parts)] if count < len(test) else []

@@ -16,8 +16,7 @@ from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Recor
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes
 from ..registry import build_adapter
-from ..runs.measures import MEASURES, deciding_of, points
-from ..runs.sections import Cell, TableSection
+from ..runs.sections import MEASURES, Cell, TableSection, deciding_of, points
 
 if TYPE_CHECKING:
     from typing import Self
@@ -56,11 +55,9 @@ class AtRandom(Record):
         return super().to_json() if self.scores else {}
 
     @classmethod
-    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
-        if not (told := dict(metrics.get(cls.key) or {})):
-            return None
-        deciding = deciding_of(metrics)
-        known = (told.pop("blocks"), told, told.pop("test_images"))
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self:
+        deciding, scores = deciding_of(metrics), dict(metrics[cls.key])
+        known = (scores.pop("blocks"), scores, scores.pop("test_images"))
         return cls(*known, deciding, metrics["adapted"][deciding], metrics["test_images"])
 
     def section(self) -> TableSection | None:
@@ -94,12 +91,13 @@ class RandomSplit(Judgement):
 
     record: ClassVar = AtRandom
     at: ClassVar = frozenset({FIT})
+    needs: ClassVar = frozenset({"blocks"})
     place: ClassVar = Place.SCORES
     refits: ClassVar = True
 
     def compute(self, fit: JudgedClassifier) -> AtRandom | None:
         data = fit.prepared.data
-        if not data.blocks or "accuracy" not in fit.metrics["adapted"]:
+        if "accuracy" not in fit.metrics["adapted"]:
             return None
         if "pixels" in type(fit.adapter).needs:  # it would train twice
             return AtRandom(data.blocks)

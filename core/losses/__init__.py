@@ -8,8 +8,5 @@ __getattr__, __dir__ = lazy_exports(
         "_hidden_words": "HiddenWords",
         "_info_nce": "info_nce",
         "_products": "products_option with_all",
-        "clip": "Clip",
-        "ro_vit": "RoVit",
-        "sdm": "Sdm",
     },
 )

@@ -75,9 +75,8 @@ class RoVit(RowLoss):
         """
         if not self.cropped_positions:
             return
-        from ..backbones.positions import image_positions
 
-        positions = image_positions(backbone)
+        positions = backbone.image_positions()
         if self._hook is not None:
             self._hook.remove()
         crop = CroppedPositions(positions, self.fine_grid, self.crop_scale, self.crop_aspect)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,6 @@ from ..errors import DataError
 from .resampling import mean_draws
 from .significance import intervals_of, wilson_interval
 
-RECALL_AT = (1, 5, 10)
 NUMBERS_AT_ONCE = 1 << 24
 """Scores held at a time, whatever the sizes of queries and gallery."""
 ROWS_AT_ONCE = 8192
@@ -34,12 +34,17 @@ IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
 class Ranking:
     """Where Q queries found what is relevant to them. Ranks begin at 1.
 
+    Class attributes:
+        RECALL_AT: the K of usual recalls.
+
     Attributes:
         query: (Q,) int64, positions of the queries. One without any relevant item in the gallery is left out.
         best, last: (Q,) int64, ranks of the first and of the last relevant item.
         relevant: (Q,) int64, how many items are relevant.
         average_precision: (Q,) float64, the mean over relevant items of precision at their rank.
     """
+
+    RECALL_AT: ClassVar[tuple[int, ...]] = (1, 5, 10)
 
     query: Tensor
     best: Tensor
@@ -75,12 +80,12 @@ class Ranking:
             penalty: of "minp", too.
         """
         numbers = unit.unique(return_inverse=True)[1]
-        values = {f"r{k}": self.best <= k for k in RECALL_AT} | {"map": self.average_precision}
+        values = {f"r{k}": self.best <= k for k in Ranking.RECALL_AT} | {"map": self.average_precision}
         if penalty:
             values["minp"] = self.inverse_penalty
         found = intervals_of(mean_draws(values, numbers), units=int(numbers.max()) + 1)
         if int(numbers.max()) + 1 == len(self):
-            found |= {f"r{k}": list(self.recall_interval(k)) for k in RECALL_AT}
+            found |= {f"r{k}": list(self.recall_interval(k)) for k in Ranking.RECALL_AT}
         return found
 
     def metrics(self, *, penalty: bool = False) -> dict[str, float]:
@@ -92,7 +97,7 @@ class Ranking:
                 Learning for Person Re-identification: A Survey and Outlook", Ye et al. 2020, arXiv 2001.04193).
         """
         return {
-            **{f"r{k}": self.recall(k) for k in RECALL_AT},
+            **{f"r{k}": self.recall(k) for k in Ranking.RECALL_AT},
             "median_rank": float(self.best.double().quantile(0.5)),
             "mean_rank": float(self.best.double().mean()),
             "map": float(self.average_precision.mean()),
@@ -131,7 +136,7 @@ def mean_recall(metrics: Mapping[str, Mapping[str, float]]) -> float:
     Args:
         metrics: of `retrieval_metrics`.
     """
-    recalls = [metrics[side][f"r{k}"] for side in (IMAGE_TO_TEXT, TEXT_TO_IMAGE) for k in RECALL_AT]
+    recalls = [metrics[side][f"r{k}"] for side in (IMAGE_TO_TEXT, TEXT_TO_IMAGE) for k in Ranking.RECALL_AT]
     return sum(recalls) / len(recalls)
 
 

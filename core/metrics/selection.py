@@ -188,23 +188,3 @@ def row_weights(labels: Tensor) -> Tensor | None:
         return None
     weights = class_weights(labels, int(labels.max()) + 1)
     return None if weights is None else weights.double()[labels]
-
-
-def signed_shares(labels: Tensor, num_classes: int) -> Tensor:
-    """(N, C): of each label 1/n for its n positives and -1/m for its m negatives, times the mean number of positives,
-    16 at most.
-
-    A weighted sum of images is then a mean of positives less a mean of negatives, of the size that a sum over a few
-    shots has: it stays comparable with zero-shot however many images there are. Labels without one of the two are 0,
-    and so is whatever is unknown.
-
-    Args:
-        labels: (N, L) of 0, 1 and NaN, with L up to C.
-        num_classes: C.
-    """
-    positive, negative = (labels == 1).float(), (labels == 0).float()
-    n, m = positive.sum(dim=0), negative.sum(dim=0)
-    both = (n > 0) & (m > 0)
-    shares = torch.where(both, positive / n.clamp(min=1) - negative / m.clamp(min=1), 0.0)
-    mean_positives = (n.sum() / (n > 0).sum().clamp(min=1)).clamp(max=MOST_SHOTS)
-    return torch.nn.functional.pad(shares * mean_positives, (0, num_classes - labels.shape[1]))

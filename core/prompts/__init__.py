@@ -5,9 +5,8 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classifier": "IMAGENET_SEVEN Layout PHOTO PLACEHOLDER POSITIONS build_classifier check_templates "
-        "encoded_classes fill spoken used_lengths",
-        "context": "CHUNK_TOKENS INIT_STD PromptLearner check_words encode_in_chunks",
-        "descriptions": "broad_vocabulary read_class_json",
+        "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill spoken",
+        "context": "CHUNK_TOKENS PromptLearner encode_in_chunks",
+        "descriptions": "read_class_json",
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,6 @@ from ..errors import CapabilityError, ConfigError, DataError
 CHUNK = 256
 """Texts encoded at once."""
 POSITIONS = ("end", "middle", "front")
-PLACEHOLDER = "X"
 
 
 def build_classifier(
@@ -125,6 +125,8 @@ def _facts(backbone: Backbone, store) -> dict[str, float | None]:
 class Layout:
     """What a tokenizer adds: `lead` tokens before the first word, `trail` after the last, `stop` for a full stop."""
 
+    PLACEHOLDER: ClassVar[str] = "X"
+
     lead: int
     trail: int
     stop: int
@@ -133,13 +135,15 @@ class Layout:
 
     @classmethod
     def of(cls, backbone: Backbone) -> Layout:
-        tokens = backbone.tokenize([PLACEHOLDER, "dog", "red", f"{PLACEHOLDER}.", f"{PLACEHOLDER} {PLACEHOLDER}"])
+        tokens = backbone.tokenize(
+            [cls.PLACEHOLDER, "dog", "red", f"{cls.PLACEHOLDER}.", f"{cls.PLACEHOLDER} {cls.PLACEHOLDER}"]
+        )
         lead = int((tokens[:3] != tokens[0]).any(dim=0).int().argmax())  # the first place where words differ
         pad = int(tokens[0, -1])
-        single, stopped, double = used_lengths(tokens, pad)[[0, 3, 4]].tolist()
+        single, stopped, double = cls.used_lengths(tokens, pad)[[0, 3, 4]].tolist()
         if double != single + 1:
             raise CapabilityError(
-                f"backbone '{backbone.spec}': its tokenizer has no token for '{PLACEHOLDER}', which prompt "
+                f"backbone '{backbone.spec}': its tokenizer has no token for '{cls.PLACEHOLDER}', which prompt "
                 "learning puts in the context's place; use another tower"
             )
         # Some tokenizers pad with the end-of-text token or drop full stops; a place is kept for each all the same.
@@ -148,7 +152,13 @@ class Layout:
 
     def words(self, tokens: Tensor) -> Tensor:
         """(N, L) tokens -> (N,) how many the text itself takes."""
-        return used_lengths(tokens, self.pad) - self.single + 1
+        return self.used_lengths(tokens, self.pad) - self.single + 1
+
+    @staticmethod
+    def used_lengths(tokens: Tensor, pad: int = 0) -> Tensor:
+        """(N, L) tokens, or a mask -> (N,) places up to the last that is not padding."""
+        place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        return (place * (tokens != pad)).amax(dim=1)
 
 
 def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -160,7 +170,9 @@ def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -
     names = [spoken(name) for name in class_names]
     context_length = backbone.context_length
     # Counted behind another word, as it stands in the prompt: some tokenizers split a text's first word differently.
-    lengths = layout.words(backbone.tokenize([f"{PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
+    lengths = (
+        layout.words(backbone.tokenize([f"{Layout.PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
+    )
     room = context_length - layout.lead - layout.trail - layout.stop - n_ctx
     if int(lengths.max()) > room:
         worst = class_names[int(lengths.argmax())]
@@ -168,7 +180,7 @@ def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -
             f"class '{worst}' takes {int(lengths.max())} tokens, {max(room, 0)} are left beside {n_ctx} of context in "
             f"this tower's {context_length}; shorten the class name, or the context (n_ctx, ctx_init)"
         )
-    place = " ".join([PLACEHOLDER] * n_ctx)
+    place = " ".join([Layout.PLACEHOLDER] * n_ctx)
     return backbone.tokenize([f"{place} {name}." for name in names]).to(backbone.device), lengths
 
 
@@ -194,28 +206,11 @@ def before(position: str, n_ctx: int) -> int:
     return {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
 
 
-def used_lengths(tokens: Tensor, pad: int = 0) -> Tensor:
-    """(N, L) tokens, or a mask -> (N,) places up to the last that is not padding."""
-    place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    return (place * (tokens != pad)).amax(dim=1)
-
-
 # Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020
 # (prompt ensembling).
 
 PHOTO: tuple[str, ...] = ("a photo of a {}.",)
 """What CLIP is asked where nothing is known of the domain."""
-
-IMAGENET_SEVEN: tuple[str, ...] = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-"""The subset of CLIP's 80 ImageNet templates that its authors chose, used by Tip-Adapter and APE."""
 
 
 def fill(templates: Iterable[str], class_name: str) -> list[str]:

@@ -15,9 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
 from ..errors import DataError
-from .classifier import POSITIONS, Layout, arrange, before, spoken, tokenize, used_lengths
+from .classifier import POSITIONS, Layout, arrange, before, spoken, tokenize
 
-INIT_STD = 0.02
 CHUNK_TOKENS = 4096
 """Tokens at once where a caller does not say. A text tower of ViT-B/16's size holds some 1.5 GB for the backward pass
 of so many, and a larger batch of them is hardly faster on a CPU."""
@@ -57,7 +56,14 @@ class PromptLearner(nn.Module):
     Raises:
         CapabilityError: the backbone has no "prompt".
         ConfigError: an option out of range, or a prompt longer than the tower's context.
+
+    Class attributes:
+        POSITIONS: where a class name can stand.
+        INIT_STD: deviation of a random start.
     """
+
+    POSITIONS = POSITIONS
+    INIT_STD = 0.02
 
     def __init__(
         self,
@@ -88,7 +94,7 @@ class PromptLearner(nn.Module):
         tokens, name_lengths = tokenize(backbone, class_names, n_ctx, layout)  # (C, L), (C,)
         mask = backbone.token_mask(tokens)
         self._trim = trim and "trim" in backbone.capabilities
-        longest = int(used_lengths(mask).max()) if self._trim else tokens.shape[1]
+        longest = int(Layout.used_lengths(mask).max()) if self._trim else tokens.shape[1]
         tokens, mask = tokens[:, :longest], mask[:, :longest]
         order, slots = arrange(position, name_lengths, n_ctx, layout.lead, longest)  # (C, L), (C, M)
         self._backbone, self.class_chunk, self.checkpointing = backbone, class_chunk, checkpointing
@@ -100,12 +106,18 @@ class PromptLearner(nn.Module):
         if start is None:
             shape = (*((len(class_names),) if csc else ()), n_ctx, word.shape[-1])
             # on the CPU, so that every device starts alike
-            start = INIT_STD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+            start = self.INIT_STD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         if csc and start.ndim == 2:
             start = start.expand(len(class_names), -1, -1)
         self.ctx = nn.Parameter(start.to(word.device).clone())
         alike = layout.lead + before(position, n_ctx) if self.ctx.ndim == 2 else 0
         self._alike = alike if share and is_causal(backbone, word) else 0
+
+    @staticmethod
+    def check_words(ctx_init: str | None) -> None:
+        """Raise the ConfigError of a start without words."""
+        words = ctx_init is None or (isinstance(ctx_init, str) and bool(spoken(ctx_init)))
+        require(words, "ctx_init", ctx_init, "give words such as 'a photo of a', or None")
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """(C, L, W) embeddings of the prompts, before positions; of the classes in `rows` alone where it is given."""
@@ -147,13 +159,13 @@ class PromptLearner(nn.Module):
             return encode(rows)
         keeps_all = torch.is_grad_enabled() and not self.checkpointing and self.class_chunk is None
         chunk = len(rows) if keeps_all else max(1, self.at_once() // groups)
-        lengths = used_lengths(self.mask)[rows]
+        lengths = Layout.used_lengths(self.mask)[rows]
         return encode_in_chunks(encode, rows, lengths, chunk, recompute=self.checkpointing)
 
     def _encode_part(self, ctx: Tensor, rows: Tensor, normalize: bool) -> Tensor:
         mask = self.mask[rows]
         if self._trim and not torch.compiler.is_exporting():
-            mask = mask[:, : int(used_lengths(mask).max())]
+            mask = mask[:, : int(Layout.used_lengths(mask).max())]
         prompts = self._prompts(ctx, rows, mask.shape[1])  # (G, R, L, W)
         if self._alike:
             return encode_sharing(self._backbone, prompts, mask, self._alike, normalize)
@@ -179,13 +191,7 @@ def check_context_options(n_ctx: int, position: str, ctx_init: str | None) -> No
     whole = isinstance(n_ctx, int) and not isinstance(n_ctx, bool)
     require(whole and n_ctx >= 1, "n_ctx", n_ctx, "give a whole number of context vectors, 1 or more")
     require(position in POSITIONS, "position", position, "give end, middle or front")
-    check_words(ctx_init)
-
-
-def check_words(ctx_init: str | None) -> None:
-    """Raise the ConfigError of a start without words."""
-    words = ctx_init is None or (isinstance(ctx_init, str) and bool(spoken(ctx_init)))
-    require(words, "ctx_init", ctx_init, "give words such as 'a photo of a', or None")
+    PromptLearner.check_words(ctx_init)
 
 
 def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, layout: Layout) -> Tensor | None:

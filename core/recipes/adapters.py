@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from ..backbones.load import load_backbone
@@ -15,7 +14,7 @@ from ..contracts.items import DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, Recipe
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
-from ..registry import adapter_class, build_adapter
+from ..registry import adapter_class, build_adapter, check_packages
 from .data import CURE, has_labels
 
 SHARED = ("batch_size", "amp", "workers")
@@ -29,7 +28,7 @@ def adapter_of(recipe: Recipe) -> Adapter:
         ConfigError: an option's value is not usable. CapabilityError: a package that it needs is not installed.
     """
     adapter = build_adapter(recipe.adapter_name, **adapter_options(recipe))
-    check_packages(adapter)
+    check_packages(adapter.name, adapter.packages)
     return adapter
 
 
@@ -52,16 +51,6 @@ def trains_towers(name: str | None) -> bool:
     return name is not None and "pixels" in adapter_class(name).needs
 
 
-def check_packages(adapter: Adapter) -> None:
-    """Raise the CapabilityError of a package that an adapter needs and that is not installed."""
-    for package, extra in adapter.packages.items():
-        if find_spec(package) is None:
-            raise CapabilityError(
-                f"adapter '{adapter.name}' needs the package '{package}'; "
-                f"install it with: pip install 'vladapt[{extra}]'"
-            )
-
-
 def check_named(recipe: Recipe, names: Iterable[str]) -> None:
     """Raise the ConfigError of options for an adapter that is not fitted."""
     for name in recipe.adapters:
@@ -69,16 +58,21 @@ def check_named(recipe: Recipe, names: Iterable[str]) -> None:
             raise ConfigError(f"--set adapters.{name}: {name} is not fitted here; omit it, or name the adapter")
 
 
-def check_hooks(recipe: Recipe) -> None:
-    """Raise the error of hooks that nobody has registered, or that nothing would call."""
+def check_hooks(recipe: Recipe, names: Iterable[str] | None = None) -> None:
+    """Raise the error of hooks that nobody has registered, or that nothing would call.
+
+    Args:
+        names: of the adapters of a comparison; by default the recipe's own.
+    """
     if not recipe.custom_hooks:
         return
     from ..training.hooks import check_registered
     from ..training.tower_adapter import TowerAdapter
 
-    name = recipe.adapter_name or "auto"
-    if name == "zero-shot" or not issubclass(adapter_class(name), TowerAdapter):
-        raise ConfigError(f"--set {HOOKS}: adapter '{name}' trains no towers, so nothing would call them; omit it")
+    names = [recipe.adapter_name or "auto"] if names is None else list(names)
+    if not any(name != "zero-shot" and issubclass(adapter_class(name), TowerAdapter) for name in names):
+        told = f"adapter '{names[0]}' trains" if len(names) == 1 else "these adapters train"
+        raise ConfigError(f"--set {HOOKS}: {told} no towers, so nothing would call them; omit it")
     check_registered(recipe.custom_hooks)
 
 
@@ -121,14 +115,11 @@ def as_published(recipe: Recipe, names: Iterable[str], shared: Iterable[tuple[ty
     """
     if recipe.protocol is None:
         return recipe
-    options: dict[str, Any] = dict(recipe.adapters)
+    options = {}
     for name in names:
-        given = recipe.with_adapter(name).adapter_options
-        taken = {
-            key: value for key, value in published_options(adapter_class(name), shared).items() if key not in given
-        }
-        options[name] = {**taken, **(options.get(name) or {})}
-    return recipe.with_(adapters=options)
+        given, of_papers = recipe.with_adapter(name).adapter_options, published_options(adapter_class(name), shared)
+        options[name] = {key: value for key, value in of_papers.items() if key not in given}
+    return _with_defaults(recipe, options)
 
 
 def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -136,18 +127,14 @@ def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
     for, there are images and no keys of another backbone, and nobody said otherwise."""
     if recipe.features or recipe.resources.get("keys"):
         return recipe
-    options: dict[str, Any] = dict(recipe.adapters)
-    for name in names:
+    fresh = {}
+    for name in [name for name in names if issubclass(adapter_class(name), FreshViews)]:
         own = recipe.with_adapter(name).adapter_options
-        if issubclass(adapter_class(name), FreshViews) and "fresh_views" not in own and _published(recipe, name, own):
-            options[name] = {"fresh_views": True, **(options.get(name) or {})}
-    return recipe.with_(adapters=options)
-
-
-def _published(recipe: Recipe, name: str, own: Mapping[str, Any]) -> bool:
-    """Whether the user asks for a method as published: by a protocol, or by a preset that it has."""
-    named = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
-    return recipe.protocol is not None or (named and bool(adapter_class(name).presets))
+        by_preset = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
+        published = recipe.protocol is not None or (by_preset and bool(adapter_class(name).presets))
+        if published and "fresh_views" not in own:
+            fresh[name] = {"fresh_views": True}
+    return _with_defaults(recipe, fresh)
 
 
 def with_published(recipe: Recipe, published: str | None, names: Iterable[str | None]) -> tuple[Recipe, list[str]]:
@@ -170,9 +157,8 @@ def with_published(recipe: Recipe, published: str | None, names: Iterable[str | 
     taken = [name for name in taken if "preset" not in recipe.with_adapter(name).adapter_options]
     if not taken:
         return recipe, []
-    options = {name: {"preset": published, **(recipe.adapters.get(name) or {})} for name in taken}
     note = f"{', '.join(taken)}: the settings published for {published}; --preset none uses the usual ones"
-    return recipe.with_(adapters={**recipe.adapters, **options}), [note]
+    return _with_defaults(recipe, {name: {"preset": published} for name in taken}), [note]
 
 
 def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -197,8 +183,14 @@ def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
                 f"--set adapter.{key}: not an option of {', '.join(names)}; {did_you_mean(key, known)}"
             )
     shared = {name: {key: value for key, value in beside_name.items() if key in has[name]} for name in names}
-    own = {name: {**options, **(recipe.adapters.get(name) or {})} for name, options in shared.items() if options}
-    return recipe.with_(adapter={"name": recipe.adapter_name}, adapters={**recipe.adapters, **own})
+    recipe = _with_defaults(recipe, {name: options for name, options in shared.items() if options})
+    return recipe.with_(adapter={"name": recipe.adapter_name})
+
+
+def _with_defaults(recipe: Recipe, options: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """The recipe with these options of methods, by name, where its `adapters` say nothing else."""
+    own = {name: {**of, **(recipe.adapters.get(name) or {})} for name, of in options.items()}
+    return recipe.with_(adapters={**recipe.adapters, **own})
 
 
 def backbone_of(recipe: Recipe, domain: Domain | None, device: str | None = None) -> Backbone:

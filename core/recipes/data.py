@@ -118,22 +118,22 @@ def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
         As `read_data` and `restrict_classes`.
     """
     names = listed_classes(recipe.classes)
-    asked = names is not None and recipe.protocol is None and (recipe.shots == 0 or not recipe.gave("shots"))
+    asked = names if recipe.protocol is None and (recipe.shots == 0 or not recipe.gave("shots")) else None
     try:
         data = read_data(recipe, domain, task)
     except NoClassesError as error:
-        if not asked:
+        if asked is None:
             cure = "or name the classes with --classes and give a method that needs no labels"
             if names is not None and recipe.gave("shots") and recipe.protocol is None:
                 cure = f"or omit --shots {recipe.shots}: without labels nothing is drawn"
             raise NoClassesError(f"{error}, {cure}") from None
         images = images_of(domain, [recipe.data_path], recipe.reading)
-        return _named(replace(images, name=Path(recipe.data_path).resolve().name), names)
-    if not asked or data.kind != "labels" or _meant(names, data.class_names, recipe.shots == 0):
+        return _named(replace(images, name=Path(recipe.data_path).resolve().name), asked)
+    if asked is None or data.kind != "labels" or _meant(asked, data.class_names, recipe.shots == 0):
         return restrict_classes(data, recipe.classes)
     folders = ", ".join(data.class_names[:5]) + (", ..." if len(data.class_names) > 5 else "")
     note = f"None of --classes is among the labels of the data ({folders}), so these are not used as labels."
-    return _named(replace(data, published=None, notes=[*data.notes, note]), names)
+    return _named(replace(data, published=None, notes=[*data.notes, note]), asked)
 
 
 def _meant(names: Sequence[str], known: Sequence[str], exactly: bool) -> bool:

@@ -1,8 +1,8 @@
 """From a packaged recipe, a recipe file, `--set key=value` and named flags, merged in that order, to a `Recipe`.
 
 What is wrong with the names and places that a command line gives is said before torch is imported (`check_recipe`,
-`check_names`, `check_run`). Each is checked again where it is used, by the same function and so in the same words. The
-values of an adapter's options are not checked here: its class needs torch.
+`check_names`, `check_places`, `check_run`). Each is checked again where it is used, by the same function and so in the
+same words. The values of an adapter's options are not checked here: its class needs torch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from ..contracts.recipe import (
     absolute_paths,
     check_data_place,
     check_features_place,
+    check_out_folder,
+    check_protocol,
     value_of,
 )
 from ..contracts.task import Task
 from ..contracts.use import FittedRun
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
-from ..registry import catalogue, judging_options, load_domain, task_class
-from ..registry.catalogue import find, is_place
+from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
+from ..registry.catalogue import find, is_place, literal_in
 from ..runs.places import HUB, run_folder
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
@@ -177,12 +179,27 @@ def parse_set(text: str, example: str = "adapter.alpha=2") -> tuple[str, Any]:
 def check_recipe(recipe: Recipe) -> None:
     """Refuse what a fit refuses: names that nothing has, data that are not there, packages that are missing.
 
-    Tasks that need no domain find their data themselves.
+    A package that an adapter does without under some of its options is looked for where these are read.
 
     Raises:
         UnknownNameError, ConfigError, DataError, CapabilityError: as a fit does.
     """
-    check_names(recipe, () if recipe.adapter_name is None else (recipe.adapter_name,))
+    name = recipe.adapter_name
+    check_names(recipe, () if name is None else (name,))
+    check_places(recipe)
+    if name is not None and not is_place(name) and not recipe.adapter_options:
+        check_packages(name, literal_in(find(name, catalogue.adapters(), "adapter"), "packages") or {})
+
+
+def check_places(recipe: Recipe) -> None:
+    """Refuse data that are not there, an `--out` that is a file, and a domain whose packages are missing.
+
+    Tasks that need no domain find their data themselves.
+
+    Raises:
+        DataError, ConfigError, CapabilityError: as a fit does.
+    """
+    check_out_folder(recipe.out)
     if recipe.features:
         check_features_place(recipe.features)
     elif not recipe.task or recipe.domain:
@@ -206,13 +223,16 @@ def check_names(recipe: Recipe, adapters: Iterable[str]) -> None:
     for name in adapters:
         if not is_place(name):
             find(name, catalogue.adapters(), "adapter")
+    check_protocol(recipe.protocol)
     if recipe.gave("backbone") and not recipe.features:
         for spec in recipe.backbone.split(","):
             check_spec(spec.strip())
 
 
-def check_run(place: str | Path) -> None:
-    """Raise the DataError of a folder that holds no run; what the hub holds is looked up when it is used."""
+def check_run(place: str | Path, out: str | None = None) -> None:
+    """Raise the DataError of a folder that holds no run, or the ConfigError of a file in place of the folder for its
+    evaluation; what the hub holds is looked up when it is used."""
+    check_out_folder(out, "evaluation")
     if not str(place).startswith(HUB):
         run_folder(Path(place))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,19 @@ def build_adapter(name: str, **options: Any) -> Adapter:
     """
     cls = adapter_class(name)
     return cls(**chosen(cls, options, f"adapter '{name}'"))
+
+
+def check_packages(name: str, packages: Mapping[str, str]) -> None:
+    """Raise the CapabilityError of a package that an adapter needs and that is not installed.
+
+    Args:
+        packages: package -> the extra of this project that brings it.
+    """
+    for package, extra in packages.items():
+        if find_spec(package) is None:
+            raise CapabilityError(
+                f"adapter '{name}' needs the package '{package}'; install it with: pip install 'vladapt[{extra}]'"
+            )
 
 
 def load_adapter(path: str | Path, backbone=None) -> Adapter:

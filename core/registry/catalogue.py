@@ -10,13 +10,14 @@ names through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losse
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 
@@ -130,6 +131,21 @@ def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
     if name in entries:
         return entries[name]
     raise UnknownNameError(f"unknown {kind} '{name}'; {did_you_mean(name, entries)}")
+
+
+def assigned(file: Path, name: str) -> ast.expr | None:
+    """What a class in a file assigns to an annotated name, without importing it; None where none does."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == name and node.value:
+            return node.value
+    return None
+
+
+def literal_in(entry: Entry, name: str) -> Any:
+    """The same as a value; None of an entry point, or where it is computed."""
+    value = None if entry.file is None else assigned(entry.file, name)
+    with suppress(ValueError):
+        return None if value is None else ast.literal_eval(value)
 
 
 def kebab(stem: str) -> str:

@@ -5,13 +5,11 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "evaluations": "digests_of",
         "folder": "Run",
-        "plots": "MOST_IN_STRIP accuracy_over_shots data_uri strip",
+        "plots": "accuracy_over_shots data_uri strip",
         "redaction": "Redaction",
-        "run_sections": "Report page_template write_report",
+        "run_sections": "ExchangeVerdict Report Verdict page_template write_report",
         "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
         "TableSection Track VerdictSection plural",
-        "verdicts": "ExchangeVerdict Verdict",
     },
 )

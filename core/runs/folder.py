@@ -1,4 +1,8 @@
-"""A run: a folder with what was fitted, how, on what and how well. Data only; opening one runs no code of it."""
+"""A run: a folder with what was fitted, how, on what and how well, and with what `eval` scored of it.
+
+Data only; opening one runs no code of it. It remembers the images of its fit by digests, so that an evaluation can say
+which of those it scores were among them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -23,10 +27,8 @@ from safetensors import SafetensorError
 from ... import __version__
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, remove_abandoned, write_whole
-from .places import HUB, UNFINISHED, run_folder
-from .published import folder_of
-from .redaction import origin_of, without_place
-from .shareable import check_backbone, cleaned, shareable
+from .places import HUB, UNFINISHED, folder_of, origin_of, run_folder, without_place
+from .redaction import check_backbone, cleaned, shareable
 
 FORMAT = 1
 RUNS = Path("runs")
@@ -54,6 +56,9 @@ DIGITS = 19
 VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine")
 WHERE_USED = ("mmcv", "mmdet", "mmseg", "torchmetrics")
 """Modules whose versions count where a run has imported them."""
+EVALUATIONS, METRICS = "evaluations", "metrics.json"
+MOST_DIGESTS = 200_000
+"""Images of a fit that its run remembers."""
 
 
 @dataclass(eq=False)
@@ -131,7 +136,7 @@ class Run:
             raise DataError(f"{path / 'run.json'}: damaged, backbone.spec is not the name of a backbone; fit again")
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
-        metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
+        metrics = _read_json(path / METRICS) if (path / METRICS).exists() else info.get("metrics", {})
         return cls(path, shareable(info) if place else info, metrics, place)
 
     @property
@@ -164,8 +169,8 @@ class Run:
         stamp = {"format": FORMAT, "vladapt": __version__}
         told = without_place(plain(info))
         self.info = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
-        write_whole(self.path / "run.json", _dumped(self.info))
-        write_whole(self.path / "metrics.json", _dumped(self.metrics))
+        write_whole(self.path / "run.json", dumped(self.info))
+        write_whole(self.path / METRICS, dumped(self.metrics))
 
     def log(self, text: str) -> None:
         """Append lines to log.txt, each with the time.
@@ -315,7 +320,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _dumped(value: dict[str, Any]) -> str:
+def dumped(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -336,3 +341,84 @@ def versions() -> dict[str, str]:
         if name in sys.modules:
             by_name[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
     return by_name
+
+
+def evaluation_folder(run: Path, source: str) -> Path:
+    """A new name for an evaluation inside a run folder: `evaluations/<time>-<source>`.
+
+    Args:
+        source: the data, or the split of the run's own.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem) or "data"
+    parent, name = run / EVALUATIONS, f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}"
+    taken = len(list(parent.glob(f"{name}*"))) if parent.is_dir() else 0
+    return parent / (f"{name}-{taken + 1}" if taken else name)
+
+
+def write_metrics(folder: Path, result: Mapping[str, Any]) -> Path:
+    """The result of an evaluation as metrics.json; makes the folder.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    make_folder(folder)
+    write_whole(folder / METRICS, dumped(plain(result)))
+    return folder / METRICS
+
+
+def make_folder(folder: Path) -> None:
+    """A folder and its parents.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError.unwritable(folder, error) from error
+
+
+def kept_digests(parts: Mapping[str, Sequence[Any]], digests: Callable[[Any], list[str]]) -> dict[str, Any]:
+    """What run.json keeps of the images of a fit: their digests by what they did there ("train", "val"), or their
+    number alone where they are too many.
+
+    Args:
+        parts: what each part holds.
+        digests: a part -> digests of its images.
+    """
+    count = sum(map(len, parts.values()))
+    return {"too_many": count} if count > MOST_DIGESTS else {name: digests(part) for name, part in parts.items()}
+
+
+def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) -> dict[str, Any]:
+    """How many images of an evaluation show what an image of the fit showed.
+
+    Args:
+        info: run.json.
+        digests: makes those of the images that are scored; called where the run says what was in its fit.
+
+    Returns:
+        "in_fit": their number, or None where the run does not say; "in_fit_words": the sentence on it, which an
+        evaluation begins with.
+    """
+    known = info.get("digests")
+    if info.get("published"):
+        why = "it was published without a record of its images"
+    elif not isinstance(known, Mapping):
+        why = "the run was made by an older version"
+    elif "too_many" in known:
+        why = f"it had {known['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"
+    elif any(digest == "" for side in known.values() for digest in side):
+        why = "some of its images were not files"
+    else:
+        of_fit, scored = {digest for side in known.values() for digest in side}, digests()
+        count = sum(digest in of_fit for digest in scored)
+        return {"in_fit": count, "in_fit_words": _in_fit_words(count, len(scored), scored.count(""))}
+    return {"in_fit": None, "in_fit_words": f"Whether some of these images were in the fit is not known: {why}."}
+
+
+def _in_fit_words(count: int, images: int, unknown: int) -> str:
+    were = "was" if count == 1 else "were"
+    text = f"{count or 'None'} of the {images} images {were} in the fit."
+    text += " The scores are too high, because the model learned from them." if count else ""
+    return text if not unknown else f"{text} {unknown} of them are not files, so they cannot be compared."

@@ -1,15 +1,27 @@
-"""Where a run lies, told without torch."""
+"""Where a run lies: in a folder, or published in a repository of the Hugging Face hub; told without torch."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable, Container, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from ..errors import DataError
+from ..backbones.hub import REPOSITORY, cached_revision, hub_snapshot
+from ..errors import CapabilityError, DataError
 
 HUB = "hf:"
 """Before the name of a run of the Hugging Face hub."""
 UNFINISHED = ".unfinished"
 """In a folder: a fit is still writing it, or was stopped."""
+CARD = "README.md"
+NEEDED = ("run.json", "metrics.json", "adapter.safetensors")
+FILES = (*NEEDED, "calibration.safetensors", "linear-probe.safetensors", CARD)
+"""All that is ever pushed, and all that is ever taken from a repository."""
+REVISION = re.compile(r"[\w][\w./-]*")
+LOCAL_WAY = "give a folder that `vladapt push` wrote"
 
 
 def run_folder(path: Path) -> Path:
@@ -32,3 +44,54 @@ def run_folder(path: Path) -> Path:
     if runs:
         raise DataError(f"{path}: holds {len(runs)} runs; give one of them, for instance {runs[-1]}")
     raise DataError(f"{path}: no run.json there; give a run folder that `vladapt fit` wrote")
+
+
+def folder_of(place: str) -> Path:
+    """The folder of a published run: one in the hub's cache, downloaded if it is not there, or the one that is named.
+
+    Args:
+        place: `hf:OWNER/NAME`, `hf:OWNER/NAME@REVISION`, or `hf:FOLDER`.
+
+    Raises:
+        DataError: no such name, none of the files of a run there, or not cached and offline.
+    """
+    rest = place.removeprefix(HUB)
+    if rest and Path(rest).expanduser().is_dir():
+        return Path(rest).expanduser()
+    if find_spec("huggingface_hub") is None:
+        raise CapabilityError(f"{place}: needs huggingface_hub; install it with: pip install 'vladapt[sharing]'")
+    repo, at, revision = rest.partition("@")
+    if not REPOSITORY.fullmatch(repo) or repo.startswith(".") or (at and not REVISION.fullmatch(revision)):
+        raise DataError(
+            f"{place}: not the name of a run; write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION, or {LOCAL_WAY}"
+        )
+    folder = cached_revision(repo, NEEDED, revision or None)
+    folder = folder or hub_snapshot(repo, FILES, revision or None, LOCAL_WAY)
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise DataError(f"{place}: not a run of vladapt, it has no {missing[0]}; {LOCAL_WAY}, or another repository")
+    return folder
+
+
+def without_place(value: Any) -> Any:
+    """A nest of plain values whose texts name files in the working directory as they are named from there."""
+    here = str(Path.cwd())
+    if len(here) < 2:
+        return value
+    return mapped_texts(value, lambda text: "." if text == here else text.replace(here + os.sep, ""))
+
+
+def origin_of(folder: Path) -> str | None:
+    """The working directory, as it is found from a folder below it; None where the way there would tell its name."""
+    way = os.path.relpath(Path.cwd(), folder.absolute())
+    return way if set(Path(way).parts) <= {os.pardir} else None
+
+
+def mapped_texts(value: Any, change: Callable[[str], str], keep: Container[str] = ()) -> Any:
+    """A nest of plain values with each of its texts changed, but for what lies below the keys `keep`."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: inner if key in keep else mapped_texts(inner, change, keep) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mapped_texts(inner, change, keep) for inner in value]
+    return value

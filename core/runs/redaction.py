@@ -1,20 +1,25 @@
-"""What a run tells of where it was made and of single images: paths as they were given, and with `--redact` no names.
+"""What of a run is handed on: with `--redact` no names of samples and files, and published none of who used it either.
 
-A run is handed on. The folders of the machine it was made on are left out of it always; names of files, which may be
-those of patients, and pictures are left out where the user says so.
+Names of files may be those of patients. The folders of the machine that a run was made on are left out of it always
+(`core/runs/places.py`).
 """
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..contracts.items import DomainData
 from ..contracts.judgement import Evaluated
+from ..contracts.recipe import SAMPLE
+from ..errors import CapabilityError
+from .places import mapped_texts
 
 FILE_NAME = re.compile(
     r"""[^\s'"()\[\],:;]*\.(?:png|jpe?g|jp2|j2k|bmp|gif|webp|tiff?|dcm|dicom|nii(?:\.gz)?|npz|npy|mha|nrrd|svs|mp4|avi|mov|mkv"""
@@ -24,20 +29,18 @@ FILE_NAME = re.compile(
 LEFT_OUT, NO_NAME = "[left out]", "redacted data"
 SHOWS_IMAGES = frozenset({"pictures", "searches"})
 """Kinds of sections that are pictures of single samples with their names."""
-
-
-def without_place(value: Any) -> Any:
-    """A nest of plain values whose texts name files in the working directory as they are named from there."""
-    here = str(Path.cwd())
-    if len(here) < 2:
-        return value
-    return _mapped(value, lambda text: "." if text == here else text.replace(here + os.sep, ""))
-
-
-def origin_of(folder: Path) -> str | None:
-    """The working directory, as it is found from a folder below it; None where the way there would tell its name."""
-    way = os.path.relpath(Path.cwd(), folder.absolute())
-    return way if set(Path(way).parts) <= {os.pardir} else None
+DROPPED = ("splits", "digests", "origin", "base", "model", "encoded_images", "stored_images", "published", "metrics")
+"""Parts of run.json that say which images there were, or where something lies."""
+VERBATIM = frozenset({"class_names", "templates"})
+"""Words that the model itself is made of."""
+TOWERS = ("keys", "further_backbones")
+"""Resources that name backbones."""
+ANYBODY = frozenset({"root", "user", "users", "home", "admin", "ubuntu", "work", "data", "test", "runner", "default"})
+"""Names of users that tell nothing of a person, and are words."""
+PATH = re.compile(r"(?<![\w./\\])(?:~|[A-Za-z]:)?[/\\][\w.][^\s'\"<>|,;:@()\[\]]*")
+"""An absolute path, or one below somebody's home."""
+UNPUBLISHED = "unpublished:"
+"""Before the name of a backbone that is a file or folder of the one who pushed."""
 
 
 class Redaction:
@@ -79,19 +82,19 @@ class Redaction:
     def info(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json holds."""
         recipe, data = dict(info.get("recipe") or {}), dict(info.get("data") or {})
-        recipe["data"] = {**_mapped(recipe.get("data") or {}, hide), "path": LEFT_OUT}
+        recipe["data"] = {**mapped_texts(recipe.get("data") or {}, hide), "path": LEFT_OUT}
         recipe["features"] = recipe.get("features") and LEFT_OUT
         recipe["generic"] = recipe.get("generic") and LEFT_OUT
         recipe["resources"] = dict.fromkeys(recipe.get("resources") or {}, LEFT_OUT)
         recipe["plan"] = _without_data(recipe.get("plan") or {})
-        recipe["task_options"] = _mapped(recipe.get("task_options") or {}, _without_place)
+        recipe["task_options"] = mapped_texts(recipe.get("task_options") or {}, _without_place)
         splits = {split: [self.name(each) for each in ids] for split, ids in (info.get("splits") or {}).items()}
         return {
             **info,
             "recipe": recipe,
             "data": {**data, "name": NO_NAME, "path": LEFT_OUT},
             "splits": splits,
-            "fit": _mapped(info.get("fit"), self.text),
+            "fit": mapped_texts(info.get("fit"), self.text),
             "skipped": self.pairs(info.get("skipped") or ()),
             "notes": [self.text(note) for note in info.get("notes") or ()],
             **({"not_calibrated": self.text(info["not_calibrated"])} if info.get("not_calibrated") else {}),
@@ -128,11 +131,119 @@ def _without_place(value: str) -> str:
     return LEFT_OUT if Path(value).exists() else value
 
 
-def _mapped(value: Any, change) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: _mapped(inner, change) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_mapped(inner, change) for inner in value]
-    return value
+class Privacy:
+    """Texts without what a run must not tell: names of its samples, paths, the user's own name.
+
+    Args:
+        info: what run.json holds.
+    """
+
+    def __init__(self, info: Mapping[str, Any]):
+        ids = [str(i) for split in (info.get("splits") or {}).values() for i in split if isinstance(split, list)]
+        skipped = [str(pair[0]) for pair in info.get("skipped") or () if pair]
+        self.names = [*dict.fromkeys([*ids, *skipped])]
+        words = "\n".join(map(str, info.get("class_names") or ()))
+        self._telling = [n for n in self.names if len(n) > 3 and re.search(r"[^\W\d]", n) and n not in words]
+        self._redaction = Redaction([name, Path(name).name] for name in self.names)
+        self._places = sorted({str(Path.home()), str(Path.cwd())} - {os.sep}, key=len, reverse=True)
+        user = _user()
+        self._user = re.compile(rf"(?<!\w){re.escape(user)}(?!\w)") if user else None
+
+    def text(self, text: str) -> str:
+        """A text with these left out."""
+        for place in self._places:
+            text = text.replace(place, LEFT_OUT)
+        text = PATH.sub(LEFT_OUT, text)
+        text = self._redaction.text(text)
+        return text if self._user is None else self._user.sub(LEFT_OUT, text)
+
+    def told_in(self, text: str) -> str | None:
+        """The first thing in a text that should not be there; None where there is none."""
+        names = [name for name in self._telling if name in text]
+        places = [place for place in self._places if place in text]
+        return next(iter([*names, *places]), None)
+
+
+def shareable(info: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json as it is published: what loading needs, and what the card says."""
+    privacy = Privacy(info)
+    counts = {name: len(ids) for name, ids in (info.get("splits") or {}).items()}
+    counts = counts or (info.get("published") or {}).get("counts") or {}
+    data, recipe, backbone = (dict(info.get(key) or {}) for key in ("data", "recipe", "backbone"))
+    of_sample = data.get("path") == SAMPLE
+    resources = {name: value for name, value in (recipe.get("resources") or {}).items() if name in TOWERS}
+    kept = Redaction(()).info({key: value for key, value in info.items() if key not in DROPPED})
+    kept["recipe"] |= {"out": None, "descriptions": None, "generic": None, "resume": False}
+    kept["recipe"]["resources"] = {name: shared_spec(str(value)) for name, value in resources.items()}
+    kept["recipe"]["classes"] = _classes(recipe.get("classes"))
+    place = SAMPLE if of_sample else LEFT_OUT
+    kept["recipe"]["data"] = {**kept["recipe"]["data"], "path": place}
+    kept["data"] |= {"path": place, "name": data.get("name") if of_sample or data.get("named") else NO_NAME}
+    kept["skipped"] = []
+    kept.pop("splits")
+    own = str(backbone.get("spec"))
+    told = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
+    if info.get("backbone") is not None:
+        told["recipe"]["backbone"] = shared_spec(own)
+    told["published"] = {"counts": counts}
+    return told
+
+
+def cleaned(value: Any, text: Callable[[str], str]) -> Any:
+    """A nest of plain values whose texts are cleaned, but for words that the model is made of."""
+    return mapped_texts(value, text, VERBATIM)
+
+
+def shared_spec(spec: str) -> str:
+    """A backbone's spec; of files and folders of this machine their last names, marked as not published."""
+    if spec.startswith(UNPUBLISHED) or not _is_local(spec):
+        return spec
+    family = next((f for f in ("open_clip:", "hf:") if spec.startswith(f)), "")
+    parts = [part.rstrip("/\\") for part in spec.removeprefix(family).split("@")]
+    return UNPUBLISHED + "@".join(re.split(r"[/\\]", part)[-1] for part in parts)
+
+
+def check_backbone(info: Mapping[str, Any], place: str) -> None:
+    """Raise the CapabilityError of a run whose backbone was not published with it."""
+    backbone = info.get("backbone") or {}
+    if str(backbone.get("spec", "")).startswith(UNPUBLISHED):
+        name = str(backbone["spec"]).removeprefix(UNPUBLISHED)
+        raise CapabilityError(
+            f"{place}: its backbone '{name}' (fingerprint {backbone.get('fingerprint')}) is the author's own and was "
+            "not published; give your copy with --backbone"
+        )
+
+
+def leaks(texts: Iterable[tuple[str, str]], info: Mapping[str, Any]) -> str | None:
+    """The first (file, text) that tells what should not be told, in words; None where none does."""
+    privacy = Privacy(info)
+    for name, text in texts:
+        if found := privacy.told_in(text):
+            return f"{name} holds '{found}'"
+    return None
+
+
+def _is_local(spec: str) -> bool:
+    rest = spec.removeprefix("open_clip:").removeprefix("hf:")
+    slashes = 0 if rest == spec else 2 if "hf-hub:" in rest else 1
+    if rest.partition("@")[0].count("/") > slashes:  # deeper than any name of a model
+        return True
+    for part in rest.split("@"):
+        if part.startswith(("/", ".", "~", "\\")) or re.match(r"[A-Za-z]:[/\\]", part) or Path(part).exists():
+            return True
+        if part.endswith((".json", ".safetensors", ".pt", ".bin")) and not part.startswith("hf-hub:"):
+            return True
+    return False
+
+
+def _classes(classes: Any) -> Any:
+    """What `--classes` said, unless it names a file."""
+    return None if str(classes).lower().endswith((".txt", ".json")) else classes
+
+
+def _user() -> str:
+    """The user's name, where it is one that a text can be searched for."""
+    with suppress(Exception):  # a container may have a user without a name
+        name = getpass.getuser()
+        return name if len(name) > 2 and name.lower() not in ANYBODY else ""
+    return ""

@@ -1,8 +1,9 @@
-"""The sections that runs of all tasks share: what run.json says, what was forgotten, how sure a small test set is."""
+"""The sections that runs of all tasks share: what run.json says, verdicts, how sure a small test set is."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.images import as_image_size, size_in_words
+from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
+from .places import without_place
 from .plots import curve_picture, data_uri
-from .redaction import without_place
-from .sections import Cell, CodeSection, ListSection, Measure, TableSection, is_share, plural
+from .sections import Cell, CodeSection, ListSection, Measure, TableSection, VerdictSection, is_share, plural
 
 KINDS = {
     "labels": "one label per image",
@@ -197,6 +199,60 @@ def _duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+class Verdict(ABC):
+    """Base of the verdicts of all tasks."""
+
+    @property
+    @abstractmethod
+    def sentence(self) -> str:
+        """For a terminal and a log, one line or several; "" where nothing can be said."""
+
+    @abstractmethod
+    def section(self) -> VerdictSection | None:
+        """For the report; None where nothing can be said."""
+
+
+@dataclass(frozen=True)
+class ExchangeVerdict(Verdict):
+    """Of scores before and after a training, by permutation tests that exchange whole units.
+
+    Args:
+        tests: metric -> {"difference", "p_value"}; empty without scores before.
+        measures: metric -> how it is written.
+        unit: what is exchanged, such as "people".
+        deciding: the metric that the title is about.
+        titles: tone -> title, of "good", "open" and "bad".
+    """
+
+    tests: Mapping[str, Mapping[str, float]]
+    measures: Mapping[str, Measure]
+    unit: str
+    deciding: str
+    titles: Mapping[str, str]
+
+    @property
+    def sentence(self) -> str:
+        """A line for each metric."""
+        sentences = []
+        for key, test in self.tests.items():
+            judged = "could be chance" if test["p_value"] >= SIGNIFICANT else "more than chance"
+            change = f"{100 * test['difference']:+.1f} points".replace("-", "−")
+            how = f"permutation test of whole {self.unit}, {p_words(test['p_value'])}"
+            sentences.append(f"{self.measures[key].name} changed by {change}: {judged} ({how}).")
+        return "\n".join(sentences)
+
+    @property
+    def tone(self) -> str:
+        """Of the change in the metric that decides: "good", "bad", or "open" where it could be chance."""
+        test = self.tests[self.deciding]
+        if test["p_value"] >= SIGNIFICANT:
+            return "open"
+        return "good" if test["difference"] > 0 else "bad"
+
+    def section(self) -> VerdictSection | None:
+        return VerdictSection(self.tone, self.titles[self.tone], self.sentence) if self.tests else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,11 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "distributed": "is_main run_on_all world_size",
+        "distributed": "world_size",
         "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
         "process": "in_blocks",
-        "progress": "Reporter training_lines",
+        "progress": "Reporter",
         "ranks": "Ranks",
-        "reading": "MOST_BYTES check_regular json_values parse_json read_json read_start read_text read_yaml "
-        "text_lines why_not_regular",
+        "reading": "check_regular json_values read_json read_start read_text read_yaml text_lines why_not_regular",
     },
 )

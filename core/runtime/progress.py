@@ -55,6 +55,28 @@ class Reporter:
         else:
             yield _plain_lines(self, title, unit)
 
+    @contextmanager
+    def training_lines(
+        self, title: str, every: int | None = None
+    ) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+        """A context that yields `on_step(done, total, values)`: progress, and `LINES` lines with mean losses.
+
+        Args:
+            every: steps between lines where the training itself tells them, so that there are none of these; or None.
+        """
+        with self.task(title, unit="steps") as progress:
+            losses: list[float] = []
+
+            def on_step(done: int, total: int, values: dict[str, float]) -> None:
+                progress(done, total)
+                losses.append(values["loss"])
+                if every is None and done * LINES // total > (done - 1) * LINES // total:
+                    mean = sum(losses) / len(losses)
+                    self.info(f"Step {done}/{total}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
+                    losses.clear()
+
+            yield on_step
+
 
 class _Rate(ProgressColumn):
     def __init__(self, unit: str):
@@ -94,29 +116,6 @@ def _plain_lines(reporter: Reporter, title: str, unit: str):
         reporter.info(f"{title}: {done}/{total} {unit}{speed}")
 
     return progress
-
-
-@contextmanager
-def training_lines(
-    reporter: Reporter, title: str, every: int | None = None
-) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """A context that yields `on_step(done, total, values)`: progress, and `LINES` lines with mean losses.
-
-    Args:
-        every: steps between lines where the training itself tells them, so that there are none of these; or None.
-    """
-    with reporter.task(title, unit="steps") as progress:
-        losses: list[float] = []
-
-        def on_step(done: int, total: int, values: dict[str, float]) -> None:
-            progress(done, total)
-            losses.append(values["loss"])
-            if every is None and done * LINES // total > (done - 1) * LINES // total:
-                mean = sum(losses) / len(losses)
-                reporter.info(f"Step {done}/{total}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
-                losses.clear()
-
-        yield on_step
 
 
 START, OTHER = "start and imports", "other"

@@ -22,7 +22,7 @@ from ..contracts.serving import Served, Serving
 from ..errors import CapabilityError, ConfigError, VladaptError, as_message
 from .uploads import Limits
 
-HOST, PORT = "127.0.0.1", 8000
+PORT = 8000
 TOKEN_VARIABLE = "VLADAPT_TOKEN"
 TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 """What needs no escape in an address."""

@@ -11,11 +11,9 @@ from typing import Any
 from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
 from ..contracts.domain import Domain
 from ..errors import DataError
-from ..runs.measures import MEASURES
-from ..runs.redaction import NO_NAME
+from ..runs.redaction import NO_NAME, UNPUBLISHED
 from ..runs.run_sections import CAUTION, KINDS, SMALL_TEST_SET
-from ..runs.sections import Measure, is_share
-from ..runs.shareable import UNPUBLISHED
+from ..runs.sections import MEASURES, Measure, is_share
 from ..tasks.retrieval.report import MEASURES as OF_RETRIEVAL
 
 LIBRARY, UNKNOWN = "vladapt", "unknown"

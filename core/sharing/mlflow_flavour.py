@@ -26,9 +26,8 @@ from ..backbones.specs import find_published
 from ..contracts.task import Use
 from ..errors import CapabilityError, ConfigError, DataError
 from ..recipes.resolve import task_of_run
-from ..runs.folder import Run, open_run
-from ..runs.published import CARD, FILES
-from ..runs.shareable import dumped
+from ..runs.folder import Run, dumped, open_run
+from ..runs.places import CARD, FILES
 from ..runtime.files import write_whole
 
 LOADER, FLAVOUR = __name__, "vladapt"

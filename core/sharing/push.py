@@ -21,9 +21,9 @@ from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..export.package import new_folder
 from ..registry import adapter_class
-from ..runs.folder import Run
-from ..runs.published import CARD, FILES
-from ..runs.shareable import Privacy, cleaned, dumped, leaks, shareable
+from ..runs.folder import Run, dumped
+from ..runs.places import CARD, FILES
+from ..runs.redaction import Privacy, cleaned, leaks, shareable
 from ..runtime.files import write_whole
 from .card import Card, Told, check_card, check_licence
 from .upload import check_login, upload

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DataError
-from ..runs.published import FILES
+from ..runs.places import FILES
 from .card import LIBRARY
 
 OF_THE_HUB = frozenset({".gitattributes", "README.md"})

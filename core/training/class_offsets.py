@@ -28,7 +28,7 @@ def cross_fitted_offsets(
     num_classes: int,
     seed: int,
     logits_of: Callable[[FeatureSet, FeatureSet], Tensor],
-    count: int = FOLDS,
+    count: int | None = None,
 ) -> Tensor | None:
     """(C,) what a trained head adds to its logits: `balancing_offsets` of cross-fitted logits.
 
@@ -40,14 +40,14 @@ def cross_fitted_offsets(
         support: what the head learned from.
         seed: fixes the folds.
         logits_of: (images to learn from, others) -> (n, C) logits of these.
-        count: of the folds.
+        count: of the folds; None: `FOLDS`.
 
     Returns:
         None where classes have equally many images or do not count alike, and where most of them have a single image.
     """
     if not adapter.counts_unequal(support, num_classes):
         return None
-    parts = folds(support, count, seed)
+    parts = folds(support, count or FOLDS, seed)
     if not parts:
         return None
     logits = []

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.positions import tower_of
 from ..contracts.backbone import Backbone
-
-SCALES = ("logit_scale", "logit_bias")
 
 
 class PixelScores(nn.Module, ABC):
     """Base of scores of all classes that a method makes of pixels, where features and class texts are not all there is
-    to them."""
+    to them.
+
+    Class attributes:
+        SCALES: parameters of a backbone that are of neither tower.
+    """
+
+    SCALES: ClassVar[tuple[str, ...]] = ("logit_scale", "logit_bias")
 
     @abstractmethod
     def forward(self, backbone: Backbone, pixels: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ def text_stays(backbone: Backbone) -> bool:
     if prefix is not None and prefix.requires_grad:
         return False
     return not any(
-        parameter.requires_grad and tower_of(backbone, name) != "image"
+        parameter.requires_grad and backbone.tower_of(name) != "image"
         for name, parameter in backbone.model.named_parameters()
-        if name not in SCALES
+        if name not in PixelScores.SCALES
     )

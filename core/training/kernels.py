@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import deterministic
 
-from ..contracts.backbone import Backbone, blank_image
+from ..contracts.backbone import Backbone
 from ..contracts.options import as_text
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
@@ -146,7 +146,7 @@ def contiguous(parameters: list[nn.Parameter]) -> None:
 def _image_passes(backbone: Backbone, needs: Iterable[str]) -> dict[str, Callable[[], Tensor]]:
     """What is seen -> a pass of one image of that size."""
     size, channels = as_text(backbone.image_size), len(backbone.image_mean)
-    passes = {f"images of {size} pixels": lambda: backbone.encode_image(blank_image(backbone))}
+    passes = {f"images of {size} pixels": lambda: backbone.encode_image(backbone.blank_image())}
     if "hidden_local" in needs:
         crop = local_size(backbone)
         passes[f"local crops of {crop} pixels"] = lambda: backbone.hidden(torch.zeros(1, channels, crop, crop))

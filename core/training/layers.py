@@ -16,12 +16,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..backbones.positions import JOINT, ROOTS, tower_of
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
+from ..contracts.families import JOINT, ROOTS
 from ..errors import CapabilityError, ConfigError
-
-__all__ = ["TowerLayers", "is_projection", "tower_of"]
 
 # What the libraries call the neighbours of the stack of blocks that come before it.
 _BEFORE = re.compile(
@@ -61,7 +59,7 @@ class TowerLayers:
             UnknownNameError: no such parameter.
             ConfigError: it is shared by both towers (the logit scale), and so lies in none.
         """
-        tower = tower_of(self.backbone, name)
+        tower = self.backbone.tower_of(name)
         if tower == "shared":
             spec = self.backbone.spec
             raise ConfigError(f"parameter '{name}' of backbone '{spec}' is in no tower, so it has no depth")
@@ -91,7 +89,7 @@ class TowerLayers:
         layouts: dict[str, _Layout] = {}
         chosen = []
         for name, parameter in self.backbone.model.named_parameters():
-            tower = tower_of(self.backbone, name)
+            tower = self.backbone.tower_of(name)
             trains = tower not in lock
             if trains and last is not None and tower != "shared":
                 layout = layouts.setdefault(tower, _layout(self.backbone, tower))
@@ -104,7 +102,7 @@ class TowerLayers:
     def freeze(self, towers: Collection[str]) -> None:
         """Let nothing train of these towers, "image" or "text"; what is shared stays as it is."""
         for name, parameter in self.backbone.model.named_parameters():
-            if tower_of(self.backbone, name) in towers:
+            if self.backbone.tower_of(name) in towers:
                 parameter.requires_grad_(False)
 
     def parameter_groups(
@@ -145,7 +143,7 @@ class TowerLayers:
         for name, parameter in self.backbone.model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            tower, rate = tower_of(self.backbone, name), lr
+            tower, rate = self.backbone.tower_of(name), lr
             if name.startswith(f"{JOINT}."):
                 rate = lr * self.backbone.joint.rate
             elif tower != "shared" and factors[tower] != 1:

@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 
+from ..contracts.images import LOG_FILE as FILE
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..runtime.files import write_whole
 
-FILE = "training.jsonl"
 SCORE = "val"
 """What the score on val is called, for hooks and in the file."""
 LOG_LINES, MOST_STEPS = 200, 100

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contracts.backbone import Backbone, blank_image
+from ..contracts.backbone import Backbone
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .kernels import not_deterministic
@@ -253,7 +253,7 @@ def dims_of(
     if num_labels:
         dims["num_labels"] = num_labels
     if "hidden" in backbone.capabilities:
-        dims["image_width"] = backbone.hidden(blank_image(backbone)).shape[-1]
+        dims["image_width"] = backbone.hidden(backbone.blank_image()).shape[-1]
     if "prompt" in backbone.capabilities:
         words = backbone.embed_tokens(backbone.tokenize(["a"]))
         dims["text_width"] = words.shape[-1]
@@ -261,5 +261,5 @@ def dims_of(
     if teacher is not None:
         dims["teacher_dim"] = teacher.embed_dim
         if "hidden" in teacher.capabilities:
-            dims["teacher_width"] = teacher.hidden(blank_image(teacher)).shape[-1]
+            dims["teacher_width"] = teacher.hidden(teacher.blank_image()).shape[-1]
     return dims

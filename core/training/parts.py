@@ -19,7 +19,7 @@ from .batches import BatchPlan
 from .class_scores import ClassScores
 from .fields import fields_of
 from .layers import TowerLayers
-from .lora import add_lora
+from .lora import LowRank
 from .model import PairModel, dims_of
 from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
@@ -172,7 +172,7 @@ class Parts:
         elif settings.lora:
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
             options = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
-            add_lora(backbone, r=settings.lora, towers=towers, **options)
+            LowRank.add(backbone, r=settings.lora, towers=towers, **options)
         else:
             TowerLayers(backbone).set_trainable(lock=self._locked(), last=self.settings.train_last)
         head = [] if task.class_scores is None else task.class_scores.parameters()

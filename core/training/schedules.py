@@ -1,4 +1,4 @@
-"""Learning rates as numbers known before the training starts, and the optimiser of Dassl.
+"""Learning rates as numbers known before the training starts.
 
 CoOp and most prompt learners after it train as Dassl does (Zhou et al., Domain Adaptive Ensemble Learning, 2020,
 arXiv 2003.07325, Dassl.pytorch). Its warm-up schedulers do not run on a recent torch; here the rates are a closed form.
@@ -7,10 +7,9 @@ arXiv 2003.07325, Dassl.pytorch). Its warm-up schedulers do not run on a recent 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from ..contracts.adapter import require
 
@@ -87,28 +86,9 @@ def cosine_rates(lr: float, steps: int, rise: int = 0) -> list[float]:
     return up + [lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2 for step in range(rise, steps)]
 
 
-def chained_cosine_rates(lr: float, steps: int) -> list[float]:
-    """`cosine_rates` as torch's CosineAnnealingLR makes them: each of the one before, which rounds differently."""
-    rates = [lr]
-    for step in range(1, steps):
-        ratio = (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
-        rates.append(ratio * rates[-1])
-    return rates
-
-
-def held(rates: Sequence[float], steps: int) -> list[list[float]]:
-    """One rate per epoch -> the rates of its steps."""
-    return [[rate] * steps for rate in rates]
-
-
 def by_epoch(rates: Sequence[float], steps: int) -> list[Sequence[float]]:
     """The rate of each step -> those of each epoch of so many steps; the last epoch may have fewer."""
     return [rates[start : start + steps] for start in range(0, len(rates), steps)]
-
-
-def dassl_sgd(parameters: Iterable[Tensor], lr: float, momentum: float = 0.9, weight_decay: float = 5e-4):
-    """Plain SGD as Dassl sets it up: momentum 0.9, weight decay 5e-4, no Nesterov."""
-    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

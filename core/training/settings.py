@@ -80,7 +80,7 @@ class TrainingSettings:
     end_lr: float = option(0.0, "learning rate at the end of the cosine", low=0, high=MOST_RATE)
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient", above=0, high=10**9)
-    amp: str | None = option(None, "mixed precision; none: full precision", choices=PRECISIONS)
+    amp: str | None = option(None, "mixed precision: bf16 or fp16; none: full precision", choices=PRECISIONS)
     ema: float | None = option(
         None, "decay per step of a moving average of the weights, which is then kept", above=0, below=1
     )
@@ -93,7 +93,7 @@ class TrainingSettings:
     average_from: int = option(1, "epoch from which `epoch_average` counts", low=1, high=1_000_000)
     checkpointing: bool = option(False, "recompute activations in the backward pass instead of holding them")
     compile: bool = option(False, "compile the towers with torch.compile")
-    lock: tuple[str, ...] = option((), "towers to keep frozen (LiT locks the image tower)", choices=TOWERS)
+    lock: tuple[str, ...] = option((), "towers to keep frozen: image (as LiT does) or text", choices=TOWERS)
     unlock_after: int = option(
         0, "epochs after which the locked towers are trained too; 0: never", low=0, high=1_000_000
     )

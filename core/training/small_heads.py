@@ -21,7 +21,7 @@ from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
 from .batches import epoch_batches
 from .epoch_views import EpochViews
-from .schedules import dassl_learning_rates, held, set_learning_rate
+from .schedules import dassl_learning_rates, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def dassl_epochs(
     """
     device = support.features.device
     batches = epoch_batches(len(support), batch_size, seed, order=order, drop_last=True, device=device)
-    rates = held(dassl_learning_rates(optimizer.defaults["lr"], epochs, warmup=warmup), len(batches(0)))
+    of_epochs = dassl_learning_rates(optimizer.defaults["lr"], epochs, warmup=warmup)
+    rates = [[rate] * len(batches(0)) for rate in of_epochs]
 
     def loss_of_step(epoch: int, index: Tensor) -> Tensor:
         return loss_of(training_features(support, index, views, epoch), support.labels[index])
@@ -172,8 +173,3 @@ def label_loss(several: bool, priors: Tensor | None = None, **options: Any) -> C
     criterion: Loss = BinaryCrossEntropy(**options) if several else CrossEntropy(**options)
     known = {} if priors is None else {"class_priors": priors}
     return lambda logits, labels: criterion({"logits": logits, "labels": labels, **known})["loss"]
-
-
-def published_epochs(shots: int, epochs_from_shots: Sequence[tuple[int, int]]) -> int:
-    """The epochs of the first (least shots, epochs) that `shots` reach."""
-    return next(epochs for least, epochs in epochs_from_shots if shots >= least)

@@ -198,19 +198,24 @@ class LabelledSource:
 
 @dataclass
 class ImageSource:
-    """Images alone, without labels and texts.
+    """Images without labels, alone or each with one text.
 
     Args:
-        items: the samples.
+        items: the samples; rows of one image have the same item.
         load: item -> decoded image.
+        captions: the text of each row, or none.
     """
 
     items: Sequence[Item]
     load: Callable[[Item], Decoded]
+    captions: Sequence[str] = ()
 
     labelled = False
-    texts = frozenset()
     columns: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def texts(self) -> frozenset[str]:
+        return frozenset({"caption"} if self.captions else ())
 
     def __len__(self) -> int:
         return len(self.items)
@@ -220,6 +225,17 @@ class ImageSource:
 
     def image(self, row: int) -> Decoded:
         return self.load(self.items[row])
+
+    def text(self, kind: str, row: int, epoch: int) -> str:
+        return self.captions[row]
+
+    def image_id(self, row: int) -> int:
+        return self._rows[self.items[row].id]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """The last row of each image."""
+        return {item.id: row for row, item in enumerate(self.items)}
 
 
 def num_labels_of(source: Source) -> int:

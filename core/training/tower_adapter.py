@@ -20,7 +20,6 @@ from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.options import option
 from ..errors import CapabilityError
 from ..prompts.classifier import encoded_classes, fill
-from ..registry.build import build_adapter
 from .batches import BatchPlan, GlobalBatches
 from .class_scores import ClassScores
 from .parts import Task, Trained
@@ -29,6 +28,7 @@ from .sources import LabelledSource, Remembered, Source
 from .tower_outputs import image_features
 from .tower_settings import (
     COST_OPTIONS,
+    DASSL,
     check_further,
     check_losses,
     identity_of,
@@ -36,9 +36,8 @@ from .tower_settings import (
     report_of,
     score_by,
     settings_of,
-    train_towers,
 )
-from .tower_weights import changed_tensors, copy_of, digest_of, put_tensors
+from .tower_weights import changed_tensors, copy_of, put_tensors
 from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")
@@ -116,6 +115,7 @@ class TowerAdapter(Augmented):
     deterministic: bool = option(False, "make runs bit-identical on a GPU too, with slower kernels")
 
     # what a method says of itself
+    DASSL: ClassVar[Mapping[str, Any]] = DASSL
     default_loss: ClassVar[str] = "cross-entropy"
     default_epochs: ClassVar[int] = 20
     end_lr: ClassVar[float] = 0.0
@@ -135,7 +135,7 @@ class TowerAdapter(Augmented):
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         """Settings of a training of so many epochs that are not options: by default AdamW's, down a cosine to `end_lr`.
-        `DASSL` of `tower_settings.py` is the other choice."""
+        `DASSL` is the other choice."""
         return {"betas": (0.9, 0.999), "eps": 1e-8, "end_lr": self.end_lr}
 
     def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:
@@ -209,7 +209,7 @@ class TowerAdapter(Augmented):
         return report
 
     def adapted(self, backbone: Backbone) -> Backbone:
-        self._check_base(backbone)
+        self.check_fitted(backbone)
         if self._made is None or self._made.device != backbone.device:
             made = copy_of(backbone)
             with torch.random.fork_rng(devices=[]):
@@ -232,10 +232,8 @@ class TowerAdapter(Augmented):
             raise CapabilityError(f"{self.name} can name other classes only where an image has one label")
         if not self.templates:
             raise CapabilityError(f"{self.name} was fitted without templates, so it cannot name other classes")
-        other = build_adapter(self.name, **self.options)
-        for name in (*self.state, "backbone_", "dim_", "multilabel_", "_made"):
-            setattr(other, name, getattr(self, name))
-        other.class_names_, other.fitted_ = tuple(class_names), True
+        other = self.copied_for(class_names)
+        other._made = self._made
         other._name_classes(towers, [self._some(fill(self.templates, name)) for name in class_names], None)
         return other
 
@@ -245,20 +243,16 @@ class TowerAdapter(Augmented):
         images: TrainingImages = resources["images"]
         prompts, self.templates = self._class_texts(images, backbone)
         negative = [self._some(texts) for texts in images.negative] if self.multilabel_ and images.negative else None
-        task = Task(
-            source=LabelledSource(images.items, Remembered(images.load), prompts),
-            losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.default_loss),
+        task = replace(
+            self._task_of_labels(images, prompts, support.labels, backbone),
             loss_options=self.loss_options or {},
             class_prompts=prompts,
             negative_prompts=negative,
-            class_priors=self._class_priors(support.labels, len(prompts)),
-            view=self._view(images.train_transform, backbone),
             identity={"classes": list(self.class_names_), "images": digest([item.id for item in images.items])},
         )
 
         def on_val(towers: Backbone) -> float:
-            scores = self._scores(towers, prompts, negative)
-            return score_by(scores, towers, images, self.batch_size, self.amp, self._balanced)
+            return self._val_score(self._scores(towers, prompts, negative), towers, images)
 
         self.backbone_ = backbone.fingerprint
         epochs = self._epochs(len(GlobalBatches(len(images.items), self.batch_size, seed)), support.shots)
@@ -267,13 +261,21 @@ class TowerAdapter(Augmented):
         self._name_classes(self._made, prompts, negative)
         return report
 
+    def _task_of_labels(self, images: TrainingImages, prompts, labels: Tensor, backbone: Backbone) -> Task:
+        """What a training on labels is about: its samples, its loss, how classes count."""
+        return Task(
+            source=LabelledSource(images.items, Remembered(images.load), prompts),
+            losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.default_loss),
+            class_priors=self._class_priors(labels, len(prompts)),
+            view=self._view(images.train_transform, backbone),
+        )
+
     def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
         """Train a copy of the towers, and keep what it learned."""
         if self.select == "best_val" and on_val is None:
             raise CapabilityError("option select='best_val': there are no val images; give a val split, or select=last")
         towers, place, notes = copy_of(backbone), place or TrainingPlace(None), []
         steps = len(GlobalBatches(len(task.source), self.batch_size, seed)) if task.plan is None else task.plan.steps
-        settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=backbone.device)
 
         def choose(model: Backbone) -> None:
             if model.context_length != backbone.context_length:
@@ -289,9 +291,9 @@ class TowerAdapter(Augmented):
             teacher=backbone,
             select=choose,
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
-            identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
+            identity={**task.identity, "backbone": backbone.fingerprint},
         )
-        done = train_towers(towers, task, settings, place)
+        done, settings = self._train_in_place(towers, task, place, epochs=epochs, steps=steps, seed=seed)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
@@ -300,6 +302,25 @@ class TowerAdapter(Augmented):
         self.finder_weights = {} if found is None else weights_of_finder(found)
         self._made = self._named(towers)
         return self._report(done, settings, notes)
+
+    def _train_in_place(
+        self, towers: Backbone, task: Task, place: TrainingPlace, *, epochs: int, steps: int, seed: int
+    ) -> tuple[Trained, TrainingSettings]:
+        """One training of these towers by the options, of so many steps per epoch.
+
+        Raises:
+            ConfigError: an option is out of range.
+        """
+        from .train import train  # and with it mmengine, which only a training needs
+
+        settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=towers.device)
+        task = replace(task, identity={**task.identity, "adapter": self.name, **identity_of(self)})
+        told = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
+        return train(towers, task, settings, place.folder, resume=place.resume, **told), settings
+
+    def _val_score(self, scores: Callable[[Tensor], Tensor], towers: Backbone, images: TrainingImages) -> float:
+        """Accuracy of (B, D) unit features -> (B, C) scores on the val images, or macro AUROC; see `score_by`."""
+        return score_by(scores, towers, images, self.batch_size, self.amp, self._balanced)
 
     def _scores(self, towers: Backbone, prompts, negative) -> nn.Module:
         """What val is scored by, in the training: class texts as the text tower now reads them, or `PixelScores`."""
@@ -354,26 +375,28 @@ class TowerAdapter(Augmented):
     def _unit(self, batch: Batch) -> Tensor:
         if batch.features is not None or batch.pixels is None:
             return batch.unit
+        towers = self._towers_of_fit()
+        with torch.no_grad():
+            return image_features(towers, batch.pixels.to(towers.device))
+
+    def _raw(self, batch: Batch) -> Tensor:
+        """(B, D) features of the trained tower, not normalised."""
+        if batch.features is not None:
+            return batch.features.float()
+        towers = self._towers_of_fit()
+        with torch.no_grad():
+            return towers.encode_image(batch.pixels.to(towers.device), normalize=False).float()
+
+    def _towers_of_fit(self) -> Backbone:
         if self._made is None:
             raise CapabilityError(f"adapter '{self.name}' has no towers to encode pixels; call adapted(backbone) first")
-        with torch.no_grad():
-            return image_features(self._made, batch.pixels.to(self._made.device))
+        return self._made
 
     def _named(self, towers: Backbone) -> Backbone:
         """The backbone under a fingerprint of its own."""
         learned = self.changed if self.prefix is None else {**self.changed, "text_prefix": self.prefix}
-        learned = {**learned, **{f"finder {name}": value for name, value in self.finder_weights.items()}}
-        text = f"{self.backbone_} {digest_of(learned)}"
-        towers.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.backbone_)]
+        towers.mark_learned({**learned, **{f"finder {name}": value for name, value in self.finder_weights.items()}})
         return towers
-
-    def _check_base(self, backbone: Backbone) -> None:
-        if not getattr(self, "fitted_", False):
-            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
-        if backbone.fingerprint != self.backbone_:
-            raise CapabilityError(
-                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
-            )
 
 
 @dataclass(eq=False, kw_only=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..contracts.adapter import FitReport
 from ..contracts.backbone import Backbone
-from ..contracts.images import TrainingImages, TrainingPlace
-from ..contracts.items import Item
+from ..contracts.images import TrainingImages
 from ..contracts.options import chosen
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..features.extract import AMP, cores
@@ -23,7 +22,7 @@ from ..registry.build import loss_class
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .class_scores import PixelScores
 from .objective import parse_losses
-from .parts import Task, Trained
+from .parts import Trained
 from .settings import TrainingSettings
 from .tower_outputs import image_features
 
@@ -123,15 +122,6 @@ def identity_of(method) -> dict[str, Any]:
     return json.loads(json.dumps(identity))
 
 
-def train_towers(towers: Backbone, task: Task, settings: TrainingSettings, place: TrainingPlace) -> Trained:
-    """`train` with the checkpoints, the log, the listeners and the hooks of `place`."""
-
-    from .train import train  # and with it mmengine, which only a training needs
-
-    callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
-    return train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
-
-
 def report_of(name: str, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
     """What an adapter of this name says of its training."""
     notes = [*notes, *done.notes]
@@ -185,15 +175,10 @@ def score_by(
             parts.append((seen if of_pixels else scores(seen)).float().cpu())
     logits = all_gather_rows(torch.cat(parts))
     in_order = [item for start in range(world_size()) for item in list(images.val)[start :: world_size()]]
-    score = val_score(logits, labels_of(in_order), balanced)
+    score = val_score(logits, torch.tensor([item.class_label() for item in in_order]), balanced)
     if math.isnan(score):
         raise DataError("no label is both present and absent among the val images; use select='last'")
     return score
-
-
-def labels_of(items: Sequence[Item]) -> Tensor:
-    """(N,) int64, or (N, C) float where images have several labels."""
-    return torch.tensor([item.class_label() for item in items])
 
 
 def _workers(device: torch.device, steps: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -121,13 +120,3 @@ def put_tensors(backbone: Backbone, tensors: Mapping[str, Tensor], module: nn.Mo
             )
     for name, value in tensors.items():
         current[name].copy_(value)
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Hex sha256 of names, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

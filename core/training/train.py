@@ -44,7 +44,7 @@ from .kernels import (
 from .loading import BatchLoader, planned_batches, refuse_whole_passes, worker_count
 from .log import FILE, SCORE, WORK, read_interval
 from .log_hook import LogHook
-from .lora import merge_lora
+from .lora import LowRank
 from .model import PairModel
 from .optimizer import build_optimizer, epoch_rates, rate_schedulers
 from .parts import Parts, Task, Trained
@@ -173,7 +173,7 @@ def train(
     contiguous(turned)
     _keep_best(backbone, model.average, best)
     if settings.lora and task.select is None:
-        merge_lora(backbone)
+        LowRank(backbone).merge()
     done_before, seconds = 0 if checkpoints is None else checkpoints.first_step, time.monotonic() - started
     return Trained(
         history=history.finished(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..contracts.backbone import Backbone, blank_image
+from ..contracts.backbone import Backbone
 from .tower_passes import draws_for
 
 FIRST_LOG_VARIANCE = -10.0
@@ -26,7 +26,7 @@ class Uncertainty(nn.Module):
         super().__init__()
         self._held = [backbone]
         with torch.no_grad():
-            image_width = backbone.embed_image(blank_image(backbone)).shape[-1]
+            image_width = backbone.embed_image(backbone.blank_image()).shape[-1]
             text_width = backbone.embed_tokens(backbone.tokenize(["a"])).shape[-1]
         self.image_token = nn.Parameter(0.02 * torch.randn(image_width))
         self.text_token = nn.Parameter(0.02 * torch.randn(text_width))

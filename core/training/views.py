@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..contracts.backbone import Backbone, blank_image
+from ..contracts.backbone import Backbone
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import CapabilityError
 
@@ -69,7 +69,7 @@ def local_size(backbone: Backbone) -> int:
 def patch_size(backbone: Backbone) -> int:
     """Side of a patch of the image tower, in pixels."""
     with torch.no_grad():
-        _, (rows, _) = backbone.image_tokens(blank_image(backbone))
+        _, (rows, _) = backbone.image_tokens(backbone.blank_image())
     return height_and_width(backbone.image_size)[0] // rows
 
 

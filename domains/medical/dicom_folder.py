@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.contracts import DomainData, Label, check_items
-from ...core.data import AUTO, Format, ItemCollector, format_of, group_by_tables_beside, shown, walk
+from ...core.data import Format, ItemCollector, format_of, group_by_tables_beside, shown, walk
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
@@ -30,9 +30,7 @@ MODALITIES = {
 }
 
 
-def read_dicom_folder(
-    path: str | Path, formats: Sequence[Format], label_tag: str, group_column: str = AUTO
-) -> DomainData:
+def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: str, group_column: str) -> DomainData:
     """All DICOM files below a folder, the class of each told by its header, its patient too where no table does.
 
     Args:

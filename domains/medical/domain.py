@@ -264,10 +264,10 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
 
 
 def _lacks_classes(path: Path, reading: Reading) -> bool:
-    from ...core.data import TABLE_SUFFIXES, find_layout
+    from ...core.data import Table, find_layout
 
     return find_layout(path, reading.formats) is None and not any(
-        file.suffix.lower() in TABLE_SUFFIXES for file in path.iterdir()
+        file.suffix.lower() in Table.SUFFIXES for file in path.iterdir()
     )
 
 

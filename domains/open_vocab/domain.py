@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts import MAX_PIXELS, Domain, DomainData, Item, option, settle, whole_number
-from ...core.data import IMAGE, Format, with_max_pixels
+from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
 
@@ -66,7 +66,7 @@ class OpenVocab(Domain):
         for option_name in reading:
             if taken is not None and option_name not in taken and options.get(option_name) is not None:
                 raise ConfigError(f"--set data.{option_name}: not used by {task}; omit it, or give another --task")
-        formats = with_max_pixels(formats, limit)
+        formats = tuple(replace(fmt, max_pixels=limit) for fmt in formats)
         read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
         return read if limit == MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
 

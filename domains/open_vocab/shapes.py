@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...core.features import default_root
+from ...core.features import FeatureStore
 from ...core.runtime import cached_folder
 
 VERSION = 1
@@ -36,7 +36,7 @@ Outline = list[tuple[float, float]]
 
 def shapes_folder() -> Path:
     """The folder of the drawn set, COCO files and images; it is made at the first call."""
-    folder = Path(default_root()).parent / "samples" / f"shapes-{VERSION}"
+    folder = FeatureStore.default_root().parent / "samples" / f"shapes-{VERSION}"
     if not folder.is_dir():
         _draw_into(folder)
     return folder

@@ -23,12 +23,22 @@ from ...core.backbones import load_backbone
 from ...core.contracts import Backbone
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import IMAGENET_SEVEN, PHOTO, check_templates, fill, read_class_json, spoken
+from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken
 from ...core.runtime import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""
 FILES = (".txt", ".json")
+IMAGENET_SEVEN: tuple[str, ...] = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+"""The subset of CLIP's 80 ImageNet templates that its authors chose, used by Tip-Adapter and APE."""
 MOST_BYTES = 64 << 20
 """Of a file of names."""
 JSON_SHAPE = 'write {class: [descriptions]}, or {class: {"synonyms": [...], "descriptions": [...]}}'

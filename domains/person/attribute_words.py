@@ -10,7 +10,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from ...core.data import plain_name
+from ...core.data import Table
 
 WORDS_FILE = Path(__file__).with_name("attribute_words.json")
 TEMPLATE = "a photo of {}."
@@ -22,7 +22,7 @@ def pair_of(name: str) -> tuple[str, str] | None:
     Args:
         name: in any of the spellings of Market-1501, DukeMTMC, PETA, PA-100K and CelebA.
     """
-    words = _words().get(plain_name(name))
+    words = _words().get(Table.plain_name(name))
     return None if words is None else (words["yes"], words["no"])
 
 

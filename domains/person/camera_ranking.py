@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import DataError
-from ...core.metrics import RECALL_AT, Ranking, intervals_of, mean_draws
+from ...core.metrics import Ranking, intervals_of, mean_draws
 
 NUMBERS_AT_ONCE = 1 << 22
 """Distances that are sorted at a time."""
@@ -43,7 +43,7 @@ class CameraRanking(Ranking):
 
     def values(self) -> dict[str, Tensor]:
         """(Q,) of each score whose mean is reported."""
-        recalls = {f"r{k}": (self.best <= k).double() for k in RECALL_AT}
+        recalls = {f"r{k}": (self.best <= k).double() for k in Ranking.RECALL_AT}
         more = {"minp": self.inverse_penalty, "map_trapezoid": self.trapezoid}
         return {**recalls, "map": self.average_precision, **more}
 
@@ -122,18 +122,6 @@ def ranked(distances: Callable[[Tensor], Tensor], sought: Sought, worst_first: b
         _ranked(distances(some), sought.same(some), sought.left_out(some), worst_first) for some in rows.split(step)
     ]
     return CameraRanking(rows.cpu(), *(torch.cat(column).cpu() for column in zip(*parts)))
-
-
-def ranked_by_distance(
-    distance: Tensor,
-    query_ids: Tensor,
-    gallery_ids: Tensor,
-    query_cameras: Tensor | None = None,
-    gallery_cameras: Tensor | None = None,
-) -> CameraRanking:
-    """The same of a matrix of distances (Q, G)."""
-    sought = Sought(query_ids, gallery_ids, query_cameras, gallery_cameras)
-    return ranked(lambda rows: distance[rows], sought)
 
 
 def ranked_by_features(query: Tensor, gallery: Tensor, sought: Sought) -> CameraRanking:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.contracts import require
-from ...core.data import CaptionSampler, Pair, TextAugment
+from ...core.data import CaptionSampler, Pair
 from ...core.errors import DataError, shortened
 from ...core.runtime import read_json
 
@@ -48,7 +48,7 @@ class ChangedCaptions(CaptionSampler):
         words = text.split()
         if not self.deleted or len(words) < 2:
             return text
-        return " ".join(TextAugment(alpha=self.deleted).without_some(words, generator))
+        return " ".join(replace(self.augment, alpha=self.deleted).without_some(words, generator))
 
 
 def read_paraphrases(path: str | Path, captions: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ...core.contracts import MAX_PIXELS, DomainData, Item, option, settle, whole_number
+from ...core.contracts import MAX_PIXELS, DomainData, option, settle, whole_number
 from ...core.data import IMAGE, Format, ItemCollector
 from ...core.errors import ConfigError, DataError, printable
 from .pedestrian import IDENTITIES, Pedestrian
@@ -141,8 +141,3 @@ class PeopleCollector(ItemCollector):
         if kind == IDENTITIES and (nobody := sum(item.target.identity is None for item in self.items)):
             said.append(f"Distractors, which are in the gallery as nobody's pictures: {nobody}.")
         return self.data_set(self.source, formats, kind=kind, name=name, notes=said)
-
-
-def people_in(items: Sequence[Item]) -> int:
-    """How many identities the pictures show."""
-    return len({item.target.identity for item in items if item.target.identity is not None})

@@ -51,22 +51,7 @@ def re_ranked(
     features = torch.cat([query[outside.to(query.device)], gallery]).float()
     count = int(outside.sum())
     place = torch.where(outside, outside.cumsum(dim=0) - 1, 0 if own is None else own.cpu() + count).numpy()
-    return _re_ranked(lambda some: _squared(features[some], features), place, count, len(features), k1, k2, weight)
-
-
-def re_ranked_distances(
-    query_gallery: Tensor,
-    query_query: Tensor,
-    gallery_gallery: Tensor,
-    k1: int = K1,
-    k2: int = K2,
-    weight: float = WEIGHT,
-) -> Tensor:
-    """The same of Euclidean distances (Q, G), (Q, Q) and (G, G)."""
-    upper = torch.cat([query_query, query_gallery], dim=1)
-    lower = torch.cat([query_gallery.T, gallery_gallery], dim=1)
-    whole, count = torch.cat([upper, lower]).float().square().cpu().numpy(), len(query_query)  # (N, N)
-    return _re_ranked(lambda some: whole[some], np.arange(count), count, len(whole), k1, k2, weight)
+    return re_ranked_by(lambda some: _squared(features[some], features), place, count, len(features), k1, k2, weight)
 
 
 def memory_in_words(queries: int, gallery: int, k1: int = K1) -> str:
@@ -81,7 +66,7 @@ def _squared(some: Tensor, features: Tensor) -> np.ndarray:
     return squares.clamp(min=0).cpu().numpy()
 
 
-def _re_ranked(rows: Rows, queries: np.ndarray, outside: int, total: int, k1: int, k2: int, weight: float) -> Tensor:
+def re_ranked_by(rows: Rows, queries: np.ndarray, outside: int, total: int, k1: int, k2: int, weight: float) -> Tensor:
     """Of the queries, which are some of N pictures; the gallery are those from `outside` on."""
     if not 1 <= k2 <= total or not 1 <= k1 < total:
         raise ConfigError(f"re-ranking with k1={k1} and k2={k2} needs more than {total} pictures; give smaller values")

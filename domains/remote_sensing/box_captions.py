@@ -27,10 +27,10 @@ import numpy as np
 from ...core.contracts import Captions, DomainData
 from ...core.data import (
     Box,
+    CocoFile,
     Format,
     ItemCollector,
     ListedImage,
-    coco_images,
     decode_values,
     generator_of,
     locate,
@@ -138,7 +138,7 @@ def read_captions_of_boxes(path: Path, formats: Sequence[Format], class_names: S
     if (path / MASKS).is_dir():
         images, notes = list(_masked_images(path, class_names)), []
     else:
-        images, _, notes = coco_images(path)
+        images, _, notes = CocoFile.boxed_images(path)
     collector, without = ItemCollector(), 0
     for image in images:
         file = locate(image.name, image.roots, str(image.listed_in))

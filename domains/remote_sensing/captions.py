@@ -16,8 +16,7 @@ from typing import Any
 from ...core.contracts import Captions, Decoded, DomainData, Item
 from ...core.data import (
     CONTAINERS,
-    JSON_NAMES,
-    TABLES,
+    PAIR_FILES,
     CocoFile,
     Format,
     ItemCollector,
@@ -28,7 +27,7 @@ from ...core.data import (
     shown,
 )
 from ...core.errors import ConfigError, DataError, shortened
-from ...core.runtime import MOST_BYTES, check_regular, read_json, read_start
+from ...core.runtime import check_regular, read_json, read_start
 from .box_captions import MASKS, read_captions_of_boxes
 from .scene_sets import plain
 
@@ -36,8 +35,7 @@ ENCODINGS = ("utf-8-sig", "gb18030")
 IMAGE_COLUMNS = ("filename", "image", "imagename", "imgname", "image_id", "path", "file", "filepath")
 CAPTION_COLUMNS = ("title", "caption", "captions", "text", "sentence", "raw")
 LANGUAGE_COLUMNS = ("language", "lang", "locale")
-LISTS = (*TABLES, ".tar")
-"""Ends of files that hold captions, or name their images."""
+MOST_BYTES = 2 << 30
 SPLIT_COLUMNS = ("split", "set")
 
 
@@ -75,7 +73,7 @@ def read_captions(
 def _has_boxes(path: Path) -> bool:
     """Whether it is a COCO file of boxes without captions, a folder with one, or one of images and masks."""
     if path.is_dir():
-        captions = any(next(path.glob(name), None) for name in (*JSON_NAMES, *(f"*{suffix}" for suffix in LISTS)))
+        captions = any(next(path.glob(name), None) for name in PAIR_FILES)
         return not captions and ((path / MASKS).is_dir() or bool(CocoFile.found_in(path)))
     if path.suffix.lower() != ".json":
         return False

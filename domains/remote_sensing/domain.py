@@ -9,10 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core import contracts, registry
+from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item, option
 from ...core.data import IMAGE, Format, read_unlabelled
 from ...core.errors import ConfigError, DataError
+from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
 from .dota import is_dota, read_dota
 from .gdal import DRIVERS
@@ -256,7 +257,7 @@ class RemoteSensing(Domain):
         from .drawn_scenes import drawn_pairs, drawn_scenes
 
         if self.check_task(task) in DENSE:
-            return registry.load_domain(OPEN_VOCAB).sample(task)
+            return load_domain(OPEN_VOCAB).sample(task)
         self.known = None
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
@@ -320,7 +321,7 @@ class RemoteSensing(Domain):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
         if reading.channels is not None:
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
-        other = registry.load_domain(OPEN_VOCAB)
+        other = load_domain(OPEN_VOCAB)
         if reading.labels:
             data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
         elif is_dota(path):

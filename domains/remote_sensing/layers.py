@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.data import LABEL_COLUMNS, stays_inside
+from ...core.data import Table, stays_inside
 from ...core.errors import CapabilityError, DataError, did_you_mean, shortened
 from ...core.runtime import check_regular, read_start
 from .gdal import DRIVERS, INSTALL, NO_NETWORK, moved
@@ -26,7 +26,7 @@ STARTS = {
     ".json": (b"{",),
 }
 """Kind of file -> how it begins: GDAL decides by content, and other content could name files and addresses."""
-CLASS_COLUMNS = (*LABEL_COLUMNS, "type", "crop", "landuse", "landcover", "code", "value")
+CLASS_COLUMNS = (*Table.LABEL, "type", "crop", "landuse", "landcover", "code", "value")
 MOST_SHAPES = 5_000_000
 MOST_CLASSES = 1000
 PIXELS_AT_ONCE = 16 << 20

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...core.errors import ConfigError, DataError, shortened
 from ...core.runtime import read_json, read_text
-from .annotations import Annotation, seconds, split_in, split_named
+from .annotations import Annotation, seconds, split_in, usual_split
 from .clips import VIDEO_SUFFIXES
 
 UCF_LIST = re.compile(r"^(train|test)list0?(\d)\.txt$", re.IGNORECASE)
@@ -87,7 +87,7 @@ def kinetics_annotations(path: Path, content: Mapping[str, Any]) -> list[Annotat
     videos = content.get("database", content)
     annotations = []
     for id_, video in videos.items():
-        place, split = f"{path} {id_}", split_named(video.get("subset", ""), f"{path} {id_}")
+        place, split = f"{path} {id_}", usual_split(video.get("subset", ""), f"{path} {id_}")
         listed = video.get("annotations")
         for each in listed if isinstance(listed, list) else [listed] if listed else []:
             start, end = (each.get("segment") or [None, None])[:2]
@@ -108,7 +108,7 @@ def kinetics_rows(table: Any, default_split: str) -> list[Annotation]:
             row.text(label) or None,
             seconds(row.values.get(start), row.place),
             seconds(row.values.get(end), row.place),
-            split_named(row.text(split), row.place) or default_split,
+            usual_split(row.text(split), row.place) or default_split,
         )
         for row in table.rows
     ]

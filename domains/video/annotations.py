@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts import Captions, DomainData, Label, Labels
-from ...core.data import SPLIT_FOLDERS, Format, ItemCollector, group_of
+from ...core.data import SPLIT_FOLDERS, Format, ItemCollector, group_of, split_named
 from ...core.errors import DataError, did_you_mean, shortened
 from .clip_files import ClipFiles
 
@@ -154,17 +154,10 @@ def seconds(value: Any, place: str) -> float | None:
     return number
 
 
-def split_named(text: str, place: str) -> str:
-    """ "train", "val" or "test" from any usual name of it.
-
-    Raises:
-        DataError: another name.
-    """
+def usual_split(text: str, place: str) -> str:
+    """ "train", "val" or "test" from any usual name of it; errors as of `split_named`."""
     text = str(text or "").strip().lower()
-    text = "val" if text.startswith("val") else text
-    if text and text not in SPLIT_FOLDERS:
-        raise DataError(f"{place}: split '{text}'; {did_you_mean(text, ('train', 'val', 'test'))}")
-    return SPLIT_FOLDERS[text] if text else ""
+    return split_named("val" if text.startswith("val") else text, place)
 
 
 def split_in(stem: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from ...core.data import Table, read_table
 from ...core.errors import ConfigError, DataError, shortened
 from ...core.runtime import read_text
-from .annotations import Annotation, seconds, split_in, split_named
+from .annotations import Annotation, seconds, split_in, usual_split
 
 PARTITIONS = ("full", "9k", "1k-a")
 TRAIN_9K, TEST_1K = "MSRVTT_train.9k.csv", "MSRVTT_JSFUSION_test.csv"
@@ -46,7 +46,7 @@ def msrvtt_annotations(path: Path, content: Mapping[str, Any], partition: str) -
     for sentence in content["sentences"]:
         texts.setdefault(str(sentence["video_id"]), []).append(str(sentence["caption"]).strip())
     if partition == "full":
-        splits = {id_: split_named(split, f"{path} {id_}") for id_, split in split_of.items()}
+        splits = {id_: usual_split(split, f"{path} {id_}") for id_, split in split_of.items()}
         return [_video(id_, path, captions, splits.get(id_, "")) for id_, captions in texts.items()]
     test = read_table(_beside(path, TEST_1K, partition))
     id_column, sentence = test.column_of(["video_id"]), test.column_of(["sentence", "caption"])

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...core.data import AUTO, NONE, Row, Table, group_rows, read_table
+from ...core.data import Row, Table, group_rows, read_table
 from ...core.errors import DataError
-from .annotations import Annotation, seconds, split_in, split_named
+from .annotations import Annotation, seconds, split_in, usual_split
 
 CLIPS = (
     *("clip", "video", "file", "path", "filename", "file_name", "video_path", "clip_path", "video_file"),
@@ -76,8 +76,7 @@ def table_annotations(
         _annotation(row, columns, clips[place], labels[place], grouping.groups[place], path)
         for place, row in enumerate(rows)
     ]
-    told = grouping.column is not None or group_column != AUTO
-    return annotations, grouping.notes if told and group_column != NONE else ()
+    return annotations, () if grouping.column is None else grouping.notes
 
 
 def _annotation(
@@ -100,7 +99,7 @@ def _annotation(
         _cells(row, columns["caption"], separated=False),
         start,
         end,
-        split_named(row.text(columns["split"]), row.place) or split_in(path.stem),
+        usual_split(row.text(columns["split"]), row.place) or split_in(path.stem),
         group,
         numbers or None,
         cut_names=_cut_names(clip, start, end),

@@ -154,14 +154,6 @@ def three_crops(height: int, width: int, side: int) -> list[tuple[int, int]]:
     return [(across, 0), (across, 2 * down), (across, down)]
 
 
-def three_views(height: int, width: int, side: int) -> list[tuple[int, int]]:
-    """(left, top) of PySlowFast's three crops: left or top, centre, right or bottom."""
-    across, down = -((side - width) // 2), -((side - height) // 2)
-    if height > width:
-        return [(across, 0), (across, down), (across, height - side)]
-    return [(0, down), (across, down), (width - side, down)]
-
-
 def five_crops(height: int, width: int, side: int) -> list[tuple[int, int]]:
     """(left, top) of MMAction2's TenCrop, each of which is followed by its mirror image."""
     across, down = (width - side) // 4, (height - side) // 4

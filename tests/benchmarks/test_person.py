@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vladapt.core.metrics.retrieval import TEXT_TO_IMAGE, rankings
-from vladapt.core.tasks.retrieval.scoring import RetrievalScores, pairs_of
+from vladapt.core.tasks.retrieval.scoring import DomainPairs, RetrievalScores
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
 from vladapt.domains.person.tasks.person_search import PeoplePairs
 
@@ -55,7 +55,7 @@ def test_a_set_is_trained_on_beside_published_numbers(script, small_clip_spec, t
 
 def test_wrong_pairs_are_captions_of_others(script):
     proof = script("person_proof")
-    rows = PeoplePairs.of(pairs_of(drawn_pedestrians(10, 3, **SIZE))).split("train").by_caption()
+    rows = PeoplePairs.of(DomainPairs.of(drawn_pedestrians(10, 3, **SIZE))).split("train").by_caption()
     wrong = proof.with_wrong_pairs(rows, 0.2, seed=1)
     changed = [a.target.texts != b.target.texts for a, b in zip(rows.items, wrong.items)]
     assert sum(changed) == round(0.2 * len(rows)) and list(wrong.labels) == list(rows.labels)

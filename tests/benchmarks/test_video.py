@@ -29,7 +29,7 @@ def video(monkeypatch, tmp_path):
 @pytest.fixture
 def hmdb51(tmp_path):
     """Two actions of four clips each, the official lists of a split, and a list of two clips per action."""
-    from vladapt.domains.video.writing import write_video
+    from video_writing import write_video
 
     root, rng = tmp_path / "video" / "hmdb51", np.random.default_rng(0)
     (root / "testTrainMulti_7030_splits").mkdir(parents=True)

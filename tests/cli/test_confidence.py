@@ -142,14 +142,14 @@ def test_the_calibration_error_has_an_interval(vladapt, rows_file, side):
 
 
 def test_a_run_says_why_it_is_not_calibrated(vladapt, rows_file, monkeypatch):
-    from vladapt.core.judgements import _calibration_rows
+    from vladapt.core.judgements import calibration
     from vladapt.core.tasks.classification.scoring import ClassificationFit
 
     def fails(*args, **options):
         raise DataError("a fold without reds; give more --shots")
 
     monkeypatch.setattr(ClassificationFit, "fit_again", fails)
-    monkeypatch.setattr(_calibration_rows, "_left_of_val", fails)
+    monkeypatch.setattr(calibration, "_left_of_val", fails)
     outcome = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 8)
     reason = "no fit on a part of the support: a fold without reds; give more --shots"
     assert f"Confidences are not calibrated: {reason}" in outcome.out
@@ -157,6 +157,13 @@ def test_a_run_says_why_it_is_not_calibrated(vladapt, rows_file, monkeypatch):
     assert reason in json.loads((Path(run) / "run.json").read_text())["not_calibrated"]
     assert reason in (Path(run) / "report.html").read_text()
     assert reason in " ".join(vladapt("eval", run, "--coverage", 0.9, "--json").json["notes"])
+
+
+def test_a_run_of_features_predicts_no_images_and_says_what_it_can_do(vladapt, rows_file, colours):
+    run = vladapt("fit", "--features", rows_file, "--adapter", "nearest-mean", "--shots", 4, "--json").json["run"]
+    outcome = vladapt("predict", run, colours / "red")
+    assert outcome.code and "made from a features file" in outcome.err
+    assert "use `vladapt eval --features FILE`" in outcome.err  # predict takes no features
 
 
 def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp_path):
@@ -244,9 +251,9 @@ def test_too_few_shots_for_folds_leave_validation_rows_that_chose_nothing(vladap
 
 
 def test_a_run_keeps_no_more_rows_than_it_needs(vladapt, rows_file, monkeypatch):
-    from vladapt.core.judgements import _calibration_rows
+    from vladapt.core.judgements import calibration
 
-    monkeypatch.setattr(_calibration_rows, "MOST_NUMBERS", 48)
+    monkeypatch.setattr(calibration, "MOST_NUMBERS", 48)
     run = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 16, "--json").json["run"]
     kept = Calibration.load(run)
     assert len(kept.logits) == 16 and kept.labels.bincount().min() >= 4

@@ -58,7 +58,19 @@ CASES = (
         "unknown backbone 'foo:bar'; there are: embedded, hf, open_clip, and the aliases",
     ),
     ("", "fit --backbone openai-vit-b-17", 2, "unknown backbone 'openai-vit-b-17'; did you mean openai-vit-b-16"),
+    ("", "fit --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),
+    ("", "fit --out here", 2, "--out here: a file, not a folder; give the folder that is to hold the run"),
+    ("", "eval nowhere --out here", 2, "--out here: a file, not a folder; give the folder that is to hold the eval"),
     ("", "compare --adapters gdaa,ape", 2, "unknown adapter 'gdaa'; did you mean gda"),
+    ("", "compare --adapters ape --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),
+    ("", "compare --adapters ape --data sample --data nowhere", 1, "--data nowhere: no such file or folder"),
+    ("", "compare --adapters ape --features nowhere.npz", 1, "nowhere.npz: no such file; give a .safetensors or .npz"),
+    (
+        "peft",
+        "fit --adapter lora",
+        1,
+        "adapter 'lora' needs the package 'peft'; install it with: pip install 'vladapt[fine-tune]'",
+    ),
     ("", "predict nowhere x.png", 1, "nowhere: no such run folder; give one that `vladapt fit` wrote"),
     ("", "eval nowhere", 1, "nowhere: no such run folder; give one that `vladapt fit` wrote"),
     (
@@ -74,6 +86,7 @@ CASES = (
 
 
 def test_errors_that_need_no_torch_are_told_without_it(tmp_path):
+    (tmp_path / "here").touch()
     commands = [[missing, words.split()] for missing, words, *_ in CASES]
     command = (sys.executable, "-c", TOLD, json.dumps(commands))
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)

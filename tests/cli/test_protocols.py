@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vladapt.core.contracts import recipe
 from vladapt.core.data.sampling import scenario_counts
 from vladapt.core.tasks.classification.protocols import PROTOCOLS
 
@@ -107,6 +108,10 @@ def test_a_comparison_has_the_seeds_and_shots_of_its_protocol(vladapt, rows):
 def test_what_cannot_be_is_one_line(vladapt, rows, arguments, said):
     refused = vladapt("fit", "--features", rows, "--adapter", "ape", *arguments)
     assert refused.code in (1, 2) and said in refused.err
+
+
+def test_the_names_that_are_checked_early_are_those_of_the_protocols():
+    assert tuple(PROTOCOLS) == recipe.PROTOCOLS
 
 
 def test_every_protocol_is_in_the_page():

@@ -215,9 +215,8 @@ def test_a_caption_that_is_no_text_is_named(fit, colours, class_folders):
 def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, class_folders):
     """A domain may note what kind of set it read last, which decides its prompts."""
     from vladapt.core.contracts.domain import Domain
-    from vladapt.core.recipes.resolve import resolve
+    from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.runtime.progress import Reporter
-    from vladapt.core.tasks.classification.task import prepared_images
 
     class Noting(Domain):
         name, read_last = "noting", ""
@@ -237,7 +236,8 @@ def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, cl
     data, found = class_folders("red", "green", each=8), class_folders("red", "green", each=2, name="found")
     flags = {"data.path": str(data), "resources.support_folder": str(found), "backbone": small_clip.spec}
     domain = Noting()
-    prepared = prepared_images(resolve(flags=flags), Reporter(quiet=True), domain, "classification")
+    recipe = resolve(flags=flags)
+    prepared = task_of(recipe, domain).prepared(recipe, Reporter(quiet=True))
     prepared.skipped += [(f"{i}.png", "lost while encoding") for i in range(5)]  # of the data, not of the folder's 4
     assert len(prepared.resources.support_folder) == 4
     assert domain.read_last == "data" and len(prepared.skipped) == 5

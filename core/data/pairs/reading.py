@@ -47,6 +47,8 @@ JSON_NAMES = (
     *("ICFG*.json", "caption_all.json"),
 )
 SAMPLE = "sample"
+PAIR_FILES = (*JSON_NAMES, *(f"*{suffix}" for suffix in (*TABLES, ".tar")))
+"""Patterns of files in a folder that hold captions, or name their images."""
 IN_A_ROW = frozenset({"val_samples", "test_samples", "val_shards", "test_shards", "block", "streams"})
 """Options of shards that are read in a row alone."""
 READER = "the reader of pairs"

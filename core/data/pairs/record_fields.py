@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import DataError, did_you_mean, shortened
 from ..class_folders import SPLIT_FOLDERS
-from ..manifests import SPLIT_COLUMNS
+from ..tables import Table
 
 SPLITS_BY_NAME = {**SPLIT_FOLDERS, "restval": "train"}  # Karpathy's: images of COCO's val set that train
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "short": ("short", "short_caption", "short_captions"),
     "negative_image": ("negative_image", "negative_image_path", "neg_image_path"),
     "label": ("label", "labels", "class", "class_name", "category", "identity", "person_id", "pid"),
-    "split": SPLIT_COLUMNS,
+    "split": Table.SPLIT,
 }
 """Field -> names of its column in lower case, "_" for blanks; the first that a table has counts."""
 LONGEST_LIST = 100_000

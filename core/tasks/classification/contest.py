@@ -1,4 +1,4 @@
-"""A comparison of methods on one data set: every fit on the same shots, and tests against the best baseline."""
+"""A comparison of methods on one data set: each fit on the same shots and splits, tests against the best baseline."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.features import FeatureSet
+from ...contracts.images import TrainingPlace
 from ...contracts.judgement import Scores
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.task import Contest
 from ...data.splits import fold_split, resplit
 from ...data.verify import FileHashes
+from ...judgements.baselines import GUESSING
 from ...metrics.resampling import (
     centred,
     exchange_test,
@@ -30,10 +32,10 @@ from ...metrics.resampling import (
 from ...metrics.selection import class_range, deciding_metric, macro_auroc, weights_of_answers
 from ...metrics.significance import holm
 from ...registry import adapter_class
-from ...runs.comparison import GUESSING
-from ...runs.measures import AT_HALF
+from ...runs.sections import AT_HALF
 from ...runtime.progress import Reporter
 from .fitting import (
+    NOWHERE,
     Augmentation,
     fewer_views,
     fit_adapter,
@@ -48,6 +50,12 @@ from .scoring import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class, score_on
 ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000
 """Logits of all fits together up to which AUROCs on one test set are compared."""
+SMALL_TEST_SET = 300
+"""Test images below which a comparison is repeated on other splits, unless it is told otherwise."""
+REPEATS, REPEATS_OF_TOWERS = 10, 3
+GIVEN_SPLITS = (
+    "The data name their test images, which are never split again: the spread is only that of the drawn shots"
+)
 
 
 class ClassificationContest(Contest):
@@ -61,6 +69,7 @@ class ClassificationContest(Contest):
         setting: what its numbers are of, in the words of papers; None where no published one is comparable.
         val_shots: as for `Protocol.drawing`.
         refit: whether methods learn from the images of val too, once their settings are chosen.
+        place: of trainings, which keep nothing; its hooks hear of them.
         seed: of what zero-shot draws, the same for all draws of shots.
 
     Attributes:
@@ -81,6 +90,7 @@ class ClassificationContest(Contest):
         setting: Setting | None = None,
         val_shots: int | str | None = None,
         refit: bool = False,
+        place: TrainingPlace = NOWHERE,
         seed: int = 1,
     ):
         prepared = repeated.prepared
@@ -88,7 +98,7 @@ class ClassificationContest(Contest):
         super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
         self.prepared, self.repeated, self.adapters = prepared, repeated, adapters
         self.protocol, self.setting, self.seed = protocol, setting, seed
-        self.val_shots, self.refit = val_shots, refit
+        self.val_shots, self.refit, self.place = val_shots, refit, place
         self.splits, self.test_over_train = repeated.count, repeated.test_over_train
         self.baselines = (ZERO_SHOT, LARGEST_CLASS, GUESSING, PROBE)
         self.deciding = self._deciding()
@@ -146,8 +156,8 @@ class ClassificationContest(Contest):
         """One method on one draw."""
         adapter, quiet = deepcopy(self.adapters[name]), Reporter(quiet=True)
         check_needs(prepared.given, adapter, prepared.backbone)
-        report = fit_adapter(adapter, prepared, shots, seed, quiet)
-        return refitted(adapter, report, prepared, shots, seed, quiet)[0] if self.refit else adapter
+        report = fit_adapter(adapter, prepared, shots, seed, quiet, self.place)
+        return refitted(adapter, report, prepared, shots, seed, quiet, self.place)[0] if self.refit else adapter
 
     def zero_shot(self, prepared: PreparedData, rows: FeatureSet) -> Adapter | None:
         """Zero-shot with the options that were given for it; None where there are no texts."""
@@ -320,12 +330,6 @@ def as_uncalibrated(scores: Scores) -> dict[str, Any]:
     return {raw.get(key, key): value for key, value in scores.metrics["adapted"].items()}
 
 
-SMALL = 300
-"""Test images below which a comparison is repeated on other splits, unless it is told otherwise."""
-REPEATS, REPEATS_OF_TOWERS = 10, 3
-GIVEN = "The data name their test images, which are never split again: the spread is only that of the drawn shots"
-
-
 @dataclass
 class RepeatedSplits:
     """Splits of one data set.
@@ -356,7 +360,7 @@ class RepeatedSplits:
             splits, folds: as the user gave them.
             towers: whether a method trains towers.
         """
-        few = len(prepared.data.split("test")) < SMALL
+        few = len(prepared.data.split("test")) < SMALL_TEST_SET
         count = folds or splits or ((REPEATS_OF_TOWERS if towers else REPEATS) if few else 1)
         asked = bool(folds or splits)
         if prepared.had_splits:
@@ -368,12 +372,16 @@ class RepeatedSplits:
         """What a user should know of them."""
         images = len(self.prepared.data.split("test"))
         if self.prepared.had_splits:
-            return [GIVEN] if self.asked or images < SMALL else []
+            return [GIVEN_SPLITS] if self.asked or images < SMALL_TEST_SET else []
         if self.count == 1:
             return [f"Compared on one test set of {images} images; --splits 10 shows what other test sets would give"]
         how = f"{self.count} folds" if self.folds else f"{self.count} splits into train, val and test"
         size = f"{len(self.prepared.data.items) // self.count} test images" if self.folds else f"{images} test images"
-        why = "" if self.asked else f"; fewer than {SMALL} are too few for one split, and --splits 1 compares on one"
+        why = (
+            ""
+            if self.asked
+            else f"; fewer than {SMALL_TEST_SET} are too few for one split, and --splits 1 compares on one"
+        )
         return [f"Compared on {how}, with about {size} each{why}"]
 
     @property

@@ -1,4 +1,4 @@
-"""Why a classification says what it says of an image: labelled images, and where in it the score comes from."""
+"""Why a classification says what it says of an image: labelled images, where in it the score comes from, pictures."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ MAP_WORDS = {
 }
 SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
+BESIDE_A_MISTAKE = 4
+"""Labelled images beside each."""
+MOST_ON_A_SHEET = 12
+STRIP, SHEET = 856, 418
+"""Width in pixels of a strip, and of one of a contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -283,10 +288,6 @@ def check_explained(use: Use) -> None:
         raise ConfigError("--explain: with --stream the run changes from image to image; omit one of the two")
 
 
-EXAMPLES = 4
-"""Labelled images beside each."""
-
-
 def explained_mistakes(
     prepared: PreparedData,
     adapter: Adapter,
@@ -318,7 +319,7 @@ def explained_mistakes(
             )
             for row, target in asked
         ]
-        reasons = explainer.reasons(images, prepared.reporter, EXAMPLES)
+        reasons = explainer.reasons(images, prepared.reporter, BESIDE_A_MISTAKE)
         exact = any(each.examples_add is not None for each in reasons)
         return [each.shown() for each in reasons], explainer.note(exact)
 
@@ -336,11 +337,6 @@ def picture_in(prepared: PreparedData) -> Callable[[Example], Decoded | None]:
             return None
 
     return picture
-
-
-MOST_CLASSES = 12
-STRIP, SHEET = 856, 418
-"""Width in pixels of a strip, and of one of a contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -378,10 +374,10 @@ class SamplePictures:
         if not len(labels) or not self.in_parts:
             return None
         first = {label: row for row, label in reversed(list(enumerate(labels.tolist())))}
-        rows = [(first[label], name) for label, name in enumerate(class_names) if label in first][:MOST_CLASSES]
+        rows = [(first[label], name) for label, name in enumerate(class_names) if label in first][:MOST_ON_A_SHEET]
         shown = [(strip(image), name) for row, name in rows if (image := self._decoded(row)) is not None]
         note = "The first test sample of each class" + (
-            f", of the first {MOST_CLASSES} classes." if len(first) > MOST_CLASSES else "."
+            f", of the first {MOST_ON_A_SHEET} classes." if len(first) > MOST_ON_A_SHEET else "."
         )
         return PictureSection("What the samples look like", shown, note, SHEET, columns=2) if shown else None
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
-from ...confidence.unlike import NEIGHBOURS
+from ...confidence.conformal import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import Batch, FeatureSet

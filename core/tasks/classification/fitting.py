@@ -1,4 +1,4 @@
-"""One fit of an adapter on a draw of shots, and its scores: on the test set, on novel and on generic images."""
+"""One fit of a method on a draw of shots: how images are augmented, what it is given, what it reads without labels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from ...features.table import canonical_json, transform_spec
 from ...forgetting.probe import probe_of
 from ...recipes.adapters import trains_towers
 from ...registry import build_adapter
-from ...runtime.progress import Reporter, training_lines
+from ...runtime.progress import Reporter
 from .resources import check_needs
 from .transfer import Transfer
 
 Crop = tuple[float, float]
+NOWHERE = TrainingPlace(None)
+"""Of a fit whose checkpoints nobody needs."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,6 @@ def _on_crop(crop: Crop, published: Crop, domain: str) -> str:
 
 def _percent(crop: Crop) -> str:
     return f"{100 * crop[0]:g} to {100 * crop[1]:g} %"
-
-
-NOWHERE = TrainingPlace(None)
-"""Of a fit whose checkpoints nobody needs."""
 
 
 def fit_adapter(
@@ -267,7 +265,7 @@ def _resources(
     if unlabelled.features is not None:
         collected["unlabeled_images"] = unlabelled.images(collected["images"])
     told = adapter.options.get("log_every")
-    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
         yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}
 
 

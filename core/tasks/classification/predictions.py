@@ -1,4 +1,4 @@
-"""What a run says of images: rows, and files of rows."""
+"""What a run says of images: rows, files of rows, and the page that `predict --explain` writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...confidence.selective import check_max_error
 from ...contracts.items import DomainData
 from ...contracts.use import FittedRun, Use
 from ...errors import ConfigError, DataError
-from ...runs.evaluations import make_folder
+from ...runs.folder import make_folder
 from ...runs.plots import data_uri
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, plural
@@ -31,6 +31,9 @@ from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 TOP = 3
 NESTED = ("top", "explanation")
 """Keys of a row that are no cell of a table."""
+PAGE, MAPS = "explanations.html", "heat-maps"
+MOST = 200
+"""Images that one page explains."""
 
 
 @dataclass
@@ -268,11 +271,6 @@ def _with_open_answers(made: Predictions, use: Use, calibration: Calibration | N
     share = float(made.left_open.double().mean())
     made.notes.append(f"{share:.1%} of the answers are left open, for an error of at most {use.max_error:.1%}")
     made.notes += calibration.abstention_notes(use.max_error)
-
-
-PAGE, MAPS = "explanations.html", "heat-maps"
-MOST = 200
-"""Images that one page explains."""
 
 
 def write_explanations(

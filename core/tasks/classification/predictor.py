@@ -169,16 +169,12 @@ class Predictor:
 class RunScorer(Scorer):
     """A run that scores images some at a time, for files that its domain makes of them (`Domain.write_own`)."""
 
-    def __init__(self, predictor: Predictor, use: Use):
-        self.predictor, self.use = predictor, use
-        self.class_names, self.multilabel = predictor.adapter.class_names_, predictor.adapter.multilabel_
-        self.fingerprint = _fingerprint(predictor)
+    def __init__(self, use: Use, domain: Domain, task: str):
+        self.predictor, self.use = Predictor.of_use(use, domain, task), use
+        adapter = self.predictor.adapter
+        self.class_names, self.multilabel = adapter.class_names_, adapter.multilabel_
+        self.fingerprint = _fingerprint(self.predictor)
         self._store = FeatureStore(keep=False)
-
-    @classmethod
-    def of_use(cls, use: Use, domain: Domain, task: str) -> RunScorer:
-        """Load all that a run needs to predict; as `Predictor.of_use`."""
-        return cls(Predictor.of_use(use, domain, task), use)
 
     def score(self, data: DomainData) -> tuple[list[str], Tensor, list[tuple[str, str]]]:
         of = self.predictor

@@ -1,8 +1,15 @@
-"""How papers draw shots, choose settings and test: by name, so that a number of ours is comparable with theirs.
+"""How papers draw shots, choose settings and test: by name, so that a number of ours is comparable with theirs; and the
+numbers that they published.
 
 Without a protocol shots are drawn alike, and settings are chosen, as docs/judging.md says; with one, all is as
 published, the shared options of methods (`class_weight`, `ties`, augmented views) included. docs/protocols.md is the
 page.
+
+Published accuracies are in `published_results.json`, one row per line: the method, the backbone (its alias in
+`core/backbones/published.json`), the protocol, the set, the accuracy in percent per number of shots ("any" where no
+shot is looked at) and where the number was read. The set "eleven" is the mean over the sets of the few-shot protocol.
+Under "means" stand those of methods without labels over sets of which we know not all, with zero-shot's: there gains
+alone can be compared.
 """
 
 from __future__ import annotations
@@ -17,10 +24,9 @@ from typing import Any
 from ...backbones.specs import alias_of
 from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot
 from ...contracts.domain import Domain
-from ...contracts.recipe import ALL
+from ...contracts.recipe import ALL, check_protocol
 from ...data.sampling import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
-from ...errors import UnknownNameError, did_you_mean
 from .scoring import LARGEST_CLASS, PROBE
 from .transfer import NewClasses, SharedClasses, Transfer
 
@@ -30,6 +36,8 @@ PER_SHOT = "k"
 MOST = "min(k, 4)"
 UNLABELLED = (*AS_PUBLISHED, (FewOrZeroShot, "mode", ZERO_SHOT))
 """`AS_PUBLISHED` where nothing is labelled."""
+PUBLISHED = Path(__file__).with_name("published_results.json")
+ELEVEN = "eleven"
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,6 @@ class Protocol:
 
 
 _SS_TEXT = "SS-Text (arXiv 2506.17500)"
-_ON_OTHERS = "To test this fit on another set: vladapt eval RUN --data DIR"
 _ALL = (
     Protocol(
         "coop",
@@ -147,29 +154,28 @@ _ALL = (
             ),
         )
     ),
-    Protocol(
-        "cross-dataset",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, and "
-        "tested on other sets and their classes",
-        "CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
-        MOST,
-        shots=(16,),
-        baselines=(),
-        transfer=NewClasses(),
-        afterwards=_ON_OTHERS,
-        one_prompt=True,
-    ),
-    Protocol(
-        "domain-generalization",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, and "
-        "tested on its variants, among the classes of each",
-        "CoOp (2109.01134), CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
-        MOST,
-        shots=(16,),
-        baselines=(),
-        transfer=SharedClasses(),
-        afterwards=_ON_OTHERS,
-        one_prompt=True,
+    *(
+        Protocol(
+            name,
+            "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as in coop, "
+            f"and tested on {others}",
+            f"{coop}CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
+            MOST,
+            shots=(16,),
+            baselines=(),
+            transfer=transfer,
+            afterwards="To test this fit on another set: vladapt eval RUN --data DIR",
+            one_prompt=True,
+        )
+        for name, others, coop, transfer in (
+            ("cross-dataset", "other sets and their classes", "", NewClasses()),
+            (
+                "domain-generalization",
+                "its variants, among the classes of each",
+                "CoOp (2109.01134), ",
+                SharedClasses(),
+            ),
+        )
     ),
     Protocol(
         "transductive",
@@ -200,15 +206,8 @@ def protocol_named(name: str | None) -> Protocol:
     Raises:
         UnknownNameError: no protocol of that name.
     """
-    if name is None:
-        return OWN
-    if name not in PROTOCOLS:
-        raise UnknownNameError(f"--protocol {name}: no such protocol; {did_you_mean(name, PROTOCOLS)}")
-    return PROTOCOLS[name]
-
-
-TABLE = Path(__file__).with_name("published_results.json")
-ELEVEN = "eleven"
+    check_protocol(name)
+    return OWN if name is None else PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
@@ -255,16 +254,14 @@ class Setting:
         return None if accuracy is None else PublishedResult(accuracy / 100, row["source"])
 
 
-def results_of(backbone: str) -> list[dict[str, Any]]:
-    """All rows of a backbone, named by its alias or spec."""
-    alias = alias_of(backbone)
-    return [row for row in _table()["results"] if row["backbone"] == alias]
+def rows_of(backbone: str, part: str = "results") -> list[dict[str, Any]]:
+    """All rows of a backbone, named by its alias or spec.
 
-
-def means_of(backbone: str) -> list[dict[str, Any]]:
-    """Means over sets of which we know not all, of a backbone named by its alias or spec."""
+    Args:
+        part: "results", or "means": means over sets of which we know not all.
+    """
     alias = alias_of(backbone)
-    return [row for row in _table()["means"] if row["backbone"] == alias]
+    return [row for row in _table()[part] if row["backbone"] == alias]
 
 
 def note_on_published(setting: Setting | None, method: str, shots: int | None, accuracy: float | None) -> list[str]:
@@ -293,4 +290,4 @@ def _rows() -> dict[tuple[str, ...], dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, Any]:
-    return json.loads(TABLE.read_text(encoding="utf-8"))
+    return json.loads(PUBLISHED.read_text(encoding="utf-8"))

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...contracts.judgement import Findings, JudgedClassifier, Place
+from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.significance import wilson_interval
 from ...runs import run_sections as shared
-from ...runs.comparison import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
-from ...runs.measures import MEASURES
 from ...runs.run_sections import Report, few_groups, small_test_set
 from ...runs.sections import (
+    MEASURES,
     Cell,
     ConfusionSection,
     HeadlineSection,
@@ -35,6 +35,16 @@ from ...runs.sections import (
     plural,
 )
 from .explaining import Explain, SamplePictures
+
+MANY_CLASSES, SHOWN_OF_MANY = 100, 20
+WIDEST_MATRIX, MOST_COUNTED = 25, 40
+PAIRS, PROMPTS = 20, 4
+MOST_THRESHOLDS = 12
+AUROC = MEASURES["auroc"]
+NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
+FEW_OF_CLASS = 30
+LISTED = 6
+MISTAKES = 12
 
 
 @dataclass(kw_only=True)
@@ -110,14 +120,6 @@ class ClassificationResults:
     @property
     def pictures(self) -> SamplePictures:
         return SamplePictures(self.thumbnails, self.ids)
-
-
-MANY_CLASSES, SHOWN_OF_MANY = 100, 20
-WIDEST_MATRIX, MOST_COUNTED = 25, 40
-PAIRS, PROMPTS = 20, 4
-MOST_THRESHOLDS = 12
-AUROC = MEASURES["auroc"]
-NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
 
 
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
@@ -369,10 +371,6 @@ for row in predictor.predict(["image.png"]).rows():
     print(row)"""
 
 
-FEW_OF_CLASS = 30
-LISTED = 6
-
-
 def warnings_of(found: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
     """What must not be overlooked when reading the scores."""
     sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
@@ -432,9 +430,6 @@ def commonest(labels: Tensor, class_names: Sequence[str]) -> tuple[str, float]:
     """The commonest class of the test set and its share."""
     counts = torch.bincount(labels.long(), minlength=len(class_names))
     return class_names[int(counts.argmax())], float(counts.max()) / max(1, len(labels))
-
-
-MISTAKES = 12
 
 
 def mistakes_section(results: ClassificationResults) -> MistakeSection:

@@ -1,4 +1,4 @@
-"""What a recipe's `resources` name, read and encoded for the adapters that need it."""
+"""What a recipe's `resources` name, read and encoded for the methods that need it; a base run is one of them."""
 
 from __future__ import annotations
 
@@ -36,136 +36,6 @@ from ...prompts.classifier import spoken
 from ...prompts.descriptions import read_descriptions, read_pair_attributes, read_synonyms, read_word_sentences
 from ...registry import adapter_class, catalogue, load_adapter
 from ...runs.folder import Run
-
-
-@dataclass
-class BaseRun:
-    """The fitted adapter of a run, asked for its logits of other images.
-
-    Attributes:
-        path: where the run lies, as it was given.
-        run: its folder.
-        adapter: as it was fitted.
-        recipe: its own.
-    """
-
-    path: str
-    run: Run
-    adapter: Adapter
-    recipe: Recipe
-    _made: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def open(cls, path: str | Path, backbone: Backbone | None, device: torch.device) -> BaseRun:
-        """The run at a path.
-
-        Args:
-            backbone: that of the fit that starts from it; None where there is a features file.
-
-        Raises:
-            DataError: no finished run lies there. ConfigError: it starts from another run itself.
-            CapabilityError: it has several labels per image, or is of another backbone.
-        """
-        try:
-            run = Run.open(path)
-        except DataError as error:
-            raise DataError(f"--resource base={error}") from error
-        recipe = Recipe.of(run.info["recipe"])
-        if "base" in recipe.resources:
-            raise ConfigError(f"--resource base={path}: it started from another run itself; give that one, or another")
-        adapter = load_adapter(run.adapter_path, backbone).to(device)
-        if adapter.multilabel_:
-            raise CapabilityError(f"--resource base={path}: has several labels per image; give a run that has one")
-        return cls(str(path), run, adapter, recipe)
-
-    @classmethod
-    def of_data(cls, prepared: PreparedData, device: torch.device) -> BaseRun | None:
-        """The run that the recipe of prepared data names; None where it names none.
-
-        Raises:
-            As `open`; CapabilityError: it was fitted on other features.
-        """
-        if prepared.given.get("base") is None:
-            return None
-        base = cls.open(prepared.given["base"], prepared.backbone, device)
-        width = prepared.classifier.weights.shape[1]
-        theirs, ours = base.adapter.backbone_, prepared.made_by
-        if width != base.adapter.dim_:
-            theirs, ours = f"{base.adapter.dim_} wide", f"{width}"
-        elif not (theirs and ours) or theirs == ours:
-            return base
-        raise CapabilityError(
-            f"--resource base={base.path}: was fitted on features of another backbone ({theirs}; these: {ours}); "
-            "give a run on the same backbone"
-        )
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What run.json of the fit that starts from it says of it."""
-        digest = hashlib.sha256(self.run.adapter_path.read_bytes()).hexdigest()
-        return {"path": str(self.run.path), "adapter": self.adapter.name, "sha256": digest}
-
-    def check_is(self, facts: Mapping[str, Any]) -> None:
-        """Raise the DataError of another run than the one that `facts` are of."""
-        if facts.get("sha256") != self.facts["sha256"]:
-            raise DataError(
-                f"--resource base={self.path}: not the run that this one started from ('{facts.get('adapter')}' at "
-                f"{facts.get('path')}); give the path of that run, or fit again"
-            )
-
-    def notes(self, prepared: PreparedData) -> list[str]:
-        """A warning, where the run was fitted on what the data has for testing."""
-        about, split = self.run.info.get("data") or {}, self.run.info.get("splits") or {}
-        if about.get("name") != prepared.data.name:
-            return []
-        test = {item.id for item in prepared.data.split("test")}
-        taught = len({*split.get("support", ()), *split.get("val", ())} & test)
-        if not taught:
-            return []
-        return [
-            f"{taught} of the {len(test)} test images were used to fit the run {self.path}, so scores of what starts "
-            "from it are too high; fit both on the same split"
-        ]
-
-    def predictions(self, prepared: PreparedData, features: FeatureSet) -> BasePredictions:
-        """What a fit that starts from it is given, in the order of the data's classes; see `logits`."""
-        return BasePredictions(self.adapter.name, self.logits(prepared, features, prepared.class_names))
-
-    def logits(self, prepared: PreparedData, features: FeatureSet, class_names: Sequence[str]) -> Tensor:
-        """(N, C) of rows of prepared data, in the order of `class_names`; made once per set of images.
-
-        Args:
-            prepared: the data on the backbone of the fit.
-            features: some of its rows, with their ids.
-        """
-        if features.ids not in self._made:
-            own = replace(prepared, given=self.recipe.resources)
-            moved = own if own.backbone is None else own.on(self.adapter.adapted(own.backbone))
-            seen = features if moved is own else moved.of_ids(features.ids, parts="parts" in self.adapter.at_predict)
-            if seen.ids != features.ids:
-                raise DataError(
-                    f"--resource base={self.path}: its towers give NaN or infinity for some images; give another run"
-                )
-            self._made[features.ids] = logits_of(self.adapter, moved.batches(self.adapter, seen), len(seen))
-        self.check_classes(class_names)
-        have = list(self.adapter.class_names_)
-        return self._made[features.ids][:, [have.index(name) for name in class_names]]
-
-    def on_other_images(self) -> BaseRun:
-        """The same run, to be asked of images that may have the ids of those before."""
-        return replace(self, _made={})
-
-    def check_classes(self, class_names: Sequence[str]) -> None:
-        """Raise the ConfigError of a run whose classes are not these, in whatever order."""
-        have, want = list(self.adapter.class_names_), list(class_names)
-        lacks, further = sorted(set(want) - set(have)), sorted(set(have) - set(want))
-        if lacks or further:
-            which = f"lacks '{lacks[0]}'" if lacks else f"also has '{further[0]}'"
-            raise ConfigError(
-                f"--resource base={self.path}: its classes are not those of the data (it {which}); give a run that was "
-                "fitted on the same classes"
-            )
-
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones", "keys", "base")
 GIVEN += ("attributes", "pair_attributes", "vocabulary", "realign_prompts")
@@ -302,15 +172,11 @@ class Resources:
 
     @cached_property
     def descriptions(self) -> tuple[tuple[str, ...], ...]:
-        names = list(self.prepared.class_names)
-        sentences = read_descriptions(self.prepared.descriptions, names, others=True)
-        return tuple(tuple(sentences[name]) for name in names)
+        return self._sentences(self.prepared.descriptions)
 
     @cached_property
     def attributes(self) -> tuple[tuple[str, ...], ...]:
-        names = list(self.prepared.class_names)
-        sentences = read_descriptions(self._given("attributes"), names, others=True)
-        return tuple(tuple(sentences[name]) for name in names)
+        return self._sentences(self._given("attributes"))
 
     @cached_property
     def pair_attributes(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -422,6 +288,12 @@ class Resources:
         features = self.prepared.store.text_features(self.prepared.backbone, texts)
         return TextPool(texts, features.to(self.prepared.backbone.device))
 
+    def _sentences(self, path: Any) -> tuple[tuple[str, ...], ...]:
+        """Those that a file has for each class."""
+        names = list(self.prepared.class_names)
+        sentences = read_descriptions(path, names, others=True)
+        return tuple(tuple(sentences[name]) for name in names)
+
     def _given(self, name: str) -> str | None:
         return self.prepared.given.get(name)
 
@@ -431,3 +303,132 @@ def further_specs(given: Mapping[str, Any]) -> list[str]:
     listed = given.get("further_backbones")
     parts: Iterable[str] = listed.split(",") if isinstance(listed, str) else listed or ()
     return [str(part).strip() for part in parts if str(part).strip()]
+
+
+@dataclass
+class BaseRun:
+    """The fitted adapter of a run, asked for its logits of other images.
+
+    Attributes:
+        path: where the run lies, as it was given.
+        run: its folder.
+        adapter: as it was fitted.
+        recipe: its own.
+    """
+
+    path: str
+    run: Run
+    adapter: Adapter
+    recipe: Recipe
+    _made: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path, backbone: Backbone | None, device: torch.device) -> BaseRun:
+        """The run at a path.
+
+        Args:
+            backbone: that of the fit that starts from it; None where there is a features file.
+
+        Raises:
+            DataError: no finished run lies there. ConfigError: it starts from another run itself.
+            CapabilityError: it has several labels per image, or is of another backbone.
+        """
+        try:
+            run = Run.open(path)
+        except DataError as error:
+            raise DataError(f"--resource base={error}") from error
+        recipe = Recipe.of(run.info["recipe"])
+        if "base" in recipe.resources:
+            raise ConfigError(f"--resource base={path}: it started from another run itself; give that one, or another")
+        adapter = load_adapter(run.adapter_path, backbone).to(device)
+        if adapter.multilabel_:
+            raise CapabilityError(f"--resource base={path}: has several labels per image; give a run that has one")
+        return cls(str(path), run, adapter, recipe)
+
+    @classmethod
+    def of_data(cls, prepared: PreparedData, device: torch.device) -> BaseRun | None:
+        """The run that the recipe of prepared data names; None where it names none.
+
+        Raises:
+            As `open`; CapabilityError: it was fitted on other features.
+        """
+        if prepared.given.get("base") is None:
+            return None
+        base = cls.open(prepared.given["base"], prepared.backbone, device)
+        width = prepared.classifier.weights.shape[1]
+        theirs, ours = base.adapter.backbone_, prepared.made_by
+        if width != base.adapter.dim_:
+            theirs, ours = f"{base.adapter.dim_} wide", f"{width}"
+        elif not (theirs and ours) or theirs == ours:
+            return base
+        raise CapabilityError(
+            f"--resource base={base.path}: was fitted on features of another backbone ({theirs}; these: {ours}); "
+            "give a run on the same backbone"
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json of the fit that starts from it says of it."""
+        digest = hashlib.sha256(self.run.adapter_path.read_bytes()).hexdigest()
+        return {"path": str(self.run.path), "adapter": self.adapter.name, "sha256": digest}
+
+    def check_is(self, facts: Mapping[str, Any]) -> None:
+        """Raise the DataError of another run than the one that `facts` are of."""
+        if facts.get("sha256") != self.facts["sha256"]:
+            raise DataError(
+                f"--resource base={self.path}: not the run that this one started from ('{facts.get('adapter')}' at "
+                f"{facts.get('path')}); give the path of that run, or fit again"
+            )
+
+    def notes(self, prepared: PreparedData) -> list[str]:
+        """A warning, where the run was fitted on what the data has for testing."""
+        about, split = self.run.info.get("data") or {}, self.run.info.get("splits") or {}
+        if about.get("name") != prepared.data.name:
+            return []
+        test = {item.id for item in prepared.data.split("test")}
+        taught = len({*split.get("support", ()), *split.get("val", ())} & test)
+        if not taught:
+            return []
+        return [
+            f"{taught} of the {len(test)} test images were used to fit the run {self.path}, so scores of what starts "
+            "from it are too high; fit both on the same split"
+        ]
+
+    def predictions(self, prepared: PreparedData, features: FeatureSet) -> BasePredictions:
+        """What a fit that starts from it is given, in the order of the data's classes; see `logits`."""
+        return BasePredictions(self.adapter.name, self.logits(prepared, features, prepared.class_names))
+
+    def logits(self, prepared: PreparedData, features: FeatureSet, class_names: Sequence[str]) -> Tensor:
+        """(N, C) of rows of prepared data, in the order of `class_names`; made once per set of images.
+
+        Args:
+            prepared: the data on the backbone of the fit.
+            features: some of its rows, with their ids.
+        """
+        if features.ids not in self._made:
+            own = replace(prepared, given=self.recipe.resources)
+            moved = own if own.backbone is None else own.on(self.adapter.adapted(own.backbone))
+            seen = features if moved is own else moved.of_ids(features.ids, parts="parts" in self.adapter.at_predict)
+            if seen.ids != features.ids:
+                raise DataError(
+                    f"--resource base={self.path}: its towers give NaN or infinity for some images; give another run"
+                )
+            self._made[features.ids] = logits_of(self.adapter, moved.batches(self.adapter, seen), len(seen))
+        self.check_classes(class_names)
+        have = list(self.adapter.class_names_)
+        return self._made[features.ids][:, [have.index(name) for name in class_names]]
+
+    def on_other_images(self) -> BaseRun:
+        """The same run, to be asked of images that may have the ids of those before."""
+        return replace(self, _made={})
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Raise the ConfigError of a run whose classes are not these, in whatever order."""
+        have, want = list(self.adapter.class_names_), list(class_names)
+        lacks, further = sorted(set(want) - set(have)), sorted(set(have) - set(want))
+        if lacks or further:
+            which = f"lacks '{lacks[0]}'" if lacks else f"also has '{further[0]}'"
+            raise ConfigError(
+                f"--resource base={self.path}: its classes are not those of the data (it {which}); give a run that was "
+                "fitted on the same classes"
+            )

@@ -1,36 +1,33 @@
-"""Scores of a fitted adapter and of zero-shot on the same test set."""
+"""Scores of a fitted method and of what stands beside it; what judgements see of it; which model a run keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from ...confidence.without_labels import Evidence, answers_by_halves, evidence_of
 from ...contracts.adapter import Adapter, FitReport
+from ...contracts.backbone import Backbone
 from ...contracts.domain import Metric
 from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
-from ...data.sampling import rank
 from ...errors import CapabilityError, DataError
 from ...explanation.nearest import LabelledImages
 from ...features.batches import PLAIN, logits_of
+from ...judgements.baselines import ZERO_SHOT, Comparison
 from ...metrics.classification import metrics_of
 from ...metrics.resampling import units_of
 from ...registry import build_adapter, build_judgement
-from ...runs.comparison import ZERO_SHOT, Comparison
-from ...runs.measures import MEASURES, points
-from ...runs.sections import Measure, plural
+from ...runs.sections import MEASURES, Measure, plural, points
 from ...runtime.progress import Reporter
-from .fitting import Unlabelled, fit_adapter
+from .fitting import fit_adapter
 
 PROBE = "linear-probe"
 PROBE_FILE = "linear-probe.safetensors"
@@ -39,44 +36,9 @@ LARGEST_CLASS = "largest-class"
 """What always answering the largest class of the test set is called among the methods of a comparison."""
 MOST_PROBED = 1000
 """Labelled images up to which a logistic regression is fitted beside the adapter."""
-
-
-def fitted_probe(
-    adapter: Adapter,
-    support: FeatureSet,
-    classifier: TextClassifier,
-    val: FeatureSet | None,
-    seed: int,
-    options: Mapping[str, Any] | None = None,
-) -> Adapter | None:
-    """The logistic regression on the images that an adapter was fitted on; None where it is that itself, where there
-    are no labelled images or more than 1000, or where they are all of one class.
-
-    Args:
-        options: of the regression, where a protocol has others.
-    """
-    if adapter.name == PROBE or support.labels is None or not 0 < len(support) <= MOST_PROBED:
-        return None
-    probe = build_adapter(PROBE, **(options or {}))
-    try:
-        support, val = (None if each is None else each.one_view().without_parts() for each in (support, val))
-        probe.fit(support, classifier, val=val, seed=seed)
-    except CapabilityError:  # one class only
-        return None
-    return probe
-
-
-def largest_class(items: Sequence[Item], num_classes: int) -> dict[str, Any] | None:
-    """Metrics of always answering the largest class of test images; None where they have several labels or none."""
-    labels = [item.class_label() for item in items]
-    if any(label is None or isinstance(label, tuple) for label in labels):
-        return None
-    counts = torch.bincount(torch.tensor(labels), minlength=num_classes)
-    present = int((counts > 0).sum())
-    return {"accuracy": float(counts.max()) / len(labels), "balanced_accuracy": 1 / present, "seconds": 0.0}
-
-
 COLUMNS = {"largest_class": "largest\nclass", "guessing": "guessing", "linear_probe": "linear\nprobe"}
+WITHOUT_LABELS = "without-labels"
+"""The judgement that says whether a method is kept where no label was learned from."""
 
 
 def score_on(
@@ -128,7 +90,9 @@ def score_on(
     scores = Scores(None, _on_cpu(before), adapted.cpu(), metrics)
     if test.labels is None:
         return scores
-    scores.labels, scores.groups = test.labels.cpu(), _groups(test)
+    scores.labels = test.labels.cpu()
+    if test.groups and units_of(test.groups, len(test))[1] < len(test):  # else each image is one of its own
+        scores.groups = test.groups
     if probe is not None:
         scores.probe_logits = _on_cpu(columns(beside(probe)))
     return scores
@@ -145,9 +109,8 @@ def _metrics_of(
     return values
 
 
-def _groups(test: FeatureSet) -> tuple[str, ...] | None:
-    """The groups of the test images; None where each image is one of its own."""
-    return test.groups if test.groups and units_of(test.groups, len(test))[1] < len(test) else None
+def _on_cpu(logits: Tensor | None) -> Tensor | None:
+    return None if logits is None else logits.float().cpu()
 
 
 def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter | None:
@@ -159,8 +122,111 @@ def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter
     return adapter
 
 
-def _on_cpu(logits: Tensor | None) -> Tensor | None:
-    return None if logits is None else logits.float().cpu()
+def fitted_probe(
+    adapter: Adapter,
+    support: FeatureSet,
+    classifier: TextClassifier,
+    val: FeatureSet | None,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> Adapter | None:
+    """The logistic regression on the images that an adapter was fitted on; None where it is that itself, where there
+    are no labelled images or more than 1000, or where they are all of one class.
+
+    Args:
+        options: of the regression, where a protocol has others.
+    """
+    if adapter.name == PROBE or support.labels is None or not 0 < len(support) <= MOST_PROBED:
+        return None
+    probe = build_adapter(PROBE, **(options or {}))
+    try:
+        support, val = (None if each is None else each.one_view().without_parts() for each in (support, val))
+        probe.fit(support, classifier, val=val, seed=seed)
+    except CapabilityError:  # one class only
+        return None
+    return probe
+
+
+def largest_class(items: Sequence[Item], num_classes: int) -> dict[str, Any] | None:
+    """Metrics of always answering the largest class of test images; None where they have several labels or none."""
+    labels = [item.class_label() for item in items]
+    if any(label is None or isinstance(label, tuple) for label in labels):
+        return None
+    counts = torch.bincount(torch.tensor(labels), minlength=num_classes)
+    present = int((counts > 0).sum())
+    return {"accuracy": float(counts.max()) / len(labels), "balanced_accuracy": 1 / present, "seconds": 0.0}
+
+
+@dataclass(kw_only=True)
+class ClassificationFit(JudgedClassifier):
+    """A fit, as its judgements see it."""
+
+    before: Backbone | None = field(init=False)
+    after: Backbone | None = field(init=False)
+    metrics: dict[str, Any] = field(init=False)
+
+    def __post_init__(self):
+        self.before, self.metrics = self.prepared.backbone, self.scores.metrics
+        self.after = on_adapted(self.prepared, self.adapter).backbone
+
+    def fit_again(self, adapter: Adapter, prepared: PreparedData, shots: Shots, quiet: bool = False) -> FitReport:
+        return fit_adapter(adapter, prepared, shots, self.seed, Reporter(quiet=True) if quiet else prepared.reporter)
+
+    def score_again(self, adapter: Adapter, prepared: PreparedData, test: FeatureSet, beside: bool = False) -> Scores:
+        zero_shot = fitted_zero_shot(test, prepared.classifier) if beside else None
+        scores = score_on(prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
+        if beside:
+            of = {"test": test, "class_names": prepared.class_names, "scores": scores}
+            again = replace(self, prepared=prepared, adapter=adapter, deciding="", **of)
+            Findings({}).add([build_judgement("baselines")], again)
+        return scores
+
+
+@dataclass
+class Fitted:
+    """A fitted adapter with its scores.
+
+    Attributes:
+        notes: what its judgements say, in sentences.
+        judged: the fit, as its judgements see it.
+        findings: what they found.
+        probe: the logistic regression on the same images, or None.
+        labelled: the labelled images that it learned from, or None.
+    """
+
+    adapter: Adapter
+    report: FitReport
+    scores: Scores
+    notes: list[str]
+    judged: ClassificationFit
+    findings: Findings
+    probe: Adapter | None = None
+    labelled: LabelledImages | None = None
+
+
+def zero_shot_unless_better(done: Fitted, shots: Shots, scored: Callable[..., Fitted]) -> tuple[Fitted, Shots]:
+    """The fit as it is, unless it was judged without labels and is not shown to do better than zero-shot; else that.
+
+    Args:
+        done: the fit, scored on the test images.
+        scored: scores a fitted adapter as `done` was, judged without labels or not.
+
+    Returns:
+        what the run keeps, and the draw with the val images whose labels had a say.
+    """
+    found = done.findings.get(WITHOUT_LABELS)
+    if found is None:
+        return done, shots
+    shots = shots if found.val is None else replace(shots, val=found.val)
+    if found.evidence.better:
+        return done, shots
+    done.judged.reporter.info(f"{done.adapter.name} is not shown to help, so zero-shot is kept")
+    adapter = fitted_zero_shot(shots.support, done.judged.prepared.classifier)
+    report = FitReport(adapter.name, notes=[found.note(), *done.report.notes])
+    kept = scored(adapter, report, shots, Reporter(quiet=True), judge=False)
+    kept.findings[WITHOUT_LABELS] = found.turned_down(done.scores)
+    kept.scores.metrics.update(kept.findings[WITHOUT_LABELS].to_json())
+    return kept, shots
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
@@ -218,180 +284,3 @@ def _in_words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value) or "none"
     return "yes" if value else ""
-
-
-@dataclass(kw_only=True)
-class ClassificationFit(JudgedClassifier):
-    """A fit, as its judgements see it."""
-
-    @classmethod
-    def of(
-        cls,
-        prepared: PreparedData,
-        adapter: Adapter,
-        test: FeatureSet,
-        scores: Scores,
-        class_names: Sequence[str],
-        **further: Any,
-    ) -> ClassificationFit:
-        """A scored model, one just fitted or one that a run keeps.
-
-        Args:
-            test: the rows that were scored.
-            class_names: of the scores.
-            further: fields that do not follow from these.
-        """
-        return cls(
-            before=prepared.backbone,
-            after=on_adapted(prepared, adapter).backbone,
-            metrics=scores.metrics,
-            adapter=adapter,
-            prepared=prepared,
-            test=test,
-            class_names=class_names,
-            scores=scores,
-            **further,
-        )
-
-    def fit_again(self, adapter: Adapter, prepared: PreparedData, shots: Shots, quiet: bool = False) -> FitReport:
-        return fit_adapter(adapter, prepared, shots, self.seed, Reporter(quiet=True) if quiet else prepared.reporter)
-
-    def score_again(self, adapter: Adapter, prepared: PreparedData, test: FeatureSet, beside: bool = False) -> Scores:
-        zero_shot = fitted_zero_shot(test, prepared.classifier) if beside else None
-        scores = score_on(prepared, adapter, test, prepared.class_names, zero_shot, prepared.reporter)
-        if beside:
-            of = {"test": test, "class_names": prepared.class_names, "scores": scores, "metrics": scores.metrics}
-            again = replace(self, prepared=prepared, adapter=adapter, deciding="", **of)
-            Findings({}).add([build_judgement("baselines")], again)
-        return scores
-
-
-@dataclass
-class Fitted:
-    """A fitted adapter with its scores.
-
-    Attributes:
-        notes: what its judgements say, in sentences.
-        judged: the fit, as its judgements see it.
-        findings: what they found.
-        probe: the logistic regression on the same images, or None.
-        judge: what was found of a fit without labels, for run.json; None where labels were learned from.
-        labelled: the labelled images that it learned from, or None.
-    """
-
-    adapter: Adapter
-    report: FitReport
-    scores: Scores
-    notes: list[str]
-    judged: ClassificationFit
-    findings: Findings
-    probe: Adapter | None = None
-    judge: dict[str, Any] | None = None
-    labelled: LabelledImages | None = None
-
-
-MOST_LABELLED = 100
-"""Labelled images, at most, that have a say."""
-TURNED_DOWN = "turned_down"
-"""Of metrics.json: the scores of a method that a run does not use, where the test images have labels, and the interval
-of its gain over zero-shot."""
-
-
-def judged_without_labels(
-    done: Fitted, shots: Shots, views: int, scored: Callable[[Adapter, FitReport, Shots, Reporter], Fitted]
-) -> tuple[Fitted, Shots]:
-    """The fit as it is where labels were learned from, by a base run too, and where the images show that it does better
-    than zero-shot; else zero-shot. `judge` says what was found.
-
-    Args:
-        done: the fit, scored on the test images.
-        views: augmented views of each test image that are asked too.
-        scored: scores a fitted adapter as `done` was.
-
-    Returns:
-        what the run keeps, and the draw with the val images whose labels had a say.
-    """
-    compared = done.scores.zero_shot_logits is not None and len(shots.test) and not shots.test.multilabel
-    prepared, reporter = done.judged.prepared, done.judged.reporter
-    learned = len(shots.support) or prepared.base is not None or done.report.judged
-    if not compared or learned:
-        return done, shots
-    found = _evidence(done, shots, views)
-    if not found.changed:
-        return done, shots
-    if (val := _labelled(done, shots)) is not None:
-        zero_shot, quiet = fitted_zero_shot(shots.support, prepared.classifier), Reporter(quiet=True)
-        told = score_on(prepared, done.adapter, val, prepared.class_names, zero_shot, quiet)
-        found = found.with_labels(told.zero_shot_logits, told.adapted_logits, told.labels)
-        shots = replace(shots, val=val)
-    facts = {"method": done.adapter.name, "kept": done.adapter.name if found.better else "zero-shot", **found.facts()}
-    if found.better:
-        said = f"{done.adapter.name} is kept: better than zero-shot with a probability of {found.probability:.0%}"
-        return replace(done, notes=[*done.notes, f"{said}: {found.words}"], judge=facts), shots
-    reporter.info(f"{done.adapter.name} is not shown to help, so zero-shot is kept")
-    note = (
-        f"This run's model is zero-shot: {done.adapter.name} is not shown to be better (probability "
-        f"{found.probability:.0%}): {found.words}; --set judge=no keeps {done.adapter.name} anyway"
-    )
-    adapter = fitted_zero_shot(shots.support, prepared.classifier)
-    report = FitReport(adapter.name, notes=[note, *done.report.notes])
-    kept = scored(adapter, report, shots, Reporter(quiet=True))
-    if done.scores.labels is not None:
-        of = done.scores.metrics
-        gain = {"interval": of["baselines"]["zero_shot"]["interval"]}
-        kept.scores.metrics[TURNED_DOWN] = {"adapter": done.adapter.name, **of["adapted"], **gain}
-    return replace(kept, judge=facts), shots
-
-
-def turned_down_words(metrics: dict[str, Any]) -> list[str]:
-    """A sentence on the method that a run does not use, where its score is known."""
-    of = metrics.get(TURNED_DOWN) or {}
-    if "accuracy" not in of or "accuracy" not in (metrics.get("zero_shot") or {}):
-        return []
-    return [
-        f"By the labels of the test images, which no choice was based on: {of['adapter']} {of['accuracy']:.1%}, "
-        f"zero-shot {metrics['zero_shot']['accuracy']:.1%}"
-    ]
-
-
-def _evidence(done: Fitted, shots: Shots, views: int) -> Evidence:
-    """By the test images, by other witnesses where there are some, and by halves of the prompts for a method that read
-    the test images and nothing else.
-
-    Args:
-        views: augmented views of each test image that are asked too.
-    """
-    prepared, seed, halves = done.judged.prepared, done.judged.seed, []
-    read = Unlabelled.of(done.adapter, prepared, shots).features
-    if read is not None and read.ids == shots.test.ids:
-        halves = answers_by_halves(done.adapter, prepared.classifier, read, seed)
-    halves = [(before.cpu(), after.cpu()) for before, after in halves]
-    sides = shots.test.unit.cpu(), done.scores.zero_shot_logits, done.scores.adapted_logits
-    return evidence_of(*sides, halves=halves, witnesses=_witnesses(prepared, shots, views, seed))
-
-
-def _witnesses(prepared: PreparedData, shots: Shots, augmented: int, seed: int) -> list[Tensor]:
-    """(N, C) zero-shot probabilities of the test images by each further backbone, and the mean over augmented views."""
-    seen = [(other.classifier, other.of_ids(shots.test.ids).unit[:, None]) for other in prepared.resources.further]
-    if augmented:
-        by_id = {item.id: item for item in prepared.data.items}
-        items = [by_id[name] for name in shots.test.ids]
-        views = prepared.features(items, "views of test images", augmented, seed).views
-        seen.append((prepared.classifier, F.normalize(views, dim=-1)))
-    return [classifier.logits(views.flatten(0, 1)).softmax(dim=1).unflatten(0, views.shape[:2]).mean(dim=1).cpu()
-            for classifier, views in seen]  # fmt: skip
-
-
-def _labelled(done: Fitted, shots: Shots) -> FeatureSet | None:
-    """Labelled val images: those of the draw; else half of the split, which leaves the others to calibrate on. None for
-    a method that answers those that it read together otherwise than any other image."""
-    if done.adapter.transductive or shots.val is not None:
-        return None if done.adapter.transductive else shots.val
-    prepared, seed = done.judged.prepared, done.judged.seed
-    ids = sorted((item.id for item in prepared.data.split("val") if item.target is not None), key=_ranked(seed))
-    some = ids[: min(MOST_LABELLED, len(ids) // 2)]
-    return prepared.of_ids(some, parts="parts" in done.adapter.at_predict) if some else None
-
-
-def _ranked(seed: int) -> Callable[[str], Any]:
-    return lambda name: rank(seed, name)

@@ -1,4 +1,4 @@
-"""What a run folder holds of a fit, read again: its recipe, its files where they are found from here, its adapter."""
+"""What a run folder holds of a fit: what is written of it, and what is read again."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.use import FittedRun, Use
 from ...data.sampling import class_counts, short_classes
 from ...data.unlabelled import images_of
-from ...data.verify import FileHashes
+from ...data.verify import FileHashes, digests_of, image_digest
 from ...errors import ConfigError, DataError, VladaptError
 from ...explanation.nearest import Example, LabelledImages, kept_rows
 from ...recipes.data import split_counts
 from ...registry import load_adapter
-from ...runs.evaluations import digests_of, image_digest, kept_digests
-from ...runs.folder import Run
+from ...runs.folder import Run, kept_digests
 from ...runs.redaction import LEFT_OUT, Redaction
 from ...runs.sections import choice, in_words
 
 CLASS_FILES = (".txt", ".json")
+PREDICTIONS = "predictions.csv"
+"""Of a run whose test rows have no labels."""
 
 
 def recipe_again(use: Use) -> Recipe:
@@ -243,10 +244,6 @@ class LabelledPictures:
         else:
             known = image_digest(item, self._hashes) == digest
         return data.load(item) if known else None
-
-
-PREDICTIONS = "predictions.csv"
-"""Of a run whose test rows have no labels."""
 
 
 def notes_of(

@@ -15,17 +15,17 @@ from rich.console import Group
 
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import AUTO, Recipe
+from ...contracts.recipe import AUTO, Recipe, check_out_folder
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
+from ...judgements.baselines import Comparison
 from ...recipes.adapters import (
     adapter_of,
     as_published,
@@ -44,7 +44,6 @@ from ...recipes.data import classes_of_data, has_labels, on_target, place_of_dat
 from ...registry import catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find, is_place
-from ...runs.comparison import Comparison
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -78,15 +77,15 @@ from .scoring import (
     LARGEST_CLASS,
     PROBE,
     PROBE_FILE,
+    WITHOUT_LABELS,
     ClassificationFit,
     Fitted,
     fitted_probe,
     fitted_zero_shot,
-    judged_without_labels,
     metrics_table,
     predictions_table,
     score_on,
-    turned_down_words,
+    zero_shot_unless_better,
 )
 from .serving import ServedRun
 from .stored_run import (
@@ -122,6 +121,7 @@ class Classification(Task):
         "part-order",
         "novel-classes",
         "forgetting",
+        "without-labels",
         "calibration",
         "coverage",
         "random-split",
@@ -166,8 +166,7 @@ class Classification(Task):
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
-        if recipe.out and Path(recipe.out).is_file():
-            raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
+        check_out_folder(recipe.out)
         if recipe.judge_views and recipe.features:
             raise ConfigError("--set judge_views: views need images, which a features file does not have; omit it")
         check_hooks(recipe)
@@ -201,14 +200,13 @@ class Classification(Task):
                     adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, place)
             with part("judging"):
                 scored = partial(self._scored, recipe, prepared)
-                done = scored(adapter, report, shots, reporter)
-                if recipe.judge and protocol is OWN:
-                    done, shots = judged_without_labels(done, shots, recipe.judge_views, scored)
+                done = scored(adapter, report, shots, reporter, judge=recipe.judge and protocol is OWN)
+                done, shots = zero_shot_unless_better(done, shots, scored)
                 done.judged = replace(done.judged, shots=shots, drawn=drawn)
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
                 done.notes += [*said, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
-            return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
+            return self._written(recipe, done, started, folder) if is_main() else None
 
     @part("reading the data")
     def prepared(self, recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedData:
@@ -221,7 +219,7 @@ class Classification(Task):
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self.domain, self.name, divided)
+            return prepared_images(recipe, reporter, self, divided)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
         return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
@@ -245,19 +243,24 @@ class Classification(Task):
         report: FitReport,
         shots: Shots,
         reporter: Reporter,
+        judge: bool,
     ) -> Fitted:
-        """Zero-shot and the adapted model on the test set, with all judgements that fit nothing again."""
+        """Zero-shot and the adapted model on the test set, with all judgements that fit nothing again.
+
+        Args:
+            judge: whether a fit without labels is judged by what the images say of it.
+        """
         zero_shot, protocol = fitted_zero_shot(shots.support, prepared.classifier), protocol_named(recipe.protocol)
         options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
         probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
-        judged = ClassificationFit.of(
-            prepared,
-            adapter,
-            shots.test,
-            scores,
-            prepared.class_names,
+        judged = ClassificationFit(
             at=FIT,
+            prepared=prepared,
+            adapter=adapter,
+            test=shots.test,
+            scores=scores,
+            class_names=prepared.class_names,
             seed=recipe.seed,
             split_seed=recipe.split_seed,
             reporter=reporter,
@@ -269,6 +272,7 @@ class Classification(Task):
             report=report,
             shots=shots,
             refitted=recipe.refit,
+            judge_views=recipe.judge_views if judge else None,
         )
         findings = Findings(judgements_of(self))
         notes = findings.add([each for each in judges_at(self, FIT, recipe.task_options) if not each.refits], judged)
@@ -292,7 +296,7 @@ class Classification(Task):
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
-            load = partial(RunScorer.of_use, use, self.domain, self.name)
+            load = partial(RunScorer, use, self.domain, self.name)
             return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self.domain, self.name, reporter)
 
@@ -349,6 +353,7 @@ class Classification(Task):
             setting=setting_of(recipe, prepared),
             val_shots=recipe.val_shots,
             refit=recipe.refit,
+            place=TrainingPlace(None, hooks=recipe.custom_hooks),
             seed=recipe.seed,
         )
         contest.note_readers(adapters, counts)
@@ -416,52 +421,23 @@ class Classification(Task):
         yield None
 
     @part("run and report")
-    def _written(
-        self,
-        recipe: Recipe,
-        prepared: PreparedData,
-        done: Fitted,
-        shots: Shots,
-        started: float,
-        folder: Path | None = None,
-    ) -> FitResult:
-        seconds = time.monotonic() - started
-        unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers"]
-        reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
-        protocol = protocol_named(recipe.protocol)
-        setting = setting_of(recipe, prepared, protocol.tasks_of_fit)
-        published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
-        unscored = unscored if done.scores.labels is None else []
-        turned_down = turned_down_words(done.scores.metrics)
-        further = [*done.notes, *published, *done.report.notes, *turned_down, *unscored]
-        notes = notes_of(prepared, recipe.shots, further, shots, protocol.scenario)
-        info = {
-            "created": now(),
-            "domain": recipe.domain,
-            **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
-            "shots": recipe.shots,
-            "seed": recipe.seed,
-            **facts_of_fit(prepared, done.report, shots),
-            "notes": notes,
-            "encoded_images": prepared.counts.computed,
-            "stored_images": prepared.counts.cached,
-            "seconds": round(seconds, 3),
-            "versions": versions(),
-            "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
-        }
-        if done.judge is not None:
-            info["judge"] = done.judge
-        info |= done.findings.facts
-        further = self.further_sections(prepared, done.scores)
-        plain_info, hidden, shown = info, self.hidden(recipe, prepared, info), {}
+    def _written(self, recipe: Recipe, done: Fitted, started: float, folder: Path | None = None) -> FitResult:
+        """The run folder with its report.
+
+        Args:
+            started: when the fit began, on the monotonic clock.
+            folder: of a training's checkpoints, or None.
+        """
+        seconds, prepared, scores = time.monotonic() - started, done.judged.prepared, done.scores
+        plain_info = self._info(recipe, done, seconds)
+        further, hidden, shown = self.further_sections(prepared, scores), self.hidden(recipe, prepared, plain_info), {}
         if hidden is None:
             rows, pictures = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
             explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *pictures)
             shown = {"thumbnails": prepared.thumbnail, "explain": explain}
-        info = hidden or info
+        info = plain_info if hidden is None else hidden
         ids, skipped = info["splits"]["test"], [tuple(pair) for pair in info["skipped"]]
         of = {"ids": ids, "skipped": skipped, "further": further, **shown}
-        results = ClassificationResults.of(done.judged, done.findings, info, **of)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
@@ -471,23 +447,43 @@ class Classification(Task):
                 placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
             if folder is not None:
                 keep_logs(folder, run.path)
-            run.write(info, done.scores.metrics)
-            run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
-            if done.scores.labels is None:
+            run.write(info, scores.metrics)
+            run.log("\n".join(log_lines(info, done.report, scores.metrics)))
+            if scores.labels is None:
                 write_whole(run.path / PREDICTIONS, answers_table(done.judged, ids, with_truth=False))
             else:
+                results = ClassificationResults.of(done.judged, done.findings, info, **of)
                 write_report(run.path, classification_report(results, run.path))
-        return FitResult(
-            run.path,
-            done.adapter,
-            done.report,
-            done.scores.metrics,
-            summary_of(run, info, done.scores, seconds),
-            info["notes"],
-            skipped,
-            prepared.counts.computed,
-            prepared.counts.cached,
-        )
+        summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
+        fitted = (run.path, done.adapter, done.report, scores.metrics)
+        return FitResult(*fitted, summary, info["notes"], skipped, *counts)
+
+    def _info(self, recipe: Recipe, done: Fitted, seconds: float) -> dict[str, Any]:
+        """What run.json holds."""
+        prepared, shots, metrics = done.judged.prepared, done.judged.shots, done.scores.metrics
+        protocol, name = protocol_named(recipe.protocol), done.adapter.name
+        judged = done.findings.get(WITHOUT_LABELS)
+        by_labels = [] if judged is None else [judged.by_labels]
+        reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
+        published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
+        further = [*done.notes, *published, *done.report.notes, *by_labels]
+        if done.scores.labels is None:
+            further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
+        return {
+            "created": now(),
+            "domain": recipe.domain,
+            **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
+            "shots": recipe.shots,
+            "seed": recipe.seed,
+            **facts_of_fit(prepared, done.report, shots),
+            "notes": notes_of(prepared, recipe.shots, further, shots, protocol.scenario),
+            "encoded_images": prepared.counts.computed,
+            "stored_images": prepared.counts.cached,
+            "seconds": round(seconds, 3),
+            "versions": versions(),
+            "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
+            **done.findings.facts,
+        }
 
 
 def _names(recipe: Recipe, axes: Axes) -> list[str]:
@@ -535,24 +531,25 @@ def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setti
     return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
 
-def prepared_images(recipe: Recipe, reporter: Reporter, domain: Domain, task: str, divided: bool = True) -> Prepared:
+def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
 
     Raises:
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
-    data = with_preset(classes_of_data(recipe, domain, task), domain, recipe.preset)
+    domain = task.domain
+    data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
-    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task)
+    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain, task.name)
     data = replace(data, notes=[*data.notes, *said])
-    prepared = on_backbone(recipe, domain, task, data, reporter)
+    prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
 
 
-def on_backbone(recipe: Recipe, domain: Domain, task: str, data: DomainData, reporter: Reporter) -> Prepared:
-    """Data of a domain on the recipe's backbone."""
+def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
+    """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    of = (domain, task, data, backbone_of(recipe, domain), FeatureStore(), reporter, encoding)
+    of = (task.domain, task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
     return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)

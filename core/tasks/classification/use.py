@@ -1,4 +1,4 @@
-"""A classification run used again: scored on its own or other data, asked of new images, one after the other too."""
+"""A run used again: scored on its own or other data, with what `eval` writes of that, or asked of new images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...contracts.features import FeatureSet
 from ...contracts.items import Item
 from ...contracts.judgement import EVAL, Evaluated, Findings
 from ...contracts.prepared import PreparedData
-from ...contracts.task import TRUST, Task
+from ...contracts.task import Task
 from ...contracts.use import FittedRun, Use
+from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...recipes.data import on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at
-from ...runs.evaluations import digests_of, in_the_fit, make_folder
-from ...runs.folder import now
+from ...runs.folder import in_the_fit, make_folder, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
@@ -59,7 +59,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
     check_wishes(use, adapter.multilabel_)
-    judges = judges_at(task, EVAL, {**use.judging, **{key: getattr(use, key) for key in TRUST}})
+    judges = judges_at(task, EVAL, use.judging)
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
@@ -75,18 +75,17 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         probe = None if columns is None else probe
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
     scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, probe=probe, columns=columns)
-    judged = ClassificationFit.of(
-        prepared,
-        scored,
-        chosen,
-        scores,
-        names,
+    judged = ClassificationFit(
         at=EVAL,
+        prepared=prepared,
+        adapter=scored,
+        test=chosen,
+        scores=scores,
+        class_names=names,
         seed=recipe.seed,
         split_seed=recipe.split_seed,
         reporter=reporter,
-        run=use.run.path,
-        run_info=use.run.info,
+        use=use,
         deciding=protocol.deciding,
         columns=columns,
         own_classes=names is adapter.class_names_,
@@ -180,12 +179,6 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
     Raises:
         DataError: all images cannot be read. CapabilityError: the run was made from a features file.
     """
-    info = use.run.info
-    if info["backbone"] is None:
-        raise CapabilityError(
-            f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; give "
-            "--features"
-        )
     if not use.stream:
         return Predictor.of_use(use, domain, task).predict_use(use, reporter)
     with _alone(use.run):

@@ -261,9 +261,11 @@ def _check_text(text: str, where: str) -> None:
 
 @contextmanager
 def running(run: FittedRun) -> Iterator[None]:
-    """What a model or a transform whose options do not fit makes mm's parts raise, in one line."""
+    """A context of `registered_only`; what a model or a transform whose options do not fit makes mm's parts raise in it
+    is one line."""
     try:
-        yield
+        with registered_only():
+            yield
     except (VladaptError, OSError, MemoryError, torch.cuda.OutOfMemoryError):  # of the machine, not of the run
         raise
     except Exception as error:

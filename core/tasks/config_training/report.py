@@ -16,8 +16,7 @@ from ...contracts.judgement import Evaluated
 from ...contracts.use import FittedRun
 from ...recipes.data import split_counts
 from ...runs import run_sections as shared
-from ...runs.evaluations import make_folder
-from ...runs.folder import now
+from ...runs.folder import make_folder, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural

@@ -35,7 +35,7 @@ from ...contracts.use import FittedRun
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.files import not_finite
-from ...runtime.progress import Reporter, training_lines
+from ...runtime.progress import Reporter
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
 from ...training.runner import unheard_shell
@@ -157,7 +157,7 @@ def train_plan(
     if not plan.get("train_cfg"):
         return _built_as_named(plan, device).eval(), []
     settings = _settings(plan, folder, seed, resume)
-    with restored_determinism(), quiet(), ExitStack() as stack, training_lines(reporter, "Training") as on_step:
+    with restored_determinism(), quiet(), ExitStack() as stack, reporter.training_lines("Training") as on_step:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
         torch.use_deterministic_algorithms(True, warn_only=True)
         file = LogFile(folder / FILE if is_main() else None, reporter.info)

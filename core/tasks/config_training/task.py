@@ -26,11 +26,11 @@ from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
+from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.data import place_of_data, read_data, readable_samples, split_counts, split_samples
 from ...recipes.resolve import resolve
-from ...runs.evaluations import digests_of, in_the_fit, kept_digests
-from ...runs.folder import RUNS, Run, now, versions
+from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main, run_on_all
@@ -160,10 +160,26 @@ class ConfigTask(Task):
         return data
 
     def train(
-        self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device: torch.device, reporter: Reporter
+        self,
+        plan: Config,
+        folder: Path,
+        recipe: Recipe,
+        data: DomainData,
+        device: torch.device,
+        reporter: Reporter,
+        change: Callable[[nn.Module], None] | None = None,
     ) -> tuple[nn.Module, list[dict[str, float]]]:
         """Run a plan on the chosen data, as `train_plan` does."""
-        return train_plan(plan, folder, recipe.seed, device, reporter, recipe.resume)
+        return train_plan(plan, folder, recipe.seed, device, reporter, recipe.resume, change)
+
+    def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
+        """New images, without those that cannot be read or decoded."""
+        return readable(decodable(images_of(self.domain, paths, recipe.reading)))
+
+    @staticmethod
+    def used_again(use: Use) -> Recipe:
+        """The recipe of a run, with what a use of it changes."""
+        return recipe_again(use)
 
     # the commands -----------------------------------------------------------------------------------------------------
 
@@ -204,7 +220,7 @@ class ConfigTask(Task):
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
         check_run(use.run)
-        recipe, elsewhere = recipe_again(use), bool(use.data)
+        recipe, elsewhere = self.used_again(use), bool(use.data)
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
         with registered_only():
@@ -233,16 +249,16 @@ class ConfigTask(Task):
         if "predict" not in self.can:
             raise CapabilityError(f"{use.run.shown}: {self._refusal('predict')}")
         check_run(use.run)
-        recipe = recipe_again(use)
+        recipe = self.used_again(use)
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
         folder = self._folder(use.out) if use.out else None
-        data = readable(decodable(images_of(self.domain, use.images, recipe.reading)))
+        data = self.images(use.images, recipe)
         model = load_model(use.run, backbone.device)
         names: Sequence[str] = use.run.info["class_names"]
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
-        with reporter.task("Looking at images") as progress, quiet(), registered_only(), running(use.run):
+        with reporter.task("Looking at images") as progress, quiet(), running(use.run):
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
         files += self.domain.further_files(rows, data, names, folder) if folder else []

@@ -83,6 +83,26 @@ class PairEncoding:
     reporter: Reporter
     store: FeatureStore | None
 
+    def image_rows(self, backbone: Backbone, pairs: Pairs) -> tuple[Tensor, list[int], list[tuple[str, str]]]:
+        """The distinct images of pairs through the image tower, captions or none; under torchrun split by rank.
+        The store is not used.
+
+        Returns:
+            (n, D) features, not brought to length 1, on the CPU; which of the distinct images they are of; and (id,
+            reason) of those that cannot be read.
+
+        Raises:
+            DataError: over 5 % of the images cannot be read. ConfigError: an unknown amp.
+        """
+        _check_amp(self.amp)
+        listed = distinct_images(pairs)
+        with _frozen(backbone):
+            rows, failed = _encoded_images(backbone, pairs, listed, self)
+        skipped = [(listed[place][1].id, reason) for place, reason in sorted(failed.items())]
+        check_skipped(skipped, len(listed))
+        kept = [place for place in range(len(listed)) if place not in failed]
+        return rows[kept], kept, skipped
+
 
 def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairFeatures:
     """Both sides of the pairs. Towers are in eval mode meanwhile; under torchrun the work is split by rank.
@@ -115,31 +135,6 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
         groups=tuple(getattr(listed[place][1], "group", None) for place in kept),
         captions=tuple(text for _, text in captions),
     )
-
-
-def image_rows(
-    backbone: Backbone, pairs: Pairs, options: PairEncoding
-) -> tuple[Tensor, list[int], list[tuple[str, str]]]:
-    """The distinct images of pairs through the image tower, captions or none; under torchrun split by rank.
-
-    Args:
-        options: its store is not used.
-
-    Returns:
-        (n, D) features, not brought to length 1, on the CPU; which of the distinct images they are of; and (id, reason)
-        of those that cannot be read.
-
-    Raises:
-        DataError: over 5 % of the images cannot be read. ConfigError: an unknown amp.
-    """
-    _check_amp(options.amp)
-    listed = distinct_images(pairs)
-    with _frozen(backbone):
-        rows, failed = _encoded_images(backbone, pairs, listed, options)
-    skipped = [(listed[place][1].id, reason) for place, reason in sorted(failed.items())]
-    check_skipped(skipped, len(listed))
-    kept = [place for place in range(len(listed)) if place not in failed]
-    return rows[kept], kept, skipped
 
 
 def _check_amp(amp: str | None) -> None:

@@ -24,11 +24,11 @@ from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from ...runtime.progress import Reporter, training_lines
+from ...runtime.progress import Reporter
 from ...training.batches import BatchPlan
 from ...training.sources import PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
-from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
+from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) 
 
     said = list(data.skipped), list(data.notes)
     how = {"reading": dict(data.reading), "questions": data.questions}
-    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, **how)
+    return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, **how)
 
 
 def train_on_pairs(
@@ -137,7 +137,7 @@ def train_on_pairs(
 
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
     told = adapter.options.get("log_every")
-    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
         resume = bool(training.resume and folder)
         place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
         report = adapter.fit_pairs(

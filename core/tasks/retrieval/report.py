@@ -85,7 +85,6 @@ def training_report(
     name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
     epochs = "" if info.get("adapter") else ", the values of each epoch in history.json"
     others = "gradient and speed" if log else "and the gradient"
-    main, minor = training_curves(log or history, losses, info.get("best_epoch"))
     return Report(
         kind="Report of one training on image-text pairs",
         title=f"{name}, trained on {(info.get('data') or {}).get('name') or 'image-text pairs'}",
@@ -100,8 +99,7 @@ def training_report(
             sentence_section(metrics),
             choice_section(metrics),
             *abilities,
-            CurveGridSection("How the training went", main) if main else None,
-            CurveGridSection(f"Parts of the losses, {others}", minor, minor=True, sub=True) if minor else None,
+            *training_sections(log or history, losses, info.get("best_epoch"), f"Parts of the losses, {others}"),
             _searches(examples, before, after),
             _facts(info, losses),
             shared.skipped(info.get("skipped") or (), "sample"),
@@ -134,6 +132,25 @@ def warnings_of_training(
             "learning rate or more epochs."
         )
     return sentences
+
+
+def training_sections(
+    rows: Sequence[Mapping[str, float]],
+    losses: Mapping[str, float],
+    kept: int | None,
+    parts: str = "Parts of the loss, and the gradient",
+) -> list[CurveGridSection | None]:
+    """The curves of a training, and those of what its loss consists of; None of none.
+
+    Args:
+        rows, losses, kept: of `training_curves`.
+        parts: title of the second.
+    """
+    main, minor = training_curves(rows, losses, kept)
+    return [
+        CurveGridSection("How the training went", main) if main else None,
+        CurveGridSection(parts, minor, minor=True, sub=True) if minor else None,
+    ]
 
 
 def training_curves(

@@ -15,13 +15,13 @@ from ...backbones.finders import searched
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item, Questions
 from ...data.pairs.pair_set import Pair
-from ...data.verify import FileHashes
+from ...data.verify import FileHashes, image_digest
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.resampling import exchange_test, units_of
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, mean_recall, named_rightly
 from ...metrics.significance import mcnemar, share_interval
-from ...runs.evaluations import DIGITS, image_digest
+from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
 from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, features_of
 from .multiple_choice import KEY as CHOICES
@@ -87,7 +87,7 @@ def evaluate_retrieval(
 
     Args:
         backbone: its towers as they are now, which may be in the middle of a training; they end in the mode they had.
-        pairs: a PairSet, or what `pairs_of` makes of a domain's captions.
+        pairs: a PairSet, or what `DomainPairs.of` makes of a domain's captions.
         split: "train", "val" or "test"; None takes all rows.
         batch_size: images at once; None measures the best.
         workers: decoding threads; None takes one per CPU core.
@@ -195,10 +195,21 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
 
 @dataclass(frozen=True)
 class DomainPairs:
-    """Captioned items of a domain's data, as pairs. Made by `pairs_of`."""
+    """Captioned items of a domain's data, as pairs. Made by `of`."""
 
     data: DomainData
     items: tuple[Item, ...]
+
+    @classmethod
+    def of(cls, data: DomainData) -> DomainPairs:
+        """The captioned images of a domain's data set, for `evaluate_retrieval`.
+
+        Raises:
+            DataError: no item has a caption.
+        """
+        if not any(item.captions() for item in data.items):
+            raise DataError(f"{data.name or 'this data set'}: no image has a caption; retrieval needs captions")
+        return cls(data, tuple(data.items))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -266,22 +277,11 @@ class DomainPair(Pair):
     decode: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pairs_of(data: DomainData) -> DomainPairs:
-    """The captioned images of a domain's data set, for `evaluate_retrieval`.
-
-    Raises:
-        DataError: no item has a caption.
-    """
-    if not any(item.captions() for item in data.items):
-        raise DataError(f"{data.name or 'this data set'}: no image has a caption; retrieval needs captions")
-    return DomainPairs(data, tuple(data.items))
-
-
 def digests_of_images(pairs: Any) -> list[str]:
     """16 hex digits of what each distinct image of pairs shows; "" for one that cannot be read.
 
     Args:
-        pairs: a PairSet, or what `pairs_of` makes.
+        pairs: a PairSet, or what `DomainPairs.of` makes.
     """
     hashes, rows = FileHashes(), [row for row, _ in distinct_images(pairs)]
 

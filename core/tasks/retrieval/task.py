@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from rich.console import Group
 
+from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.judgement import Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.recipe import Recipe
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError
-from ...recipes.adapters import adapter_of, adapter_options, backbone_of
-from ...recipes.data import read_data
+from ...recipes.adapters import adapter_of, adapter_options
 from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
@@ -88,18 +88,26 @@ class Retrieval(TowerTraining):
             data = read_files(recipe.data_path, columns, recipe.reading, recipe.split_seed)
         else:
             self.domain.check_task(self.name)
-            data = read_data(recipe, self.domain, self.name)
-            data = divided_pairs(data, self.domain, self.name, recipe.split_seed)
+            data = divided_pairs(self.domain_data(recipe), self.domain, self.name, recipe.split_seed)
         return replace(data, dual_softmax=recipe.task_options.get(DUAL, False))
-
-    def backbone(self, recipe: Recipe) -> Backbone:
-        return backbone_of(recipe, self.domain)
 
     def fitted(self, recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path) -> FittedTowers:
         return fitted_retrieval(self.training(recipe), data, lambda: self.backbone(recipe), reporter, folder)
 
     def trained(self, recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int) -> Backbone:
-        return train_on_pairs(self.training(recipe, seed), data, backbone, Reporter(quiet=True), None)[2]
+        return self.train(recipe, data, backbone, Reporter(quiet=True), seed=seed)[2]
+
+    def train(
+        self,
+        recipe: Recipe,
+        data: RetrievalData,
+        backbone: Backbone,
+        reporter: Reporter,
+        folder: Path | None = None,
+        seed: int | None = None,
+    ) -> tuple[Adapter | None, FitReport, Backbone]:
+        """As `train_on_pairs`; the seed of a comparison, as of `training`."""
+        return train_on_pairs(self.training(recipe, seed), data, backbone, reporter, folder)
 
     def compared(self, towers: Backbone, data: RetrievalData, recipe: Recipe) -> dict[str, Any]:
         return before_and_after(None, scored(towers, data, "test", self.training(recipe), once=False))["adapted"]

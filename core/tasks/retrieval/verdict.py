@@ -8,8 +8,8 @@ from typing import Any
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.significance import SIGNIFICANT
+from ...runs.run_sections import Verdict
 from ...runs.sections import VerdictSection, plural
-from ...runs.verdicts import Verdict
 
 WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}
 

@@ -46,6 +46,11 @@ class Training:
     workers: int | None = None
     hooks: Sequence[Mapping[str, Any]] = ()
 
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        return ZERO_SHOT if self.adapter is None else self.adapter.name
+
 
 @dataclass
 class FittedTowers:

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...contracts.backbone import Backbone
+from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task
-from ...contracts.use import Use
+from ...contracts.use import FittedRun, Use
+from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
-from ...recipes.adapters import adapter_of, check_hooks, check_named
-from ...recipes.data import place_of_data
+from ...recipes.adapters import adapter_of, backbone_of, check_hooks, check_named, encoding_batch_size
+from ...recipes.data import place_of_data, read_data
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
-from ...runs.evaluations import in_the_fit, kept_digests, make_folder
-from ...runs.folder import RUNS, Run, now, versions
+from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, make_folder, now, versions
 from ...runs.run_sections import Report, write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
@@ -71,10 +72,6 @@ class TowerTraining(Task):
         """The data of a fit, or of a comparison."""
 
     @abstractmethod
-    def backbone(self, recipe: Recipe) -> Backbone:
-        """What a fit starts from."""
-
-    @abstractmethod
     def fitted(self, recipe: Recipe, data: Any, reporter: Reporter, folder: Path) -> FittedTowers:
         """Train on the data and score before and after; `folder` is for checkpoints."""
 
@@ -104,9 +101,9 @@ class TowerTraining(Task):
     def keyed(self, data: Any) -> Sequence[Any]:
         """Samples whose number, first and last id tell one set from another."""
 
-    @abstractmethod
     def digests(self, samples: Sequence[Any]) -> list[str]:
-        """Digests of the images of samples."""
+        """Digests of the images of samples: of items, by default."""
+        return digests_of(samples)
 
     @abstractmethod
     def facts(self, data: Any, done: FittedTowers) -> dict[str, Any]:
@@ -143,6 +140,14 @@ class TowerTraining(Task):
         """The data of an evaluation."""
         return self.read(recipe)
 
+    def read_compared(self, recipe: Recipe, names: Sequence[str]) -> Any:
+        """The data of a comparison of these methods."""
+        return self.read(recipe)
+
+    def backbone(self, recipe: Recipe) -> Backbone:
+        """What a fit starts from."""
+        return backbone_of(recipe, self.domain)
+
     def source(self, data: Any) -> DataFacts:
         """What names the data: by default the data themselves."""
         return data
@@ -153,6 +158,32 @@ class TowerTraining(Task):
 
     def finish(self, run: Run, info: Mapping[str, Any], data: Any, metrics: Mapping[str, Any]) -> None:
         """Add what the task further keeps in a run folder."""
+
+    # what a task asks for --------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def trains(recipe: Recipe) -> bool:
+        """Whether a recipe's method is another than zero-shot."""
+        return recipe.adapter_name != ZERO_SHOT
+
+    @staticmethod
+    def encoding_batch(recipe: Recipe) -> int | None:
+        """Images at once through the towers where nothing is trained; None measures it."""
+        return encoding_batch_size(recipe)
+
+    def domain_data(self, recipe: Recipe) -> DomainData:
+        """What the domain reads; errors as of `read_data`."""
+        return read_data(recipe, self.domain, self.name)
+
+    @staticmethod
+    def used_again(use: Use) -> Recipe:
+        """The recipe of a run, with what a use of it changes."""
+        return recipe_again(use)
+
+    @staticmethod
+    def towers(run: FittedRun, backbone: Backbone) -> Backbone:
+        """The backbone as a run trained it; errors as of `towers_of`."""
+        return towers_of(run, backbone)
 
     # the commands ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +205,7 @@ class TowerTraining(Task):
         Raises:
             As `adapter_of`.
         """
-        adapter = None if recipe.adapter_name == ZERO_SHOT else adapter_of(recipe)
+        adapter = adapter_of(recipe) if self.trains(recipe) else None
         chooses = any(recipe.gave(f"{group}.select") for group in ("adapter", f"adapters.{recipe.adapter_name}"))
         again = seed is not None
         how = {"amp": recipe.amp, "workers": recipe.workers, "hooks": recipe.custom_hooks}
@@ -196,15 +227,15 @@ class TowerTraining(Task):
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """A run's towers and its backbone, on a split of its own data or of others."""
-        recipe = recipe_again(use)
+        recipe = self.used_again(use)
         data = self.read_again(recipe, use)
         source = self.source(data)
         backbone = self.backbone(recipe)
-        towers = towers_of(use.run, backbone)
+        towers = self.towers(use.run, backbone)
         before, after = self.scores(data, use.split, recipe, reporter, backbone, towers)
         metrics = self.metrics(before, after, data)
         sides = {"before": backbone, "after": towers, "scores_before": before, "scores_after": after}
-        sides |= {"run": use.run.path, "run_info": use.run.info, "adapter": None}
+        sides |= {"use": use, "adapter": None}
         judged = self._judged(recipe, data, metrics, reporter, at=EVAL, **sides)
         findings = Findings(judgements_of(self))
         notes = findings.add(judges_at(self, EVAL, use.judging), judged)
@@ -250,9 +281,9 @@ class TowerTraining(Task):
         return names
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        check_named(recipe, self.names(axes))
-        data = self.read(recipe)
-        return TowerContest(self, recipe, data, self.backbone(recipe))
+        names = self.names(axes)
+        check_named(recipe, names)
+        return TowerContest(self, recipe, self.read_compared(recipe, names), self.backbone(recipe))
 
     def _with_findings(self, recipe: Recipe, data: Any, done: FittedTowers, reporter: Reporter) -> FittedTowers:
         """The fit with what the task's judgements say of it."""

@@ -25,7 +25,7 @@ from ....core.data import IMAGE_SUFFIXES
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export import Agreement, Graph, NewExport, Session
 from ....core.runtime import Reporter
-from ....core.tasks import quiet, registered_only, running
+from ....core.tasks import quiet, running
 from ..data.items_file import to_uint8
 from ..inference.running import known_names, outcomes
 from .standalone import pictures
@@ -100,7 +100,7 @@ def export_run(
         form.check()
         data = read()
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
-        with new.folder() as folder, quiet(), registered_only(), running(use.run):
+        with new.folder() as folder, quiet(), running(use.run):
             facts = _facts(new, model, form)
             noise = _noise(model)
             graph = form.graph(noise[0])

@@ -14,8 +14,8 @@ from mmengine import Config
 
 from ....core.contracts import DomainData
 from ....core.errors import ConfigError, DataError
-from ....core.features import default_root
-from ....core.runtime import is_main, run_on_all, world_size
+from ....core.features import FeatureStore
+from ....core.runtime import world_size
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader
@@ -151,13 +151,9 @@ def _items_file(data: DomainData) -> Path:
     reader = data.load_mask
     table = reader.as_data() if isinstance(reader, MaskReader) else None
     listed = json.dumps([data.kind, [str(item) for item in data.items], list(data.class_names), table])
-    path = Path(default_root()).parent / "plans" / f"{hashlib.sha256(listed.encode()).hexdigest()[:24]}.json"
-
-    def write() -> None:
-        if is_main() and not path.is_file():
-            write_items(path, data)
-
-    run_on_all(write)
+    path = FeatureStore.default_root().parent / "plans" / f"{hashlib.sha256(listed.encode()).hexdigest()[:24]}.json"
+    if not path.is_file():
+        write_items(path, data)  # whole at once, so that processes that write the same file leave one
     return path
 
 

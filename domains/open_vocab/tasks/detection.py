@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine import Config
 
 from ....core.contracts import DomainData, Evaluation, Recipe, option, settle
-from ....core.data import decodable, images_of, readable
-from ....core.tasks import train_plan
 from ..plans.kinds import DETECTION
 from ._by_names import ByNames, NovelOptions
 
@@ -88,10 +87,8 @@ class Detection(ByNames):
         """With what the detector before finds of the names to remember."""
         from ..remembering.fitting import with_boxes_before
 
-        def read(folder: str) -> DomainData:
-            return readable(decodable(images_of(self.domain, [folder], recipe.reading)))
-
-        return with_boxes_before(self._remembering(recipe), self._config(recipe), data, read, device, reporter)
+        how = self._remembering(recipe), self._config(recipe)
+        return with_boxes_before(*how, data, lambda folder: self.images([folder], recipe), device, reporter)
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """Without options that only the training itself is to know."""
@@ -109,9 +106,7 @@ class Detection(ByNames):
         """As low-rank matrices where they are asked for; what is to be remembered is kept afterwards."""
         from ..remembering.fitting import trained_and_kept
 
-        def train(change):
-            return train_plan(plan, folder, recipe.seed, device, reporter, recipe.resume, change)
-
+        train = partial(super().train, plan, folder, recipe, data, device, reporter)
         return trained_and_kept(train, self._remembering(recipe), self._config(recipe), data, device, reporter)
 
     def _config(self, recipe: Recipe):

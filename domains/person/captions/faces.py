@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.data import plain_name
+from ....core.data import Table
 from .combine import as_sentence, listed
 
 WORDS_FILE = Path(__file__).with_name("faces.json")
@@ -106,9 +106,11 @@ def _pronoun(values: Mapping[str, float]) -> str:
 
 def _known(values: Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     """The values of CelebA's attributes by their usual spelling."""
-    usual = {plain_name(name): name for name in (*_words()["attributes"], MALE, YOUNG, "Attractive", "Blurry")}
+    usual = {Table.plain_name(name): name for name in (*_words()["attributes"], MALE, YOUNG, "Attractive", "Blurry")}
     as_mapping = values if isinstance(values, Mapping) else dict.fromkeys(values, 0.0)
-    return {usual[plain_name(name)]: value for name, value in as_mapping.items() if plain_name(name) in usual}
+    return {
+        usual[Table.plain_name(name)]: value for name, value in as_mapping.items() if Table.plain_name(name) in usual
+    }
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ....core.data import plain_name
+from ....core.data import Table
 from ....core.prompts import spoken
 from ..attribute_words import pair_of
 from .combine import PERSON, Description
@@ -24,7 +24,7 @@ AGES = {
     "personallarger60": "old",
 }
 STARTS = {"a person wearing ": "worn", "a person in ": "worn", "a person with ": "carried"}
-LEFT_OUT = frozenset(map(plain_name, ("Front", "Side", "Back", "accessoryNothing", "carryingNothing")))
+LEFT_OUT = frozenset(map(Table.plain_name, ("Front", "Side", "Back", "accessoryNothing", "carryingNothing")))
 """The view, and what says that there is nothing."""
 HAIR, CLOTHES = ("hair",), ("clothing", "garment", "shirt", "sleeves")
 
@@ -41,9 +41,9 @@ def description_of(values: Mapping[str, float]) -> Description:
         pair = pair_of(name)
         if pair is not None and {*pair} == {WOMAN, MAN}:
             nouns |= {pair[0] if value == 1 else pair[1]} if value in (0, 1) else set()
-        elif value == 1 and plain_name(name) in AGES:
-            ages.add(AGES[plain_name(name)])
-        elif value == 1 and plain_name(name) not in LEFT_OUT:
+        elif value == 1 and Table.plain_name(name) in AGES:
+            ages.add(AGES[Table.plain_name(name)])
+        elif value == 1 and Table.plain_name(name) not in LEFT_OUT:
             part, text = _part(name, pair)
             if text:
                 parts[part].append((text,))

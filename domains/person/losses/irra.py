@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError
-from ....core.losses import Sdm
+from ....core.registry import build_loss
 from ....core.runtime import Ranks
 from .identity import Identity
 from .masked_words import FIELDS, MaskedWords
@@ -67,7 +67,7 @@ class Irra(RowLoss):
             raise ConfigError(f"{self.title}: leak=True without masked words; give words above 0")
         needs = {"labels", "image_embedding", "text_embedding"} if self.sdm or self.identity else set()
         if self.sdm:
-            self.of_pairs = Sdm(logit_scale=self.logit_scale)
+            self.of_pairs = build_loss("sdm", logit_scale=self.logit_scale)
         if self.identity:
             self.of_people = Identity(dims=self.dims)
         if self.words:

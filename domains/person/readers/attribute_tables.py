@@ -15,9 +15,9 @@ from math import isnan
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import IMAGE_COLUMNS, SPLIT_COLUMNS, Row, Table, locate, plain_name, read_table, shown, split_named
+from ....core.data import Row, Table, locate, read_table, shown, split_named
 from ....core.errors import DataError, shortened
-from ....core.runtime import parse_json, text_lines
+from ....core.runtime import json_values, text_lines
 from ..pedestrian import Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 from .market_attributes import chosen_names
@@ -26,7 +26,7 @@ IDENTITY_COLUMNS = ("identity", "person_id", "person", "pid", "id")
 CAMERA_COLUMNS = ("camera", "cam", "camera_id", "camid", "cam_id")
 TIME_COLUMNS = ("time", "timestamp", "datetime", "date")
 OTHER_COLUMNS = ("caption", "captions", "text", "bbox", "box", "frame", "height", "width", "sequence")
-PICTURES = (*IMAGE_COLUMNS, "image_id", "image_name", "img", "img_path", "name")
+PICTURES = (*Table.IMAGE, "image_id", "image_name", "img", "img_path", "name")
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 HAS = ("1", "1.0", "true")
 NAMES = ("attributes", "labels", "annotation", "annotations", "manifest", "metadata")
@@ -46,8 +46,8 @@ def _names_attributes(path: Path) -> bool:
     """Whether its first line names pictures and something that may be an attribute."""
     line = next((line for line in text_lines(path) if line.strip()), "")
     try:
-        cells = list(parse_json(path, line)) if path.suffix.lower() == ".jsonl" else re.split("[,;\t]", line.strip())
-    except (DataError, TypeError):
+        cells = list(json_values(line)) if path.suffix.lower() == ".jsonl" else re.split("[,;\t]", line.strip())
+    except (ValueError, TypeError):
         return False
     table = Table(path, tuple(str(cell).strip('" ') for cell in cells), [])
     return table.column_of(PICTURES) is not None and bool(_attributes(table))
@@ -62,7 +62,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     table = read_table(path)
     columns = {
         "image": table.column_of(PICTURES),
-        "split": table.column_of(SPLIT_COLUMNS),
+        "split": table.column_of(Table.SPLIT),
         "identity": table.column_of(IDENTITY_COLUMNS),
         "camera": table.column_of(CAMERA_COLUMNS),
         "time": table.column_of(TIME_COLUMNS),
@@ -96,9 +96,9 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
 
 
 def _attributes(table: Table) -> list[str]:
-    known = (*PICTURES, *SPLIT_COLUMNS, *IDENTITY_COLUMNS, *CAMERA_COLUMNS, *TIME_COLUMNS, *OTHER_COLUMNS, "")
-    plain = {plain_name(name) for name in known}
-    return [column for column in table.columns if plain_name(column) not in plain]
+    known = (*PICTURES, *Table.SPLIT, *IDENTITY_COLUMNS, *CAMERA_COLUMNS, *TIME_COLUMNS, *OTHER_COLUMNS, "")
+    plain = {Table.plain_name(name) for name in known}
+    return [column for column in table.columns if Table.plain_name(column) not in plain]
 
 
 class Values:

@@ -22,8 +22,8 @@ from ....core.contracts import (
 from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
 from ....core.registry import build_adapter
-from ....core.runtime import Reporter, training_lines
-from ....core.tasks import ZERO_SHOT, FittedTowers, Training
+from ....core.runtime import Reporter
+from ....core.tasks import FittedTowers, Training
 from ....core.training import Remembered
 from ..pedestrian import cameras_of, identity_numbers
 from ..random_erasing import RandomErasing
@@ -165,7 +165,7 @@ def train_on_people(
     """
     adapter = training.adapter
     if adapter is None:
-        return None, FitReport(ZERO_SHOT), backbone
+        return None, FitReport(training.name), backbone
     validate, note = _validation(training, people)
     if validate is None and not training.chooses:
         adapter = build_adapter(adapter.name, **{**adapter.options, "select": "last"})
@@ -177,7 +177,7 @@ def train_on_people(
     plan = planned_people(people, source, adapter.options["batch_size"], training.seed)
     reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
     told = adapter.options.get("log_every")
-    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
+    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
         resume = bool(training.resume and folder)
         place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
         report = adapter.fit_pairs(

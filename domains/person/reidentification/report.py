@@ -14,7 +14,6 @@ from rich.table import Table
 from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
 from ....core.runs import (
-    CurveGridSection,
     ExchangeVerdict,
     HeadlineSection,
     Measure,
@@ -26,7 +25,7 @@ from ....core.runs import (
     plural,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import score_table, training_curves
+from ....core.tasks import score_table, training_sections
 from ..care import care_section
 from .scoring import ReidScores
 
@@ -95,7 +94,6 @@ def reid_report(
         log: the lines of the training's log.
         searches: of `shown_searches`; None where people are hidden.
     """
-    main, minor = training_curves(log or history, dict(info.get("losses") or {}), info.get("best_epoch"))
     backbone = (info.get("backbone") or {}).get("spec") or "a backbone"
     trained = info.get("adapter") != "zero-shot"
     return Report(
@@ -112,8 +110,7 @@ def reid_report(
             _scores(metrics),
             _rows("By camera", "Camera of the query", metrics.get("by_camera")),
             _rows("By attribute", "The person has", metrics.get("by_attribute")),
-            CurveGridSection("How the training went", main) if main else None,
-            CurveGridSection("Parts of the loss, and the gradient", minor, minor=True, sub=True) if minor else None,
+            *training_sections(log or history, dict(info.get("losses") or {}), info.get("best_epoch")),
             searches,
             _facts(info),
             shared.skipped(info.get("skipped") or (), "picture"),

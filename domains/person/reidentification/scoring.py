@@ -15,7 +15,7 @@ from ....core.contracts import Backbone, Decoded, DomainData
 from ....core.errors import DataError
 from ....core.metrics import exchange_test
 from ....core.runtime import Reporter
-from ....core.tasks import DomainPairs, PairEncoding, image_rows
+from ....core.tasks import DomainPairs, PairEncoding
 from ..camera_ranking import CameraRanking, ranked, ranked_by_features
 from ..reciprocal import K1, K2, WEIGHT, memory_in_words, re_ranked
 from .protocol import Protocol
@@ -117,7 +117,7 @@ def evaluate_reid(
     """
     reporter = reporter or Reporter(quiet=True)
     options = PairEncoding(transform, batch_size, workers, amp, reporter, None)
-    rows, kept, skipped = image_rows(searched(backbone), DomainPairs(data, protocol.items), options)
+    rows, kept, skipped = options.image_rows(searched(backbone), DomainPairs(data, protocol.items))
     protocol, unit = protocol.only(kept), F.normalize(rows, dim=1)
     finder = backbone.finder
     words = "cosines of features" if finder is None else f"cosines of what the loss '{finder.name}' makes of features"

@@ -34,8 +34,8 @@ class Attributes(Classification):
         people = PeopleHidden(prepared.data, info["skipped"], recipe.task_options.get("show_people", False))
         return None if people.shown else people.info(info)
 
-    def _written(self, recipe: Recipe, prepared: PreparedData, done, *how) -> FitResult:
-        result = super()._written(recipe, prepared, done, *how)
+    def _written(self, recipe: Recipe, done, *how) -> FitResult:
+        result, prepared = super()._written(recipe, done, *how), done.judged.prepared
         if isinstance(prepared, Prepared):
             after = result.metrics["adapted"]
             said = [f"{words}: {after[key]:.1%}." for key, words in OF_CAMERA.items() if key in after]

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, Use, option
 from ....core.errors import CapabilityError
-from ....core.recipes import adapter_of, backbone_of, read_data
-from ....core.runs import Report, digests_of
+from ....core.runs import Report
 from ....core.runtime import Reporter
-from ....core.tasks import ZERO_SHOT, FittedTowers, TowerTraining
+from ....core.tasks import FittedTowers, TowerTraining
 from ..care import PeopleHidden, PeopleOptions, write_card
 from ..random_erasing import FILLS
 from ..reciprocal import K1, K2, WEIGHT
@@ -77,22 +76,21 @@ class ReIdentification(TowerTraining):
 
     def prepared(self, recipe: Recipe) -> Recipe:
         recipe = _with_loss(recipe)
-        if recipe.adapter_name != ZERO_SHOT:
-            adapter_of(recipe)
+        self.training(recipe)
         return recipe
 
     def read(self, recipe: Recipe) -> ReidData:
-        return self._read(recipe, whole=recipe.adapter_name == ZERO_SHOT)
+        return self._read(recipe, whole=not self.trains(recipe))
 
     def read_again(self, recipe: Recipe, use: Use) -> ReidData:
-        return self._read(recipe, whole=bool(use.data) or recipe.adapter_name == ZERO_SHOT)
+        return self._read(recipe, whole=bool(use.data) or not self.trains(recipe))
 
     def source(self, data: ReidData) -> DomainData:
         return data.data
 
     def backbone(self, recipe: Recipe) -> Backbone:
         """With the last stride that is asked for; CapabilityError where that is 1 and the image tower is no ResNet."""
-        backbone = backbone_of(recipe, self.domain)
+        backbone = super().backbone(recipe)
         if recipe.task_options["last_stride"] == 1:
             backbone.set_last_stride()
         return backbone
@@ -125,9 +123,6 @@ class ReIdentification(TowerTraining):
     def keyed(self, data: ReidData) -> Sequence[Any]:
         return data.data.items
 
-    def digests(self, samples: Sequence[Any]) -> list[str]:
-        return digests_of(samples)
-
     def facts(self, data: ReidData, done: FittedTowers) -> dict[str, Any]:
         parts = {split: data.data.split(split) for split in ("train", "val", "test")}
         people = {split: len({item.target.identity for item in part} - {None}) for split, part in parts.items()}
@@ -158,8 +153,7 @@ class ReIdentification(TowerTraining):
         return reid_report(folder, info, result, (), searches=searches)
 
     def _read(self, recipe: Recipe, whole: bool) -> ReidData:
-        data = read_data(recipe, self.domain, self.name)
-        return divided_people(data, recipe.task_options, recipe.split_seed, whole=whole)
+        return divided_people(self.domain_data(recipe), recipe.task_options, recipe.split_seed, whole=whole)
 
     def finish(self, run, info: Mapping[str, Any], data: ReidData, metrics: Mapping[str, Any]) -> None:
         write_card(run.path, info, data.data, [lead(metrics)])
@@ -167,7 +161,7 @@ class ReIdentification(TowerTraining):
 
 def _with_loss(recipe: Recipe) -> Recipe:
     """BoT's loss and its batch, and the epoch that is best on val, where nobody says others."""
-    if recipe.adapter_name == ZERO_SHOT:
+    if not TowerTraining.trains(recipe):
         return recipe
     batch = {} if recipe.batch_size else {"batch_size": BATCH_SIZE}
     given = {**(recipe.adapters.get(recipe.adapter_name) or {}), **recipe.adapter}

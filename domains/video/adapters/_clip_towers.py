@@ -13,7 +13,7 @@ from torch import Tensor
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, FitReport, TrainingImages
 from ....core.errors import CapabilityError, DataError
-from ....core.training import SCALES, ClassTowerAdapter, PixelScores, Source, Task, TowerLayers
+from ....core.training import ClassTowerAdapter, PixelScores, Source, Task, TowerLayers
 from ..transforms import EachFrame, as_frames
 
 TRIES = 20
@@ -55,7 +55,7 @@ class ClipTowerAdapter(ClassTowerAdapter):
             TowerLayers(backbone).freeze({"text"})
         if not self.trains_scale:
             for name, parameter in backbone.model.named_parameters(recurse=False):
-                parameter.requires_grad_(parameter.requires_grad and name not in SCALES)
+                parameter.requires_grad_(parameter.requires_grad and name not in PixelScores.SCALES)
         return []
 
     def _put(self, backbone: Backbone) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
 from ....core.errors import CapabilityError
-from ....core.registry import build_adapter
 from ....core.training import Epoch, by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
 from ._frames import check_length, valid_first
 
@@ -202,15 +201,10 @@ class TextHead(ClassWeighted):
         Raises:
             CapabilityError: not fitted, several labels per clip, or no texts of the new classes.
         """
-        if not getattr(self, "fitted_", False):
-            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
+        self.check_fitted()
         if self.multilabel_ or classifier is None:
             raise CapabilityError(f"{self.name} scores other classes by their texts, where a clip has one label")
-        other = build_adapter(self.name, **self.options)
-        for name in self.state:
-            setattr(other, name, getattr(self, name))
-        other.class_names_, other.backbone_, other.dim_ = tuple(class_names), self.backbone_, self.dim_
-        other.multilabel_, other.fitted_ = False, True
+        other = self.copied_for(class_names)
         other._built = self._net
         other._rename(backbone, classifier.to(self.text.device))
         return other

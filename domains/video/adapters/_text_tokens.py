@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ....core.contracts import Backbone, TextClassifier
-from ....core.prompts import Layout, spoken, used_lengths
+from ....core.prompts import Layout, spoken
 
 TEXTS_AT_ONCE = 256
 
@@ -30,7 +30,7 @@ def token_features(backbone: Backbone, texts: Sequence[str]) -> tuple[Tensor, Te
     tokens = backbone.tokenize(texts).to(backbone.device)
     mask = backbone.token_mask(tokens)
     if "trim" in backbone.capabilities:
-        longest = int(used_lengths(mask).max())
+        longest = int(Layout.used_lengths(mask).max())
         tokens, mask = tokens[:, :longest], mask[:, :longest]
     parts = zip(tokens.split(TEXTS_AT_ONCE), mask.split(TEXTS_AT_ONCE))
     features = torch.cat([_of_some(backbone, *part) for part in parts])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, TextClassifier, option
 from ....core.errors import ConfigError
-from ....core.prompts import CHUNK_TOKENS, PLACEHOLDER, Layout, encode_in_chunks, spoken, used_lengths
+from ....core.prompts import CHUNK_TOKENS, Layout, encode_in_chunks, spoken
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, heads_of, positions_table
@@ -167,7 +167,7 @@ class EfficientPrompt(TextHead):
 
         chunk = len(classes) if torch.is_grad_enabled() else max(1, CHUNK_TOKENS // prompts.tokens.shape[1])
         index = torch.arange(len(classes), device=prompts.tokens.device)
-        return encode_in_chunks(encode, index, used_lengths(prompts.mask), chunk, recompute=False)
+        return encode_in_chunks(encode, index(prompts.mask), chunk, recompute=False)
 
     @torch.no_grad()
     def _encode_classes(self, backbone: Backbone) -> None:
@@ -201,10 +201,10 @@ def prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, post
             "prefix and postfix"
         )
     source, free = shifted(tokens, names, layout.lead, prefix, postfix)
-    holder = backbone.tokenize([PLACEHOLDER])[0, layout.lead].to(tokens)
+    holder = backbone.tokenize([Layout.PLACEHOLDER])[0, layout.lead].to(tokens)
     tokens = torch.where(free, holder, tokens.gather(1, source))
     mask = backbone.token_mask(tokens)
     if "trim" in backbone.capabilities:
-        length = int(used_lengths(mask).max())
+        length = int(Layout.used_lengths(mask).max())
         tokens, free, mask = tokens[:, :length], free[:, :length], mask[:, :length]
     return Prompts(tokens, free, mask)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ....core.backbones import JointParts, attend, image_positions
+from ....core.backbones import JointParts, attend
 from ....core.contracts import Backbone, Block, option
 from ....core.errors import CapabilityError
 from ._clip_towers import ClipTowerAdapter, need_class_token
@@ -100,7 +100,7 @@ class Branch(JointParts):
                 f"adapter 'stan' copies blocks of the image tower, and in backbone '{backbone.spec}' these are more "
                 "than their weights; use a CLIP"
             )
-        width = next(p.shape[0] for p in beside[0].out.parameters() if p.ndim == 2)
+        width = backbone.width("image")
         rates = torch.linspace(0, drop_path, len(beside)).tolist()
         self.spatial = nn.ModuleList(SpatialBlock(block, rate) for block, rate in zip(beside, rates))
         self.temporal = nn.ModuleList(TimeAttention(width, block.num_heads, rate) for block, rate in zip(beside, rates))
@@ -137,7 +137,7 @@ class Branch(JointParts):
         """What the first layer of the branch takes: positions and times are added, and the class token is averaged with
         the one that the tower starts from."""
         own = backbone.start_image(frames[:1])[:, :1]  # with its position
-        places = image_positions(backbone).resized(backbone.image_grid(frames))
+        places = backbone.image_positions().resized(backbone.image_grid(frames))
         patches = seen + places[backbone.image_prefix :, None] + self.time_embed.weight[: self.parts]
         return (token + own) / 2, patches
 

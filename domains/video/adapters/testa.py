@@ -11,9 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ....core.backbones import JointParts
-from ....core.contracts import Backbone, Batch, FitReport, TrainingImages, blank_image, option
+from ....core.contracts import Backbone, Batch, FitReport, TrainingImages, option
 from ....core.errors import CapabilityError, DataError
-from ....core.training import Trained, TrainingSettings, score_by
+from ....core.training import Trained, TrainingSettings
 from ._clip_towers import ClipTowerAdapter, need_class_token
 from ._divided_attention import TemporalAttention, divided
 from ._token_merging import schedule, spread
@@ -54,7 +54,7 @@ class AggregatingFrames(JointParts):
                 f"adapter 'testa' merges tokens behind attention, and the blocks of backbone '{backbone.spec}' "
                 "normalise its sums; use a CLIP"
             )
-        height, width = backbone.image_grid(blank_image(backbone))
+        height, width = backbone.image_grid(backbone.blank_image())
         asked = ((merge_frames, frames, FRAME_SHARE), (merge_patches, height * width, PATCH_SHARE))
         counts = [
             spread(share * have, inflection, len(blocks)) if given is None else schedule(given, inflection, len(blocks))
@@ -95,7 +95,7 @@ def cost_of(backbone: Backbone, aggregates: bool) -> Cost:
     """Counted by torch, of matrix products and convolutions, on a blank clip."""
     joint: AggregatingFrames = backbone.joint
     before, joint.aggregates = joint.aggregates, aggregates
-    clip = blank_image(backbone).to(backbone.device).expand(joint.parts, -1, -1, -1)[None]
+    clip = backbone.blank_image().to(backbone.device).expand(joint.parts, -1, -1, -1)[None]
     try:
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # whose products can be counted
             first, patches = joint.tokens(backbone, clip)
@@ -196,7 +196,7 @@ class Testa(ClipTowerAdapter):
         """On val, by the class texts of the fit."""
         self._made.joint.aggregates = aggregates
         try:
-            return score_by(self._of_features, self._made, images, self.batch_size, self.amp, self._balanced)
+            return self._val_score(self._of_features, self._made, images)
         finally:
             self._made.joint.aggregates = True
 

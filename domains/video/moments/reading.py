@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ....core.contracts import Backbone, Domain, DomainData, Item
 from ....core.data import FileHashes, assign_splits, check_skipped
 from ....core.errors import DataError
-from ....core.tasks import RetrievalData, pairs_of
+from ....core.tasks import DomainPairs, RetrievalData
 from ..clips import check_times
 from ..long_videos import duration_of, whole_video
 
@@ -57,7 +57,7 @@ def divided_moments(data: DomainData, domain: Domain, split_seed: int, *, whole:
         return domain.transforms(backbone, train, TASK)
 
     said = list(data.skipped), list(data.notes)
-    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, dict(data.reading))
+    return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, dict(data.reading))
 
 
 def timed(data: DomainData) -> DomainData:

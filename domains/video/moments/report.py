@@ -14,7 +14,6 @@ from rich.table import Table
 from ....core.contracts import Decoded, Item
 from ....core.errors import DataError
 from ....core.runs import (
-    MOST_IN_STRIP,
     Cell,
     CurveGridSection,
     CurveSection,
@@ -32,7 +31,7 @@ from ....core.runs import (
     strip,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import score_table, training_curves
+from ....core.tasks import score_table, training_sections
 from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
@@ -42,6 +41,8 @@ TITLES = {
     "open": "The change could be chance",
     "bad": "The training made it worse, by more than chance",
 }
+FRAMES = 6
+"""Of a moment that are shown."""
 MEASURES = {
     **{
         f"recall{first}_iou_{least:g}": Measure(
@@ -116,7 +117,6 @@ def moments_report(
         history, log: of the training.
         shown: of `examples`.
     """
-    main, minor = training_curves(log or history, dict(info.get("losses") or {}), None) if history else ([], [])
     spec, data = (info.get("backbone") or {}).get("spec") or "a backbone", info.get("data") or {}
     trained = metrics.get("zero_shot") is not None
     return Report(
@@ -131,8 +131,7 @@ def moments_report(
             shared.notes(info),
             _scores(metrics),
             *shown,
-            CurveGridSection("How the training went", main) if main else None,
-            CurveGridSection("Parts of the loss, and the gradient", minor, minor=True, sub=True) if minor else None,
+            *(training_sections(log or history, dict(info.get("losses") or {}), None) if history else ()),
             _facts(info),
             shared.skipped(info.get("skipped") or (), "sentence"),
             shared.use(_steps(info, str(folder)), "videos"),
@@ -196,9 +195,9 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
     """Frames of the window that was found and of the moment; none where they can no longer be read."""
     strips = []
     for what, (start, end) in (("found", found.spans[0].tolist()), ("moment", found.query.spans[0])):
-        times = {"start": start, "fps": MOST_IN_STRIP / max(end - start, 1e-3), INSTANTS: MOST_IN_STRIP}
+        times = {"start": start, "fps": FRAMES / max(end - start, 1e-3), INSTANTS: FRAMES}
         try:
-            picture = strip(load(video.with_(decode={**video.decode, **times})))
+            picture = strip(load(video.with_(decode={**video.decode, **times})), FRAMES)
             strips.append((picture, f"{what}, {clock(start)} to {clock(end)}"))
         except DataError:
             return []

@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.backbones import announced
-from ....core.contracts import Axes, Backbone, Contest, Recipe, Use, option, settle
+from ....core.contracts import Backbone, Recipe, Use, option, settle
 from ....core.data import images_of, readable
 from ....core.errors import DataError
 from ....core.features import FeatureStore
-from ....core.recipes import adapter_of, backbone_of, check_named, encoding_batch_size, read_data
 from ....core.runs import Report, Run
 from ....core.runtime import Reporter
 from ....core.tasks import (
-    ZERO_SHOT,
     FittedTowers,
     Retrieval,
     RetrievalData,
-    TowerContest,
-    recipe_again,
-    towers_of,
-    train_on_pairs,
 )
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
@@ -86,34 +80,32 @@ class Moments(Retrieval):
         **dict.fromkeys(("classes", "novel", "templates", "descriptions"), "moments has no classes; omit it"),
     }
 
-    default_adapter: ClassVar = ZERO_SHOT
+    default_adapter: ClassVar = "zero-shot"
 
     def prepared(self, recipe: Recipe) -> Recipe:
-        if recipe.adapter_name != ZERO_SHOT:
-            adapter_of(recipe)  # what is wrong with its options is found out before videos are read
+        self.training(recipe)  # what is wrong with its options is found out before videos are read
         return recipe
 
     def read(self, recipe: Recipe) -> MomentData:
         """The sentences that a recipe names, and windows as it says; errors as of `divided_moments`."""
-        return self._read(recipe, whole=recipe.adapter_name == ZERO_SHOT)
+        return self._read(recipe, whole=not self.trains(recipe))
 
     def read_again(self, recipe: Recipe, use: Use) -> MomentData:
-        whole = bool(use.data) or recipe.adapter_name == ZERO_SHOT
+        whole = bool(use.data) or not self.trains(recipe)
         return replace(self._read(recipe, whole), windows=_windows_of(use.run))
 
     def fitted(self, recipe: Recipe, data: MomentData, reporter: Reporter, folder: Path) -> FittedTowers:
         started, backbone = time.monotonic(), self.backbone(recipe)
         announced(backbone, reporter.info)
-        trains = recipe.adapter_name != ZERO_SHOT
+        trains = self.trains(recipe)
         before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
-        adapter, report, towers = train_on_pairs(self.training(recipe), data, backbone, reporter, folder)
+        adapter, report, towers = self.train(recipe, data, backbone, reporter, folder)
         after = self._scored(towers, data, "test", recipe, reporter, trained=trains)
         scores, notes = (before, after, flat_scores(before, after)), [*data.notes, *report.notes]
         return FittedTowers(adapter, report, backbone, towers, *scores, notes, time.monotonic() - started)
 
     def compared(self, towers: Backbone, data: MomentData, recipe: Recipe) -> dict[str, Any]:
-        trained = recipe.adapter_name != ZERO_SHOT
-        return self._scored(towers, data, "test", recipe, trained=trained).metrics()
+        return self._scored(towers, data, "test", recipe, trained=self.trains(recipe)).metrics()
 
     def scores(self, data: MomentData, split: str, recipe: Recipe, reporter: Reporter, *towers: Backbone) -> tuple:
         backbone, after = towers
@@ -142,11 +134,11 @@ class Moments(Retrieval):
     def predict(self, use: Use, reporter: Reporter) -> PredictedMoments:
         """The times of sentences in new videos: each sentence in each video."""
         sentences = sentences_of(use)
-        recipe = recipe_again(use)
+        recipe = self.used_again(use)
         data = readable(images_of(self.domain, use.images, recipe.reading))
         videos = [whole_video(item) for item in data.items]
-        backbone = backbone_of(recipe, self.domain)
-        towers = towers_of(use.run, backbone)
+        backbone = self.backbone(recipe)
+        towers = self.towers(use.run, backbone)
         queries = [Query(place, text, (), video.id) for place, video in enumerate(videos) for text in sentences]
         found, skipped = search_videos(
             towers,
@@ -168,10 +160,8 @@ class Moments(Retrieval):
             raise DataError(f"none of the files given is a readable video; {unread[0][0]}: {unread[0][1]}")
         return PredictedMoments([(videos[each.query.video].id, each) for each in found], unread)
 
-    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        names = self.names(axes)
-        check_named(recipe, names)
-        return TowerContest(self, recipe, self._read(recipe, whole=names == [ZERO_SHOT]), self.backbone(recipe))
+    def read_compared(self, recipe: Recipe, names: Sequence[str]) -> MomentData:
+        return self._read(recipe, whole=names == [self.default_adapter])
 
     def table(self, metrics: Mapping[str, Any]):
         return moments_table(metrics)
@@ -186,8 +176,7 @@ class Moments(Retrieval):
         predicted.write(path)
 
     def _read(self, recipe: Recipe, whole: bool) -> MomentData:
-        data = read_data(recipe, self.domain, self.name)
-        data = divided_moments(data, self.domain, recipe.split_seed, whole=whole)
+        data = divided_moments(self.domain_data(recipe), self.domain, recipe.split_seed, whole=whole)
         known = {each.name: getattr(data, each.name) for each in fields(data)}
         return MomentData(**known, windows=_windows(recipe, data), fps=_fps(self.domain, recipe))
 
@@ -209,7 +198,7 @@ class Moments(Retrieval):
             data.windows,
             store=FeatureStore(keep=not trained),
             reporter=reporter,
-            batch_size=encoding_batch_size(recipe),
+            batch_size=self.encoding_batch(recipe),
             workers=recipe.workers,
             amp=recipe.amp,
         )

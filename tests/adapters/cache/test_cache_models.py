@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.adapters.cache import _cache_model
+from vladapt.adapters.cache import _cache_model, _several_labels
+from vladapt.adapters.cache._training import chained_cosine_rates
 from vladapt.core.contracts import TextClassifier
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_adapter
+from vladapt.core.training import cosine_rates
 
 CACHES = ["tip-adapter", "tip-adapter-f", "ape", "ape-t"]
 FIXED = {"beta": 2.0, "alpha": 1.5}
@@ -215,3 +217,25 @@ def test_more_channels_than_the_features_have(make_task, name):
     task = make_task(dim=16)
     with pytest.raises(ConfigError, match="top_q=17"):
         build_adapter(name, top_q=17).fit(task.support, task.text)
+
+
+def test_shares_of_a_label_are_means_of_its_positives_less_its_negatives():
+    labels = torch.tensor([[1, 0, 1], [1, 0, float("nan")], [0, 0, 0], [float("nan"), 0, 1]])
+    shares = _several_labels.signed_shares(labels, 4)
+    assert torch.allclose(shares[:, 0] / 2, torch.tensor([0.5, 0.5, -1.0, 0.0]))  # two positives per label on average
+    assert torch.allclose(shares[:, 2] / 2, torch.tensor([0.5, 0.0, -1.0, 0.5]))
+    assert not shares[:, 1].any() and not shares[:, 3].any()
+    many = torch.cat([torch.ones(500, 1), torch.zeros(500, 1)])
+    assert float(_several_labels.signed_shares(many, 1).clamp(min=0).sum()) == pytest.approx(16, rel=1e-4)
+
+
+@pytest.mark.parametrize("lr, steps", [(1e-3, 1), (1e-3, 2), (0.1, 37), (1.0, 400)])
+def test_a_chained_cosine_is_that_of_torch_bit_for_bit(lr, steps):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    scheduler, expected = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps), []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert chained_cosine_rates(lr, steps) == expected
+    assert expected == pytest.approx(cosine_rates(lr, steps), rel=1e-6)

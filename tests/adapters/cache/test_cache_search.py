@@ -44,14 +44,14 @@ def plain_loop(queries, labels, zero_shot, keys, values, betas, alphas, gammas=(
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10**6), classes=st.integers(2, 7), shots=st.integers(1, 5), uneven=st.integers(0, 3),
-    val=st.integers(1, 30), budget=st.sampled_from([1, 5000, _cache_model.BUDGET]),
+    val=st.integers(1, 30), budget=st.sampled_from([1, 5000, _cache_model.ClassSums.BUDGET]),
 )  # fmt: skip
 def test_search_is_the_plain_loop(seed, classes, shots, uneven, val, budget):
     """On small val sets most points tie, so the order of the grid decides. Any block size gives the same."""
     *task, exponent = problem(seed, classes, classes * shots + uneven, val)
     axes = grid(7, 9), grid(5, 6), grid(1, 3, start=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_cache_model, "BUDGET", budget)
+        patch.setattr(_cache_model.ClassSums, "BUDGET", budget)
         ours = search_cache(*task, *axes, exponent=exponent, alpha_factor=0.7)
     found, score = plain_loop(*task, *axes, exponent, 0.7)
     assert ours[0] == pytest.approx(found)
@@ -76,7 +76,7 @@ def test_a_class_without_keys_and_scaled_values():
     assert search_cache(*args) == (pytest.approx(plain_loop(*args)[0]), pytest.approx(plain_loop(*args)[1]))
 
 
-@pytest.mark.parametrize("budget", [200, _cache_model.BUDGET])
+@pytest.mark.parametrize("budget", [200, _cache_model.ClassSums.BUDGET])
 def test_several_labels_are_searched_by_macro_auroc(monkeypatch, budget):
     queries, _, zero_shot, keys, _, _ = problem(4, 5, 20, 25)
     generator = torch.Generator().manual_seed(1)
@@ -84,7 +84,7 @@ def test_several_labels_are_searched_by_macro_auroc(monkeypatch, budget):
     labels = (torch.rand(25, 5, generator=generator) < 0.4).float()
     labels[torch.rand(25, 5, generator=generator) < 0.1] = torch.nan
     args = queries, labels, zero_shot, keys, values, grid(7, 6), grid(30, 5)
-    monkeypatch.setattr(_cache_model, "BUDGET", budget)
+    monkeypatch.setattr(_cache_model.ClassSums, "BUDGET", budget)
     found, score = search_cache(*args)
     assert (found, score) == (pytest.approx(plain_loop(*args)[0]), pytest.approx(plain_loop(*args)[1]))
 
@@ -101,8 +101,8 @@ def test_very_unequal_shots_do_not_pad():
 def test_working_memory_is_bounded_by_the_budget():
     *_, keys, values, _ = problem(6, 100, 1600, 2)
     sums = _cache_model.ClassSums(keys, values, (0.0,), None)
-    rows = sums.rows_within(_cache_model.BUDGET)
-    assert 0 < rows * 4 * (2 * 1600 + 3 * 100) <= _cache_model.BUDGET < 300 * 2**20
+    rows = sums.rows_at_once()
+    assert 0 < rows * 4 * (2 * 1600 + 3 * 100) <= _cache_model.ClassSums.BUDGET < 300 * 2**20
 
 
 def test_the_grid_leaves_its_upper_end_out():

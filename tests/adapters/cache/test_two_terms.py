@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.adapters.cache import _two_terms
-from vladapt.adapters.cache._cache_model import grid
+from vladapt.adapters.cache._cache_model import ClassSums, grid
 from vladapt.adapters.cache._two_terms import search_two_terms
 
 
@@ -50,7 +49,7 @@ def test_search_is_the_plain_loop(seed, classes, shots, uneven, val, block, flat
     task = *task, torch.zeros_like(second) if flat else second
     axes = grid(50, 5), grid(50, 6, 1.0), grid(30, 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_two_terms, "BLOCK", block)
+        patch.setattr(ClassSums, "BLOCK", block)
         found, score = search_two_terms(*task, *axes, factor=0.7)
     assert (found, score) == (pytest.approx(plain_loop(*task, *axes, 0.7)[0]), plain_loop(*task, *axes, 0.7)[1])
 

@@ -265,7 +265,7 @@ def test_what_other_classes_need(on_towers, small_clip, make_task):
     with pytest.raises(CapabilityError, match="without templates"):
         fitted(task).for_classes(small_clip, UNSEEN)
     named = replace(task, support=replace(task.support, backbone="another"))
-    with pytest.raises(CapabilityError, match="not the one that gda was fitted on"):
+    with pytest.raises(CapabilityError, match="not the one that adapter 'gda' was fitted on"):
         fitted(named, resources={"templates": TEMPLATES}).for_classes(small_clip, UNSEEN)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.adapters.head import nearest_mean
+from vladapt.core.confidence import Scaling
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.data.sampling import folds
 from vladapt.core.registry import build_adapter
@@ -101,8 +101,8 @@ def test_slopes_of_several_labels_are_learned_across_patients(make_multilabel_ta
     task = make_multilabel_task(images=40)
     support = replace(task.support, groups=tuple(f"patient {n // 3}" for n in range(40)))
     seen, unit, rows = [], support.unit.double(), []
-    scaling = nearest_mean.fit_scaling
-    monkeypatch.setattr(nearest_mean, "fit_scaling", lambda *given: seen.append(given[0]) or scaling(*given))
+    scaling = Scaling.fit
+    monkeypatch.setattr(Scaling, "fit", lambda *given: seen.append(given[0]) or scaling(*given))
     fitted(replace(task, support=support))
     for fold in folds(support, 20, 0):
         rest = [n for n in range(40) if n not in fold.tolist()]

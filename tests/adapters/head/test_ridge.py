@@ -126,7 +126,7 @@ def test_one_image_per_class_leaves_nothing_to_choose_on(make_task):
 
 def test_confidences_are_those_of_images_left_out(make_task):
     """Scores of least squares lie between 0 and 1: as logits they would never be sure of anything."""
-    from vladapt.core.confidence.scaling import calibration_error
+    from vladapt.core.confidence.calibration import calibration_error
 
     task = make_task(shots=12, noise=2.0, dim=32)
     logits = fitted(task).logits(task.test)

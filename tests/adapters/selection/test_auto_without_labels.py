@@ -76,7 +76,7 @@ def test_what_half_of_the_prompts_leads_to_has_a_say(task, monkeypatch):
             before, after = classifier.logits(unlabeled.unit), method.logits(unlabeled)
             return [(before, after.roll(moved, dims=0))] * 2
 
-        monkeypatch.setattr(_without_labels, "answers_by_halves", halves)
+        monkeypatch.setattr(_without_labels.Evidence, "answers_by_halves", staticmethod(halves))
         chosen.append(adapter.fit(None, text, unlabeled=images).chosen["method"])
     assert chosen == ["zlap", "zero-shot"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vladapt import build_adapter
 from vladapt.adapters.selftraining import lafter
-from vladapt.core.backbones.prompted import PromptTokens, attach_prompts
+from vladapt.core.backbones.two_tower import TwoTower
 from vladapt.core.training.batches import epoch_order
 
 
@@ -22,11 +22,11 @@ def world(make_unlabelled):
 @pytest.fixture(scope="module")
 def fitted(world):
     """On mirrored images in place of strong views; the tokens that it starts from are kept."""
-    started = []
+    started, attach_prompts = [], TwoTower.attach_prompts
 
-    def tokens(start):
-        started.append(start.clone())
-        return PromptTokens(start)
+    def attach(backbone, image):
+        started.append(image.clone())
+        return attach_prompts(backbone, image=image)
 
     def mirrored(backbone, scale, blur):
         assert (scale, blur) == ((0.2, 1.0), 1.0)
@@ -34,7 +34,7 @@ def fitted(world):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lafter, "strong_view", mirrored)
-        patch.setattr(lafter, "PromptTokens", tokens)
+        patch.setattr(TwoTower, "attach_prompts", attach)
         adapter = build_adapter("lafter", lr=0.01, batch_size=5, epochs=2, n_ctx=3, text_steps=30)
         adapter.report = world.fit(adapter, seed=3)
     adapter.started = started[0]
@@ -70,7 +70,7 @@ def test_the_training_is_the_loop_written_out(world, fitted):
     rows = head_of_texts(world)
     labels = (world.unit @ rows.T).argmax(dim=1)
     towers = copy.deepcopy(world.backbone)
-    tokens = attach_prompts(towers, image=PromptTokens(fitted.started)).image.tokens
+    tokens = towers.attach_prompts(image=fitted.started).image.tokens
     named = towers.model.named_parameters()
     norms = {n: p.requires_grad_() for n, p in named if n.startswith("visual.") and ".ln_" in n}
     rows = rows.clone().requires_grad_()

@@ -14,7 +14,6 @@ from parity_checks.pseudo_labels import few, growing
 from vladapt import CapabilityError, ConfigError, build_adapter
 from vladapt.adapters.selftraining._leaderboards import top_k_per_class
 from vladapt.adapters.selftraining._prompted_models import MultimodalPrompts, Rows
-from vladapt.core.backbones.prompted import PromptTokens, attach_prompts
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.batches import epoch_batches
 from vladapt.core.training.tower_weights import copy_of
@@ -106,7 +105,7 @@ def test_visual_prompts_of_unsupervised_learning_train_as_the_loop_written_out(p
     adapter = fitted(problem, others, support=False, prompts="visual")
     towers = copy_of(problem.backbone)
     start = 32**-0.5 * torch.randn(2, 32, generator=torch.Generator().manual_seed(3))
-    tokens = attach_prompts(towers, image=PromptTokens(start[None])).image.tokens
+    tokens = towers.attach_prompts(image=start[None]).image.tokens
     rows, labels = pseudo_labelled(problem, others)
     pixels = problem.pixels(others[1].items)
 

@@ -15,8 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
 from vladapt import CapabilityError, build_adapter, build_classifier, load_adapter, load_backbone
-from vladapt.adapters.selftraining._words import assigned, votes_of
-from vladapt.core.prompts.descriptions import broad_vocabulary
+from vladapt.adapters.selftraining._words import assigned, broad_vocabulary, votes_of
 from vladapt.core.training.batches import epoch_order
 
 WORDS = ("wall", "sky", "leaf", "colour 1", "stone", "a red thing", "sand", "night")

@@ -364,5 +364,5 @@ def test_what_is_missing_is_said():
         fitted.logits(problem.test)
     with pytest.raises(CapabilityError, match="width 12 before the projection, these have 5"):
         problem.logits(fitted, torch.zeros(2, 5))
-    with pytest.raises(CapabilityError, match="was not fitted on backbone"):
+    with pytest.raises(CapabilityError, match="is not the one that adapter 'projection' was fitted on"):
         fitted.tuned(SimpleNamespace(spec="another", fingerprint="another"))

@@ -11,7 +11,6 @@ from parity_checks.towers import two_stage
 from trained_towers import logits, moved
 
 from vladapt import Batch, CapabilityError, build_adapter, build_classifier, load_backbone
-from vladapt.core.backbones.positions import tower_of
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.losses.cross_entropy import CrossEntropy
 from vladapt.core.training import loading
@@ -34,7 +33,7 @@ def test_the_first_stage_trains_the_norms_of_the_blocks_alone(make_problem, smal
     """As released; the norms before and after the blocks with `all-norms`."""
     narrow, wide = (moved(fitted(make_problem(), tune=tune), small_clip) for tune in ("norms", "all-norms"))
     assert narrow and all(".resblocks." in name and (".ln_1." in name or ".ln_2." in name) for name in narrow)
-    assert {tower_of(small_clip, name) for name in narrow} == {"image", "text"}
+    assert {small_clip.tower_of(name) for name in narrow} == {"image", "text"}
     outside = {name.rpartition(".")[0] for name in wide - narrow}
     assert narrow < wide and outside == {"visual.ln_pre", "visual.ln_post", "ln_final"}
 
@@ -44,7 +43,7 @@ def test_the_first_stage_may_train_biases_or_attention(make_problem, small_clip,
     if tune == "lora":
         pytest.importorskip("peft", reason="extra fine-tune is not installed")
     names = moved(fitted(make_problem(), tune=tune), small_clip)
-    assert {tower_of(small_clip, name) for name in names} == {"image", "text"}
+    assert {small_clip.tower_of(name) for name in names} == {"image", "text"}
     assert all(name.endswith(kind) for name in names)
 
 

@@ -13,7 +13,7 @@ from trained_towers import ALL, TEXT, fitted, moved, weights
 from vladapt import build_adapter
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.training.batches import epoch_order
-from vladapt.core.training.lora import add_lora, lora_state
+from vladapt.core.training.lora import LowRank
 
 pytest.importorskip("peft", reason="extra fine-tune is not installed")
 
@@ -110,7 +110,7 @@ def test_lora_trains_as_published(make_problem):
 
     backbone = copy.deepcopy(problem.backbone)
     torch.manual_seed(5)
-    matrices = add_lora(backbone, r=2, alpha=1, dropout=0.0)
+    matrices = list(LowRank.add(backbone, r=2, alpha=1, dropout=0.0).matrices.values())
     optimizer = torch.optim.AdamW(matrices, lr=2e-4, betas=(0.9, 0.999), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6, eta_min=1e-6)
     pixels, labels = problem.pixels(), problem.support.labels
@@ -127,7 +127,7 @@ def test_lora_trains_as_published(make_problem):
             optimizer.step()
             schedule.step()
     assert rates == pytest.approx(expected, rel=1e-6)
-    for name, value in lora_state(backbone).items():
+    for name, value in LowRank(backbone).state().items():
         torch.testing.assert_close(adapter.changed[name], value, atol=2e-6, rtol=1e-4)
     torch.testing.assert_close(adapter.weights, backbone.encode_text(texts).detach(), atol=1e-5, rtol=1e-4)
     assert adapter.logit_scale == pytest.approx(float(problem.backbone.logit_scale))

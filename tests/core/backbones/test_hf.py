@@ -228,7 +228,7 @@ def broken_tokenizer(folder):
     ("damage", "said"),
     [
         (no_config, "has no config.json; give a folder"),
-        (broken_config, "config.json: not JSON"),
+        (broken_config, "config.json: not valid JSON"),
         (another_type, "model of type 'bert'; backbones of hf are clip"),
         (own_code, "model of type 'mine'"),
         (no_weights, "has no weights; give a folder with model.safetensors"),

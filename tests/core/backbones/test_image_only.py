@@ -9,7 +9,6 @@ import transformers
 from PIL import Image
 
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
-from vladapt.core.backbones.prompted import PromptTokens, attach_prompts
 from vladapt.core.backbones.split_attention import split_attention
 from vladapt.core.errors import CapabilityError
 
@@ -137,7 +136,7 @@ def test_learned_tokens_and_split_attention_have_their_place(folder, name):
     before = backbone.encode_image(pixels)
     assert {layer.tower for layer in split_attention(backbone, "image")} == {"image"}
     torch.testing.assert_close(backbone.encode_image(pixels), before, **CLOSE)
-    attach_prompts(backbone, image=PromptTokens(torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(1))))
+    backbone.attach_prompts(image=torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(1)))
     after = backbone.encode_image(pixels)
     assert (after - before).abs().max() > 1e-4
     after.sum().backward()

@@ -10,7 +10,6 @@ from vladapt import load_backbone
 from vladapt.core.backbones.checkpoints import resize_positions
 from vladapt.core.backbones.load import save_fine_tuned
 from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.contracts.backbone import blank_image
 from vladapt.core.contracts.images import as_image_size, height_and_width, size_in_words
 from vladapt.core.contracts.recipe import Recipe, value_of
 from vladapt.core.errors import ConfigError
@@ -67,7 +66,7 @@ def test_a_table_of_a_tall_grid_is_resampled_from_that_grid():
 
 def test_other_towers_take_tall_images_too(hf_folder):
     tower = load_backbone(f"hf:{hf_folder('clip')}", "cpu", image_size=(64, 32))
-    assert tower.image_size == (64, 32) and blank_image(tower).shape == (1, 3, 64, 32)
+    assert tower.image_size == (64, 32) and tower.blank_image().shape == (1, 3, 64, 32)
     features = tower.encode_image(torch.randn(1, 3, 64, 32))
     assert features.shape == (1, tower.embed_dim) and torch.isfinite(features).all()
 

@@ -164,7 +164,7 @@ def test_another_architecture_names_what_differs(open_clip_vit, small, tmp_path)
     ("content", "said"),
     [
         (None, "no such file; give the configuration file"),
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[]", "not an open_clip configuration; give one with embed_dim"),
         ('{"embed_dim": 8}', "not an open_clip configuration"),
         ('{"embed_dim": 8, "vision_cfg": {"layerz": 2}, "text_cfg": {}}', "cannot build this configuration .*layerz"),

@@ -7,7 +7,6 @@ import torch
 
 from vladapt import build_loss
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.backbones.positions import image_positions
 from vladapt.core.errors import CapabilityError
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
@@ -42,7 +41,7 @@ def pixels_of(tower, count=3, seed=4):
 @pytest.mark.parametrize("name", WITH_POSITIONS)
 def test_a_change_of_the_patches_is_a_change_of_their_positions(backbone, name):
     tower = backbone(name)
-    positions, pixels = image_positions(tower), pixels_of(tower, 1)
+    positions, pixels = tower.image_positions(), pixels_of(tower, 1)
     side = round((len(positions.table) - positions.prefix) ** 0.5)
     more = 0.3 * torch.randn(side * side, positions.table.shape[1], generator=torch.Generator().manual_seed(1))
     plain = tower.encode_image(pixels)

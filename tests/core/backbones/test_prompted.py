@@ -12,14 +12,9 @@ import torch.nn.functional as F
 
 from vladapt import CapabilityError, ConfigError
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
-from vladapt.core.backbones.positions import insert_after_start, tower_of
+from vladapt.core.backbones.positions import insert_after_start
 from vladapt.core.backbones.prompted import (
-    CoupledTokens,
-    PromptTokens,
     TowerPrompts,
-    attach_prompts,
-    start_tokens,
-    width_of,
 )
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.layers import TowerLayers
@@ -62,14 +57,14 @@ def base(tmp_path_factory, hf_folder, small):
 
 def tokens(backbone, tower, depth=2, count=N, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return PromptTokens(torch.randn(depth, count, width_of(backbone, tower), generator=generator))
+    return torch.randn(depth, count, backbone.width(tower), generator=generator)
 
 
 def prompted(backbone, image=2, text=2, count=N):
     """A copy with tokens in its towers."""
     copied = copy_of(backbone)
     of = {"image": image, "text": text}
-    attach_prompts(copied, **{tower: tokens(backbone, tower, depth, count) for tower, depth in of.items() if depth})
+    copied.attach_prompts(**{tower: tokens(backbone, tower, depth, count) for tower, depth in of.items() if depth})
     return copied
 
 
@@ -86,9 +81,9 @@ def test_image_tokens_stand_behind_the_patches(base, name, depth):
     def insert(block, x):
         if not 0 < block < depth:
             return x
-        return torch.cat([x[:, :-N], own.at(block).expand(len(x), -1, -1)], dim=1)
+        return torch.cat([x[:, :-N], own[block].expand(len(x), -1, -1)], dim=1)
 
-    x = torch.cat([tower.start(pixels), own.at(0).expand(len(pixels), -1, -1)], dim=1)
+    x = torch.cat([tower.start(pixels), own[0].expand(len(pixels), -1, -1)], dim=1)
     x = plain.run_blocks("image", tower.enter(x), insert=insert)[:, :-N]
     torch.testing.assert_close(ours.encode_image(pixels), plain.pool_image(x), **CLOSE)
     torch.testing.assert_close(ours.run_blocks("image", ours.embed_image(pixels)), x, **CLOSE)
@@ -106,15 +101,15 @@ def test_image_tokens_stand_behind_the_patches(base, name, depth):
 def test_text_tokens_stand_before_the_words(base, name, depth):
     plain = base(name)
     ours, own = prompted(plain, image=0, text=depth), tokens(plain, "text", depth)
-    ids, lead = plain.tokenize(TEXTS), start_tokens(plain)
+    ids, lead = plain.tokenize(TEXTS), plain.start_tokens()
     mask = plain.token_mask(ids)
 
     def insert(block, x):
         if not 0 < block < depth:
             return x
-        return torch.cat([x[:, :lead], own.at(block).expand(len(x), -1, -1), x[:, lead + N :]], dim=1)
+        return torch.cat([x[:, :lead], own[block].expand(len(x), -1, -1), x[:, lead + N :]], dim=1)
 
-    first = own.at(0).expand(len(ids), -1, -1)
+    first = own[0].expand(len(ids), -1, -1)
     words, seen = insert_after_start(plain.embed_tokens(ids), mask, first, plain.context_length, lead)
     x = plain.run_blocks("text", plain.embed_prompt(words, seen), insert=insert, mask=seen)
     expected = plain.pool_text(torch.cat([x[:, :lead], x[:, lead + N :]], dim=1), seen[:, N:])
@@ -170,14 +165,13 @@ def test_coupled_tokens_are_made_of_the_others(base):
     text = tokens(plain, "text")
     couplings = [torch.nn.Linear(32, 32) for _ in range(2)]
     ours = copy_of(plain)
-    attach_prompts(ours, text=text, image=CoupledTokens(text, couplings))
+    prompts = ours.attach_prompts(text=text, couplings=couplings)
     alone = copy_of(plain)
-    made = torch.stack([layer(text.at(block)) for block, layer in enumerate(couplings)])
-    attach_prompts(alone, text=text, image=PromptTokens(made))
+    alone.attach_prompts(text=text, image=torch.stack([layer(text[block]) for block, layer in enumerate(couplings)]))
     pixels = pixels_of(plain)
     torch.testing.assert_close(ours.encode_image(pixels), alone.encode_image(pixels), **CLOSE)
     ours.encode_image(pixels).sum().backward()
-    assert text.tokens.grad.abs().max() > 0 and couplings[1].weight.grad.abs().max() > 0
+    assert prompts.text.tokens.grad.abs().max() > 0 and couplings[1].weight.grad.abs().max() > 0
 
 
 # How they hang --------------------------------------------------------------------------------------------------------
@@ -200,7 +194,7 @@ def test_they_are_parameters_of_the_model_and_of_a_tower(base):
     ours = prompted(base("open_clip"))
     trainable = {name for name, parameter in ours.model.named_parameters() if parameter.requires_grad}
     assert trainable == {"prompts.image.tokens", "prompts.text.tokens"}
-    assert [tower_of(ours, name) for name in sorted(trainable)] == ["image", "text"]
+    assert [ours.tower_of(name) for name in sorted(trainable)] == ["image", "text"]
     again = TowerPrompts.of(ours.prompts.state_dict())
     assert torch.equal(again.image.tokens, ours.prompts.image.tokens) and int(again.lead) == 1
 
@@ -239,15 +233,15 @@ def test_activations_may_be_recomputed(base):
 def test_where_none_can_hang(base):
     resnet, plain = base("open_clip-resnet"), base("open_clip")
     with pytest.raises(CapabilityError, match="transformer blocks of the image tower; towers that have it"):
-        attach_prompts(resnet, image=tokens(plain, "image"))
+        resnet.attach_prompts(image=tokens(plain, "image"))
     with pytest.raises(CapabilityError, match="has learned tokens in its towers;"):
-        attach_prompts(prompted(plain), image=tokens(plain, "image"))
+        prompted(plain).attach_prompts(image=tokens(plain, "image"))
     with pytest.raises(ConfigError, match="13 learned tokens leave no room for words"):
         prompted(plain, image=0, count=13)
     odd = copy_of(plain)
     odd._image.__class__ = type("Own", (type(odd._image),), {"embed": lambda self, pixels: pixels})
     with pytest.raises(CapabilityError, match="takes no learned tokens in its towers"):
-        attach_prompts(odd, image=tokens(plain, "image"))
+        odd.attach_prompts(image=tokens(plain, "image"))
 
 
 def test_log_variances_are_refused(base):

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 from vladapt.core.backbones.hub import cached_file
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
-from vladapt.core.backbones.prompted import PromptTokens, attach_prompts, width_of
 from vladapt.core.backbones.split_attention import merge_attention, split_attention
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
@@ -317,8 +316,8 @@ def test_a_replaced_attention_and_learned_tokens_have_their_place(tower, name):
 
     assert (backbone.run_blocks("image", x, attention=values_only) - plain).abs().max() > 1e-3
     before = backbone.encode_image(pixels)
-    tokens = PromptTokens(torch.randn(2, 3, width_of(backbone, "image"), generator=torch.Generator().manual_seed(2)))
-    attach_prompts(backbone, image=tokens)
+    tokens = torch.randn(2, 3, backbone.width("image"), generator=torch.Generator().manual_seed(2))
+    backbone.attach_prompts(image=tokens)
     after = backbone.encode_image(pixels)
     assert after.shape == before.shape and (after - before).abs().max() > 1e-4
     after.sum().backward()

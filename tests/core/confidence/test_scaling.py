@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from vladapt.core.confidence import calibration_error, fit_scaling
-from vladapt.core.confidence.scaling import Scaling
+from vladapt.core.confidence import calibration_error
+from vladapt.core.confidence.calibration import Scaling
 from vladapt.core.errors import DataError
 
 
@@ -25,13 +25,13 @@ def test_the_temperature_has_the_least_negative_log_likelihood(sharpness):
         return float(torch.nn.functional.cross_entropy(logits / 10**log_t, labels))
 
     best = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).x
-    assert float(fit_scaling(logits, labels).temperature) == pytest.approx(10**best, rel=1e-4)
-    assert float(fit_scaling(logits, labels).temperature) == pytest.approx(sharpness, rel=0.25)
+    assert float(Scaling.fit(logits, labels).temperature) == pytest.approx(10**best, rel=1e-4)
+    assert float(Scaling.fit(logits, labels).temperature) == pytest.approx(sharpness, rel=0.25)
 
 
 def test_the_calibration_error_falls_on_other_images_and_no_answer_changes():
     logits, labels = drawn(rows=2000)
-    scaling = fit_scaling(logits[:1000], labels[:1000])
+    scaling = Scaling.fit(logits[:1000], labels[:1000])
     scaled = scaling.logits(logits[1000:])
     assert calibration_error(logits[1000:], labels[1000:]) > 0.1
     assert calibration_error(scaled, labels[1000:]) < 0.05
@@ -40,21 +40,21 @@ def test_the_calibration_error_falls_on_other_images_and_no_answer_changes():
 
 def test_rows_that_are_all_right_do_not_make_an_answer_certain():
     logits = 3 * torch.eye(4).repeat(5, 1)
-    scaling = fit_scaling(logits, torch.arange(4).repeat(5))
+    scaling = Scaling.fit(logits, torch.arange(4).repeat(5))
     sure = float(scaling.probabilities(logits, False).max())
     assert sure == pytest.approx(1 - 1 / 22, abs=1e-6)
 
 
 def test_only_differences_of_logits_count_where_all_rows_are_right_too():
     logits, labels = 3 * torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
-    shifted = fit_scaling(logits + 2, labels).temperature
-    assert float(shifted) == pytest.approx(float(fit_scaling(logits, labels).temperature), rel=1e-6)
+    shifted = Scaling.fit(logits + 2, labels).temperature
+    assert float(shifted) == pytest.approx(float(Scaling.fit(logits, labels).temperature), rel=1e-6)
 
 
 def test_the_temperature_stays_within_its_bounds():
     logits, labels = drawn(rows=200)
-    assert float(fit_scaling(-logits, labels).temperature) == pytest.approx(1e3)
-    assert 1e-6 <= float(fit_scaling(1e-9 * logits, labels).temperature) <= 1e3
+    assert float(Scaling.fit(-logits, labels).temperature) == pytest.approx(1e3)
+    assert 1e-6 <= float(Scaling.fit(1e-9 * logits, labels).temperature) <= 1e3
 
 
 def test_tiny_logits_become_the_confidences_of_large_ones():
@@ -63,15 +63,15 @@ def test_tiny_logits_become_the_confidences_of_large_ones():
     labels = torch.randint(0, 4, (200,), generator=draw)
     logits = 3 * torch.nn.functional.one_hot(labels, 4) + 2 * torch.randn(200, 4, generator=draw)
     tiny = 1e-4 * logits
-    large, small = (fit_scaling(each, labels).probabilities(each, False) for each in (logits, tiny))
+    large, small = (Scaling.fit(each, labels).probabilities(each, False) for each in (logits, tiny))
     assert torch.allclose(small, large, atol=1e-4)
 
 
 def test_weights_count_like_copies():
     logits, labels = drawn(rows=60)
     weights = torch.tensor([1, 2, 3] * 20)
-    copied = fit_scaling(logits.repeat_interleave(weights, 0), labels.repeat_interleave(weights))
-    assert torch.allclose(fit_scaling(logits, labels, weights).temperature, copied.temperature)
+    copied = Scaling.fit(logits.repeat_interleave(weights, 0), labels.repeat_interleave(weights))
+    assert torch.allclose(Scaling.fit(logits, labels, weights).temperature, copied.temperature)
 
 
 def test_each_label_gets_a_slope_and_an_offset():
@@ -80,7 +80,7 @@ def test_each_label_gets_a_slope_and_an_offset():
     labels = (torch.rand(3000, 2, generator=generator) < right.sigmoid()).double()
     labels[::7, 0] = torch.nan
     logits = right * torch.tensor([20.0, 0.1]) + torch.tensor([180.0, -3.0])  # as caches give them
-    scaling = fit_scaling(logits, labels)
+    scaling = Scaling.fit(logits, labels)
     assert torch.allclose(scaling.logits(logits), right, atol=0.5)
     assert calibration_error(scaling.logits(logits), labels) < 0.03 < calibration_error(logits, labels)
 
@@ -88,14 +88,14 @@ def test_each_label_gets_a_slope_and_an_offset():
 def test_a_label_with_too_few_positives_is_left_as_it_is():
     labels = torch.zeros(30, 2)
     labels[:2, 0] = labels[:15, 1] = 1
-    scaling = fit_scaling(torch.randn(30, 2, generator=torch.Generator().manual_seed(1)), labels)
+    scaling = Scaling.fit(torch.randn(30, 2, generator=torch.Generator().manual_seed(1)), labels)
     assert (float(scaling.temperature[0]), float(scaling.offset[0])) == (1.0, 0.0)
     assert float(scaling.offset[1]) != 0.0
 
 
 def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="finite"):
-        fit_scaling(torch.tensor([[0.0, torch.nan]]), torch.tensor([0]))
+        Scaling.fit(torch.tensor([[0.0, torch.nan]]), torch.tensor([0]))
 
 
 def test_a_temperature_at_its_limit_is_told_without_an_exponent():

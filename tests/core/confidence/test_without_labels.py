@@ -15,8 +15,6 @@ from vladapt.core.confidence.without_labels import (
     SURE_ENOUGH,
     WITH_HALVES,
     Evidence,
-    answers_by_halves,
-    evidence_of,
 )
 from vladapt.core.contracts import FeatureSet, TextClassifier
 
@@ -35,28 +33,28 @@ def two_clusters():
 def test_support_is_what_the_nearest_images_say(two_clusters):
     unit, zero_shot = two_clusters
     mended = 3.0 * F.one_hot(torch.tensor([0] * 6 + [1] * 6), 3).float()
-    found = evidence_of(unit, zero_shot, mended)
+    found = Evidence.of(unit, zero_shot, mended)
     sure, other = math.exp(3) / (math.exp(3) + 2), 1 / (math.exp(3) + 2)
     assert found.changed == pytest.approx(2 / 12) and found.merged == 0
     assert found.support == pytest.approx(sure - other, abs=1e-6)  # all five neighbours are of the new class
     spoilt = mended.clone()
     spoilt[0], spoilt[6] = zero_shot[6], zero_shot[0]
-    assert evidence_of(unit, mended, spoilt).support == pytest.approx(other - sure, abs=1e-6)
+    assert Evidence.of(unit, mended, spoilt).support == pytest.approx(other - sure, abs=1e-6)
 
 
 def test_classes_that_are_thrown_together_are_seen(two_clusters):
     unit, zero_shot = two_clusters
     one = 3.0 * F.one_hot(torch.zeros(12, dtype=torch.long), 3).float()
-    assert evidence_of(unit, zero_shot, one).merged == pytest.approx(-math.log(2))
-    assert evidence_of(unit, one, zero_shot).merged == 0  # more classes than before speak neither way
+    assert Evidence.of(unit, zero_shot, one).merged == pytest.approx(-math.log(2))
+    assert Evidence.of(unit, one, zero_shot).merged == 0  # more classes than before speak neither way
 
 
 def test_other_witnesses_are_heard(two_clusters):
     unit, zero_shot = two_clusters
     mended = 3.0 * F.one_hot(torch.tensor([0] * 6 + [1] * 6), 3).float()
-    alone = evidence_of(unit, zero_shot, mended)
+    alone = Evidence.of(unit, zero_shot, mended)
     against = F.one_hot(zero_shot.argmax(dim=1), 3).float()  # another backbone, sure of the old classes
-    both = evidence_of(unit, zero_shot, mended, witnesses=[against])
+    both = Evidence.of(unit, zero_shot, mended, witnesses=[against])
     assert both.support == pytest.approx((alone.support - 1) / 2, abs=1e-6) and both.witnesses == 2
 
 
@@ -64,9 +62,9 @@ def test_steadiness_is_agreement_by_halves_beyond_that_of_zero_shot(two_clusters
     unit, zero_shot = two_clusters
     mended = 3.0 * F.one_hot(torch.tensor([0] * 6 + [1] * 6), 3).float()
     moved = mended.roll(3, dims=0)  # half of the prompts leads elsewhere for six of twelve images
-    found = evidence_of(unit, zero_shot, mended, halves=[(zero_shot, mended), (zero_shot, moved)])
+    found = Evidence.of(unit, zero_shot, mended, halves=[(zero_shot, mended), (zero_shot, moved)])
     assert found.steadiness == pytest.approx(-0.25)
-    assert found.probability < evidence_of(unit, zero_shot, mended, halves=[(zero_shot, mended)] * 2).probability
+    assert found.probability < Evidence.of(unit, zero_shot, mended, halves=[(zero_shot, mended)] * 2).probability
 
 
 @pytest.mark.parametrize(
@@ -108,15 +106,15 @@ def test_nothing_changed_or_hardly_an_image_keeps_zero_shot():
     assert not Evidence(images=7, **sure).better
     assert not Evidence(images=40, **{**sure, "changed": 0.0}).better
     unit = F.normalize(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), dim=1)
-    found = evidence_of(unit, unit, unit)
+    found = Evidence.of(unit, unit, unit)
     assert (found.changed, found.support, found.merged) == (0, 0, 0) and "no image changed" in found.words
-    assert evidence_of(unit[:1], unit[:1], unit[:1].roll(1, dims=1)).images == 1
+    assert Evidence.of(unit[:1], unit[:1], unit[:1].roll(1, dims=1)).images == 1
 
 
 def test_large_sets_are_looked_at_in_part(monkeypatch, two_clusters):
     monkeypatch.setattr(without_labels, "ENOUGH", 6)
     unit, zero_shot = two_clusters
-    assert evidence_of(unit, zero_shot, zero_shot).images == 6
+    assert Evidence.of(unit, zero_shot, zero_shot).images == 6
 
 
 def test_halves_are_fitted_anew():
@@ -126,14 +124,14 @@ def test_halves_are_fitted_anew():
     images = FeatureSet(torch.randn(20, 8, generator=generator))
     adapter = build_adapter("zlap")
     adapter.fit(None, text, unlabeled=images)
-    (before, after), (other, _) = answers_by_halves(adapter, text, images, 0)
+    (before, after), (other, _) = Evidence.answers_by_halves(adapter, text, images, 0)
     weights = F.normalize(torch.stack([each[::2].mean(dim=0) for each in prototypes]), dim=1)
     torch.testing.assert_close(before, text.logit_scale * images.unit @ weights.T)
     assert not torch.equal(before, other)
     again = build_adapter("zlap")
     again.fit(None, TextClassifier(weights), unlabeled=images)
     torch.testing.assert_close(after, again.logits(images))
-    assert answers_by_halves(adapter, TextClassifier(weights), images, 0) == []  # one text a class
+    assert Evidence.answers_by_halves(adapter, TextClassifier(weights), images, 0) == []  # one text a class
 
 
 def test_words_are_whole_sentences():

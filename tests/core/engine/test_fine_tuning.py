@@ -134,6 +134,21 @@ def test_a_comparison_takes_options_of_each_method(small_clip_spec):
         resolve(sets=["adapters.lora=2"])
 
 
+def test_hooks_hear_of_the_trainings_of_a_comparison(small_clip_spec, monkeypatch):
+    from mmengine.hooks import Hook
+    from mmengine.registry import HOOKS
+
+    heard = []
+    hearing = type("Hearing", (Hook,), {"after_train_iter": lambda self, *args, **of: heard.append(args)})
+    monkeypatch.setitem(HOOKS.module_dict, "Hearing", hearing)
+    flags = {"domain": "toy-labels", "backbone": small_clip_spec, "custom_hooks": [{"type": "Hearing"}]}
+    recipe = resolve(flags={**flags, "adapters.full.epochs": 1})
+    with pytest.raises(ConfigError, match="custom_hooks: adapter 'tip-adapter' trains no towers"):
+        compare(recipe, ["tip-adapter"], [2], [1], splits=1, out="none")
+    compare(recipe, ["full", "tip-adapter"], [2], [1], splits=1, out="some")
+    assert heard
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_clips_are_learned_from_all_their_frames(small_clip_spec, name):
     result = fit(small_clip_spec, name, domain="toy-clips")

@@ -18,7 +18,7 @@ from vladapt.core.errors import ConfigError
 from vladapt.core.metrics.retrieval import retrieval_metrics
 from vladapt.core.metrics.significance import wilson_interval
 from vladapt.core.tasks.retrieval.encoding import TEXTS_AT_ONCE
-from vladapt.core.tasks.retrieval.scoring import before_and_after, evaluate_retrieval, pairs_of
+from vladapt.core.tasks.retrieval.scoring import DomainPairs, before_and_after, evaluate_retrieval
 from vladapt.core.tasks.retrieval.tables import retrieval_table
 from vladapt.core.tasks.retrieval.verdict import RetrievalVerdict
 
@@ -130,7 +130,7 @@ def test_equal_captions_have_equal_features_whatever_batch_they_fall_in(small_cl
     data = data.with_items([item.with_(target=Captions(("the same words",))) for item in data.items])
     data.load = lambda item: np.full((20, 20, 3), int(item.id) % 256, np.uint8)
     assert len(data.items) > TEXTS_AT_ONCE
-    found = evaluate_retrieval(small_clip, pairs_of(data))
+    found = evaluate_retrieval(small_clip, DomainPairs.of(data))
     assert found.rankings["image_to_text"].best.unique().tolist() == [300]
 
 
@@ -140,22 +140,24 @@ def test_rows_of_one_image_are_one_image(small_clip, pairs, scores):
 
 
 def test_an_unreadable_image_leaves_with_its_captions(small_clip):
-    found = evaluate_retrieval(small_clip, pairs_of(captioned(40, broken=(3,))))
+    found = evaluate_retrieval(small_clip, DomainPairs.of(captioned(40, broken=(3,))))
     assert (found.metrics["images"], found.metrics["texts"]) == (39, 78)
     assert found.skipped == [("3", "3: damaged image")] and "3" not in found.ids
     with pytest.raises(DataError, match=r"3 of 40 images cannot be read, more than 5%"):
-        evaluate_retrieval(small_clip, pairs_of(captioned(40, broken=(3, 4, 5))))
+        evaluate_retrieval(small_clip, DomainPairs.of(captioned(40, broken=(3, 4, 5))))
 
 
 def test_a_missing_file_is_left_out_with_a_store_too(small_clip, tmp_path):
-    found = evaluate_retrieval(small_clip, pairs_of(captioned(40, broken=(3,))), store=FeatureStore(tmp_path / "store"))
+    found = evaluate_retrieval(
+        small_clip, DomainPairs.of(captioned(40, broken=(3,))), store=FeatureStore(tmp_path / "store")
+    )
     assert found.metrics["images"] == 39 and [name for name, _ in found.skipped] == ["3"]
 
 
 def test_a_domains_captions_are_pairs():
     data = captioned(3)
     data.items[0] = data.items[0].with_(split="val", target=Captions(("grey 0", "shade 0"), 2), decode={"frame": 1})
-    pairs = pairs_of(data)
+    pairs = DomainPairs.of(data)
     assert (len(pairs), len(pairs.split("val")), pairs.splits) == (3, 1, ("val", "test"))
     pair = pairs[0]
     assert (pair.id, pair.captions, pair.label, pair.split, pair.decode) == (
@@ -168,9 +170,9 @@ def test_a_domains_captions_are_pairs():
 def test_what_cannot_be_evaluated_is_refused_in_one_line(small_clip):
     data = captioned(3)
     with pytest.raises(DataError, match="greys: no image has a caption"):
-        pairs_of(data.with_items([item.with_(target=None) for item in data.items]))
+        DomainPairs.of(data.with_items([item.with_(target=None) for item in data.items]))
     with pytest.raises(DataError, match=r"--split val: .* no such pairs; give one of its splits: test"):
-        evaluate_retrieval(small_clip, pairs_of(data), split="val")
+        evaluate_retrieval(small_clip, DomainPairs.of(data), split="val")
 
 
 # Before and after
@@ -302,7 +304,7 @@ def test_captions_of_real_photographs_are_found_by_the_default_backbone(data_dir
         for row in listed["images"]
     ]
     data = DomainData(items, (), loader((IMAGE,)), kind="captions", name="coco_val128")
-    found = evaluate_retrieval(load_backbone("embedded", device="cpu"), pairs_of(data)).metrics
+    found = evaluate_retrieval(load_backbone("embedded", device="cpu"), DomainPairs.of(data)).metrics
     assert found["images"] == 77 and found["texts"] == 386
     assert found["text_to_image"]["r1"] > 0.35 and found["text_to_image"]["r10"] > 0.8
     assert found["image_to_text"]["r1"] > 0.3
@@ -317,7 +319,7 @@ def test_pairs_with_classes_also_say_how_often_the_class_is_named(small_clip, pa
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(retrieval_table(compared))
     assert "class, named by captions" in console.export_text()
-    assert evaluate_retrieval(small_clip, pairs_of(captioned())).right is None
+    assert evaluate_retrieval(small_clip, DomainPairs.of(captioned())).right is None
 
 
 def test_images_of_one_group_are_drawn_and_exchanged_together(small_clip):
@@ -327,14 +329,16 @@ def test_images_of_one_group_are_drawn_and_exchanged_together(small_clip):
         item.with_(group=f"patient {n % 4}", id=str(n % 4 + 4 * n), target=alone.items[n % 4].target)
         for n, item in enumerate(data.items)
     ]
-    grouped = evaluate_retrieval(small_clip, pairs_of(data.with_items(items)))
-    apart = evaluate_retrieval(small_clip, pairs_of(data.with_items([item.with_(group=None) for item in items])))
+    grouped = evaluate_retrieval(small_clip, DomainPairs.of(data.with_items(items)))
+    apart = evaluate_retrieval(small_clip, DomainPairs.of(data.with_items([item.with_(group=None) for item in items])))
     assert grouped.metrics["groups"] == 4 and "groups" not in apart.metrics
     for side in SIDES:
         assert grouped.units[side].unique().tolist() == [0, 1, 2, 3]
         (low, high), (lowest, highest) = (of.metrics["metric_intervals"][side]["r10"] for of in (apart, grouped))
         assert highest - lowest >= high - low
-    both = before_and_after(evaluate_retrieval(shuffled_towers(small_clip), pairs_of(data.with_items(items))), grouped)
+    both = before_and_after(
+        evaluate_retrieval(shuffled_towers(small_clip), DomainPairs.of(data.with_items(items))), grouped
+    )
     assert both["test_groups"] == 4
     assert {test["exchanged"] for test in both["mcnemar"].values()} == {"groups"}
     assert all(test["p_value"] >= 2 / 2**4 for test in both["mcnemar"].values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -14,10 +14,9 @@ from vladapt.core.contracts.judgement import EVAL, FIT, Findings, JudgedClassifi
 from vladapt.core.contracts.options import options_of
 from vladapt.core.engine.listing import listing, only_kind, shown
 from vladapt.core.errors import ConfigError
-from vladapt.core.judgements.baselines import compared
+from vladapt.core.judgements.baselines import Comparison, compared
 from vladapt.core.metrics import classification_metrics
 from vladapt.core.registry import build, catalogue, judgement_class, task_class
-from vladapt.core.runs.comparison import Comparison
 
 NAMES = sorted(catalogue.judgements())
 
@@ -52,7 +51,7 @@ def test_a_judgement_says_what_it_is(name):
     cls = judgement_class(name)
     assert issubclass(cls.judges, JudgedFit) and isinstance(cls.place, Place) and cls.at <= {FIT, EVAL} and cls.at
     assert is_dataclass(cls.record) and cls.record.__dataclass_params__.frozen
-    assert cls.record.from_json({}) is None
+    assert not cls.record.is_in({})
     assert all(each.help for each in options_of(cls))
 
 
@@ -105,10 +104,30 @@ def test_what_is_found_is_in_metrics_notes_report_and_run():
     assert findings.sections(Place.ABILITIES) == ["section 3"] and findings.sections(Place.TRUST) == []
     assert findings.facts == {"fact": 3} and findings.tables == []
     again = Findings.of_metrics({"tells": Tells}, fit.metrics)
+    assert Findings.of_metrics({"tells": Tells}, {"adapted": {}}) == {}
     assert again["tells"] == findings["tells"] == {"value": 3} and again["tells"]["value"] == 3
     assert Findings({"tells": Tells}).add([Tells(value=0)], fit) == []
     with pytest.raises(ConfigError, match="'tells': 'told' is in metrics"):
         findings.add([Tells(value=4)], fit)
+
+
+def test_nothing_is_made_that_is_not_asked_for_or_lacks_what_it_needs(monkeypatch):
+    fit, findings = SimpleNamespace(metrics={}, at=EVAL, labelled=False), Findings({"tells": Tells})
+    monkeypatch.setattr(Tells, "needs", frozenset({"labelled"}))
+    assert findings.add([Tells()], fit) == []
+    fit.labelled = True
+    monkeypatch.setattr(Tells, "asked_by", ("value",))
+    unasked = Tells()
+    unasked.value = None
+    assert findings.add([unasked], fit) == [] and not findings
+    assert findings.add([Tells(value=2)], fit) == ["note 2"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_judgement_declares_is_there(name):
+    cls = judgement_class(name)
+    known = {*dir(cls.judges), *(field.name for field in fields(cls.judges))}
+    assert cls.needs <= known and set(cls.asked_by) <= {each.name for each in options_of(cls)}
 
 
 @pytest.mark.parametrize("fault", [ZeroDivisionError("by nothing"), ConfigError("not of such labels")])

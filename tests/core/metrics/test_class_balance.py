@@ -16,7 +16,6 @@ from vladapt.core.metrics.selection import (
     class_weights,
     log_priors,
     row_weights,
-    signed_shares,
     val_score,
 )
 
@@ -55,16 +54,6 @@ def test_priors_are_shares_and_a_class_without_images_counts_as_the_rarest():
     labels = torch.tensor([0] * 6 + [1] * 2)
     assert torch.allclose(log_priors(labels, 3).exp(), torch.tensor([0.6, 0.2, 0.2]))
     assert log_priors(torch.zeros(4, 3), 3) is None
-
-
-def test_shares_of_a_label_are_means_of_its_positives_less_its_negatives():
-    labels = torch.tensor([[1, 0, 1], [1, 0, float("nan")], [0, 0, 0], [float("nan"), 0, 1]])
-    shares = signed_shares(labels, 4)
-    assert torch.allclose(shares[:, 0] / 2, torch.tensor([0.5, 0.5, -1.0, 0.0]))  # two positives per label on average
-    assert torch.allclose(shares[:, 2] / 2, torch.tensor([0.5, 0.0, -1.0, 0.5]))
-    assert not shares[:, 1].any() and not shares[:, 3].any()
-    many = torch.cat([torch.ones(500, 1), torch.zeros(500, 1)])
-    assert float(signed_shares(many, 1).clamp(min=0).sum()) == pytest.approx(16, rel=1e-4)
 
 
 def test_of_alike_scores_the_middle_of_the_widest_plateau_is_taken():

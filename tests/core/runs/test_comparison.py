@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vladapt.core.runs.comparison import Comparison
+from vladapt.core.judgements.baselines import Comparison
 
 
 def told(p_value: float, difference: float = 0.1, floor: float = 0.0001) -> Comparison:

@@ -6,9 +6,9 @@ import pytest
 
 from vladapt import Evaluated
 from vladapt.core.contracts.items import Item
-from vladapt.core.data.verify import FileHashes
-from vladapt.core.runs import evaluations
-from vladapt.core.runs.evaluations import digests_of, image_digest, in_the_fit, kept_digests
+from vladapt.core.data.verify import FileHashes, digests_of, image_digest
+from vladapt.core.runs import folder
+from vladapt.core.runs.folder import in_the_fit, kept_digests
 from vladapt.core.runs.redaction import redacted_result
 
 
@@ -55,7 +55,7 @@ def test_where_nobody_can_know_that_is_said(digests, why):
 
 
 def test_a_run_remembers_only_so_many(items, monkeypatch):
-    monkeypatch.setattr(evaluations, "MOST_DIGESTS", 3)
+    monkeypatch.setattr(folder, "MOST_DIGESTS", 3)
     assert kept_digests({"train": items}, digests_of) == {"too_many": 4}
 
 

@@ -50,7 +50,7 @@ def test_own_generic_images_are_named():
 
 
 def test_forgetting_is_a_verdict_and_a_table_with_intervals():
-    assert Forgotten.from_json({"generic": None}) is None
+    assert not Forgotten.is_in({"generic": None})
     verdict, table = forgotten(3, 30, 1e-6).section()
     assert verdict.heading == "What the towers still know about other things"
     first, five = table.rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vladapt.core.errors import CapabilityError
-from vladapt.core.runs.shareable import Privacy, leaks, shareable, shared_spec
+from vladapt.core.runs.redaction import Privacy, leaks, shareable, shared_spec
 from vladapt.core.sharing.card import base_model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vladapt.core.runtime import progress
-from vladapt.core.runtime.progress import Reporter, training_lines
+from vladapt.core.runtime.progress import Reporter
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_before_a_second_step_there_is_no_speed(clock, told):
 
 def test_a_training_that_tells_its_own_lines_has_no_others(clock, told):
     for every in (None, 5):
-        with training_lines(Reporter(), "Training", every) as on_step:
+        with Reporter().training_lines("Training", every) as on_step:
             for done in range(1, 21):
                 on_step(done, 20, {"loss": 1.0, "lr": 0.1})
         assert len(told) == 10

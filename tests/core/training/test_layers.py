@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
-from vladapt.core.training.layers import TowerLayers, is_projection, tower_of
+from vladapt.core.training.layers import TowerLayers, is_projection
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
@@ -54,7 +54,7 @@ def backbone(built):
 
 
 def names_of(backbone, tower):
-    return [name for name, _ in backbone.model.named_parameters() if tower_of(backbone, name) == tower]
+    return [name for name, _ in backbone.model.named_parameters() if backbone.tower_of(name) == tower]
 
 
 def reached(backbone):
@@ -157,12 +157,12 @@ def test_aligns_image_tower_is_counted_by_its_blocks(built):
 
 def test_what_is_in_no_tower_has_no_depth(built, small, tmp_path):
     tower = built("open_clip")
-    assert tower_of(tower, "logit_scale") == "shared"
+    assert tower.tower_of("logit_scale") == "shared"
     with pytest.raises(ConfigError, match=r"'logit_scale' .* is in no tower"):
         TowerLayers(tower).depth("logit_scale")
     for missing in ("visual.nothing", "nothing", ""):
         with pytest.raises(UnknownNameError, match="no parameter"):
-            tower_of(tower, missing)
+            tower.tower_of(missing)
     with pytest.raises(ConfigError, match='tower="audio"'):
         TowerLayers(tower).count("audio")
     alone = load_backbone(small.write_open_clip(tmp_path, small.open_clip_config(), image_only=True), "cpu")
@@ -228,7 +228,7 @@ def test_every_rate_is_its_depths(built, decay, lr):
     tower.model.requires_grad_(True)
     found = rates(tower, TowerLayers(tower).parameter_groups(lr=lr, weight_decay=0, layer_decay=decay))
     for name, rate in found.items():
-        kind = tower_of(tower, name)
+        kind = tower.tower_of(name)
         steps = 0 if kind == "shared" else TowerLayers(tower).count(kind) + 1 - TowerLayers(tower).depth(name)
         assert rate == pytest.approx(lr * decay**steps)
     tower.model.requires_grad_(False)

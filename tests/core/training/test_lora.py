@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.backbones.split_attention import merged_state
+from vladapt.core.backbones.split_attention import merge_attention
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
-from vladapt.core.training.lora import add_lora, load_lora_state, lora_state, merge_lora
+from vladapt.core.training.lora import LowRank
 
 pytest.importorskip("peft", reason="extra fine-tune is not installed")
 
@@ -54,7 +54,7 @@ def adapted(backbone, seed=0, **options):
     """LoRA with matrices of which none is zero."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trained = add_lora(backbone, **options)
+        trained = list(LowRank.add(backbone, **options).matrices.values())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for matrix in trained:
@@ -86,7 +86,7 @@ def test_nothing_changes_at_first_and_only_the_matrices_train(backbone, name):
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trained = add_lora(tower)
+        trained = list(LowRank.add(tower).matrices.values())
     for value, old in zip(features(tower), before):
         torch.testing.assert_close(value, old, **CLOSE)
     wanted = [p for p in tower.model.parameters() if p.requires_grad]
@@ -134,8 +134,8 @@ PLACES = {
 @pytest.mark.parametrize("positions", PLACES)
 def test_positions_are_the_papers_for_twelve_blocks_and_shares_for_others(backbone, positions):
     tower = backbone("open_clip-deep")
-    add_lora(tower, positions=positions)
-    found = {name.rpartition(".attn.")[0] for name in lora_state(tower)}
+    LowRank.add(tower, positions=positions)
+    found = {name.rpartition(".attn.")[0] for name in LowRank(tower).state()}
     image, text = PLACES[positions]
     assert found == {f"visual.transformer.resblocks.{i}" for i in image} | {f"transformer.resblocks.{i}" for i in text}
 
@@ -149,22 +149,22 @@ def test_one_tower_alone_is_adapted(backbone, kind):
     after = features(tower)
     assert torch.equal(after[same], before[same])
     assert (after[other] - before[other]).abs().max() > 1e-2
-    assert {name.startswith("visual.") for name in lora_state(tower)} == {kind == "image"}
+    assert {name.startswith("visual.") for name in LowRank(tower).state()} == {kind == "image"}
 
 
 @pytest.mark.parametrize(("name", "out"), [("open_clip", "out_proj"), ("chinese_clip", "dense"), ("embedded", "out")])
 def test_any_of_the_four_projections_is_adapted(backbone, name, out):
     tower = backbone(name)
     adapted(tower, params=("out",), towers=("text",))
-    assert {key.split(".")[-2] for key in lora_state(tower)} == {out}
+    assert {key.split(".")[-2] for key in LowRank(tower).state()} == {out}
     assert (features(tower)[1] - features(backbone(name))[1]).abs().max() > 1e-3
 
 
 def test_a_tower_without_attention_is_told_of(backbone):
     with pytest.warns(UserWarning, match="its image tower has no attention"):
-        add_lora(backbone("embedded"))
+        LowRank.add(backbone("embedded"))
     with pytest.raises(CapabilityError, match="no attention that can be split in its image tower"):
-        add_lora(backbone("embedded"), towers=("image",))
+        LowRank.add(backbone("embedded"), towers=("image",))
 
 
 # Options -------------------------------------------------------------------------------------------------------------
@@ -172,8 +172,8 @@ def test_a_tower_without_attention_is_told_of(backbone):
 
 def test_rank_is_the_width_between_the_matrices(backbone):
     tower = backbone("open_clip")
-    add_lora(tower, r=5)
-    assert {min(matrix.shape) for matrix in lora_state(tower).values()} == {5}
+    LowRank.add(tower, r=5)
+    assert {min(matrix.shape) for matrix in LowRank(tower).state().values()} == {5}
 
 
 @pytest.mark.parametrize(
@@ -189,9 +189,9 @@ def test_the_scale_is_alpha_over_the_root_of_r(backbone, options, scale):
     tower, base = backbone("clip"), backbone("clip")
     adapted(tower, **options)
     name = "vision_model.encoder.layers.1.self_attn.v_proj"
-    state = lora_state(tower)
+    state = LowRank(tower).state()
     expected = base.model.get_submodule(name).weight + scale * state[f"{name}.lora_B"] @ state[f"{name}.lora_A"]
-    merge_lora(tower)
+    LowRank(tower).merge()
     torch.testing.assert_close(tower.model.get_submodule(name).weight, expected, **CLOSE)
 
 
@@ -236,7 +236,7 @@ def test_an_option_that_means_nothing_is_refused(backbone, bad):
     tower = backbone("open_clip")
     kinds = [type(module) for module in tower.model.modules()]
     with pytest.raises(ConfigError, match=f"option {next(iter(bad))}="):
-        add_lora(tower, **bad)
+        LowRank.add(tower, **bad)
     assert [type(module) for module in tower.model.modules()] == kinds
 
 
@@ -244,7 +244,7 @@ def test_a_position_that_two_blocks_do_not_have_is_refused(backbone):
     tower = backbone("open_clip")
     names = list(tower.model.state_dict())
     with pytest.raises(ConfigError, match=r"positions='mid'.* too few blocks"):
-        add_lora(tower, positions="mid")
+        LowRank.add(tower, positions="mid")
     assert list(tower.model.state_dict()) == names
 
 
@@ -256,27 +256,27 @@ def test_what_was_learned_is_saved_and_loaded(backbone, name):
     tower, other = backbone(name), backbone(name)
     adapted(tower, seed=1)
     adapted(other, seed=2)
-    state = lora_state(tower)
+    state = LowRank(tower).state()
     assert all(key.endswith((".lora_A", ".lora_B")) and "default" not in key for key in state)
     assert features(other)[1].sub(features(tower)[1]).abs().max() > 1e-3
-    load_lora_state(other, {key: value.clone() for key, value in state.items()})
+    LowRank(other).load({key: value.clone() for key, value in state.items()})
     for mine, theirs in zip(features(other), features(tower)):
         assert torch.equal(mine, theirs)
     next(iter(state.values())).zero_()  # a copy, not the weights
-    assert all(matrix.abs().sum() > 0 for matrix in lora_state(tower).values())
+    assert all(matrix.abs().sum() > 0 for matrix in LowRank(tower).state().values())
 
 
 def test_weights_of_other_options_are_refused_in_one_line(backbone):
     tower, other = backbone("open_clip"), backbone("open_clip")
     adapted(tower)
     adapted(other, r=3)
-    before = lora_state(tower)
-    with pytest.raises(DataError, match=r"is \(3, 32\), .* takes \(2, 32\); give add_lora the r") as caught:
-        load_lora_state(tower, lora_state(other))
+    before = LowRank(tower).state()
+    with pytest.raises(DataError, match=r"is \(3, 32\), .* takes \(2, 32\); give LowRank.add the r") as caught:
+        LowRank(tower).load(LowRank(other).state())
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match=r"13 differ \(a.lora_A\); give add_lora the params, towers and positions"):
-        load_lora_state(tower, {key: value for key, value in before.items() if "visual" not in key} | {"a.lora_A": 1})
-    assert all(torch.equal(value, before[key]) for key, value in lora_state(tower).items())
+    with pytest.raises(DataError, match=r"13 differ \(a.lora_A\); give LowRank.add the params, towers and positions"):
+        LowRank(tower).load({key: value for key, value in before.items() if "visual" not in key} | {"a.lora_A": 1})
+    assert all(torch.equal(value, before[key]) for key, value in LowRank(tower).state().items())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -284,7 +284,7 @@ def test_merged_weights_give_the_same_features_in_the_base_models_own_shape(back
     tower, base = backbone(name), backbone(name)
     adapted(tower)
     expected = features(tower)
-    merge_lora(tower)
+    LowRank(tower).merge()
     for value, wanted in zip(features(tower), expected):
         torch.testing.assert_close(value, wanted, **CLOSE)
     shapes = {key: value.shape for key, value in base.model.state_dict().items()}
@@ -299,25 +299,24 @@ def test_merged_weights_give_the_same_features_in_the_base_models_own_shape(back
 def test_after_merging_another_adaptation_can_begin(backbone):
     tower = backbone("open_clip")
     adapted(tower)
-    with pytest.raises(CapabilityError, match=r"carries LoRA already; call merge_lora\(\) first"):
-        add_lora(tower)
-    merge_lora(tower)
+    with pytest.raises(CapabilityError, match=r"carries LoRA already; call LowRank\(backbone\).merge\(\) first"):
+        LowRank.add(tower)
+    LowRank(tower).merge()
     adapted(tower, r=3)
-    assert lora_state(tower)
+    assert LowRank(tower).state()
 
 
-@pytest.mark.parametrize("call", [lora_state, merge_lora, lambda tower: load_lora_state(tower, {})])
-def test_a_backbone_without_lora_says_so(backbone, call):
-    with pytest.raises(CapabilityError, match=r"carries no LoRA; call add_lora\(\) first"):
-        call(backbone("open_clip"))
+def test_a_backbone_without_lora_says_so(backbone):
+    with pytest.raises(CapabilityError, match=r"carries no LoRA; call LowRank.add\(\) first"):
+        LowRank(backbone("open_clip"))
 
 
 @pytest.mark.parametrize("name", ["open_clip", "clip"])
-def test_a_state_dict_with_lora_in_it_is_not_taken_for_the_librarys(backbone, name):
+def test_attention_with_lora_on_it_is_not_merged(backbone, name):
     tower = backbone(name)
     adapted(tower)
-    with pytest.raises(CapabilityError, match=r"carries an adapter; merge it .*\(merge_lora\)"):
-        merged_state(tower)
+    with pytest.raises(CapabilityError, match=r"carries an adapter; merge it .*\(LowRank.merge\)"):
+        merge_attention(tower)
 
 
 def test_a_copy_has_matrices_of_its_own(backbone):
@@ -390,5 +389,5 @@ def test_without_peft_one_line_says_what_to_install(backbone, monkeypatch):
     tower = backbone("open_clip")
     names = list(tower.model.state_dict())
     with pytest.raises(CapabilityError, match=r"LoRA needs the package 'peft'; .* 'vladapt\[fine-tune\]'"):
-        add_lora(tower)
+        LowRank.add(tower)
     assert list(tower.model.state_dict()) == names

@@ -17,7 +17,6 @@ from vladapt.core.training.small_heads import (
     dassl_epochs,
     keep_best,
     label_loss,
-    published_epochs,
     train_epochs,
     training_features,
 )
@@ -229,8 +228,3 @@ def test_the_loss_of_one_label_and_of_several():
     known = torch.tensor([[1.0, torch.nan], [torch.nan, 0.0]])
     logits = torch.tensor([[0.0, 90.0], [90.0, 0.0]])
     assert float(label_loss(True)(logits, known)) == pytest.approx(math.log(2))
-
-
-@pytest.mark.parametrize("shots, epochs", [(1, 50), (2, 100), (7, 100), (8, 200), (99, 200)])
-def test_published_epochs_are_those_of_the_most_shots_reached(shots, epochs):
-    assert published_epochs(shots, ((8, 200), (2, 100), (1, 50))) == epochs

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from vladapt import CapabilityError, ConfigError, DataError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.features import store
-from vladapt.core.prompts.classifier import IMAGENET_SEVEN
 from vladapt.domains.open_vocab.vocabulary import (
+    IMAGENET_SEVEN,
     Vocabulary,
     described_classes,
     embed_classes,
@@ -100,7 +100,7 @@ def test_what_is_said_of_classes_is_kept_where_something_is_said():
 
 def test_sets_of_templates_have_names():
     assert named_templates("name") == ["{}"] and named_templates("photo") == ["a photo of a {}."]
-    assert named_templates("imagenet-7") == list(IMAGENET_SEVEN)
+    assert named_templates("imagenet-7") == list(IMAGENET_SEVEN) and len(set(IMAGENET_SEVEN)) == 7
     assert named_templates("a {}") == ["a {}"] and named_templates(["a {}", "{}"]) == ["a {}", "{}"]
 
 

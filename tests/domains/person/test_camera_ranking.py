@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_checks import re_identification
+from parity_checks.re_identification import ranked_by_distance, re_ranked_distances
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.person import camera_ranking, reciprocal
-from vladapt.domains.person.camera_ranking import Sought, ranked, ranked_by_distance, ranked_by_features
-from vladapt.domains.person.reciprocal import memory_in_words, re_ranked, re_ranked_distances
+from vladapt.domains.person.camera_ranking import Sought, ranked, ranked_by_features
+from vladapt.domains.person.reciprocal import memory_in_words, re_ranked
 
 
 @pytest.mark.parametrize("comparison", [re_identification.camera_metrics, re_identification.reranking])

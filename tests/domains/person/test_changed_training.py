@@ -13,7 +13,7 @@ from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.pair_set import Pair
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.tasks.retrieval.fitting import RetrievalData
-from vladapt.core.tasks.retrieval.scoring import pairs_of
+from vladapt.core.tasks.retrieval.scoring import DomainPairs
 from vladapt.core.training.objective import build_objective, parse_losses
 from vladapt.domains.person import training_views
 from vladapt.domains.person.changed_captions import ChangedCaptions, read_paraphrases
@@ -112,7 +112,9 @@ def test_options_of_the_task_reach_a_training(tmp_path, small_clip):
     drawn = drawn_pedestrians(4, 2, val=1, test=1, size=(32, 16))
     caption = drawn.items[0].target.texts[0]
     (tmp_path / "others.json").write_text(json.dumps({caption: ["in other words"]}))
-    plain = RetrievalData(PeoplePairs.of(pairs_of(drawn)), "", "", lambda backbone, train: (backbone, train), [], [])
+    plain = RetrievalData(
+        PeoplePairs.of(DomainPairs.of(drawn)), "", "", lambda backbone, train: (backbone, train), [], []
+    )
     given = {"views": "tbps-clip", "deletion": 0.2, "paraphrases": str(tmp_path / "others.json"), "paraphrased": 0.3}
     changed = _augmented(plain, given)
     captions = changed.captions(5)

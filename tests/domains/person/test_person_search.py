@@ -16,7 +16,7 @@ from vladapt import ConfigError, DataError
 from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.registry import task_class
-from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval, pairs_of
+from vladapt.core.tasks.retrieval.scoring import DomainPairs, evaluate_retrieval
 from vladapt.domains.person import Person, domain
 from vladapt.domains.person.care import HEADING
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
@@ -56,7 +56,7 @@ def fitted(small_sample, small_clip_spec, generic, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def people():
-    return PeoplePairs.of(pairs_of(drawn_pedestrians(**SMALL)))
+    return PeoplePairs.of(DomainPairs.of(drawn_pedestrians(**SMALL)))
 
 
 def read(people_options=(), data=None):
@@ -200,6 +200,6 @@ def test_labels_decide_in_core(small_clip, people):
     assert of_pairs["image_to_text"].relevant.tolist() == [1, 2, 1]
     assert of_labels["image_to_text"].relevant.tolist() == [3, 3, 1]
     assert of_labels["text_to_image"].best.tolist() == [1, 1, 1, 1]
-    without = pairs_of(people.data.with_items(people.items[-2:]))
+    without = DomainPairs.of(people.data.with_items(people.items[-2:]))
     with pytest.raises(DataError, match="some images have no label"):
         evaluate_retrieval(small_clip, without, split=None, by_label=True)

@@ -37,7 +37,7 @@ def numbers_in():
 def make_video():
     """make_video(path, frames=24, first=0, codec="mpeg4", **options of `write_video`): numbered frames."""
     pytest.importorskip("av", reason="extra video is not installed")
-    from vladapt.domains.video.writing import write_video
+    from video_writing import write_video
 
     def make(path, frames=24, first=0, height=HEIGHT, width=WIDTH, codec="mpeg4", **options):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ class AlphaCLIPBackbone(BaseModule):
         trainable: train the tower too, as published; the alpha convolution is always trained. The released training
             gives the tower 0.01 of the convolution's learning rate:
             `paramwise_cfg=dict(custom_keys={"image.tower": dict(lr_mult=0.01)})`.
-        lora: options of `add_lora`, to train low-rank updates of the tower instead (published for the large models).
+        lora: options of `LowRank.add`, to train low-rank updates of the tower instead (published for the large models).
         square: how `encode_regions` brings an image to a square: "pad" with black, as published, or "stretch".
         region_batch: regions that go through the tower at once in `encode_regions`.
         checkpoint: file of weights as the authors release them (of the vision tower, OpenAI's names), to start from;

@@ -12,11 +12,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .....core.backbones import load_backbone, tower_of
-from .....core.contracts import blank_image, require
+from .....core.backbones import load_backbone
+from .....core.contracts import require
 from .....core.errors import ConfigError
-from .....core.losses import RoVit
-from .....core.training import TowerLayers, add_lora
+from .....core.registry import build_loss
+from .....core.training import LowRank, TowerLayers
 from .....registry import MODELS
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
 
@@ -50,11 +50,11 @@ class CLIPVisionBackbone(BaseModule):
             mmdet's ResNets do; -1 freezes nothing.
         train_head: whether the norm, pooling and projection after the last block train.
         norm_eval: batch norms keep the statistics they have. Those of frozen stages do in any case.
-        lora: options of `add_lora` for low-rank updates of the tower's attention, such as `dict(r=4)`; the tower itself
+        lora: options of `LowRank.add` for low-rank updates of its attention, such as `dict(r=4)`; the tower itself
             is then frozen.
-        cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of `RoVit`: in training an image is taken
-            for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision
-            Transformers" (RO-ViT), 2023, arXiv 2305.07011).
+        cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of the loss `ro-vit`: in training an
+            image is taken for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection
+            with Vision Transformers" (RO-ViT), 2023, arXiv 2305.07011).
         drop_path: chance that the last block of a transformer is left out for an image in training; it grows from 0
             with depth ("Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382; here a block as a whole).
         with_cp: activations of the blocks are recomputed in the backward pass.
@@ -103,7 +103,7 @@ class CLIPVisionBackbone(BaseModule):
         self._add_lora(lora)
         if cropped_positions:
             options = cropped_positions if isinstance(cropped_positions, Mapping) else {}
-            RoVit(**options).prepare(self.backbone)
+            build_loss("ro-vit", **options).prepare(self.backbone)
         if drop_path:
             self.backbone.need("image_blocks")
         if with_cp and not self.is_transformer:
@@ -186,7 +186,7 @@ class CLIPVisionBackbone(BaseModule):
     def _hold_tower(self) -> None:
         """The image tower becomes part of this module; what else its features need follows to other devices."""
         children = dict(self.backbone.model.named_children())
-        towers = {name: tower_of(self.backbone, name) for name in children}
+        towers = {name: self.backbone.tower_of(name) for name in children}
         self.tower = nn.ModuleDict({name: child for name, child in children.items() if towers[name] == "image"})
         self._beside = [child for name, child in children.items() if towers[name] == "shared"]
 
@@ -204,7 +204,7 @@ class CLIPVisionBackbone(BaseModule):
         used = max(self._stops()) if kind == "taps" and self.is_transformer else last
         deepest = last + 1 if train_head else used
         for name, parameter in self.backbone.model.named_parameters():
-            if tower_of(self.backbone, name) == "image" and not frozen:
+            if self.backbone.tower_of(name) == "image" and not frozen:
                 parameter.requires_grad_(frozen_stages < layers.depth(name) <= deepest)
 
     def _add_lora(self, lora: Mapping[str, Any] | None) -> None:
@@ -212,7 +212,7 @@ class CLIPVisionBackbone(BaseModule):
             return
         if "towers" in lora:
             raise ConfigError("option lora.towers is not for a vision backbone; its LoRA is in the image tower")
-        add_lora(self.backbone, towers=("image",), **lora)
+        LowRank.add(self.backbone, towers=("image",), **lora)
 
     def _add_pyramid(self, kind: str, out_channels: int | None, num_outs: int) -> None:
         self.pyramid = None
@@ -240,7 +240,7 @@ class CLIPVisionBackbone(BaseModule):
 
     @torch.no_grad()
     def _width(self) -> int:
-        return self.backbone.embed_image(blank_image(self.backbone)).shape[-1]
+        return self.backbone.embed_image(self.backbone.blank_image()).shape[-1]
 
 
 def _check_freezing(frozen: bool, frozen_stages: int, train_head: bool, lora: Any, cropped_positions: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .....core.backbones import load_backbone, tower_of
+from .....core.backbones import load_backbone
 from .....core.contracts import Backbone
 
 NEEDED_TO_PROJECT = "alignment"  # of the embedded backbone: shared by both towers, never trained
@@ -33,7 +33,7 @@ class ImagePart(nn.Module):
         self._held = (backbone,)  # no child: its text tower is neither saved nor moved with this module
         self.norm_eval = norm_eval
         children = dict(backbone.model.named_children())
-        seen = [name for name in children if tower_of(backbone, name) == "image" or name == NEEDED_TO_PROJECT]
+        seen = [name for name in children if backbone.tower_of(name) == "image" or name == NEEDED_TO_PROJECT]
         self.tower = nn.ModuleDict({name: children[name] for name in seen})
         for name, child in self.tower.items():
             child.requires_grad_(trainable and name != NEEDED_TO_PROJECT)

@@ -10,9 +10,8 @@ from mmdet.models.detectors.base import BaseDetector
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
-from .....core.contracts import require
 from .....registry import MODELS
-from ...vocabulary import Classes, NamedClasses, Vocabulary
+from ...vocabulary import Classes, Vocabulary
 from ..backbones.image_part import detection_preprocessor
 from ..segmentors.denseclip import parts
 
@@ -28,7 +27,7 @@ class GivenMaps(nn.Module):
 
 
 @MODELS.register_module()
-class DenseCLIPDetector(BaseDetector, NamedClasses):
+class DenseCLIPDetector(BaseDetector, parts.WithScores):
     """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
 
     As `DenseCLIPSegmentor`, around a detector of mmdet: scores / tau are appended to one of the maps that its neck
@@ -71,18 +70,10 @@ class DenseCLIPDetector(BaseDetector, NamedClasses):
     ):
         preprocessor = data_preprocessor or detection_preprocessor(backbone)
         super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
-        require(tau > 0, "tau", tau, "give a number above 0")
-        self.backbone, self.tau = parts.build_tower(backbone, tower), tau
-        self.concat_scores = concat_scores
-        self.score_concat_index = parts.checked_level(score_concat_index, self.backbone)
-        self.matching = parts.build_matching(backbone, classes, self.backbone.embed_dim, matching)
-        count = len(self.matching.prompts)
-        config = {**parts.fit_classes(detector, count), "backbone": {"type": "vladapt.GivenMaps"}}
+        self.build_scores(backbone, classes, tower, matching, concat_scores, score_concat_index, tau)
+        config = {**parts.fit_classes(detector, len(self.matching.prompts)), "backbone": {"type": "vladapt.GivenMaps"}}
         if config.get("neck") is not None:
-            channels = parts.with_scores(
-                self.backbone.out_channels, count, self.score_concat_index if concat_scores else None
-            )
-            config["neck"] = parts.fitted_neck(config["neck"], channels)
+            config["neck"] = self.neck_over_maps(config["neck"])
         self.detector = MODELS.build(ConfigDict(config))
         self.score_loss = None if score_loss is None else MODELS.build(dict(score_loss))
 
@@ -118,7 +109,7 @@ class DenseCLIPDetector(BaseDetector, NamedClasses):
         """What the neck reads, and the (B, C, h, w) scores / tau."""
         *maps, (pooled, places) = self.backbone(inputs)
         scores = self.matching(pooled, places)[1] / self.tau
-        return (parts.beside(maps, scores, self.score_concat_index) if self.concat_scores else maps), scores
+        return self.beside_scores(maps, scores), scores
 
     def _score_loss(self, scores: Tensor, finest: Tensor, inputs: Tensor, samples: list) -> Tensor:
         truths = [sample.gt_instances for sample in samples]

@@ -209,12 +209,16 @@ class TrainingFreeSegmentor(BaseSegmentor):
     def resized(self, image: Tensor) -> Tensor:
         """(3, H, W) with its short side as wanted, the ratio kept; seen whole, both sides to the next whole patch."""
         height, width = image.shape[-2:]
-        ratio = 1.0 if self.short_side is None else self.short_side / min(height, width)
+        ratio = self.ratio(height, width)
         step = self.patch_multiple(image.device) if self.whole_patches else 1
         size = tuple(max(step, int(side * ratio / step + 0.5) * step) for side in (height, width))
         if size == (height, width):
             return image
         return F.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+    def ratio(self, height: int, width: int) -> float:
+        """By which both sides of an image are multiplied."""
+        return 1.0 if self.short_side is None else self.short_side / min(height, width)
 
     def choose(self, scores: Tensor) -> Tensor:
         """Class scores (C, H, W) -> (1, H, W) class indices."""

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import Batch, CapabilityError, ConfigError, build_adapter, build_classifier, load_adapter, load_backbone
-from vladapt.core.backbones.prompted import TowerPrompts, attach_prompts
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.training.batches import epoch_order
@@ -97,7 +96,7 @@ def test_it_learns(make_problem, deep_clip, name):
 
 
 def test_couplings_after_the_first_start_alike(deep_clip):
-    couplings = build_adapter("maple")._tokens(deep_clip)["image"].couplings
+    couplings = build_adapter("maple")._tokens(deep_clip)["couplings"]
     assert len(couplings) == 3
     assert torch.equal(couplings[1].weight, couplings[2].weight) and torch.equal(couplings[1].bias, couplings[2].bias)
     assert not torch.equal(couplings[0].weight, couplings[1].weight)
@@ -110,12 +109,12 @@ def test_couplings_after_the_first_start_alike(deep_clip):
 def test_what_the_words_start_from(deep_clip):
     ids = deep_clip.tokenize(["a photo of a"])
     words = deep_clip.embed_tokens(ids)[0, 1:5]
-    some = build_adapter("maple")._tokens(deep_clip)["text"].tokens
+    some = build_adapter("maple")._tokens(deep_clip)["text"]
     assert torch.equal(some[0], words[:2]) and some[1:].abs().max() < 0.2
-    four = build_adapter("prompt-src")._tokens(deep_clip)["text"].tokens
+    four = build_adapter("prompt-src")._tokens(deep_clip)["text"]
     assert torch.equal(four[0], words)
     for drawn in ({"n_ctx": 5}, {"ctx_init": None}):
-        tokens = build_adapter("maple", **drawn)._tokens(deep_clip)["text"].tokens
+        tokens = build_adapter("maple", **drawn)._tokens(deep_clip)["text"]
         assert float(tokens.detach().std()) == pytest.approx(0.02, rel=0.2)
 
 
@@ -148,9 +147,8 @@ def test_tokens_end_at_a_word(make_problem):
 
 def test_without_words_all_stands_as_it_would_in_one_text(deep_clip):
     """Tokens that are a text's own words change nothing."""
-    prompts = TowerPrompts(None, build_adapter("prompt-src", text_depth=1)._tokens(deep_clip)["text"])
     ours = copy_of(deep_clip)
-    attach_prompts(ours, text=prompts.text)
+    ours.attach_prompts(text=build_adapter("prompt-src", text_depth=1)._tokens(deep_clip)["text"])
     found = ours.encode_text(["sea.", "green lake."])
     torch.testing.assert_close(found, deep_clip.encode_text(["a photo of a sea.", "a photo of a green lake."]), **CLOSE)
 

@@ -7,7 +7,7 @@ import torch
 
 from vladapt.core.contracts import FeatureSet, Item, Label
 from vladapt.core.contracts.prepared import Shots
-from vladapt.core.judgements._calibration_rows import _on_scale, _unlearned, _weights
+from vladapt.core.judgements.calibration import _on_scale, _unlearned, _weights
 from vladapt.core.registry import build_adapter
 
 

@@ -8,11 +8,10 @@ import torch
 from vladapt import FeatureSet
 from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.contracts.judgement import Scores
-from vladapt.core.judgements.baselines import compared
+from vladapt.core.judgements.baselines import Comparison, compared
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.resampling import metric_draws
 from vladapt.core.registry import build_adapter
-from vladapt.core.runs.comparison import Comparison
 from vladapt.core.tasks.classification.contest import Tested as _Tested
 from vladapt.core.tasks.classification.report import warnings_of
 from vladapt.core.tasks.classification.scoring import fitted_probe, metrics_table

@@ -12,10 +12,11 @@ from PIL import Image
 
 import vladapt
 from vladapt.core.errors import ConfigError
+from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import adapter_class
-from vladapt.core.tasks.classification.scoring import TURNED_DOWN
 
 CLASSES, DIM = 8, 32
+TURNED_DOWN = "turned_down"
 NAME = "onzeta"
 """Which does harm on a short stream."""
 
@@ -133,3 +134,9 @@ def test_where_labels_are_learned_from_nothing_is_judged_without_them(features):
     np.savez("train.npz", **arrays)
     result = vladapt.fit(features="train.npz", shots=2, adapter="ridge")
     assert "judge" not in json.loads((result.run / "run.json").read_text())
+
+
+def test_views_for_the_judge_are_refused_of_a_features_file_before_it_is_read():
+    recipe = resolve(flags={"features": "nowhere.npz", "shots": 0, "judge_views": 2})
+    with pytest.raises(ConfigError, match="views need images, which a features file does not have; omit it"):
+        task_of(recipe).settled(recipe)

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
+from vladapt.core.contracts.judgement import FIT, Scores
 from vladapt.core.features.batches import Extras, batches
 from vladapt.core.judgements.part_order import (
     ORDERS,
-    order_reliance,
+    PartOrder,
     reliance,
     reversed_parts,
     shuffled_parts,
 )
 from vladapt.core.metrics.classification import metrics_of
+from vladapt.core.tasks.classification.scoring import ClassificationFit
 
 
 def seeded(seed=0):
@@ -49,7 +51,14 @@ def measured(prepared, samples, name, **options):
     adapter = build_adapter(name, **options)
     adapter.fit(samples, TextClassifier(torch.randn(4, 12, generator=seeded(4)), logit_scale=20.0))
     metrics = {"adapted": metrics_of(adapter.logits(samples), samples.labels, "abcd")}
-    return order_reliance(prepared, adapter, samples, "abcd", metrics, seed=3), metrics
+    return judged(prepared, adapter, samples, metrics), metrics
+
+
+def judged(prepared, adapter, samples, metrics):
+    scores = Scores(samples.labels, None, None, metrics)
+    of = {"prepared": prepared, "adapter": adapter, "test": samples, "class_names": "abcd", "scores": scores}
+    fit = ClassificationFit(at=FIT, seed=3, reporter=None, before=None, after=None, metrics=metrics, **of)
+    return PartOrder().compute(fit) if PartOrder().applies(fit) else None
 
 
 def test_shuffled_is_the_same_parts_in_the_places_that_have_parts(samples):
@@ -103,4 +112,4 @@ def test_where_there_is_no_order_nothing_is_measured(prepared, samples):
     assert measured(prepared, samples, "nearest-mean")[0] is None
     fitted = build_adapter("mean-pool", epochs=1)
     fitted.fit(samples, TextClassifier(torch.eye(4, 12)))
-    assert order_reliance(prepared, fitted, replace(samples, labels=None), "abcd", {}, 1) is None
+    assert judged(prepared, fitted, replace(samples, labels=None), {}) is None

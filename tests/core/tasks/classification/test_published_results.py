@@ -15,11 +15,11 @@ from vladapt.core.registry import catalogue
 from vladapt.core.tasks.classification.protocols import (
     ELEVEN,
     PROTOCOLS,
-    TABLE,
+    PUBLISHED,
     Setting,
     are_eleven,
-    means_of,
     note_on_published,
+    rows_of,
 )
 from vladapt.core.tasks.classification.task import setting_of
 from vladapt.domains.natural.known_sets import names
@@ -28,7 +28,7 @@ TIP = Setting("openai-rn50", "full-val", "imagenet")
 
 
 def test_every_row_names_what_there_is():
-    content = json.loads(Path(TABLE).read_text())
+    content = json.loads(Path(PUBLISHED).read_text())
     aliases = {entry.alias for entry in published()}
     keys = [tuple(row.get(key, "") for key in ("method", "backbone", "protocol", "set", "tasks")) for row in
             content["results"]]  # fmt: skip
@@ -81,10 +81,10 @@ def test_nothing_where_something_is_otherwise(setting, method, shots):
 
 
 def test_means_over_other_sets_are_of_one_backbone():
-    (row,) = means_of("open_clip:ViT-L-14/openai")[-1:]
+    (row,) = rows_of("open_clip:ViT-L-14/openai", "means")[-1:]
     assert (row["method"], row["zero_shot"], row["accuracy"]) == ("reclip", 69.83, 74.94)
-    assert {row["method"] for row in means_of("openai-vit-b-32")} == {"gta-clip", "transclip"}
-    assert means_of("openai-rn50") == means_of("embedded") == []
+    assert {row["method"] for row in rows_of("openai-vit-b-32", "means")} == {"gta-clip", "transclip"}
+    assert rows_of("openai-rn50", "means") == rows_of("embedded", "means") == []
 
 
 def test_what_a_recipe_changes_makes_its_numbers_others():
@@ -101,7 +101,7 @@ def test_what_a_recipe_changes_makes_its_numbers_others():
 
 
 def test_the_mean_is_of_all_eleven_sets_only():
-    eleven = json.loads(Path(TABLE).read_text())["eleven"]
+    eleven = json.loads(Path(PUBLISHED).read_text())["eleven"]
     assert are_eleven(reversed(eleven))
     assert not are_eleven(eleven[1:]) and not are_eleven([*eleven, "dtd"]) and not are_eleven([*eleven[1:], None])
 

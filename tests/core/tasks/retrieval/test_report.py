@@ -144,8 +144,7 @@ def page(metrics=None, given=None, rows=(), **shown) -> Page:
 def html(metrics=None, given=None, rows=(), **shown) -> str:
     metrics = measured() if metrics is None else metrics
     given = info(metrics) if given is None else given
-    forgotten = Forgotten.from_json(metrics)
-    abilities = [] if forgotten is None else forgotten.section()
+    abilities = Forgotten.from_json(metrics).section() if Forgotten.is_in(metrics) else []
     return render_report(training_report("runs/streets", given, metrics, rows, **shown, abilities=abilities))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from vladapt.core.contracts.items import DomainData
 from vladapt.core.errors import CapabilityError
 from vladapt.core.features.batches import Extras, batches
 from vladapt.core.features.store import FeatureStore
-from vladapt.core.judgements.part_order import order_reliance
+from vladapt.core.judgements.part_order import PartOrder
 from vladapt.core.metrics.classification import metrics_of
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.training.tower_passes import image_features
@@ -151,7 +152,8 @@ def test_what_is_owed_to_the_order_of_frames(problem, fitted, name):
     prepared = Prepared(DomainData(items, ("down", "up"), draw), problem.backbone)
     test = prepared.on(adapter.adapted(problem.backbone)).of_ids([item.id for item in items])
     metrics = {"adapted": {"accuracy": 0.5, "balanced_accuracy": 0.5}}
-    told = order_reliance(prepared, adapter, test, ("down", "up"), metrics, seed=1)
+    of = {"prepared": prepared, "adapter": adapter, "test": test, "class_names": ("down", "up"), "columns": None}
+    told = PartOrder().compute(SimpleNamespace(**of, metrics=metrics, seed=1))
     assert told["orders"] == 5 and told["in_order"] == 0.5
     backwards = Prepared(replace(prepared.data, load=lambda item: draw(item)[::-1]), adapter.adapted(problem.backbone))
     logits = torch.cat([adapter.logits(batch) for batch in backwards.batches(adapter, backwards.of_ids(test.ids))])

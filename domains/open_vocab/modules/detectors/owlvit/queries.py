@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ......core.backbones import tower_of
 from ......core.contracts import Backbone
 from ......core.prompts import fill
 from ....vocabulary import Classes, NamedClasses, Vocabulary, embed_classes, named_templates, text_backbone
@@ -29,10 +28,10 @@ class TextPart(nn.Module):
     def __init__(self, backbone: Backbone):
         super().__init__()
         for name, child in backbone.model.named_children():
-            if tower_of(backbone, name) == "text":
+            if backbone.tower_of(name) == "text":
                 self.add_module(name, child)
         for name, parameter in backbone.model.named_parameters(recurse=False):
-            if tower_of(backbone, name) == "text":
+            if backbone.tower_of(name) == "text":
                 self.register_parameter(name, parameter)
         self.requires_grad_(True)
 

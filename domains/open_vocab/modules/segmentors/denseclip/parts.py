@@ -21,6 +21,36 @@ HOLDERS = ("roi_head",)
 CROSS_ENTROPY = {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 0.4}
 
 
+class WithScores(NamedClasses):
+    """A model around maps of DenseCLIP's tower, beside one of which stand the score maps of its classes.
+
+    Attributes:
+        backbone, matching: of `build_tower` and `build_matching`.
+        score_concat_index: the map that the scores go to, if `concat_scores`.
+        tau: what scores are divided by in their own loss.
+    """
+
+    def build_scores(self, backbone: str, classes: Classes, tower, matching, concat: bool, index: int | None, tau):
+        """Set the attributes, of the options of these names.
+
+        Raises:
+            ConfigError: an option is not usable. CapabilityError: the tower has no maps, or takes no prompts.
+        """
+        require(tau > 0, "tau", tau, "give a number above 0")
+        self.backbone, self.tau, self.concat_scores = build_tower(backbone, tower), tau, concat
+        self.score_concat_index = checked_level(index, self.backbone)
+        self.matching = build_matching(backbone, classes, self.backbone.embed_dim, matching)
+
+    def neck_over_maps(self, neck: Mapping[str, Any]) -> dict[str, Any]:
+        """As `fitted_neck`, over the maps and the scores that stand beside one of them."""
+        count, index = len(self.matching.prompts), self.score_concat_index if self.concat_scores else None
+        return fitted_neck(neck, with_scores(self.backbone.out_channels, count, index))
+
+    def beside_scores(self, maps: Sequence[Tensor], scores: Tensor) -> Sequence[Tensor]:
+        """What the neck reads."""
+        return beside(maps, scores, self.score_concat_index) if self.concat_scores else maps
+
+
 def build_tower(spec: str, options: Mapping[str, Any] | None) -> nn.Module:
     """DenseCLIP's image tower with `options`."""
     return MODELS.build({"type": "vladapt.DenseCLIPBackbone", "backbone": spec, **(options or {})})

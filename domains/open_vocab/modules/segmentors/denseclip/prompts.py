@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ......core.backbones import insert_after_start, start_tokens
+from ......core.backbones import insert_after_start
 from ......core.contracts import Backbone, require
 from ......core.errors import ConfigError
 from ....vocabulary import Vocabulary, text_backbone
@@ -68,7 +68,7 @@ class ClassPrompts(nn.Module):
             )
         longest = int(used.max()) if "trim" in tower.capabilities else tokens.shape[1]
         device = self.tokens.device
-        self.vocabulary, self.lead = vocabulary, start_tokens(tower)
+        self.vocabulary, self.lead = vocabulary, tower.start_tokens()
         self.tokens, self.mask = tokens[:, :longest].to(device), mask[:, :longest].to(device)
         self.owners = torch.tensor(owners, device=device)
 

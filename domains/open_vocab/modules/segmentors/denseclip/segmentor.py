@@ -10,9 +10,8 @@ from mmseg.models.segmentors import BaseSegmentor, EncoderDecoder
 from mmseg.utils import add_prefix
 from torch import Tensor
 
-from ......core.contracts import require
 from ......registry import MODELS
-from ....vocabulary import Classes, NamedClasses, Vocabulary
+from ....vocabulary import Classes, Vocabulary
 from ...backbones.image_part import segmentation_preprocessor
 from . import parts
 
@@ -20,7 +19,7 @@ IDENTITY = {"type": "vladapt.IdentityHead"}
 
 
 @MODELS.register_module()
-class DenseCLIPSegmentor(EncoderDecoder, NamedClasses):
+class DenseCLIPSegmentor(EncoderDecoder, parts.WithScores):
     """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
 
     The image tower gives maps, its pooling at every place the cosines with the classes' texts; these score maps are
@@ -73,17 +72,10 @@ class DenseCLIPSegmentor(EncoderDecoder, NamedClasses):
     ):
         preprocessor = data_preprocessor or segmentation_preprocessor(backbone)
         BaseSegmentor.__init__(self, data_preprocessor=preprocessor, init_cfg=init_cfg)
-        require(tau > 0, "tau", tau, "give a number above 0")
-        self.backbone, self.tau = parts.build_tower(backbone, tower), tau
-        self.concat_scores = concat_scores
-        self.score_concat_index = parts.checked_level(score_concat_index, self.backbone)
-        self.matching = parts.build_matching(backbone, classes, self.backbone.embed_dim, matching)
+        self.build_scores(backbone, classes, tower, matching, concat_scores, score_concat_index, tau)
         count = len(self.matching.prompts)
         if neck is not None:
-            channels = parts.with_scores(
-                self.backbone.out_channels, count, self.score_concat_index if concat_scores else None
-            )
-            self.neck = MODELS.build(parts.fitted_neck(neck, channels))
+            self.neck = MODELS.build(self.neck_over_maps(neck))
         heads = parts.fit_classes({"decode_head": decode_head, "auxiliary_head": auxiliary_head}, count)
         self._init_decode_head(heads["decode_head"])
         self._init_auxiliary_head(heads["auxiliary_head"])
@@ -119,5 +111,5 @@ class DenseCLIPSegmentor(EncoderDecoder, NamedClasses):
         """What the head reads, the bare maps, and the (B, C, h, w) scores."""
         *maps, (pooled, places) = self.backbone(inputs)
         _, scores = self.matching(pooled, places)
-        features = parts.beside(maps, scores, self.score_concat_index) if self.concat_scores else maps
+        features = self.beside_scores(maps, scores)
         return list(self.neck(features)) if self.with_neck else features, maps, scores

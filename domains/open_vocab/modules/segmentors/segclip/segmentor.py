@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from mmseg.models.segmentors import BaseSegmentor
 from torch import Tensor
 
-from ......core.backbones import image_positions, load_backbone
+from ......core.backbones import load_backbone
 from ......core.contracts import Backbone, require
 from ......core.errors import ConfigError, DataError
-from ......core.losses import Clip
 from ......core.prompts import spoken
+from ......core.registry import build_loss
 from ......registry import MODELS
 from ....vocabulary import Classes, NamedClasses, Vocabulary
 from ...backbones.image_part import segmentation_preprocessor
@@ -105,7 +105,7 @@ class SegCLIP(BaseSegmentor, NamedClasses):
         self.stride = stride or self.crop
         self.tower = GroupingTower(self.backbone, reconstructs=bool(self.weights["reconstruction"]), **(tower or {}))
         self._add_decoders(decoder or {})
-        self.contrast, self.superpixels = Clip(), SuperpixelKL()
+        self.contrast, self.superpixels = build_loss("clip"), SuperpixelKL()
         self.take_classes(Vocabulary.of(classes, templates))
 
     # What it is made of -------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class SegCLIP(BaseSegmentor, NamedClasses):
         self._held = (backbone,)
         self.clip = backbone.model.requires_grad_(True)
         if not train_patches:
-            first = image_positions(backbone)
+            first = backbone.image_positions()
             first.patches.requires_grad_(False)
             getattr(first.owner, first.name).requires_grad_(False)
 

@@ -102,17 +102,8 @@ class SegEarthOV(TrainingFreeSegmentor):
         features, whole = self._features(pixels)
         return without_global(cosine_maps(features, self.queries()), whole, self.queries(), self.global_weight)
 
-    def resized(self, image: Tensor) -> Tensor:
-        """(3, H, W) with its longer side as wanted."""
-        if self.long_side is None:
-            return super().resized(image)
-        height, width = image.shape[-2:]
-        step = self.patch_multiple(image.device) if self.whole_patches else 1
-        ratio = self.long_side / max(height, width)
-        size = tuple(max(step, int(side * ratio / step + 0.5) * step) for side in (height, width))
-        if size == (height, width):
-            return image
-        return F.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+    def ratio(self, height: int, width: int) -> float:
+        return super().ratio(height, width) if self.long_side is None else self.long_side / max(height, width)
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D, h', w') of places, upsampled, and (B, D) of the whole."""
