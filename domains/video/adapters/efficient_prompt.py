@@ -167,7 +167,7 @@ class EfficientPrompt(TextHead):
 
         chunk = len(classes) if torch.is_grad_enabled() else max(1, CHUNK_TOKENS // prompts.tokens.shape[1])
         index = torch.arange(len(classes), device=prompts.tokens.device)
-        return encode_in_chunks(encode, index(prompts.mask), chunk, recompute=False)
+        return encode_in_chunks(encode, index, Layout.used_lengths(prompts.mask), chunk, recompute=False)
 
     @torch.no_grad()
     def _encode_classes(self, backbone: Backbone) -> None:
