@@ -6,7 +6,6 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "array_files": "ArrayFile",
-        "augmentation": "SeededAugment",
         "class_folders": "CONTAINERS SPLIT_FOLDERS find_layout",
         "coco": "CocoFile",
         "crops": "Box ListedImage",
