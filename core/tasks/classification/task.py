@@ -445,7 +445,8 @@ class Classification(Task):
             done.findings.save(run.path)
             if done.labelled is not None:
                 placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
-            keep_logs(folder, run.path)
+            if folder is not None:
+                keep_logs(folder, run.path)
             run.write(info, scores.metrics)
             run.log("\n".join(log_lines(info, done.report, scores.metrics)))
             if scores.labels is None:
