@@ -32,8 +32,8 @@ from ...explanation.heat_maps import (
 )
 from ...explanation.nearest import NEAREST, Example, LabelledImages
 from ...features.extract import encoder
-from ...runs.plots import data_uri, strip
-from ...runs.sections import PictureSection, Reasons
+from ...runs.plots import strip
+from ...runs.sections import PictureSection, Reasons, data_uri
 from ...runtime.progress import Reporter
 
 Explain = Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]
