@@ -27,7 +27,7 @@ from ...data.unlabelled import images_of
 from ...data.verify import FileHashes, digests_of, image_digest
 from ...errors import ConfigError, DataError, VladaptError
 from ...explanation.nearest import Example, LabelledImages, kept_rows
-from ...recipes.data import data_facts
+from ...recipes.asked_for import data_facts
 from ...registry import load_adapter
 from ...runs.folder import Run, kept_digests
 from ...runs.redaction import LEFT_OUT, Redaction

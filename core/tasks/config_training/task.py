@@ -29,7 +29,7 @@ from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
-from ...recipes.data import data_facts, place_of_data, read_data, readable_samples, split_samples
+from ...recipes.asked_for import data_facts, place_of_data, read_data, readable_samples, split_samples
 from ...recipes.resolve import resolve
 from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
