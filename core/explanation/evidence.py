@@ -31,7 +31,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.features import Batch, FeatureSet
 from ..contracts.items import Item
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runs.places import without_place
+from ..runs.folder import without_place
 from ..runs.redaction import Redaction
 from ..runtime.files import read_tensors, write_tensors
 
