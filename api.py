@@ -51,7 +51,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "core.contracts": "Task FitResult Use Axes Contest Evaluated",
         "core.contracts.judgement": "Judgement JudgedClassifier Record Place",
         "core.tasks": "Classification Retrieval ConfigTask recipe_again",
-        "core.recipes.data": "read_data split_samples readable_samples place_of_data",
+        "core.recipes.asked_for": "read_data split_samples readable_samples place_of_data",
     },
     "reports": {
         "core.runs": "Run Report write_report TableSection ListSection CurveSection HeadlineSection Measure Number",

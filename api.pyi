@@ -111,10 +111,10 @@ from .core.prompts.classifier import check_templates as check_templates
 from .core.prompts.classifier import fill as fill
 from .core.prompts.classifier import spoken as spoken
 from .core.prompts.context import PromptLearner as PromptLearner
-from .core.recipes.data import place_of_data as place_of_data
-from .core.recipes.data import read_data as read_data
-from .core.recipes.data import readable_samples as readable_samples
-from .core.recipes.data import split_samples as split_samples
+from .core.recipes.asked_for import place_of_data as place_of_data
+from .core.recipes.asked_for import read_data as read_data
+from .core.recipes.asked_for import readable_samples as readable_samples
+from .core.recipes.asked_for import split_samples as split_samples
 from .core.runs.folder import Run as Run
 from .core.runs.folder import now as now
 from .core.runs.folder import versions as versions

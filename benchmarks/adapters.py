@@ -153,7 +153,7 @@ def pretrain(folder: Path) -> None:
 def measure_one(name: str, vit: Path | None) -> None:
     """Print one JSON object per fit."""
     from vladapt.core.backbones.load import load_backbone
-    from vladapt.core.recipes.adapters import adapter_of
+    from vladapt.core.recipes.asked_for import adapter_of
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.registry import build_adapter
     from vladapt.core.runtime.progress import Reporter

@@ -27,7 +27,7 @@ from vladapt import build_adapter
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.backbone import Backbone
 from vladapt.core.contracts.features import Batch, FeatureSet, TextClassifier
-from vladapt.core.explanation.heat_maps import GRAD_CAM, OCCLUSION, ROLLOUT, Seen, heat_map
+from vladapt.core.explanation.evidence import GRAD_CAM, OCCLUSION, ROLLOUT, Seen, heat_map
 from vladapt.core.forgetting.drawings.pen import SIDE, Pen
 from vladapt.core.forgetting.drawings.things import THINGS
 

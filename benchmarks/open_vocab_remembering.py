@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vladapt.core.engine.fit import fit
-from vladapt.core.recipes.data import read_data, split_samples
+from vladapt.core.recipes.asked_for import read_data, split_samples
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import load_domain
 from vladapt.core.runs.folder import Run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -219,3 +219,14 @@ class BeforeAfter(JsonObject):
     def between(self, metric: str) -> tuple[Sequence[float] | None, Sequence[float] | None]:
         """The interval before and after."""
         return self.interval("zero_shot", metric), self.interval("adapted", metric)
+
+
+def mapped_texts(value: Any, change: Callable[[str], str], keep: Container[str] = ()) -> Any:
+    """A nest of plain values with each of its texts changed, but for what lies below the keys `keep`."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: inner if key in keep else mapped_texts(inner, change, keep) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mapped_texts(inner, change, keep) for inner in value]
+    return value

@@ -158,7 +158,7 @@ class Use(UseOptions):
         images: files and folders to predict.
         out: a folder for files of what was predicted.
         files: files to write rows into, as the suffix says (`FILE_KINDS`), or files of the domain's own.
-        explain: how each answer is explained, of `core/explanation/heat_maps.py`, or "auto".
+        explain: how each answer is explained, of `core/explanation/evidence.py`, or "auto".
         judging: options of the task's judgements by name.
     """
 

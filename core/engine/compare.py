@@ -18,7 +18,7 @@ from ..contracts.options import keywords
 from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
-from ..recipes.adapters import check_hooks, with_shared_options
+from ..recipes.asked_for import check_hooks, with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide

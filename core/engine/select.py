@@ -35,7 +35,7 @@ from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shor
 from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import held_out_probabilities, require_cleanlab, suspects
-from ..recipes.data import read_data, readable_samples
+from ..recipes.asked_for import read_data, readable_samples
 from ..recipes.resolve import task_of
 from ..registry import build_adapter, build_selector, check_packages
 from ..runtime.files import place_of, write_whole

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..contracts.items import Decoded, Item
 from ..errors import DataError
-from ..runs.plots import data_uri
 from ..runs.run_sections import page_template
+from ..runs.sections import data_uri
 from ..runtime.files import write_whole
 from .index import Hit
 

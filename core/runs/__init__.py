@@ -6,10 +6,10 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "folder": "Run",
-        "plots": "accuracy_over_shots data_uri strip",
+        "plots": "accuracy_over_shots strip",
         "redaction": "Redaction",
         "run_sections": "ExchangeVerdict Report TowerComparison page_template write_report",
         "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
-        "TableSection Track VerdictSection plural",
+        "TableSection Track VerdictSection data_uri plural",
     },
 )

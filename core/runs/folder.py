@@ -10,6 +10,7 @@ import datetime
 import errno
 import json
 import math
+import os
 import platform
 import re
 import secrets
@@ -25,10 +26,10 @@ from typing import IO, Any
 from safetensors import SafetensorError
 
 from ... import __version__
-from ..contracts.run_info import RunInfo
+from ..contracts.run_info import RunInfo, mapped_texts
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, remove_abandoned, write_whole
-from .places import HUB, UNFINISHED, folder_of, origin_of, run_folder, without_place
+from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
 
 FORMAT = 1
@@ -321,6 +322,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Iterable):
         return [plain(inner) for inner in value]
     return value
+
+
+def without_place(value: Any) -> Any:
+    """A nest of plain values whose texts name files in the working directory as they are named from there."""
+    here = str(Path.cwd())
+    if len(here) < 2:
+        return value
+    return mapped_texts(value, lambda text: "." if text == here else text.replace(here + os.sep, ""))
+
+
+def origin_of(folder: Path) -> str | None:
+    """The working directory, as it is found from a folder below it; None where the way there would tell its name."""
+    way = os.path.relpath(Path.cwd(), folder.absolute())
+    return way if set(Path(way).parts) <= {os.pardir} else None
 
 
 def dumped(value: dict[str, Any]) -> str:

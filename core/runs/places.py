@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Container, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from ..backbones.hub import REPOSITORY, cached_revision, hub_snapshot
 from ..errors import CapabilityError, DataError
@@ -70,28 +67,3 @@ def folder_of(place: str) -> Path:
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise DataError(f"{place}: not a run of vladapt, it has no {missing[0]}; {LOCAL_WAY}, or another repository")
     return folder
-
-
-def without_place(value: Any) -> Any:
-    """A nest of plain values whose texts name files in the working directory as they are named from there."""
-    here = str(Path.cwd())
-    if len(here) < 2:
-        return value
-    return mapped_texts(value, lambda text: "." if text == here else text.replace(here + os.sep, ""))
-
-
-def origin_of(folder: Path) -> str | None:
-    """The working directory, as it is found from a folder below it; None where the way there would tell its name."""
-    way = os.path.relpath(Path.cwd(), folder.absolute())
-    return way if set(Path(way).parts) <= {os.pardir} else None
-
-
-def mapped_texts(value: Any, change: Callable[[str], str], keep: Container[str] = ()) -> Any:
-    """A nest of plain values with each of its texts changed, but for what lies below the keys `keep`."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: inner if key in keep else mapped_texts(inner, change, keep) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [mapped_texts(inner, change, keep) for inner in value]
-    return value

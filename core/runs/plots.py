@@ -1,8 +1,8 @@
-"""Pictures: the curves of reports, the plot of accuracy over shots, and small photographs, all without a display."""
+"""Pictures: the curves of reports, the plot of accuracy over shots, and parts of a sample next to each other, all
+without a display."""
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import statistics
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.files import write_whole
-from .sections import CurveSection
+from .sections import CurveSection, address_of
 
 FLOOR = "largest-class"
 FAR_BELOW = 15
@@ -38,29 +38,6 @@ MOST_IN_STRIP = 6
 """Parts of a sample that are shown next to each other."""
 MOST_NAMED = 12
 """Curves up to which each has a name in the plot."""
-
-
-def data_uri(image: np.ndarray, side: int = 168) -> str:
-    """A decoded image as a small JPEG in a data: address.
-
-    Args:
-        image: (H, W, 3) uint8, or float in 0..1; of a clip (T, H, W, 3) the middle frame is shown, of more channels the
-            first three.
-        side: the longer side in pixels; smaller images keep their size.
-    """
-    from PIL import Image
-
-    image = np.asarray(image)
-    if image.ndim == 4:
-        image = image[len(image) // 2]
-    image = image[..., :3] if image.ndim == 3 else image
-    if image.dtype != np.uint8:
-        image = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=88)
-    return _address("jpeg", buffer)
 
 
 def strip(parts: np.ndarray, most: int = MOST_IN_STRIP) -> np.ndarray:
@@ -99,11 +76,7 @@ def curve_picture(section: CurveSection, small: bool = False) -> str:
         axes.grid(axis="both" if section.unit else "y", color=GRID, linewidth=0.8)
         buffer, figure.dpi = io.BytesIO(), 150
         figure.canvas.print_png(buffer, metadata={"Software": None})  # savefig would draw it twice, once to lay it out
-    return _address("png", buffer)
-
-
-def _address(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return address_of("png", buffer)
 
 
 def _figure(size: tuple[float, float]):

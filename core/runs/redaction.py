@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..contracts.items import DomainData
 from ..contracts.judgement import Evaluated
 from ..contracts.recipe import SAMPLE
-from ..contracts.run_info import RunInfo
+from ..contracts.run_info import RunInfo, mapped_texts
 from ..errors import CapabilityError
-from .places import mapped_texts
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -14,8 +14,8 @@ from ..contracts.images import as_image_size, size_in_words
 from ..contracts.run_info import BackboneInfo, BeforeAfter, RunInfo
 from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
-from .places import without_place
-from .plots import curve_picture, data_uri
+from .folder import without_place
+from .plots import curve_picture
 from .sections import (
     Cell,
     CodeSection,
@@ -26,6 +26,7 @@ from .sections import (
     TableSection,
     Track,
     VerdictSection,
+    data_uri,
     is_share,
     plural,
 )

@@ -1,4 +1,5 @@
-"""What a report shows, as data: tables, curves, pictures and the like, and how scores are written in them.
+"""What a report shows, as data: tables, curves, pictures and the like, and how scores and images are written in
+them.
 
 Each looks the same in every report.
 
@@ -7,6 +8,8 @@ Each looks the same in every report.
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -393,3 +396,31 @@ def points(measure: Measure, difference: float, unit: bool = True) -> str:
     """A difference, of shares in points."""
     text = measure.change(0.0, difference).text
     return f"{text} points" if unit and measure.kind == "share" else text
+
+
+def data_uri(image: np.ndarray, side: int = 168) -> str:
+    """A decoded image as a small JPEG in a data: address.
+
+    Args:
+        image: (H, W, 3) uint8, or float in 0..1; of a clip (T, H, W, 3) the middle frame is shown, of more channels the
+            first three.
+        side: the longer side in pixels; smaller images keep their size.
+    """
+    from PIL import Image
+
+    image = np.asarray(image)
+    if image.ndim == 4:
+        image = image[len(image) // 2]
+    image = image[..., :3] if image.ndim == 3 else image
+    if image.dtype != np.uint8:
+        image = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=88)
+    return address_of("jpeg", buffer)
+
+
+def address_of(kind: str, buffer: io.BytesIO) -> str:
+    """A picture in a data: address; `kind` is "jpeg" or "png"."""
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

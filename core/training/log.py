@@ -98,13 +98,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def keep_logs(folder: Path | None, run: Path) -> None:
+def keep_logs(folder: Path, run: Path) -> None:
     """Move what a training logged in the folder of its checkpoints, which goes, into the folder of its run.
 
     Args:
-        folder: may be None, and may hold no log.
+        folder: may hold no log.
     """
-    for path in sorted(folder.rglob(FILE)) if folder is not None else ():
+    for path in sorted(folder.rglob(FILE)):
         to = run / path.parent.relative_to(folder)
         to.mkdir(parents=True, exist_ok=True)
         shutil.move(path, to / FILE)

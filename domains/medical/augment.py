@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...core.backbones import SeededAugment
 from ...core.contracts import height_and_width
-from ...core.data import SeededAugment
 
 SAFE_CROP = (0.8, 1.0)
 

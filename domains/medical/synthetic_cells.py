@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label
-from ...core.data import drawn_set, spread_over_splits
+from ...core.data import spread_over_splits
 
 KINDS = (
     "cell with a segmented nucleus",
@@ -40,7 +40,7 @@ def synthetic_cells() -> DomainData:
     items = [
         _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
     ]
-    return drawn_set("synthetic-cells", NOTE, items, render_item, KINDS)
+    return DomainData.drawn("synthetic-cells", NOTE, items, render_item, KINDS)
 
 
 def render_item(item: Item) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label
-from ...core.data import drawn_set, spread_over_splits
+from ...core.data import spread_over_splits
 from ...core.forgetting import draw
 
 KINDS = (
@@ -33,7 +33,7 @@ def drawn_things() -> DomainData:
         for label, kind in enumerate(KINDS)
         for number, split in enumerate(spread_over_splits(IMAGES_PER_SPLIT))
     ]
-    return drawn_set("drawn-things", NOTE, items, render_item, KINDS)
+    return DomainData.drawn("drawn-things", NOTE, items, render_item, KINDS)
 
 
 def render_item(item: Item) -> np.ndarray:

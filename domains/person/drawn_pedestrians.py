@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from ...core.contracts import DomainData, Item
-from ...core.data import drawn_set
 from .pedestrian import Pedestrian
 from .pedestrian_outfits import ATTRIBUTES, COLOURS, HAIR, NONE, outfit, seen_attributes, sentences
 
@@ -69,7 +68,7 @@ def drawn_pedestrians(
         for identity, name in enumerate(names)
         for image in range(images_per_identity)
     ]
-    return drawn_set("drawn-pedestrians", NOTE, items, render_item, ATTRIBUTES, "captions")
+    return DomainData.drawn("drawn-pedestrians", NOTE, items, render_item, ATTRIBUTES, "captions")
 
 
 def _item(

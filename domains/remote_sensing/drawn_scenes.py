@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import Captions, DomainData, Item, Label
-from ...core.data import drawn_set, spread_over_splits
+from ...core.data import spread_over_splits
 
 DRAWING = "1"
 """Part of each picture's identity, so of its stored features: whoever changes what is drawn gives another text."""
@@ -40,7 +40,7 @@ def drawn_scenes() -> DomainData:
     items = [
         _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
     ]
-    return drawn_set("drawn-scenes", NOTE, items, render_item, KINDS)
+    return DomainData.drawn("drawn-scenes", NOTE, items, render_item, KINDS)
 
 
 def drawn_pairs() -> DomainData:
@@ -55,7 +55,7 @@ def drawn_pairs() -> DomainData:
                 texts = Captions(tuple(text.format(of_west, of_east) for text in CAPTIONS))
                 name = f"{of_west} and {of_east}".replace(" ", "-")
                 items.append(Item(name, Path(__file__), decode, texts, split=split))
-    return drawn_set("drawn-scenes", NOTE, items, render_item, kind="captions")
+    return DomainData.drawn("drawn-scenes", NOTE, items, render_item, kind="captions")
 
 
 def render_item(item: Item) -> np.ndarray:

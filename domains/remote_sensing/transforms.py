@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.backbones import SeededAugment
 from ...core.contracts import CropTransform, Decoded, height_and_width
-from ...core.data import SeededAugment
 from .bands import COLOURS
 
 SAFE_CROP = (0.5, 1.0)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...core.contracts import Captions, DomainData, Item, Label
-from ...core.data import drawn_set, spread_over_splits
+from ...core.data import spread_over_splits
 
 DRAWING, SEED = "2", 1
 """`DRAWING` is part of each clip's identity, so of its stored features: whoever changes what is drawn gives another."""
@@ -50,13 +50,13 @@ def drawn_clips() -> DomainData:
         for motion in range(len(MOTIONS))
         for number, split in enumerate(spread_over_splits(CLIPS_PER_SPLIT))
     ]
-    return drawn_set("drawn-clips", NOTE, items, _load, MOTIONS, "clips")
+    return DomainData.drawn("drawn-clips", NOTE, items, _load, MOTIONS, "clips")
 
 
 def drawn_pairs() -> DomainData:
     """240 captioned clips: the same, in words of object and motion."""
     items = [item.with_(target=Captions(captions_of(item))) for item in drawn_clips().items]
-    return drawn_set("drawn-clips", NOTE, items, _load, kind="captions")
+    return DomainData.drawn("drawn-clips", NOTE, items, _load, kind="captions")
 
 
 def _load(item: Item) -> np.ndarray:

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.backbones import JointParts
+from ...core.backbones import JointParts, SeededAugment
 from ...core.contracts import CropTransform, Decoded
-from ...core.data import SeededAugment
 from .sampling import five_crops, three_crops
 
 SAFE_CROP = (0.5, 1.0)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vladapt.core.engine.fit import task_of_run
-from vladapt.core.explanation.nearest import LabelledImages
+from vladapt.core.explanation.evidence import LabelledImages
 from vladapt.core.runs.folder import Run
 from vladapt.core.tasks.classification.stored_run import LabelledPictures
 

@@ -19,10 +19,13 @@ from ...contracts.items import Decoded
 from ...contracts.prepared import PreparedData, on_adapted
 from ...contracts.use import Use
 from ...errors import CapabilityError, ConfigError, DataError
-from ...explanation.heat_maps import (
+from ...explanation.evidence import (
     METHODS,
+    NEAREST,
     OCCLUSION,
     ROLLOUT,
+    Example,
+    LabelledImages,
     Seen,
     as_seen,
     check_method,
@@ -30,10 +33,9 @@ from ...explanation.heat_maps import (
     heat_map,
     overlaid,
 )
-from ...explanation.nearest import NEAREST, Example, LabelledImages
 from ...features.extract import encoder
-from ...runs.plots import data_uri, strip
-from ...runs.sections import PictureSection, Reasons
+from ...runs.plots import strip
+from ...runs.sections import PictureSection, Reasons, data_uri
 from ...runtime.progress import Reporter
 
 Explain = Callable[[Sequence[tuple[int, int]]], tuple[Sequence[Reasons], str]]

@@ -20,7 +20,7 @@ from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
 from ...features.files import FeatureFile, load_features
-from ...recipes.data import class_indices
+from ...recipes.asked_for import class_indices
 from ...runtime.progress import Reporter
 from .prepared import Drawn
 

@@ -20,7 +20,7 @@ from ...errors import CapabilityError, ConfigError
 from ...features.batches import OF_IMAGES
 from ...features.table import canonical_json, transform_spec
 from ...forgetting.probe import probe_of
-from ...recipes.adapters import trains_towers
+from ...recipes.asked_for import trains_towers
 from ...registry import build_adapter
 from ...runtime.progress import Reporter
 from .resources import check_needs

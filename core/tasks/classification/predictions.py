@@ -21,9 +21,8 @@ from ...contracts.items import DomainData
 from ...contracts.use import FittedRun, Use
 from ...errors import ConfigError, DataError
 from ...runs.folder import make_folder
-from ...runs.plots import data_uri
 from ...runs.run_sections import Report, render_report
-from ...runs.sections import ExplanationSection, TableSection, plural
+from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from .explaining import SIDE, Asked, Explainer, Reason, check_explained

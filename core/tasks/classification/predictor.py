@@ -29,7 +29,7 @@ from ...features.batches import PLAIN, logits_of
 from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
-from ...recipes.adapters import backbone_of
+from ...recipes.asked_for import backbone_of
 from ...runtime.progress import Reporter
 from .explaining import AUTO, Explainer
 from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations

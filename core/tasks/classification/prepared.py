@@ -29,7 +29,7 @@ from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
-from ...recipes.data import has_labels
+from ...recipes.asked_for import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
 from .resources import BaseRun, Resources

@@ -19,7 +19,7 @@ from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...errors import CapabilityError, DataError
-from ...explanation.nearest import LabelledImages
+from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN, logits_of
 from ...judgements.baselines import ZERO_SHOT, Comparison
 from ...metrics.classification import metrics_of

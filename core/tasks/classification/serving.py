@@ -18,7 +18,7 @@ from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFa
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
-from ...explanation.nearest import LabelledImages
+from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN
 from ...features.extract import CPU_SIZES, GPU_SIZES
 from ...features.store import FeatureStore

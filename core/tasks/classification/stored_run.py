@@ -26,8 +26,8 @@ from ...data.sampling import class_counts, short_classes
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes, digests_of, image_digest
 from ...errors import ConfigError, DataError, VladaptError
-from ...explanation.nearest import Example, LabelledImages, kept_rows
-from ...recipes.data import data_facts
+from ...explanation.evidence import Example, LabelledImages, kept_rows
+from ...recipes.asked_for import data_facts
 from ...registry import load_adapter
 from ...runs.folder import Run, kept_digests
 from ...runs.redaction import LEFT_OUT, Redaction

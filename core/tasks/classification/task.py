@@ -26,21 +26,25 @@ from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
 from ...judgements.baselines import Comparison
-from ...recipes.adapters import (
+from ...recipes.asked_for import (
     adapter_of,
     as_published,
     backbone_of,
     check_hooks,
     check_named,
     check_shots,
+    classes_of_data,
     encoding_batch_size,
+    has_labels,
+    on_target,
+    place_of_data,
     planned,
+    read_data,
     trains_towers,
     with_fresh_views,
     with_published,
     without_shots,
 )
-from ...recipes.data import classes_of_data, has_labels, on_target, place_of_data, read_data
 from ...registry import catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find, is_place
@@ -445,7 +449,8 @@ class Classification(Task):
             done.findings.save(run.path)
             if done.labelled is not None:
                 placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
-            keep_logs(folder, run.path)
+            if folder is not None:
+                keep_logs(folder, run.path)
             run.write(info, scores.metrics)
             run.log("\n".join(log_lines(info, done.report, scores.metrics)))
             if scores.labels is None:

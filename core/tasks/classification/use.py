@@ -20,7 +20,7 @@ from ...contracts.task import Task
 from ...contracts.use import FittedRun, Use
 from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
-from ...recipes.data import on_target, place_of_data
+from ...recipes.asked_for import on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at
 from ...runs.folder import in_the_fit, make_folder, now

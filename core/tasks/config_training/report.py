@@ -15,7 +15,7 @@ from ...contracts.items import DomainData
 from ...contracts.judgement import Evaluated
 from ...contracts.run_info import BeforeAfter, RunInfo
 from ...contracts.use import FittedRun
-from ...recipes.data import data_facts
+from ...recipes.asked_for import data_facts
 from ...runs import run_sections as shared
 from ...runs.folder import make_folder, now
 from ...runs.redaction import Redaction

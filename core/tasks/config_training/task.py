@@ -29,7 +29,7 @@ from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError
-from ...recipes.data import data_facts, place_of_data, read_data, readable_samples, split_samples
+from ...recipes.asked_for import data_facts, place_of_data, read_data, readable_samples, split_samples
 from ...recipes.resolve import resolve
 from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
@@ -356,7 +356,7 @@ class ConfigTask(Task):
 
         Args:
             started: `time.monotonic()` at the start of the fit.
-            folder: of the training's log.
+            folder: of the training's log, or None.
         """
         metrics, data = metrics_of(done.scores, done.data), done.data
         with Run.create(recipe.out, recipe.domain, ADAPTER) as run:
@@ -365,7 +365,8 @@ class ConfigTask(Task):
                 redaction = Redaction.of(data)
                 info, sections = redaction.info(info), redaction.sections(sections)
             save_file(weights_of(done.model), str(run.adapter_path))
-            keep_logs(folder, run.path)
+            if folder is not None:
+                keep_logs(folder, run.path)
             run.write(info, metrics)
             notes = [f"note: {note}" for note in info.notes]
             run.log("\n".join([f"{recipe.domain} {self.name}", *notes, f"adapted: {done.scores.metrics}"]))

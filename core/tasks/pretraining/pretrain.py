@@ -19,8 +19,7 @@ from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe
 from ...forgetting.score import Forgotten
-from ...runs.folder import now, versions
-from ...runs.places import without_place
+from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
 from ...runtime.files import write_whole

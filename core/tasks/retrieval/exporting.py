@@ -18,7 +18,7 @@ from ...export.agreement import Agreement
 from ...export.folder import Session
 from ...export.graph import Graph
 from ...export.package import NewExport
-from ...recipes.adapters import backbone_of
+from ...recipes.asked_for import backbone_of
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again

@@ -13,7 +13,6 @@ from ...contracts.run_info import RunInfo
 from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runs import run_sections as shared
-from ...runs.plots import data_uri
 from ...runs.run_sections import Report
 from ...runs.sections import (
     CurveGridSection,
@@ -25,6 +24,7 @@ from ...runs.sections import (
     SearchSection,
     TableSection,
     Track,
+    data_uri,
     plural,
 )
 from .comparison import RetrievalComparison

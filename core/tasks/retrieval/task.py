@@ -17,7 +17,7 @@ from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError
-from ...recipes.adapters import adapter_of, adapter_options
+from ...recipes.asked_for import adapter_of, adapter_options
 from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report

@@ -22,8 +22,15 @@ from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import FittedRun, Use
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
-from ...recipes.adapters import adapter_of, backbone_of, check_hooks, check_named, encoding_batch_size
-from ...recipes.data import place_of_data, read_data
+from ...recipes.asked_for import (
+    adapter_of,
+    backbone_of,
+    check_hooks,
+    check_named,
+    encoding_batch_size,
+    place_of_data,
+    read_data,
+)
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find

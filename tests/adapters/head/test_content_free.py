@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from vladapt import FeatureSet, TextClassifier, build_adapter, load_adapter
 from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.errors import CapabilityError
-from vladapt.core.recipes.adapters import planned
+from vladapt.core.recipes.asked_for import planned
 from vladapt.core.tasks.classification.contest import ClassificationContest
 from vladapt.core.testing.towers import small_clip
 

@@ -15,7 +15,7 @@ from PIL import Image
 import vladapt
 from vladapt.core.engine.compare import compare
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
-from vladapt.core.recipes.adapters import adapter_options, encoding_batch_size
+from vladapt.core.recipes.asked_for import adapter_options, encoding_batch_size
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter

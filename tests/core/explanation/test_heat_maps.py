@@ -10,7 +10,7 @@ import torch
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError, ConfigError
-from vladapt.core.explanation.heat_maps import (
+from vladapt.core.explanation.evidence import (
     GRAD_CAM,
     OCCLUSION,
     ROLLOUT,

@@ -11,7 +11,7 @@ from safetensors.torch import safe_open, save_file
 from vladapt.core.contracts.features import FeatureSet
 from vladapt.core.contracts.items import Item
 from vladapt.core.errors import CapabilityError, DataError
-from vladapt.core.explanation.nearest import LABELLED, MOST_KEPT, LabelledImages, kept_rows
+from vladapt.core.explanation.evidence import LABELLED, MOST_KEPT, LabelledImages, kept_rows
 from vladapt.core.runs.redaction import Redaction
 
 NAMES = ("cat", "dog")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vladapt.core.errors import DataError
-from vladapt.core.runs.plots import accuracy_over_shots, data_uri, mean_and_deviation, mean_and_error, spread_apart
+from vladapt.core.runs.plots import accuracy_over_shots, mean_and_deviation, mean_and_error, spread_apart
+from vladapt.core.runs.sections import data_uri
 
 NAMES = ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t", "coop"]
 

@@ -11,7 +11,6 @@ import pytest
 from vladapt.core.errors import DataError
 from vladapt.core.metrics import CalibrationBin
 from vladapt.core.runs import sections
-from vladapt.core.runs.plots import data_uri
 from vladapt.core.runs.run_sections import Report, render_report, write_report
 from vladapt.core.runs.sections import (
     CalibrationSection,
@@ -33,6 +32,7 @@ from vladapt.core.runs.sections import (
     TableSection,
     Track,
     VerdictSection,
+    data_uri,
 )
 
 EVIL = """<script>alert("x")</script> ' onerror='x"""

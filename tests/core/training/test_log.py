@@ -235,7 +235,6 @@ def test_the_log_moves_with_what_visualisers_wrote_into_the_run(tmp_path):
     keep_logs(training, run)
     assert read_log(run / FILE) == [{"step": 1}] and read_log(run / "refit" / FILE) == [{"step": 2}]
     assert (run / "tensorboard" / "events").is_file() and not (run / "checkpoints").exists()
-    keep_logs(None, run)
 
 
 def test_a_training_without_a_folder_writes_nothing(fresh_clip, toy_pairs, tmp_path, monkeypatch):

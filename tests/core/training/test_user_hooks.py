@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 
 from vladapt import ConfigError, UnknownNameError
 from vladapt.core.contracts.recipe import Recipe, value_of
-from vladapt.core.recipes.adapters import check_hooks
+from vladapt.core.recipes.asked_for import check_hooks
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.tasks.config_training import runner as plan_runner
 from vladapt.core.tasks.pretraining.options import plan_of

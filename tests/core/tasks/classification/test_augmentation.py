@@ -9,7 +9,7 @@ from PIL import Image
 
 import vladapt
 from vladapt.core.contracts.images import CropTransform
-from vladapt.core.recipes.adapters import adapter_of, with_fresh_views
+from vladapt.core.recipes.asked_for import adapter_of, with_fresh_views
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter

@@ -10,7 +10,7 @@ import torch
 from vladapt import build_adapter
 from vladapt.core.contracts.features import FeatureSet, TextClassifier
 from vladapt.core.contracts.run_info import RunInfo
-from vladapt.core.explanation.nearest import LabelledImages
+from vladapt.core.explanation.evidence import LabelledImages
 from vladapt.core.runs.run_sections import Report, render_report
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.explaining import CAUTION, Asked, Explainer
