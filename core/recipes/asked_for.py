@@ -111,18 +111,15 @@ def data_facts(data: DomainData, path: str) -> dict[str, Any]:
 
     Args:
         path: as it was given.
+
+    Returns:
+        "counts" among them: split -> class -> number of samples.
     """
-    facts = {"name": data.name, "path": path, "kind": data.kind, "licence": data.licence}
-    return {**facts, "counts": split_counts(data)}
-
-
-def split_counts(data: DomainData) -> dict[str, dict[str, int]]:
-    """Split -> class -> number of samples."""
     counts = {split: dict.fromkeys(data.class_names, 0) for split in SPLITS}
     for item in data.items:
         for label in item.classes():
             counts[item.split][data.class_names[label]] += 1
-    return counts
+    return {"name": data.name, "path": path, "kind": data.kind, "licence": data.licence, "counts": counts}
 
 
 def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:

@@ -15,9 +15,10 @@ alone can be compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from ...contracts.domain import Domain
 from ...contracts.recipe import ALL, check_protocol
 from ...data.sampling import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
+from ...errors import ConfigError
+from ...registry import catalogue
+from ...registry.catalogue import find, is_place
 from .scoring import LARGEST_CLASS, PROBE
 from .transfer import NewClasses, SharedClasses, Transfer
 
@@ -105,6 +109,36 @@ class Protocol:
         if given is not None or not self.one_prompt or (one := domain.one_template(task)) is None:
             return given, []
         return one, [f"One prompt, as papers use under {self.name}: {one}"]
+
+    def methods(self, asked: Sequence[str] | None) -> list[str]:
+        """The methods of a comparison, after those that they are compared with.
+
+        Raises:
+            ConfigError: none is asked for. UnknownNameError: there is no such method.
+        """
+        if not [name for name in asked or () if name != ZERO_SHOT]:
+            raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
+        for name in [name for name in asked if not is_place(name)]:
+            find(name, catalogue.adapters(), "adapter")
+        return list(dict.fromkeys([ZERO_SHOT, *self.baselines, *asked]))
+
+    def entries(
+        self, names: Sequence[str], shots: Sequence[int | None], seeds: Sequence[int], label_free: Collection[str]
+    ) -> list[dict[str, Any]]:
+        """What a comparison scores, one after the other.
+
+        Args:
+            label_free: names of adapters that need no labelled image.
+        """
+        if self.tasks:
+            of = [{"adapter": name, "shots": 0, "seed": seed} for seed in seeds for name in names]
+            return [{**each, "tasks": kind.name} for kind in self.tasks for each in of]
+        without = {LARGEST_CLASS, *label_free}
+        return [
+            {"adapter": name, "shots": count, "seed": seed}
+            for seed, count, name in product(seeds, shots, names)
+            if count or name in without
+        ]
 
     @property
     def tasks_of_fit(self) -> str:
@@ -210,6 +244,11 @@ def protocol_named(name: str | None) -> Protocol:
     return OWN if name is None else PROTOCOLS[name]
 
 
+def adapters_among(methods: Sequence[str]) -> list[str]:
+    """The methods of a comparison that are adapters."""
+    return [name for name in methods if name != LARGEST_CLASS]
+
+
 @dataclass(frozen=True)
 class PublishedResult:
     """One number.
@@ -274,6 +313,21 @@ def note_on_published(setting: Setting | None, method: str, shots: int | None, a
         f"published for {method} under {setting.protocol} on {setting.set}, mean over seeds: {result.accuracy:.1%} "
         f"({result.source}); this run differs by {points} points"
     ]
+
+
+def means_of_eleven(settings: Sequence[Setting | None], of: Iterable[tuple[str, int | None]]) -> list[dict[str, Any]]:
+    """Published means over the sets of the few-shot protocol, where the settings are of these sets.
+
+    Args:
+        of: (method, shots per class), each maybe several times.
+    """
+    if not settings or None in settings or not are_eleven(each.set for each in settings):
+        return []
+    of_mean, found = replace(settings[0], set=ELEVEN), []
+    for name, shots in dict.fromkeys(of):
+        if (result := of_mean.result(name, shots)) is not None:
+            found.append({"adapter": name, "shots": shots, **result.columns})
+    return found
 
 
 def are_eleven(sets: Iterable[str | None]) -> bool:

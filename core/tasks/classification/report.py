@@ -35,7 +35,8 @@ from ...runs.sections import (
     VerdictSection,
     plural,
 )
-from .explaining import Explain, SamplePictures
+from .explaining import Explain, SamplePictures, explained_mistakes, picture_in
+from .scoring import Fitted
 
 MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
@@ -101,6 +102,23 @@ class ClassificationResults:
             findings=findings,
             **further,
         )
+
+    @classmethod
+    def of_fit(cls, done: Fitted, info: RunInfo, further: Sequence[Any], *, shows: bool) -> ClassificationResults:
+        """Of a new fit.
+
+        Args:
+            info: as in run.json, so redacted where samples are neither named nor shown.
+            further: sections of a task of a domain's own.
+            shows: whether samples may be shown.
+        """
+        of = {"ids": info.splits["test"], "skipped": [tuple(pair) for pair in info.skipped], "further": further}
+        if shows:
+            prepared = done.judged.prepared
+            pictures = (prepared.thumbnail, picture_in(prepared))
+            explain = explained_mistakes(prepared, done.adapter, done.labelled, prepared.test.features, *pictures)
+            of |= {"thumbnails": prepared.thumbnail, "explain": explain}
+        return cls.of(done.judged, done.findings, info, **of)
 
     @property
     def confident_logits(self) -> Tensor:

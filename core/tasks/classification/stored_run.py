@@ -29,9 +29,12 @@ from ...errors import ConfigError, DataError, VladaptError
 from ...explanation.evidence import Example, LabelledImages, kept_rows
 from ...recipes.asked_for import data_facts
 from ...registry import load_adapter
-from ...runs.folder import Run, kept_digests
+from ...runs.folder import Run, kept_digests, versions
 from ...runs.redaction import LEFT_OUT, Redaction
 from ...runs.sections import choice, in_words
+from ...runtime.files import write_whole
+from ...training.log import keep_logs
+from .scoring import PROBE_FILE, Fitted
 
 CLASS_FILES = (".txt", ".json")
 PREDICTIONS = "predictions.csv"
@@ -291,17 +294,23 @@ def facts_of_model(prepared: PreparedData, adapter: Adapter, place: str) -> dict
     }
 
 
-def facts_of_fit(prepared: PreparedData, report: FitReport, shots: Shots) -> dict[str, Any]:
-    """What run.json says of a fit and of what was drawn for it."""
+def facts_of_fit(done: Fitted, notes: list[str], seconds: float) -> dict[str, Any]:
+    """What run.json says of a fit, of what was drawn for it, and of the work that it was."""
+    prepared, shots = done.judged.prepared, done.judged.shots
     of = {"support": shots.support, "val": shots.val, "test": shots.test}
     ids = {split: [] if features is None else list(features.ids or ()) for split, features in of.items()}
     by_id = {item.id: item for item in prepared.data.items}
     taught = {split: [by_id[name] for name in ids[split]] for split in ("support", "val")}
     return {
-        "fit": report.to_dict(),
+        "fit": done.report.to_dict(),
         "splits": ids,
         "digests": kept_digests(taught, digests_of),
         "skipped": facts_of_skipped(prepared),
+        "notes": notes,
+        "encoded_images": prepared.counts.computed,
+        "stored_images": prepared.counts.cached,
+        "seconds": round(seconds, 3),
+        "versions": versions(),
     }
 
 
@@ -320,6 +329,28 @@ def _backbone_facts(prepared: PreparedData, adapter: Adapter) -> dict[str, Any] 
     trained = {} if towers is backbone else {"adapted_fingerprint": towers.fingerprint}
     facts = {name: getattr(backbone, name) for name in ("spec", "fingerprint", "licence", "image_size")}
     return {**facts, **trained}
+
+
+def write_fit(run: Run, done: Fitted, info: RunInfo, plain: RunInfo, log: Path | None) -> None:
+    """A fit in the folder of its run, but for the report; answers where they cannot be scored.
+
+    Args:
+        info: what run.json holds.
+        plain: the same before anything was redacted; the same object where nothing is.
+        log: the folder of a training's log, or None.
+    """
+    done.adapter.save(run.adapter_path)
+    if done.probe is not None:
+        done.probe.save(run.path / PROBE_FILE)
+    done.findings.save(run.path)
+    if done.labelled is not None:
+        placed(done.labelled, done.judged.prepared, plain, redacts=info is not plain).save(run.path)
+    if log is not None:
+        keep_logs(log, run.path)
+    run.write(info, done.scores.metrics)
+    run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
+    if done.scores.labels is None:
+        write_whole(run.path / PREDICTIONS, answers_table(done.judged, info.splits["test"], with_truth=False))
 
 
 def summary_of(run: Run, info: RunInfo, scores: Scores, seconds: float) -> dict[str, Any]:

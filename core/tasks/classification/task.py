@@ -45,19 +45,15 @@ from ...recipes.asked_for import (
     with_published,
     without_shots,
 )
-from ...registry import catalogue
 from ...registry.build import divided, judgements_of, judges_at
-from ...registry.catalogue import find, is_place
-from ...runs.folder import RUNS, Run, now, versions
+from ...runs.folder import RUNS, Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
-from ...runtime.files import kept_checkpoints, write_whole
+from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
-from ...training.log import keep_logs
 from .contest import ZERO_SHOT, RepeatedSplits
-from .explaining import explained_mistakes, picture_in
 from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
@@ -74,13 +70,12 @@ from .fitting import (
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
-from .protocols import ELEVEN, OWN, Setting, are_eleven, note_on_published, protocol_named
+from .protocols import OWN, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_resources
 from .scoring import (
     LARGEST_CLASS,
     PROBE,
-    PROBE_FILE,
     WITHOUT_LABELS,
     ClassificationFit,
     Fitted,
@@ -94,15 +89,13 @@ from .scoring import (
 from .serving import ServedRun
 from .stored_run import (
     PREDICTIONS,
-    answers_table,
     facts_of_fit,
     facts_of_model,
     labelled_of,
-    log_lines,
     notes_of,
-    placed,
     recipe_again,
     summary_of,
+    write_fit,
 )
 from .use import evaluate_run, predict_with_run
 
@@ -315,25 +308,16 @@ class Classification(Task):
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
-        names, shots, seeds = _names(recipe, axes), _shots(recipe, axes), _seeds(recipe, axes)
         protocol = protocol_named(recipe.protocol)
-        if protocol.tasks:
-            of = [{"adapter": name, "shots": 0, "seed": seed} for seed in seeds for name in names]
-            return [{**each, "tasks": kind.name} for kind in protocol.tasks for each in of]
-        without = {name for name, adapter in planned(recipe, _learned(names)).items() if adapter.label_free}
-        without.add(LARGEST_CLASS)
-        return [
-            {"adapter": name, "shots": count, "seed": seed}
-            for seed in seeds
-            for count in shots
-            for name in names
-            if count or name in without
-        ]
+        names, shots = protocol.methods(axes.adapters), _shots(recipe, axes)
+        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else protocol.seeds)
+        adapters = {} if protocol.tasks else planned(recipe, adapters_among(names))
+        return protocol.entries(names, shots, seeds, [name for name, each in adapters.items() if each.label_free])
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        names = _learned(_names(recipe, axes))
-        check_named(recipe, names)
         protocol = protocol_named(recipe.protocol)
+        names = adapters_among(protocol.methods(axes.adapters))
+        check_named(recipe, names)
         recipe = with_fresh_views(as_published(recipe, names, protocol.shared), names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
@@ -385,13 +369,7 @@ class Classification(Task):
 
     def published_means(self, settings: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Of the eleven sets of the few-shot protocol, where these are they."""
-        if not settings or None in settings or not are_eleven(each.set for each in settings):
-            return []
-        of_mean, found = replace(settings[0], set=ELEVEN), []
-        for name, shots in dict.fromkeys((row["adapter"], row["shots"]) for row in rows):
-            if (result := of_mean.result(name, shots)) is not None:
-                found.append({"adapter": name, "shots": shots, **result.columns})
-        return found
+        return means_of_eleven(settings, ((row["adapter"], row["shots"]) for row in rows))
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
@@ -434,32 +412,15 @@ class Classification(Task):
         """
         seconds, prepared, scores = time.monotonic() - started, done.judged.prepared, done.scores
         plain_info = self._info(recipe, done, seconds)
-        further, hidden, shown = self.further_sections(prepared, scores), self.hidden(recipe, prepared, plain_info), {}
-        if hidden is None:
-            rows, pictures = prepared.test.features, (prepared.thumbnail, picture_in(prepared))
-            explain = explained_mistakes(prepared, done.adapter, done.labelled, rows, *pictures)
-            shown = {"thumbnails": prepared.thumbnail, "explain": explain}
+        further, hidden = self.further_sections(prepared, scores), self.hidden(recipe, prepared, plain_info)
         info = plain_info if hidden is None else hidden
-        ids, skipped = info.splits["test"], [tuple(pair) for pair in info.skipped]
-        of = {"ids": ids, "skipped": skipped, "further": further, **shown}
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
-            done.adapter.save(run.adapter_path)
-            if done.probe is not None:
-                done.probe.save(run.path / PROBE_FILE)
-            done.findings.save(run.path)
-            if done.labelled is not None:
-                placed(done.labelled, prepared, plain_info, redacts=hidden is not None).save(run.path)
-            if folder is not None:
-                keep_logs(folder, run.path)
-            run.write(info, scores.metrics)
-            run.log("\n".join(log_lines(info, done.report, scores.metrics)))
-            if scores.labels is None:
-                write_whole(run.path / PREDICTIONS, answers_table(done.judged, ids, with_truth=False))
-            else:
-                results = ClassificationResults.of(done.judged, done.findings, info, **of)
+            write_fit(run, done, info, plain_info, folder)
+            if scores.labels is not None:
+                results = ClassificationResults.of_fit(done, info, further, shows=hidden is None)
                 write_report(run.path, classification_report(results, run.path))
         summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
-        fitted = (run.path, done.adapter, done.report, scores.metrics)
+        fitted, skipped = (run.path, done.adapter, done.report, scores.metrics), [tuple(pair) for pair in info.skipped]
         return FitResult(*fitted, summary, list(info.notes), skipped, *counts)
 
     def _info(self, recipe: Recipe, done: Fitted, seconds: float) -> RunInfo:
@@ -479,29 +440,11 @@ class Classification(Task):
             **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
             "shots": recipe.shots,
             "seed": recipe.seed,
-            **facts_of_fit(prepared, done.report, shots),
-            "notes": notes_of(prepared, recipe.shots, further, shots, protocol.scenario),
-            "encoded_images": prepared.counts.computed,
-            "stored_images": prepared.counts.cached,
-            "seconds": round(seconds, 3),
-            "versions": versions(),
+            **facts_of_fit(done, notes_of(prepared, recipe.shots, further, shots, protocol.scenario), seconds),
             "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
             **done.findings.facts,
         }
         return RunInfo.from_json(told)
-
-
-def _names(recipe: Recipe, axes: Axes) -> list[str]:
-    """The methods, after those that they are compared with."""
-    if not [name for name in axes.adapters or () if name != ZERO_SHOT]:
-        raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
-    for name in [name for name in axes.adapters if not is_place(name)]:
-        find(name, catalogue.adapters(), "adapter")
-    return list(dict.fromkeys([ZERO_SHOT, *protocol_named(recipe.protocol).baselines, *axes.adapters]))
-
-
-def _learned(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name != LARGEST_CLASS]
 
 
 def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
@@ -509,10 +452,6 @@ def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
     if protocol.tasks and any(axes.shots or ()):
         raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
     return axes.shots or ((recipe.shots,) if recipe.gave("shots") else protocol.shots)
-
-
-def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
-    return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else protocol_named(recipe.protocol).seeds)
 
 
 def augmentations_of(
