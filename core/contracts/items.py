@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from ..errors import CapabilityError, DataError
+from .options import option, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 MAX_PIXELS = 200_000_000
 """Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
+
+
+def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
+    """The option of `MAX_PIXELS`, which "2e8" may be written as too."""
+    return option(MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
+
+
 Decoded: TypeAlias = np.ndarray
 """A decoded image: (H, W, 3), uint8 or float32 in 0..1 where the source is deeper than 8 bits; (H, W, C) where the
 domain has `channels`."""
