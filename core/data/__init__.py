@@ -7,7 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "array_files": "ArrayFile",
         "augmentation": "SeededAugment",
-        "class_folders": "CONTAINERS SPLIT_FOLDERS find_layout",
+        "class_folders": "Layout",
         "coco": "CocoFile",
         "crops": "Box ListedImage",
         "detect": "read_any",
@@ -15,7 +15,7 @@ __getattr__, __dir__ = lazy_exports(
         "drawn": "drawn_set spread_over_splits",
         "files": "Format ItemCollector folders format_of loader locate shown stays_inside visible walk",
         "group_columns": "group_by_tables_beside group_of group_rows",
-        "images": "IMAGE IMAGE_SUFFIXES decode_bytes decode_image decode_values decoder_limit upright_size",
+        "images": "IMAGE decode_bytes decode_image decode_values decoder_limit upright_size",
         "listed_splits": "with_lists",
         "matlab": "read_matlab",
         "pairs.captions": "CaptionSampler generator_of",

@@ -31,10 +31,6 @@ from ..errors import DataError, LimitError, shortened
 from ..runtime.reading import check_regular, read_start
 from .files import Format
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
-)
 # Formats that Pillow decodes itself. The others it knows include some that start a program (EPS) or have weak marks.
 PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
 
@@ -359,4 +355,12 @@ def _header_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
     return upright_size(path, int(decode.get("max_pixels", MAX_PIXELS)))
 
 
-IMAGE = Format(name="image", suffixes=IMAGE_SUFFIXES, load=decode_image, size=_header_size)
+IMAGE = Format(
+    name="image",
+    suffixes=(
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+        *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
+    ),
+    load=decode_image,
+    size=_header_size,
+)

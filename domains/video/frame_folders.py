@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from ...core.contracts import MAX_PIXELS, Decoded
-from ...core.data import IMAGE_SUFFIXES, Format, decode_image, stays_inside, visible
+from ...core.data import IMAGE, Format, decode_image, stays_inside, visible
 from ...core.errors import DataError
 from .clips import Sampling, chosen_frames, clip_of
 
-FRAME_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")
+FRAME_SUFFIXES = tuple(suffix for suffix in IMAGE.suffixes if suffix != ".gif")
 NUMBERS = re.compile(r"(\d+)")
 CHUNK = 1 << 20
 
