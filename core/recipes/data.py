@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
-from ..contracts.items import SPLITS, DomainData
+from ..contracts.items import DomainData, Item
 from ..contracts.recipe import AUTO, SAMPLE, Recipe, check_data_place
 from ..data.label_files import is_label_file, read_label_file
 from ..data.pools import listed_names
@@ -107,7 +107,7 @@ def data_facts(data: DomainData, path: str) -> dict[str, Any]:
 
 def split_counts(data: DomainData) -> dict[str, dict[str, int]]:
     """Split -> class -> number of samples."""
-    counts = {split: dict.fromkeys(data.class_names, 0) for split in SPLITS}
+    counts = {split: dict.fromkeys(data.class_names, 0) for split in Item.SPLITS}
     for item in data.items:
         for label in item.classes():
             counts[item.split][data.class_names[label]] += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import MAX_PIXELS, Domain, DomainData, Item, max_pixels_option, option, settle
+from ...core.contracts import Domain, DomainData, Item, max_pixels_option, option, settle
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
@@ -62,7 +62,7 @@ class OpenVocab(Domain):
                 raise ConfigError(f"--set data.{option_name}: not used by {task}; omit it, or give another --task")
         formats = tuple(replace(fmt, max_pixels=limit) for fmt in formats)
         read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
-        return read if limit == MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
+        return read if limit == Item.MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
 
     def as_masks(self, data: DomainData, background: bool = True) -> DomainData:
         """A set of boxes with outlines, of any domain, as one of masks that are drawn when they are asked for.

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import SPLITS, DomainData
+from ....core.contracts import DomainData, Item
 from ....core.data import Layout, Row, Table, locate, read_table, shown, visible
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_start
@@ -141,8 +141,8 @@ def _time(row: Row, column: str | None) -> str:
 def _split(row: Row, column: str | None) -> str:
     text = row.text(column).lower()
     split = Layout.SPLITS.get(text, text)
-    if split and split not in SPLITS:
-        raise DataError(f"{row.place}: split '{shortened(text)}' is none of {', '.join(SPLITS)}; correct it")
+    if split and split not in Item.SPLITS:
+        raise DataError(f"{row.place}: split '{shortened(text)}' is none of {', '.join(Item.SPLITS)}; correct it")
     return split
 
 
