@@ -167,7 +167,9 @@ def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
             groups[group].info.help = f"Commands: {', '.join(held[group])}."
         where = groups[group] if group else app
         called = name in arguments
-        where.command(name, help=None if called else title)(_function(entry) if called else _not_called)
+        where.command(name, help=None if called else title)(
+            with_flags(_function(entry), arguments) if called else _not_called
+        )
 
 
 def _not_called() -> None:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.confidence import Scaling
-from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
-from ...core.data import NoValidation, selection_split
+from ...core.contracts import Batch, FeatureSet, FitReport, NoValidation, Searched, option
+from ...core.data import selection_split
 from ...core.metrics import best_setting, row_weights, val_score
 from .linear_probe import NEVER, never_predicted
 from .nearest_mean import SCALED_ON

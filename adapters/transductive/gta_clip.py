@@ -18,7 +18,6 @@ from ...core.training import (
     TowerLayers,
     copy_of,
     image_features,
-    is_projection,
 )
 from ..selftraining._towers import SelfTrained
 from ._mixture import Mixture, Queries, Solution, first_mixture, solve
@@ -115,7 +114,7 @@ class GtaClip(ClassifiedTogether, SelfTrained):
     def _choose(self, backbone: Backbone) -> list[str]:
         TowerLayers(backbone).set_trainable()
         for name, parameter in backbone.model.named_parameters():
-            if self.tune == RELEASED and "proj" in name and not is_projection(name):
+            if self.tune == RELEASED and "proj" in name and not TowerLayers.is_projection(name):
                 parameter.requires_grad_(False)
         return []
 

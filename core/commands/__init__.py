@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "options": "Backbone Debug Device EncodingBatch Json Workers numbers",
+        "options": "FromEncoding Json numbers",
         "tables": "echo echo_skipped print_json reporter show_table",
     },
 )

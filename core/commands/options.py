@@ -54,7 +54,6 @@ def flag(each: Option, help: str = "", name: str = "") -> Any:
 
 
 Backbone, Device = flag(KEYS["backbone"]), flag(KEYS["device"])
-Workers, EncodingBatch = flag(KEYS["workers"]), flag(USE["batch_size"])
 Out, Generic = flag(KEYS["out"]), flag(KEYS["generic"])
 OwnBackbone = flag(KEYS["backbone"], "The run's backbone on this machine, if it is not where the run says.")
 Run = Annotated[
@@ -227,6 +226,15 @@ class FromOptions(Source):
 
 
 @dataclass(frozen=True)
+class FromEncoding(Source):
+    """Flags that say with which backbone pictures are encoded, and how; those given become keywords."""
+
+    def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
+        known = KEYS["backbone"], KEYS["device"], USE["batch_size"], KEYS["workers"]
+        return Flags({each.name: flag(each) for each in known}, dict)
+
+
+@dataclass(frozen=True)
 class FromTask(Source):
     """Flags of a task's options.
 
@@ -256,12 +264,14 @@ class FromDoctors(Source):
 
 def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
     """The command as Typer takes it: in place of each parameter that is annotated with a `Source`, its flags; and
-    `--debug`, which `cli.py` reads.
+    `--debug`, which `cli.py` reads. One that has `--debug` itself, as those of other packages may, stays as it is.
 
     Args:
         arguments: of the command line. Help shows the options of the domain that they name, or whose run they name.
     """
     plain, hints = inspect.signature(command), typing.get_type_hints(command, include_extras=True)
+    if "debug" in plain.parameters:
+        return command
     sources = {name: source for name, hint in hints.items() if (source := _source(hint)) is not None}
     own = plain.parameters.keys() - sources.keys()
     made = {name: source.flags(arguments, own) for name, source in sources.items()}
@@ -271,7 +281,7 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         parameters += [
             inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             for each, annotation in flags.items()
-        ] or [parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)]
+        ] or [parameter.replace(annotation=hints.get(name, parameter.annotation), kind=inspect.Parameter.KEYWORD_ONLY)]
 
     parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     parameters.sort(key=lambda each: _place(each.annotation))
@@ -293,7 +303,7 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
 
 def _place(annotation: Any) -> int:
     """Of a flag in the help: under which heading."""
-    panel = getattr(annotation.__metadata__[-1], "rich_help_panel", None)
+    panel = getattr(getattr(annotation, "__metadata__", (None,))[-1], "rich_help_panel", None)
     return 0 if panel is None else PANELS.index(panel) + 1 if panel in PANELS else len(PANELS) + 1
 
 

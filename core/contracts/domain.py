@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, UnknownNameError
-from .items import MAX_PIXELS, Decoded, DomainData, Item
-from .options import option, options_from, settle, whole_number
+from .items import Decoded, DomainData, Item, max_pixels_option
+from .options import option, options_from, settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,13 +39,7 @@ class Reading:
         "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
     min_side: float | None = option(None, "boxes: shortest side in pixels to keep", low=0, high=100_000)
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
-        low=1,
-        high=10**11,
-        parse=whole_number,
-    )
+    max_pixels: int = max_pixels_option()
 
     def __post_init__(self):
         settle(self)

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from ..errors import CapabilityError, DataError
+from .options import option, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .part_views import PartViews
 
-SPLITS = ("train", "val", "test")
-MAX_PIXELS = 200_000_000
-"""Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
 Decoded: TypeAlias = np.ndarray
 """A decoded image: (H, W, 3), uint8 or float32 in 0..1 where the source is deeper than 8 bits; (H, W, C) where the
 domain has `channels`."""
@@ -43,6 +41,8 @@ class Item:
         READ_BY: key of `decode`: the domain whose `decode` decodes it, for tasks that keep items in files.
         WHOLE: key of `decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What
             is found in the windows of a picture, whose ids begin with its id and "#", is joined.
+        SPLITS: what `split` is, where the data says.
+        MAX_PIXELS: pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise.
 
     Args:
         id: unique within its data set, shown to the user; never a patient's name.
@@ -57,6 +57,8 @@ class Item:
 
     READ_BY: ClassVar[str] = "read_by"
     WHOLE: ClassVar[str] = "whole"
+    SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    MAX_PIXELS: ClassVar[int] = 200_000_000
 
     id: str
     source: Path
@@ -85,6 +87,11 @@ class Item:
         """With the target that `Target.restricted` gives; None if there is none."""
         target = None if self.target is None else self.target.restricted(new)
         return None if target is None else self.with_(target=target)
+
+
+def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
+    """The option of `Item.MAX_PIXELS`, which "2e8" may be written as too."""
+    return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
 
 
 class ThumbnailStore(Protocol):

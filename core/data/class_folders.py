@@ -6,9 +6,10 @@ Also one level further down, as archives unpack (`root/images/<class>/`). Names 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..contracts.items import DomainData, Label, check_items
 from ..errors import DataError, NoClassesError, printable
@@ -28,14 +29,6 @@ from .files import (
 from .group_columns import AUTO, group_by_tables_beside
 from .images import IMAGE
 
-SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-CONTAINERS = frozenset({"images", "image", "imgs", "img", "data", "dataset", "jpegimages"})
-NOT_CLASSES = CONTAINERS | {"masks", "mask", "annotations", "labels"}
-
 
 @collecting_seldom()
 def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), group_column: str = AUTO) -> DomainData:
@@ -54,7 +47,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
         DataError: no such folder, no image in it, fewer than two classes with images, or no such column.
     """
     root = Path(path)
-    layout = find_layout(root, formats)
+    layout = Layout.of(root, formats)
     if layout is None:
         kind = NoClassesError if _holds(root, formats) else DataError
         raise kind(f"{root}: {_what_lacks(root, formats)}; put the images of each class into a folder of its name")
@@ -77,23 +70,39 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
 @dataclass(frozen=True)
 class Layout:
     """Where the class folders lie: (split or "", folder that holds class folders), and what was left aside: sentences,
-    and folders that cannot be listed, with the reason."""
+    and folders that cannot be listed, with the reason.
+
+    Class attributes:
+        SPLITS: usual name of a split's folder -> the split.
+        CONTAINERS: usual names of a folder that holds all images.
+        NOT_CLASSES: names of folders that are no class by themselves.
+    """
+
+    SPLITS: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("train", "training"), "train"),
+        **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+        **dict.fromkeys(("test", "testing"), "test"),
+    }
+    CONTAINERS: ClassVar[frozenset[str]] = frozenset(
+        {"images", "image", "imgs", "img", "data", "dataset", "jpegimages"}
+    )
+    NOT_CLASSES: ClassVar[frozenset[str]] = CONTAINERS | {"masks", "mask", "annotations", "labels"}
 
     parts: tuple[tuple[str, Path], ...]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     unlisted: tuple[tuple[Path, str], ...] = ()
 
-
-def find_layout(root: Path, formats: Sequence[Format]) -> Layout | None:
-    """How `root` is laid out, or None if it holds no class folders."""
-    if not root.is_dir():
-        return None
-    for folder in (root, *_containers(root, formats)):
-        layout = _split_layout(folder, formats) or _plain_layout(folder, formats, _holds_directly)
-        if layout is not None:
-            return layout
-    return _plain_layout(root, formats, _holds)
+    @classmethod
+    def of(cls, root: Path, formats: Sequence[Format]) -> Layout | None:
+        """How `root` is laid out, or None if it holds no class folders."""
+        if not root.is_dir():
+            return None
+        for folder in (root, *_containers(root, formats)):
+            layout = _split_layout(folder, formats) or _plain_layout(folder, formats, _holds_directly)
+            if layout is not None:
+                return layout
+        return _plain_layout(root, formats, _holds)
 
 
 def _what_lacks(root: Path, formats: Sequence[Format]) -> str:
@@ -102,14 +111,14 @@ def _what_lacks(root: Path, formats: Sequence[Format]) -> str:
     if not _holds(root, formats):
         return f"no image in it (known: {' '.join(suffix for fmt in formats for suffix in fmt.suffixes)})"
     classes = _class_folders(root, formats)
-    alone = len(classes) == 1 and classes[0].name.lower() not in NOT_CLASSES
+    alone = len(classes) == 1 and classes[0].name.lower() not in Layout.NOT_CLASSES
     return f"only one class, '{classes[0].name}', has images" if alone else "no class folders with images in it"
 
 
 def _containers(root: Path, formats: Sequence[Format]) -> list[Path]:
     """Folders that may stand between the root and its class folders: one called "images", or the only one there is."""
     inner = folders(root)
-    named = [folder for folder in inner if folder.name.lower() in CONTAINERS]
+    named = [folder for folder in inner if folder.name.lower() in Layout.CONTAINERS]
     holding = [folder for folder in inner if _holds(folder, formats)]
     return named or (holding if len(holding) == 1 else [])
 
@@ -117,7 +126,7 @@ def _containers(root: Path, formats: Sequence[Format]) -> list[Path]:
 def _split_layout(folder: Path, formats: Sequence[Format]) -> Layout | None:
     parts, notes = [], []
     for inner in folders(folder):
-        split = SPLIT_FOLDERS.get(inner.name.lower())
+        split = Layout.SPLITS.get(inner.name.lower())
         if split is None:
             continue
         if _class_folders(inner, formats):
@@ -132,7 +141,7 @@ def _split_layout(folder: Path, formats: Sequence[Format]) -> Layout | None:
 def _plain_layout(folder: Path, formats: Sequence[Format], holds) -> Layout | None:
     """Two folders at least that hold images, as `holds` tells, and are not images beside their masks."""
     counted = [inner for inner in folders(folder) if holds(inner, formats)]
-    if len(counted) < 2 or all(inner.name.lower() in NOT_CLASSES for inner in counted):
+    if len(counted) < 2 or all(inner.name.lower() in Layout.NOT_CLASSES for inner in counted):
         return None
     classes = _class_folders(folder, formats)
     unlisted = _unlisted(folder)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..contracts.items import DomainData
 from ..errors import DataError, shortened
 from ..runtime.reading import read_json
-from .class_folders import SPLIT_FOLDERS
+from .class_folders import Layout
 from .crops import MIN_SIDE, Box, ListedImage, crops_of, image_folders
 from .files import Format
 from .images import IMAGE
@@ -169,7 +169,7 @@ def split_of(file: Path, folder: Path) -> str:
     words = file.stem.lower().rstrip("0123456789").split("_")
     if file.parent != folder:
         words.append(file.parent.name.lower())
-    return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), "")
+    return next((Layout.SPLITS[word] for word in words if word in Layout.SPLITS), "")
 
 
 def corners_of_bbox(bbox: Any) -> tuple[float, float, float, float]:

@@ -11,7 +11,7 @@ from ..contracts.items import DomainData
 from ..contracts.options import options_from
 from ..errors import ConfigError, DataError
 from ..runtime.reading import read_json
-from .class_folders import find_layout, read_class_folders
+from .class_folders import Layout, read_class_folders
 from .coco import CocoFile, read_coco_crops
 from .files import Format, visible, with_max_pixels
 from .images import IMAGE
@@ -98,11 +98,11 @@ def _kind_of_folder(path: Path, formats: Sequence[Format], labels_named: bool) -
         return "COCO boxes", path
     if VocSet.files(path):
         return "VOC boxes", path
-    if (labels_named or find_layout(path, formats) is None) and len(tables) == 1:
+    if (labels_named or Layout.of(path, formats) is None) and len(tables) == 1:
         return "a manifest", path / tables[0]
     return "class folders", path
 
 
 def _has_the_labels(table: Path, folder: Path, formats: Sequence[Format]) -> bool:
     """Whether the labels stand in a table, and not in the names of folders beside it."""
-    return find_layout(folder, formats) is None or has_labels(table)
+    return Layout.of(folder, formats) is None or has_labels(table)

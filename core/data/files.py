@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.items import MAX_PIXELS, Decoded, DomainData, Item
+from ..contracts.items import Decoded, DomainData, Item
 from ..errors import DataError, printable, shortened
 from ..runtime.reading import read_start, why_not_regular
 
@@ -233,7 +233,7 @@ class Format:
         recognise: tells a file without a known suffix by its first bytes.
         of_folder: folder -> the file that stands for it where the whole folder is one sample (bands of one place), or
             None.
-        max_pixels: what `load` finds as "max_pixels" in `decode`, where it is not the usual `MAX_PIXELS`.
+        max_pixels: what `load` finds as "max_pixels" in `decode`, where it is not the usual `Item.MAX_PIXELS`.
         size: (file, decode) -> (width, height) of what `load` gives, by its header; None where only `load` tells.
     """
 
@@ -244,7 +244,7 @@ class Format:
     group: Callable[[Path, str], str | None] = lambda path, name: None
     recognise: Callable[[Path], bool] = lambda path: False
     of_folder: Callable[[Path], Path | None] = lambda folder: None
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = Item.MAX_PIXELS
     size: Callable[[Path, dict[str, Any]], tuple[int, int]] | None = None
 
     def matches(self, path: Path) -> bool:
@@ -255,7 +255,7 @@ class Format:
 
     def limited(self, decode: Mapping[str, Any]) -> dict[str, Any]:
         """`decode` with how many pixels are decoded at most, where that is not the usual number."""
-        return {**({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}), **decode}
+        return {**({} if self.max_pixels == Item.MAX_PIXELS else {"max_pixels": self.max_pixels}), **decode}
 
     def size_of(self, path: Path, decode: Mapping[str, Any]) -> tuple[int, int]:
         """(width, height) of what `load` gives.

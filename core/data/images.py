@@ -7,8 +7,8 @@
 * Animated files and multi-page TIFFs give the frame `decode["frame"]`, by default the first.
 * `decode["box"]` = [x0, y0, x1, y1], in pixels of the upright image, cuts out a part.
 * The content decides about the format, not the name: a PNG called .jpg is read.
-* An image of more pixels than `decode["max_pixels"]` (`MAX_PIXELS` by default) is refused by its header. Reading one
-  takes less than 4 times its decoded size plus 300 MB.
+* An image of more pixels than `decode["max_pixels"]` (`Item.MAX_PIXELS` by default) is refused by its header. Reading
+  one takes less than 4 times its decoded size plus 300 MB.
 """
 
 from __future__ import annotations
@@ -26,15 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..contracts.items import MAX_PIXELS, Decoded
+from ..contracts.items import Decoded, Item
 from ..errors import DataError, LimitError, shortened
 from ..runtime.reading import check_regular, read_start
 from .files import Format
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
-)
 # Formats that Pillow decodes itself. The others it knows include some that start a program (EPS) or have weak marks.
 PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
 
@@ -98,7 +94,7 @@ def decode_bytes(data: bytes, name: str, decode: dict[str, Any] | None = None) -
     return _decode(io.BytesIO(data), name, len(data), decode or {})
 
 
-def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image | Decoded:
+def decode_picture(data: bytes, name: str, max_pixels: int = Item.MAX_PIXELS) -> Image.Image | Decoded:
     """The pixels of an encoded image in memory, as Pillow's image where that is RGB and upright already: a transform
     that works on these is spared two copies of all pixels. Else as `decode_bytes` has them.
 
@@ -118,7 +114,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Imag
         return _upright(_to_array(image, name), image)
 
 
-def reduced_image(path: str | Path, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Decoded, tuple[int, int]]:
+def reduced_image(path: str | Path, side: int, max_pixels: int = Item.MAX_PIXELS) -> tuple[Decoded, tuple[int, int]]:
     """An image file at a fraction of its size where its format decodes that for less, as JPEG does; else whole.
 
     Args:
@@ -141,7 +137,7 @@ def reduced_image(path: str | Path, side: int, max_pixels: int = MAX_PIXELS) -> 
         return _upright(_to_array(image, path), image), size
 
 
-def upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def upright_size(path: str | Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of an image file turned upright; only its header is read.
 
     Raises:
@@ -154,7 +150,7 @@ def upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, i
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
-def decode_values(path: str | Path, colours: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_values(path: str | Path, colours: bool = False, max_pixels: int = Item.MAX_PIXELS) -> np.ndarray:
     """What a mask file stores, upright and at full depth: nothing is scaled, and no palette applied but for `colours`.
 
     Args:
@@ -196,7 +192,7 @@ def _stored(image: Image.Image, name: Path) -> np.ndarray:
 def _decode(source: Path | io.BytesIO, name: str | Path, size: int, decode: dict[str, Any]) -> Decoded:
     with _opened(source, name, size) as image:
         _seek(image, int(decode.get("frame", 0)), name)
-        _check_pixel_count(image, name, int(decode.get("max_pixels", MAX_PIXELS)))
+        _check_pixel_count(image, name, int(decode.get("max_pixels", Item.MAX_PIXELS)))
         image.load()
         pixels = _upright(_to_array(image, name), image)
     return _cut(pixels, decode["box"], name) if "box" in decode else pixels
@@ -278,8 +274,8 @@ def decoder_limit(codec: str, limit: int) -> tuple[int, str]:
         codec: Pillow's name of the kind.
         limit: most pixels that are decoded of any.
     """
-    if DECODER_LIMITS.get(codec, limit) < limit <= MAX_PIXELS:
-        return DECODER_LIMITS[codec], f"raise --max-pixels above {MAX_PIXELS}"
+    if DECODER_LIMITS.get(codec, limit) < limit <= Item.MAX_PIXELS:
+        return DECODER_LIMITS[codec], f"raise --max-pixels above {Item.MAX_PIXELS}"
     return limit, "raise --max-pixels"
 
 
@@ -356,7 +352,15 @@ def _cut(pixels: Decoded, box: list[float], name: str | Path) -> Decoded:
 
 
 def _header_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
-    return upright_size(path, int(decode.get("max_pixels", MAX_PIXELS)))
+    return upright_size(path, int(decode.get("max_pixels", Item.MAX_PIXELS)))
 
 
-IMAGE = Format(name="image", suffixes=IMAGE_SUFFIXES, load=decode_image, size=_header_size)
+IMAGE = Format(
+    name="image",
+    suffixes=(
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+        *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
+    ),
+    load=decode_image,
+    size=_header_size,
+)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..contracts.items import Captions, DomainData, Target, check_items
 from ..errors import DataError, did_you_mean
-from .class_folders import SPLIT_FOLDERS
+from .class_folders import Layout
 from .files import Format, ItemCollector, locate, shown
 from .group_columns import AUTO, NONE, OPTION, Grouping, group_rows
 from .images import IMAGE
@@ -209,9 +209,9 @@ def _split(row: Row, columns: _Columns) -> dict[str, Any]:
     split = row.text(columns.split)
     if not split:
         return {}
-    if split.lower() not in SPLIT_FOLDERS:
+    if split.lower() not in Layout.SPLITS:
         raise DataError(f"{row.place}: split '{split}'; {did_you_mean(split, ('train', 'val', 'test'))}")
-    return {"split": SPLIT_FOLDERS[split.lower()]}
+    return {"split": Layout.SPLITS[split.lower()]}
 
 
 def _notes_on_groups(grouping: Grouping, collector: ItemCollector, asked: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
-from ..contracts.items import MAX_PIXELS, DomainData, Item
+from ..contracts.items import DomainData, Item
 from ..errors import DataError, printable
 from .files import Format, ItemCollector, format_of, loader, walk, with_max_pixels
 from .images import IMAGE
@@ -56,7 +56,7 @@ def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str,
     data = domain.read_images(list(paths), **options)
     if data is not None:
         return data
-    limit = vars(domain.reading_of(options)).get("max_pixels", MAX_PIXELS)
+    limit = vars(domain.reading_of(options)).get("max_pixels", Item.MAX_PIXELS)
     return read_unlabelled(paths, with_max_pixels((IMAGE,), limit))
 
 

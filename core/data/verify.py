@@ -22,7 +22,7 @@ from ..errors import CacheError, DataError, LimitError
 from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom
 from ..runtime.reading import why_not_regular
-from .images import IMAGE_SUFFIXES, MAX_PIXELS, reduced_image
+from .images import IMAGE, reduced_image
 from .near_copies import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
@@ -166,8 +166,8 @@ def _make_thumbnails(
 def _reduced(data: DomainData, item: Item) -> np.ndarray | None:
     """The thumbnail of a sample; None where it cannot be decoded, which is listed where it is used."""
     with suppress(Exception):
-        if item.decode.keys() <= {"max_pixels"} and str(item.source).lower().endswith(IMAGE_SUFFIXES):
-            limit = int(item.decode.get("max_pixels", MAX_PIXELS))
+        if item.decode.keys() <= {"max_pixels"} and str(item.source).lower().endswith(IMAGE.suffixes):
+            limit = int(item.decode.get("max_pixels", Item.MAX_PIXELS))
             return thumbnail(*reduced_image(item.source, 8 * GREY_SIDE, limit))
         return thumbnail(data.load(item))
     return None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.items import SPLITS, DomainData, Label, check_items
+from ..contracts.items import DomainData, Item, Label, check_items
 from ..errors import DataError
 from ..runtime.reading import read_json
 from .files import Format, ItemCollector, folders, locate
@@ -53,7 +53,7 @@ def read_zhou_split(
 
 def is_zhou_split(content: Any) -> bool:
     """Whether parsed JSON has the shape of such a file."""
-    named = isinstance(content, dict) and {"train", "test"} <= set(content) <= set(SPLITS)
+    named = isinstance(content, dict) and {"train", "test"} <= set(content) <= set(Item.SPLITS)
     return named and all(isinstance(entries, list) for entries in content.values())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain, OwnFiles
-from ..contracts.items import SPLITS
+from ..contracts.items import Item
 from ..contracts.judgement import EVAL, Evaluated
 from ..contracts.options import keywords
 from ..contracts.recipe import TRAINED, Recipe, Trained, check_out_folder
@@ -23,7 +23,7 @@ from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 
-SPLIT_NAMES = (*SPLITS, "all")
+SPLIT_NAMES = (*Item.SPLITS, "all")
 
 
 @keywords(Recipe, Trained)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_parts
-from ..contracts.items import SPLITS
+from ..contracts.items import Item
 from ..contracts.part_views import PartViews
 from ..contracts.recipe import check_features_place
 from ..data.array_files import ArrayFile
@@ -198,8 +198,8 @@ class _Arrays:
     def split(self, count: int) -> tuple[str, ...] | None:
         split = self.words("split", count)
         for row, value in enumerate(split or ()):
-            if value and value not in SPLITS:
-                raise self._error(f"split[{row}] is '{value}'; give one of {', '.join(SPLITS)}")
+            if value and value not in Item.SPLITS:
+                raise self._error(f"split[{row}] is '{value}'; give one of {', '.join(Item.SPLITS)}")
         return split if split and any(split) else None
 
     def groups(self, count: int) -> tuple[str, ...] | None:

@@ -123,9 +123,16 @@ def _facts(backbone: Backbone, store) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a tokenizer adds: `lead` tokens before the first word, `trail` after the last, `stop` for a full stop."""
+    """What a tokenizer adds: `lead` tokens before the first word, `trail` after the last, `stop` for a full stop.
+
+    Class attributes:
+        PLACEHOLDER: the word that a context takes the place of.
+        CHUNK_TOKENS: tokens at once where a caller does not say. A text tower of ViT-B/16's size holds some 1.5 GB for
+            the backward pass of so many, and a larger batch of them is hardly faster on a CPU.
+    """
 
     PLACEHOLDER: ClassVar[str] = "X"
+    CHUNK_TOKENS: ClassVar[int] = 4096
 
     lead: int
     trail: int
@@ -159,6 +166,11 @@ class Layout:
         """(N, L) tokens, or a mask -> (N,) places up to the last that is not padding."""
         place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         return (place * (tokens != pad)).amax(dim=1)
+
+    @classmethod
+    def at_once(cls, tokens: Tensor) -> int:
+        """How many rows of (N, L) tokens go through a tower at once, where no activations are kept."""
+        return max(1, cls.CHUNK_TOKENS // tokens.shape[1])
 
 
 def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,6 @@ from ..contracts.backbone import Backbone, Block
 from ..errors import DataError
 from .classifier import POSITIONS, Layout, arrange, before, spoken, tokenize
 
-CHUNK_TOKENS = 4096
-"""Tokens at once where a caller does not say. A text tower of ViT-B/16's size holds some 1.5 GB for the backward pass
-of so many, and a larger batch of them is hardly faster on a CPU."""
-
 
 class PromptLearner(nn.Module):
     """Prompts of C classes with M context vectors to learn; everything else in them is fixed.
@@ -42,8 +38,8 @@ class PromptLearner(nn.Module):
         trim: cut the prompts to the longest one where the backbone's capabilities allow it.
         share: compute the context that all prompts begin with once, where the text tower is causal. Like `trim`, it
             changes no result.
-        class_chunk: prompts that go through the tower at once. None: `CHUNK_TOKENS` tokens, or all prompts where their
-            activations are kept for a backward pass anyway. It changes no result.
+        class_chunk: prompts that go through the tower at once. None: `Layout.CHUNK_TOKENS` tokens, or all prompts where
+            their activations are kept for a backward pass anyway. It changes no result.
         checkpointing: keep no activations for the backward pass, and encode each chunk again there. Memory is then that
             of one chunk; it changes no result.
         seed: fixes the random start.
@@ -140,7 +136,7 @@ class PromptLearner(nn.Module):
 
     def at_once(self) -> int:
         """Prompts that go through the tower at once, where no activations are kept."""
-        return self.class_chunk or max(1, CHUNK_TOKENS // self.mask.shape[1])
+        return self.class_chunk or Layout.at_once(self.mask)
 
     def _all(self) -> Tensor:
         return torch.arange(len(self.tokens), device=self.tokens.device)

@@ -13,7 +13,7 @@ from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.choices import FreshViews, published_options
 from ..contracts.domain import Domain
-from ..contracts.items import SPLITS, DomainData
+from ..contracts.items import DomainData, Item
 from ..contracts.options import options_of
 from ..contracts.recipe import AUTO, HOOKS, SAMPLE, Recipe, check_data_place
 from ..data.label_files import is_label_file, read_label_file
@@ -115,7 +115,7 @@ def data_facts(data: DomainData, path: str) -> dict[str, Any]:
     Returns:
         "counts" among them: split -> class -> number of samples.
     """
-    counts = {split: dict.fromkeys(data.class_names, 0) for split in SPLITS}
+    counts = {split: dict.fromkeys(data.class_names, 0) for split in Item.SPLITS}
     for item in data.items:
         for label in item.classes():
             counts[item.split][data.class_names[label]] += 1

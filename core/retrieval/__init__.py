@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "build": "FACTS IndexBuilder",
+        "build": "IndexBuilder",
         "entries": "Entry",
         "image_reader": "ImageReader",
         "index": "Hit RetrievalIndex mixed",

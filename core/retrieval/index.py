@@ -57,6 +57,11 @@ class RetrievalIndex:
     def __init__(self, path: Path, info: dict[str, Any], entries: Entries, rows: Any):
         self.path, self.info, self.entries, self._rows = path, info, entries, rows
 
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether the folder holds an index."""
+        return (folder / FACTS).is_file()
+
     @classmethod
     def open(cls, path: str | Path) -> RetrievalIndex:
         """The index in a folder, its files checked against what was written.

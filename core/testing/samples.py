@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..contracts.domain import Domain
 from ..contracts.images import ImageSize, height_and_width
-from ..contracts.items import SPLITS, Boxes, DomainData, Item, Mask, Target, check_items
+from ..contracts.items import Boxes, DomainData, Item, Mask, Target, check_items
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, one_line, part_text
 from ..errors import CapabilityError, DataError
@@ -266,8 +266,8 @@ def _item_fault(item: Item) -> str:
         return f"has a decode that JSON cannot hold ({error})"
     if item.group is not None and not isinstance(item.group, str):
         return f"has the group {item.group!r}; give a text or None"
-    if item.split not in ("", *SPLITS):
-        return f"has the split {item.split!r}; give one of {', '.join(SPLITS)}, or an empty text"
+    if item.split not in ("", *Item.SPLITS):
+        return f"has the split {item.split!r}; give one of {', '.join(Item.SPLITS)}, or an empty text"
     return ""
 
 

@@ -152,7 +152,7 @@ class TowerLayers:
             is_bias = "bias" in name
             if is_bias and bias_rate is not None:
                 rate = rate * bias_rate
-            if is_projection(name):
+            if self.is_projection(name):
                 rate = rate * projection_rate
             spared = not decay_all and (is_bias or (parameter.ndim < 2 and not decay_vectors))
             decay = 0.0 if spared else weight_decay
@@ -193,10 +193,10 @@ class TowerLayers:
         self.backbone.wrap_blocks(partial(_recomputed_block, self.backbone.model))
         return len(blocks)
 
-
-def is_projection(name: str) -> bool:
-    """Whether a parameter of this name is a projection of a tower into the shared space."""
-    return _PROJECTION.fullmatch(name) is not None
+    @staticmethod
+    def is_projection(name: str) -> bool:
+        """Whether a parameter of this name is a projection of a tower into the shared space."""
+        return _PROJECTION.fullmatch(name) is not None
 
 
 def _train_all_but_statistics(module: nn.Module, mode: bool = True) -> nn.Module:

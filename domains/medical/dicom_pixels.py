@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, pixel_array
 
-from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.contracts import Decoded, Item
 from ...core.data import decoder_limit
 from ...core.errors import DataError, LimitError
 from .dicom_header import Header, hush_pydicom, open_data_set, read_header
@@ -58,7 +58,7 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
     """
     path, frame, window = Path(path), int(decode.get("frame", 0)), decode.get("window")
     header = read_header(path)
-    check_size(path, header, int(decode.get("max_pixels", MAX_PIXELS)))
+    check_size(path, header, int(decode.get("max_pixels", Item.MAX_PIXELS)))
     if not 0 <= frame < header.frames:
         raise DataError(f"{path}: has no frame {frame}, only 0 to {header.frames - 1}; correct the frame")
     stored, data_set = _decode(path, frame, header)

@@ -267,9 +267,9 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
 
 
 def _lacks_classes(path: Path, reading: Reading) -> bool:
-    from ...core.data import Table, find_layout
+    from ...core.data import Layout, Table
 
-    return find_layout(path, reading.formats) is None and not any(
+    return Layout.of(path, reading.formats) is None and not any(
         file.suffix.lower() in Table.SUFFIXES for file in path.iterdir()
     )
 

@@ -12,7 +12,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.contracts import Decoded, Item
 from ...core.data import Format
 from ...core.runtime import read_start
 from .dicom_mark import has_dicom_mark
@@ -25,7 +25,7 @@ SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+$")
 GROUP_BYTES = 1 << 20
 
 
-def dicom_format(window: str | None = None, max_pixels: int = MAX_PIXELS) -> Format:
+def dicom_format(window: str | None = None, max_pixels: int = Item.MAX_PIXELS) -> Format:
     """The format.
 
     Args:
@@ -71,7 +71,7 @@ def nifti_format(
     central: float = 0.5,
     volume: int = 0,
     window: str | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = Item.MAX_PIXELS,
 ) -> Format:
     """The format, with the same choice of slices for all its files.
 

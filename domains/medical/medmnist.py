@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import MAX_PIXELS, Decoded, DomainData, Item, Label, Labels, check_items
+from ...core.contracts import Decoded, DomainData, Item, Label, Labels, check_items
 from ...core.errors import ConfigError, DataError, LimitError
 from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
 
@@ -43,7 +43,7 @@ def read_medmnist(
     axis: str = "axial",
     slice_at: int | None = None,
     class_names: Sequence[str] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = Item.MAX_PIXELS,
 ) -> DomainData:
     """All rows of a MedMNIST file, with the splits it states.
 

@@ -21,7 +21,7 @@ import nibabel
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.contracts import Decoded, Item
 from ...core.data import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime import cached_folder, caching, check_regular
@@ -57,7 +57,7 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
         DataError: no NIfTI file, damaged, cut short, NaN or infinity in the volume, or no such slice or volume.
     """
     path, volume = Path(path), int(decode.get("volume", 0))
-    max_pixels = int(decode.get("max_pixels", MAX_PIXELS))
+    max_pixels = int(decode.get("max_pixels", Item.MAX_PIXELS))
     check_size(path, AXES[decode.get("axis", "axial")], max_pixels)
     axis, index, window = AXES[decode.get("axis", "axial")], int(decode["slice"]), decode.get("window")
     count = count_slices(path, axis)

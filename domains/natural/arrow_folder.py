@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, DomainData, Item, Label, check_items
-from ...core.data import SPLIT_FOLDERS, ItemCollector, decode_bytes, decode_image, folders, shown, stays_inside
+from ...core.data import ItemCollector, Layout, decode_bytes, decode_image, folders, shown, stays_inside
 from ...core.errors import CapabilityError, DataError, UnknownNameError, did_you_mean, shortened
 from ...core.runtime import check_regular, json_values
 
@@ -287,7 +287,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 def _files_of_one(path: Path) -> list[tuple[str, Path]]:
     """(split, file), sorted: of the folder, of one folder called data, or of a folder per split."""
     found = []
-    for folder in (path, path / "data", *(path / name for name in SPLIT_FOLDERS)):
+    for folder in (path, path / "data", *(path / name for name in Layout.SPLITS)):
         if folder.is_dir():
             files = sorted(file for file in folder.iterdir() if _is_data(file))
             found += [(_split_of(file), file) for file in files]
@@ -300,5 +300,5 @@ def _is_data(file: Path) -> bool:
 
 def _split_of(file: Path) -> str:
     """From the folder, or from the file's name: "train-00000-of-00003.parquet"."""
-    named = SPLIT_FOLDERS.get(file.parent.name.lower())
-    return named or SPLIT_FOLDERS.get(file.name.lower().partition("-")[0].partition(".")[0], "")
+    named = Layout.SPLITS.get(file.parent.name.lower())
+    return named or Layout.SPLITS.get(file.name.lower().partition("-")[0].partition(".")[0], "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import MAX_PIXELS, Domain, DomainData, Item, option, settle, whole_number
+from ...core.contracts import Domain, DomainData, Item, max_pixels_option, option, settle
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
@@ -23,13 +23,7 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "classes, in order; names by number where the data have none")
     reduce_zero_label: bool = option(False, "masks: 0 is no class, and 1 the first class")
     background: bool = option(True, "masks of COCO outlines: the pixels outside are the first class")
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
-        low=1,
-        high=10**11,
-        parse=whole_number,
-    )
+    max_pixels: int = max_pixels_option()
 
     def __post_init__(self):
         settle(self)
@@ -68,7 +62,7 @@ class OpenVocab(Domain):
                 raise ConfigError(f"--set data.{option_name}: not used by {task}; omit it, or give another --task")
         formats = tuple(replace(fmt, max_pixels=limit) for fmt in formats)
         read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
-        return read if limit == MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
+        return read if limit == Item.MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
 
     def as_masks(self, data: DomainData, background: bool = True) -> DomainData:
         """A set of boxes with outlines, of any domain, as one of masks that are drawn when they are asked for.

@@ -15,11 +15,11 @@ from typing import Any
 
 from ...core.contracts import Captions, Decoded, DomainData, Item
 from ...core.data import (
-    CONTAINERS,
     PAIR_FILES,
     CocoFile,
     Format,
     ItemCollector,
+    Layout,
     folders,
     loader,
     locate,
@@ -158,7 +158,7 @@ def _column(header: list[str], names: tuple[str, ...]) -> int | None:
 
 def _image_folders(folder: Path) -> list[Path]:
     """Folders beside a table whose names say that images lie in them ("images", "RSICD_images")."""
-    return [inner for inner in folders(folder) if any(part in inner.name.lower() for part in CONTAINERS)]
+    return [inner for inner in folders(folder) if any(part in inner.name.lower() for part in Layout.CONTAINERS)]
 
 
 def _of_pairs(path: Path, formats: tuple[Format, ...], root: str | None, max_pixels: int) -> DomainData:

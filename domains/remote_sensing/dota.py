@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts import SPLITS, Boxes, DomainData, Item
+from ...core.contracts import Boxes, DomainData, Item
 from ...core.data import Format, ItemCollector, folders, format_of, shown
 from ...core.errors import DataError, shortened
 from ...core.runtime import text_lines
@@ -67,7 +67,7 @@ def read_dota(path: Path, formats: Sequence[Format]) -> DomainData:
 
 def _parts(path: Path) -> list[tuple[Path, Path, str]]:
     """Folder, its label folder, and its split."""
-    below = [(inner, inner.name if inner.name in SPLITS else "") for inner in folders(path)]
+    below = [(inner, inner.name if inner.name in Item.SPLITS else "") for inner in folders(path)]
     places = [(path, ""), *(pair for pair in below if pair[1])]
     return [
         (folder, next(folder / name for name in LABELS if (folder / name).is_dir()), split)

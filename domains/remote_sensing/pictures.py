@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import MAX_PIXELS, Decoded, DomainData, Item
+from ...core.contracts import Decoded, DomainData, Item
 from ...core.data import Format
 from ...core.errors import ConfigError, DataError
 from .bands import COLOURS, Channel, further_channels, pictures_of
@@ -125,7 +125,7 @@ def channel_values(
     with opened(files, decode.get("sensor")) as raster:
         height, width = (raster.header.height, raster.header.width) if window is None else (window[3], window[2])
         size = _size(height, width, most_side)
-        raster.check_size((height, width), size, int(decode.get("max_pixels", MAX_PIXELS)))
+        raster.check_size((height, width), size, int(decode.get("max_pixels", Item.MAX_PIXELS)))
         values, valid, pictures, eight_bits = read_channels(raster, path, decode, window, size)
     if not valid.any():
         raise DataError(f"{path}: {'no pixel of it' if window is None else 'no pixel of the window'} has a value")

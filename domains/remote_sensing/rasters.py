@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import MAX_PIXELS
+from ...core.contracts import Item
 from ...core.errors import DataError, LimitError
 from ...core.runtime import check_regular
 from .bands import Sensor, common_names, sensors
@@ -171,7 +171,7 @@ class OpenRaster:
         stacked = np.stack(values)
         return np.where(np.isfinite(stacked), stacked, 0), valid & np.isfinite(stacked).all(axis=0)
 
-    def check_size(self, shape: tuple[int, int], size: tuple[int, int] | None, limit: int = MAX_PIXELS) -> None:
+    def check_size(self, shape: tuple[int, int], size: tuple[int, int] | None, limit: int = Item.MAX_PIXELS) -> None:
         """Refuse what would take too much memory or time.
 
         Args:

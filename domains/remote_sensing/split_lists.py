@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ...core.contracts import DomainData
-from ...core.data import SPLIT_FOLDERS, read_table, visible
+from ...core.data import Layout, read_table, visible
 from ...core.errors import DataError, shortened
 from ...core.runtime import text_lines
 
@@ -44,7 +44,7 @@ def _lists(folder: Path) -> dict[Path, str]:
         return {}
     files = sorted(Path(entry.path) for entry in visible(folder) if entry.is_file())
     found = ((file, SPLIT_IN_NAME.search(file.stem)) for file in files if file.suffix.lower() in (".txt", ".csv"))
-    return {file: SPLIT_FOLDERS[match.group(1).lower()] for file, match in found if match}
+    return {file: Layout.SPLITS[match.group(1).lower()] for file, match in found if match}
 
 
 def _splits(data: DomainData, lists: dict[Path, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts import Captions, DomainData, Label, Labels
-from ...core.data import SPLIT_FOLDERS, Format, ItemCollector, group_of, split_named
+from ...core.data import Format, ItemCollector, Layout, group_of, split_named
 from ...core.errors import DataError, did_you_mean, shortened
 from .clip_files import ClipFiles
 
@@ -163,7 +163,7 @@ def usual_split(text: str, place: str) -> str:
 def split_in(stem: str) -> str:
     """The split that a file's name tells, as "kinetics_train" and "EPIC_100_validation" do, or ""."""
     parts = re.split(r"[^a-z]+", stem.lower())
-    return next((SPLIT_FOLDERS[part] for part in parts if part in SPLIT_FOLDERS), "")
+    return next((Layout.SPLITS[part] for part in parts if part in Layout.SPLITS), "")
 
 
 def as_words(name: str) -> str:

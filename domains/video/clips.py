@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.contracts import Decoded, Item
 from ...core.data import Format
 from ...core.errors import ConfigError, DataError
 from . import sampling as rules
@@ -174,7 +174,7 @@ def load_clip(path: str | Path, decode: Mapping[str, Any], keep: bool = False) -
     from .video_files import index_of, read_frames
 
     path, decode = Path(path), dict(decode)
-    limit = int(decode.get("max_pixels", MAX_PIXELS))
+    limit = int(decode.get("max_pixels", Item.MAX_PIXELS))
 
     def decoded(seed: int | None) -> np.ndarray:
         index = index_of(path, limit)
@@ -253,7 +253,7 @@ def check_times(path: Path, duration: float, start: float, end: float) -> None:
         )
 
 
-def video_format(sampling: Sampling, max_pixels: int = MAX_PIXELS, keep: bool = False) -> Format:
+def video_format(sampling: Sampling, max_pixels: int = Item.MAX_PIXELS, keep: bool = False) -> Format:
     """Video files, each one clip.
 
     Args:

@@ -13,7 +13,7 @@ from ...core.contracts import DomainData, Label, check_items
 from ...core.data import (
     Format,
     ItemCollector,
-    find_layout,
+    Layout,
     folders,
     loader,
     read_any,
@@ -90,7 +90,7 @@ def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
         raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
     if path.is_file():
         return _of_lists([path], path, reading, captions)
-    in_folders = not captions and any(find_layout(path, [fmt]) is not None for fmt in reading.formats)
+    in_folders = not captions and any(Layout.of(path, [fmt]) is not None for fmt in reading.formats)
     if lists := _lists_in(path, in_folders and reading.label_column is None):
         return _of_lists(lists, path, reading, captions)
     if captions:
@@ -347,7 +347,7 @@ _JSON_FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any, Any], Liste
 def _of_folders(path: Path, reading: Reading) -> DomainData:
     """Class folders of videos, or of folders of frames."""
     videos, frames = reading.formats
-    of_videos, of_frames = find_layout(path, [videos]), find_layout(path, [frames])
+    of_videos, of_frames = Layout.of(path, [videos]), Layout.of(path, [frames])
     layout = of_videos or of_frames
     both = (
         _first_clip(layout, lambda clip: clip.is_file() and videos.matches(clip)),

@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...core.contracts import MAX_PIXELS, Decoded
-from ...core.data import IMAGE_SUFFIXES, Format, decode_image, stays_inside, visible
+from ...core.contracts import Decoded, Item
+from ...core.data import IMAGE, Format, decode_image, stays_inside, visible
 from ...core.errors import DataError
 from .clips import Sampling, chosen_frames, clip_of
 
-FRAME_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")
+FRAME_SUFFIXES = tuple(suffix for suffix in IMAGE.suffixes if suffix != ".gif")
 NUMBERS = re.compile(r"(\d+)")
 CHUNK = 1 << 20
 
 
-def frame_folders(sampling: Sampling, rate: float, pattern: str | None = None, max_pixels: int = MAX_PIXELS) -> Format:
+def frame_folders(
+    sampling: Sampling, rate: float, pattern: str | None = None, max_pixels: int = Item.MAX_PIXELS
+) -> Format:
     """Folders of images as clips.
 
     Args:
@@ -83,7 +85,7 @@ def _read(folder: Path, names: list[str], decode: Mapping[str, Any]) -> np.ndarr
     reduced: dict[str, np.ndarray] = {}
     size = None
     for name in dict.fromkeys(names):
-        pixels = decode_image(folder / name, {"max_pixels": int(decode.get("max_pixels", MAX_PIXELS))})
+        pixels = decode_image(folder / name, {"max_pixels": int(decode.get("max_pixels", Item.MAX_PIXELS))})
         if pixels.dtype != np.uint8:
             pixels = np.rint(pixels * 255).astype(np.uint8)
         if size is None:

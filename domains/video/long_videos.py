@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.contracts import MAX_PIXELS, DomainData, Item, Target
+from ...core.contracts import DomainData, Item, Target
 from ...core.errors import DataError
 from .clips import INSTANTS, Sampling
 
@@ -62,7 +62,7 @@ def duration_of(item: Item) -> float:
         return duration_of_folder(item.source, item.decode)
     from .video_files import index_of
 
-    return index_of(Path(item.source), int(item.decode.get("max_pixels", MAX_PIXELS))).duration
+    return index_of(Path(item.source), int(item.decode.get("max_pixels", Item.MAX_PIXELS))).duration
 
 
 def looked_at(item: Item) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts import MAX_PIXELS, Decoded
+from ...core.contracts import Decoded, Item
 from ...core.data import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime import check_regular
@@ -77,7 +77,7 @@ class VideoIndex:
 
 
 @remember_by_file(size=KEPT_INDEXES)
-def index_of(path: Path, max_pixels: int = MAX_PIXELS) -> VideoIndex:
+def index_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> VideoIndex:
     """The index of a file, whose packets are looked at and not decoded.
 
     Raises:
@@ -111,7 +111,7 @@ def read_frames(
     positions: Sequence[int],
     *,
     short_side: int | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = Item.MAX_PIXELS,
     threads: int = 1,
 ) -> Decoded:
     """Some frames of a video.
@@ -134,7 +134,7 @@ def frames_at(
     positions: Sequence[int],
     *,
     short_side: int | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = Item.MAX_PIXELS,
     threads: int = 1,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(position, frame) of some frames, one after the other: (H, W, 3) uint8, each once, in rising order.

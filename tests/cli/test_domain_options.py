@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Annotated, Any
 from unittest.mock import Mock
 
 import pytest
@@ -13,7 +14,7 @@ import typer
 import vladapt as package
 from vladapt import cli
 from vladapt.core.commands import declared
-from vladapt.core.commands.options import with_optional_values
+from vladapt.core.commands.options import FromEncoding, with_flags, with_optional_values
 from vladapt.core.contracts.options import options_of
 from vladapt.core.errors import DataError
 from vladapt.core.registry import adapter_class, catalogue, loss_class
@@ -230,3 +231,21 @@ def test_a_command_of_a_domain_joins_a_group(monkeypatch, tmp_path):
 
     assert "Sort images out." in run("curate", "--help")
     assert "sorted here" in run("curate", "sort-out", "here")
+
+
+def test_a_domains_command_gets_what_is_given_of_the_encoding():
+    got = {}
+
+    def look(place: str, how: Annotated[dict[str, Any], FromEncoding()]) -> None:
+        got.update(how, place=place)
+
+    app = typer.Typer()
+    app.command()(with_flags(look, []))
+    typer.main.get_command(app)(["here", "--batch-size", "4", "--debug"], standalone_mode=False)
+    assert got == {"place": "here", "batch_size": 4}
+
+
+def test_a_command_of_another_package_keeps_a_debug_of_its_own():
+    def look(place: str, debug: bool = False) -> None: ...
+
+    assert with_flags(look, []) is look

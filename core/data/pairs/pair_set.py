@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...contracts.items import MAX_PIXELS, SPLITS, Decoded
+from ...contracts.items import Decoded, Item
 from ...errors import DataError, printable
 from ...runtime.reading import open_regular
 from ..images import decode_bytes, decode_image
@@ -23,7 +23,7 @@ from .columns import Ragged, Strings
 TEXT_FIELDS = ("synthetic", "negative", "short")
 MOST = 0.95
 """Share of rows that must have a field for the set to have it."""
-SPLIT_CODES = {"": 0, **{name: code for code, name in enumerate(SPLITS, start=1)}}
+SPLIT_CODES = {"": 0, **{name: code for code, name in enumerate(Item.SPLITS, start=1)}}
 SPLIT_NAMES = tuple(SPLIT_CODES)
 
 
@@ -45,7 +45,7 @@ class StoredImages:
         max_pixels: a larger image is refused.
     """
 
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = Item.MAX_PIXELS
 
     def read(self, source: str, offset: int | None, size: int | None) -> bytes:
         try:
@@ -275,7 +275,7 @@ class PairSet:
     def splits(self) -> tuple[str, ...]:
         """Those of train, val and test that have rows."""
         present = set(np.unique(self.split_codes).tolist())
-        return tuple(name for name in SPLITS if SPLIT_CODES[name] in present)
+        return tuple(name for name in Item.SPLITS if SPLIT_CODES[name] in present)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> PairSet:
         """The rows at some indices, in their order; one may come more than once.

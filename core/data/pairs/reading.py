@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...contracts.adapter import require
-from ...contracts.items import MAX_PIXELS, SPLITS
-from ...contracts.options import option, options_from, settle, whole_number
+from ...contracts.items import Item, max_pixels_option
+from ...contracts.options import option, options_from, settle
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json
 from ...runtime.remote import is_url, shown
@@ -65,7 +65,9 @@ class Reading:
         AUTO, "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
     root: str | None = option(None, "tables and annotation files: folder of the images")
-    split: str | None = option(None, "only rows of this split; all rows where the data has no splits", choices=SPLITS)
+    split: str | None = option(
+        None, "only rows of this split; all rows where the data has no splits", choices=Item.SPLITS
+    )
     rewrites: tuple[str, ...] = option((), "tables: text files with one rewritten caption per row, as of LaCLIP")
     seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
     val: float = option(0.1, "share of the images held out to validate, where the data has no splits", low=0, below=1)
@@ -85,13 +87,7 @@ class Reading:
         None, "shards in sequence: how many all processes read at once; by default one per worker", low=1, high=65_536
     )
 
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "most pixels of an image that is decoded, 200000000 by default",
-        low=1,
-        high=10**11,
-        parse=whole_number,
-    )
+    max_pixels: int = max_pixels_option("most pixels of an image that is decoded")
 
     def __post_init__(self):
         settle(self)

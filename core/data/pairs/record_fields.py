@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, did_you_mean, shortened
-from ..class_folders import SPLIT_FOLDERS
+from ..class_folders import Layout
 from ..tables import Table
 
-SPLITS_BY_NAME = {**SPLIT_FOLDERS, "restval": "train"}  # Karpathy's: images of COCO's val set that train
+SPLITS_BY_NAME = {**Layout.SPLITS, "restval": "train"}  # Karpathy's: images of COCO's val set that train
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": (
         *("image", "image_path", "img_path", "filepath", "file_path", "file_name", "filename", "image_name"),

@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import DataError
 from ...runtime.files import write_cached
 from ...runtime.reading import check_regular, parse_json
-from ..images import IMAGE_SUFFIXES
+from ..images import IMAGE
 from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
 from .record_fields import BrokenRow, Columns, cleaned, texts_of
@@ -28,7 +28,7 @@ from .tar_members import Member, TarFile
 LAYOUT = 1
 """Of the kept file; another number makes all indices anew."""
 KEY = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
-IMAGE_EXTENSIONS = frozenset({*(suffix[1:] for suffix in IMAGE_SUFFIXES), "img_content"})
+IMAGE_EXTENSIONS = frozenset({*(suffix[1:] for suffix in IMAGE.suffixes), "img_content"})
 TEXT_EXTENSIONS = ("txt", "caption")
 LONGEST_TEXT = 1 << 20
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ...contracts.items import MAX_PIXELS, Decoded
+from ...contracts.items import Decoded, Item
 from ...errors import ConfigError, DataError, printable, shortened
 from ...runtime.remote import check_plain, open_stream, shown
 from ..images import decode_picture
@@ -295,7 +295,7 @@ class ShardBlock:
         further_columns: Mapping[str, str],
         widths: Mapping[str, int],
         columns: Mapping[str, str],
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = Item.MAX_PIXELS,
     ):
         self.samples, self.fields, self.further_columns = samples, fields, further_columns
         self.widths, self.columns, self.max_pixels = widths, columns, max_pixels

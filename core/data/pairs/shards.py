@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..class_folders import SPLIT_FOLDERS
+from ..class_folders import Layout
 from ..files import licence_of, stays_inside, visible
 from ..verify import FileHashes
 from .builder import field_notes, nothing_left, sorted_labels
@@ -84,7 +84,7 @@ def read_shards(
 
 def shards_in(folder: Path) -> list[Path]:
     """The .tar files of a folder, and of the folders train, val and test in it; links that leave it are not shards."""
-    inner = [folder, *(folder / e.name for e in visible(folder) if e.is_dir() and e.name.lower() in SPLIT_FOLDERS)]
+    inner = [folder, *(folder / e.name for e in visible(folder) if e.is_dir() and e.name.lower() in Layout.SPLITS)]
     entries = [Path(entry.path) for place in inner for entry in visible(place)]
     return sorted(path for path in entries if path.suffix.lower() == ".tar" and stays_inside(path, folder))
 
@@ -156,7 +156,7 @@ def _split_of(path: Path, base: Path) -> str:
 def split_in_name(stem: str, folder: str = "") -> str:
     """The split that the name of a shard's folder, or of the shard, tells; "" where neither does."""
     words = [*([folder] if folder else []), *re.split(r"[-_.]", stem)]
-    return next((SPLIT_FOLDERS[word.lower()] for word in words if word.lower() in SPLIT_FOLDERS), "")
+    return next((Layout.SPLITS[word.lower()] for word in words if word.lower() in Layout.SPLITS), "")
 
 
 def _joined_numbers(name: str, paths: Sequence[Path], indices: Sequence[ShardIndex]) -> np.ndarray:

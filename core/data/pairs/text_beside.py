@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..class_folders import SPLIT_FOLDERS
+from ..class_folders import Layout
 from ..files import ItemCollector, licence_of, shown, walk
-from ..images import IMAGE_SUFFIXES
+from ..images import IMAGE
 from .builder import PairBuilder
 from .pair_set import PairSet
 from .record_fields import cleaned
@@ -17,7 +17,7 @@ LONGEST_TEXT = 1 << 20
 def holds_texts_beside(folder: Path) -> bool:
     """Whether an image in the folder, or below it, has its text beside it."""
     return any(
-        file.suffix.lower() in IMAGE_SUFFIXES and file.with_suffix(".txt").is_file()
+        file.suffix.lower() in IMAGE.suffixes and file.with_suffix(".txt").is_file()
         for file in walk(folder, folder, ItemCollector())
     )
 
@@ -32,7 +32,7 @@ def read_texts_beside(folder: Path) -> PairSet:
     collector = ItemCollector()
     builder = PairBuilder(folder, folder)
     for place, file in enumerate(walk(folder, folder, collector), start=1):
-        if file.suffix.lower() not in IMAGE_SUFFIXES:
+        if file.suffix.lower() not in IMAGE.suffixes:
             continue
         name = shown(file, folder)
         captions, reason = _captions(file.with_suffix(".txt"))
@@ -42,7 +42,7 @@ def read_texts_beside(folder: Path) -> PairSet:
             builder.skip(name, reason)
             continue
         top = name.split("/")[0].lower() if "/" in name else ""
-        builder.add(file.relative_to(folder).as_posix(), captions, split=SPLIT_FOLDERS.get(top, ""), place=place)
+        builder.add(file.relative_to(folder).as_posix(), captions, split=Layout.SPLITS.get(top, ""), place=place)
     builder.skipped.extend(collector.skipped)
     return builder.build(name=folder.name, licence=licence_of(folder))
 

@@ -27,7 +27,7 @@ from ...contracts.features import Batch, FeatureSet
 from ...contracts.items import Item
 from ...contracts.prepared import PreparedData
 from ...contracts.use import Exported, ExportWishes, Use
-from ...data.images import IMAGE_SUFFIXES
+from ...data.images import IMAGE
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import SAME_ANSWERS, Agreement
 from ...export.folder import PIXELS, Session, as_picture
@@ -276,7 +276,7 @@ class _Export:
         if not self.scripted:
             return pixels.numpy()
         script = importlib.import_module("...export.standalone", __package__)
-        if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE_SUFFIXES:
+        if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes:
             picture = script.decoded(item.source)
         else:
             picture = as_picture(self.prepared.data.load(item))

@@ -20,7 +20,7 @@ from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Evaluation
-from ...contracts.items import SPLITS, DomainData
+from ...contracts.items import DomainData, Item
 from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
 from ...contracts.run_info import BeforeAfter, RunInfo
@@ -392,7 +392,7 @@ class ConfigTask(Task):
             "plan": None if done.plan is None else kept_of(done.plan),
             "shots": recipe.shots,
             "seed": recipe.seed,
-            "splits": {split: [item.id for item in data.split(split)] for split in SPLITS},
+            "splits": {split: [item.id for item in data.split(split)] for split in Item.SPLITS},
             "digests": kept_digests({split: data.split(split) for split in done.taught_by}, digests_of),
             "skipped": [list(pair) for pair in data.skipped],
             "notes": [*data.notes, *done.scores.notes],

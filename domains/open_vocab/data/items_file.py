@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ....core.contracts import SPLITS, Boxes, Decoded, DomainData, Item, Mask
+from ....core.contracts import Boxes, Decoded, DomainData, Item, Mask
 from ....core.data import IMAGE, Format, loader
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_json, read_start, write_cached
@@ -153,7 +153,7 @@ def _checked(item: Item, classes: int) -> Item:
         _check_size(item.target.size)
         if item.target.labels is not None and len(item.target.labels) != classes:
             raise ValueError("a mask that says nothing of some class")
-    if not isinstance(item.id, str) or not isinstance(item.decode, dict) or item.split not in ("", *SPLITS):
+    if not isinstance(item.id, str) or not isinstance(item.decode, dict) or item.split not in ("", *Item.SPLITS):
         raise ValueError("an item has no usable id, part or split")
     return item
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....core.data import IMAGE, SPLIT_FOLDERS, Format, ItemCollector, VocSet, folders, format_of, shown, walk
+from ....core.data import IMAGE, Format, ItemCollector, Layout, VocSet, folders, format_of, shown, walk
 from ....core.errors import DataError
 from .mask_tables import MaskTable, ade_table, cityscapes_table, voc_table
 
@@ -77,7 +77,7 @@ def find_masks(folder: Path, collector: ItemCollector, formats: Sequence[Format]
 
 def _parts(folder: Path) -> list[Path]:
     """The folder, or its folders train, val and test where those hold images and masks."""
-    return [folder, *(part for part in folders(folder) if part.name.lower() in SPLIT_FOLDERS)]
+    return [folder, *(part for part in folders(folder) if part.name.lower() in Layout.SPLITS)]
 
 
 def _side(part: Path, names: Sequence[str], formats: Sequence[Format], but: Path | None = None) -> Path | None:
@@ -140,7 +140,7 @@ def _key(file: Path, folder: Path) -> tuple[str, ...]:
 
 def _split_of(image: Path, mask: Path, root: Path) -> str:
     parts = (*image.relative_to(root).parts[:-1], *mask.relative_to(root).parts[:-1])
-    return next((SPLIT_FOLDERS[part.lower()] for part in parts if part.lower() in SPLIT_FOLDERS), "")
+    return next((Layout.SPLITS[part.lower()] for part in parts if part.lower() in Layout.SPLITS), "")
 
 
 def _known_table(folder: Path, pairs: Sequence[Pair]) -> MaskTable | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts import MAX_PIXELS, Item, Mask
+from ....core.contracts import Item, Mask
 from ....core.data import decode_values
 from ....core.errors import DataError, shortened
 from .mask_tables import MOST_STORED
@@ -87,7 +87,7 @@ class MaskReader:
         return packed[order], np.array(list(self.colours.values()), dtype=np.uint8)[order]
 
     def _looked_up(self, path: Path, item: Item) -> np.ndarray:
-        stored = decode_values(path, bool(self.colours), int(item.decode.get("max_pixels", MAX_PIXELS)))
+        stored = decode_values(path, bool(self.colours), int(item.decode.get("max_pixels", Item.MAX_PIXELS)))
         if self.colours:
             return self._from_colours(stored)
         if stored.ndim == 3:

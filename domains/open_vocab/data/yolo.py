@@ -11,10 +11,10 @@ from typing import Any
 
 from ....core.data import (
     IMAGE,
-    SPLIT_FOLDERS,
     Box,
     Format,
     ItemCollector,
+    Layout,
     ListedImage,
     format_of,
     shown,
@@ -32,7 +32,7 @@ UNLISTED_CLASS = "Objects of a class number that has no name, left out"
 
 def is_yolo(folder: Path) -> bool:
     """Whether a folder has YOLO's names of classes, or label files where YOLO keeps them."""
-    labels = (folder / "labels", *(folder / split / "labels" for split in SPLIT_FOLDERS))
+    labels = (folder / "labels", *(folder / split / "labels" for split in Layout.SPLITS))
     return bool(_yaml(folder)) or _name_file(folder) is not None or any(any(p.rglob("*.txt")) for p in labels)
 
 
@@ -87,7 +87,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _name_file(folder: Path) -> Path | None:
-    places = (folder, folder / "labels", *(folder / split for split in SPLIT_FOLDERS))
+    places = (folder, folder / "labels", *(folder / split for split in Layout.SPLITS))
     return next((place / name for place in places for name in NAME_FILES if (place / name).is_file()), None)
 
 
@@ -153,7 +153,7 @@ def _images_at(place: Path, folder: Path, collector: ItemCollector, formats: Seq
 
 def _split_of(file: Path, folder: Path) -> str:
     parts = file.relative_to(folder).parts[:-1]
-    return next((SPLIT_FOLDERS[part.lower()] for part in parts if part.lower() in SPLIT_FOLDERS), "")
+    return next((Layout.SPLITS[part.lower()] for part in parts if part.lower() in Layout.SPLITS), "")
 
 
 def _label_file(image: Path, folder: Path) -> Path | None:
@@ -170,7 +170,7 @@ def _label_file(image: Path, folder: Path) -> Path | None:
 
 
 def _list_orphans(folder: Path, used: set[Path], collector: ItemCollector) -> None:
-    places = [folder / "labels", *(folder / split / "labels" for split in SPLIT_FOLDERS)]
+    places = [folder / "labels", *(folder / split / "labels" for split in Layout.SPLITS)]
     for file in sorted({file for place in places for file in place.rglob("*.txt")} - used):
         if file.name not in NAME_FILES:
             collector.skip(shown(file, folder), "a label file without an image of its name")

@@ -21,7 +21,7 @@ from efficientnet_lite_pytorch.utils import Conv2dDynamicSamePadding
 from torch import Tensor, nn
 
 from ....core.contracts import DomainData, Exported, ExportWishes, Item, Use
-from ....core.data import IMAGE_SUFFIXES
+from ....core.data import IMAGE
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export import Agreement, Graph, NewExport, Session
 from ....core.runtime import Reporter
@@ -204,7 +204,7 @@ def _checks(
 
 def _picture(item: Item, data: DomainData) -> np.ndarray:
     """(H, W, 3) uint8 of a file as predict.py decodes it; of a picture that is no file of its own, as decoded here."""
-    if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE_SUFFIXES:
+    if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes:
         return pictures.decoded(item.source)
     return to_uint8(data.load(item))
 

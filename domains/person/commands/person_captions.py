@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ....core.commands import (
-    Backbone,
-    Debug,
-    Device,
-    EncodingBatch,
+    FromEncoding,
     Json,
-    Workers,
     echo,
     echo_skipped,
     print_json,
@@ -24,6 +20,7 @@ GROUP = "curate"
 
 def person_captions(
     out: Annotated[str, typer.Option(metavar="FILE", help="A .jsonl file: image, identity, captions, attributes.")],
+    encoding: Annotated[dict[str, Any], FromEncoding()],
     pictures: Annotated[
         list[str] | None, typer.Argument(metavar="DATA", help="Image files or folders of people, or sample.")
     ] = None,
@@ -43,12 +40,7 @@ def person_captions(
     ] = None,
     shown: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Pictures on that page.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Fixes order and words.")] = 0,
-    backbone: Backbone = None,
-    device: Device = None,
-    batch_size: EncodingBatch = None,
-    workers: Workers = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write sentences about pictures of people, to train a search for people on.
 
@@ -66,11 +58,8 @@ def person_captions(
         how=Captioning(sentences, min_confidence, seed, grouping),
         html=html,
         shown=shown,
-        backbone=backbone or "embedded",
-        device=device or "auto",
-        batch_size=batch_size,
-        workers=workers,
         reporter=reporter(),
+        **encoding,
     )
     if as_json:
         print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import CONTAINERS, SPLIT_FOLDERS, folders, format_of, shown, walk
+from ....core.data import Layout, folders, format_of, shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 from .camera_names import camera_in
 
 PARTS = {
-    **{name: (split, "") for name, split in SPLIT_FOLDERS.items()},
+    **{name: (split, "") for name, split in Layout.SPLITS.items()},
     QUERY: ("test", QUERY),
     GALLERY: ("test", GALLERY),
 }
@@ -26,7 +26,7 @@ def find(path: Path) -> Path | None:
     """`path`, or its folder called images, if folders of people are in it."""
     if not path.is_dir():
         return None
-    inside = [folder for folder in folders(path) if folder.name.lower() in CONTAINERS]
+    inside = [folder for folder in folders(path) if folder.name.lower() in Layout.CONTAINERS]
     return next((each for each in (path, *inside) if any(True for _ in _people(each))), None)
 
 
@@ -50,7 +50,7 @@ def _people(path: Path) -> Iterator[tuple[Path, str, str]]:
         for part in parts:
             yield from ((folder, *PARTS[part.name.lower()]) for folder in folders(part))
         return
-    yield from ((folder, "", "") for folder in inner if folder.name.lower() not in CONTAINERS)
+    yield from ((folder, "", "") for folder in inner if folder.name.lower() not in Layout.CONTAINERS)
 
 
 IDENTITY_FOLDERS = SetFormat("a folder per person", ("re-identification",), find, read)

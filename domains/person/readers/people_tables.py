@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts import SPLITS, DomainData
-from ....core.data import SPLIT_FOLDERS, Row, Table, locate, read_table, shown, visible
+from ....core.contracts import DomainData, Item
+from ....core.data import Layout, Row, Table, locate, read_table, shown, visible
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_start
 from ..pedestrian import IDENTITIES, ROLES, Pedestrian
@@ -140,9 +140,9 @@ def _time(row: Row, column: str | None) -> str:
 
 def _split(row: Row, column: str | None) -> str:
     text = row.text(column).lower()
-    split = SPLIT_FOLDERS.get(text, text)
-    if split and split not in SPLITS:
-        raise DataError(f"{row.place}: split '{shortened(text)}' is none of {', '.join(SPLITS)}; correct it")
+    split = Layout.SPLITS.get(text, text)
+    if split and split not in Item.SPLITS:
+        raise DataError(f"{row.place}: split '{shortened(text)}' is none of {', '.join(Item.SPLITS)}; correct it")
     return split
 
 

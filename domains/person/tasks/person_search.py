@@ -19,7 +19,6 @@ from ..pedestrian import Pedestrian, cameras_of
 from ..samplers import SAMPLERS, IdentityBatches
 from ..training_views import simclr_view, tbps_clip_view
 
-SPLITS = ("train", "val", "test")
 VIEWS = ("pedestrian", "tbps-clip")
 IN_ANY_ORDER = "random"
 
@@ -107,7 +106,7 @@ class PeoplePairs(DomainPairs):
     @classmethod
     def of(cls, pairs: DomainPairs) -> PeoplePairs:
         """The same pictures."""
-        order = [item for split in (*SPLITS, "") for item in pairs.items if item.split == split]
+        order = [item for split in (*Item.SPLITS, "") for item in pairs.items if item.split == split]
         numbers: dict[str, int] = {}
         for item in order:
             numbers.setdefault(_identity(item), len(numbers))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ....core.commands import (
-    Backbone,
-    Debug,
-    Device,
-    EncodingBatch,
+    FromEncoding,
     Json,
-    Workers,
     echo,
     numbers,
     print_json,
@@ -27,6 +23,7 @@ def localize(
         typer.Argument(metavar="RASTER|INDEX", help="A raster, an image, or an index of windows; or a folder of them."),
     ],
     out: Annotated[str, typer.Option(metavar="PLACE", help="The map, .tif or .png; a folder if there are several.")],
+    encoding: Annotated[dict[str, Any], FromEncoding()],
     text: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
     annotation: Annotated[
         str | None,
@@ -44,12 +41,7 @@ def localize(
     bands: Annotated[str | None, typer.Option(help="Bands of rasters, as for fit.")] = None,
     sensor: Annotated[str | None, typer.Option(help="Sensor of the rasters, as for fit.")] = None,
     stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as for fit.")] = None,
-    backbone: Backbone = None,
-    device: Device = None,
-    batch_size: EncodingBatch = None,
-    workers: Workers = None,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write a map of where in a raster a sentence is true.
 
@@ -67,12 +59,9 @@ def localize(
         sides=numbers("--sides", sides),
         median=median,
         even_odd=even_odd,
-        backbone=backbone,
-        device=device or "auto",
-        batch_size=batch_size,
-        workers=workers,
         reading={name: value for name, value in reading.items() if value is not None},
         reporter=reporter(),
+        **encoding,
     )
     scored = [each.scores for each in result.found if each.scores is not None]
     if as_json:

@@ -17,7 +17,7 @@ from ....core.contracts import Backbone, Item
 from ....core.data import locate
 from ....core.errors import ConfigError, DataError, shortened
 from ....core.features import FeatureStore
-from ....core.retrieval import FACTS, RetrievalIndex
+from ....core.retrieval import RetrievalIndex
 from ....core.runtime import Reporter
 from ..domain import RemoteSensing
 from ..pictures import with_stretch
@@ -128,7 +128,7 @@ def localize(
         raise ConfigError(f"--out {out}: the annotation asks for {len(wanted)} maps; give a folder, or --text for one")
     if not several:
         check_map_file(out)
-    if (source / FACTS).is_file():
+    if RetrievalIndex.is_in(source):
         if sides is not None or reading:
             raise ConfigError(
                 f"{source}: an index already has its windows and options of reading; omit --sides, --bands, ..."

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts import MAX_PIXELS
+from ....core.contracts import Item
 from ....core.runs import page_template
 from ....core.runtime import write_whole
 from ..gdal import writing
@@ -88,7 +88,7 @@ def _picture(windows: Windows, size: tuple[int, int], scale: int) -> np.ndarray:
         for top in range(0, size[0], rows):
             bottom = min(top + rows, size[0])
             window = (0, top * scale, width, min(bottom * scale, height) - top * scale)
-            raster.check_size((window[3], width), None, int(item.decode.get("max_pixels", MAX_PIXELS)))
+            raster.check_size((window[3], width), None, int(item.decode.get("max_pixels", Item.MAX_PIXELS)))
             values, there, *how = read_channels(raster, item.source, item.decode, window, (bottom - top, size[1]))
             parts.append(values)
             valid.append(there)

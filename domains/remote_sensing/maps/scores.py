@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ....core.contracts import MAX_PIXELS, Decoded, Domain, DomainData, Item, Scorer
+from ....core.contracts import Decoded, Domain, DomainData, Item, Scorer
 from ....core.errors import DataError
 from ....core.runtime import write_whole
 from ..pictures import IMAGE, picture_of, read_channels
@@ -210,7 +210,7 @@ class _Pixels:
         self.windows, self.piece = windows, piece
         top, bottom, left, right = piece.box
         decode = windows.item.decode
-        raster.check_size((bottom - top, right - left), None, int(decode.get("max_pixels", MAX_PIXELS)))
+        raster.check_size((bottom - top, right - left), None, int(decode.get("max_pixels", Item.MAX_PIXELS)))
         window = (left, top, right - left, bottom - top)
         self.values, self.there, *self.how = read_channels(raster, windows.item.source, decode, window)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, TextClassifier, option
 from ....core.errors import ConfigError
-from ....core.prompts import CHUNK_TOKENS, Layout, encode_in_chunks, spoken
+from ....core.prompts import Layout, encode_in_chunks, spoken
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, heads_of, positions_table
@@ -165,7 +165,7 @@ class EfficientPrompt(TextHead):
                 words = backbone.embed_tokens(some.tokens).float()
             return backbone.encode_prompt(some.embedded(words, self.table), some.mask)
 
-        chunk = len(classes) if torch.is_grad_enabled() else max(1, CHUNK_TOKENS // prompts.tokens.shape[1])
+        chunk = len(classes) if torch.is_grad_enabled() else Layout.at_once(prompts.tokens)
         index = torch.arange(len(classes), device=prompts.tokens.device)
         return encode_in_chunks(encode, index, Layout.used_lengths(prompts.mask), chunk, recompute=False)
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import FeatureSet, FitReport, option
-from ....core.data import NoValidation, folds
+from ....core.contracts import FeatureSet, FitReport, NoValidation, option
+from ....core.data import folds
 from ....core.metrics import row_weights
 from ....core.registry import build_adapter
 from ._frames import average_of_unit, legendre, masked_mean, times

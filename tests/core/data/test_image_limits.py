@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vladapt.core.contracts.items import Item
 from vladapt.core.data import images
 from vladapt.core.data.detect import read_any
 from vladapt.core.data.images import (
@@ -91,7 +92,7 @@ def test_a_decoder_that_takes_more_memory_has_a_lower_limit(tmp_path, monkeypatc
     Image.fromarray(NOISE).save(tmp_path / "a.webp")
     monkeypatch.setitem(images.DECODER_LIMITS, "WEBP", 100)
     assert "the limit is 100 " in refusal(tmp_path / "a.webp")
-    assert decode_image(tmp_path / "a.webp", {"max_pixels": images.MAX_PIXELS + 1}).shape == NOISE.shape
+    assert decode_image(tmp_path / "a.webp", {"max_pixels": Item.MAX_PIXELS + 1}).shape == NOISE.shape
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])

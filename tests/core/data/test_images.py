@@ -10,7 +10,6 @@ from PIL import Image
 
 from vladapt.core.data.images import (
     IMAGE,
-    IMAGE_SUFFIXES,
     decode_image,
     decode_values,
     upright_size,
@@ -201,7 +200,7 @@ def test_decompression_bomb_is_refused_by_its_header(tmp_path, monkeypatch, limi
 
 def test_suffixes_are_matched_without_regard_to_case(tmp_path):
     assert IMAGE.matches(tmp_path / "A.JPG") and not IMAGE.matches(tmp_path / "notes.txt")
-    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE.suffixes)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
-from vladapt.core.training.layers import TowerLayers, is_projection
+from vladapt.core.training.layers import TowerLayers
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
@@ -328,4 +328,4 @@ def test_projections_have_a_rate_of_their_own(built, name, projections):
     groups = TowerLayers(backbone).parameter_groups(lr=1.0, weight_decay=0.1, projection_rate=5.0)
     assert {names[p] for group in groups if group["lr"] == 5.0 for p in group["params"]} == projections
     assert {group["lr"] for group in groups} <= {1.0, 5.0}
-    assert {name for name in names.values() if is_projection(name)} == projections
+    assert {name for name in names.values() if TowerLayers.is_projection(name)} == projections

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("pydicom", reason="extra medical is not installed")
 
 from vladapt import load_domain
-from vladapt.core.contracts.items import MAX_PIXELS
+from vladapt.core.contracts.items import Item
 from vladapt.core.data.label_files import Answer, Source, labels_text, read_label_file
 from vladapt.core.errors import ConfigError
 
@@ -39,7 +39,7 @@ def test_what_is_no_ct_has_no_hounsfield_windows(write_dicom, tmp_path):
 def test_a_window_of_the_reader_is_the_first(write_dicom, tmp_path):
     attributes = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "HU"}
     (stills,) = pictures(
-        write_dicom(tmp_path / "ct.dcm", RAMP, **attributes), window="bone", max_pixels=MAX_PIXELS // 2
+        write_dicom(tmp_path / "ct.dcm", RAMP, **attributes), window="bone", max_pixels=Item.MAX_PIXELS // 2
     )
     assert (stills["as read"] == stills["bone"]).all() and not (stills["as read"] == stills["lung"]).all()
 

@@ -13,7 +13,7 @@ from ......core.contracts import Backbone, Decoded, Item
 from ......core.data import decode_image, read_unlabelled
 from ......core.errors import CapabilityError, DataError
 from ......core.features import FeatureStore, load_image_features
-from ......core.retrieval import FACTS, ImageReader, RetrievalIndex
+from ......core.retrieval import ImageReader, RetrievalIndex
 
 SUFFIXES = (".safetensors", ".npz")
 IMAGES = "images"
@@ -42,7 +42,7 @@ class Archive:
             DataError: nothing usable there. CapabilityError: made with another backbone.
         """
         path = Path(path)
-        if (path / FACTS).is_file():
+        if RetrievalIndex.is_in(path):
             return _from_index(path, backbone)
         if path.suffix.lower() in SUFFIXES:
             return _from_features(path, backbone)
