@@ -19,7 +19,7 @@ __getattr__, __dir__ = lazy_exports(
         "options": "as_text option settle whole_number",
         "outputs": "Output",
         "part_views": "PartViews",
-        "prepared": "PreparedData",
+        "prepared": "NoValidation PreparedData",
         "recipe": "Recipe SAMPLE",
         "resources": "FurtherBackbone NEEDS PatchTokens PreProjection TextPool",
         "run_info": "RunInfo",

@@ -1,6 +1,5 @@
 """Focal losses, CARAFE, masked convolution and PSA masks against their definitions."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F
