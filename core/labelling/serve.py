@@ -16,7 +16,6 @@ import time
 import webbrowser
 from collections import OrderedDict
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from PIL import Image
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData
 from ..data.label_files import read_source, read_todo
-from ..errors import CapabilityError, ConfigError, DataError, VladaptError
+from ..errors import ConfigError, DataError, VladaptError
 from ..registry import load_domain
+from ..runtime.packages import need_package
 from ..runtime.web_page import FILES, WebPage
 from .answer_file import AnswerFile
 
@@ -177,10 +177,7 @@ def serve(
 def require_server() -> None:
     """Raise the CapabilityError of a machine without starlette or uvicorn."""
     for package in ("starlette", "uvicorn"):
-        if find_spec(package) is None:
-            raise CapabilityError(
-                f"`vladapt label` needs the package '{package}'; install it with: pip install 'vladapt[labels]'"
-            )
+        need_package("`vladapt label`", package, "labels")
 
 
 def build_app(labelling: Labelling, token: str):

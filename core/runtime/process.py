@@ -137,3 +137,8 @@ def in_blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
     import torch
 
     return (rows,) if torch.compiler.is_exporting() else rows.split(size)
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
