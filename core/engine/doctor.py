@@ -34,7 +34,7 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    return Finding("python", True, f"{platform.pythoninstalled_version()} on {platform.system()} {platform.machine()}")
+    return Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def _device() -> Finding:
