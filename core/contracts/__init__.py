@@ -9,7 +9,7 @@ __getattr__, __dir__ = lazy_exports(
         "backbone": "Backbone Block CAPABILITIES normalized",
         "choices": "ByExample ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied "
         "ZERO_SHOT published_options",
-        "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
+        "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer most_pixels",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
         "items": "Boxes Captions Decoded DomainData Identity Item Label Labels MAX_PIXELS Mask Question Questions "

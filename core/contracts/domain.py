@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from .images import InputChannels
     from .use import Use
 
+DECODED = "images and volumes: most pixels or voxels that are decoded, 200000000 by default"
+
+
+def most_pixels(help: str = DECODED) -> Any:
+    """The option of a reader that says how large an image may be that it decodes."""
+    return option(MAX_PIXELS, help, low=1, high=10**11, parse=whole_number)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -39,13 +46,7 @@ class Reading:
         "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
     min_side: float | None = option(None, "boxes: shortest side in pixels to keep", low=0, high=100_000)
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
-        low=1,
-        high=10**11,
-        parse=whole_number,
-    )
+    max_pixels: int = most_pixels()
 
     def __post_init__(self):
         settle(self)

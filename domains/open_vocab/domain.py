@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts import MAX_PIXELS, Domain, DomainData, Item, option, settle, whole_number
+from ...core.contracts import MAX_PIXELS, Domain, DomainData, Item, most_pixels, option, settle
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
@@ -23,13 +23,7 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "classes, in order; names by number where the data have none")
     reduce_zero_label: bool = option(False, "masks: 0 is no class, and 1 the first class")
     background: bool = option(True, "masks of COCO outlines: the pixels outside are the first class")
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
-        low=1,
-        high=10**11,
-        parse=whole_number,
-    )
+    max_pixels: int = most_pixels()
 
     def __post_init__(self):
         settle(self)

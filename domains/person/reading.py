@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ...core.contracts import MAX_PIXELS, DomainData, option, settle, whole_number
+from ...core.contracts import DomainData, most_pixels, option, settle
 from ...core.data import IMAGE, Format, ItemCollector
 from ...core.errors import ConfigError, DataError, printable
 from .pedestrian import IDENTITIES, Pedestrian
@@ -27,13 +27,7 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
     absent: str = option("0", "attributes: the value in tables for people without it")
     unknown: str = option("-1", "attributes: the value in tables and .mat files for unknown")
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
-        low=1,
-        high=10**11,
-        parse=whole_number,
-    )
+    max_pixels: int = most_pixels()
 
     def __post_init__(self):
         settle(self)

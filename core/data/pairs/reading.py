@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...contracts.adapter import require
-from ...contracts.items import MAX_PIXELS, SPLITS
-from ...contracts.options import option, options_from, settle, whole_number
+from ...contracts.domain import most_pixels
+from ...contracts.items import SPLITS
+from ...contracts.options import option, options_from, settle
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json
 from ...runtime.remote import is_url, shown
@@ -85,13 +86,7 @@ class Reading:
         None, "shards in sequence: how many all processes read at once; by default one per worker", low=1, high=65_536
     )
 
-    max_pixels: int = option(
-        MAX_PIXELS,
-        "most pixels of an image that is decoded, 200000000 by default",
-        low=1,
-        high=10**11,
-        parse=whole_number,
-    )
+    max_pixels: int = most_pixels("most pixels of an image that is decoded, 200000000 by default")
 
     def __post_init__(self):
         settle(self)
