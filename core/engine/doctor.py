@@ -30,7 +30,8 @@ OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-pyth
 
 def examine() -> list[Finding]:
     """All findings, importing torch but no model library."""
-    return [_python(), _device(), _opencv(), *_extras(), *_domains(), _cache(), _offline()]
+    of_domains = [finding for module in _doctors() for finding in module.findings()]
+    return [_python(), _device(), _opencv(), *_extras(), *of_domains, _cache(), _offline()]
 
 
 def _python() -> Finding:
@@ -127,13 +128,9 @@ def examine_asked(given: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
-def _domains() -> list[Finding]:
-    """What domains say of what they stand on: `findings()` of the file `doctor.py` in a domain's folder."""
-    return [finding for module in _doctors() for finding in module.findings()]
-
-
 def _doctors() -> Iterator[ModuleType]:
-    """Those files as modules. Each runs apart from its package, so that a domain that does not import can say why."""
+    """The files `doctor.py` in domains' folders, whose `findings()` say what a domain stands on, as modules. Each runs
+    apart from its package, so that a domain that does not import can say why."""
     for file in sorted((PACKAGE_ROOT / "domains").glob("*/doctor.py")):
         package = __name__.rsplit(".core.", 1)[0]
         name = f"{package}.domains.{file.parent.name}.doctor"
