@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
@@ -18,6 +15,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.options import chosen, options_of
 from ..contracts.resources import OF_TOWERS
 from ..errors import VladaptError
+from ..training.samples import seed_everything
 from .contract import ContractError, OwnFolder, attempted, given
 from .processes import class_at
 from .towers import plain, small_clip, towers_of
@@ -116,13 +114,6 @@ def _quick(cls: type[Adapter]) -> dict[str, Any]:
         except VladaptError:
             continue
     return usable
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators of a process, which no fit may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
 
 
 def reloaded(cls: type[Adapter], path: Path, backbone: Backbone | None = None) -> Adapter:

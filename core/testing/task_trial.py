@@ -22,8 +22,8 @@ from ..errors import CapabilityError
 from ..recipes.resolve import resolve
 from ..runs.folder import Run
 from ..runtime.progress import Reporter
+from ..training.samples import seed_everything
 from .contract import ContractError, OwnFolder, attempted, given
-from .method import seed_everything
 from .towers import small_clip
 
 QUIET = Reporter(quiet=True)

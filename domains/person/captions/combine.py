@@ -124,11 +124,9 @@ def _in(subject: str, worn: list[str], carried: list[str], rng: np.random.Genera
 def _carrying_first(subject: str, worn: list[str], carried: list[str], rng: np.random.Generator) -> str:
     if not carried:
         return f"{listed(worn)}, worn by {subject}"
-    return (
-        f"carrying {listed(carried)}, {subject} {_pick(WEARS, rng)} {listed(worn)}"
-        if worn
-        else _in(subject, worn, carried, rng)
-    )
+    if not worn:
+        return _in(subject, worn, carried, rng)
+    return f"carrying {listed(carried)}, {subject} {_pick(WEARS, rng)} {listed(worn)}"
 
 
 def _two_sentences(subject: str, worn: list[str], carried: list[str], rng: np.random.Generator) -> str:
