@@ -7,7 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 INTERRUPTED = 130
 """What the parser returns after Ctrl-C, which it catches itself."""
@@ -43,7 +46,7 @@ class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""
 
     @classmethod
-    def unwritable(cls, folder: object, error: Exception, cure: str = "give another --out") -> DataError:
+    def unwritable(cls, folder: object, error: Exception, cure: str = "give another --out") -> Self:
         """Of a folder in which nothing can be written.
 
         Args:

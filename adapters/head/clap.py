@@ -132,8 +132,8 @@ class Clap(ClassWeighted, PooledViews):
         self.prototypes.requires_grad_()
         optimizer = torch.optim.SGD([self.prototypes], self.lr, self.momentum, weight_decay=self.weight_decay)
         batches = epoch_batches(len(unit), self.batch_size, seed, order=order, device=unit.device)
-        rates = dassl_learning_rates(self.lr, self.epochs, warmup=self.warmup)
-        rates = [[rate] * self.batches or max(1, images // self.batch_size) for rate in rates]
+        steps = self.batches or max(1, images // self.batch_size)
+        rates = [[rate] * steps for rate in dassl_learning_rates(self.lr, self.epochs, warmup=self.warmup)]
         criterion = label_loss(labels.ndim == 2, self.priors_of(labels, len(base)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class ArrayFile:
             return {name: arrays[name] for name in (headers if names is None else names)}
 
     @contextmanager
-    def values(self, name: str) -> Iterator[BinaryIO]:
+    def values(self, name: str) -> Iterator[IO[bytes]]:
         """The bytes of an array's values, as a stream.
 
         Raises:
@@ -102,7 +102,7 @@ class ArrayFile:
             raise DataError(f"{self.path}: not a readable .npz file ({reason}); save or copy it again") from None
 
 
-def _header(stream: BinaryIO) -> ArrayHeader:
+def _header(stream: IO[bytes]) -> ArrayHeader:
     """What stands at the beginning of an `.npy`.
 
     Raises:

@@ -24,10 +24,10 @@ def read_matlab(file: Path, *variables: str) -> dict[str, list[Any]]:
     command = [sys.executable, "-I", str(script), str(file.absolute()), *variables]
     try:
         done = subprocess.run(command, capture_output=True, timeout=SECONDS, text=True, errors="replace")
-        content = json_values(done.stdout) if done.returncode == 0 else None
+        content, error = (json_values(done.stdout) if done.returncode == 0 else None), done.stderr
     except (subprocess.TimeoutExpired, ValueError):
-        done = content = None
+        content, error = None, ""
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in variables):
-        said = "" if done is None else done.stderr.strip().rpartition("\n")[2]
+        said = error.strip().rpartition("\n")[2]
         raise DataError(f"{file}: not a readable MATLAB file ({shortened(said) or 'damaged'}); get it again")
     return content

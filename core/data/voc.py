@@ -96,10 +96,10 @@ def _box(file: Path, entry: ElementTree.Element) -> Box:
     if not name:
         raise DataError(f"{file}: an object has no name; correct the file")
     try:
-        box = tuple(float(corners.findtext(corner)) for corner in CORNERS)
+        x0, y0, x1, y1 = (float(corners.findtext(corner)) for corner in CORNERS)
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{file}: object '{name}' has no usable bndbox; correct the file") from error
-    return Box(name, box, ignored=(entry.findtext("difficult") or "").strip() == "1")
+    return Box(name, (x0, y0, x1, y1), ignored=(entry.findtext("difficult") or "").strip() == "1")
 
 
 def _listed_size(tree: ElementTree.Element) -> tuple[int, int] | None:

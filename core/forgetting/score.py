@@ -16,7 +16,7 @@ from ..runs.run_sections import score_rows
 from ..runs.sections import Measure, TableSection, VerdictSection
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 DRAWN = "drawings"
 MEASURES = {

@@ -31,7 +31,7 @@ from ..runs.run_sections import Verdict
 from ..runs.sections import MEASURES, Measure, VerdictSection, deciding_of, points
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 ZERO_SHOT, LARGEST, LINEAR, GUESSING = "zero_shot", "largest_class", "linear_probe", "guessing"

@@ -48,7 +48,7 @@ class Coverage(Judgement):
     def compute(self, fit: JudgedClassifier) -> Trusted | None:
         """By `coverage`, `set_method` and `max_error` of the use; None where neither sets nor an error is wanted."""
         use, calibration = fit.use, fit.calibration
-        if use.coverage is None and use.max_error is None:
+        if use is None or (use.coverage is None and use.max_error is None):
             return None
         if calibration is None:
             why = uncalibrated_words(use.run.info)

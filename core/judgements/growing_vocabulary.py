@@ -18,7 +18,7 @@ from ..metrics.vocabulary_growth import VocabularyGrowth, divided_classes, growi
 from ..runs.sections import Measure, TableSection
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 TRIALS = 3
 """Orders of the other classes for each target, as published."""

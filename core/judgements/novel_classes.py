@@ -10,7 +10,7 @@ from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Recor
 from ..runs.sections import TableSection
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 SIDES = {"zero_shot": "Zero-shot", "adapted": "Adapted"}
 

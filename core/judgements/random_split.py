@@ -19,7 +19,7 @@ from ..registry import build_adapter
 from ..runs.sections import MEASURES, Cell, TableSection, deciding_of, points
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 NOTE = (
     "The same method, learning from as many images per class. Neighbouring places look alike, so a random split "

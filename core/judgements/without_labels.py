@@ -20,7 +20,7 @@ from ..data.sampling import rank
 from .calibration import logits_on
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 MOST_LABELLED = 100
 """Labelled images, at most, that have a say."""

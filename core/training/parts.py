@@ -171,8 +171,8 @@ class Parts:
             TowerLayers(backbone).freeze(self._wanted_frozen())
         elif settings.lora:
             towers = [tower for tower in ("image", "text") if tower not in self._locked()]
-            options = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
-            LowRank.add(backbone, r=settings.lora, towers=towers, **options)
+            alpha, dropout = settings.lora_alpha, settings.lora_dropout
+            LowRank.add(backbone, r=settings.lora, alpha=alpha, dropout=dropout, towers=towers)
         else:
             TowerLayers(backbone).set_trainable(lock=self._locked(), last=self.settings.train_last)
         head = [] if task.class_scores is None else task.class_scores.parameters()

@@ -184,8 +184,8 @@ class OpenRaster:
         spared = min((max((f for f in of if f <= shrink), default=1) for of in factors), default=1)
         blocks = max(rows * columns for each in self._datasets for rows, columns in each.block_shapes[:1])
         if max(shape[0] * shape[1] // spared**2, blocks) > limit:
-            size = f"{self.header.width} x {self.header.height} pixels"
-            raise LimitError.too_large(f"{self.files[0]}: a raster of {size}", limit)
+            what = f"{self.files[0]}: a raster of {self.header.width} x {self.header.height} pixels"
+            raise LimitError.too_large(what, limit)
 
     def _check_window(self, window: Sequence[int]) -> None:
         left, top, width, height = window

@@ -127,9 +127,9 @@ def data_of(
         raise DataError(f"{source}: none of its clips can be read ({video}: {reason}); correct them")
     several = any(isinstance(item.target, Labels) for item in collector.items)
     kind = "captions" if captions else "multilabel" if several else "clips"
-    what = {"kind": kind, "name": name or source.stem, "notes": said, "published": published}
+    facts = {"kind": kind, "name": name or source.stem, "notes": said, "published": published}
     skipped = [*collector.skipped, *files.skipped]
-    return collector.data_set(source, formats, map(as_words, classes), skipped=skipped, **what)
+    return collector.data_set(source, formats, map(as_words, classes), skipped=skipped, **facts)
 
 
 def seconds(value: Any, place: str) -> float | None:
