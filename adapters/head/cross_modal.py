@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain, count, pairwise
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +15,10 @@ from torch import Tensor
 from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting, class_weights, val_score
-from ...core.training import dassl_learning_rates, epoch_batches, train_epochs
+from ...core.training import dassl_learning_rates, train_epochs
 from ._class_texts import texts_of
 from ._text_rows import has_lengths, unit_rows
+from .real_linear import endless_batches
 
 RATES, DECAYS, BATCH_SIZES = (1e-3, 1e-4), (0.0, 1e-2, 1e-4), (8, 32)
 """The published grid, in the order of its loops."""
@@ -190,10 +191,10 @@ class CrossModal(Searched, PooledViews):
     def _batches(self, samples: _Samples, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices of images and of prompts, half each, without end."""
         half, device = max(1, size // 2), samples.images.device
-        images = _endless(len(samples.images), half if self.prompts else size, 2 * seed, device)
+        images = endless_batches(len(samples.images), half if self.prompts else size, 2 * seed, device)
         if not self.prompts:
             return ((index, index[:0]) for index in images)
-        return zip(images, _endless(len(samples.texts), half, 2 * seed + 1, device))
+        return zip(images, endless_batches(len(samples.texts), half, 2 * seed + 1, device))
 
     def _logits(self, batch: Batch) -> Tensor:
         return self.logit_scale * batch.unit @ self.weights.T + self.logit_bias
@@ -257,9 +258,3 @@ def _random(like: Tensor, seed: int) -> Tensor:
     """As a linear layer starts, seeded."""
     drawn = torch.rand(like.shape, generator=torch.Generator().manual_seed(seed))
     return ((2 * drawn - 1) / like.shape[1] ** 0.5).to(like.device)
-
-
-def _endless(size: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches of shuffled passes over `size` samples, an incomplete last one of a pass left out."""
-    batches = epoch_batches(size, batch_size, seed, drop_last=True, device=device)
-    return chain.from_iterable(map(batches, count()))

@@ -122,8 +122,8 @@ class RealLinear(ClassWeighted):
         """The (C, D) head after the last step, and the history in ten parts."""
         head = texts.zero_shot.clone().requires_grad_()
         optimizer = torch.optim.AdamW([head], lr=self.lr, weight_decay=self.weight_decay)
-        of_images = _endless(len(images), self.batch_size, 2 * seed, head.device)
-        of_prompts = _endless(len(texts.prompts), self.batch_size, 2 * seed + 1, head.device)
+        of_images = endless_batches(len(images), self.batch_size, 2 * seed, head.device)
+        of_prompts = endless_batches(len(texts.prompts), self.batch_size, 2 * seed + 1, head.device)
         criterion = label_loss(False, self.priors_of(labels, len(texts.zero_shot)))
 
         def loss_of(part: int, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -202,7 +202,7 @@ def _words_of(folder: FeatureSet, captions: TextPool | None) -> tuple[Tensor, st
     return torch.nn.functional.normalize(features, dim=-1), "their captions"
 
 
-def _endless(size: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
+def endless_batches(size: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
     """Batches of shuffled passes over `size` samples, an incomplete last one of a pass left out."""
     batches = epoch_batches(size, batch_size, seed, drop_last=True, device=device)
     return chain.from_iterable(map(batches, count()))

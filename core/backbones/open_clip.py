@@ -19,7 +19,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from ..contracts.images import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
+from ..runtime.packages import need_package
 from ..runtime.reading import read_json
 from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positions
 from .last_stride import at_stride_one, is_timm_resnet
@@ -263,10 +263,7 @@ def _custom_blocks(tower: dict) -> bool:
 
 def _need_transformers(what: str, spec: str) -> None:
     """Raise CapabilityError where transformers, which builds a part of the model, is not installed."""
-    if find_spec("transformers") is None:
-        raise CapabilityError(
-            f"{what} of backbone '{spec}' needs the package 'transformers'; install it with: pip install 'vladapt[hf]'"
-        )
+    need_package(f"{what} of backbone '{spec}'", "transformers", "hf")
 
 
 def _pooler(text: dict) -> str:

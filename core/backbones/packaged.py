@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..contracts.backbone import Block
 from ..errors import CapabilityError, DataError
+from ..runtime.reading import sha256_of
 from .tower_steps import Undrawn, post_norm_block
 
 INSTALL = "pip install 'vladapt[embedded]'"
@@ -72,14 +72,6 @@ def _checked(path: Path) -> str:
     if time.time_ns() - facts.st_ctime_ns > _SETTLED:
         _checks[key] = digest
     return digest
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019, arXiv 1905.11946); Lite0 is its

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..contracts.backbone import Block
 from ..errors import DataError
+from ..runtime.process import holding
 from .positions import ImagePositions, ProjectionMatrix
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
@@ -263,13 +264,12 @@ def sized_like(file: Path, times: int) -> Iterator[None]:
             raise DataError(f"{file}: its model would be far larger than its weights; copy it again, or train it again")
 
     token = object()
-    outer = _innermost.set(token)
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-        _innermost.reset(outer)
+    with holding(_innermost, token):
+        hook = register_module_parameter_registration_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 class Undrawn(TorchFunctionMode):
@@ -288,11 +288,6 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@contextmanager
-def unsized() -> Iterator[None]:
+def unsized() -> AbstractContextManager[None]:
     """A context whose parameters belong to another file than that of a `sized_like` around it."""
-    outer = _innermost.set(None)
-    try:
-        yield
-    finally:
-        _innermost.reset(outer)
+    return holding(_innermost, None)

@@ -21,7 +21,7 @@ from ..contracts.items import Decoded, DomainData, Item
 from ..errors import CacheError, DataError, LimitError
 from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom
-from ..runtime.reading import why_not_regular
+from ..runtime.reading import sha256_of, why_not_regular
 from .images import IMAGE, reduced_image
 from .near_copies import GREY_SIDE, Thumbnails, thumbnail
 
@@ -234,7 +234,7 @@ class FileHashes:
                 raise DataError(f"{path}: cannot be read ({reason}); check the file")
             key = _identity(path, status)
             if key not in known:
-                self._remember(key, _hash_file(path))
+                self._remember(key, sha256_of(path))
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
         self.seen[str(path)] = known[key]
@@ -330,14 +330,6 @@ _as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 def _identity(path: str | Path, status: os.stat_result) -> tuple[str, int, int]:
     """What a file is remembered by."""
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
-
-
-def _hash_file(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _read_records(path: Path) -> dict[tuple[str, int, int], str]:

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from ..contracts.domain import Finding
 from ..contracts.options import options_from, options_of
 from ..registry.catalogue import PACKAGE_ROOT
+from ..runtime.packages import installed_version
 
 EXTRAS = (
     *("embedded", "open-clip", "hf", "fine-tune", "retrieval", "labels", "explain", "export", "serve", "sharing"),
@@ -29,7 +30,8 @@ OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-pyth
 
 def examine() -> list[Finding]:
     """All findings, importing torch but no model library."""
-    return [_python(), _device(), _opencv(), *_extras(), *_domains(), _cache(), _offline()]
+    of_domains = [finding for module in _doctors() for finding in module.findings()]
+    return [_python(), _device(), _opencv(), *_extras(), *of_domains, _cache(), _offline()]
 
 
 def _python() -> Finding:
@@ -47,7 +49,7 @@ def _device() -> Finding:
 
 def _opencv() -> Finding:
     """Two OpenCV wheels overwrite one `cv2`: their versions must agree, and it must import without a display."""
-    there = {name: version for name in OPENCV_WHEELS if (version := _version(name))}
+    there = {name: version for name in OPENCV_WHEELS if (version := installed_version(name))}
     listed = ", ".join(f"{name} {version}" for name, version in there.items()) or "no OpenCV wheel"
     if len(set(there.values())) > 1:
         newest = max(there.values())
@@ -93,17 +95,17 @@ def _extras() -> list[Finding]:
 
 def _extra(extra: str, requirements: list[Requirement]) -> Finding:
     requirements = [r for r in requirements if r.name != "vladapt"]
-    missing = [r.name for r in requirements if _version(r.name) is None]
+    missing = [r.name for r in requirements if installed_version(r.name) is None]
     wrong = [
         f"{r.name} {installed} (wants {r.specifier})"
         for r in requirements
-        if (installed := _version(r.name)) and not r.specifier.contains(installed, prereleases=True)
+        if (installed := installed_version(r.name)) and not r.specifier.contains(installed, prereleases=True)
     ]
     cure = f"pip install {_where_from()}[{extra}]'"
     if missing or wrong:
         lacks = ", ".join([*(f"no {name}" for name in missing), *wrong])
         return Finding(f"extra {extra}", False, lacks, cure)
-    return Finding(f"extra {extra}", True, ", ".join(f"{r.name} {_version(r.name)}" for r in requirements))
+    return Finding(f"extra {extra}", True, ", ".join(f"{r.name} {installed_version(r.name)}" for r in requirements))
 
 
 def examine_asked(given: Mapping[str, str]) -> list[Finding]:
@@ -126,13 +128,9 @@ def examine_asked(given: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
-def _domains() -> list[Finding]:
-    """What domains say of what they stand on: `findings()` of the file `doctor.py` in a domain's folder."""
-    return [finding for module in _doctors() for finding in module.findings()]
-
-
 def _doctors() -> Iterator[ModuleType]:
-    """Those files as modules. Each runs apart from its package, so that a domain that does not import can say why."""
+    """The files `doctor.py` in domains' folders, whose `findings()` say what a domain stands on, as modules. Each runs
+    apart from its package, so that a domain that does not import can say why."""
     for file in sorted((PACKAGE_ROOT / "domains").glob("*/doctor.py")):
         package = __name__.rsplit(".core.", 1)[0]
         name = f"{package}.domains.{file.parent.name}.doctor"
@@ -169,10 +167,3 @@ def _offline() -> Finding:
         else ("used only for a remote model you name (open_clip:<arch>/<tag>, hf:<repo id>)")
     )
     return Finding("network", True, state)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

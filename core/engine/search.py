@@ -103,11 +103,11 @@ def search(
     _check_transform(opened, reader, tower)
     data, picture = (None, None) if asked.image is None else reader.one(asked.image)
     weight = WEIGHT if asked.weight is None else asked.weight
-    vector = mixed(
-        None if text is None else _encoded_text(tower, text),
-        None if picture is None else _encoded_image(tower, reader.transform(tower, data)(picture)),
-        weight,
-    )
+    of_text, of_image = None if text is None else _encoded_text(tower, text), None
+    if picture is not None:
+        pixels = reader.transform(tower, data)(picture)
+        of_image = encoder(tower, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
+    vector = mixed(of_text, of_image, weight)
     query = {"text": text, "image": asked.image, "weight": weight if text is not None and picture is not None else None}
     query |= {"where": wanted.values} if wanted.values else {}
     query |= {"since": asked.since} if asked.since is not None else {}
@@ -151,10 +151,6 @@ def _check_transform(opened: RetrievalIndex, reader: ImageReader, backbone: Back
 def _encoded_text(backbone: Backbone, text: str) -> Tensor:
     with torch.inference_mode():
         return backbone.encode_text([text])[0].cpu()  # (D,)
-
-
-def _encoded_image(backbone: Backbone, pixels: Tensor) -> Tensor:
-    return encoder(backbone, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
 
 
 def _write_page(

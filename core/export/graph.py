@@ -158,15 +158,10 @@ def check_opset(opset: int | None) -> int:
     return opset
 
 
-def _reader(examples, base):
-    class Reader(base):
-        def __init__(self):
-            self._left: Iterator = iter(examples)
-
-        def get_next(self):
-            return next(self._left, None)
-
-    return Reader()
+def _reader(examples: Sequence[Mapping[str, np.ndarray]], base: type) -> Any:
+    """The examples, one after the other, as onnxruntime asks for them."""
+    left = iter(examples)
+    return type("Reader", (base,), {"get_next": lambda self: next(left, None)})()
 
 
 @contextmanager

@@ -154,13 +154,6 @@ def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[
         )
 
 
-def plain_batches(features: FeatureSet) -> Iterator[Batch]:
-    """Features alone."""
-    for start in range(0, len(features), ROWS_AT_ONCE):
-        ids = None if features.ids is None else features.ids[start : start + ROWS_AT_ONCE]
-        yield Batch(features=features.features[start : start + ROWS_AT_ONCE], ids=ids)
-
-
 @torch.no_grad()
 def logits_of(
     adapter: Adapter,

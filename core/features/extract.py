@@ -8,7 +8,6 @@ images to encode at once is found by timing the work itself (`BatchSizeTuner`).
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.features import PATCH_TOKENS, PRE_PROJECTION, PROJECTED, TAPS
 from ..contracts.items import Decoded, Item
 from ..errors import CacheError, CapabilityError, ConfigError, DataError, one_line
+from ..runtime.process import cores
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 VIEWS_A_JOB = 8
@@ -212,6 +212,16 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
     return encode
 
 
+def plain_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Tensor]:
+    """Pixels (B, 3, S, S) -> features (B, D) float32, not normalised, under the gradient mode of the caller."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
+            return backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
+
+    return encode
+
+
 def check_tap(backbone: Backbone, tap: str) -> None:
     """Raise the ConfigError of an unknown tap, or the CapabilityError of a backbone that has no such tap."""
     if tap not in TAPS:
@@ -224,11 +234,6 @@ def check_amp(amp: str | None) -> None:
     """Raise the ConfigError of an unknown precision."""
     if amp not in AMP:
         raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Window:

@@ -26,8 +26,8 @@ from ..contracts.backbone import Backbone
 from ..contracts.items import DomainData, Item, Label
 from ..data.class_folders import read_class_folders
 from ..data.verify import FileHashes, check_skipped, drop_unreadable
-from ..errors import ConfigError, DataError
-from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, extract, in_eval_mode, renderer
+from ..errors import DataError
+from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier, spoken
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter
@@ -128,8 +128,7 @@ class GenericProbe:
         Raises:
             ConfigError: an option is not usable. DataError: an image cannot be read any more.
         """
-        if amp not in AMP:
-            raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
+        check_amp(amp)
         # What a tower keeps of its first pass (masks, positions) must still serve one that trains: not inference mode.
         with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
             texts = build_classifier(backbone, self.words, self.templates).weights.cpu()  # (W, D)
@@ -158,12 +157,9 @@ class GenericProbe:
         with closing(extract(jobs, render, _encoder(backbone, amp), tuner, workers, pin)) as results:
             for result in results:
                 if not isinstance(result, Encoded):
-                    raise DataError(f"generic image {self._id_of(result.keys[0])}: {result.reason}")
+                    raise DataError(f"generic image {self.data.items[int(result.keys[0])].id}: {result.reason}")
                 rows.append(torch.from_numpy(result.rows))
         return torch.cat(rows)
-
-    def _id_of(self, key: bytes) -> str:
-        return self.data.items[int(key)].id
 
 
 def _drawing(label: int, name: str, number: int) -> Item:

@@ -107,12 +107,8 @@ class AnswerFile:
         if not self.path.read_bytes().strip():
             raise DataError(f"--out {self.path}: empty file, no labels; remove it or give another --out")
         rows, source = read_answers(self.path)
-        same = (source.labelled, source.domain, _place(source, self.path)) == (
-            self.source.labelled,
-            self.source.domain,
-            _place(self.source, self.path),
-        )
-        if not same:
+        there, here = ((each.labelled, each.domain, _place(each, self.path)) for each in (source, self.source))
+        if there != here:
             raise DataError(f"--out {self.path}: holds labels of other images ({source.data}); give another --out")
         for name in (name for row in rows for name in row.labels):
             if name not in self.source.classes:

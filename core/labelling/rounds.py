@@ -74,7 +74,8 @@ def choose_round(known: Known, selector: Selector, budget: int, *, seed: int, sp
     to_choose = copies.open([row for row in range(len(known.items)) if row not in reserved])
     left = len(copies.once(to_draw)) + len(copies.once(to_choose))
     if not 1 <= budget <= left:
-        raise ConfigError(f"--budget {budget}: {left} images are left to label, copies not counted; {_cure(left)}")
+        cure = f"give 1 to {left}" if left else "all images are labelled"
+        raise ConfigError(f"--budget {budget}: {left} images are left to label, copies not counted; {cure}")
     count = (budget + EVERY // 2) // EVERY
     count = min(count, len(copies.once(to_draw)))
     count = max(count, budget - len(copies.once(to_choose)))
@@ -158,7 +159,3 @@ class _Copies:
         for row in rows:
             first.setdefault(("chain", self._chain[row]) if row in self._chain else row, row)
         return list(first.values())
-
-
-def _cure(left: int) -> str:
-    return f"give 1 to {left}" if left else "all images are labelled"

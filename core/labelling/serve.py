@@ -16,7 +16,6 @@ import time
 import webbrowser
 from collections import OrderedDict
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from PIL import Image
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData
 from ..data.label_files import read_source, read_todo
-from ..errors import CapabilityError, ConfigError, DataError, VladaptError
+from ..errors import ConfigError, DataError, VladaptError
 from ..registry import load_domain
+from ..runtime.packages import need_package
 from ..runtime.web_page import FILES, WebPage
 from .answer_file import AnswerFile
 
@@ -177,10 +177,7 @@ def serve(
 def require_server() -> None:
     """Raise the CapabilityError of a machine without starlette or uvicorn."""
     for package in ("starlette", "uvicorn"):
-        if find_spec(package) is None:
-            raise CapabilityError(
-                f"`vladapt label` needs the package '{package}'; install it with: pip install 'vladapt[labels]'"
-            )
+        need_package("`vladapt label`", package, "labels")
 
 
 def build_app(labelling: Labelling, token: str):
@@ -216,30 +213,26 @@ def build_app(labelling: Labelling, token: str):
         text, kind = page.file(request.url.path)
         return Response(text, media_type=kind)
 
-    def opened(request: Request, body: dict[str, Any]) -> Response:
-        labelling.hear(body["page"])
-        return JSONResponse(labelling.state())
+    def heard(answered: Callable[[dict[str, Any]], dict[str, Any]]):
+        """What an open page asks for, which is heard of by it."""
 
-    def here(request: Request, body: dict[str, Any]) -> Response:
-        labelling.hear(body["page"])
-        return JSONResponse({})
+        def endpoint(request: Request, body: dict[str, Any]) -> Response:
+            labelling.hear(body["page"])
+            return JSONResponse(answered(body))
+
+        return endpoint
 
     def leave(request: Request, body: dict[str, Any]) -> Response:
         labelling.leave(body["page"])
         return JSONResponse({})
 
-    def answer(request: Request, body: dict[str, Any]) -> Response:
-        labelling.hear(body["page"])
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
         image, labels, said = (body.get(name) for name in ("image", "labels", "answer"))
         texts = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
         if type(image) is not int or not texts or not isinstance(said, str):
             raise ConfigError("an answer has an image, labels and an answer")
         labelling.answers.answer(image, labels, said)
-        return JSONResponse({})
-
-    def undo(request: Request, body: dict[str, Any]) -> Response:
-        labelling.hear(body["page"])
-        return JSONResponse({"image": labelling.answers.undo()})
+        return {}
 
     def image_of(request: Request) -> int:
         image = request.path_params["image"]
@@ -259,7 +252,8 @@ def build_app(labelling: Labelling, token: str):
     def guess(request: Request, body: dict[str, Any]) -> Response:
         return JSONResponse(labelling.guess(image_of(request)))
 
-    posts = {"/open": opened, "/here": here, "/leave": leave, "/answer": answer, "/undo": undo}
+    posts = {"/open": heard(lambda body: labelling.state()), "/here": heard(lambda body: {}), "/answer": heard(answer)}
+    posts |= {"/undo": heard(lambda body: {"image": labelling.answers.undo()}), "/leave": leave}
     gets = {**dict.fromkeys(FILES, part), "/stills/{image:int}": stills}
     gets |= {"/still/{image:int}/{number:int}": still, "/guess/{image:int}": guess}
     routes = [Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in gets.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from ..contracts.features import FeatureSet
 from ..data.sampling import folds
-from ..errors import CapabilityError, DataError
+from ..errors import DataError
+from ..runtime.packages import need_package
 
 PARTS = 5
 
@@ -85,7 +85,4 @@ def suspects(labels: Tensor, probabilities: Tensor) -> list[int]:
 
 def require_cleanlab() -> None:
     """Raise the CapabilityError of a machine without cleanlab."""
-    if find_spec("cleanlab") is None:
-        raise CapabilityError(
-            "--wrong-labels needs the package 'cleanlab'; install it with: pip install 'vladapt[labels]'"
-        )
+    need_package("--wrong-labels", "cleanlab", "labels")

@@ -7,6 +7,6 @@ __getattr__, __dir__ = lazy_exports(
     {
         "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill spoken",
         "context": "PromptLearner encode_in_chunks",
-        "descriptions": "broad_vocabulary read_class_json",
+        "descriptions": "read_class_json",
     },
 )

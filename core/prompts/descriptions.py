@@ -1,15 +1,12 @@
-"""What is said of classes besides their names: descriptions and synonyms, from JSON files; and a broad vocabulary of
-things, for images whose classes nobody named.
-"""
+"""What is said of classes besides their names: descriptions and synonyms, from JSON files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import CapabilityError, DataError, did_you_mean
+from ..errors import DataError, did_you_mean
 from ..runtime.reading import json_values, read_bytes
 from .classifier import spoken
 
@@ -152,22 +149,3 @@ def _counted(path: Path, name: str, value: Any) -> Synonyms:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-@cache
-def broad_vocabulary() -> tuple[str, ...]:
-    """The names of ImageNet-21k's classes as timm has them, of several synonyms the first, each once.
-
-    Raises:
-        CapabilityError: timm is not installed.
-    """
-    try:
-        from timm.data import ImageNetInfo
-    except ImportError:
-        raise CapabilityError(
-            "the words of ImageNet-21k come with the package 'timm'; install it with: pip install timm, or give "
-            "--resource vocabulary=FILE"
-        ) from None
-    info = ImageNetInfo("imagenet-21k")
-    names = (info.index_to_description(index) for index in range(info.num_classes()))
-    return tuple(dict.fromkeys(name.split(",")[0].strip() for name in names))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from ..contracts.judgement import FIT, Judgement
 from ..contracts.options import chosen, options_of
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError
+from ..runtime.packages import need_package
 from . import catalogue
 from .catalogue import PACKAGE, Entry, find, is_place
 
@@ -57,10 +57,7 @@ def check_packages(name: str, packages: Mapping[str, str]) -> None:
         packages: package -> the extra of this project that brings it.
     """
     for package, extra in packages.items():
-        if find_spec(package) is None:
-            raise CapabilityError(
-                f"adapter '{name}' needs the package '{package}'; install it with: pip install 'vladapt[{extra}]'"
-            )
+        need_package(f"adapter '{name}'", package, extra)
 
 
 def load_adapter(path: str | Path, backbone=None) -> Adapter:

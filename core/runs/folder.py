@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +28,7 @@ from ... import __version__
 from ..contracts.run_info import RunInfo, mapped_texts
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, remove_abandoned, write_whole
+from ..runtime.packages import installed_version
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
 
@@ -350,11 +350,7 @@ def now() -> str:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     by_name = {"python": platform.python_version()}
-    for name in VERSIONS_OF:
-        try:
-            by_name[name] = version(name)
-        except PackageNotFoundError:
-            by_name[name] = "not installed"
+    by_name |= {name: installed_version(name) or "not installed" for name in VERSIONS_OF}
     for name in WHERE_USED:
         if name in sys.modules:
             by_name[name] = str(getattr(sys.modules[name], "__version__", "unknown"))

@@ -7,6 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "distributed": "world_size",
         "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
+        "packages": "installed_version",
         "process": "in_blocks",
         "progress": "Reporter",
         "ranks": "Ranks",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,24 +15,20 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .distributed import all_gather_json
+from .process import holding
 from .ranks import ONE, Ranks, present_ranks
 
 _agreed: ContextVar[set[int] | None] = ContextVar("agreed", default=None)
 
 
-@contextmanager
-def compared_once(agreed: set[int]) -> Iterator[None]:
+def compared_once(agreed: set[int]) -> AbstractContextManager[None]:
     """Inside, `rank_batch` compares shapes that ranks have compared before no more: where all of them see the same
     sequence of shapes, as in a training, no step then waits for that.
 
     Args:
         agreed: shapes that have been compared, as numbers; it grows.
     """
-    token = _agreed.set(agreed)
-    try:
-        yield
-    finally:
-        _agreed.reset(token)
+    return holding(_agreed, agreed)
 
 
 @dataclass

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 SELDOM = 50_000
 """Objects made between two searches; usual are some hundreds."""
 FEW = 2**28
@@ -131,9 +133,24 @@ def _libraries(modules: int):
     return ThreadpoolController()
 
 
+@contextmanager
+def holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Inside, in this thread, a variable has this value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
 def in_blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
     """Rows (N, ...) some at a time, so that what is made of them stays small; all at once while a graph is traced: it
     would keep the first block alone."""
     import torch
 
     return (rows,) if torch.compiler.is_exporting() else rows.split(size)
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,8 +10,7 @@ go through the backward pass, and with the same graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 import torch
@@ -19,6 +18,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .process import holding
 
 
 class Ranks:
@@ -199,14 +200,9 @@ def present_ranks() -> Ranks:
     return ProcessRanks() if several else ONE
 
 
-@contextmanager
-def acting_as(ranks: Ranks) -> Iterator[None]:
+def acting_as(ranks: Ranks) -> AbstractContextManager[None]:
     """Inside, in this thread, `present_ranks` are these."""
-    token = _acting.set(ranks)
-    try:
-        yield
-    finally:
-        _acting.reset(token)
+    return holding(_acting, ranks)
 
 
 class _Columns(torch.autograd.Function):

@@ -6,6 +6,7 @@ values in ten lines: each is refused in one line before it costs anything.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from ..errors import DataError, shortened
 CHECK = "check the path and its permissions"
 MOST_BYTES = 2 << 30
 """Of a file that is read whole as text."""
+CHUNK_BYTES = 1 << 20
 MOST_YAML_BYTES = 1 << 20
 MOST_YAML_NODES = 200_000
 """Of the values that a YAML file stands for, those counted anew that are named again."""
@@ -85,6 +87,15 @@ def read_start(path: Path, size: int, cure: str = CHECK) -> bytes:
             return file.read(size)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({_reason(error)}); {cure}") from None
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hex digest of a file's content, read a part at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_bytes(path: Path, cure: str = CHECK, most: int = MOST_BYTES) -> bytes:

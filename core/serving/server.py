@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..contracts.serving import Served, Serving
-from ..errors import CapabilityError, ConfigError, VladaptError, as_message
+from ..errors import ConfigError, VladaptError, as_message
+from ..runtime.packages import need_package
+from ..runtime.process import cores
 from .uploads import Limits
 
 PORT = 8000
@@ -112,10 +113,7 @@ def listening(host: str, port: int) -> socket.socket:
 def require_server() -> None:
     """Raise the CapabilityError of a machine without the packages of the extra."""
     for module, package in PACKAGES.items():
-        if find_spec(module) is None:
-            raise CapabilityError(
-                f"`vladapt serve` needs the package '{package}'; install it with: pip install 'vladapt[serve]'"
-            )
+        need_package("`vladapt serve`", module, "serve", package)
 
 
 def run(settings: Settings, made: socket.socket, told: Callable[[str], None]) -> None:
@@ -193,8 +191,8 @@ class Worker:
         from .metrics import FOLDER
 
         os.environ[FOLDER] = str(self.counts)  # before the library is imported
-        cores = max(1, _cores() // self.settings.workers)
-        worker = replace(self, settings=replace(self.settings, serving=replace(self.settings.serving, threads=cores)))
+        share = max(1, cores() // self.settings.workers)
+        worker = replace(self, settings=replace(self.settings, serving=replace(self.settings.serving, threads=share)))
         try:
             app = worker.app(_print)
         except VladaptError as error:
@@ -214,16 +212,11 @@ class Worker:
         settings = self.settings
         model = settings.load(settings.serving)
         most = settings.batch or best_batch(model)
-        threads = settings.serving.threads or _cores()
+        threads = settings.serving.threads or cores()
         desk = Desk(model, most, settings.limits, self.uploads, threads, told)
         workers = f" (process {os.getpid()})" if settings.workers > 1 else ""
         told(f"Serving {model.name} at {settings.address}, up to {most} images at once{workers}")
         return build_app(desk, Access(settings.token, settings.loopback))
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _print(line: str) -> None:

@@ -158,7 +158,7 @@ class Card:
             ["## Data", *self._data()],
             ["## Licences", *self._licences()],
             ["## Intended use", self._intended()],
-            ["## Not to be used for", *_listed(self._not_for())],
+            ["## Not to be used for", "\n".join(f"* {sentence}" for sentence in self._not_for())],
             ["## How to use it", *self._use()],
         ]
         body = "\n\n".join("\n\n".join(part for part in section if part) for section in sections)
@@ -315,7 +315,3 @@ def _is_number(value: Any) -> bool:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
     ruler = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(str(c).replace('|', '/') for c in row)} |" for row in (header, ruler, *rows))
-
-
-def _listed(sentences: Sequence[str]) -> list[str]:
-    return ["\n".join(f"* {sentence}" for sentence in sentences)]

@@ -69,7 +69,8 @@ def log_run(
             stack.enter_context(mlflow.start_run(run_name=opened.path.name if not opened.place else opened.place))
         mlflow.log_params(dict(params_of(opened.info)))
         mlflow.log_metrics(dict(metrics_of(BeforeAfter.from_json(opened.metrics))))
-        mlflow.set_tags({**dict(_tags(opened.info)), **(tags or {})})
+        licences = {f"licence.{of}": licence for of, licence in opened.info.licences.items()}
+        mlflow.set_tags({"vladapt": opened.info.vladapt, **licences, **(tags or {})})
         for file in LOGGED:
             if (opened.path / file).is_file():
                 mlflow.log_artifact(str(opened.path / file))
@@ -209,11 +210,6 @@ def metrics_of(metrics: BeforeAfter) -> Iterator[tuple[str, float]]:
                 yield from zip((_name(f"{side}/{key}_low"), _name(f"{side}/{key}_high")), map(float, low_high))
     if metrics.test_images:
         yield "test_images", float(metrics.test_images)
-
-
-def _tags(info: RunInfo) -> Iterator[tuple[str, str]]:
-    yield "vladapt", info.vladapt
-    yield from ((f"licence.{of}", licence) for of, licence in info.licences.items())
 
 
 def _predicting(run: str | Path, backbone: str | None) -> Run:

@@ -221,7 +221,8 @@ def the_test_images_count(method: Method) -> Iterator[str]:
     """A transductive method looks at the images that it is given without labels."""
     everything = method.world.inputs(method.build())["unlabeled"]
     some = method.fit(change={"unlabeled": everything.select(list(range(5)))}).adapter
-    if _same_state(some, method.fitted.adapter):
+    fitted = method.fitted.adapter
+    if not any(differences(getattr(some, name), getattr(fitted, name), name) for name in some.state):
         yield "is transductive, and fits the same whatever the test images are"
 
 
@@ -379,10 +380,6 @@ def _of_new_classes(method: Method, adapter: Adapter) -> Tensor | None:
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=COUNTS, atol=COUNTS)
-
-
-def _same_state(one: Adapter, other: Adapter) -> bool:
-    return not any(differences(getattr(one, name), getattr(other, name), name) for name in one.state)
 
 
 def _imports(cls: type) -> set[str]:

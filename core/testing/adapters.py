@@ -15,9 +15,10 @@ from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
 from ..data.verify import one_line
 from ..errors import CapabilityError, DataError
+from ..training.samples import seed_everything
 from . import adapter_claims as claims
 from .contract import Check, checks_of, refusal, violations
-from .method import Method, logits_elsewhere, seed_everything
+from .method import Method, logits_elsewhere
 from .options import OPTION_RULES, Options
 from .processes import place_of, workers
 from .towers import plain

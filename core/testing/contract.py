@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import isnan
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +47,18 @@ class Subject(Protocol):
     """For messages: "adapter 'x'"."""
 
 
+class OwnFolder:
+    """A subject with a folder for files of its checks, which goes with it."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self._folder.name)
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(prefix="vladapt-")
+
+
 Rule = Callable[[Any], Iterator[str]]
 """A subject -> in words, how it violates the rule; nothing where it keeps it. The first line is said."""
 Check = tuple[str, Callable[[], None]]
@@ -68,6 +82,32 @@ def hold(rule: Rule, subject: Subject) -> None:
         raise ContractError([f"{subject.title}: {words}: {type(error).__name__}: {one_line(error)}"]) from error
     if line is not None:
         raise ContractError([f"{subject.title}: {line}"])
+
+
+T = TypeVar("T")
+
+
+def attempted(words: str, call: Callable[[], T]) -> T | ContractError:
+    """What a call gives; where it fails, the ContractError that says so, for `given` to raise whenever it is asked for.
+
+    Args:
+        words: what cannot be done: "adapter 'x': cannot be fitted".
+    """
+    try:
+        return call()
+    except Unchecked:
+        raise
+    except Exception as error:
+        failed = ContractError([f"{words}: {type(error).__name__}: {one_line(error)}"])
+        failed.__cause__ = error
+        return failed
+
+
+def given(result: T | ContractError) -> T:
+    """A result of `attempted`, or its error raised."""
+    if isinstance(result, ContractError):
+        raise result
+    return result
 
 
 def violations(checks: Iterable[Check], raises: bool) -> list[str]:

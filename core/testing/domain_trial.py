@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData
 from ..data.verify import one_line
-from .contract import ContractError
+from .contract import ContractError, OwnFolder, attempted, given
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ReadSet:
     read: Callable[[], DomainData]
 
 
-class DomainTrial:
+class DomainTrial(OwnFolder):
     """A domain to check, and the sets that it gives.
 
     Args:
@@ -70,21 +69,10 @@ class DomainTrial:
         Raises:
             ContractError: one cannot be read.
         """
-        if isinstance(self._sets, ContractError):
-            raise self._sets
-        return self._sets
+        return given(self._sets)
 
     def read(self, path: str | Path, task: str, **options: Any) -> DomainData:
         return self.domain.read(path, task, **{**self.reading, **options})
-
-    @property
-    def folder(self) -> Path:
-        """For files of checks; it goes with the trial."""
-        return Path(self._folder.name)
-
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory:
-        return tempfile.TemporaryDirectory(prefix="vladapt-")
 
     @cached_property
     def _sets(self) -> list[ReadSet] | ContractError:
@@ -95,13 +83,10 @@ class DomainTrial:
                 readers.append((f"the set '{self.path.name}'", lambda task=task: self.read(self.path, task)))
             for words, read in readers:
                 words = f"{words} of {task}" if several else words
-                try:
-                    sets.append(ReadSet(words, task, read(), read))
-                except Exception as error:
-                    line = f"{self.title}: {words} cannot be read: {type(error).__name__}: {one_line(error)}"
-                    failed = ContractError([line])
-                    failed.__cause__ = error
-                    return failed
+                data = attempted(f"{self.title}: {words} cannot be read", read)
+                if isinstance(data, ContractError):
+                    return data
+                sets.append(ReadSet(words, task, data, read))
         return sets
 
 

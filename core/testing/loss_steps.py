@@ -136,7 +136,7 @@ def steps_of(cls: type[Loss], job: Mapping[str, Any], rank: int, world: int) -> 
                 "heads": {name: p.grad.clone() for name, p in loss.named_parameters() if p.grad is not None},
             }
         )
-        after_step(loss)
+        loss.after_step(None)
     return {"steps": steps, "buffers": {name: buffer.clone() for name, buffer in loss.named_buffers()}}
 
 
@@ -174,10 +174,6 @@ def _ready(loss: Loss, training_set: Batch | None) -> Loss:
     if training_set is not None:
         loss.before_epoch(lambda names: {name: training_set[name] for name in names})
     return loss
-
-
-def after_step(loss: Loss) -> None:
-    loss.after_step(None)
 
 
 def _share(value: Tensor, rank: int, world: int, shared: bool) -> Tensor:

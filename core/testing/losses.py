@@ -16,7 +16,7 @@ from ..contracts.outputs import OUTPUTS
 from ..errors import CapabilityError
 from ..training.grad_cache import cached_backward, surrogate
 from .contract import Check, checks_of, names_its_origin, refusal, violations
-from .loss_steps import PROGRESS, SIZES, Batch, Objective, after_step, steps_elsewhere, steps_of
+from .loss_steps import PROGRESS, SIZES, Batch, Objective, steps_elsewhere, steps_of
 from .options import OPTION_RULES, Options
 from .processes import place_of, workers
 from .thread_ranks import as_ranks
@@ -211,7 +211,7 @@ def its_state_is_all_it_holds(objective: Objective) -> Iterator[str]:
     own."""
     loss, (first, second) = objective.ready(), objective.batches
     loss(first, PROGRESS)
-    after_step(loss)
+    loss.after_step(None)
     again, loaded = copy.deepcopy(loss), objective.ready()
     loaded.load_state_dict(loss.state_dict())
     value = loss(second, PROGRESS)["loss"].detach()

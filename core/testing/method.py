@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
@@ -18,9 +14,9 @@ from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
 from ..contracts.options import chosen, options_of
 from ..contracts.resources import OF_TOWERS
-from ..data.verify import one_line
 from ..errors import VladaptError
-from .contract import ContractError, Unchecked
+from ..training.samples import seed_everything
+from .contract import ContractError, OwnFolder, attempted, given
 from .processes import class_at
 from .towers import plain, small_clip, towers_of
 from .world import VIEWS, Fitted, World, world_of
@@ -29,7 +25,7 @@ QUICK = {"epochs": 2, "views": VIEWS, "iterations": 20, "steps": 20, "select": "
 """Options that make a method fast, where it has them."""
 
 
-class Method:
+class Method(OwnFolder):
     """A class to check, and what its rules share: a fit on three classes of three images, and its file.
 
     Args:
@@ -87,9 +83,7 @@ class Method:
         Raises:
             ContractError: it cannot be fitted.
         """
-        if self._unfit is not None:
-            raise self._unfit
-        return self._fitted
+        return given(self._fitted)
 
     @cached_property
     def logits(self) -> Tensor:
@@ -106,28 +100,10 @@ class Method:
         runs = self.claims.at_predict & OF_TOWERS or "pixels" in self.claims.needs
         return reloaded(self.cls, file or self.file, self.backbone if runs else None)
 
-    @property
-    def folder(self) -> Path:
-        """For files of checks; it goes with the method."""
-        return Path(self._folder.name)
-
     @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory:
-        return tempfile.TemporaryDirectory(prefix="vladapt-")
-
-    @cached_property
-    def _unfit(self) -> ContractError | None:
-        try:
-            seed_everything(0)
-            self._fitted = self.fit()
-        except Unchecked:
-            raise
-        except Exception as error:
-            line = f"{self.title}: cannot be fitted on three classes of three images: {type(error).__name__}"
-            failed = ContractError([f"{line}: {one_line(error)}"])
-            failed.__cause__ = error
-            return failed
-        return None
+    def _fitted(self) -> Fitted | ContractError:
+        seed_everything(0)
+        return attempted(f"{self.title}: cannot be fitted on three classes of three images", self.fit)
 
 
 def _quick(cls: type[Adapter]) -> dict[str, Any]:
@@ -138,13 +114,6 @@ def _quick(cls: type[Adapter]) -> dict[str, Any]:
         except VladaptError:
             continue
     return usable
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators of a process, which no fit may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
 
 
 def reloaded(cls: type[Adapter], path: Path, backbone: Backbone | None = None) -> Adapter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,19 +18,18 @@ from ..contracts.domain import Domain
 from ..contracts.options import options_of
 from ..contracts.recipe import KEYS, Recipe
 from ..contracts.task import FitResult, Task, Use
-from ..data.verify import one_line
 from ..errors import CapabilityError
 from ..recipes.resolve import resolve
 from ..runs.folder import Run
 from ..runtime.progress import Reporter
-from .contract import ContractError, Unchecked
-from .method import seed_everything
+from ..training.samples import seed_everything
+from .contract import ContractError, OwnFolder, attempted, given
 from .towers import small_clip
 
 QUIET = Reporter(quiet=True)
 
 
-class TaskTrial:
+class TaskTrial(OwnFolder):
     """A task to check.
 
     Args:
@@ -84,9 +82,7 @@ class TaskTrial:
         Raises:
             ContractError: it cannot be fitted.
         """
-        if isinstance(self._fitted, ContractError):
-            raise self._fitted
-        return self._fitted
+        return given(self._fitted)
 
     @property
     def run(self) -> Run:
@@ -141,11 +137,6 @@ class TaskTrial:
             Image.fromarray(pixels).save(file)
         return files
 
-    @property
-    def folder(self) -> Path:
-        """For runs and files of checks; it goes with the trial."""
-        return Path(self._folder.name)
-
     @contextmanager
     def apart(self) -> Iterator[None]:
         """With a feature store of its own, not the user's."""
@@ -172,23 +163,12 @@ class TaskTrial:
             yield noted
 
     @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory:
-        return tempfile.TemporaryDirectory(prefix="vladapt-")
-
-    @cached_property
     def _fitted(self) -> FitResult | ContractError:
-        try:
-            seed_everything(0)
-            result = self.fit()
-            if not isinstance(result, FitResult):
-                return ContractError([f"{self.title}: its fit returns {type(result).__name__}, not a FitResult"])
+        seed_everything(0)
+        result = attempted(f"{self.title}: cannot be fitted", self.fit)
+        if isinstance(result, (FitResult, ContractError)):
             return result
-        except Unchecked:
-            raise
-        except Exception as error:
-            failed = ContractError([f"{self.title}: cannot be fitted: {type(error).__name__}: {one_line(error)}"])
-            failed.__cause__ = error
-            return failed
+        return ContractError([f"{self.title}: its fit returns {type(result).__name__}, not a FitResult"])
 
     def _resolved(self, given: Mapping[str, Any]) -> Recipe:
         """A recipe of these keys, among which are options of the task."""

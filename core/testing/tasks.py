@@ -22,8 +22,8 @@ from ..contracts.recipe import GROUPS, KEYS, as_flag
 from ..contracts.task import ALWAYS, Axes, Task, Use
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..runs.folder import Run
+from ..training.samples import seed_everything
 from .contract import NAME, Check, checks_of, differences, refusal, violations
-from .method import seed_everything
 from .options import OPTION_RULES, Options
 from .task_trial import TaskTrial
 from .task_use import USE_RULES

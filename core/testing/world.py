@@ -177,11 +177,12 @@ class World:
         kinds |= {"support_captions"} if "support_folder" in wanted else set()
         kinds |= {"unlabeled_images"} if wanted >= {"pixels", "unlabeled"} else set()
         sets = self._sets_with_parts if "parts" in wanted else self._sets
+        transductive = adapter.transductive or "unlabeled" in adapter.needs
         given = {
             "support": _with_views(sets["support"], adapter) if "views" in wanted else sets["support"],
             "classifier": self.classifier,
             "val": sets["val"] if use_val else None,
-            "unlabeled": sets["test"].without_labels() if self._looks_at_test_images(adapter) else None,
+            "unlabeled": sets["test"].without_labels() if transductive else None,
             "resources": {name: make() for name, make in self.resources.items() if name in kinds},
         }
         if NO_LABELS in also:
@@ -323,9 +324,6 @@ class World:
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.backbone.model.state_dict().items()}
-
-    def _looks_at_test_images(self, adapter: Adapter) -> bool:
-        return adapter.transductive or "unlabeled" in adapter.needs
 
     def _known_of(self, items: Sequence[Item], backbone: Backbone) -> dict[str, Any]:
         labels = torch.tensor([item.class_label() for item in items])

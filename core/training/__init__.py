@@ -9,7 +9,7 @@ __getattr__, __dir__ = lazy_exports(
         "class_offsets": "cross_fitted_offsets",
         "class_scores": "PixelScores",
         "epoch_views": "EpochViews views_of_training",
-        "layers": "TowerLayers",
+        "layers": "TowerLayers truncated_starts",
         "lora": "LowRank",
         "parts": "Task Trained",
         "samples": "seed_of",

@@ -39,10 +39,7 @@ class GlobalBatches(Sampler):
         ranks = world_size()
         if size < ranks:
             raise ConfigError(f"{size} training samples for {ranks} processes; give more data or fewer processes")
-        if batch_size % ranks:
-            raise ConfigError(
-                f"--batch-size {batch_size} is not a multiple of the {ranks} processes; it counts all of them together"
-            )
+        check_shares(batch_size, ranks)
         self.size, self.seed, self.steps = size, seed, steps
         self.batch_size = min(batch_size, size // ranks * ranks)
         self.rest = 0 if drop_last else self.size % self.batch_size // ranks * ranks
@@ -206,10 +203,7 @@ def streams_for(batch_size: int, workers: int, most: int) -> int:
         ConfigError: the batch is not a multiple of the ranks.
     """
     ranks = world_size()
-    if batch_size % ranks:
-        raise ConfigError(
-            f"--batch-size {batch_size} is not a multiple of the {ranks} processes; it counts all of them together"
-        )
+    check_shares(batch_size, ranks)
     each = [n for n in range(1, max(1, workers) + 1) if batch_size % (ranks * n) == 0 and ranks * n <= most]
     return ranks * max(each, default=1)
 
@@ -250,6 +244,14 @@ def minibatches(
     if drop_last and len(batches) > 1 and len(batches[-1]) < batch_size:
         batches.pop()
     return batches
+
+
+def check_shares(batch_size: int, ranks: int) -> None:
+    """Raise the ConfigError of a batch that ranks cannot share equally."""
+    if batch_size % ranks:
+        raise ConfigError(
+            f"--batch-size {batch_size} is not a multiple of the {ranks} processes; it counts all of them together"
+        )
 
 
 def epoch_batches(

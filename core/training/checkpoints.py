@@ -6,7 +6,6 @@ weights are sharded over processes, a folder per checkpoint (`sharded_checkpoint
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -21,6 +20,7 @@ import torch
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json, is_main, rank, run_on_all, world_size
+from ..runtime.reading import sha256_of
 
 FOLDER = "checkpoints"
 """Inside the place of a training."""
@@ -46,7 +46,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     _write(path, lambda handle: torch.save(state, handle))
-    digest = sha256(path)
+    digest = sha256_of(path)
     _write(_digest_file(path), lambda handle: handle.write(digest.encode()))
     keep_newest(folder, keep)
     return path
@@ -108,7 +108,7 @@ def _read_as_main(path: Path) -> Any:
     if path.suffix != SUFFIX:
         return read_index(path)
     digest = all_gather_json(_digest_file(path).read_text(encoding="utf-8").strip() if is_main() else None)[0]
-    if not is_main() and sha256(path) != digest:
+    if not is_main() and sha256_of(path) != digest:
         raise DataError(f"{path}: on rank {rank()} it differs from the file that rank 0 continues from; {CURE}")
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -143,7 +143,8 @@ def _damage(path: Path) -> str | None:
     digest = _digest_file(path)
     if not digest.is_file():
         return "its digest is missing"
-    return None if digest.read_text(encoding="utf-8").strip() == sha256(path) else "its content is not what was written"
+    written = digest.read_text(encoding="utf-8").strip()
+    return None if written == sha256_of(path) else "its content is not what was written"
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -160,23 +161,14 @@ def _damage_of_folder(folder: Path, every: int = 1, first: int = 0) -> str | Non
     digest = folder / f"{INDEX}.sha256"
     if not (folder / INDEX).is_file() or not digest.is_file():
         return "its index is missing"
-    if digest.read_text(encoding="utf-8").strip() != sha256(folder / INDEX):
+    if digest.read_text(encoding="utf-8").strip() != sha256_of(folder / INDEX):
         return "its index is not what was written"
     for name, told in sorted(read_index(folder)["files"].items())[first::every]:
         if not PART.fullmatch(name) or not (folder / name).is_file():
             return f"{name} is missing"
-        if sha256(folder / name) != told:
+        if sha256_of(folder / name) != told:
             return f"{name} is not what was written"
     return None
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write(path: Path, write) -> None:

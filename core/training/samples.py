@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,6 +121,13 @@ def seed_torch(seed: int) -> None:
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's own generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    seed_torch(seed)
 
 
 def collate(samples: list[dict[str, Any]], token_mask: Callable[[Tensor], Tensor] | None = None) -> dict[str, Any]:

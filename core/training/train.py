@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import tempfile
 import time
@@ -11,7 +10,6 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.hooks import Hook
 from mmengine.visualization import Visualizer
 from torch import Tensor
@@ -50,7 +48,7 @@ from .optimizer import build_optimizer, epoch_rates, rate_schedulers
 from .parts import Parts, Task, Trained
 from .resume import ResumeHook
 from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, unheard_shell
-from .samples import BrokenSamples, seed_torch
+from .samples import BrokenSamples, seed_everything
 from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
 from .sharding import load_plain, make_whole, plain
@@ -211,13 +209,6 @@ def _work_folder(log: LogPlace | None, further: list[Hook]) -> Iterator[str]:
     else:
         with tempfile.TemporaryDirectory() as made:
             yield made
-
-
-def seed_everything(seed: int) -> None:
-    """The same start on every process, for all that draws before the first step."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    seed_torch(seed)
 
 
 def _weights(backbone: Backbone, average) -> dict[str, Tensor]:

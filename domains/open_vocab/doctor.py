@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
 from ...core.contracts import Finding
+from ...core.runtime import installed_version
 
 CURE = "pip install 'vladapt[open-vocab]'"
 WHEELS = {
@@ -31,7 +31,7 @@ TRANSFORMERS = ">=4.57"
 
 def findings() -> list[Finding]:
     """Of the stack, its forks where there are any, mmcv's operators, the language models of GLIP and Grounding DINO."""
-    forks = {module: name for module, name in FORKS.items() if _version(name)}
+    forks = {module: name for module, name in FORKS.items() if installed_version(name)}
     operators = [_operators()] if find_spec("mmcv") else []
     return [_stack(), *([_forks(forks)] if forks else []), *operators, _language_models()]
 
@@ -59,7 +59,7 @@ def _stack() -> Finding:
 
 def _forks(forks: dict[str, str]) -> Finding:
     """What is installed of them, beside what it shares a folder, and which modules are from neither."""
-    there = ", ".join(f"{name} {_version(name)}" for name in forks.values())
+    there = ", ".join(f"{name} {installed_version(name)}" for name in forks.values())
     twice = [f"{forks[module]} and {name} share one folder" for module in forks for name in _installed(module)]
     missing = [f"no {module} ({name})" for module, name in FORKS.items() if find_spec(module) is None]
     detail = "; ".join([f"{there}: forks, untested with vladapt", *twice, *missing])
@@ -88,18 +88,11 @@ def _operators() -> Finding:
 
 def _language_models() -> Finding:
     what = "open-vocab: GLIP, Grounding DINO"
-    number = _version("transformers")
+    number = installed_version("transformers")
     if number is None or not SpecifierSet(TRANSFORMERS).contains(number, prereleases=True):
         return Finding(what, False, f"transformers {number or 'is missing'} (needs {TRANSFORMERS})", CURE)
     return Finding(what, True, f"transformers {number}")
 
 
 def _installed(module: str) -> dict[str, str]:
-    return {name: number for name in WHEELS[module] if (number := _version(name))}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return {name: number for name in WHEELS[module] if (number := installed_version(name))}

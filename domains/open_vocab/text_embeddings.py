@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,21 @@ class TextEmbeddings(nn.Module, NamedClasses):
         # Saved with other names, as many or not: those given now stay, and so do their embeddings.
         state = {**state, f"{prefix}embeddings": self.embeddings}
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
+
+
+class KeptTexts(nn.Module):
+    """A part that keeps in `_kept` what a text tower makes of its classes, until it trains again: weights that were
+    averaged or loaded do not show in a tensor's version."""
+
+    _kept: Any = None
+
+    def train(self, mode: bool = True):
+        self._kept = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._kept = None
+        super()._load_from_state_dict(*args, **kwargs)
 
 
 def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[str] | None = None) -> Vocabulary:

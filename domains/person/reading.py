@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from ...core.contracts import DomainData, max_pixels_option, option, settle
-from ...core.data import IMAGE, Format, ItemCollector
+from ...core.data import IMAGE, Format, ItemCollector, folders, locate, shown
 from ...core.errors import ConfigError, DataError, printable
 from .pedestrian import IDENTITIES, Pedestrian
 
@@ -56,6 +56,11 @@ class SetFormat:
     find: Callable[[Path], Path | None]
     read: Callable[[Path, Reading, str], DomainData]
     takes: tuple[str, ...] = ()
+
+
+def folder_with(path: Path, is_one: Callable[[Path], bool]) -> Path | None:
+    """The folder of a set: `path`, or one folder in it."""
+    return next((each for each in (path, *folders(path)) if is_one(each)), None) if path.is_dir() else None
 
 
 def read_set(path: Path, task: str, reading: Reading, formats: Sequence[SetFormat]) -> DomainData:
@@ -119,6 +124,20 @@ class PeopleCollector(ItemCollector):
                     f"({printable(name)}); all pictures of a person belong to one split"
                 )
         self.add_file(path, name, formats, target=target, group=identity, **fields)
+
+    def add_listed(
+        self, name: str, roots: Sequence[Path], listed_in: str, root: Path, formats, target: Pedestrian, split: str
+    ) -> None:
+        """A picture that a list names, below the first of `roots` that has it; messages name it as below `root`.
+
+        Raises:
+            DataError: as `add_person`, or the path leaves the folders.
+        """
+        file = locate(name, roots, listed_in, formats)
+        if file is None:
+            self.skip(name, f"no such file below {roots[0]}")
+        else:
+            self.add_person(file, shown(file, root), formats, target, split=split)
 
     def data(self, name: str, kind: str, formats: Sequence[Format], notes: Sequence[str] = ()) -> DomainData:
         """The set.

@@ -51,10 +51,6 @@ class ClipFiles:
             raise DataError(f"{place}: '{shortened(name)}' may be {names}; give the path below {self.roots[0]}")
         return found[0] if found else None
 
-    def starting(self, start: str) -> list[Path]:
-        """Files whose names begin so, in order."""
-        return sorted({path for name, paths in self._known().items() for path in paths if name.startswith(start)})
-
     def _known(self) -> dict[str, list[Path]]:
         """Name and stem -> files."""
         if self._by_name is None:

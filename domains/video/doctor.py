@@ -7,12 +7,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts import Finding, option
-from ...core.runtime import check_regular
+from ...core.runtime import check_regular, installed_version
 
 CURE = "pip install 'vladapt[video]'"
 USUAL = ("h264", "hevc", "vp9", "av1", "mpeg4")
@@ -34,7 +33,7 @@ class DoctorOptions:
 
 def findings() -> list[Finding]:
     """PyAV with its codecs, and TorchCodec where it is installed."""
-    return [_pyav(), *([_torchcodec()] if _version("torchcodec") else [])]
+    return [_pyav(), *([_torchcodec()] if installed_version("torchcodec") else [])]
 
 
 def examined(options: DoctorOptions) -> list[Finding]:
@@ -47,7 +46,7 @@ def examined(options: DoctorOptions) -> list[Finding]:
 
 
 def _pyav() -> Finding:
-    what, number = "video: PyAV", _version("av")
+    what, number = "video: PyAV", installed_version("av")
     if number is None:
         return Finding(what, False, "not installed: no video can be read", CURE)
     try:
@@ -61,7 +60,7 @@ def _pyav() -> Finding:
 
 def _torchcodec() -> Finding:
     reason = _why_not("torchcodec.decoders")
-    found = f"torchcodec {_version('torchcodec')}" + (f" does not import ({reason})" if reason else "")
+    found = f"torchcodec {installed_version('torchcodec')}" + (f" does not import ({reason})" if reason else "")
     cure = "install FFmpeg's shared libraries, or ignore this: PyAV reads the same files" if reason else ""
     return Finding("video: TorchCodec", not reason, found, cure)
 
@@ -147,10 +146,3 @@ def _why_not(module: str) -> str:
     except Exception as error:  # a library that is lacking makes these raise several types
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
     return ""
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

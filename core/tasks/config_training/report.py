@@ -73,11 +73,6 @@ def small_test_words(metrics: BeforeAfter, notes: Sequence[str]) -> list[str]:
     return sentences
 
 
-def interval_text(name: str, bounds: Sequence[float] | None) -> str:
-    """Such as "31.2% to 40.5%"; "" where there is none."""
-    return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
-
-
 def _between(metrics: BeforeAfter, name: str) -> str:
     """Such as "31.2% to 40.5%"; "" where there is no interval."""
     return " to ".join(number(bound, is_share(name)) for bound in metrics.interval("adapted", name) or ())

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import random
 import re
 import sys
 import time
@@ -18,7 +17,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine import Config
 from mmengine.hooks import EMAHook, Hook
@@ -39,7 +37,7 @@ from ...runtime.progress import Reporter
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
 from ...training.runner import unheard_shell
-from ...training.samples import seed_of, seed_torch
+from ...training.samples import seed_everything, seed_of
 from .kept_plan import check_plan, check_run, kept_of, needed_of, with_tuples, with_tuples_marked
 from .registered import registered_only
 
@@ -258,14 +256,14 @@ class _StepRecorder(Hook):
         self.file.start(runner.iter)  # a resume comes before it
 
     def before_train_epoch(self, runner) -> None:
-        _draw_from(seed_of(self.seed, rank(), runner.epoch))
+        seed_everything(seed_of(self.seed, rank(), runner.epoch))
         dataset = runner.train_dataloader.dataset
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(runner.epoch)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         run_on_all(lambda: None)  # an error on one process is heard here by the others, before they wait for gradients
-        _draw_from(seed_of(self.seed, rank(), runner.epoch, runner.iter))
+        seed_everything(seed_of(self.seed, rank(), runner.epoch, runner.iter))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         scalars = {name: float(value) for name, value in (outputs or {}).items() if _is_number(value)}
@@ -281,12 +279,6 @@ class _StepRecorder(Hook):
         every = max(1, runner.max_iters // MOST_POINTS)
         if (runner.iter + 1) % every == 0:
             self.file.add({"step": runner.iter + 1, "loss": loss, "lr": rate, **scalars})
-
-
-def _draw_from(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    seed_torch(seed)
 
 
 def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:

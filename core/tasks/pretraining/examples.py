@@ -15,8 +15,8 @@ from ...contracts.adapter import require
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, Item
 from ...data.pairs.pair_set import PairSet
-from ...errors import ConfigError, DataError
-from ...features.extract import AMP, BatchSizeTuner, Encoded, Job, extract, in_eval_mode
+from ...errors import DataError
+from ...features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, plain_encoder
 
 BATCH_SIZE = 32
 
@@ -127,8 +127,7 @@ class RetrievalExamples:
             ConfigError: an option is not usable.
         """
         require(k >= 1, "k", k, "give 1 or more")
-        if amp not in AMP:
-            raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
+        check_amp(amp)
         # What a tower keeps of its first pass (masks, positions) must still serve one that trains: not inference mode.
         with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
             images, readable = self._encoded_images(backbone, batch_size, workers, amp)  # (G, D), (G,)
@@ -144,14 +143,10 @@ class RetrievalExamples:
         def render(job: Job) -> list[Tensor]:
             return [transform(self.pairs.load_image(int(job.item.id)))]
 
-        def encode(pixels: Tensor) -> Tensor:
-            with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
-                return backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
-
         jobs = [Job(Item(str(row), Path()), (str(place).encode(),), (None,)) for place, row in enumerate(self.gallery)]
         tuner = BatchSizeTuner(BATCH_SIZE if batch_size is None else batch_size)
         rows, readable = torch.zeros(len(jobs), backbone.embed_dim), torch.zeros(len(jobs), dtype=torch.bool)
-        with closing(extract(jobs, render, encode, tuner, workers, pin)) as results:
+        with closing(extract(jobs, render, plain_encoder(backbone, amp), tuner, workers, pin)) as results:
             for result in results:
                 if isinstance(result, Encoded):
                     places = [int(key) for key in result.keys]

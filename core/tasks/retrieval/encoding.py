@@ -15,7 +15,7 @@ from torch import Tensor
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item
 from ...data.verify import check_skipped
-from ...errors import ConfigError, DataError
+from ...errors import DataError
 from ...features.extract import (
     AMP,
     CPU_SIZES,
@@ -24,8 +24,10 @@ from ...features.extract import (
     Job,
     Unreadable,
     averaged,
+    check_amp,
     extract,
     in_eval_mode,
+    plain_encoder,
 )
 from ...features.store import FeatureStore
 from ...retrieval.image_reader import pair_item
@@ -94,7 +96,7 @@ class PairEncoding:
         Raises:
             DataError: over 5 % of the images cannot be read. ConfigError: an unknown amp.
         """
-        _check_amp(self.amp)
+        check_amp(self.amp)
         listed = distinct_images(pairs)
         with _frozen(backbone):
             rows, failed = _encoded_images(backbone, pairs, listed, self)
@@ -110,7 +112,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     Raises:
         DataError: no pairs, no captions, or over 5 % of the images cannot be read. ConfigError: an unknown amp.
     """
-    _check_amp(options.amp)
+    check_amp(options.amp)
     listed = distinct_images(pairs)
     if options.store is not None:
         images, skipped = _stored_images(backbone, pairs, listed, options)
@@ -135,11 +137,6 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
         groups=tuple(getattr(listed[place][1], "group", None) for place in kept),
         captions=tuple(text for _, text in captions),
     )
-
-
-def _check_amp(amp: str | None) -> None:
-    if amp not in AMP:
-        raise ConfigError(f"--amp {amp}: give bf16 or fp16, or omit it for full precision")
 
 
 def _labels(pairs: list[Any]) -> Tensor | None:
@@ -167,7 +164,7 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncod
 
     def on_this_rank() -> tuple[Tensor, dict[int, str]]:
         rows, failed, done = torch.zeros(len(of_rank), backbone.embed_dim), {}, 0
-        encode, pin = _image_encoder(backbone, options.amp), backbone.device.type == "cuda"
+        encode, pin = plain_encoder(backbone, options.amp), backbone.device.type == "cuda"
         with (
             options.reporter.task("Encoding images") as progress,
             closing(extract(jobs, render, encode, tuner, options.workers, pin)) as results,
@@ -185,16 +182,6 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncod
     rows, failed = run_on_all(on_this_rank)
     reasons = {place: reason for failures in all_gather_json(list(failed.items())) for place, reason in failures}
     return _from_all_ranks(rows, len(listed)), reasons
-
-
-def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Tensor]:
-    """Pixels (B, 3, S, S) -> features (B, D)."""
-
-    def encode(pixels: Tensor) -> Tensor:
-        with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
-            return backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
-
-    return encode
 
 
 def _stored_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:

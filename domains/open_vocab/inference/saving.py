@@ -38,7 +38,8 @@ def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequen
     for number, (row, name) in enumerate(zip(rows, file_names([row["id"] for row in rows])), start=1):
         pixels = _seen(data, by_id[row["id"]], row)
         if pixels is not None:
-            files.append(_saved(_picture_of_boxes(pixels, row, class_names), folder / PICTURES / f"{name}.png"))
+            picture = Image.fromarray(_picture_of_boxes(pixels, row, class_names))
+            files.append(_saved(picture, folder / PICTURES / f"{name}.png"))
         height, width = row.get("size") or pixels.shape[:2]
         images.append({"id": number, "file_name": row["id"], "width": width, "height": height})
         annotations += [_annotation(number, row, place, class_names) for place in range(len(row["boxes"]))]
@@ -68,7 +69,8 @@ def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequenc
             classes[decoded(outline)] = place[named]
         if pixels is not None:
             seen = _small(classes, pixels.shape[:2])
-            files.append(_saved(draw_classes(pixels, seen, class_names), folder / PICTURES / f"{name}.png"))
+            picture = Image.fromarray(draw_classes(pixels, seen, class_names))
+            files.append(_saved(picture, folder / PICTURES / f"{name}.png"))
         files.append(_saved_mask(classes, len(class_names), folder / MASKS / f"{name}.png"))
     write_whole(folder / CLASSES, json.dumps(list(class_names), ensure_ascii=False, indent=1))
     return [*files, folder / CLASSES]
@@ -140,17 +142,14 @@ def _annotation(image: int, row: dict[str, Any], place: int, class_names: Sequen
 
 
 def _saved_mask(classes: np.ndarray, count: int, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     mask = Image.fromarray(classes)
     if classes.dtype == np.uint8:
         mask.putpalette(palette(count))
-    with replacing(path) as partial:
-        mask.save(partial, "PNG")
-    return path
+    return _saved(mask, path)
 
 
-def _saved(picture: np.ndarray, path: Path) -> Path:
+def _saved(picture: Image.Image, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        Image.fromarray(picture).save(partial, "PNG")
+        picture.save(partial, "PNG")
     return path

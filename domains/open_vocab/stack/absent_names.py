@@ -100,9 +100,6 @@ def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
                 return super().forward(*args, **kwargs)
             return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
 
-    Recomputed.__name__, Recomputed.__qualname__, Recomputed.__module__ = (
-        kind.__name__,
-        kind.__qualname__,
-        kind.__module__,
-    )
+    for name in ("__name__", "__qualname__", "__module__"):
+        setattr(Recomputed, name, getattr(kind, name))
     return Recomputed

@@ -73,12 +73,17 @@ def sentences(description: Description, count: int, seed: int, name: str) -> lis
     Args:
         name: of the picture.
     """
+    return different(lambda rng: _sentence(description, rng), count, seed, name)
+
+
+def different(text: Callable[[np.random.Generator], str], count: int, seed: int, name: str) -> list[str]:
+    """So many different texts, or as many as `TRIES` draws of each give; the draws are the same for a seed and name."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))])
     made: dict[str, None] = {}
     for _ in range(TRIES * count):
         if len(made) == count:
             break
-        made.setdefault(_sentence(description, rng))
+        made.setdefault(text(rng))
     return list(made)
 
 
@@ -119,11 +124,9 @@ def _in(subject: str, worn: list[str], carried: list[str], rng: np.random.Genera
 def _carrying_first(subject: str, worn: list[str], carried: list[str], rng: np.random.Generator) -> str:
     if not carried:
         return f"{listed(worn)}, worn by {subject}"
-    return (
-        f"carrying {listed(carried)}, {subject} {_pick(WEARS, rng)} {listed(worn)}"
-        if worn
-        else _in(subject, worn, carried, rng)
-    )
+    if not worn:
+        return _in(subject, worn, carried, rng)
+    return f"carrying {listed(carried)}, {subject} {_pick(WEARS, rng)} {listed(worn)}"
 
 
 def _two_sentences(subject: str, worn: list[str], carried: list[str], rng: np.random.Generator) -> str:

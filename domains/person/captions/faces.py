@@ -13,16 +13,13 @@ is not said: a face that is not labelled with a hat may wear one. Contradicting 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ....core.data import Table
-from .combine import as_sentence, listed
+from .combine import as_sentence, different, listed
 
 WORDS_FILE = Path(__file__).with_name("faces.json")
 GROUPINGS = ("text2facegan", "facecaption")
@@ -55,13 +52,9 @@ def face_sentences(
     present = _consistent(_known(values))
     groups = _words()["groupings"][grouping]
     said = [group for group in groups if any(each in present for each in group["attributes"])]
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))])
-    made: dict[str, None] = {}
-    for _ in range(8 * count):
-        if not said or len(made) == count:
-            break
-        made.setdefault(_description(said, present, _known(values), rng))
-    return list(made)
+    if not said:
+        return []
+    return different(lambda rng: _description(said, present, _known(values), rng), count, seed, name)
 
 
 def _consistent(values: Mapping[str, float]) -> set[str]:

@@ -91,12 +91,9 @@ def _file() -> dict[str, Any]:
 
 
 def _question(name: str, of: Any, path: Path) -> Question:
-    if not isinstance(of, dict) or (unknown := sorted(set(of) - set(KEYS))) or not {"ask", "values"} <= set(of):
-        said = (
-            f"'{unknown[0]}' is not known"
-            if isinstance(of, dict) and set(of) - set(KEYS)
-            else "ask or values is missing"
-        )
+    keys = set(of) if isinstance(of, dict) else set()
+    if (unknown := sorted(keys - set(KEYS))) or not {"ask", "values"} <= keys:
+        said = f"'{unknown[0]}' is not known" if unknown else "ask or values is missing"
         raise DataError(f"{path}: question '{name}': {said}; give {', '.join(KEYS)}, the first two always")
     ask, values, asked = of["ask"], of["values"], of.get("asked") or {}
     if not _texts(ask) or not isinstance(values, dict) or not all(_texts(each) for each in values.values()):

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import folders, shown, walk
+from ....core.data import shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, Reading, SetFormat, folder_with
 
 NAME = re.compile(r"(?P<identity>-1|\d{1,9})_c(?P<camera>\d{1,4})(?:s\d+)?_f?(?P<frame>\d+)", re.IGNORECASE)
 CAMERA = re.compile(r"(?:^|[_\-/ ])c(?:am(?:era)?)?[_\- ]?(\d{1,4}|[a-z])(?=s\d|[_\-. /]|$)", re.IGNORECASE)
@@ -35,9 +35,7 @@ def camera_in(name: str) -> str:
 
 def find(path: Path) -> Path | None:
     """The folder with `bounding_box_train`, `query` and `bounding_box_test`: `path`, or one folder in it."""
-    if not path.is_dir():
-        return None
-    return next((each for each in (path, *folders(path)) if all((each / name).is_dir() for name in FOLDERS)), None)
+    return folder_with(path, lambda folder: all((folder / name).is_dir() for name in FOLDERS))
 
 
 def read(path: Path, reading: Reading, task: str) -> DomainData:

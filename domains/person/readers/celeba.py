@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import locate, shown
 from ....core.errors import DataError, shortened
 from ....core.runtime import text_lines
 from ..pedestrian import Pedestrian
@@ -52,13 +51,8 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     roots = [root / folder if folder else root for folder in FOLDERS]
     faces = PeopleCollector(source=path)
     for place, listed, values in rows:
-        file = locate(listed, roots, place, reading.formats)
-        if file is None:
-            faces.skip(listed, f"no such file below {root}")
-            continue
         target = Pedestrian(people.get(listed), attributes=tuple(values[p] for p in places))
-        name, split = shown(file, root), splits.get(listed, "")
-        faces.add_person(file, name, reading.formats, target, split=split)
+        faces.add_listed(listed, roots, place, root, reading.formats, target, splits.get(listed, ""))
     data = faces.data(path.resolve().parent.name, "multilabel", reading.formats)
     data.class_names = chosen
     return data

@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import folders, locate, read_matlab, shown
+from ....core.data import read_matlab
 from ....core.errors import DataError
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, Reading, SetFormat, folder_with
 
 KINDS = ("labeled", "detected")
 """Boxes that people drew, and those of a detector."""
@@ -27,10 +27,7 @@ def find(path: Path) -> Path | None:
     """The folder with the protocol's file, or that file."""
     if path.is_file():
         return path if path.name in map(FILE.format, KINDS) else None
-    for each in (path, *folders(path)) if path.is_dir() else ():
-        if any((each / FILE.format(kind)).is_file() for kind in KINDS):
-            return each
-    return None
+    return folder_with(path, lambda folder: any((folder / FILE.format(kind)).is_file() for kind in KINDS))
 
 
 def read(path: Path, reading: Reading, task: str) -> DomainData:
@@ -60,12 +57,8 @@ def _add(people, name: str, label: int, file: Path, folder: Path, roots: list[Pa
     parts = Path(name).stem.split("_")
     if len(parts) < 4 or not parts[2].isdigit():
         raise DataError(f"{file}: a picture is called '{name}', which names no camera, as 1_001_1_01.png does")
-    picture = locate(name, roots, str(file))
-    if picture is None:
-        people.skip(name, f"no such file below {roots[0]}")
-        return
     target = Pedestrian(str(label), camera=parts[2], role=role)
-    people.add_person(picture, shown(picture, folder), reading.formats, target, split=split)
+    people.add_listed(name, roots, str(file), folder, reading.formats, target, split)
 
 
 CUHK03 = SetFormat(

@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import folders, locate, shown
+from ....core.data import folders
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_text
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, Reading, SetFormat, folder_with
 
 LISTS = {
     "list_train.txt": ("train", "train", ""),
@@ -32,9 +32,7 @@ NOTE = (
 
 def find(path: Path) -> Path | None:
     """The folder with the lists: `path`, or one folder in it."""
-    if not path.is_dir():
-        return None
-    return next((each for each in (path, *folders(path)) if all((each / name).is_file() for name in NEEDED)), None)
+    return folder_with(path, lambda folder: all((folder / name).is_file() for name in NEEDED))
 
 
 def read(path: Path, reading: Reading, task: str) -> DomainData:
@@ -57,12 +55,8 @@ def _read_list(people: PeopleCollector, root: Path, file: Path, reading: Reading
         parts = Path(name).stem.split("_")
         if not person.isdigit() or len(parts) < 3 or not parts[2].isdigit():
             raise DataError(f"{place}: '{shortened(line)}' is not PATH PERSON, as 0000/0000_000_01_..._0.jpg 0 is")
-        picture = locate(name.strip(), roots, place)
-        if picture is None:
-            people.skip(name, f"no such file below {roots[0]}")
-            continue
         target = Pedestrian(f"{split} {int(person)}", camera=str(int(parts[2])), role=role)
-        people.add_person(picture, shown(picture, root), reading.formats, target, split=split)
+        people.add_listed(name.strip(), roots, place, root, reading.formats, target, split)
 
 
 MSMT17 = SetFormat(

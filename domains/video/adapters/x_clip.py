@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, TrainingImages, option
 from ....core.errors import CapabilityError
-from ....core.training import Task
+from ....core.training import Task, truncated_starts
 from ..transforms import EachFrame, by_crop
 from ._clip_towers import FixedTexts, need_class_token
 from ._mixing import Mixed
@@ -51,7 +51,7 @@ class MultiframeIntegration(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(1, frames, width))
         self.resblocks = nn.ModuleList(ResidualBlock(width, heads_of(width, None), eps=1e-5) for _ in range(layers))
         nn.init.trunc_normal_(self.positional_embedding, std=INIT_STD)
-        self.apply(as_x_clip_starts)
+        self.apply(truncated_starts)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, D)."""
@@ -101,7 +101,7 @@ class VideoPrompt(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.decoder = nn.ModuleList(PromptLayer(width, heads_of(width, None)) for _ in range(layers))
         self.alpha = nn.Parameter(torch.full((width,), alpha))
-        self.apply(as_x_clip_starts)
+        self.apply(truncated_starts)
 
     def forward(self, text: Tensor, video: Tensor) -> Tensor:
         """(B, C, D) texts and (B, P, D) patches -> (B, C, D)."""
@@ -160,14 +160,6 @@ class CommunicatingFrames(JointParts):
         text = text.expand(len(clips), -1, -1)
         text = text + self.prompts_generator(text, patches)  # (B, C, D)
         return torch.einsum("bd,bcd->bc", F.normalize(clips.float(), dim=-1), F.normalize(text.float(), dim=-1))
-
-
-def as_x_clip_starts(module: nn.Module) -> None:
-    """Weights of linear layers from a normal of deviation 0.02 cut at 2, biases 0: for `Module.apply`."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 class TextsOfVideos(FixedTexts):

@@ -17,8 +17,8 @@ from vladapt.core.errors import DataError
 @pytest.fixture
 def counted(monkeypatch):
     """Paths that were really read."""
-    read, real = [], verify._hash_file
-    monkeypatch.setattr(verify, "_hash_file", lambda path: read.append(str(path)) or real(path))
+    read, real = [], verify.sha256_of
+    monkeypatch.setattr(verify, "sha256_of", lambda path: read.append(str(path)) or real(path))
     return read
 
 

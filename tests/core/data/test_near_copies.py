@@ -311,7 +311,7 @@ def test_a_second_command_asks_for_each_file_once_to_list_it_and_once_for_its_ha
     asked, opened = Counter(), []
     real = os.stat
     monkeypatch.setattr(os, "stat", lambda path, **more: asked.update([os.path.basename(path)]) or real(path, **more))
-    monkeypatch.setattr(verify, "_hash_file", opened.append)
+    monkeypatch.setattr(verify, "sha256_of", opened.append)
     read_twice()
     times = sorted(asked[f"{name}.png"] for name in (*range(12), "again"))
     assert times[:-2] == [2] * 11  # one of each folder is looked at more often, to tell how the set is laid out

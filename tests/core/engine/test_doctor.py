@@ -10,7 +10,7 @@ from vladapt.core.errors import ConfigError
 
 def versions(monkeypatch, **found):
     names = {name.replace("_", "-"): version for name, version in found.items()}
-    monkeypatch.setattr(doctor, "_version", lambda name: names.get(name))
+    monkeypatch.setattr(doctor, "installed_version", lambda name: names.get(name))
 
 
 def test_two_opencv_wheels_of_different_versions_are_named(monkeypatch):
@@ -33,15 +33,15 @@ def test_this_installation_has_one_working_cv2():
 
 
 def test_a_missing_extra_says_how_to_get_it(monkeypatch):
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "pydicom" else real(name))
+    real = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "pydicom" else real(name))
     finding = next(f for f in doctor.examine() if f.what == "extra medical")
     assert not finding.ok and "no pydicom" in finding.found and "[medical]'" in finding.cure
 
 
 def test_a_package_outside_its_range_is_named(monkeypatch):
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name == "pydicom" else real(name))
+    real = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "1.0" if name == "pydicom" else real(name))
     finding = next(f for f in doctor.examine() if f.what == "extra medical")
     assert not finding.ok and "pydicom 1.0 (wants" in finding.found
 

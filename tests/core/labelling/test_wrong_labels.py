@@ -11,6 +11,7 @@ from vladapt import FeatureSet
 from vladapt.core.errors import CapabilityError, DataError
 from vladapt.core.labelling import serve, wrong_labels
 from vladapt.core.labelling.wrong_labels import doubt, held_out_probabilities, suspects
+from vladapt.core.runtime import packages
 
 CLASSES, EACH = 3, 20
 
@@ -66,10 +67,9 @@ def test_classes_of_one_group_cannot_be_judged():
 
 
 @pytest.mark.parametrize(
-    ("module", "check", "words"),
-    [(wrong_labels, "require_cleanlab", "'cleanlab'"), (serve, "require_server", "'starlette'")],
+    ("check", "words"), [(wrong_labels.require_cleanlab, "'cleanlab'"), (serve.require_server, "'starlette'")]
 )
-def test_what_is_not_installed_is_one_line(monkeypatch, module, check, words):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+def test_what_is_not_installed_is_one_line(monkeypatch, check, words):
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(CapabilityError, match=words + r".*pip install 'vladapt\[labels\]'"):
-        getattr(module, check)()
+        check()

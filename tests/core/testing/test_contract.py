@@ -83,7 +83,7 @@ def test_an_origin_is_a_paper_or_a_base_line():
 
 
 def test_checks_say_what_they_lack_themselves_and_hold_nothing_against_the_class(monkeypatch):
-    from broken_adapters import OF_TOWERS
+    from broken_claims import OF_TOWERS
     from vladapt_toy.domain import Toy
 
     from vladapt.core.registry import task_class

@@ -109,7 +109,8 @@ class CosineTextClassifier(nn.Module):
         texts = self.text()
         if self.background is None:
             return texts
-        other = torch.zeros_like(texts[:1]) if self.background == "zeros" else self._background_row()
+        zeros = self.background == "zeros"
+        other = torch.zeros_like(texts[:1]) if zeros else F.normalize(self.background_embedding, dim=0)[None]
         if self.background_class is None:
             return torch.cat([texts, other])
         if self.background_class not in self.text.names:
@@ -123,9 +124,6 @@ class CosineTextClassifier(nn.Module):
         if self.log_scale is None:
             return self._first_scale
         return self.log_scale.exp().clamp(max=max(MAX_SCALE, self._first_scale))
-
-    def _background_row(self) -> Tensor:
-        return F.normalize(self.background_embedding, dim=0)[None]
 
     def _cosines(self, x: Tensor, rows: Tensor) -> Tensor:
         """(..., F) and (C, D) -> (..., A * C)."""

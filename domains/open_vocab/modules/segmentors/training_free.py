@@ -18,7 +18,7 @@ from .....core.errors import CapabilityError
 from ...vocabulary import Classes, text_backbone
 from ..backbones.image_part import segmentation_preprocessor
 from .queries import Queries, published_templates
-from .windows import slide
+from .windows import of_one_size, slide
 
 CLIP_LOGIT_SCALE = 100.0
 """What published scales of logits were chosen beside."""
@@ -199,11 +199,9 @@ class TrainingFreeSegmentor(BaseSegmentor):
                 multiple=multiple,
             )
         logits: list[Tensor | None] = [None] * len(images)
-        for same in _of_one_size(images):
-            for start in range(0, len(same), self.windows_per_batch):
-                chosen = same[start : start + self.windows_per_batch]
-                for index, one in zip(chosen, self.query_logits(torch.stack([images[i] for i in chosen]))):
-                    logits[index] = resize_to(one[None].float(), sizes[index])[0]
+        for chosen in of_one_size(range(len(images)), lambda index: images[index].shape, self.windows_per_batch):
+            for index, one in zip(chosen, self.query_logits(torch.stack([images[i] for i in chosen]))):
+                logits[index] = resize_to(one[None].float(), sizes[index])[0]
         return logits
 
     def resized(self, image: Tensor) -> Tensor:
@@ -250,13 +248,6 @@ def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _of_one_size(images: Sequence[Tensor]) -> list[list[int]]:
-    groups: dict[torch.Size, list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(image.shape, []).append(index)
-    return list(groups.values())
 
 
 def _without_padding(image: Tensor, sample: SegDataSample) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+T = TypeVar("T")
 Scorer = Callable[[Tensor], Tensor]
 """(B, 3, h, w) -> (B, Q, h', w'), a grid of any fineness over the same field."""
 
@@ -54,7 +56,7 @@ def slide(
     """
     windows = [w for i, image in enumerate(images) for w in place_windows(i, image.shape[-2:], crop, stride)]
     canvases: list[Tensor | None] = [None] * len(images)
-    for batch in _batches(windows, per_batch):
+    for batch in of_one_size(windows, lambda window: (window.height, window.width), per_batch):
         pixels = torch.stack([window.of(images[window.image]) for window in batch])
         scores = _score(pixels, score, multiple)  # (B, Q, height, width)
         for window, one in zip(batch, scores):
@@ -69,11 +71,11 @@ def _starts(length: int, crop: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def _batches(windows: Sequence[Window], per_batch: int) -> Iterator[list[Window]]:
-    """Windows of one size at a time, at most `per_batch`."""
-    sizes: dict[tuple[int, int], list[Window]] = {}
-    for window in windows:
-        sizes.setdefault((window.height, window.width), []).append(window)
+def of_one_size(things: Iterable[T], size_of: Callable[[T], Any], per_batch: int) -> Iterator[list[T]]:
+    """Windows, or images, of one size at a time, at most `per_batch`."""
+    sizes: dict[Any, list[T]] = {}
+    for thing in things:
+        sizes.setdefault(size_of(thing), []).append(thing)
     for same in sizes.values():
         for start in range(0, len(same), per_batch):
             yield same[start : start + per_batch]

@@ -58,7 +58,8 @@ def carafe_naive_backward(
         mask_grad[:, :, rows.start * scale_factor : rows.stop * scale_factor] = _to_map(grad_weights, scale_factor)
         _add_patches(weights[:, rows] @ tiles[:, rows].transpose(4, 5), grad_padded, rows, kernel_size)
     edge = kernel_size // 2
-    bottom_grad.copy_(_channels_first(grad_padded[:, edge : -edge or None, edge : -edge or None]))
+    inner = grad_padded[:, edge : -edge or None, edge : -edge or None]  # (N, h, w, g, C / g)
+    bottom_grad.copy_(inner.flatten(3).permute(0, 3, 1, 2))
 
 
 @as_compiled
@@ -101,10 +102,6 @@ def _padded(features: Tensor, kernel: int, groups: int) -> Tensor:
     """(N, h + k - 1, w + k - 1, g, C / g), zeros around."""
     padded = F.pad(widened(features), [kernel // 2] * 4)
     return padded.permute(0, 2, 3, 1).contiguous().unflatten(3, (groups, -1))
-
-
-def _channels_first(features: Tensor) -> Tensor:
-    return features.flatten(3).permute(0, 3, 1, 2)
 
 
 def _row_blocks(features: Tensor, kernel: int) -> Iterator[slice]:

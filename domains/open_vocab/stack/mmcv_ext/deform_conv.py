@@ -63,14 +63,8 @@ class Gradients(NamedTuple):
     bias: Tensor
 
 
-class Kept(NamedTuple):
-    """The weight's gradient of one backward pass, and of which convolution it is, told by its buffer."""
-
-    buffer: Tensor
-    gradient: Tensor
-
-
-# mmcv asks for the gradients of one backward pass in two calls that share grad_output; one computation gives both.
+# mmcv asks for the gradients of one backward pass in two calls that share grad_output; one computation gives both:
+# (the buffer that tells of which convolution it is, the weight's gradient).
 _kept_gradients = WeakIdKeyDictionary()
 
 
@@ -100,7 +94,7 @@ def deform_conv_backward_input(
     gradients = _gradients(geometry, gradOutput, input, weight, offset)
     gradInput.copy_(gradients.image)
     gradOffset.copy_(gradients.offset)
-    _kept_gradients[gradOutput] = Kept(columns, gradients.weight)
+    _kept_gradients[gradOutput] = columns, gradients.weight
 
 
 @as_compiled
@@ -109,10 +103,8 @@ def deform_conv_backward_parameters(
     deformable_group, scale, im2col_step,
 ) -> None:  # fmt: skip
     """Add `scale` times the gradient of the weight to `gradWeight`."""
-    kept = _kept_gradients.pop(gradOutput, None)
-    if kept is not None and kept.buffer is columns:
-        gradient = kept.gradient
-    else:
+    buffer, gradient = _kept_gradients.pop(gradOutput, (None, None))
+    if buffer is not columns:
         geometry = Geometry((kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
         gradient = _gradients(geometry, gradOutput, input, torch.zeros_like(gradWeight), offset).weight
     gradWeight.add_(gradient, alpha=scale)

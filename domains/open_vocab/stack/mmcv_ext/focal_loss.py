@@ -28,7 +28,7 @@ def sigmoid_focal_loss_forward(
         gamma: how much well classified entries are lowered.
         alpha: weight of the positive entries; the negative ones have 1 - alpha.
     """
-    score = _sigmoid(input)
+    score = widened(input).sigmoid()
     positive = (1 - score).pow(gamma) * _log(score)
     negative = score.pow(gamma) * _log(1 - score)
     output.copy_(_chosen(positive, negative, target, alpha) * _row_weights(weight, target, input)[:, None])
@@ -39,7 +39,7 @@ def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
     """Fill `grad_input` (N, C) with the derivative of each entry of the loss with respect to its logit."""
-    score = _sigmoid(input)
+    score = widened(input).sigmoid()
     rest = 1 - score
     positive = rest.pow(gamma) * (rest - gamma * score * _log(score))
     negative = score.pow(gamma) * (gamma * rest * _log(rest) - score)
@@ -68,10 +68,6 @@ def softmax_focal_loss_backward(
     buff.copy_(shared)
     is_target = target[:, None] == torch.arange(input.shape[1], device=input.device)
     grad_input.copy_(shared[:, None] * (is_target.to(shared.dtype) - widened(input)))
-
-
-def _sigmoid(logits: Tensor) -> Tensor:
-    return widened(logits).sigmoid()
 
 
 def _log(probability: Tensor) -> Tensor:

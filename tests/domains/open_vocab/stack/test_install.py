@@ -33,7 +33,7 @@ def say_versions(monkeypatch):
             return changed[name]
 
         monkeypatch.setattr(importlib.metadata, "version", version)
-        monkeypatch.setattr("vladapt.domains.open_vocab.doctor.version", version)
+        monkeypatch.setattr("vladapt.core.runtime.packages.version", version)
 
     return say
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ......core.contracts import require
-
-INIT_STD = 0.02
+from ......core.training import truncated_starts
 
 
 class ContextDecoder(nn.Module):
@@ -46,7 +45,7 @@ class ContextDecoder(nn.Module):
         self.text_proj = nn.Sequential(nn.LayerNorm(visual_dim), nn.Linear(visual_dim, width))
         self.decoder = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
         self.out_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out_dim or visual_dim))
-        self.apply(_initialise)
+        self.apply(truncated_starts)
 
     def forward(self, queries: Tensor, visual: Tensor) -> Tensor:
         """(B, K, D) queries and (B, N, D) visual context -> (B, K, out_dim)."""
@@ -94,10 +93,3 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, N, W / H)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

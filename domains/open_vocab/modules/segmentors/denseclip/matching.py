@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ......core.contracts import require
+from ....text_embeddings import KeptTexts
 from ....vocabulary import Vocabulary
 from .context import ContextDecoder
 from .prompts import ClassPrompts
@@ -22,7 +23,7 @@ PROMPTINGS = ("after", "before", "none")
 QUERY_STD = 0.02
 
 
-class PixelTextMatching(nn.Module):
+class PixelTextMatching(KeptTexts):
     """Score maps of C classes.
 
     Three ways to prompt: "after" the text tower, class features attend to the image, t + gamma * decoder(t, image);
@@ -59,7 +60,7 @@ class PixelTextMatching(nn.Module):
         super().__init__()
         require(prompting in PROMPTINGS, "prompting", prompting, f"there are {', '.join(PROMPTINGS)}")
         require(context_std > 0, "context_std", context_std, "give a number above 0")
-        self.prompting, self._kept = prompting, None
+        self.prompting = prompting
         self.prompts = ClassPrompts(backbone, vocabulary, n_ctx)
         if prompting == "before":
             out_dim = self.prompts.token_width
@@ -115,14 +116,6 @@ class PixelTextMatching(nn.Module):
         """Replace the classes."""
         self.prompts.take(vocabulary)
         self._kept = None
-
-    def train(self, mode: bool = True):
-        self._kept = None  # weights that were averaged or loaded do not show in a tensor's version
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._kept = None
-        super()._load_from_state_dict(*args, **kwargs)
 
 
 def cosine_map(places: Tensor, texts: Tensor) -> Tensor:

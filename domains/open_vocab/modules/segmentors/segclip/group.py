@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ......core.contracts import Backbone, require
+from ......core.training import truncated_starts
 from ......registry import MODELS
 from ....vocabulary import Vocabulary
 from ...losses.masked_decoder import Kept, keep_some
@@ -67,7 +68,7 @@ class SemanticGroup(nn.Module):
         self.k_conv, self.v_conv = (nn.Conv1d(width, width, 1, groups=heads, bias=False) for _ in range(2))
         self.k_ln = nn.LayerNorm(width)
         self.proj_o = nn.ModuleDict({"ln": nn.LayerNorm(width), "mlp": _Mlp(width)})
-        self.apply(initialise)
+        self.apply(truncated_starts)
 
     def forward(self, patches: Tensor) -> Gathered:
         """(B, P, W) patches, in any order."""
@@ -118,7 +119,7 @@ class GroupsToPatches(nn.Module):
     def __init__(self, groups: int):
         super().__init__()
         self.rec_proj_a = nn.Linear(groups, groups)
-        self.apply(initialise)
+        self.apply(truncated_starts)
 
     def forward(self, gathered: Gathered) -> Tensor:
         """(B, P, W)."""
@@ -138,14 +139,6 @@ class _Mlp(nn.Module):
 def quick_gelu(x: Tensor) -> Tensor:
     """CLIP's approximation of GELU."""
     return x * torch.sigmoid(1.702 * x)
-
-
-def initialise(module: nn.Module) -> None:
-    """Linear layers as SegCLIP's start."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=INIT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def group_scores(groups: Tensor, image: Tensor, texts: Tensor, scale: Tensor | float, likely: int = 5) -> Tensor:

@@ -17,6 +17,7 @@ from ......core.errors import ConfigError, DataError
 from ......core.prompts import spoken
 from ......core.registry import build_loss
 from ......registry import MODELS
+from ....text_embeddings import KeptTexts
 from ....vocabulary import Classes, NamedClasses, Vocabulary
 from ...backbones.image_part import segmentation_preprocessor
 from ...losses.masked_decoder import MaskedDecoder, grid_positions, line_positions, pixel_loss, word_loss
@@ -38,7 +39,7 @@ NO_SUPERPIXEL = -1
 
 
 @MODELS.register_module()
-class SegCLIP(BaseSegmentor, NamedClasses):
+class SegCLIP(KeptTexts, BaseSegmentor, NamedClasses):
     """SegCLIP: Patch Aggregation with Learnable Centers for Open-Vocabulary Semantic Segmentation (Luo et al., 2022,
     arXiv 2211.14813).
 
@@ -245,18 +246,10 @@ class SegCLIP(BaseSegmentor, NamedClasses):
             self._kept = class_features(self.backbone, self.vocabulary, self._background_index())
         return self._kept
 
-    def train(self, mode: bool = True):
-        self._kept = None
-        return super().train(mode)
-
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
         self.backbone.device = next(self.clip.parameters()).device
         return self
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._kept = None
-        super()._load_from_state_dict(*args, **kwargs)
 
 
 def _checked_weights(given: Mapping[str, float]) -> dict[str, float]:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ......core.contracts import Backbone, require
+from ......core.training import truncated_starts
 from ...losses.masked_decoder import Kept, keep_some, pre_norm_layer
-from .group import Gathered, GroupsToPatches, SemanticGroup, initialise, quick_gelu
+from .group import Gathered, GroupsToPatches, SemanticGroup, quick_gelu
 
 HEAD_WIDTH = 64
 FIRST_SHARE = 10 / 12
@@ -114,5 +115,5 @@ class GroupingTower(nn.Module):
 
 def _block(width: int, heads: int) -> Any:
     layer = pre_norm_layer(width, heads, activation=quick_gelu)
-    layer.apply(initialise)
+    layer.apply(truncated_starts)
     return layer
