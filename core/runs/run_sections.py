@@ -40,7 +40,6 @@ KINDS = {
     "captions": "captions",
 }
 PAGE = Path(__file__).with_name("report.html.j2")
-SPLITS = ("train", "val", "test")
 SMALL_TEST_SET = 100
 FEW_GROUPS = 30
 SKIPPED_ROWS = 200

@@ -164,11 +164,12 @@ def write_cached(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def caching(path: Path) -> Iterator[IO[bytes]]:
-    """A file of the cache, to be written in the block; the folder is there.
+    """A file of the cache, to be written in the block; its folder is made.
 
     Raises:
         CacheError: nothing can be written there. What else the block raises passes.
     """
+    cached_folder(path.parent)
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         try:

@@ -24,7 +24,7 @@ from nibabel.orientations import io_orientation
 from ...core.contracts import Decoded, Item
 from ...core.data import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
-from ...core.runtime import cached_folder, caching, check_regular
+from ...core.runtime import caching, check_regular
 from .intensity import MINMAX, SAMPLED_VALUES, robust_range, scale_to_unit, to_rgb, window_range
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -249,7 +249,6 @@ def _unpacked(path: Path, image) -> Path:
     target = folder / f"{key}.nii"
     with KEEPING:
         if not target.is_file():
-            cached_folder(folder)
             with gzip.open(path) as packed, caching(target) as out:
                 while size > 0 and (chunk := packed.read(min(CHUNK, size))):
                     size -= out.write(chunk)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...core.data import ArrayFile, remember_by_file
 from ...core.errors import DataError
-from ...core.runtime import cached_folder, caching, check_regular
+from ...core.runtime import caching, check_regular
 
 OPENING = threading.Lock()
 SMALL_BYTES = 256 << 20
@@ -105,7 +105,6 @@ def _unpacked(path: Path, name: str) -> Path:
     target = folder / f"{key}.npy"
     if target.is_file():
         return target
-    cached_folder(folder)
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream, caching(target) as out:
         while chunk := stream.read(1 << 20):
             out.write(chunk)

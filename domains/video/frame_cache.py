@@ -32,7 +32,7 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
         DataError: what `draw` raises. CacheError: the cache cannot be written.
     """
     from ...core.features import canonical_json
-    from ...core.runtime import cached_folder, caching
+    from ...core.runtime import caching
 
     stat = os.stat(path)
     shown = [os.path.abspath(path), stat.st_size, stat.st_mtime_ns, dict(decode), seed]
@@ -42,7 +42,6 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
     if (frames := _read(target)) is not None:
         return frames
     frames = draw()
-    cached_folder(target.parent)
     with caching(target) as handle:
         np.save(handle, frames, allow_pickle=False)
     return frames

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import ConfigError, DataError
 from ...runtime.distributed import all_gather_json, is_main, run_on_all
-from ...runtime.files import cached_folder, caching
+from ...runtime.files import caching
 from ...runtime.remote import shown
 from ..files import licence_of
 from .pair_set import MOST, PairSet, StoredImages
@@ -273,7 +273,6 @@ def _copied(
 def _copy(shards: Sequence[str], runs: Sequence[Run], path: Path) -> None:
     if path.is_file():
         return
-    cached_folder(path.parent)
     reader, number = ShardReader(shards), 0
     with caching(path) as handle, tarfile.open(fileobj=handle, mode="w") as archive:
         for run in runs:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
+from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import RunInfo
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
@@ -357,7 +358,7 @@ def _counts(info: RunInfo, class_names: Sequence[str], kind: str) -> TableSectio
     counts = info.data.counts
     if not counts:
         return None
-    splits = [split for split in shared.SPLITS if split in counts]
+    splits = [split for split in Item.SPLITS if split in counts]
     columns = [[counts[split].get(name, 0) for name in class_names] for split in splits]
     rows = list(zip(class_names, *columns))
     if len(rows) > MOST_COUNTED:

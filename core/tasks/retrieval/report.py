@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...contracts.items import Item
 from ...contracts.run_info import RunInfo
 from ...errors import DataError
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
@@ -296,7 +297,7 @@ def _picture(examples: Any, row: int) -> str | None:
 
 def _facts(info: RunInfo) -> TableSection | None:
     best, steps, parameters, splits = info.best_epoch, info.steps, info.trained_parameters, info.data.splits
-    names = [name for name in (*shared.SPLITS, *sorted(set(splits) - set(shared.SPLITS))) if name in splits]
+    names = [name for name in (*Item.SPLITS, *sorted(set(splits) - set(Item.SPLITS))) if name in splits]
     counts = {"image": info.data.images, "text": info.data.texts}
     pairs = [plural(count, noun) for noun, count in counts.items() if count is not None]
     losses = [(_loss(n, weight), shared.options(info.loss_options.get(n))) for n, weight in info.losses.items()]

@@ -242,7 +242,7 @@ def _facts(info: RunInfo) -> TableSection | None:
     lengths = ", ".join(f"{length:g}" for length in windows.get("lengths") or ())
     of_task = {
         "Method": [info.adapter, shared.options(info.settings)],
-        "Sentences": [" · ".join(f"{name} {splits[name]:,}" for name in shared.SPLITS if name in splits)],
+        "Sentences": [" · ".join(f"{name} {splits[name]:,}" for name in Item.SPLITS if name in splits)],
         "Backbone": shared.backbone_lines(info.backbone),
         "Frames": [f"{windows.get('fps'):g} per second" if windows.get("fps") else None],
         "Windows": [
