@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..contracts.images import ImageSize, height_and_width
 from ..contracts.options import as_text
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runtime.packages import need_package
+from ..runtime.process import need_package
 from ..runtime.reading import read_json
 from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positions
 from .last_stride import at_stride_one, is_timm_resnet

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from ..contracts.domain import Finding
 from ..contracts.options import options_from, options_of
 from ..registry.catalogue import PACKAGE_ROOT
-from ..runtime.packages import installed_version
+from ..runtime.process import installed_version
 
 EXTRAS = (
     *("embedded", "open-clip", "hf", "fine-tune", "retrieval", "labels", "explain", "export", "serve", "sharing"),

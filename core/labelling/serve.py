@@ -27,7 +27,7 @@ from ..contracts.items import DomainData
 from ..data.label_files import read_source, read_todo
 from ..errors import ConfigError, DataError, VladaptError
 from ..registry import load_domain
-from ..runtime.packages import need_package
+from ..runtime.process import need_package
 from ..runtime.web_page import FILES, WebPage
 from .answer_file import AnswerFile
 

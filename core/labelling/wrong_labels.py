@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contracts.features import FeatureSet
 from ..data.sampling import folds
 from ..errors import DataError
-from ..runtime.packages import need_package
+from ..runtime.process import need_package
 
 PARTS = 5
 

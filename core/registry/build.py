@@ -14,7 +14,7 @@ from ..contracts.judgement import FIT, Judgement
 from ..contracts.options import chosen, options_of
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runtime.packages import need_package
+from ..runtime.process import need_package
 from . import catalogue
 from .catalogue import PACKAGE, Entry, find, is_place
 

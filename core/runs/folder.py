@@ -28,7 +28,7 @@ from ... import __version__
 from ..contracts.run_info import RunInfo, mapped_texts
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, remove_abandoned, write_whole
-from ..runtime.packages import installed_version
+from ..runtime.process import installed_version
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
 

@@ -7,8 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "distributed": "world_size",
         "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
-        "packages": "installed_version",
-        "process": "in_blocks",
+        "process": "in_blocks installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",
         "reading": "check_regular json_values read_json read_start read_text read_yaml text_lines why_not_regular",

@@ -1,4 +1,4 @@
-"""What this process may use and how it ends: threads, the search for garbage, signals.
+"""What this process may use and how it ends: threads, packages, the search for garbage, signals.
 
 SIGTERM and SIGHUP end a command as Ctrl-C does: schedulers send the one, a closing terminal the other.
 """
@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import CapabilityError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,3 +157,27 @@ def in_blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
 def cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def installed_version(name: str) -> str | None:
+    """The version of a distribution, None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def need_package(who: str, module: str, extra: str, package: str = "") -> None:
+    """Raise the CapabilityError of a module that is not installed.
+
+    Args:
+        who: what needs it: "adapter 'x'".
+        extra: of this project, which brings it.
+        package: that has the module, where it is called otherwise.
+    """
+    if find_spec(module) is None:
+        raise CapabilityError(
+            f"{who} needs the package '{package or module}'; install it with: pip install 'vladapt[{extra}]'"
+        )

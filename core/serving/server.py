@@ -19,8 +19,7 @@ from typing import Any
 
 from ..contracts.serving import Served, Serving
 from ..errors import ConfigError, VladaptError, as_message
-from ..runtime.packages import need_package
-from ..runtime.process import cores
+from ..runtime.process import cores, need_package
 from .uploads import Limits
 
 PORT = 8000

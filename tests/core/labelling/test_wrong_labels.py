@@ -11,7 +11,7 @@ from vladapt import FeatureSet
 from vladapt.core.errors import CapabilityError, DataError
 from vladapt.core.labelling import serve, wrong_labels
 from vladapt.core.labelling.wrong_labels import doubt, held_out_probabilities, suspects
-from vladapt.core.runtime import packages
+from vladapt.core.runtime import process
 
 CLASSES, EACH = 3, 20
 
@@ -70,6 +70,6 @@ def test_classes_of_one_group_cannot_be_judged():
     ("check", "words"), [(wrong_labels.require_cleanlab, "'cleanlab'"), (serve.require_server, "'starlette'")]
 )
 def test_what_is_not_installed_is_one_line(monkeypatch, check, words):
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(process, "find_spec", lambda name: None)
     with pytest.raises(CapabilityError, match=words + r".*pip install 'vladapt\[labels\]'"):
         check()

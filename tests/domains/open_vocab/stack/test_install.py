@@ -33,7 +33,6 @@ def say_versions(monkeypatch):
             return changed[name]
 
         monkeypatch.setattr(importlib.metadata, "version", version)
-        monkeypatch.setattr("vladapt.core.runtime.packages.version", version)
 
     return say
 
