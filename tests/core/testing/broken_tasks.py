@@ -133,9 +133,7 @@ class Told(Pointing):
         return self.told(super().fit(recipe, reporter))
 
 
-@breaks(
-    "its metrics have no 'adapted' with scores by name", "metrics.json has other metrics than ...", "...", "...", "..."
-)
+@breaks("its metrics have no 'adapted' with scores by name", "metrics.json has other metrics than ...", "...", "...")
 class Unscored(Told):
     def told(self, result):
         return replace(result, metrics={"zero_shot": None})

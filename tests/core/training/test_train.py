@@ -75,11 +75,11 @@ def test_micro_batches_change_no_weight(small_clip_spec, toy_pairs, tmp_path, mi
 
 
 def test_recomputed_activations_change_no_weight(small_clip_spec, toy_pairs, tmp_path, monkeypatch):
-    from vladapt.core.training import model
+    from vladapt.core.training import layers
 
     calls = []
-    original = model.checkpoint
-    monkeypatch.setattr(model, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = layers.checkpoint
+    monkeypatch.setattr(layers, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
     whole = weights_after(small_clip_spec, toy_pairs(), tmp_path / "whole")
     assert not calls
     again = weights_after(small_clip_spec, toy_pairs(), tmp_path / "again", checkpointing=True)
