@@ -136,7 +136,7 @@ class Selective(Record):
     @property
     def words(self) -> str:
         rest = "none is given"
-        if self.error is not None:
+        if self.error is not None and self.interval is not None:
             low, high = self.interval
             rest = f"{self.error:.1%} of the others are wrong (95 % interval {low:.1%} to {high:.1%})"
         return f"for an error of at most {self.max_error:.1%}, {self.open:.1%} of the answers are left open; {rest}"

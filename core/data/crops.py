@@ -94,7 +94,8 @@ def crops_of(
     Raises:
         DataError: a path leaves the folder, or fewer than two classes have boxes.
     """
-    collector, small, used = ItemCollector(), 0, Counter()
+    collector, small = ItemCollector(), 0
+    used: Counter[str] = Counter()
     position = {name: index for index, name in enumerate(class_names)}
     for image in images:
         kept = [box for box in image.boxes if min(box.size) >= min_side]

@@ -265,7 +265,7 @@ def _requirement(info: RunInfo) -> str:
         known = metadata("vladapt").get_all("Provides-Extra") or ()
     except PackageNotFoundError:  # a checkout on Python's path
         known = ()
-    extras = ",".join(name for name in (family, info.domain) if name in known)
+    extras = ",".join(name for name in (family, info.domain) if name and name in known)
     return f"vladapt[{extras}]=={__version__}" if extras else f"vladapt=={__version__}"
 
 
