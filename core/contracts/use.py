@@ -144,10 +144,6 @@ class FittedRun(Protocol):
     def adapter_path(self) -> Path:
         """The file of the fitted adapter."""
 
-    @property
-    def report_path(self) -> Path:
-        """The file of its report."""
-
 
 @dataclass(frozen=True)
 class Use(UseOptions):

@@ -157,10 +157,6 @@ class Run:
     def adapter_path(self) -> Path:
         return self.path / "adapter.safetensors"
 
-    @property
-    def report_path(self) -> Path:
-        return self.path / "report.html"
-
     def write(self, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         """Write run.json (`info`, the metrics, the format and this version) and metrics.json.
 

@@ -25,7 +25,6 @@ UCF_SOURCE = re.compile(r"^v_(.+_g\d+)_c\d+")
 UCF_INDEX = "classInd.txt"
 SEPARATORS = ("\t", ",", ";", " ")
 BRACKETS = re.compile(r"\[([^\]]*)\]")
-SOMETHING_FILE = re.compile(r"(train|validation|val|test)", re.IGNORECASE)
 
 
 def ucf_annotations(folder: Path, fold: int) -> list[Annotation]:

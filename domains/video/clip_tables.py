@@ -27,7 +27,6 @@ CAPTIONS = ("caption", "captions", "sentence", "sentences", "description", "text
 SPLITS = ("split", "set", "subset", "partition")
 LANGUAGES, ENGLISH = ("language",), "english"
 VERB, VERB_ID, NOUN, NOUN_ID = ("verb",), ("verb_class", "verb_id"), ("noun",), ("noun_class", "noun_id")
-MANY_NOUNS = ("all_noun_classes",)
 TARGETS = ("action", "verb", "noun")
 CLASS_NAMES = "*{}_classes*.csv"
 
