@@ -169,7 +169,7 @@ def _domain(name: str) -> Shown:
     domain = load_domain(name)
     facts = [("tasks", ", ".join(domain.task_names)), ("recipes", ", ".join(domain.recipes) or "none")]
     facts.append(("default adapter", domain.default_adapter))
-    text = inspect.cleandoc(type(domain).__doc__ or "")
+    text = inspect.cleandoc(type(domain).__doc__ or "").partition("\n\nArgs:")[0]
     return Shown("domain", name, text, list(options_of(domain.reading)), "--set data.NAME=value", facts)
 
 

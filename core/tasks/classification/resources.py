@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -224,7 +225,8 @@ class Resources:
     def support_folder(self) -> FeatureSet:
         """Images found or made for class names: a data set of the domain's, its classes some of the data's."""
         path = self._given("support_folder")
-        data = self.prepared.domain.read(path, self.prepared.task, **self.prepared.reading)
+        # A copy reads it, for domains of other packages that note something of what they read.
+        data = copy(self.prepared.domain).read(path, self.prepared.task, **self.prepared.reading)
         if data.kind != "labels":
             raise DataError(f"{path}: holds {data.kind}; give one folder of images for each class, named like it")
         index_of = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}

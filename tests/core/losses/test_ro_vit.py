@@ -147,11 +147,12 @@ class _Backbone:
     spec = "toy"
 
     def __init__(self, tower):
-        from types import SimpleNamespace
+        self.tower = tower
 
+    def image_positions(self):
         from vladapt.core.backbones.positions import ImagePositions
 
-        self._image = SimpleNamespace(positions=lambda: ImagePositions(tower.conv, tower, "table", 1))
+        return ImagePositions(self.tower.conv, self.tower, "table", 1)
 
 
 @pytest.mark.parametrize(

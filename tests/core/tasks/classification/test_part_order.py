@@ -57,7 +57,7 @@ def measured(prepared, samples, name, **options):
 def judged(prepared, adapter, samples, metrics):
     scores = Scores(samples.labels, None, None, metrics)
     of = {"prepared": prepared, "adapter": adapter, "test": samples, "class_names": "abcd", "scores": scores}
-    fit = ClassificationFit(at=FIT, seed=3, reporter=None, before=None, after=None, metrics=metrics, **of)
+    fit = ClassificationFit(at=FIT, seed=3, reporter=None, **of)
     return PartOrder().compute(fit) if PartOrder().applies(fit) else None
 
 
