@@ -146,8 +146,8 @@ class SharedContext(ClassWeighted, FreshViews):
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return self._loss(Step(learner, classifier, unit, labels, criterion, priors, generator))
 
-        given = {"backbone": backbone, "resources": resources, "seed": seed}
-        report = fit_context(self, [learner.ctx], support, loss_of, epochs, **given)
+        how = {"backbone": backbone, "resources": resources, "seed": seed}
+        report = fit_context(self, [learner.ctx], support, loss_of, epochs, **how)
         with torch.no_grad():
             self.text_features = learner.encode()  # (C, D)
         self.ctx = learner.ctx.detach()

@@ -110,8 +110,8 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
                 text = learner.encode_each(conditional_contexts(unit, *trained))  # (B, C, D)
             return criterion(self._scores(unit, text.float()), labels)
 
-        given = {"backbone": backbone, "resources": resources, "seed": seed}
-        report = fit_context(self, trained, support, loss_of, self.epochs or EPOCHS, **given)
+        how = {"backbone": backbone, "resources": resources, "seed": seed}
+        report = fit_context(self, trained, support, loss_of, self.epochs or EPOCHS, **how)
         for name, value in zip(("ctx", *META), trained):
             setattr(self, name, value.detach())
         self.to(device)

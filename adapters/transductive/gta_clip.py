@@ -195,8 +195,8 @@ class GtaClip(ClassifiedTogether, SelfTrained):
                 place.on_step(round_ * total + step, rounds * total, values)
 
         hooks = () if place is None else place.hooks
-        told = TrainingPlace(None, on_step=on_step, hooks=hooks)
-        return self._train_in_place(towers, task, told, epochs=1, steps=steps, seed=seed)[0]
+        progress = TrainingPlace(None, on_step=on_step, hooks=hooks)
+        return self._train_in_place(towers, task, progress, epochs=1, steps=steps, seed=seed)[0]
 
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         solution = self._solved(self.queries, logits)
@@ -238,9 +238,9 @@ class Comparisons:
         self.done.update(new)
         before = self.said
         for one, other in [*new, *((b, a) for a, b in new)]:
-            told = self.sentences.get(self.names[one], {}).get(self.names[other], ())
-            texts[one].extend(told)
-            self.said += len(told)
+            sentences = self.sentences.get(self.names[one], {}).get(self.names[other], ())
+            texts[one].extend(sentences)
+            self.said += len(sentences)
         return self.said > before
 
     @property

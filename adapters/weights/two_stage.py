@@ -111,9 +111,9 @@ class TwoStage(ClassTowerAdapter):
         images, place = resources["images"], resources.get("place") or TrainingPlace(None)
         self._steps = first
         self._steps_an_epoch = len(GlobalBatches(len(images.items), self.batch_size, seed, drop_last=False))
-        told = {**resources, "place": place.stage(1, total=total)}
-        given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
-        report = super()._fit(support, classifier, resources=told, **given)
+        of_first = {**resources, "place": place.stage(1, total=total)}
+        of_fit = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
+        report = super()._fit(support, classifier, resources=of_first, **of_fit)
         self._steps = max(1, total - first)
         head = CosineHead(self.weights, self.negative, self.logit_scale, self.logit_bias)
         before = {"steps": first, "epochs": first / self._steps_an_epoch}

@@ -315,8 +315,8 @@ class TowerAdapter(Augmented):
 
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=towers.device)
         task = replace(task, identity={**task.identity, "adapter": self.name, **identity_of(self)})
-        told = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
-        return train(towers, task, settings, place.folder, resume=place.resume, **told), settings
+        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message, "hooks": place.hooks}
+        return train(towers, task, settings, place.folder, resume=place.resume, **callbacks), settings
 
     def _val_score(self, scores: Callable[[Tensor], Tensor], towers: Backbone, images: TrainingImages) -> float:
         """Accuracy of (B, D) unit features -> (B, C) scores on the val images, or macro AUROC; see `score_by`."""

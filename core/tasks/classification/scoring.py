@@ -214,17 +214,17 @@ def zero_shot_unless_better(done: Fitted, shots: Shots, scored: Callable[..., Fi
     Returns:
         what the run keeps, and the draw with the val images whose labels had a say.
     """
-    found = done.findings.get(WITHOUT_LABELS)
-    if found is None:
+    judgement = done.findings.get(WITHOUT_LABELS)
+    if judgement is None:
         return done, shots
-    shots = shots if found.val is None else replace(shots, val=found.val)
-    if found.evidence.better:
+    shots = shots if judgement.val is None else replace(shots, val=judgement.val)
+    if judgement.evidence.better:
         return done, shots
     done.judged.reporter.info(f"{done.adapter.name} is not shown to help, so zero-shot is kept")
     adapter = fitted_zero_shot(shots.support, done.judged.prepared.classifier)
-    report = FitReport(adapter.name, notes=[found.note(), *done.report.notes])
+    report = FitReport(adapter.name, notes=[judgement.note(), *done.report.notes])
     kept = scored(adapter, report, shots, Reporter(quiet=True), judge=False)
-    kept.findings[WITHOUT_LABELS] = found.turned_down(done.scores)
+    kept.findings[WITHOUT_LABELS] = judgement.turned_down(done.scores)
     kept.scores.metrics.update(kept.findings[WITHOUT_LABELS].to_json())
     return kept, shots
 

@@ -427,14 +427,14 @@ class Classification(Task):
         """What run.json holds."""
         prepared, shots, metrics = done.judged.prepared, done.judged.shots, done.scores.metrics
         protocol, name = protocol_named(recipe.protocol), done.adapter.name
-        judged = done.findings.get(WITHOUT_LABELS)
-        by_labels = [] if judged is None else [judged.by_labels]
+        without_labels = done.findings.get(WITHOUT_LABELS)
+        by_labels = [] if without_labels is None else [without_labels.by_labels]
         reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
         published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
         further = [*done.notes, *published, *done.report.notes, *by_labels]
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
-        told = {
+        facts = {
             "created": now(),
             "domain": recipe.domain,
             **facts_of_model(prepared, done.adapter, place_of_data(recipe)),
@@ -444,7 +444,7 @@ class Classification(Task):
             "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
             **done.findings.facts,
         }
-        return RunInfo.from_json(told)
+        return RunInfo.from_json(facts)
 
 
 def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
