@@ -86,15 +86,15 @@ class ClassWeighted(Adapter):
             None where classes have equally many images or do not count alike, and where most of them have a single
             image.
         """
+        labels, logits = support.labels, []
         parts = support.folds(count or OFFSET_FOLDS, seed) if self.counts_unequal(support, num_classes) else []
-        if not parts:
+        if labels is None or not parts:
             return None
-        logits = []
         for held in parts:
             kept = torch.ones(len(support), dtype=torch.bool)
             kept[held] = False
             logits.append(logits_of(support.select(kept.to(support.features.device)), support.select(held)))
-        return balancing_offsets(torch.cat(logits), support.labels[torch.cat(parts).to(support.labels.device)])
+        return balancing_offsets(torch.cat(logits), labels[torch.cat(parts).to(labels.device)])
 
 
 @dataclass(eq=False, kw_only=True)
