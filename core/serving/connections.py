@@ -16,8 +16,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .uploads import Limits
 
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 12
 """What is parsed before bytes are counted again."""
+HEADERS = 100
+"""Most of a request, its trailers among them."""
+PIPELINED = 8
+"""Most requests that a client sends without waiting for answers."""
+DRAIN_S = 0.1
+"""How long nothing is read between two parts of a body whose request is answered already, as by a 401: a client that
+first sends all gets its answer, and one that sends without end keeps nobody else waiting."""
 GRACE_S = 5.0
 """How much longer than the app, which says why, a connection waits for a request that does not arrive."""
 
@@ -68,8 +75,21 @@ class Connection(HttpToolsProtocol):
                 return
             if self._overhead > self._limits.head_bytes:
                 return self._refuse(431, f"more than {self._limits.head_bytes:,} bytes of headers; send fewer")
+        if self.idle and self.cycle and self.cycle.more_body:
+            self.flow.pause_reading()
+            self.loop.call_later(DRAIN_S, self.flow.resume_reading)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is no HTTP request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= HEADERS:
+            raise ValueError  # which the parser makes an error of its own, as below
+        super().on_header(name, value)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError
         if self._arriving is None:
             self._await_request(self._limits.head_seconds)
         super().on_message_begin()

@@ -47,7 +47,7 @@ class Limits:
     waiting: int = 256
     waiting_bytes: int = 512 << 20
     seconds: float = 60.0
-    head_bytes: int = 64 << 10
+    head_bytes: int = 16 << 10
     head_seconds: float = 10.0
     connections: int = 512
 
