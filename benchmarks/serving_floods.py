@@ -57,8 +57,8 @@ def main() -> None:
     print(
         f"| {given.clients} clients send | slowest `/health`, ms | seconds | memory, MB |\n| --- | ---: | ---: | ---: |"
     )
-    for name in FLOODS:
-        with served(given) as (address, server):
+    with served(given) as (address, server):
+        for name in FLOODS:
             command = [sys.executable, __file__, given.model, "--clients", given.clients, "--mb", given.mb]
             began = time.perf_counter()
             clients = subprocess.Popen([*map(str, command), "--as-clients", name, address])
@@ -67,7 +67,7 @@ def main() -> None:
                 slowest = max(slowest, asked(address))
                 time.sleep(PAUSE_S)
             seconds, peak = time.perf_counter() - began, peak_mb(server.pid)
-        print(f"| {name} | {1000 * slowest:,.0f} | {seconds:.0f} | {peak:,.0f} |", flush=True)
+            print(f"| {name} | {1000 * slowest:,.0f} | {seconds:.0f} | {peak:,.0f} |", flush=True)
 
 
 def asked(address: str) -> float:
