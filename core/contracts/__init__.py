@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
         "choices": "ByExample ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied "
-        "ZERO_SHOT published_options",
+        "ZERO_SHOT",
         "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
