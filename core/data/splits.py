@@ -367,12 +367,3 @@ def _folds(data: DomainData, parts: Sequence[list[int]], folds: int, seed: int) 
         taken.append([part for part in left if splits[part[0]] == "test"])
         left = [part for part in left if splits[part[0]] != "test"]
     return [*taken, left]
-
-
-def spread_over_splits(counts: Mapping[str, int]) -> list[str]:
-    """Split of each sample of a set that is drawn, in their order.
-
-    Args:
-        counts: split -> how many samples.
-    """
-    return [split for split, count in counts.items() for _ in range(count)]

@@ -15,7 +15,6 @@ from typing import Any
 from ....core.contracts import Boxes, DomainData, Item
 from ....core.data import (
     IMAGE,
-    VERIFY_ALL_UP_TO,
     Box,
     Format,
     ItemCollector,
@@ -94,7 +93,7 @@ class _Reading:
     def __init__(self, box_set: BoxSet, formats: Sequence[Format]):
         self.folder, self.formats, self.counts = box_set.folder, formats, Counter(box_set.counts)
         self.index = {name: position for position, name in enumerate(box_set.class_names)}
-        self.trust_sizes = len(box_set.images) > VERIFY_ALL_UP_TO
+        self.trust_sizes = len(box_set.images) > DomainData.VERIFIED_UP_TO
         self.skipped: list[tuple[str, str]] = []
         self.by_place: dict[tuple[Path, str], tuple[ListedImage, tuple[int, int], dict[str, Any]]] = {}
 
