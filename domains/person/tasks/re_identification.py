@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -102,7 +103,8 @@ class ReIdentification(TowerTraining):
         return data
 
     def fitted(self, recipe: Recipe, data: ReidData, reporter: Reporter, folder: Path) -> FittedTowers:
-        return fitted_people(self.training(recipe), data, lambda: self.backbone(recipe), reporter, folder)
+        load = partial(self.announced_backbone, recipe, reporter)
+        return fitted_people(self.training(recipe), data, load, reporter, folder)
 
     def trained(self, recipe: Recipe, data: ReidData, backbone: Backbone, seed: int) -> Backbone:
         return train_on_people(self.training(_with_loss(recipe), seed), data, backbone, Reporter(quiet=True), None)[2]
