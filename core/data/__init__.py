@@ -11,7 +11,7 @@ __getattr__, __dir__ = lazy_exports(
         "crops": "Box ListedImage",
         "detect": "read_any",
         "detections": "read_detections",
-        "files": "Format ItemCollector folders format_of loader locate shown stays_inside visible walk",
+        "files": "Format ItemCollector folders loader locate shown stays_inside visible walk",
         "group_columns": "group_by_tables_beside group_of group_rows",
         "images": "IMAGE decode_bytes decode_image decode_values upright_size",
         "listed_splits": "with_lists",

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...core.contracts import DomainData, Label, check_items
 from ...core.data import IMAGE, Format, ItemCollector, folders, locate, read_matlab, shown, walk
-from ...core.data import format_of as format_of_file
+from ...core.data import Format as format_of_file
 from ...core.errors import DataError, shortened
 from ...core.runtime import read_json, text_lines
 from .known_sets import plain, recognised

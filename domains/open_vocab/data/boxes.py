@@ -19,7 +19,6 @@ from ....core.data import (
     Format,
     ItemCollector,
     ListedImage,
-    format_of,
     locate,
     shown,
 )
@@ -108,7 +107,7 @@ class _Reading:
             joined = replace(known[0], boxes=_joined(known[0].boxes, image.boxes))
             self.by_place[path, image.split] = (joined, *known[1:])
             return
-        fmt = format_of(path, self.formats)
+        fmt = Format.of(path, self.formats)
         if fmt is None:
             self.skipped.append((shown(path, self.folder), "no reader for this kind of file"))
             return
