@@ -1,5 +1,5 @@
-"""What methods share: options (how unequal classes count, which of equally good settings is taken, whether shots are
-looked at, how images are augmented), and scores that are sums over the labelled images.
+"""What methods share: options (how unequal classes count, which of equally good settings is taken, how images
+are augmented), and scores that are sums over the labelled images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ AUTO = "auto"
 BALANCED, NONE = "balanced", "none"
 OFFSET_FOLDS = 5
 """Into which a support is split where offsets of classes are learned."""
-FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
@@ -119,21 +118,6 @@ class Tied(Adapter):
     @classmethod
     def published_options(cls, labelled: bool = True) -> dict[str, Any]:
         return {**super().published_options(labelled), "ties": PUBLISHED}
-
-
-@dataclass(eq=False, kw_only=True)
-class FewOrZeroShot(Adapter):
-    """Base of methods that learn from shots, or else from the text alone."""
-
-    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.label_free = self.mode == ZERO_SHOT
-
-    @classmethod
-    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
-        return {**super().published_options(labelled), **({} if labelled else {"mode": ZERO_SHOT})}
 
 
 @dataclass(eq=False, kw_only=True)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from ...backbones.specs import alias_of
-from ...contracts.choices import ZERO_SHOT
 from ...contracts.domain import Domain
 from ...contracts.recipe import ALL, check_protocol
 from ...data.sampling import SCENARIOS
@@ -37,6 +36,7 @@ from .transfer import NewClasses, SharedClasses, Transfer
 SHOTS = (1, 2, 4, 8, 16)
 BASELINES = (LARGEST_CLASS, PROBE)
 PER_SHOT = "k"
+ZERO_SHOT = "zero-shot"
 MOST = "min(k, 4)"
 PUBLISHED = Path(__file__).with_name("published_results.json")
 ELEVEN = "eleven"

@@ -53,7 +53,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
-from .contest import ZERO_SHOT, RepeatedSplits
+from .contest import RepeatedSplits
 from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
@@ -70,7 +70,7 @@ from .fitting import (
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
-from .protocols import OWN, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
+from .protocols import OWN, ZERO_SHOT, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_resources
 from .scoring import (
