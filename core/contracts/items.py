@@ -7,6 +7,7 @@ any others; only the domain's own tasks look inside.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
@@ -103,10 +104,15 @@ class Item:
             return Item.DECODER_LIMITS[codec], f"raise --max-pixels above {Item.MAX_PIXELS}"
         return limit, "raise --max-pixels"
 
+    @staticmethod
+    def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
+        """The option of `Item.MAX_PIXELS`, which "2e8" may be written as too."""
+        return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
 
-def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
-    """The option of `Item.MAX_PIXELS`, which "2e8" may be written as too."""
-    return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
+    @staticmethod
+    def rank(seed: int, id_: str) -> str:
+        """Where the item of an id stands in the shuffled order of a seed."""
+        return hashlib.sha256(f"{seed}:{id_}".encode()).hexdigest()
 
 
 class ThumbnailStore(Protocol):
