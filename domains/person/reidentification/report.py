@@ -26,11 +26,6 @@ from ....core.tasks import ExchangeComparison
 from ..care import care_section
 from .scoring import ReidScores
 
-TITLES = {
-    "good": "People are found better, by more than chance",
-    "open": "Could be chance",
-    "bad": "The training made it worse, by more than chance",
-}
 MEASURES = {
     "r1": Measure("Rank-1", "the nearest picture that counts is of the same person"),
     "r5": Measure("Rank-5", "one of the nearest five is"),
@@ -57,7 +52,11 @@ class ReidComparison(ExchangeComparison):
     measures: ClassVar = MEASURES
     unit: ClassVar = "people"
     deciding: ClassVar = "map"
-    titles: ClassVar = TITLES
+    titles: ClassVar = {
+        "good": "People are found better, by more than chance",
+        "open": "Could be chance",
+        "bad": "The training made it worse, by more than chance",
+    }
 
     reranked: Mapping[str, float] = field(default_factory=dict)
     test_queries: int = 0

@@ -31,11 +31,6 @@ from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
 
-TITLES = {
-    "good": "Moments are found better, by more than chance",
-    "open": "The change could be chance",
-    "bad": "The training made it worse, by more than chance",
-}
 FRAMES = 6
 """Of a moment that are shown."""
 MEASURES = {
@@ -65,7 +60,11 @@ class MomentsComparison(ExchangeComparison):
     measures: ClassVar = MEASURES
     unit: ClassVar = "videos"
     deciding: ClassVar = DECIDING
-    titles: ClassVar = TITLES
+    titles: ClassVar = {
+        "good": "Moments are found better, by more than chance",
+        "open": "The change could be chance",
+        "bad": "The training made it worse, by more than chance",
+    }
 
     guessing: Mapping[str, float] = field(default_factory=dict)
     test_queries: int = 0
