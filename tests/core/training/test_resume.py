@@ -161,6 +161,6 @@ class Trap:
 
 def test_a_checkpoint_that_holds_code_is_refused_and_never_run(tmp_path):
     save_checkpoint(tmp_path, 1, {"weights": Trap(tmp_path / "sprung")}, keep=1)
-    with pytest.raises(pickle.UnpicklingError, match="weights_only|Weights only"):
+    with pytest.raises(pickle.UnpicklingError):
         newest_checkpoint(tmp_path)
     assert not (tmp_path / "sprung").exists()
