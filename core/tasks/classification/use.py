@@ -11,7 +11,6 @@ import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.items import Item
 from ...contracts.judgement import EVAL, Evaluated, Findings
@@ -173,16 +172,16 @@ def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) ->
     return load_adapter(path, backbone).to(device) if path.is_file() else None
 
 
-def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) -> Predictions:
+def predict_with_run(use: Use, task: Task, reporter: Reporter) -> Predictions:
     """Classes of new images.
 
     Raises:
         DataError: all images cannot be read. CapabilityError: the run was made from a features file.
     """
     if not use.stream:
-        return Predictor.of_use(use, domain, task).predict_use(use, reporter)
+        return Predictor.of_use(use, task).predict_use(use, reporter)
     with _alone(use.run):
-        predictor = Predictor.of_use(use, domain, task)
+        predictor = Predictor.of_use(use, task)
         predictor.check_streams()
         predicted = predictor.predict_use(use, reporter)
         predictor.adapter.save(use.run.adapter_path)
