@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .features import FeatureSet
     from .prepared import PreparedData, Shots
-    from .use import Use
+    from .use import FittedRun, Use
 
 FIT, EVAL, PREDICT, COMPARE, SELECT = "fit", "eval", "predict", "compare", "select"
 """Commands that judgements are made in."""
@@ -178,7 +178,7 @@ class JudgedPredictions(Judged):
     """What a classifier says of N new images.
 
     Attributes:
-        use: the run, and what is asked of it.
+        run: that predicts.
         class_names: C names.
         probabilities: (N, C) float64, rows summing to 1, or one probability per label; calibrated where the run is.
         features: (N, D) that they are of.
@@ -188,7 +188,7 @@ class JudgedPredictions(Judged):
         calibration: a `Calibration` of `core/confidence`; None where the run has none.
     """
 
-    use: Use
+    run: FittedRun
     class_names: Sequence[str]
     probabilities: Tensor
     features: Tensor

@@ -12,9 +12,12 @@ from typing import Any, ClassVar
 import torch
 
 from ..confidence.calibration import uncalibrated_words
-from ..confidence.conformal import words_of, words_of_labels
-from ..confidence.selective import Selective
+from ..confidence.conformal import check_coverage, words_of, words_of_labels
+from ..confidence.selective import Selective, check_max_error
+from ..contracts.adapter import Adapter
 from ..contracts.judgement import EVAL, PREDICT, JudgedClassifier, JudgedPredictions, Judgement, Place, Record, beside
+from ..contracts.options import option
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +69,41 @@ class Coverage(Judgement):
     record: ClassVar = Trusted
     judges: ClassVar = (JudgedClassifier, JudgedPredictions)
     at: ClassVar = frozenset({EVAL, PREDICT})
+    asked_by: ClassVar = ("coverage", "max_error")
     columns: ClassVar = {"set": "set", "open": "left open"}
     place: ClassVar = Place.TRUST
+    coverage: float | None = option(
+        None,
+        "name for each image a set of classes that holds the right one in this share of cases, for instance 0.9; with "
+        "several labels per image, a set that holds this share of its true labels on average",
+        metavar="SHARE",
+    )
+    max_error: float | None = option(
+        None,
+        "leave unsure answers open, so that at most this share of the others is wrong, for instance 0.05",
+        metavar="SHARE",
+    )
+    set_method: str | None = option(
+        None, "how sets of classes are made; by default lac, the smallest ones", metavar="lac|aps|raps"
+    )
+
+    def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
+        """Refuse a value out of range, or one for the other kind of labels."""
+        if self.coverage is not None:
+            check_coverage(self.coverage, self.set_method or "lac")
+            if adapter.multilabel_ and self.set_method is not None:
+                raise ConfigError(
+                    f"--set-method {self.set_method}: only for one label per image, and images of this run may have "
+                    "several; omit it"
+                )
+        elif self.set_method is not None:
+            raise ConfigError(
+                f"--set-method {self.set_method}: says how sets are made; give --coverage too, for instance 0.9"
+            )
+        if self.max_error is not None:
+            check_max_error(self.max_error)
 
     def compute(self, judged: JudgedClassifier | JudgedPredictions) -> Trusted | Answers | None:
-        """None where neither sets nor an error is wanted."""
-        if judged.use.coverage is None and judged.use.max_error is None:
-            return None
         if isinstance(judged, JudgedPredictions):
             return self._answers(judged)
         return self._trusted(judged) if judged.labelled and judged.own_classes else None
@@ -83,56 +114,56 @@ class Coverage(Judgement):
         return Answers(left_open, sets, [*of_sets, *of_answers])
 
     def _sets(self, predictions: JudgedPredictions) -> tuple[list[list[str]] | None, list[str]]:
-        use, calibration, several = predictions.use, predictions.calibration, predictions.multilabel
-        if use.coverage is None:
+        calibration, several = predictions.calibration, predictions.multilabel
+        if self.coverage is None:
             return None, []
         if calibration is None:
             every = "labels" if several else "classes"
-            note = f"sets hold all {every}: {uncalibrated_words(use.run.info)}; fit again"
+            note = f"sets hold all {every}: {uncalibrated_words(predictions.run.info)}; fit again"
             return [list(predictions.class_names)] * len(predictions.probabilities), [note]
-        conformal = calibration.conformal(use.coverage, use.set_method)
+        conformal = calibration.conformal(self.coverage, self.set_method)
         sets = conformal.sets(predictions.probabilities)
         size = float(sets.double().sum(dim=1).mean())
         if several:
-            held = f"sets that hold {use.coverage:.0%} of an image's true labels on average"
+            held = f"sets that hold {self.coverage:.0%} of an image's true labels on average"
             sized = f"{held} have {size:.2f} labels per image on average"
         else:
-            sized = f"sets of {use.coverage:.0%} coverage have {size:.2f} classes on average"
+            sized = f"sets of {self.coverage:.0%} coverage have {size:.2f} classes on average"
         return predictions.names(sets), [conformal.note, sized]
 
     def _left_open(self, predictions: JudgedPredictions) -> tuple[list[Any] | None, list[str]]:
         """Labels that are left open are named no more."""
-        use, calibration, probs = predictions.use, predictions.calibration, predictions.probabilities
-        if use.max_error is None:
+        calibration, probs = predictions.calibration, predictions.probabilities
+        if self.max_error is None:
             return None, []
         if calibration is None:
             left = torch.ones_like(probs if predictions.multilabel else probs[:, 0], dtype=torch.bool)
-            notes = [f"all answers are left open: {uncalibrated_words(use.run.info)}; fit again"]
+            notes = [f"all answers are left open: {uncalibrated_words(predictions.run.info)}; fit again"]
         else:
-            left = calibration.open_answers(probs, use.max_error)
+            left = calibration.open_answers(probs, self.max_error)
             share = float(left.double().mean())
-            notes = [f"{share:.1%} of the answers are left open, for an error of at most {use.max_error:.1%}"]
-            notes += calibration.abstention_notes(use.max_error)
+            notes = [f"{share:.1%} of the answers are left open, for an error of at most {self.max_error:.1%}"]
+            notes += calibration.abstention_notes(self.max_error)
         if predictions.answers is None:
             return left.tolist(), notes
         predictions.answers &= ~left
         return predictions.names(left), notes
 
     def _trusted(self, fit: JudgedClassifier) -> Trusted:
-        use, calibration = fit.use, fit.calibration
+        calibration = fit.calibration
         if calibration is None:
-            why = uncalibrated_words(use.run.info)
+            why = uncalibrated_words(fit.use.run.info)
             return Trusted(notes=(f"{why}, so nothing can be promised about sets or errors; fit again",))
         labels, groups, notes = fit.labels, fit.scores.groups, []
         probs, sets, left = calibration.probabilities(fit.scores.adapted_logits), None, None
-        if use.coverage is not None:
-            conformal = calibration.conformal(use.coverage, use.set_method)
+        if self.coverage is not None:
+            conformal = calibration.conformal(self.coverage, self.set_method)
             sets = conformal.scores(probs, labels, groups)
             notes.append((words_of_labels if calibration.multilabel else words_of)(sets))
             notes += [conformal.note] if conformal.note else []
-        if use.max_error is not None:
-            left = calibration.selective(probs, labels, use.max_error, groups)
-            why = calibration.abstention_notes(use.max_error)
+        if self.max_error is not None:
+            left = calibration.selective(probs, labels, self.max_error, groups)
+            why = calibration.abstention_notes(self.max_error)
             all_open = left.open == 1 and not calibration.multilabel
             notes += why if why and all_open else [left.words, *why]
         return Trusted(sets, left, notes)

@@ -42,18 +42,18 @@ class WrongLabels(Judgement):
 
     def compute(self, labels: JudgedLabels) -> Suspects:
         """Raises: as `held_out_probabilities` and `suspects`."""
-        features, names = labels.labelled, labels.labelled.class_names
+        features, ids, names = labels.labelled, labels.labelled.ids or (), labels.labelled.class_names
         probabilities = held_out_probabilities(features, labels.fit, labels.seed)
-        rows = [(row, probabilities[row].max(dim=0)) for row in suspects(features.labels, probabilities)]
-        found = tuple(
+        given = [names[label] for label in features.labels.tolist()]
+        found = [
             Todo(
-                features.ids[row],
+                ids[row],
                 SUSPECT,
                 1,
-                names[int(best.indices)],
-                float(best.values),
-                names[int(features.labels[row])],
+                names[int(probabilities[row].argmax())],
+                float(probabilities[row].max()),
+                given[row],
             )
-            for row, best in rows
-        )
+            for row in suspects(features.labels, probabilities)
+        ]
         return Suspects(found, int((~probabilities.isfinite().all(dim=1)).sum()))

@@ -15,12 +15,13 @@ import numpy as np
 from torch import Tensor
 
 from ...confidence.calibration import HALF, Calibration
-from ...confidence.conformal import check_coverage
-from ...confidence.selective import check_max_error
+from ...contracts.adapter import Adapter
 from ...contracts.items import DomainData
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
+from ...contracts.task import Task
 from ...contracts.use import FittedRun, Use
 from ...errors import ConfigError, DataError
+from ...registry.build import judges_at
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
@@ -139,30 +140,22 @@ def _in_cell(value: Any, number: str = "{:.6f}", between: str = ";") -> str:
     return number.format(value) if isinstance(value, float) else str(value)
 
 
-def check_wishes(use: Use, multilabel: bool) -> None:
+def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
     """Refuse what no prediction of the run can answer, before anything is read.
+
+    Args:
+        adapter: of the run.
 
     Raises:
         ConfigError: a value out of range, or one for the other kind of labels.
     """
-    if use.coverage is not None:
-        check_coverage(use.coverage, use.set_method or "lac")
-        if multilabel and use.set_method is not None:
-            raise ConfigError(
-                f"--set-method {use.set_method}: only for one label per image, and images of this run may have "
-                "several; omit it"
-            )
-    elif use.set_method is not None:
-        raise ConfigError(
-            f"--set-method {use.set_method}: says how sets are made; give --coverage too, for instance 0.9"
-        )
+    for judgement in judges_at(task, PREDICT, use.judging):
+        judgement.check(adapter, adapter.class_names_)
     if use.explain is not None:
         check_explained(use)
-    if use.max_error is not None:
-        check_max_error(use.max_error)
     if use.top is not None and use.top < 1:
         raise ConfigError(f"--top {use.top}: give a number of classes, 1 or more")
-    if use.threshold is not None and not multilabel:
+    if use.threshold is not None and not adapter.multilabel_:
         raise ConfigError("--threshold: images of this run have one label each; omit it, or give --max-error")
     if use.threshold is not None and not 0 <= use.threshold <= 1:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
@@ -195,7 +188,7 @@ def predictions_of(
         answers = probabilities >= (thresholds if use.threshold is None else use.threshold)
     of = {"class_names": class_names, "probabilities": probabilities, "multilabel": multilabel, "answers": answers}
     own = dict.fromkeys(OWN)
-    judged = JudgedPredictions(at=PREDICT, metrics=own, use=use, features=features, calibration=calibration, **of)
+    judged = JudgedPredictions(at=PREDICT, metrics=own, run=use.run, features=features, calibration=calibration, **of)
     notes = Findings({}).add(judgements, judged)
     columns = {key: values for key, values in judged.metrics.items() if key not in OWN}
     top = use.top or TOP

@@ -32,7 +32,7 @@ from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...recipes.asked_for import backbone_of
-from ...registry.build import judges_at
+from ...registry.build import check_judging, judges_at
 from ...runtime.progress import Reporter
 from .explaining import AUTO, Explainer
 from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations
@@ -84,7 +84,7 @@ class Predictor:
         backbone = backbone_of(recipe.with_(backbone=info.backbone.spec), task.domain, device=use.device)
         adapter = fitted_adapter(use.run, backbone).to(backbone.device)
         check_at_prediction(adapter, recipe.resources, use.resources)
-        check_wishes(use, adapter.multilabel_)
+        check_wishes(use, task, adapter)
         base = None
         if "base" in adapter.at_predict:
             base = BaseRun.open(recipe.resources["base"], backbone, backbone.device)
@@ -110,15 +110,16 @@ class Predictor:
 
         Args:
             images: a file or folder, or several.
-            wishes: `top`, `threshold`, `coverage`, `set_method`, `max_error`, `batch_size`, `workers`, as
+            wishes: `top`, `threshold`, `batch_size`, `workers` and options of judgements, such as `coverage`, as
                 `vladapt.predict` takes them.
 
         Raises:
             DataError: nothing could be read. ConfigError: a wish that the run cannot answer.
         """
         paths = [images] if isinstance(images, (str, Path)) else list(images)
-        use = Use(self.run, images=tuple(paths), **wishes)
-        check_wishes(use, self.adapter.multilabel_)
+        use = Use(self.run, images=tuple(paths)).asking(wishes)
+        check_judging(self.task, PREDICT, use.judging)
+        check_wishes(use, self.task, self.adapter)
         return self.predict_use(use, Reporter(quiet=True))
 
     def predict_use(self, use: Use, reporter: Reporter) -> Predictions:

@@ -131,7 +131,7 @@ class ServedRun(Served):
             by_id[id_].answer = errors.get(id_) or DataError(reason)
 
     def check(self, wishes: Wishes) -> None:
-        check_wishes(replace(self.use, **wishes.of_use), self.predictor.adapter.multilabel_)
+        check_wishes(self.use.asking(wishes.of_use), self.predictor.task, self.predictor.adapter)
         if wishes.nearest is not None and wishes.nearest < 1:
             raise ConfigError(f"--nearest {wishes.nearest}: give a number of labelled images, 1 or more")
         if wishes.nearest is not None and self._labelled is None:
@@ -141,7 +141,7 @@ class ServedRun(Served):
         samples, skipped = only_answered(samples, skipped)
         logits, features = (torch.stack(rows) for rows in zip(*(sample.answer for sample in samples)))
         made = self.predictor.predictions(
-            replace(self.use, **wishes.of_use),
+            self.use.asking(wishes.of_use),
             [sample.id for sample in samples],
             logits,
             features,

@@ -31,7 +31,7 @@ from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe, check_out_folder
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
-from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
+from ...contracts.task import FILE_KINDS, Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
@@ -120,8 +120,8 @@ class Classification(Task):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
-    at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
+    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"})
     judgements: ClassVar = (
         "baselines",
         "growing-vocabulary",

@@ -30,7 +30,7 @@ from ...runtime.files import claimed, write_whole
 from ...runtime.progress import Reporter
 from .explaining import Explain, explained_mistakes
 from .feature_rows import rows_of_split
-from .predictions import Predictions, check_wishes
+from .predictions import Predictions
 from .predictor import Predictor
 from .protocols import protocol_named
 from .report import ClassificationResults, classification_report
@@ -57,7 +57,6 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     prepared = read(recipe, reporter, divided=not source)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
-    check_wishes(use, adapter.multilabel_)
     judges = judges_at(task, EVAL, use.judging)
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
