@@ -360,7 +360,7 @@ class JudgedClassifier(JudgedFit):
 @dataclass(eq=False, kw_only=True)
 class Judgement(ABC):
     """Base of all judgements: one file, one subclass, its options as `option` fields (`core/contracts/options.py`),
-    which are flags of `eval`.
+    which are flags of `eval` and `predict` where it is made in them.
 
     Class attributes:
         name: set by the registry, from the file or the entry point.
