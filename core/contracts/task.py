@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
-TRUST = frozenset({"coverage", "set_method", "max_error"})
+TRUST = frozenset({"coverage", "set_method", "coverage_per", "max_error"})
 COMPARED = "Compared"
 """Heading of the flags of what a comparison varies."""
 FILE_KINDS = (".csv", ".jsonl", ".html")

@@ -99,6 +99,15 @@ class UseOptions:
         group=JUDGING,
         commands=("evaluate", "predict"),
     )
+    coverage_per: str | None = option(
+        None,
+        "class: hold each class in that share of its own images, rare ones too, which takes more calibration rows and "
+        "larger sets; by default, sets hold that share of all images together",
+        choices=("all", "class"),
+        metavar="all|class",
+        group=JUDGING,
+        commands=("evaluate", "predict"),
+    )
     device: str = option(
         "auto",
         "device: auto (the default), cpu, cuda or cuda:1",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..confidence.calibration import uncalibrated_words
-from ..confidence.conformal import words_of, words_of_labels
+from ..confidence.conformal import held_by_class, least_words, words_of, words_of_labels
 from ..confidence.selective import Selective
 from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Record, beside
 
@@ -56,10 +56,11 @@ class Coverage(Judgement):
         labels, groups, notes = fit.labels, fit.scores.groups, []
         probs, sets, left = calibration.probabilities(fit.scores.adapted_logits), None, None
         if use.coverage is not None:
-            conformal = calibration.conformal(use.coverage, use.set_method)
+            conformal = calibration.conformal(use.coverage, use.set_method, use.coverage_per == "class")
             sets = conformal.scores(probs, labels, groups)
+            sets["by_class"] = held_by_class(conformal.sets(probs), labels, calibration.class_names, groups)
             notes.append((words_of_labels if calibration.multilabel else words_of)(sets))
-            notes += [conformal.note] if conformal.note else []
+            notes += [note for note in (least_words(sets["by_class"]), conformal.note) if note]
         if use.max_error is not None:
             left = calibration.selective(probs, labels, use.max_error, groups)
             why = calibration.abstention_notes(use.max_error)

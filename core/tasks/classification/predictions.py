@@ -18,7 +18,7 @@ from ...confidence.calibration import HALF, Calibration, uncalibrated_words
 from ...confidence.conformal import check_coverage
 from ...confidence.selective import check_max_error
 from ...contracts.items import DomainData
-from ...contracts.use import FittedRun, Use
+from ...contracts.use import USE, FittedRun, Use
 from ...errors import ConfigError, DataError
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
@@ -166,10 +166,20 @@ def check_wishes(use: Use, multilabel: bool) -> None:
                 f"--set-method {use.set_method}: only for one label per image, and images of this run may have "
                 "several; omit it"
             )
+        if multilabel and use.coverage_per == "class":
+            raise ConfigError(
+                "--coverage-per class: only for one label per image, and images of this run may have several; omit it"
+            )
+    elif use.coverage_per is not None:
+        raise ConfigError(
+            f"--coverage-per {use.coverage_per}: says what is held as often; give --coverage too, for instance 0.9"
+        )
     elif use.set_method is not None:
         raise ConfigError(
             f"--set-method {use.set_method}: says how sets are made; give --coverage too, for instance 0.9"
         )
+    if use.coverage_per not in (None, *(choices := USE["coverage_per"].bounds.choices)):
+        raise ConfigError(f"--coverage-per {use.coverage_per}: give one of {', '.join(choices)}")
     if use.explain is not None:
         check_explained(use)
     if use.max_error is not None:
@@ -247,8 +257,10 @@ def _with_sets(made: Predictions, use: Use, calibration: Calibration | None) -> 
         every = "labels" if made.multilabel else "classes"
         made.notes.append(f"sets hold all {every}: {uncalibrated_words(use.run.info)}; fit again")
         return
-    conformal = calibration.conformal(use.coverage, use.set_method)
+    conformal = calibration.conformal(use.coverage, use.set_method, use.coverage_per == "class")
     made.sets = conformal.sets(made.probabilities)
+    if made.multilabel and use.threshold is not None:
+        made.sets |= made.probabilities >= use.threshold
     made.notes += [conformal.note] if conformal.note else []
     size = float(made.sets.double().sum(dim=1).mean())
     if made.multilabel:

@@ -104,7 +104,11 @@ def test_bombs_and_large_requests_are_413(serving, picture):
     [
         ({"content": b"abc"}, 415, "send pictures as multipart/form-data"),
         ({"data": {"a": "b"}, "files": {"c": ("", b"")}}, 400, "not a file"),
-        ({"params": {"coverge": 0.9}}, 400, "'coverge' is not an option of /predict; did you mean coverage?"),
+        (
+            {"params": {"coverge": 0.9}},
+            400,
+            "'coverge' is not an option of /predict; did you mean coverage or coverage_per?",
+        ),
         ({"params": {"coverage": 0.5}}, 400, "--coverage 0.5: the export has 0.9"),
         ({"params": {"coverage": "nan"}}, 400, "coverage=nan: give a number"),
         ({"params": {"top": "0"}}, 400, "--top 0: give a number of classes"),
