@@ -236,6 +236,7 @@ def evaluate(
     coverage: float | None = ...,
     max_error: float | None = ...,
     set_method: str | None = ...,
+    coverage_per: str | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
     redact: bool | None = ...,
@@ -261,6 +262,7 @@ def predict(
     coverage: float | None = ...,
     max_error: float | None = ...,
     set_method: str | None = ...,
+    coverage_per: str | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
 ) -> Predicted: ...

@@ -76,6 +76,18 @@ def conformal_scores(
     return torch.empty_like(scores).scatter_(1, order, scores)
 
 
+def _answered(probs: Tensor) -> Tensor:
+    """(N, C) bool: the most probable class of each row, or several that are alike."""
+    return probs == probs.amax(dim=1, keepdim=True)
+
+
+def _scores_of_sets(probs: Tensor, method: str) -> Tensor:
+    """(N, C) scores by which sets that hold the most probable class are made. APS and RAPS leave it out by chance, sure
+    as it may be: it then has the score 0 among the rows as well, or sets would hold more than was asked for."""
+    scores = conformal_scores(probs, method)
+    return scores if method == "lac" else scores.masked_fill(_answered(probs), 0.0)
+
+
 def own_uniform(probs: Tensor) -> Tensor:
     """(N, 1) numbers in 0..1 that depend on the row alone, so that an image has the same set in any company."""
     rows = probs.detach().float().cpu().contiguous().numpy()
@@ -190,7 +202,7 @@ class Conformal:
             per_class: whether the coverage is that of each class alone; a class that has too few rows is in every set.
         """
         check_coverage(coverage, method)
-        scores = conformal_scores(probs.double(), method).gather(1, labels[:, None]).squeeze(1)
+        scores = _scores_of_sets(probs.double(), method).gather(1, labels[:, None]).squeeze(1)
         classes = probs.shape[1]
         if per_class:
             of_class = (labels == c for c in range(classes))
@@ -204,9 +216,7 @@ class Conformal:
 
     def sets(self, probs: Tensor) -> Tensor:
         """(N, C) bool: which classes are in the set of each row; the most probable one always is."""
-        probs = probs.double()
-        answered = probs == probs.amax(dim=1, keepdim=True)
-        return (conformal_scores(probs, self.method) <= self.thresholds) | answered
+        return (_scores_of_sets(probs.double(), self.method) <= self.thresholds) | _answered(probs)
 
     @property
     def of_all_classes(self) -> bool:
@@ -237,6 +247,7 @@ class Conformal:
     def scores(self, probs: Tensor, labels: Tensor, groups: Sequence[str] | None = None) -> dict[str, Any]:
         """Coverage with its interval, and the mean set size, on labelled rows; see `set_metrics`."""
         facts = {"asked": self.coverage, "method": self.method, "rows": self.rows}
+        facts |= {"per": "class"} if self.per_class else {}
         return {**facts, **set_metrics(self.sets(probs), labels, groups)}
 
 
@@ -318,9 +329,9 @@ def of_groups(scores: Mapping[str, Any]) -> str:
 
 def words_of(scores: Mapping[str, Any]) -> str:
     """Coverage and size in a sentence."""
-    low, high = scores["interval"]
+    (low, high), per = scores["interval"], " of each class" if scores.get("per") == "class" else ""
     return (
-        f"Sets ({scores['method'].upper()}, {scores['asked']:.0%} asked) hold the right class for "
+        f"Sets ({scores['method'].upper()}, {scores['asked']:.0%} asked{per}) hold the right class for "
         f"{scores['coverage']:.1%} of the images ({of_groups(scores)}95 % interval {low:.1%} to {high:.1%}), with "
         f"{scores['mean_set_size']:.2f} classes on average."
     )
