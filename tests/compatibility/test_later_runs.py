@@ -180,7 +180,9 @@ def test_sets_open_answers_and_a_growing_vocabulary_are_as_they_were(later_place
     sets, were = now["conformal"], then["conformal"]  # what was left empty holds the answer now
     assert sets["mean_set_size"] == pytest.approx(were["mean_set_size"] + were["empty"]) and sets["empty"] == 0
     assert were["coverage"] <= sets["coverage"] <= were["coverage"] + were["empty"] + 1e-9
-    assert_holds(now, {**then, "conformal": {key: were[key] for key in ("asked", "method", "rows")}})
+    same = {"conformal": ("asked", "method", "rows"), "selective": ("max_error", "open", "answered")}
+    assert_holds(now, {**then, **{part: {key: then[part][key] for key in keys} for part, keys in same.items()}})
+    assert now["selective"]["error"] == pytest.approx(then["selective"]["error"], abs=0.05)  # now over groups
 
 
 @pytest.mark.parametrize("run", [*(f"runs/{name}" for name in ON_IMAGES), MOMENTS])
