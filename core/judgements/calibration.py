@@ -91,11 +91,10 @@ class Calibrated(Record):
         """How confidence and accuracy agree, and what follows for sets and for answers left open."""
         if self.scores is None or self.scores.labels is None:
             return []
-        return [self._curves(), trust_section(self.calibration, self.scores)]
+        return [self._curves(self.scores), trust_section(self.calibration, self.scores)]
 
-    def _curves(self) -> CalibrationSection:
-        scores, metrics = self.scores, self.scores.metrics
-        before, confident = scores.zero_shot_logits, scores.adapted_logits
+    def _curves(self, scores: Scores) -> CalibrationSection:
+        metrics, before, confident = scores.metrics, scores.zero_shot_logits, scores.adapted_logits
         confident = confident if self.calibration is None else self.calibration.scaling.logits(confident)
         after = calibration_curve(confident, scores.labels)
         old, ece = (metrics.get("zero_shot") or {}).get("ece"), metrics["adapted"].get("ece")

@@ -188,7 +188,7 @@ def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp
         (("--set-method", "aps"), "give --coverage too"),
         (("--coverage", 0.9, "--set-method", "thr"), "give one of lac, aps, raps"),
         (("--coverage-per", "class"), "give --coverage too"),
-        (("--coverage", 0.9, "--coverage-per", "patient"), "--coverage-per patient: give one of all, class"),
+        (("--coverage", 0.9, "--coverage-per", "patient"), "coverage_per=patient"),
         (("--max-error", 0), "--max-error 0.0: give a share"),
         (("--top", 0), "--top 0"),
         (("--threshold", 0.5), "have one label each"),

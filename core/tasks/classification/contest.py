@@ -71,6 +71,7 @@ class ClassificationContest(Contest):
         refit: whether methods learn from the images of val too, once their settings are chosen.
         place: of trainings, which keep nothing; its hooks hear of them.
         seed: of what zero-shot draws, the same for all draws of shots.
+        notes: what judgements say of the data.
 
     Attributes:
         probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
@@ -92,10 +93,10 @@ class ClassificationContest(Contest):
         refit: bool = False,
         place: TrainingPlace = NOWHERE,
         seed: int = 1,
+        notes: Sequence[str] = (),
     ):
         prepared = repeated.prepared
-        of_base = [] if prepared.base is None else prepared.base.notes(prepared)
-        super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
+        super().__init__(prepared.data.name, [*prepared.notes, *notes, *repeated.notes])
         self.prepared, self.repeated, self.adapters = prepared, repeated, adapters
         self.protocol, self.setting, self.seed = protocol, setting, seed
         self.val_shots, self.refit, self.place = val_shots, refit, place

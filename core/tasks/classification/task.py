@@ -16,12 +16,22 @@ from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
-from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
+from ...contracts.judgement import (
+    COMPARE,
+    FIT,
+    Evaluated,
+    Findings,
+    JudgedClassifier,
+    JudgedData,
+    JudgedLabels,
+    JudgedPredictions,
+    Scores,
+)
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe, check_out_folder
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
-from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
+from ...contracts.task import FILE_KINDS, Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
@@ -110,8 +120,8 @@ class Classification(Task):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
-    at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
+    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"})
     judgements: ClassVar = (
         "baselines",
         "growing-vocabulary",
@@ -122,8 +132,11 @@ class Classification(Task):
         "calibration",
         "coverage",
         "random-split",
+        "unlike-images",
+        "base-run",
+        "wrong-labels",
     )
-    judges: ClassVar = JudgedClassifier
+    judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
@@ -293,15 +306,15 @@ class Classification(Task):
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
-            load = partial(RunScorer, use, self.domain, self.name)
+            load = partial(RunScorer, use, self)
             return self.domain.write_own(use, self.name, reading, load, reporter)
-        return predict_with_run(use, self.domain, self.name, reporter)
+        return predict_with_run(use, self, reporter)
 
     def predictor(self, use: Use) -> Predictor:
-        return Predictor.of_use(use, self.domain, self.name)
+        return Predictor.of_use(use, self)
 
     def served(self, use: Use, serving: Serving) -> ServedRun:
-        return ServedRun(use, self.domain, self.name, serving)
+        return ServedRun(use, self, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.name, self.prepared, reporter)
@@ -333,6 +346,7 @@ class Classification(Task):
         towers = any(trains_towers(name) for name in names)
         asked = axes.splits or (1 if protocol is not OWN and not axes.folds else None)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
+        of_data = Findings({}).add(judges_at(self, COMPARE), JudgedData(at=COMPARE, prepared=prepared))
         contest = contest_kind(protocol, axes)(
             splits,
             adapters,
@@ -343,6 +357,7 @@ class Classification(Task):
             refit=recipe.refit,
             place=TrainingPlace(None, hooks=recipe.custom_hooks),
             seed=recipe.seed,
+            notes=of_data,
         )
         contest.note_readers(adapters, counts)
         contest.notes += said
@@ -387,7 +402,8 @@ class Classification(Task):
         predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        return predictions_table(rows)
+        columns = [judgement.columns for judgement in judgements_of(self).values()]
+        return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
 
     @contextmanager
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
@@ -434,6 +450,8 @@ class Classification(Task):
         further = [*done.notes, *published, *done.report.notes, *by_labels]
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
+        of_data = JudgedData(at=FIT, metrics=metrics, prepared=prepared)
+        further += done.findings.add(judges_at(self, FIT, recipe.task_options), of_data)
         facts = {
             "created": now(),
             "domain": recipe.domain,

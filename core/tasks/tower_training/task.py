@@ -63,7 +63,7 @@ class TowerTraining(Task):
 
     compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
     at_evaluation: ClassVar = frozenset({"data", "workers", "out"})
-    judges: ClassVar = JudgedTowers
+    judges: ClassVar = (JudgedTowers,)
     default_adapter: ClassVar[str]
     default_loss: ClassVar[str] = ""
     cannot_learn: ClassVar[str]
