@@ -4,10 +4,10 @@
 
 Sets are drawn: each picture is a smooth random field with a colour, a contrast and a texture of its own, of which a
 share of the variance is that of its patient. Names say patients as people write them, as folders or in file names, in
-words or not, or as a column. A patient is found if the images are grouped by patient, or the user is asked whether they
+words or not, or as a column. They are found if the images are grouped by patient, or the user is asked whether they
 should be. Other sets have no patients: folders of sub-classes that look alike, numbers along which pictures drift,
-beginnings and folders that name splits of different brightness, and words for subjects before numbers that mean nothing.
-There grouping without asking is wrong. Last come real sets, whose names say no subject.
+beginnings and folders that name splits of different brightness, and words for subjects before numbers that mean
+nothing. There grouping without asking is wrong. Last come real sets, whose names say no subject.
 """
 
 from __future__ import annotations

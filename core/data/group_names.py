@@ -61,15 +61,18 @@ def values_by_name(names: Sequence[str], classes: Sequence[Collection[Hashable]]
 def sub_folders(names: Sequence[str], classes: Sequence[Collection[Hashable]]) -> list[str | None]:
     """The folder of each image below its class and its split, None where it lies in these; as `values_by_name`."""
     paths = [[part for part in name.split("/")[:-1] if not is_split_word(part)] for name in names]
-    while paths and (_is_same(paths) or _are_classes(paths, classes)):
-        paths = [path[1:] for path in paths]
+    paths = _without_common(paths)
+    if _are_classes(paths, classes):
+        paths = _without_common([path[1:] for path in paths])
     cut = (next((n for n, part in enumerate(path, 1) if says_subject(part)), len(path)) for path in paths)
     return ["/".join(path[:end]) or None for path, end in zip(paths, cut, strict=True)]
 
 
-def _is_same(paths: Sequence[Sequence[str]]) -> bool:
-    """Whether all begin with one folder."""
-    return all(paths) and len({path[0] for path in paths}) == 1
+def _without_common(paths: list[list[str]]) -> list[list[str]]:
+    """Without the folders with which all begin."""
+    while paths and all(paths) and len({path[0] for path in paths}) == 1:
+        paths = [path[1:] for path in paths]
+    return paths
 
 
 def _are_classes(paths: Sequence[Sequence[str]], classes: Sequence[Collection[Hashable]]) -> bool:
@@ -137,10 +140,9 @@ def parts_of_stems(stems: Sequence[str]) -> list[tuple[str, bool]]:
     subject in most names: the beginning up to each separator, each word alone, and the first word with its number.
     """
     words = [re.findall(r"[^\W_]+", stem) for stem in stems]
-    first = 0
-    while all(len(some) > first and is_split_word(some[first]) for some in words):
-        first += 1
     depth = sorted(map(len, words))[len(words) // 10] if words else 0  # nine of ten names have as many words
+    columns = enumerate(zip(*words))
+    first = next((n for n, column in columns if not all(map(is_split_word, column))), depth)
     spans = [(first, end) for end in range(first + 1, min(depth, first + MOST_WORDS) + 1)]
     spans += [(start, start + 1) for start in range(first + 1, min(depth, first + MOST_WORDS))]
     lead = [re.match(r"[^\W\d_]+\d+(?=[^\W\d_])", stem) for stem in stems]

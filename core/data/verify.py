@@ -142,7 +142,7 @@ class _Verdicts:
 
 
 def make_thumbnails(
-    data: DomainData, hashes: FileHashes, thumbnails: Thumbnails, workers: int, progress: Callable | None
+    data: DomainData, hashes: FileHashes, thumbnails: Thumbnails, workers: int, progress: Callable | None = None
 ) -> None:
     """Thumbnails of all that can be decoded and have none."""
 
