@@ -8,7 +8,7 @@ otherwise does not: the user is asked. Copies by name ("x_flip", "x (1)", "x.rf.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..contracts.items import DomainData, OpenGroups, PossibleGroups
@@ -80,7 +80,7 @@ def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
     names = [item.id for item in data.items]
     copies = copies_by_name(names)
     copied = len(copies) - copies.count(None) - len(set(copies) - {None})
-    candidates = candidates_of(data)
+    candidates = candidates_of(data, still.columns)
     p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
     chosen, p_value = _chosen(candidates, p_values)
     groups, possible = _joined(copies), None
@@ -98,8 +98,12 @@ def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
     return replace(data, items=items, notes=[n for n in notes if n], open_groups=None, possible_groups=possible)
 
 
-def candidates_of(data: DomainData) -> list[Candidate]:
-    """What may group the images: each way to divide them once, those first that are called as a subject."""
+def candidates_of(data: DomainData, columns: Mapping[str, Mapping[str, str]]) -> list[Candidate]:
+    """What may group the images: each way to divide them once, those first that are called as a subject.
+
+    Args:
+        columns: of `OpenGroups`.
+    """
     names, classes = [item.id for item in data.items], [item.classes() for item in data.items]
     folders, stems = sub_folders(names, classes), [stem_of(name) for name in names]
     called = sum(value is not None and says_subject(value.rpartition("/")[2]) for value in folders)
@@ -107,7 +111,7 @@ def candidates_of(data: DomainData) -> list[Candidate]:
     for pattern, subject in parts_of_stems(stems):
         values = tuple(values_by_pattern(pattern, names))
         found.append(Candidate(f"{STEM}{pattern}", "a part of the file name", subject, values))
-    for title, of in data.open_groups.columns.items():
+    for title, of in columns.items():
         found.append(Candidate(quoted(title), f"column '{title}'", False, tuple(of.get(name) for name in names)))
     divisions: dict[Hashable, Candidate] = {}
     for candidate in sorted(found, key=lambda each: not each.subject):
@@ -160,7 +164,8 @@ def _joined(*divisions: Sequence[str | None]) -> list[str | None]:
                 places.setdefault((number, value), []).append(place)
     joined: list[str | None] = [None] * len(divisions[0])
     for part in connected(len(joined), places.values()):
-        value = next(((n, some[place]) for n, some in enumerate(divisions) for place in part if some[place]), None)
+        values = (f"{n} {some[place]}" for n, some in enumerate(divisions) for place in part if some[place])
+        group = hashed(next(values, None))
         for place in part:
-            joined[place] = hashed(value and f"{value[0]} {value[1]}")
+            joined[place] = group
     return joined

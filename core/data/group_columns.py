@@ -215,12 +215,13 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
         UnknownNameError: no table there lists these images and has a column of that name.
     """
     if named == NONE:
-        items = [item.with_(group=None) for item in data.items]
-        return replace(data.with_items(items), notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
+        alone = data.with_items([item.with_(group=None) for item in data.items])
+        return replace(alone, notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
     if is_by_name(named):
         grouping = group_by_names([item.id for item in data.items], [item.classes() for item in data.items], named)
-        items = [item.with_(group=group) for item, group in zip(data.items, grouping.groups, strict=True)]
-        return replace(data.with_items(items), notes=[*data.notes, *grouping.notes])
+        pairs = zip(data.items, grouping.groups, strict=True)
+        named_so = data.with_items([item.with_(group=group) for item, group in pairs])
+        return replace(named_so, notes=[*data.notes, *grouping.notes])
     named, tables = named.removeprefix(COLUMN), _tables_in(folder)
     for table in tables:
         listed = _rows_by_item(data, table)
@@ -268,9 +269,9 @@ def open_groups(
         if name in taken or plain in LABELS_AND_SPLITS or is_split_word(plain):
             continue
         values = [_value(row.values.get(name)) for row in table.rows]
-        different = set(values) - {None}
+        different = {value for value in values if value is not None}
         if LEAST_VALUES <= len(different) < len(values) and not any(map(_is_measure, different)):
-            number = {value: str(n) for n, value in enumerate(different)}
+            number = {value: str(n) for n, value in enumerate(sorted(different))}
             pairs = zip(ids, values, strict=True)
             columns[name] = {i: number[value] for i, value in pairs if i is not None and value is not None}
     return OpenGroups(columns, note)
