@@ -113,6 +113,7 @@ class Classification(Task):
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
     judgements: ClassVar = (
+        "possible-groups",
         "baselines",
         "growing-vocabulary",
         "part-order",
