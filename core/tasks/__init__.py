@@ -5,7 +5,6 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classification.prepared": "Prepared",
         "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
         "config_training.kept_plan": "check_run with_tuples",

@@ -513,5 +513,15 @@ def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: boo
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    of = (task.domain.of(data), task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
-    return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)
+    return Prepared(
+        domain=task.domain.of(data),
+        task=task.name,
+        data=data,
+        backbone=backbone_of(recipe, task.domain),
+        store=FeatureStore(),
+        reporter=reporter,
+        encoding=encoding,
+        given_templates=recipe.templates,
+        descriptions=recipe.descriptions,
+        reading=recipe.reading,
+    )
