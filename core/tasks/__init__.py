@@ -10,7 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "config_training.kept_plan": "check_run with_tuples",
         "config_training.registered": "running",
         "config_training.runner": "build_model load_model named_faults quiet",
-        "config_training.task": "ConfigTask",
+        "config_training.base": "ConfigTask",
         "retrieval.encoding": "PairEncoding",
         "retrieval.fitting": "RetrievalData",
         "retrieval.report": "training_sections",
@@ -18,6 +18,6 @@ __getattr__, __dir__ = lazy_exports(
         "retrieval.tables": "score_table",
         "retrieval.task": "Retrieval",
         "tower_training.fitted": "FittedTowers Training",
-        "tower_training.task": "TowerTraining",
+        "tower_training.base": "TowerTraining",
     },
 )
