@@ -95,8 +95,9 @@ class UseOptions:
     )
 
 
-class FittedRun(Protocol):
-    """A run folder that was opened (`core/runs/folder.py`).
+@dataclass(eq=False)
+class FittedRun:
+    """A run folder that was opened.
 
     Attributes:
         path: the folder.
@@ -106,21 +107,19 @@ class FittedRun(Protocol):
     """
 
     path: Path
-    info: RunInfo
-    metrics: dict[str, Any]
-    place: str
+    info: RunInfo = field(default_factory=RunInfo)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    place: str = ""
 
     @property
     def shown(self) -> str:
         """How the user names it."""
-
-    @property
-    def aside(self) -> Path:
-        """Where evaluations of it are written."""
+        return self.place or str(self.path)
 
     @property
     def adapter_path(self) -> Path:
         """The file of the fitted adapter."""
+        return self.path / "adapter.safetensors"
 
 
 @dataclass(frozen=True)

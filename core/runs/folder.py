@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from ... import __version__
 from ..contracts.run_info import RunInfo, mapped_texts
+from ..contracts.use import FittedRun
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, remove_abandoned, write_whole
 from ..runtime.process import installed_version
@@ -65,7 +66,7 @@ MOST_DIGESTS = 200_000
 
 
 @dataclass(eq=False)
-class Run:
+class Run(FittedRun):
     """A run folder: run.json, metrics.json, adapter.safetensors, log.txt, report.html, and where confidences are
     calibrated calibration.safetensors.
 
@@ -75,18 +76,8 @@ class Run:
         with Run.create(None, "medical", "ape") as run:
             adapter.save(run.adapter_path)
             run.write(info, metrics)
-
-    Attributes:
-        path: the folder.
-        info: what run.json holds.
-        metrics: what metrics.json holds.
-        place: how a run of the Hugging Face hub was named; "" for one in a folder.
     """
 
-    path: Path
-    info: RunInfo = field(default_factory=RunInfo)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    place: str = ""
     _made: list[Path] = field(default_factory=list, repr=False)
     _claim: IO[bytes] | None = field(default=None, repr=False)
 
@@ -144,18 +135,9 @@ class Run:
         return cls(path, shareable(typed) if place else typed, metrics, place)
 
     @property
-    def shown(self) -> str:
-        """How the user names it."""
-        return self.place or str(self.path)
-
-    @property
     def aside(self) -> Path:
         """Where evaluations of it are written: into its folder, but not into the hub's cache."""
         return RUNS / re.sub(r"[^A-Za-z0-9._-]+", "--", self.place.removeprefix(HUB)) if self.place else self.path
-
-    @property
-    def adapter_path(self) -> Path:
-        return self.path / "adapter.safetensors"
 
     def write(self, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         """Write run.json (`info`, the metrics, the format and this version) and metrics.json.

@@ -47,7 +47,6 @@ class Predictions:
         class_names: the C names.
         ids: N image ids.
         probabilities: (N, C), rows summing to 1, or one probability per label; calibrated where the run is.
-        multilabel: whether several labels may hold of one image.
         skipped: (id, reason) of images that could not be read.
         files: written on demand.
         notes: sentences for the user.
@@ -61,7 +60,6 @@ class Predictions:
     class_names: tuple[str, ...]
     ids: list[str]
     probabilities: Tensor
-    multilabel: bool
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -184,13 +182,20 @@ def predictions_of(
     if multilabel:
         thresholds = HALF if calibration is None else calibration.thresholds
         answers = probabilities >= (thresholds if use.threshold is None else use.threshold)
-    of = {"class_names": class_names, "probabilities": probabilities, "multilabel": multilabel, "answers": answers}
-    own = dict.fromkeys(OWN)
-    judged = JudgedPredictions(at=PREDICT, metrics=own, run=use.run, features=features, calibration=calibration, **of)
+    judged = JudgedPredictions(
+        at=PREDICT,
+        metrics=dict.fromkeys(OWN),
+        run=use.run,
+        class_names=class_names,
+        probabilities=probabilities,
+        features=features,
+        answers=answers,
+        calibration=calibration,
+    )
     notes = Findings({}).add(judgements, judged)
+    how = {"answers": judged.answers, "top": use.top or TOP}
     columns = {key: values for key, values in judged.metrics.items() if key not in OWN}
-    top = use.top or TOP
-    return Predictions(**of, ids=ids, skipped=skipped, notes=notes, columns=columns, top=top)
+    return Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, **how)
 
 
 def probabilities_of(

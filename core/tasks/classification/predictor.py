@@ -145,10 +145,18 @@ class Predictor:
         self, use: Use, data: DomainData, reporter: Reporter, store: FeatureStore | None = None, **how: Any
     ) -> NewImages:
         """Images to predict; `how` are further fields of `NewImages`."""
-        encoding, given = Encoding(use.batch_size, use.workers, self.recipe.amp), self.recipe.resources
-        base = None if self.base is None else self.base.on_other_images()
-        of = (self.domain.of(data), self.task.name, data, self.backbone, store or FeatureStore(), reporter, encoding)
-        return NewImages(*of, given=given, base=base, **how)
+        return NewImages(
+            domain=self.domain.of(data),
+            task=self.task.name,
+            data=data,
+            backbone=self.backbone,
+            store=store or FeatureStore(),
+            reporter=reporter,
+            encoding=Encoding(use.batch_size, use.workers, self.recipe.amp),
+            given=self.recipe.resources,
+            base=None if self.base is None else self.base.on_other_images(),
+            **how,
+        )
 
     def predictions(
         self,
@@ -205,7 +213,7 @@ def _fingerprint(predictor: Predictor) -> str:
     return digest.hexdigest()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class NewImages(Prepared):
     """Images to predict, looked at like those of a fit.
 

@@ -89,6 +89,7 @@ from .scoring import (
     WITHOUT_LABELS,
     ClassificationFit,
     Fitted,
+    facts_for_judging,
     fitted_probe,
     fitted_zero_shot,
     metrics_table,
@@ -272,12 +273,8 @@ class Classification(Task):
             test=shots.test,
             scores=scores,
             class_names=prepared.class_names,
-            seed=recipe.seed,
-            split_seed=recipe.split_seed,
             reporter=reporter,
-            workers=recipe.workers,
-            amp=recipe.amp,
-            generic=recipe.generic,
+            **facts_for_judging(recipe),
             deciding=protocol.deciding,
             novel=partial(self._unseen, recipe, prepared) if recipe.novel else None,
             report=report,
@@ -518,5 +515,15 @@ def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: boo
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    of = (task.domain.of(data), task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
-    return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)
+    return Prepared(
+        domain=task.domain.of(data),
+        task=task.name,
+        data=data,
+        backbone=backbone_of(recipe, task.domain),
+        store=FeatureStore(),
+        reporter=reporter,
+        encoding=encoding,
+        given_templates=recipe.templates,
+        descriptions=recipe.descriptions,
+        reading=recipe.reading,
+    )

@@ -35,7 +35,7 @@ from .predictor import Predictor
 from .protocols import protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
-from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
+from .scoring import PROBE_FILE, ClassificationFit, facts_for_judging, fitted_zero_shot, score_on
 from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
 
 STREAMING = "streaming.lock"
@@ -80,9 +80,8 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         test=chosen,
         scores=scores,
         class_names=names,
-        seed=recipe.seed,
-        split_seed=recipe.split_seed,
         reporter=reporter,
+        **facts_for_judging(recipe),
         use=use,
         deciding=protocol.deciding,
         columns=columns,

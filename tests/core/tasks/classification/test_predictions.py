@@ -21,7 +21,6 @@ def several() -> Predictions:
         ("effusion", "mass", "id"),
         ["a.png", "b.png"],
         torch.tensor([[0.9, 0.3, 0.1], [0.2, 0.1, 0.05]], dtype=torch.float64),
-        True,
         answers=torch.tensor([[True, True, False], [False, False, False]]),
     )
 
@@ -53,7 +52,7 @@ def test_the_terminal_names_labels_with_their_confidence(several):
 
 
 def test_names_are_escaped_in_the_page():
-    made = Predictions(("<b>", "c"), ["<script>x</script>"], torch.tensor([[0.7, 0.3]]), False)
+    made = Predictions(("<b>", "c"), ["<script>x</script>"], torch.tensor([[0.7, 0.3]]))
     page = made._html()
     assert "<script>x" not in page and "&lt;b&gt;" in page
 
