@@ -48,7 +48,7 @@ class PreparedFeatures(Prepared):
     store: None = None  # type: ignore[assignment]
     templates: ClassVar = ()
     metrics: ClassVar = ()
-    thumbnail: ClassVar = None
+    thumbnail: ClassVar = None  # type: ignore[assignment]
 
     @property
     def notes(self) -> list[str]:
