@@ -83,7 +83,7 @@ def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
     candidates = candidates_of(data, still.columns)
     p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
     chosen, p_value = _chosen(candidates, p_values)
-    groups, possible = _joined(copies), None
+    groups, possible = _joined(copies) if copied else copies, None
     if chosen is not None and p_value < SIGNIFICANT:
         joined = _joined(chosen.groups, copies)
         by_id = {name: group for name, group in zip(names, joined, strict=True) if group}
@@ -94,7 +94,8 @@ def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
     if copied:
         notes.append(f"Images that are copies of others by their names: {copied}; copies are never in two splits.")
     notes.append(_said(chosen, p_value, still))
-    items = [item.with_(group=group) for item, group in zip(data.items, groups, strict=True)]
+    pairs = zip(data.items, groups, strict=True)
+    items = [item if item.group == group else item.with_(group=group) for item, group in pairs]
     return replace(data, items=items, notes=[n for n in notes if n], open_groups=None, possible_groups=possible)
 
 
@@ -109,7 +110,7 @@ def candidates_of(data: DomainData, columns: Mapping[str, Mapping[str, str]]) ->
     called = sum(value is not None and says_subject(value.rpartition("/")[2]) for value in folders)
     found = [Candidate(FOLDER, "the sub-folder", called > LEAST_SHARE * len(names), tuple(folders))]
     for pattern, subject in parts_of_stems(stems):
-        values = tuple(values_by_pattern(pattern, names))
+        values = tuple(values_by_pattern(pattern, stems))
         found.append(Candidate(f"{STEM}{pattern}", "a part of the file name", subject, values))
     for title, of in columns.items():
         found.append(Candidate(quoted(title), f"column '{title}'", False, tuple(of.get(name) for name in names)))
@@ -122,15 +123,16 @@ def candidates_of(data: DomainData, columns: Mapping[str, Mapping[str, str]]) ->
 
 
 def _chosen(candidates: Sequence[Candidate], p_values: Sequence[float]) -> tuple[Candidate | None, float]:
-    """The coarsest that is called as a subject and passes; else, of all that pass, the surest; else the coarsest that
-    is called as a subject, which does not pass."""
+    """The coarsest that is called as a subject and passes; else, of all that pass, the surest, of equals folders before
+    file names and their beginnings before later parts; else the coarsest that is called as a subject, which does not
+    pass."""
     tested = list(zip(candidates, p_values, strict=True))
     passing = [each for each in tested if each[1] < SIGNIFICANT]
     named = [each for each in passing if each[0].subject]
     if named or not passing:
         called = named or [each for each in tested if each[0].subject]
         return min(called, key=lambda each: each[0].count, default=(None, 1.0))
-    return min(passing, key=lambda each: (each[1], each[0].count))
+    return min(passing, key=lambda each: each[1])
 
 
 def _said(chosen: Candidate | None, p_value: float, still: OpenGroups) -> str:

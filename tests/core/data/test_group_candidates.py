@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from vladapt.core.contracts.items import DomainData, Item, Label, OpenGroups
-from vladapt.core.data import group_witness
+from vladapt.core.data import group_candidates, group_witness
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.group_candidates import NOTHING, settle_groups
-from vladapt.core.data.group_names import values_by_pattern
+from vladapt.core.data.group_names import stem_of, values_by_pattern
 from vladapt.core.data.group_witness import holm, nearness_test
 from vladapt.core.data.manifests import read_manifest
 from vladapt.core.data.verify import FileHashes
@@ -77,7 +77,7 @@ def test_what_the_note_says_to_type_gives_these_groups(hashes):
     data = settle_groups(data_of("ab{0}_{1}"), hashes)
     typed = data.notes[-1].partition("--group-column '")[2].partition("'")[0]
     assert typed == data.possible_groups.option
-    values = values_by_pattern(typed.removeprefix("stem:"), [item.id for item in data.items])
+    values = values_by_pattern(typed.removeprefix("stem:"), [stem_of(item.id) for item in data.items])
     assert len(set(zip(values, data.possible_groups.groups.values()))) == GROUPS == len(set(values))
 
 
@@ -207,3 +207,11 @@ def test_a_table_without_a_known_column_leaves_it_open(tmp_path, hashes):
     assert len({item.group for item in read_manifest(table, group_column=r"stem:^(\d)").items}) == 10
     table.write_text(table.read_text().replace("MRN", "folder"))
     assert len({item.group for item in read_manifest(table, group_column="column:folder").items}) == GROUPS
+
+
+def test_of_several_that_look_alike_the_folder_is_asked_about(hashes, monkeypatch):
+    """Slices of patients: those of one number look alike as well."""
+    monkeypatch.setattr(group_candidates, "LEAST_UNNAMED", 3)
+    monkeypatch.setattr(group_candidates, "witnessed", lambda data, candidates, hashes: [0.001] * len(candidates))
+    data = settle_groups(data_of("{0}/img_{1}"), hashes)
+    assert data.possible_groups.option == "folder" and not data.possible_groups.used
