@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..contracts.items import DomainData, OpenGroups, PossibleGroups
-from .group_columns import hashed, quoted
+from .group_columns import NONE, hashed, quoted
 from .group_names import FOLDER, STEM, copies_by_name, parts_of_stems, stem_of, sub_folders, values_by_pattern
 from .group_witness import witnessed
 from .group_words import says_subject
@@ -64,12 +65,13 @@ class Candidate:
         return len(pairs) > len({label for _, label in pairs})
 
 
-def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
+def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] | None = None) -> DomainData:
     """The set with what belongs together settled, if its reader left that open, and notes that say what was taken.
 
     Args:
         data: N labelled items.
         hashes: tell contents; what was found is kept beside them.
+        kept: what a run says was found (`PossibleGroups.facts`), which is taken again; by default the pixels are asked.
 
     Raises:
         CacheError: the cache cannot be written.
@@ -81,16 +83,18 @@ def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
     copies = copies_by_name(names)
     copied = len(copies) - copies.count(None) - len(set(copies) - {None})
     candidates = candidates_of(data, still.columns)
-    p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
-    chosen, p_value = _chosen(candidates, p_values)
-    groups, possible = _joined(copies) if copied else copies, None
+    if kept is not None:
+        chosen, p_value = next((each for each in candidates if each.option == kept["option"]), None), kept["p_value"]
+    else:
+        p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
+        chosen, p_value = _chosen(candidates, p_values)
+    groups, possible = _joined(copies) if copied else copies, PossibleGroups(NONE, 0, 1.0, False, {})
     if chosen is not None and p_value < SIGNIFICANT:
         joined = _joined(chosen.groups, copies)
         by_id = {name: group for name, group in zip(names, joined, strict=True) if group}
         possible = PossibleGroups(chosen.option, chosen.count, p_value, chosen.subject, by_id)
         groups = joined if chosen.subject else groups
-    used = possible is not None and possible.used
-    notes = [note for note in data.notes if not used or note != still.note]
+    notes = [note for note in data.notes if not possible.used or note != still.note]
     if copied:
         notes.append(f"Images that are copies of others by their names: {copied}; copies are never in two splits.")
     notes.append(_said(chosen, p_value, still))

@@ -69,7 +69,7 @@ class PossibleGroups(Judgement):
 
     def compute(self, fit: JudgedClassifier) -> IfGrouped | None:
         possible = fit.prepared.data.possible_groups
-        if possible is None or possible.used:
+        if possible is None or not possible.asked:
             return None
         loose = _pool(fit.shots)
         whole = replace(loose, groups=tuple(possible.groups.get(name) for name in loose.ids))
