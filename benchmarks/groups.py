@@ -41,7 +41,7 @@ PATIENT_NAMES: dict[str, Callable[[str, int, int], str]] = {
     "column 'ward code'": lambda label, patient, n: f"{label}/{hashlib.md5(b'%d %d' % (patient, n)).hexdigest()}.png",
 }
 SHAPES = ((30, 10), (60, 3), (20, 2))
-SETS, EXACT = 20, 0.08
+SETS, EXACT = 40, 0.08
 
 
 def fields(draw: np.random.Generator, count: int) -> np.ndarray:
