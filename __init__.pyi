@@ -233,12 +233,13 @@ def evaluate(
     workers: int | None = ...,
     resources: Mapping[str, str] | None = ...,
     classes: Any = ...,
-    coverage: float | None = ...,
-    max_error: float | None = ...,
-    set_method: str | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
     redact: bool | None = ...,
+    coverage: float | None = ...,
+    coverage_per: str = ...,
+    max_error: float | None = ...,
+    set_method: str | None = ...,
     vocabulary_steps: int | None = ...,
 ) -> dict[str, Any]: ...
 
@@ -258,11 +259,12 @@ def predict(
     top: int | None = ...,
     threshold: float | None = ...,
     stream: bool | None = ...,
-    coverage: float | None = ...,
-    max_error: float | None = ...,
-    set_method: str | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
+    coverage: float | None = ...,
+    coverage_per: str = ...,
+    max_error: float | None = ...,
+    set_method: str | None = ...,
 ) -> Predicted: ...
 
 def compare(

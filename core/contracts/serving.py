@@ -14,13 +14,14 @@ from ..errors import DataError, LimitError, one_line
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a request asks for besides labels; what is None was not given. All but `nearest` are fields of `Use`.
+    """What a request asks for besides labels; what is None was not given. All but `nearest` are asked of a `Use`.
 
     Args:
         top: classes per image.
         threshold: probability from which on an image has a label, where it may have several.
         coverage: of sets of classes.
         set_method: how sets are made.
+        coverage_per: "class", where each class is to be held as often.
         max_error: share of the answers given that may be wrong.
         nearest: how many of the labelled images that the model learned from to name beside each image.
     """
@@ -29,12 +30,13 @@ class Wishes:
     threshold: float | None = None
     coverage: float | None = None
     set_method: str | None = None
+    coverage_per: str | None = None
     max_error: float | None = None
     nearest: int | None = None
 
     @property
     def of_use(self) -> dict[str, Any]:
-        """The fields that `Use` has."""
+        """For `Use.asking`."""
         return {name: value for name, value in vars(self).items() if name != "nearest"}
 
 

@@ -35,7 +35,7 @@ from .work import key_of, work_folders
 MAP, SCORES, PACKAGE, GEOJSON, ACCURACY, PAGE = ".tif", "_scores.tif", ".gpkg", ".geojson", "_accuracy.json", ".html"
 FACTS = (".csv", ".jsonl")
 """Of files of rows that go with a map."""
-OF_ROWS = ("top", "threshold", "coverage", "set_method", "max_error")
+OF_ROWS = ("top", "threshold", "coverage", "set_method", "coverage_per", "max_error")
 
 
 @dataclass
@@ -101,7 +101,7 @@ def write_maps(
         ConfigError, DataError: what cannot be mapped, or written there; nothing is written then.
     """
     for key in OF_ROWS:
-        if getattr(use, key) is not None:
+        if {**vars(use), **use.judging}.get(key) is not None:
             raise ConfigError(f"--{key.replace('_', '-')}: applies to tables of predictions, not to maps; omit it")
     class_names = tuple(use.run.info.class_names)
     items, skipped = _rasters_of(rasters)
