@@ -19,6 +19,7 @@ from ...contracts.images import TrainingImages
 from ...contracts.items import DomainData, Item
 from ...contracts.prepared import Counts, Shots, val_images
 from ...contracts.recipe import AUTO
+from ...contracts.run_info import RunInfo
 from ...data.group_candidates import settle_groups
 from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
@@ -359,7 +360,12 @@ def with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
 
 
 def checked_and_split(
-    data: DomainData, reporter: Reporter, workers: int | None, seed: int, divided: bool = True
+    data: DomainData,
+    reporter: Reporter,
+    workers: int | None,
+    seed: int,
+    divided: bool = True,
+    fitted: RunInfo | None = None,
 ) -> tuple[DomainData, bool]:
     """The items that can be read, each with its split, and whether the data itself says which are for testing.
 
@@ -367,6 +373,7 @@ def checked_and_split(
         workers: threads that decode; None for one per core.
         seed: of the splits.
         divided: whether data without splits are split; else they are kept whole for testing.
+        fitted: of a run on these data, by whose groups they are split again.
 
     Raises:
         DataError: too many cannot be read, or there are too few to split.
@@ -374,8 +381,9 @@ def checked_and_split(
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=workers, progress=progress)
-    if has_labels(data):
-        data = settle_groups(data, hashes)
+    kept = None if fitted is None else fitted.data.get("grouping")
+    if has_labels(data) and (fitted is None or kept is not None):  # older runs asked names and pixels for nothing
+        data = settle_groups(data, hashes, kept)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     if not divided and not had_splits:
         data = data.with_items([item.with_(split="test") for item in data.items])

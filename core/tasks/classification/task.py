@@ -221,17 +221,20 @@ class Classification(Task):
             return self._written(recipe, done, started, folder) if is_main() else None
 
     @part("reading the data")
-    def prepared(self, recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedData:
+    def prepared(
+        self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
+    ) -> PreparedData:
         """The data side of a settled recipe: what is drawn, encoded and named.
 
         Args:
             divided: whether data without splits are split; else they are kept whole for testing.
+            fitted: of a run on these data, by whose groups they are split again.
 
         Raises:
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self, divided)
+            return prepared_images(recipe, reporter, self, divided, fitted)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
         return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
@@ -495,7 +498,9 @@ def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setti
     return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
 
-def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True) -> Prepared:
+def prepared_images(
+    recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True, fitted: RunInfo | None = None
+) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
 
@@ -504,7 +509,7 @@ def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: boo
     """
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
-    data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
+    data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
     templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
     data = replace(data, notes=[*data.notes, *said])
     prepared = on_backbone(recipe, task, data, reporter)

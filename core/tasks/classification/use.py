@@ -54,7 +54,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     protocol = protocol_named(recipe.protocol)
     transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    prepared = read(recipe, reporter, divided=not source)
+    prepared = read(recipe, reporter, divided=not source, fitted=None if source else use.run.info)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
     judges = judges_at(task, EVAL, use.judging)
