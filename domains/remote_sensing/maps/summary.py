@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import OwnFiles
+from ....core.runtime import json_text
 from .accuracy import Estimate, MapAccuracy
 from .rasters import Tally
 
@@ -108,7 +108,7 @@ def with_half(value: float, half: float) -> str:
 def rows_as_text(written: OwnFiles, suffix: str) -> str:
     """All facts, as ".csv" or ".jsonl"."""
     if suffix == ".jsonl":
-        return "".join(json.dumps(fact, ensure_ascii=False) + "\n" for fact in written.facts)
+        return "".join(json_text(fact) + "\n" for fact in written.facts)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(written.facts[0]), lineterminator="\n")
     writer.writeheader()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from ....core.contracts import Use
 from ....core.errors import CapabilityError, ConfigError
-from ....core.runtime import read_text, write_whole
+from ....core.runtime import json_text, read_text, write_whole
 from ..long_videos import clock
 from .scoring import Found
 
@@ -50,7 +49,7 @@ class PredictedMoments:
             writer.writeheader()
             writer.writerows(self.rows())
         else:
-            text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+            text.writelines(json_text(row) + "\n" for row in self.rows())
         write_whole(path, text.getvalue())
         self.files.append(path)
 
