@@ -4,7 +4,7 @@ it names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,6 +143,9 @@ class FittedRun(Protocol):
     @property
     def adapter_path(self) -> Path:
         """The file of the fitted adapter."""
+
+    def replace_adapter(self, save: Callable[[Path], Any]) -> None:
+        """Write that file anew."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ...errors import ConfigError, DataError
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
-from ...runtime.files import write_whole
+from ...runtime.files import json_text, write_whole
 from ...runtime.progress import Reporter
 from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 
@@ -116,7 +116,7 @@ class Predictions:
         self.files.append(path)
 
     def _jsonl(self) -> str:
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+        return "".join(json_text(row) + "\n" for row in self.rows())
 
     def _csv(self) -> str:
         """A column per class with its probability; lists are joined by semicolons."""
@@ -182,6 +182,21 @@ def check_wishes(use: Use, multilabel: bool) -> None:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
 
 
+def check_finite(ids: Sequence[str], probabilities: Tensor) -> None:
+    """Refuse answers that are none.
+
+    Raises:
+        DataError: an image has a probability that is NaN or infinity.
+    """
+    wrong = (~probabilities.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        others = f" and for {plural(len(wrong) - 1, 'other image')}" if len(wrong) > 1 else ""
+        raise DataError(
+            f"{ids[wrong[0]]}: the model gives NaN or infinity for it{others}; copy the run again, or fit again; where "
+            "other images have answers, replace or remove this one"
+        )
+
+
 def predictions_of(
     use: Use,
     calibration: Calibration | None,
@@ -200,9 +215,10 @@ def predictions_of(
         features: (N, D) that the logits are of, to tell unlike images.
 
     Raises:
-        DataError: the calibration is of other classes.
+        DataError: the calibration is of other classes, or as for `check_finite`.
     """
     probabilities = probabilities_of(use, calibration, class_names, logits, multilabel)
+    check_finite(ids, probabilities)
     made = Predictions(class_names, ids, probabilities, multilabel, skipped)
     if calibration is not None:
         made.thresholds = calibration.thresholds

@@ -1,5 +1,8 @@
 """Pictures as the graph beside this file takes them, and the graph; needs numpy and pillow, and onnxruntime to ask."""
 
+import hashlib
+import sys
+
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -49,6 +52,13 @@ def pixels(image, how):
     margins = ((0, -height % how["multiple"]), (0, -width % how["multiple"]), (0, 0))
     planes = np.pad(planes, margins, constant_values=how["padding"]).transpose(2, 0, 1)[None]
     return np.ascontiguousarray(planes, dtype=np.float32), (int(height), int(width))
+
+
+def check(folder, facts):
+    """Stop where a file of the export is not as it was written."""
+    for file, digest in ((folder / name, digest) for name, digest in facts.get("sha256", {}).items()):
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            sys.exit(f"{file}: missing, damaged or replaced; copy the whole folder again, or export the run again")
 
 
 def asked(path):
