@@ -185,8 +185,9 @@ class RunScorer(Scorer):
         except NoneReadable as error:
             return [], torch.zeros(0, len(self.class_names)), error.skipped
         probabilities = probabilities_of(self.use, of.calibration, self.class_names, logits, self.multilabel)
-        check_finite(features.ids, probabilities)
-        return list(features.ids), probabilities, skipped
+        ids = list(features.ids)
+        check_finite(ids, probabilities)
+        return ids, probabilities, skipped
 
 
 def _fingerprint(predictor: Predictor) -> str:

@@ -13,10 +13,10 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import asked, check, decoded, pixels
+    from .pictures import asked, decoded, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, check, decoded, pixels
+    from pictures import asked, decoded, pixels
 
 
 def overlaps(box, others):
@@ -68,12 +68,11 @@ def row_of(name, found, class_names, least):
 
 if __name__ == "__main__":
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
-    check(HERE, facts)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--score", type=float, default=0.0, help="score from which on a box is written")
     given = parser.parse_args()
-    ask = asked(HERE / facts["graphs"]["model"])
+    ask = asked(HERE, facts)
     failed = False
     for path in given.images:
         try:

@@ -13,10 +13,10 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import asked, between, check, decoded, pixels
+    from .pictures import asked, between, decoded, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, between, check, decoded, pixels
+    from pictures import asked, between, decoded, pixels
 
 
 def resized(values, height, width):
@@ -44,12 +44,11 @@ def row_of(name, classes, class_names):
 
 if __name__ == "__main__":
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
-    check(HERE, facts)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="folder for maps: PNG, its grey values are the numbers of classes")
     given = parser.parse_args()
-    ask = asked(HERE / facts["graphs"]["model"])
+    ask = asked(HERE, facts)
     failed = False
     for path in given.images:
         try:
