@@ -24,7 +24,7 @@ __getattr__, __dir__ = lazy_exports(
         "sampling": "Selection rank selection_split",
         "splits": "assign_splits spread_over_splits",
         "support_folder": "support_folder_images",
-        "tables": "Row Table read_table",
+        "tables": "Row Table csv_text read_table",
         "unlabelled": "decodable images_of read_unlabelled readable",
         "verify": "FileHashes VERIFY_ALL_UP_TO check_skipped digest_of_file digests_of remember_by_file",
         "voc": "VocSet",

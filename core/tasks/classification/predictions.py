@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from ...confidence.conformal import check_coverage
 from ...confidence.selective import check_max_error
 from ...contracts.items import DomainData
 from ...contracts.use import FittedRun, Use
+from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
@@ -124,13 +124,11 @@ class Predictions:
         columns = [key for key in rows[0] if key not in NESTED] if rows else ["id"]
         placed = self.places[0] if self.places else ()
         classes = [f"{name} (probability)" if name in columns else name for name in self.class_names]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*columns, *classes])
+        lines = []
         for row, probs in zip(rows, self.probabilities.tolist()):
             cells = (_in_cell(row[key], "{:g}" if key in placed else "{:.6f}") for key in columns)
-            writer.writerow([*cells, *(f"{p:.6f}" for p in probs)])
-        return text.getvalue()
+            lines.append([*cells, *(f"{p:.6f}" for p in probs)])
+        return csv_text([*columns, *classes], lines)
 
     def _html(self) -> str:
         rows = self.rows()
