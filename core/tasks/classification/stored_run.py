@@ -256,8 +256,7 @@ def notes_of(
         further: said by the fit and what came after it.
         scenario: how unequal the shots were to be, or None.
     """
-    of_base = [] if prepared.base is None else prepared.base.notes(prepared)
-    notes, train = [*prepared.notes, *further, *of_base], prepared.data.split("train")
+    notes, train = [*prepared.notes, *further], prepared.data.split("train")
     classes = len(prepared.class_names)
     short = {} if shots is None else short_classes(train, shots, num_classes=classes)
     if scenario is not None:
