@@ -4,7 +4,7 @@ it names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,6 +120,9 @@ class FittedRun:
     def adapter_path(self) -> Path:
         """The file of the fitted adapter."""
         return self.path / "adapter.safetensors"
+
+    def replace_adapter(self, save: Callable[[Path], Any]) -> None:
+        """Write that file anew."""
 
 
 @dataclass(frozen=True)

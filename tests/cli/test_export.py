@@ -52,6 +52,13 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, "the others are answered"
     assert done.stderr.count("\n") == 1 and "torn.png: " in done.stderr and "Traceback" not in done.stderr
 
+    graph = tmp_path / "model" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "model.onnx: missing, damaged or replaced; copy" in done.stderr and not done.stdout
+    refused = vladapt("serve", "model", "--port", "0")
+    assert refused.code == 1 and "model.onnx: damaged or replaced" in refused.error
+
     again = vladapt("export", run, "--out", "model")
     assert again.code == 1 and again.error == "vladapt: --out model: exists; give the name of a new folder"
     for arguments, words in {

@@ -22,7 +22,7 @@ from ...errors import CapabilityError, DataError
 from ...recipes.asked_for import on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at
-from ...runs.folder import in_the_fit, make_folder, now
+from ...runs.folder import in_the_fit, make_folder, note_on_digests, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
@@ -97,7 +97,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         split=use.split,
         in_fit=in_the_fit(use.run.info, lambda: digests_of(items)),
         metrics=scores.metrics,
-        notes=notes or None,
+        notes=[*notes, *note_on_digests(use.run.info)] if notes else None,
         skipped=facts_of_skipped(prepared),
     )
     if use.out is not None and is_main():
@@ -182,7 +182,7 @@ def predict_with_run(use: Use, task: Task, reporter: Reporter) -> Predictions:
         predictor = Predictor.of_use(use, task)
         predictor.check_streams()
         predicted = predictor.predict_use(use, reporter)
-        predictor.adapter.save(use.run.adapter_path)
+        use.run.replace_adapter(predictor.adapter.save)
     return predicted
 
 
