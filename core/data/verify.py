@@ -26,8 +26,6 @@ from .images import IMAGE, reduced_image
 from .near_copies import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
-VERIFY_ALL_UP_TO = 20_000
-"""Samples in a set that is checked whole; of a larger one only what is used is checked, when it is used."""
 NEAR_COPIES_UP_TO = 200_000
 """Samples in a set whose near copies are looked for."""
 CHUNK_BYTES = 1 << 20
@@ -54,7 +52,7 @@ def drop_unreadable(
         DataError: more than 5 % of the set is unreadable, or the cache cannot be written.
     """
     thumbnails, threads = Thumbnails(hashes.path.parent), workers or os.cpu_count() or 1
-    if len(data.items) <= VERIFY_ALL_UP_TO:
+    if len(data.items) <= DomainData.VERIFIED_UP_TO:
         reasons = _Verdicts(hashes, thumbnails).of(data, threads, progress)
         bad = [(str(item.id), reason) for item, reason in zip(data.items, reasons) if reason]
         good = [item for item, reason in zip(data.items, reasons) if not reason]

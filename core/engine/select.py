@@ -15,6 +15,7 @@ from torch import Tensor
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
+from ..contracts.items import Item
 from ..contracts.judgement import SELECT, Findings, JudgedLabels
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
@@ -29,7 +30,6 @@ from ..data.label_files import (
     todo_text,
 )
 from ..data.pools import named_classes, pool_of_classes, read_pool
-from ..data.sampling import rank
 from ..data.splits import links_of
 from ..data.verify import FileHashes
 from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shortened
@@ -362,7 +362,7 @@ def _todo(rows: _Rows, chosen: Round, method: str, number: int, seed: int) -> li
     if method == RANDOM:
         drawn.update(dict.fromkeys(chosen.chosen, f"{RANDOM} to learn"))
     order, others = [], iter(chosen.chosen)
-    for row in sorted(chosen.random, key=lambda row: rank(seed, rows.items[row].id)):
+    for row in sorted(chosen.random, key=lambda row: Item.rank(seed, rows.items[row].id)):
         order += [*islice(others, EVERY - 1), row]
     made = []
     for row in [*order, *others]:

@@ -43,11 +43,10 @@ from .fitting import (
     parts_wanted,
     refitted,
 )
-from .protocols import OWN, Protocol, Setting
+from .protocols import OWN, ZERO_SHOT, Protocol, Setting
 from .resources import check_needs
 from .scoring import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class, score_on
 
-ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000
 """Logits of all fits together up to which AUROCs on one test set are compared."""
 SMALL_TEST_SET = 300

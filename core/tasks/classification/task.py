@@ -63,7 +63,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
-from .contest import ZERO_SHOT, RepeatedSplits
+from .contest import RepeatedSplits
 from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
@@ -80,7 +80,7 @@ from .fitting import (
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
-from .protocols import OWN, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
+from .protocols import OWN, ZERO_SHOT, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_resources
 from .scoring import (
@@ -184,7 +184,7 @@ class Classification(Task):
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started, protocol = time.monotonic(), protocol_named(recipe.protocol)
         check_named(recipe, [recipe.adapter_name])
-        recipe = as_published(recipe, [recipe.adapter_name], protocol.shared)
+        recipe = as_published(recipe, [recipe.adapter_name], protocol.labelled)
         recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         judged = adapter.label_free and recipe.judge and not recipe.shots
@@ -261,7 +261,7 @@ class Classification(Task):
             judge: whether a fit without labels is judged by what the images say of it.
         """
         zero_shot, protocol = fitted_zero_shot(shots.support, prepared.classifier), protocol_named(recipe.protocol)
-        options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
+        options = as_published(recipe, [PROBE], protocol.labelled).adapters.get(PROBE)
         probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
         judged = ClassificationFit(
@@ -291,6 +291,9 @@ class Classification(Task):
     def further_sections(self, prepared: PreparedData, scores: Scores) -> list[Any]:
         """Sections of the report that a task of a domain's own adds; they name no image."""
         return []
+
+    def finish(self, run: Run, info: RunInfo, prepared: PreparedData, metrics: Mapping[str, Any]) -> None:
+        """Add what the task further keeps in a run folder."""
 
     def hidden(self, recipe: Recipe, prepared: PreparedData, info: RunInfo) -> RunInfo | None:
         """What run.json holds where no sample is named or shown; None where they may be."""
@@ -331,7 +334,7 @@ class Classification(Task):
         protocol = protocol_named(recipe.protocol)
         names = adapters_among(protocol.methods(axes.adapters))
         check_named(recipe, names)
-        recipe = with_fresh_views(as_published(recipe, names, protocol.shared), names)
+        recipe = with_fresh_views(as_published(recipe, names, protocol.labelled), names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         counts = _shots(recipe, axes)
@@ -435,6 +438,7 @@ class Classification(Task):
             if scores.labels is not None:
                 results = ClassificationResults.of_fit(done, info, further, shows=hidden is None)
                 write_report(run.path, classification_report(results, run.path))
+            self.finish(run, info, prepared, scores.metrics)
         summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
         fitted, skipped = (run.path, done.adapter, done.report, scores.metrics), [tuple(pair) for pair in info.skipped]
         return FitResult(*fitted, summary, list(info.notes), skipped, *counts)
