@@ -62,7 +62,9 @@ def test_the_mean_coverage_of_split_rows_is_within_a_point_of_the_theory(trust):
         assert expected == pytest.approx(100 * trust.coverage.expected(int(row[2])), abs=0.5)
         if not row[1].startswith("folds"):
             alone = [size == "1.0" for size in row[7].split(", ")]  # the answer, which may be right more often
-            assert all(abs(value - expected) <= 1 or (value > expected and one) for value, one in zip(found, alone)), row
+            assert all(abs(value - expected) <= 1 or (value > expected and one) for value, one in zip(found, alone)), (
+                row
+            )
 
 
 def test_sets_for_new_patients_hold_what_was_asked_on_average(trust):
