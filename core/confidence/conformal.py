@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.significance import mean_interval, share_interval
+from ..metrics.intervals import mean_interval, share_interval
 
 SET_METHODS = ("lac", "aps", "raps")
 PENALTY, FREE_RANKS = 0.001, 1

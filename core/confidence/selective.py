@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..contracts.judgement import Record
 from ..errors import ConfigError
-from ..metrics.significance import share_interval
+from ..metrics.intervals import share_interval
 
 RISK = 0.1
 """How often the bound may fail, over draws of the calibration rows."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..contracts.images import as_image_size, size_in_words
 from ..contracts.run_info import BackboneInfo, BeforeAfter, RunInfo
-from ..metrics.significance import SIGNIFICANT, p_words
+from ..metrics.intervals import SIGNIFICANT
+from ..metrics.significance import p_words
 from ..runtime.files import write_whole
 from .folder import without_place
 from .plots import curve_picture
@@ -234,7 +235,7 @@ class TowerComparison(BeforeAfter, Verdict):
         Args:
             measures: metric -> how it is written.
             columns: side -> how it is called.
-            unit: what intervals draw, such as "people".
+            unit: what intervals count, such as "people".
             of: the test set, in words.
         """
         first, numbers, tracks, roles = next(iter(measures)), [], {}, {"guessing": "floor", "adapted": "adapted"}
@@ -245,7 +246,7 @@ class TowerComparison(BeforeAfter, Verdict):
                 Track(name.capitalize(), self[side][key], self.interval(side, key), roles.get(side, ""))
                 for side, name in columns.items()
             ]
-        return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals (bootstrap over {unit})", of)
+        return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals over {unit}", of)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from vladapt import DomainData, Item, Label
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.forgetting.probe import GenericProbe, generic_sentence
 from vladapt.core.forgetting.score import Forgotten, GenericScore
-from vladapt.core.metrics.significance import wilson_interval
+from vladapt.core.metrics import wilson_interval
 
 WORDS = tuple(f"word{i}" for i in range(10))
 

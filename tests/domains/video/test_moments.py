@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import vladapt
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
-from vladapt.core.metrics.resampling import mean_draws, percentiles
 from vladapt.core.registry import task_class
 from vladapt.core.runs.folder import Run
 from vladapt.domains.video import Video
