@@ -24,6 +24,10 @@ from .intervals import LEVEL, Array, Difference, Limits, mover, p_of_intervals, 
 GUESSING = 0.5
 ALIKE = 1e-9
 """Standard errors below it are rounding."""
+UNKNOWN = 0.5
+"""The largest standard deviation of what lies in 0..1: a single unit tells none."""
+MANY = 1e9
+"""Degrees of freedom of a variance that is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +93,8 @@ class Aurocs:
 
     @property
     def freedom(self) -> Array:
-        """(K,) degrees of freedom."""
-        return np.maximum(self.fewer - 1, 1)
+        """(K,) degrees of freedom of the variance; that of a single unit is no estimate."""
+        return np.where(self.fewer > 1, self.fewer - 1, MANY)
 
     def limits(self, level: float = LEVEL, *, pooled: bool = False) -> Limits:
         """(K,) low and high of each label: Wilson's, of as many images as have this variance, with t in place of the
@@ -137,7 +141,7 @@ def auroc_difference(before: Aurocs | None, after: Aurocs) -> Difference:
     error = float(np.sqrt(np.square((after.influence - before.influence).mean(axis=1)).sum() + apart))
     freedom = _pooled(before.variance + after.variance, after.freedom)
     if error < ALIKE:  # all images are ranked alike
-        error = float(_left_open(after.fewer.min()))
+        error = _left_open(after.fewer.min())
 
     def interval(level: float = LEVEL) -> tuple[float, float]:
         reach = float(t_quantile(freedom, level)) * error
@@ -154,7 +158,7 @@ def _pooled(variance: Array, freedom: Array) -> float:
 
 def _left_open(fewer: float) -> float:
     """The standard error whose interval reaches as far as what is left open by that many units that are all right."""
-    return float((1 - ((1 - LEVEL) / 2) ** (1 / fewer)) / t_quantile(max(fewer - 1, 1)))
+    return float((1 - ((1 - LEVEL) / 2) ** (1 / fewer)) / t_quantile(fewer - 1))
 
 
 def components(scores: Array, truth: Array, unit: Any, units: int) -> tuple[float, Array, int]:
@@ -182,6 +186,8 @@ def components(scores: Array, truth: Array, unit: Any, units: int) -> tuple[floa
 def _of_label(scores: Array, truth: Array, unit: Any, units: int) -> tuple[int, float, float, Array]:
     """Units of the rarer value, AUROC, standard error that no influence tells, influence of each unit (U,)."""
     value, influence, fewer = components(scores, truth, unit, units)
+    if fewer < 2:
+        return fewer, value, UNKNOWN, np.zeros(units)
     if not 0 < value < 1:
         return fewer, value, _left_open(fewer), np.zeros(units)
     least = hanley_mcneil(value, int((truth == 1).sum()), int((truth == 0).sum()))

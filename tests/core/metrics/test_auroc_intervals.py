@@ -27,7 +27,7 @@ def test_variance_and_covariance_are_the_released_ones(agrees):
 
 
 def test_hanley_and_mcneils_variance_is_the_published_one():
-    """An area of 0.893 on 51 abnormal and 58 normal images: a standard error of 0.032 (Radiology 143, 1982, page 33)."""
+    """An area of 0.893 on 51 abnormal and 58 normal images has a standard error of 0.032 (Radiology 143, 1982)."""
     assert math.sqrt(hanley_mcneil(0.893, 51, 58)) == pytest.approx(0.032, abs=7e-4)
 
 
@@ -126,3 +126,13 @@ def test_its_mean_is_that_of_the_metrics(groups):
     aurocs = Aurocs.of_logits(logits[:, :3], several, groups)
     assert len(aurocs) == 2 and aurocs.macro == pytest.approx(wanted)
     assert auroc_interval(logits[:, 2:3], several[:, 2:], groups) is None
+
+
+def test_a_label_of_a_single_image_leaves_the_mean_its_share_open():
+    scores, truth = drawn(0, 40, 60)
+    rare = (torch.arange(100) == 0).double()[:, None]
+    both = Aurocs.of(torch.cat([scores, scores], dim=1), torch.cat([truth, rare], dim=1))
+    low, high = both.limits()
+    assert low[1] < 0.35 and high[1] > 0.9
+    low, high = both.interval()
+    assert 0.35 < high - low < 0.7

@@ -91,13 +91,12 @@ def test_guessing_takes_the_same_windows_at_random():
     assert guessed["recall5_iou_0.7"] == pytest.approx(0.5, abs=0.08)
 
 
-def test_intervals_draw_videos():
+def test_intervals_count_videos():
     found = [Found(Query(v, "", ((0.0, 1.0),), ""), *[torch.zeros(1, 2)] * 3, 1.0) for v in (0, 0, 0, 4, 4, 7)]
     values = {"mIoU": torch.tensor([1.0, 1, 1, 0, 0, 0.5], dtype=torch.float64)}
     scores = MomentScores(found, [], values, values)
     assert scores.unit.tolist() == [0, 0, 0, 1, 1, 2]
-    draws = mean_draws(values, torch.tensor([0, 0, 0, 1, 1, 2]))
-    assert scores.intervals() == {"mIoU": list(percentiles(draws["mIoU"]))}
+    assert scores.intervals() == {"mIoU": mean_interval(values["mIoU"], torch.tensor([0, 0, 0, 1, 1, 2]))}
 
 
 # reading --------------------------------------------------------------------------------------------------------------

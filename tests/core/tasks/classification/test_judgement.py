@@ -165,7 +165,7 @@ def test_a_comparison_of_several_labels_takes_the_difference_on_all_images():
         for seed in range(2):
             moved = of + 0.1 * seed * torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
             tested.add(name, 4, Scores(labels, None, moved if name == "ape" else of, {}))
-    (one,) = tested.judged(entries, ("zero-shot", "guessing"))
+    (one,) = tested.judged(entries, ("guessing", "zero-shot"))
     fits = tested.logits["ape", 4]
     difference = sum(multilabel_metrics(of, labels, NAMES)["auroc"] for of in fits) / 2 - 0.5
     assert one["difference"] == pytest.approx(difference)
