@@ -82,7 +82,7 @@ def calibration_interval(logits: Tensor, labels: Tensor, value: float, groups: G
 
 
 def auroc_interval(
-    logits: Tensor, labels: Tensor, groups: Groups = None, level: float = LEVEL
+    logits: Tensor, labels: Tensor, groups: Sequence[str] | None = None, level: float = LEVEL
 ) -> tuple[float, float] | None:
     """The interval of the macro AUROC, which follows the label of which the fewest images tell.
 

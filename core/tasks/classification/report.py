@@ -21,6 +21,7 @@ from ...contracts.run_info import RunInfo
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.intervals import class_intervals
+from ...metrics.score_intervals import FEWEST_OF_CLASS
 from ...runs import run_sections as shared
 from ...runs.run_sections import Report, few_groups, small_test_set
 from ...runs.sections import (
@@ -244,7 +245,11 @@ def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, fl
 def _scores(results: ClassificationResults) -> TableSection:
     found = results.compared
     before, after = found.zero_shot, found.adapted
+    withheld = after.get("macro_f1") is not None and not found.between("adapted", "macro_f1")
     note = f"The arrow says which way is better. {_answers_words(results)}"
+    if withheld and found.metric_intervals:
+        unit = "groups" if found.test_groups else "test images"
+        note += f" Macro F1 has no interval, because a class has fewer than {FEWEST_OF_CLASS} {unit}."
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
     bounds = {key: (found.between(ZERO_SHOT, key), found.between("adapted", key)) for key in MEASURES}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import vladapt
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.metrics import mean_interval
 from vladapt.core.registry import task_class
 from vladapt.core.runs.folder import Run
 from vladapt.domains.video import Video
