@@ -20,7 +20,6 @@ from ...core.contracts import (
     option,
     published_options,
 )
-from ...core.data import folds
 from ...core.errors import CapabilityError, ConfigError, DataError
 from ...core.metrics import macro_auroc, row_weights, units_of
 from ...core.registry import adapter_class, build_adapter
@@ -135,7 +134,7 @@ class Auto(ByExample):
             return self._fit_without_labels(classifier, unlabeled, seed)
         trial = _Trial(support, classifier, val, seed, self._built)
         enough = _typical_shots(support) >= self.min_shots
-        parts = folds(support, self.parts, seed) if enough else []
+        parts = support.folds(self.parts, seed) if enough else []
         alone = len(self.candidates) == 1
         if alone or not parts:
             taken = next(trial.fits(self.candidates if alone else self.few_shots), None)

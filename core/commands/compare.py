@@ -47,7 +47,7 @@ def compare(
 
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     resolved = given.recipe()
-    check_names(resolved, axes.get("adapters") or ())
+    check_names(resolved, axes.get("adapters") or (), axes.get("backbones") or ())
     for on in [resolved.with_source(**source) for source in sources] or [resolved]:
         check_places(on)
     from ..engine.compare import compare as engine_compare

@@ -86,12 +86,14 @@ class Serving:
         threads: of one answer; None for as many as there are cores.
         resources: name -> path, in place of the run's own.
         max_pixels: most that are decoded of an image.
+        training_ids: whether clients learn the names of labelled images.
     """
 
     device: str = "auto"
     threads: int | None = None
     resources: Mapping[str, str] = field(default_factory=dict)
     max_pixels: int = 64_000_000
+    training_ids: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ __getattr__, __dir__ = lazy_exports(
         "pairs.reading": "PAIR_FILES read_pairs",
         "pairs.record_fields": "split_named",
         "pairs.shards": "shards_in",
-        "sampling": "Selection folds rank selection_split",
+        "sampling": "Selection rank selection_split",
         "splits": "assign_splits spread_over_splits",
         "support_folder": "support_folder_images",
         "tables": "Row Table read_table",

@@ -22,7 +22,7 @@ from ..contracts.features import FeatureSet
 from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Record, Scores, beside
 from ..contracts.prepared import PreparedData, Shots, on_adapted
 from ..contracts.resources import OF_TOWERS
-from ..data.sampling import folds, rank
+from ..data.sampling import rank
 from ..errors import VladaptError
 from ..features.batches import OF_IMAGES, logits_of
 from ..metrics.classification import label_answer_metrics
@@ -266,7 +266,7 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     expensive = (adapter.needs | adapter.at_predict) & OF_TOWERS or prepared.base is not None
     if expensive or support.labels is None or not len(support):
         return ""
-    logits, rows, parts = [], [], folds(support, FOLDS, fit.seed)
+    logits, rows, parts = [], [], support.folds(FOLDS, fit.seed)
     if not parts:
         return "too few images per class to score some of them by a fit on the others"
     common = _unlearned(prepared, shots, adapter, fit.seed, fit.refitted)

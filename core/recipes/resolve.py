@@ -208,8 +208,11 @@ def check_places(recipe: Recipe) -> None:
         load_domain(recipe.domain)  # where its packages are missing
 
 
-def check_names(recipe: Recipe, adapters: Iterable[str]) -> None:
+def check_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str] = ()) -> None:
     """Refuse names that nothing has, and a backbone of which a package is missing.
+
+    Args:
+        backbones: that are compared in place of the recipe's.
 
     Raises:
         UnknownNameError, ConfigError, CapabilityError: as a fit does.
@@ -224,9 +227,9 @@ def check_names(recipe: Recipe, adapters: Iterable[str]) -> None:
         if not is_place(name):
             find(name, catalogue.adapters(), "adapter")
     check_protocol(recipe.protocol)
-    if recipe.gave("backbone") and not recipe.features:
-        for spec in recipe.backbone.split(","):
-            check_spec(spec.strip())
+    of_recipe = recipe.backbone.split(",") if recipe.gave("backbone") and not recipe.features else ()
+    for spec in (*of_recipe, *backbones):
+        check_spec(spec.strip())
 
 
 def check_run(place: str | Path, out: str | None = None) -> None:

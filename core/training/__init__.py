@@ -6,7 +6,6 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "batches": "GlobalBatches epoch_batches",
-        "class_offsets": "cross_fitted_offsets",
         "class_scores": "PixelScores",
         "epoch_views": "EpochViews views_of_training",
         "layers": "TowerLayers truncated_starts",

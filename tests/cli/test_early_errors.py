@@ -63,6 +63,7 @@ CASES = (
     ("", "eval nowhere --out here", 2, "--out here: a file, not a folder; give the folder that is to hold the eval"),
     ("", "compare --adapters gdaa,ape", 2, "unknown adapter 'gdaa'; did you mean gda"),
     ("", "compare --adapters ape --protocol coopp", 2, "--protocol coopp: no such protocol; did you mean coop?"),
+    ("", "compare --adapters ape --backbones embedded,openai-vit-b-17", 2, "unknown backbone 'openai-vit-b-17'; did"),
     ("", "compare --adapters ape --data sample --data nowhere", 1, "--data nowhere: no such file or folder"),
     ("", "compare --adapters ape --features nowhere.npz", 1, "nowhere.npz: no such file; give a .safetensors or .npz"),
     (

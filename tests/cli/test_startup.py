@@ -50,7 +50,10 @@ def test_a_second_fit_and_a_prediction_import_only_what_they_use(colours, tmp_pa
 
 
 def test_timing_shows_the_parts_of_a_fit(fit, colours):
-    parts = ("start and imports", "reading the data", "features", "fit", "judging", "run and report", "other")
+    parts = (
+        *("start and imports", "reading the data", "features", "fit", "judging", "explanations", "run and report"),
+        "other",
+    )
     shown = fit("--data", colours, "--timing")
     assert shown.code == 0
     assert all(name in shown.out for name in parts)

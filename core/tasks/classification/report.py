@@ -37,6 +37,7 @@ from ...runs.sections import (
     VerdictSection,
     plural,
 )
+from ...runtime.progress import part
 from .explaining import Explain, SamplePictures, explained_mistakes, picture_in
 from .scoring import Fitted
 
@@ -483,5 +484,6 @@ def mistakes_section(results: ClassificationResults) -> MistakeSection:
     strips, pictured = bool(shown) and pictures.in_parts, results.thumbnails is not None
     reasons, note = [], ""
     if shown and results.explain is not None:
-        reasons, note = results.explain([(m.index, target) for m, target, _, _ in wrong])
+        with part("explanations"):
+            reasons, note = results.explain([(m.index, target) for m, target, _, _ in wrong])
     return MistakeSection("Most confident mistakes", shown, pictured, strips, reasons, note)

@@ -73,7 +73,7 @@ class ServedRun(Served):
         on_cpu = self.predictor.backbone.device.type == "cpu"
         self.sizes = CPU_SIZES if on_cpu else GPU_SIZES
         self.clock = time.process_time if on_cpu else time.perf_counter
-        self._labelled = LabelledImages.load(use.run.path)
+        self._labelled, self._ids = LabelledImages.load(use.run.path), serving.training_ids
         self.facts = ServedFacts(
             adapter=adapter.name,
             class_names=list(adapter.class_names_),
@@ -151,7 +151,8 @@ class ServedRun(Served):
         rows = made.rows()
         if wishes.nearest is not None:
             for row, examples in zip(rows, self._labelled.nearest(features, wishes.nearest)):
-                row["explanation"] = {"examples": [example.to_dict() for example in examples]}
+                shown = [each if self._ids else replace(each, id=str(each.row)) for each in examples]
+                row["explanation"] = {"examples": [each.to_dict() for each in shown]}
         told = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
         return {**told, "notes": made.notes} if made.notes else told
 

@@ -8,7 +8,6 @@ import torch
 from vladapt.adapters.selection import auto
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.adapter_file import read_adapter_file
-from vladapt.core.data.sampling import folds
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.metrics.selection import row_weights
 from vladapt.core.registry import build_adapter, load_adapter
@@ -27,7 +26,7 @@ def out_of_fold(task, name, parts=5, seed=0):
     whole = build_adapter(name)
     settings = whole.settled(whole.fit(task.support, task.text, val=task.val, seed=seed))
     right, rows = [], []
-    for held in folds(task.support, parts, seed):
+    for held in task.support.folds(parts, seed):
         rest = torch.tensor([i for i in range(len(task.support)) if i not in held.tolist()])
         again = build_adapter(name, **settings)
         again.fit(task.support.select(rest), task.text, val=task.val, seed=seed)

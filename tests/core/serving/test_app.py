@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from vladapt.core.contracts.serving import Sample, Serving
-from vladapt.core.errors import DataError, VladaptError
+from vladapt.core.engine.serve import serve
+from vladapt.core.errors import ConfigError, DataError, VladaptError
 from vladapt.core.serving.app import NO_TOKEN, OTHER_HOST, OTHER_SITE
 from vladapt.core.serving.exported import ServedExport
 from vladapt.core.serving.uploads import Limits
@@ -189,6 +190,11 @@ def test_damaged_exports_are_refused(export, tmp_path):
     (folder / "model.onnx").write_bytes(b"abc")
     with pytest.raises(DataError, match="damaged graph"):
         ServedExport(folder, Serving(threads=1))
+
+
+def test_an_export_has_no_labelled_images_to_name(export):
+    with pytest.raises(ConfigError, match="an export holds no labelled images; omit --training-ids"):
+        serve(export, port=0, training_ids=True)
 
 
 def test_deep_pictures_are_read_as_the_script_reads_them(serving, export, tmp_path):
