@@ -315,9 +315,10 @@ def _several_labels(given: Scores, class_names: Sequence[str], sides: Mapping[st
     baselines = {}
     for name in (ZERO_SHOT, GUESSING, LINEAR):
         if name in values:
-            gain = auroc_difference(aurocs.get(name), aurocs["adapted"]) if ranked else None
-            told = (None, None, None) if gain is None else (gain.value, gain.bounds, gain.p_value)
-            baselines[name] = Baseline(values[name], *told, of=name)
+            baselines[name] = Baseline(values[name], None, None, None, of=name)
+        if name in values and ranked:
+            gain = auroc_difference(aurocs.get(name), aurocs["adapted"])
+            baselines[name] = Baseline(values[name], gain.value, gain.bounds, gain.p_value, of=name)
     return Comparison(
         intervals={side: of.get("auroc") for side, of in between.items()},
         metric_intervals=between,

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,12 +30,11 @@ SIGNIFICANT = 0.05
 """p values below it are called more than chance."""
 SMALLEST_P = 1e-12
 """Down to which the level is sought at which an interval reaches 0."""
-STEPS = 45
-"""Bisections: limits of shares are exact to 1e-13."""
-LEVEL_STEPS = 30
-Array = NDArray[np.float64]
-Limits = tuple[Array, Array]
-Together = Callable[[Array], Any]
+STEPS, LEVEL_STEPS = 30, 30
+"""Bisections: limits are exact to 1e-9, as is a p value of 1e-3."""
+Array: TypeAlias = NDArray[np.float64]
+Limits: TypeAlias = tuple[Array, Array]
+Together: TypeAlias = Callable[[Array], Any]
 
 
 def normal_quantile(level: float = LEVEL) -> float:
@@ -105,18 +104,15 @@ def tango(gained: ArrayLike, lost: ArrayLike, total: ArrayLike, quantile: ArrayL
         variance = total * (2 * loses + difference * (1 - difference))
         return np.square(gained - lost - total * difference) <= quantile**2 * np.maximum(variance, 0)
 
-    observed = (gained - lost) / total
-    return tuple(_last_held(held, observed, end) for end in (-1.0, 1.0))  # type: ignore[return-value]
-
-
-def _last_held(held: Callable[[Array], Array], inside: Array, end: float) -> Array:
-    """How far towards an end a condition holds that holds inside."""
-    outside = np.full_like(inside, end)
+    inside = np.stack([(gained - lost) / total] * 2)  # (2, ...), of both limits
+    outside = np.stack([np.full_like(total, -1), np.ones_like(total)])
+    ends, at_ends = outside, held(outside)
     for _ in range(STEPS):
         middle = (inside + outside) / 2
         holds = held(middle)
         inside, outside = np.where(holds, middle, inside), np.where(holds, outside, middle)
-    return np.where(held(np.full_like(inside, end)), end, inside)
+    low, high = np.where(at_ends, ends, inside)
+    return low, high
 
 
 def mover(values: ArrayLike, limits: Limits, together: Together | None = None) -> tuple[Any, Any]:
@@ -134,17 +130,17 @@ def mover(values: ArrayLike, limits: Limits, together: Together | None = None) -
     return values.mean(axis=-1) - below, values.mean(axis=-1) + above
 
 
-def p_of_intervals(interval: Callable[[float], tuple[float, float]], value: float = 0.0) -> float:
+def p_of_intervals(interval: Callable[[float], tuple[float, float] | None], value: float = 0.0) -> float:
     """The p value that agrees with an interval at every level: 1 minus the level at which it just reaches a value.
 
     Args:
-        interval: level -> (low, high).
+        interval: level -> (low, high), or None, which leaves out nothing.
         value: of the hypothesis.
     """
 
     def left_out(p: float) -> bool:
-        low, high = interval(1 - p)
-        return not low <= value <= high
+        bounds = interval(1 - p)
+        return bounds is not None and not bounds[0] <= value <= bounds[1]
 
     low, high = (SMALLEST_P, SIGNIFICANT) if left_out(SIGNIFICANT) else (SIGNIFICANT, 1.0)
     for _ in range(LEVEL_STEPS):
@@ -250,7 +246,8 @@ def class_intervals(
     """
     clusters = Clusters.of(right, of, classes, groups)
     low, high = clusters.limits(level)
-    return [[float(a), float(b)] if n else None for a, b, n in zip(low, high, clusters.total)]
+    bounds = zip(low.tolist(), high.tolist(), clusters.total.tolist())
+    return [[first, last] if rows else None for first, last, rows in bounds]
 
 
 def balanced_interval(

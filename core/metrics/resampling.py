@@ -128,7 +128,7 @@ def intervals_of(
     draws: Mapping[str, Tensor],
     level: float = LEVEL,
     units: int | None = None,
-    values: Mapping[str, float] | None = None,
+    values: Mapping[str, float | None] | None = None,
 ) -> dict[str, list[float]]:
     """Metric -> [low, high], the percentiles of its draws ("Bootstrap Methods: Another Look at the Jackknife", Efron
     1979). Where all draws agree (everything right, say) Wilson's interval over the units takes their place: they would

@@ -75,7 +75,7 @@ def label_answer_intervals(
     return found
 
 
-def calibration_interval(logits: Tensor, labels: Tensor, value: float, groups: Groups = None) -> Intervals:
+def calibration_interval(logits: Tensor, labels: Tensor, value: float | None, groups: Groups = None) -> Intervals:
     """Of the expected calibration error; arguments as for `score_intervals`."""
     draws = {"ece": calibration_draws(logits, labels, groups)}
     return intervals_of(draws, units=units_of(groups, len(labels))[1], values={"ece": value})
@@ -108,7 +108,7 @@ def _auroc_intervals(logits: Tensor, labels: Tensor, values: Mapping[str, float 
         return {}
     aurocs = Aurocs.of_logits(logits, labels, groups)
     names = [key for key, value in values.items() if key.startswith("auroc/") and value is not None]
-    of_labels = {name: [float(low), float(high)] for name, low, high in zip(names, *aurocs.limits())}
+    of_labels = {name: bounds for name, *bounds in zip(names, *(each.tolist() for each in aurocs.limits()))}
     return {"auroc": list(aurocs.interval()), **of_labels}
 
 

@@ -55,7 +55,7 @@ def test_what_is_all_ranked_right_leaves_open_what_its_rarer_value_does(positive
     assert Aurocs.of(-truth, truth).interval() == (0, pytest.approx(1 - least))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 9999), st.integers(1, 30), st.integers(1, 30), st.floats(-2, 4), st.booleans())
 def test_an_interval_is_around_the_value_and_turns_with_the_truth(seed, positives, negatives, shift, grouped):
     scores, truth = drawn(seed, positives, negatives, shift)
@@ -66,7 +66,7 @@ def test_an_interval_is_around_the_value_and_turns_with_the_truth(seed, positive
     assert turned.interval() == (pytest.approx(1 - high), pytest.approx(1 - low))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9999), st.sampled_from([(3, 40), (20, 20), (60, 30)]), st.floats(-1, 2), st.booleans())
 def test_a_difference_turns_with_the_models_and_its_test_agrees(seed, counts, shift, grouped):
     (one, truth), (other, _) = drawn(seed, *counts), drawn(seed + 1, *counts, shift)

@@ -71,7 +71,7 @@ def test_mover_of_one_estimate_is_its_own_interval_and_of_several_adds_squares()
     assert mover([0.8], (limits[0][:1], limits[1][:1])) == (pytest.approx(0.5), pytest.approx(0.9))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 40), st.integers(2, 6), st.integers(0, 99))
 def test_shares_have_intervals_around_them_that_shrink_as_images_are_added(hits, misses, more, seed):
     right = torch.arange(hits + misses) < hits
@@ -90,7 +90,7 @@ def test_shares_have_intervals_around_them_that_shrink_as_images_are_added(hits,
     assert high - low < last - first
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9999), st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.sampled_from([12, 40, 90]))
 def test_a_p_value_is_below_its_level_exactly_where_the_interval_leaves_out_0(seed, before, after, count):
     one, other = bits(seed, before, count), bits(seed + 1, after, count)
