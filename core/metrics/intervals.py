@@ -411,7 +411,7 @@ class Clusters:
     def _effective(self, level: float) -> Array:
         """(C,) images of equal certainty, Korn and Graubard's. The variance is the larger of two, that of the units and
         that with half a unit more of which half is right: few units that happen to be alike do not tell how far others
-        differ. Where all is right, or wrong, it is the number of units."""
+        differ. Where all is right, or wrong, or no unit differs, it is the number of units."""
         total, units, share = self.total, self.units, self.share
         with np.errstate(divide="ignore", invalid="ignore"):
             more = total / units / 2
@@ -423,7 +423,7 @@ class Clusters:
             )
             size = np.minimum(size, total) if self.binary else size
             size = size * np.square(t_quantile(total - 1, level) / t_quantile(np.maximum(units - 1, 1), level))
-        size = np.where((share <= 0) | (share >= 1), units, size)
+        size = np.where((share > 0) & (share < 1) & np.isfinite(size), size, units)
         return np.where(units < 2, 1.0, size)
 
     def _between(self, residuals: Array, further: ArrayLike = 0.0) -> Array:

@@ -161,6 +161,19 @@ def test_groups_that_are_all_right_count_as_one_image_each():
     assert share_interval(torch.ones(80).bool(), torch.arange(80) // 10) == [pytest.approx(0.025 ** (1 / 8)), 1]
 
 
+@pytest.mark.parametrize("value", [0.5, 0.25, 1.0])
+def test_means_that_do_not_vary_are_not_certain(value):
+    low, high = mean_interval(torch.full((20,), value))
+    assert low < value - 0.01 and high - low > 0.05
+
+
+def test_a_mean_of_shares_has_the_width_of_its_spread():
+    """That of a mean of 400 numbers, where they vary less than answers do."""
+    values = 0.6 + 0.1 * torch.randn(400, generator=torch.Generator().manual_seed(0)).clamp(-2, 2).double()
+    low, high = mean_interval(values)
+    assert high - low == pytest.approx(2 * 1.96 * float(values.std()) / 20, rel=0.1)
+
+
 def test_a_single_group_tells_no_difference():
     one, other = bits(0, 0.9), bits(1, 0.2)
     found = paired_shares(one, other, torch.zeros(60).long())
