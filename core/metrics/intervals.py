@@ -416,14 +416,15 @@ class Clusters:
         with np.errstate(divide="ignore", invalid="ignore"):
             more = total / units / 2
             moved = (share * total + more / 2) / (total + more)
+            own = self._between(self._residuals(share))
             wider = self._between(self._residuals(moved), np.square(more * (0.5 - moved)))
             size = np.minimum(
-                share * (1 - share) * total**2 / self._between(self._residuals(share)),
+                share * (1 - share) * total**2 / own,
                 moved * (1 - moved) * (total + more) ** 2 / wider * units / (units + 0.5),
             )
             size = np.minimum(size, total) if self.binary else size
             size = size * np.square(t_quantile(total - 1, level) / t_quantile(np.maximum(units - 1, 1), level))
-        size = np.where((share > 0) & (share < 1) & np.isfinite(size), size, units)
+            size = np.where(own > 1e-12 * total, size, units)
         return np.where(units < 2, 1.0, size)
 
     def _between(self, residuals: Array, further: ArrayLike = 0.0) -> Array:
