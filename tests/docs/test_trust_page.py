@@ -15,7 +15,7 @@ from vladapt.core.confidence.selective import fewest_rows as rows_without_mistak
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
-NAMES = ("auroc", "drawn-auroc", "unequal", "intervals", "coverage", "calibration", "present", "unlike", "calls")
+NAMES = ("auroc", "drawn-auroc", "unequal", "coverage", "calibration", "present", "unlike", "calls")
 
 
 @pytest.fixture
