@@ -13,7 +13,8 @@ from torch import Tensor
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
 from ...core.data import selection_split
 from ...core.errors import ConfigError
-from ...core.metrics import MOST_SHOTS, class_weights, val_score
+from ...core.metrics import class_weights, val_score
+from ..published_sets import MOST_SHOTS
 
 
 @dataclass(eq=False, kw_only=True)

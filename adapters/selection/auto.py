@@ -18,7 +18,6 @@ from ...core.contracts import (
     TextClassifier,
     as_text,
     option,
-    published_options,
 )
 from ...core.errors import CapabilityError, ConfigError, DataError
 from ...core.metrics import macro_auroc, row_weights, units_of
@@ -163,7 +162,7 @@ class Auto(ByExample):
 
     def _built(self, name: str) -> Adapter:
         """A candidate, not fitted."""
-        papers = published_options(adapter_class(name)) if self.as_papers else {}
+        papers = adapter_class(name).published_options() if self.as_papers else {}
         papers = {**papers, **without_labels.SETTINGS.get(name, {})}
         return build_adapter(name, **{**papers, **self.settings.get(name, {})})
 

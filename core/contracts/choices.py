@@ -1,11 +1,11 @@
-"""What methods share: options (how unequal classes count, which of equally good settings is taken, whether shots are
-looked at, how images are augmented), and scores that are sums over the labelled images.
+"""What methods share: options (how unequal classes count, which of equally good settings is taken, how images
+are augmented), and scores that are sums over the labelled images.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +24,6 @@ AUTO = "auto"
 BALANCED, NONE = "balanced", "none"
 OFFSET_FOLDS = 5
 """Into which a support is split where offsets of classes are learned."""
-FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
@@ -46,6 +45,10 @@ class ClassWeighted(Adapter):
         super().__post_init__()
         if self.class_weight == AUTO:
             self.class_weight = NONE if self.as_published else BALANCED
+
+    @classmethod
+    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
+        return {**super().published_options(labelled), "class_weight": NONE}
 
     @property
     def balanced(self) -> bool:
@@ -112,31 +115,9 @@ class Tied(Adapter):
         if self.ties == AUTO:
             self.ties = PUBLISHED if self.as_published else PLATEAU
 
-
-AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
-"""Base of methods, its option, and the value that papers have."""
-
-
-def published_options(
-    cls: type[Adapter], shared: Iterable[tuple[type[Adapter], str, Any]] = AS_PUBLISHED
-) -> dict[str, Any]:
-    """The options of a method that papers have where ours differ: those that it shares with others, and its own.
-
-    Args:
-        shared: as `AS_PUBLISHED`.
-    """
-    return {**cls.published, **{option: value for base, option, value in shared if issubclass(cls, base)}}
-
-
-@dataclass(eq=False, kw_only=True)
-class FewOrZeroShot(Adapter):
-    """Base of methods that learn from shots, or else from the text alone."""
-
-    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.label_free = self.mode == ZERO_SHOT
+    @classmethod
+    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
+        return {**super().published_options(labelled), "ties": PUBLISHED}
 
 
 @dataclass(eq=False, kw_only=True)

@@ -14,7 +14,7 @@ from ..errors import DataError, LimitError, one_line
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a request asks for besides labels; what is None was not given. All but `nearest` are fields of `Use`.
+    """What a request asks for besides labels; what is None was not given. All but `nearest` are asked of a `Use`.
 
     Args:
         top: classes per image.
@@ -34,7 +34,7 @@ class Wishes:
 
     @property
     def of_use(self) -> dict[str, Any]:
-        """The fields that `Use` has."""
+        """For `Use.asking`."""
         return {name: value for name, value in vars(self).items() if name != "nearest"}
 
 

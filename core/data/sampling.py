@@ -7,7 +7,6 @@ released code.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil, isnan
@@ -48,7 +47,7 @@ def sample_shots(
         raise ConfigError(f"--shots {shots}: give a whole number of images per class, 0 or more")
     if shots == 0:
         return []
-    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: rank(seed, item.id))
+    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: Item.rank(seed, item.id))
     if any(isinstance(item.class_label(), tuple) for item in ranked):
         return _several_labels(ranked, shots, num_classes)
     by_class: list[list[Item]] = [[] for _ in range(num_classes)]
@@ -129,11 +128,6 @@ def scenario_counts(pool: np.ndarray, shots: int, scenario: str) -> list[int]:
     while sum(counts) > wanted:
         counts[int(np.argmax(counts))] -= 1
     return counts
-
-
-def rank(seed: int, item_id: str) -> str:
-    """Where an item stands in the shuffled order of a seed."""
-    return hashlib.sha256(f"{seed}:{item_id}".encode()).hexdigest()
 
 
 def class_counts(items: Sequence[Item], num_classes: int) -> list[int]:

@@ -82,6 +82,19 @@ def test_what_is_no_picture_is_refused_in_the_line_of_predict(name, content, wor
         assert str(tmp_path) not in line
 
 
+def test_files_lie_under_numbers_and_keep_of_their_names_the_ending_alone(serving, export, picture, tmp_path):
+    class Watched(ServedExport):
+        def samples(self, files):
+            places.extend(file.relative_to(tmp_path / "uploads") for file in files)
+            return super().samples(files)
+
+    places = []
+    with serving(Watched(export, Serving(threads=1))) as (client, _):
+        sent = files(("../../Ann.png", picture()), ("/etc/passwd", picture()), ("Ann\0.b/c.nii.gz", picture()))
+        assert client.post("/predict", files=sent).status_code == 200
+    assert [place.parts[1:] for place in places] == [("0", "image.png"), ("1", "image"), ("2", "image.nii.gz")]
+
+
 def test_bombs_and_large_requests_are_413(serving, picture):
     with serving(limits=Limits(request_bytes=20_000, files=3), max_pixels=10_000) as (client, _):
         for content, words in (
@@ -98,6 +111,12 @@ def test_bombs_and_large_requests_are_413(serving, picture):
         answer = client.post("/predict", content=chunks, headers=head)
         assert answer.status_code == 413
         assert client.post("/predict", files=files(("a.png", picture()))).status_code == 200
+
+
+def test_a_request_that_does_not_arrive_in_time_is_408(serving, picture):
+    with serving(limits=Limits(seconds=0)) as (client, _):
+        answer = client.post("/predict", files=files(("a.png", picture())))
+        assert answer.status_code == 408 and answer.json() == {"error": "the request did not arrive within 0 seconds"}
 
 
 @pytest.mark.parametrize(
