@@ -290,6 +290,9 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
 
     @functools.wraps(command)
     def run(debug: bool = False, **given: Any):
+        times = sum(word.partition("=")[0] == "--data" for word in arguments)
+        if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
+            raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}

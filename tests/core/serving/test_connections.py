@@ -77,10 +77,10 @@ def closed(connect, *sent: bytes) -> bytes:
 
 def status(client: socket.socket) -> int:
     """Of one answer, which is read to its end."""
-    response = http.client.HTTPResponse(client)
-    response.begin()
-    response.read()
-    return response.status
+    with http.client.HTTPResponse(client) as response:
+        response.begin()
+        response.read()
+        return response.status
 
 
 def healthy(connect) -> bool:
