@@ -35,7 +35,7 @@ from vladapt import build_adapter
 from vladapt.core.backbones.embedded import ALIGNED_LOGIT_SCALE, EmbeddedBackbone
 from vladapt.core.contracts.backbone import Backbone
 from vladapt.core.data.pairs.captions import CaptionSampler
-from vladapt.core.metrics.resampling import mean_draws, p_of_draws, percentiles
+from vladapt.core.metrics import paired_shares
 from vladapt.core.metrics.retrieval import TEXT_TO_IMAGE
 from vladapt.core.tasks.retrieval.scoring import DomainPairs, RetrievalScores, evaluate_retrieval
 from vladapt.core.training.sources import PairSource
@@ -233,17 +233,17 @@ def _cell(scores: Sequence[RetrievalScores], key: str) -> str:
 
 
 def _compared(scores: Sequence[RetrievalScores], others: Sequence[RetrievalScores]) -> str:
-    """Difference of the mean over seeds, its interval and p, by drawing people."""
-    gains = _found_first(scores) - _found_first(others)  # (Q,)
-    unit = scores[0].units[TEXT_TO_IMAGE].unique(return_inverse=True)[1]
-    draws = mean_draws({"gain": gains}, unit)["gain"]
-    low, high = percentiles(draws)
-    return f"{100 * gains.mean():+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | {p_of_draws(draws):.3f}"
+    """Difference of the mean over seeds, its interval and p, of which people count."""
+    before, after = _found_first(others), _found_first(scores)
+    before, after = before.repeat(len(after), 1), after.repeat_interleave(len(before), dim=0)  # each with each
+    gain = paired_shares(before, after, scores[0].units[TEXT_TO_IMAGE])
+    low, high = gain.interval()
+    return f"{100 * gain.value:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | {gain.p_value:.3f}"
 
 
 def _found_first(scores: Sequence[RetrievalScores]) -> Tensor:
-    """(Q,) in how many of the seeds, as a share, each query finds its person first."""
-    return torch.stack([(each.rankings[TEXT_TO_IMAGE].best == 1).double() for each in scores]).mean(dim=0)
+    """(S, Q) in which of the seeds each query finds its person first."""
+    return torch.stack([each.rankings[TEXT_TO_IMAGE].best == 1 for each in scores])
 
 
 if __name__ == "__main__":

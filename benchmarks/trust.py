@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from adapter_page import between
-from trust_checks import calibration, calls, coverage, patients, present, ranking, unequal, unlike
+from trust_checks import calibration, calls, coverage, intervals, patients, present, ranking, unequal, unlike
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
@@ -27,6 +27,7 @@ SECTIONS = {
     "auroc": ranking.lines,
     "drawn-auroc": ranking.drawn_lines,
     "unequal": unequal.lines,
+    "intervals": intervals.lines,
     "coverage": coverage.lines,
     "patients": patients.lines,
     "open-patients": patients.open_lines,

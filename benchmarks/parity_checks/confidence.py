@@ -1,13 +1,15 @@
-"""Conformal sets."""
+"""Conformal sets, and the variances of AUROCs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vladapt.core.confidence.conformal import conformal_scores, set_metrics
+from vladapt.core.metrics.auroc_intervals import components
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference, stated_in
@@ -60,7 +62,20 @@ def interpolated(scores: Tensor, coverage: float) -> Tensor:
     return torch.tensor(torch.inf) if share > 1 else scores.quantile(share)
 
 
-GROUPS = [sets_as_released]
+@compares("delong", "clinical_metrics")
+def delong_as_released(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """Two AUROCs of the same images, their covariance, and z of their difference."""
+    truth, images = ref["delong.labels"].numpy(), np.arange(len(ref["delong.labels"]))
+    scores = (ref[f"delong.score_{name}"].double().numpy() for name in "ab")
+    values, influence, _ = zip(*(components(each, truth, images, len(images)) for each in scores))
+    covariance = torch.from_numpy(np.stack(influence) @ np.stack(influence).T)  # (2, 2)
+    yield ref.check(torch.tensor(values), "delong.auc", "AUROCs")
+    yield ref.check(covariance, "delong.cov", "covariance")
+    error = (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]).sqrt()
+    yield ref.check(abs(values[0] - values[1]) / error, "OWN.delong.z", "z of the difference")
+
+
+GROUPS = [sets_as_released, delong_as_released]
 
 
 def class_coverage_gap(sets: Tensor, labels: Tensor, coverage: float) -> float:

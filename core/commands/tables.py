@@ -40,7 +40,8 @@ def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[M
         spread = f"{seeds} seeds, each with {each}" if seeds > 1 else each
     arrow = " ↑" if _in_percent(metric) or metric in WORDS else ""  # which way others go is not known here
     unit = " in %" if _in_percent(metric) else ""
-    title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, mean ± std over {spread}"
+    means = "mean ± std over " if any(row["std"] is not None for row in summary) else ""
+    title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, {means}{spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots and not counts else ""
     table = Table(title=title, title_justify="left")
     header, *rows = comparison_cells(summary, published)
@@ -133,12 +134,14 @@ def _over_sets(rows: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> str:
     if len({row["set"] for row in rows}) < len(sets):
         return "–"
     mean = math.fsum(row["mean"] for row in rows) / len(rows)
-    return _mean_and_std(rows[0]["metric"], mean, 0.0).partition(" ±")[0]
+    return _mean_and_std(rows[0]["metric"], mean, None)
 
 
 def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[str]:
     """Lines on the methods against the best baseline: differences with their intervals, and whether they are more than
     chance."""
+    from ..metrics.significance import FEWEST_SPLITS
+
     lines: list[str] = []
     places = dict.fromkeys((each["data"], each["shots"], each.get("backbone", "")) for each in tests)
     for place in places:
@@ -149,21 +152,25 @@ def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter"
         lines.append(f"Against {at[0]['baseline']}, the best baseline, {where}{unit}: {gains}.")
     if tests:
         several = len({each[method] for each in tests})
-        adjusted = f", adjusted for {several} methods (Holm), unlike the intervals" if several > 1 else ""
-        lines.append(
-            f"In brackets: 95% intervals. p values: {_tests_words(tests)}{adjusted}; at 0.05 or more the difference "
-            "can be chance."
-        )
+        adjusted = f", both adjusted for {several} methods (Holm)" if several > 1 else ""
+        if any(each["p_holm"] is not None for each in tests):
+            lines.append(
+                f"In brackets: 95% intervals and p values{adjusted}: {_tests_words(tests)}; at 0.05 or more the "
+                "difference can be chance."
+            )
+        if any(each["p_holm"] is None for each in tests):
+            lines.append(f"Fewer than {FEWEST_SPLITS} splits are too few for intervals and tests.")
     return lines
 
 
 def _gain(each: Mapping[str, Any]) -> str:
     """A difference, its interval and its p value."""
-    low, high = each.get("interval") or (None, None)
-    between = (
-        "" if low is None or high is None else f"{_signed(each['metric'], low)} to {_signed(each['metric'], high)}, "
-    )
-    return f"{_signed(each['metric'], each['difference'])} ({between}{_p(each['p_holm'])})"
+    from ..metrics.significance import p_words
+
+    between = " to ".join(_signed(each["metric"], bound) for bound in each.get("interval") or ())
+    tested = None if each["p_holm"] is None else p_words(each["p_holm"])
+    brackets = ", ".join(filter(None, (between, tested)))
+    return f"{_signed(each['metric'], each['difference'])}{f' ({brackets})' if brackets else ''}"
 
 
 def _signed(metric: str, difference: float) -> str:
@@ -174,7 +181,7 @@ def _signed(metric: str, difference: float) -> str:
 def _tests_words(tests: Sequence[Mapping[str, Any]]) -> str:
     """Which test was made, and of which data set where they differ."""
     of: dict[str, list[str]] = {}
-    for each in tests:
+    for each in (each for each in tests if each["p_holm"] is not None):
         of.setdefault(_test_words(each), []).append(each["data"])
     if len(of) == 1:
         return next(iter(of))
@@ -184,13 +191,15 @@ def _tests_words(tests: Sequence[Mapping[str, Any]]) -> str:
 def _test_words(each: Mapping[str, Any]) -> str:
     if "splits" in each:
         return f"corrected resampled t-test over {each['splits']} splits (Nadeau and Bengio)"
-    how = "paired bootstrap" if each["metric"] == "auroc" else "paired permutation test"
+    how = {"auroc": "DeLong’s test", "accuracy": "McNemar’s test"}.get(each["metric"], "score test class by class")
     groups = f"{each['test_groups']} groups of the " if each.get("test_groups") else ""
-    return f"{how} of the {groups}{each['test_images']} test images"
+    return f"{how} on the {groups}{each['test_images']} test images"
 
 
-def _mean_and_std(metric: str, mean: float, std: float) -> str:
-    return f"{100 * mean:.1f} ± {100 * std:.1f}" if _in_percent(metric) else f"{mean:.3f} ± {std:.3f}"
+def _mean_and_std(metric: str, mean: float, std: float | None) -> str:
+    """Without a spread of a single number."""
+    texts = [f"{100 * each:.1f}" if _in_percent(metric) else f"{each:.3f}" for each in (mean, std) if each is not None]
+    return " ± ".join(texts)
 
 
 def _in_percent(metric: str) -> bool:
@@ -198,10 +207,6 @@ def _in_percent(metric: str) -> bool:
     from ..runs.sections import is_share
 
     return is_share(metric) or metric in RECALLS
-
-
-def _p(value: float) -> str:
-    return "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}"
 
 
 def _shots(count: int | None) -> str:

@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.resampling import units_of
-from ..metrics.significance import mean_interval, share_interval
+from ..metrics.intervals import mean_interval, share_interval, units_of
 
 SET_METHODS = ("lac", "aps", "raps")
 PENALTY, FREE_RANKS = 0.001, 1

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from ..contracts.judgement import Record
 from ..errors import ConfigError
-from ..metrics.resampling import units_of
-from ..metrics.significance import mean_interval, share_interval
+from ..metrics.intervals import mean_interval, share_interval, units_of
 from .conformal import number_of, threshold, unit_means
 
 RISK = 0.1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..metrics.significance import corrected_interval, corrected_t_test, holm
+from ..metrics.significance import adjusted_level, corrected_interval, corrected_t_test, holm
 
 
 @dataclass
@@ -45,9 +45,9 @@ class Comparison:
         """One dict per method, shots and data set, or kind of tasks.
 
         "mean" and "std" (population) of the deciding metric are over splits, over seeds where there is one split, and
-        the deviation is over tasks where there are kinds of tasks; "seconds" is the mean of a fit. `data` is "" where
-        there is one set; "source" is the set that was fitted on, where others are tested. Where a published accuracy is
-        comparable, "published", "published_in" and "published_difference", of the mean.
+        the deviation is over tasks where there are kinds of tasks; it is None of a single number. "seconds" is the mean
+        of a fit. `data` is "" where there is one set; "source" is the set that was fitted on, where others are tested.
+        Where a published accuracy is comparable, "published", "published_in" and "published_difference", of the mean.
         """
         groups: dict[tuple[str, int, str, str, str], list[dict[str, Any]]] = {}
         for row in self.rows:
@@ -95,9 +95,10 @@ class Comparison:
 
     def tests(self) -> list[dict[str, Any]]:
         """Each method against the best baseline: one dict per method, shots and data set, with "baseline",
-        "difference" of the means, its "interval", "p_value", and "p_holm", adjusted for the number of methods. Over
-        "splits" the interval and the p value are those of the corrected resampled t-test; on one test set of
-        "test_images" they are of a paired test over the images, or of "test_groups"."""
+        "difference" of the means, its "interval", "p_value", and "p_holm", adjusted for the number of methods, as is
+        the level of the interval (`adjusted_level`). Over "splits" the interval and the p values are those of the
+        corrected resampled t-test, and None of fewer than five; on one test set of "test_images" they are of a paired
+        test over the images, or of "test_groups"."""
         found = [each for each in self.paired if each["metric"] == self.metric]
         for place in dict.fromkeys(_place(row) for row in self.rows if "split" in row):
             values: dict[str, dict[int, float]] = {}
@@ -113,32 +114,47 @@ class Comparison:
         of = {name: statistics.fmean(values[name].values()) for name in self.baselines if name in values}
         if not of:
             return []
-        best, tested = max(of, key=of.get), []
-        for method in [name for name in values if name not in self.baselines]:
-            shared = sorted(values[method].keys() & values[best].keys())
-            gains = [values[method][split] - values[best][split] for split in shared]
-            p_value = corrected_t_test(gains, self.test_over_train.get(place[1], 0.0))
-            if p_value is not None:
-                found = {self.method: method, "shots": place[0], "data": place[1], "baseline": best}
-                backbone = {"backbone": place[2]} if place[2] else {}
-                between = list(corrected_interval(gains, self.test_over_train.get(place[1], 0.0)))
-                difference = {"difference": statistics.fmean(gains), "interval": between, "p_value": p_value}
-                difference["splits"] = len(gains)
-                tested.append({**found, **backbone, "metric": self.metric, **difference})
-        for each, adjusted in zip(tested, holm([each["p_value"] for each in tested])):
-            each["p_holm"] = adjusted
-        return tested
+        best, overlap = max(of, key=of.get), self.test_over_train.get(place[1], 0.0)
+        gains = {
+            method: [of_splits[split] - values[best][split] for split in sorted(of_splits.keys() & values[best].keys())]
+            for method, of_splits in values.items()
+            if method not in self.baselines
+        }
+        p_values = {method: corrected_t_test(of, overlap) for method, of in gains.items()}
+        known = {method: p_value for method, p_value in p_values.items() if p_value is not None}
+        adjusted = dict(zip(known, holm(list(known.values()))))
+        backbone = {"backbone": place[2]} if place[2] else {}
+        return [
+            {
+                self.method: method,
+                "shots": place[0],
+                "data": place[1],
+                "baseline": best,
+                **backbone,
+                "metric": self.metric,
+                "difference": statistics.fmean(of),
+                "interval": list(corrected_interval(of, overlap, adjusted_level(known[method], adjusted[method])))
+                if method in known
+                else None,
+                "p_value": p_values[method],
+                "splits": len(of),
+                "p_holm": adjusted.get(method),
+            }
+            for method, of in gains.items()
+            if len(of) > 1
+        ]
 
 
 def _place(row: Mapping[str, Any]) -> tuple:
     return row["shots"], row.get("data", ""), row.get("backbone", ""), row.get("tasks", "")
 
 
-def _spread(rows: Sequence[Mapping[str, Any]], metric: str) -> float:
-    """Over splits or seeds; over the tasks of the one draw of tasks."""
+def _spread(rows: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+    """Over splits or seeds; over the tasks of the one draw of tasks; None of a single number."""
     if len(rows) == 1 and rows[0].get(f"{metric}_std") is not None:
         return rows[0][f"{metric}_std"]
-    return statistics.pstdev(_of_splits(rows, metric).values())
+    values = _of_splits(rows, metric).values()
+    return statistics.pstdev(values) if len(values) > 1 else None
 
 
 def _of_splits(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:

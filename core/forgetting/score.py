@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..contracts.judgement import Record
 from ..errors import DataError
-from ..metrics.significance import SIGNIFICANT, McNemar, mcnemar, p_words, wilson_interval
+from ..metrics.intervals import SIGNIFICANT, wilson_interval
+from ..metrics.significance import McNemar, mcnemar, p_words
 from ..runs.run_sections import score_rows
 from ..runs.sections import Measure, TableSection, VerdictSection
 
@@ -161,7 +162,7 @@ class Forgotten(Record):
             f"before and {self.after} after."
         )
         if p is not None and self.gained + self.lost:
-            text += f" It lost {self.lost} and gained {self.gained} (McNemar’s exact test, {p_words(p)})."
+            text += f" It lost {self.lost} and gained {self.gained} (McNemar’s test, {p_words(p)})."
         text += f" {note[0].upper()}{note[1:]}." if note else ""
         if p is not None and p < SIGNIFICANT:
             forgot = self.lost > self.gained
@@ -199,7 +200,7 @@ def _what_changed(before: GenericScore, after: GenericScore) -> str:
         return ""
     if test.gained + test.lost == 0:
         return "the same images are named correctly as before"
-    shown = f"(McNemar's exact test, {p_words(test.p_value)})"
+    shown = f"(McNemar's test, {p_words(test.p_value)})"
     if test.p_value >= SIGNIFICANT:
         return f"{test.lost} lost and {test.gained} gained, which can be chance {shown}"
     if test.lost > test.gained:

@@ -13,20 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..confidence.calibration import calibration_error
 from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record, Scores, beside
+from ..metrics.auroc_intervals import Aurocs, auroc_difference
 from ..metrics.classification import classification_metrics, multilabel_metrics
-from ..metrics.resampling import (
-    answer_draws,
-    centred,
-    exchange_test,
-    metric_draws,
-    paired_difference,
-    percentiles,
-    units_of,
-)
+from ..metrics.intervals import SIGNIFICANT, paired_shares, units_of
+from ..metrics.score_intervals import score_intervals
 from ..metrics.selection import class_range, deciding_metric, weights_of_answers
-from ..metrics.significance import SIGNIFICANT, intervals_of, mcnemar, p_words, wilson_interval
+from ..metrics.significance import mcnemar, p_words
 from ..runs.run_sections import Verdict
 from ..runs.sections import MEASURES, Measure, VerdictSection, deciding_of, points
 
@@ -259,12 +252,9 @@ class Comparison(Record, Verdict):
         return f"{text}: {points(measure, baseline.difference)} ({tested})."
 
     def _test(self, p_value: float) -> str:
-        by_group = f" of {self.test_groups} groups" if self.test_groups else ""
-        if self.deciding == "auroc":
-            return f"bootstrap{by_group or ' of test images'}, {p_words(p_value)}"
-        if self.deciding == "accuracy" and not self.test_groups:
-            return f"McNemar’s exact test, {p_words(p_value)}"
-        return f"permutation test{by_group}, {p_words(p_value)}"
+        by_group = f" over {self.test_groups} groups" if self.test_groups else ""
+        name = {"auroc": "DeLong’s test", "accuracy": "McNemar’s test"}.get(self.deciding, "score test class by class")
+        return f"{name}{by_group}, {p_words(p_value)}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -302,78 +292,51 @@ def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> 
 def _one_label(scores: Scores, names: Sequence[str], sides: Mapping[str, Tensor], deciding: str) -> Comparison:
     """Answers compared, and their confidence."""
     labels, groups, classes = scores.labels, scores.groups, len(names)
-    draws = {side: metric_draws(logits, labels, groups) for side, logits in sides.items()}
     answers = {side: logits.argmax(dim=1) for side, logits in sides.items()}
-    units, shares = units_of(groups, len(labels))[1], {side: _shares(of, labels) for side, of in answers.items()}
-    values = {side: {**shares[side], "ece": calibration_error(of, labels)} for side, of in sides.items()}
-    between = {side: intervals_of(of, units=units, values=values[side]) for side, of in draws.items()}
-    if groups is None:
-        for side, answer in answers.items():
-            between[side]["accuracy"] = list(wilson_interval(int((answer == labels).sum()), len(labels)))
+    values = {side: classification_metrics(logits, labels, classes) for side, logits in sides.items()}
+    between = {side: score_intervals(of, labels, values[side], groups) for side, of in sides.items()}
     largest = int(torch.bincount(labels).argmax())
     answers[LARGEST] = torch.full_like(labels, largest)
-    draws[LARGEST] = answer_draws(answers[LARGEST], labels, classes, groups)
+    right = {side: of == labels for side, of in answers.items()}
     baselines: dict[str, Baseline] = {}
     for name in (ZERO_SHOT, LARGEST, LINEAR):
         if name in answers:
-            gain = draws["adapted"][deciding] - draws[name][deciding]
-            reached = _shares(answers[name], labels)
-            difference = shares["adapted"][deciding] - reached[deciding]
-            baselines[name] = Baseline(
-                reached if name != LINEAR else classification_metrics(sides[LINEAR], labels, classes),
-                difference,
-                percentiles(centred(gain, difference)),
-                _p_of_answers(answers["adapted"], answers[name], labels, groups, deciding),
-                names[largest] if name == LARGEST else None,
-                of=name,
-            )
-    test = None
-    if ZERO_SHOT in sides:
-        test = vars(mcnemar(answers[ZERO_SHOT] == labels, answers["adapted"] == labels))
-        if groups is not None:
-            test["p_value"] = _p_of_answers(answers["adapted"], answers[ZERO_SHOT], labels, groups, "accuracy")
+            classed = None if deciding == "accuracy" else labels
+            gain = paired_shares(right[name], right["adapted"], groups, classed)
+            reached = values[LINEAR] if name == LINEAR else _shares(right[name], labels)
+            of_class = names[largest] if name == LARGEST else None
+            baselines[name] = Baseline(reached, gain.value, gain.bounds, gain.p_value, of_class, of=name)
     return Comparison(
         intervals={side: of["accuracy"] for side, of in between.items()},
         metric_intervals=between,
         deciding=deciding,
         baselines=baselines,
-        mcnemar=test,
+        mcnemar=vars(mcnemar(right[ZERO_SHOT], right["adapted"], groups)) if ZERO_SHOT in sides else None,
         decided_by_protocol=deciding != deciding_metric(labels),
         class_range=class_range(labels),
     )
 
 
-def _shares(answers: Tensor, labels: Tensor) -> dict[str, float]:
-    right = (answers == labels).double()
-    return {key: float((right * weights_of_answers(labels, key)).sum()) for key in ("accuracy", "balanced_accuracy")}
-
-
-def _p_of_answers(one: Tensor, other: Tensor, labels: Tensor, groups: Sequence[str] | None, deciding: str) -> float:
-    """McNemar's exact test of accuracies; a permutation test of balanced ones, and where there are groups."""
-    right, right_before = one == labels, other == labels
-    if deciding == "accuracy" and groups is None:
-        return mcnemar(right_before, right).p_value
-    return exchange_test((right.double() - right_before.double()) * weights_of_answers(labels, deciding), groups)
+def _shares(right: Tensor, labels: Tensor) -> dict[str, float]:
+    weights = {key: weights_of_answers(labels, key) for key in ("accuracy", "balanced_accuracy")}
+    return {key: float((right.double() * of).sum()) for key, of in weights.items()}
 
 
 def _several_labels(given: Scores, class_names: Sequence[str], sides: Mapping[str, Tensor]) -> Comparison:
     """AUROCs compared."""
     labels, groups = given.labels, given.groups
-    names, units = list(class_names), units_of(groups, len(labels))[1]
-    scores = {side: multilabel_metrics(logits, labels, names) for side, logits in sides.items()}
-    draws = {side: metric_draws(of, labels, groups, class_names=names) for side, of in sides.items()}
-    values = {side: {"ece": scores[side]["ece"]} for side in draws}
-    between = {side: intervals_of(of, units=units, values=values[side]) for side, of in draws.items()}
-    scores[GUESSING] = {"auroc": None if scores["adapted"]["auroc"] is None else 0.5}
+    values = {side: multilabel_metrics(logits, labels, list(class_names)) for side, logits in sides.items()}
+    between = {side: score_intervals(of, labels, values[side], groups) for side, of in sides.items()}
+    ranked = values["adapted"]["auroc"] is not None
+    aurocs = {side: Aurocs.of_logits(logits, labels, groups) for side, logits in sides.items()} if ranked else {}
+    values[GUESSING] = {"auroc": 0.5 if ranked else None}
     baselines = {}
     for name in (ZERO_SHOT, GUESSING, LINEAR):
-        if name in scores:
-            gain = draws["adapted"]["auroc"] - (0.5 if name == GUESSING else draws[name]["auroc"])
-            difference = interval = p_value = None
-            if scores["adapted"]["auroc"] is not None:
-                difference = scores["adapted"]["auroc"] - scores[name]["auroc"]
-                interval, p_value = paired_difference(gain, difference)
-            baselines[name] = Baseline(scores[name], difference, interval, p_value, of=name)
+        if name in values:
+            baselines[name] = Baseline(values[name], None, None, None, of=name)
+        if name in values and ranked:
+            gain = auroc_difference(aurocs.get(name), aurocs["adapted"])
+            baselines[name] = Baseline(values[name], gain.value, gain.bounds, gain.p_value, of=name)
     return Comparison(
         intervals={side: of.get("auroc") for side, of in between.items()},
         metric_intervals=between,

@@ -26,8 +26,9 @@ from ..contracts.resources import OF_TOWERS
 from ..errors import VladaptError
 from ..features.batches import OF_IMAGES, logits_of
 from ..metrics.classification import label_answer_metrics
-from ..metrics.resampling import calibration_draws, label_answer_draws, units_of
-from ..metrics.significance import CalibrationBin, calibration_curve, intervals_of
+from ..metrics.intervals import units_of
+from ..metrics.score_intervals import calibration_interval, label_answer_intervals
+from ..metrics.significance import CalibrationBin, calibration_curve
 from ..registry import build_adapter
 from ..runs.sections import AT_HALF, CalibrationSection, Cell, Measure, TableSection, plural
 
@@ -163,12 +164,12 @@ def on_calibrated(calibration: Calibration, scores: Scores) -> None:
     """
     metrics, logits, labels, groups = scores.metrics, scores.adapted_logits, scores.labels, scores.groups
     before, after = calibration.errors(logits, labels)
-    draws = {"ece": calibration_draws(calibration.scaling.logits(logits), labels, groups)}
+    found = calibration_interval(calibration.scaling.logits(logits), labels, after, groups)
     values, raw = {"ece": after}, {"ece": "ece_uncalibrated"}
     if calibration.multilabel:
         answers = calibration.answers(logits)
         values |= label_answer_metrics(answers, labels)
-        draws |= label_answer_draws(answers, labels, groups)
+        found |= label_answer_intervals(answers, labels, values, groups)
         raw |= {key: f"{key}{AT_HALF}" for key in ("macro_f1", "accuracy")}
     between = metrics.get("metric_intervals") or {}
     baselines = (metrics.get("baselines") or {}).values()
@@ -176,8 +177,7 @@ def on_calibrated(calibration: Calibration, scores: Scores) -> None:
         _keep_raw(side, raw)
     metrics["adapted"] |= {**values, "ece_uncalibrated": before}
     if between:
-        units = units_of(groups, len(labels))[1]
-        between["adapted"] |= intervals_of(draws, units=units, values={"ece": after})
+        between["adapted"] |= found
 
 
 def _keep_raw(side: dict[str, Any] | None, raw: Mapping[str, str]) -> None:

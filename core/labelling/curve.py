@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
-import torch
 from torch import Tensor
 
-from ..errors import DataError
-from ..metrics.significance import wilson_interval
+from ..metrics.intervals import paired_shares, wilson_interval
 
 WORTH = 0.05
 """Gain in accuracy of a doubling of the labels below which further labels are said not to pay."""
@@ -79,29 +76,6 @@ def payoff(points: Sequence[Point]) -> Payoff | None:
     if not earlier:
         return None
     first = earlier[-1]
-    low, high = paired_interval(first.right, last.right)
+    low, high = paired_shares(first.right, last.right).interval()
     verdict = PAYS_NOT if high < WORTH else PAYS if low > 0 else UNKNOWN
     return Payoff(verdict, first.labels, last.labels, last.accuracy - first.accuracy, (low, high))
-
-
-def paired_interval(first: Tensor, second: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """The interval of the gain of the second model over the first on the same images ("Simple improved confidence
-    intervals for comparing matched proportions", Agresti and Min, 2005, doi 10.1002/sim.1781): Wald's, half an image
-    added to each of the four cells, so that it is not empty where both are right on the same images.
-
-    Args:
-        first, second: (R,) bool, which images each has right.
-        level: how often such intervals hold the true gain.
-
-    Raises:
-        DataError: sizes disagree, or no images.
-    """
-    first, second = torch.as_tensor(first).bool(), torch.as_tensor(second).bool()
-    if first.shape != second.shape or not len(first):
-        raise DataError(f"a paired interval needs the same images: {tuple(first.shape)} and {tuple(second.shape)}")
-    gained, lost = float((second & ~first).sum()) + 0.5, float((first & ~second).sum()) + 0.5
-    images = len(first) + 2
-    gain = (gained - lost) / images
-    deviation = max(0.0, gained + lost - (gained - lost) ** 2 / images) ** 0.5 / images
-    reach = NormalDist().inv_cdf(0.5 + level / 2) * deviation
-    return max(-1.0, gain - reach), min(1.0, gain + reach)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
+from .intervals import class_intervals
 
 BINS = 15
 
@@ -213,6 +214,7 @@ class ClassRow:
         recall: share of them that the adapted model finds.
         precision: share of the adapted model's answers with this name that are right; None if it never answers so.
         f1: harmonic mean of the two.
+        recall_interval, precision_interval: [low, high] of 95 %, each for this class alone.
     """
 
     name: str
@@ -221,10 +223,16 @@ class ClassRow:
     recall: float | None
     precision: float | None
     f1: float | None
+    recall_interval: list[float] | None = None
+    precision_interval: list[float] | None = None
 
 
 def per_class_table(
-    labels: Tensor, zero_shot_logits: Tensor | None, adapted_logits: Tensor, class_names: Sequence[str]
+    labels: Tensor,
+    zero_shot_logits: Tensor | None,
+    adapted_logits: Tensor,
+    class_names: Sequence[str],
+    groups: Sequence[str] | None = None,
 ) -> list[ClassRow]:
     """One row per class, in the order of `class_names`.
 
@@ -233,23 +241,29 @@ def per_class_table(
         zero_shot_logits: (N, C), or None.
         adapted_logits: (N, C).
         class_names: C names.
+        groups: N keys of images that belong together, or None.
 
     Raises:
         DataError: sizes disagree.
     """
     after = confusion_matrix(adapted_logits, labels, len(class_names))  # (C, C)
     before = None if zero_shot_logits is None else confusion_matrix(zero_shot_logits, labels, len(class_names))
+    answers, labels = adapted_logits.detach().cpu().argmax(dim=1), labels.cpu().long()
+    right, classes = answers == labels, len(class_names)
+    recalls, precisions = (class_intervals(right, of, classes, groups) for of in (labels, answers))
     rows = []
     for c, name in enumerate(class_names):
-        hits, images, answers = int(after[c, c]), int(after[c].sum()), int(after[:, c].sum())
+        hits, images, called = int(after[c, c]), int(after[c].sum()), int(after[:, c].sum())
         rows.append(
             ClassRow(
                 name=name,
                 images=images,
                 zero_shot_recall=None if before is None else _share(int(before[c, c]), images),
                 recall=_share(hits, images),
-                precision=_share(hits, answers),
-                f1=_share(2 * hits, images + answers) if images else None,
+                precision=_share(hits, called),
+                f1=_share(2 * hits, images + called) if images else None,
+                recall_interval=recalls[c],
+                precision_interval=precisions[c],
             )
         )
     return rows

@@ -1,4 +1,4 @@
-"""Intervals by drawing the test images anew, whole groups at a time; paired tests by exchanging two models' answers.
+"""Draws of the test images, whole groups at a time, for scores without an interval in closed form; permutation tests.
 
 Images of one group (a patient, a video) are no independent observations: where there are groups, a bootstrap draws
 groups with replacement ("Bootstrap-based improvements for inference with clustered errors", Cameron, Gelbach and Miller
@@ -7,36 +7,21 @@ groups with replacement ("Bootstrap-based improvements for inference with cluste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .classification import BINS, bin_of, log_odds, probabilities
+from .classification import BINS, bin_of, probabilities
+from .intervals import LEVEL, units_of, wilson_interval
 
 SAMPLES = 1000
-FEWEST_SAMPLES = 100
-LEVEL = 0.95
 NUMBERS_AT_ONCE = 4_000_000
-MOST_RANKED = 5_000_000
-"""Scores (images x classes) above which no AUROC is drawn anew: it would take minutes."""
-RANKED_WORK = 200_000_000
-"""Scores times draws that AUROC may take."""
 EXCHANGES = 10_000
 MOST_ENUMERATED = 13
 """Units up to which all exchanges are made."""
-
-Draws = Callable[[Tensor], Mapping[str, Tensor]]
-"""(s, N) weights of the images in s draws -> metric -> (s,) values; NaN where a draw cannot tell."""
-
-
-def units_of(groups: Sequence[str] | None, count: int) -> tuple[Tensor, int]:
-    """Which unit each image belongs to, (N,) int64, and the number of units; an image without a group is its own."""
-    if groups is None:
-        return torch.arange(count), count
-    places: dict[object, int] = {}
-    unit = [places.setdefault(group or position, len(places)) for position, group in enumerate(groups)]
-    return torch.tensor(unit, dtype=torch.int64), len(places)
+ROUNDING = 1e-9
+"""By which a share of all, a sum of weights, may miss 1."""
 
 
 def drawn_weights(
@@ -60,52 +45,7 @@ def drawn_weights(
         yield times if groups is None else times[:, unit]
 
 
-def metric_draws(
-    logits: Tensor,
-    labels: Tensor,
-    groups: Sequence[str] | None = None,
-    *,
-    class_names: Sequence[str] = (),
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """The metrics of a classifier on draws of the test images; equal seeds give equal draws, so that values of two
-    models on the same images are paired.
-
-    Args:
-        logits: (N, C).
-        labels: (N,) class indices, or (N, C) 0, 1 or NaN.
-        groups: N keys of what is drawn as a whole, or None.
-        class_names: C names; with several labels the AUROC of each is drawn as well, as "auroc/<label>".
-        samples: draws.
-        seed: fixes them.
-
-    Returns:
-        Metric -> (S,) float64, named and defined as in `classification`; AUROC of one label per image has fewer draws
-        the larger the set, and none above 5 million scores.
-
-    Raises:
-        DataError: as `probabilities`.
-    """
-    labels = probabilities(logits, labels)[1]  # checked
-    logits = logits.detach().double().cpu()
-    if labels.ndim == 2:
-        of_draws = _several_labels(logits, labels, class_names)
-        values = _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
-        values |= label_answer_draws(logits > 0, labels, groups, samples=samples, seed=seed)
-    else:
-        values = answer_draws(logits.argmax(dim=1), labels, logits.shape[1], groups, samples=samples, seed=seed)
-    values["ece"] = calibration_draws(logits, labels, groups, samples=samples, seed=seed)
-    if labels.ndim == 2:
-        return values
-    if len(labels.unique()) > 1 and logits.numel() <= MOST_RANKED:
-        fewer = max(FEWEST_SAMPLES, min(samples, RANKED_WORK // logits.numel()))
-        ranking = _one_vs_rest(logits, labels)
-        values.update(_collected(ranking, drawn_weights(len(labels), groups, fewer, seed)))
-    return values
-
-
-def answer_draws(
+def f1_draws(
     predicted: Tensor,
     labels: Tensor,
     num_classes: int,
@@ -113,51 +53,52 @@ def answer_draws(
     *,
     samples: int = SAMPLES,
     seed: int = 0,
-) -> dict[str, Tensor]:
-    """Accuracy, balanced accuracy and macro F1 of answers (N,) on the same draws as `metric_draws`, each (S,)."""
+) -> Tensor:
+    """(S,) macro F1 of answers (N,) on draws of the images."""
     right = predicted == labels
 
-    def of_draws(weight: Tensor) -> dict[str, Tensor]:
-        images = _per_class(weight, labels, num_classes)  # (s, C)
-        hits, answers = _per_class(weight * right, labels, num_classes), _per_class(weight, predicted, num_classes)
-        absent = images == 0
-        recall, f1 = hits / images, 2 * hits / (images + answers)
-        return {
-            "accuracy": hits.sum(dim=1) / images.sum(dim=1),
-            "balanced_accuracy": recall.masked_fill(absent, torch.nan).nanmean(dim=1),
-            "macro_f1": f1.masked_fill(absent, torch.nan).nanmean(dim=1),
-        }
+    def of_draws(weight: Tensor) -> Tensor:
+        images, answers = _per_class(weight, labels, num_classes), _per_class(weight, predicted, num_classes)  # (s, C)
+        f1 = 2 * _per_class(weight * right, labels, num_classes) / (images + answers)
+        return f1.masked_fill(images == 0, torch.nan).nanmean(dim=1)
 
-    return _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
+    return torch.cat([of_draws(weight) for weight in drawn_weights(len(labels), groups, samples, seed)])
 
 
-def label_answer_draws(
-    predicted: Tensor,
-    labels: Tensor,
-    groups: Sequence[str] | None = None,
-    *,
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Accuracy and macro F1 of yes-no answers (N, C) to labels (N, C), each (S,), on the draws of `metric_draws`."""
+def label_f1_draws(
+    predicted: Tensor, labels: Tensor, groups: Sequence[str] | None = None, *, samples: int = SAMPLES, seed: int = 0
+) -> Tensor:
+    """(S,) macro F1 of yes-no answers (N, C) to labels (N, C) on draws of the images."""
     known = ~labels.isnan()
-    right = (predicted == (labels == 1)) & known
     true, found, called = ((each & known).double() for each in (labels == 1, predicted & (labels == 1), predicted))
 
-    def of_draws(weight: Tensor) -> dict[str, Tensor]:
+    def of_draws(weight: Tensor) -> Tensor:
         weight = weight.double()
         f1 = 2 * (weight @ found) / (weight @ true + weight @ called)  # (s, C)
-        f1 = f1.masked_fill(_one_sided(weight, labels), torch.nan)
-        whole = (weight @ known.double()).sum(dim=1)
-        return {"macro_f1": f1.nanmean(dim=1), "accuracy": (weight @ right.double()).sum(dim=1) / whole}
+        return f1.masked_fill(_one_sided(weight, labels), torch.nan).nanmean(dim=1)
 
-    return _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
+    return torch.cat([of_draws(weight) for weight in drawn_weights(len(labels), groups, samples, seed)])
+
+
+def precision_draws(
+    logits: Tensor, labels: Tensor, groups: Sequence[str] | None = None, *, samples: int = SAMPLES, seed: int = 0
+) -> Tensor:
+    """(S,) mean average precision of logits (N, C) for labels (N, C) on draws of the images."""
+    logits = logits.detach().double().cpu()
+    curves = [_falling(logits[:, c], labels[:, c]) for c in range(labels.shape[1])]
+
+    def of_draws(weight: Tensor) -> Tensor:
+        weight = weight.double()
+        precision = torch.stack([_weighted_precision(weight, *each) for each in curves], dim=1)  # (s, C)
+        return precision.masked_fill(_one_sided(weight, labels), torch.nan).nanmean(dim=1)
+
+    return torch.cat([of_draws(weight) for weight in drawn_weights(len(labels), groups, samples, seed)])
 
 
 def calibration_draws(
     logits: Tensor, labels: Tensor, groups: Sequence[str] | None = None, *, samples: int = SAMPLES, seed: int = 0
 ) -> Tensor:
-    """(S,) the expected calibration error on the same draws as `metric_draws`, in the same bins."""
+    """(S,) the expected calibration error on draws of the images, in the bins of `calibration_error`."""
     gaps, counts = _calibration_gaps(logits, labels)  # (N, B), (N,)
     return torch.cat(
         [
@@ -165,34 +106,6 @@ def calibration_draws(
             for weight in drawn_weights(len(labels), groups, samples, seed)
         ]
     )
-
-
-def mean_draws(
-    values: Mapping[str, Tensor], unit: Tensor, *, samples: int = SAMPLES, seed: int = 0
-) -> dict[str, Tensor]:
-    """Means of values per query on draws of units, whole with all their queries.
-
-    Args:
-        values: name -> (Q,).
-        unit: (Q,) int64, which unit each query belongs to, from 0.
-        samples: draws.
-        seed: fixes them.
-
-    Returns:
-        Name -> (S,) float64.
-    """
-    units = int(unit.max()) + 1
-
-    def summed(of: Tensor) -> Tensor:
-        return torch.zeros(units, dtype=torch.float64).index_add_(0, unit, of.double())
-
-    counts, sums = summed(torch.ones(len(unit))), {name: summed(of) for name, of in values.items()}  # (U,)
-    parts: dict[str, list[Tensor]] = {name: [] for name in values}
-    for weight in drawn_weights(units, None, samples, seed):
-        drawn = weight.double() @ counts  # (s,)
-        for name, of in sums.items():
-            parts[name].append((weight.double() @ of) / drawn)
-    return {name: torch.cat(of) for name, of in parts.items()}
 
 
 def centred(draws: Tensor, value: float) -> Tensor:
@@ -211,31 +124,38 @@ def percentiles(draws: Tensor, level: float = LEVEL) -> tuple[float, float] | No
     return low, high
 
 
-def paired_difference(draws: Tensor, difference: float) -> tuple[list[float] | None, float]:
-    """Interval and two-sided p value of a difference that is no sum over images, AUROCs' for instance.
-
-    Both are of draws moved to the difference on all images, since draws that miss a rare label are biased. So they
-    agree: p is below 0.05 where the interval of 95 % leaves out 0.
+def intervals_of(
+    draws: Mapping[str, Tensor],
+    level: float = LEVEL,
+    units: int | None = None,
+    values: Mapping[str, float | None] | None = None,
+) -> dict[str, list[float]]:
+    """Metric -> [low, high], the percentiles of its draws ("Bootstrap Methods: Another Look at the Jackknife", Efron
+    1979). Where all draws agree (everything right, say) Wilson's interval over the units takes their place: they would
+    claim certainty.
 
     Args:
-        draws: (S,) of the difference of two models, paired.
-        difference: on all images.
-
-    Returns:
-        [low, high], or None where no draw is finite; and the p value, 1 then.
+        draws: metric -> (S,).
+        level: how often such intervals hold the true value.
+        units: images, or groups, that were drawn.
+        values: metric -> its value on all images, which its interval then holds. Draws of those are moved by their
+            bias: a draw that misses a rare class, or sees an image twice, is on average better or worse.
     """
-    moved = centred(draws, difference)
-    bounds = percentiles(moved)
-    return None if bounds is None else list(bounds), p_of_draws(moved)
+    found = {}
+    for name, of in draws.items():
+        value = (values or {}).get(name)
+        bounds = percentiles(of if value is None else centred(of, value), level)
+        if bounds is not None:
+            low, high = _never_certain(bounds, units, level)
+            found[name] = [low, high] if value is None else [max(0.0, min(low, value)), min(1.0, max(high, value))]
+    return found
 
 
-def p_of_draws(difference: Tensor) -> float:
-    """Two-sided p value of a bootstrapped difference: twice the share of draws on the rarer side of 0."""
-    known = difference[difference.isfinite()]
-    if not len(known):
-        return 1.0
-    below, above = int((known <= 0).sum()), int((known >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(known) + 1))
+def _never_certain(bounds: tuple[float, float], units: int | None, level: float) -> tuple[float, float]:
+    all_or_none = round(bounds[0])
+    if units is None or all_or_none not in (0, 1) or max(abs(bound - all_or_none) for bound in bounds) > ROUNDING:
+        return bounds
+    return wilson_interval(all_or_none * units, units, level)
 
 
 def exchange_test(gains: Tensor, groups: Sequence[str] | None = None, *, seed: int = 0) -> float:
@@ -269,23 +189,8 @@ def exchange_test(gains: Tensor, groups: Sequence[str] | None = None, *, seed: i
     return (extreme + 1) / (EXCHANGES + 1)
 
 
-def _collected(of_draws: Draws, weights: Iterator[Tensor]) -> dict[str, Tensor]:
-    parts = [of_draws(weight) for weight in weights]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
 def _per_class(weight: Tensor, of: Tensor, classes: int) -> Tensor:
     return torch.zeros(len(weight), classes, dtype=torch.float64).index_add_(1, of, weight.double())
-
-
-def _one_vs_rest(logits: Tensor, labels: Tensor) -> Draws:
-    odds = log_odds(logits)
-    ranks = [ranked_pairs(odds[:, c], (labels == c).double()) for c in labels.unique().tolist()]
-
-    def of_draws(weight: Tensor) -> dict[str, Tensor]:
-        return {"auroc": torch.stack([weighted_auroc(weight, *each) for each in ranks], dim=1).nanmean(dim=1)}
-
-    return of_draws
 
 
 def _calibration_gaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,46 +205,10 @@ def _calibration_gaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return table, known.sum(dim=1).double()
 
 
-def _several_labels(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Draws:
-    columns = [(logits[:, c], labels[:, c]) for c in range(labels.shape[1])]
-    ranks = [ranked_pairs(*column) for column in columns]
-    curves = [_falling(*column) for column in columns]
-
-    def of_draws(weight: Tensor) -> dict[str, Tensor]:
-        weight = weight.double()
-        auroc = torch.stack([weighted_auroc(weight, *each) for each in ranks], dim=1)  # (s, C)
-        precision = torch.stack([_weighted_precision(weight, *each) for each in curves], dim=1)
-        return {
-            "auroc": auroc.nanmean(dim=1),
-            "mean_average_precision": precision.masked_fill(_one_sided(weight, labels), torch.nan).nanmean(dim=1),
-            **{f"auroc/{name}": auroc[:, c] for c, name in enumerate(class_names)},
-        }
-
-    return of_draws
-
-
 def _one_sided(weight: Tensor, labels: Tensor) -> Tensor:
     """(s, C) labels that all drawn images have, or none."""
     positives, known = weight @ (labels == 1).double(), weight @ (~labels.isnan()).double()
     return (positives == 0) | (positives == known)
-
-
-def ranked_pairs(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows of positives; rows of negatives by rising score; of each positive, how many negatives are below, and not
-    above."""
-    positive, negative = (truth == 1).nonzero().flatten(), (truth == 0).nonzero().flatten()
-    rising, order = scores[negative].sort()
-    wanted = scores[positive].contiguous()
-    below, level = (torch.searchsorted(rising, wanted, right=side) for side in (False, True))
-    return positive, negative[order], below, level
-
-
-def weighted_auroc(weight: Tensor, positive: Tensor, negative: Tensor, below: Tensor, level: Tensor) -> Tensor:
-    """(s,) chance that a drawn positive scores above a drawn negative, ties counted half."""
-    positives = weight[:, positive].double()  # (s, P)
-    reached = torch.nn.functional.pad(weight[:, negative].double().cumsum(dim=1), (1, 0))  # (s, M + 1)
-    wins = (positives * (reached[:, below] + reached[:, level])).sum(dim=1) / 2
-    return wins / (positives.sum(dim=1) * reached[:, -1])  # 0 / 0 is NaN: nothing to rank in this draw
 
 
 def _falling(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
-from .resampling import mean_draws
-from .significance import intervals_of, wilson_interval
+from .intervals import mean_interval, share_interval, wilson_interval
 
 NUMBERS_AT_ONCE = 1 << 24
 """Scores held at a time, whatever the sizes of queries and gallery."""
@@ -73,20 +72,15 @@ class Ranking:
         return self.relevant / self.last.double()
 
     def intervals(self, unit: Tensor, *, penalty: bool = False) -> dict[str, list[float]]:
-        """95 % intervals of r1, r5, r10 and map: a bootstrap that draws units with all their queries.
+        """95 % intervals of r1, r5, r10 and map.
 
         Args:
             unit: (Q,) which unit (an image with its captions, a person) each query belongs to.
             penalty: of "minp", too.
         """
-        numbers = unit.unique(return_inverse=True)[1]
-        values = {f"r{k}": self.best <= k for k in Ranking.RECALL_AT} | {"map": self.average_precision}
-        if penalty:
-            values["minp"] = self.inverse_penalty
-        found = intervals_of(mean_draws(values, numbers), units=int(numbers.max()) + 1)
-        if int(numbers.max()) + 1 == len(self):
-            found |= {f"r{k}": list(self.recall_interval(k)) for k in Ranking.RECALL_AT}
-        return found
+        found = {f"r{k}": share_interval(self.best <= k, unit) for k in Ranking.RECALL_AT}
+        means = {"map": self.average_precision, **({"minp": self.inverse_penalty} if penalty else {})}
+        return found | {name: mean_interval(values, unit) for name, values in means.items()}
 
     def metrics(self, *, penalty: bool = False) -> dict[str, float]:
         """r1, r5, r10 in 0..1; median_rank (of an even number of queries the mean of the middle two) and mean_rank of

@@ -314,7 +314,7 @@ class TowerComparison(BeforeAfter, Verdict):
         Args:
             measures: metric -> how it is written.
             columns: side -> how it is called.
-            unit: what intervals draw, such as "people".
+            unit: what intervals count, such as "people".
             of: the test set, in words.
         """
         first, numbers, tracks, roles = next(iter(measures)), [], {}, {"guessing": "floor", "adapted": "adapted"}
@@ -325,7 +325,7 @@ class TowerComparison(BeforeAfter, Verdict):
                 Track(name.capitalize(), self[side][key], self.interval(side, key), roles.get(side, ""))
                 for side, name in columns.items()
             ]
-        return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals (bootstrap over {unit})", of)
+        return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals over {unit}", of)
 
 
 @dataclass(frozen=True, kw_only=True)

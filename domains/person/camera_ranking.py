@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import DataError
-from ...core.metrics import Ranking, intervals_of, mean_draws
+from ...core.metrics import Ranking, mean_interval
 
 NUMBERS_AT_ONCE = 1 << 22
 """Distances that are sorted at a time."""
@@ -52,13 +52,12 @@ class CameraRanking(Ranking):
         return {name: float(values.mean()) for name, values in self.values().items()}
 
     def intervals(self, unit: Tensor) -> dict[str, list[float]]:
-        """95 % intervals of all scores: a bootstrap that draws identities with all their queries.
+        """95 % intervals of all scores.
 
         Args:
             unit: (Q,) the identity of each query.
         """
-        numbers = unit.unique(return_inverse=True)[1]
-        return intervals_of(mean_draws(self.values(), numbers), units=int(numbers.max()) + 1)
+        return {name: mean_interval(values, unit) for name, values in self.values().items()}
 
     def of(self, chosen: Tensor) -> CameraRanking:
         """Some of the queries: (Q,) bool."""

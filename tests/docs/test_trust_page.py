@@ -16,7 +16,7 @@ from vladapt.core.confidence.selective import fewest_rows as rows_without_mistak
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
-NAMES = ("auroc", "drawn-auroc", "unequal", "coverage", "patients", "open-patients")
+NAMES = ("auroc", "drawn-auroc", "unequal", "intervals", "coverage", "patients", "open-patients")
 NAMES += ("calibration", "present", "unlike", "calls")
 
 
@@ -52,6 +52,15 @@ def test_a_table_is_written_between_its_own_marks(trust):
     assert written.partition(end)[2] == PAGE.partition(end)[2]
     with pytest.raises(ValueError, match="the page has no line <!-- coverage"):
         trust.with_table("# Another page", "coverage", "| new |")
+
+
+def test_intervals_hold_the_truth_as_often_as_the_page_says(trust):
+    rows, page = table(trust, "intervals"), " ".join(PAGE.split())
+    assert "holds the truth in 93 % of the sets or more, with groups in 90 % or more" in page
+    assert len(rows) == len(list(trust.intervals.cells()))
+    for _, images, _, coverage, _ in rows:
+        least = 0.90 if "groups" in images else 0.93
+        assert all(float(share) >= least for share in coverage.split(" · ")), images
 
 
 def test_the_mean_coverage_of_split_rows_is_within_a_point_of_the_theory(trust):

@@ -20,17 +20,10 @@ from ...contracts.task import Contest
 from ...data.splits import fold_split, resplit
 from ...data.verify import FileHashes
 from ...judgements.baselines import GUESSING
-from ...metrics.resampling import (
-    centred,
-    exchange_test,
-    mean_draws,
-    metric_draws,
-    paired_difference,
-    percentiles,
-    units_of,
-)
-from ...metrics.selection import class_range, deciding_metric, macro_auroc, weights_of_answers
-from ...metrics.significance import holm
+from ...metrics.auroc_intervals import Aurocs, auroc_difference
+from ...metrics.intervals import Difference, paired_shares, units_of
+from ...metrics.selection import class_range, deciding_metric, weights_of_answers
+from ...metrics.significance import adjusted_level, holm
 from ...registry import adapter_class
 from ...runs.sections import AT_HALF
 from ...runtime.progress import Reporter
@@ -216,12 +209,12 @@ class Tested:
     """What fits answered on one test set.
 
     Attributes:
-        gains: metric -> (method, shots) -> per seed (N,) what each image adds to the metric.
+        right: (method, shots) -> per seed (N,) which images are right.
         logits: (method, shots) -> per seed (N, C), where images have several labels.
     """
 
     def __init__(self):
-        self.gains: dict[str, dict[tuple, list[Tensor]]] = {"accuracy": {}, "balanced_accuracy": {}}
+        self.right: dict[tuple, list[Tensor]] = {}
         self.logits: dict[tuple, list[Tensor]] = {}
         self.labels: Tensor | None = None
         self.groups: Sequence[str] | None = None
@@ -233,15 +226,11 @@ class Tested:
         if scores.labels.ndim == 2:
             self.logits.setdefault((name, shots), []).append(scores.adapted_logits)
         else:
-            self._add_answers(name, shots, scores.adapted_logits.argmax(dim=1), scores.labels)
+            right = scores.adapted_logits.argmax(dim=1) == scores.labels
+            self.right.setdefault((name, shots), []).append(right)
 
     def add_largest(self, shots: int | None, labels: Tensor) -> None:
-        self._add_answers(LARGEST_CLASS, shots, torch.full_like(labels, int(torch.bincount(labels).argmax())), labels)
-
-    def _add_answers(self, name: str, shots: int | None, answers: Tensor, labels: Tensor) -> None:
-        right = (answers == labels).double()
-        for metric, of in self.gains.items():
-            of.setdefault((name, shots), []).append(right * weights_of_answers(labels, metric))
+        self.right.setdefault((LARGEST_CLASS, shots), []).append(labels == int(torch.bincount(labels).argmax()))
 
     def judged(self, entries: Sequence[Mapping[str, Any]], baselines: Sequence[str]) -> list[dict[str, Any]]:
         """See `ClassificationContest.judged`; nothing for methods of which a fit of `entries` is missing."""
@@ -251,75 +240,62 @@ class Tested:
         for entry in entries:
             key = (entry["adapter"], entry["shots"])
             wanted[key] = wanted.get(key, 0) + 1
+        fits = self.logits or self.right
+        if self.logits and sum(each.numel() for of in fits.values() for each in of) > MOST_RANKED:
+            return []
+        whole = {key: of for key, of in fits.items() if wanted.get(key) == len(of)}
         found = []
-        for metric, values in self._values().items():
-            whole = {key: of for key, of in values.items() if wanted.get(key) == of.count or key[0] == GUESSING}
+        for metric in ("auroc",) if self.logits else ("accuracy", "balanced_accuracy"):
             for shots in dict.fromkeys(key[1] for key in whole):
-                at = {name: of for (name, k), of in whole.items() if k == shots}
+                at = {name: torch.stack(of) for (name, k), of in whole.items() if k == shots}  # (S, N) or (S, N, C)
                 found += self._against_the_best(metric, shots, at, baselines)
         return found
 
-    def _values(self) -> dict[str, dict[tuple, _Value]]:
-        if not self.logits:
-            return {m: {key: _Value.of_gains(of) for key, of in gains.items()} for m, gains in self.gains.items()}
-        if sum(each.numel() for of in self.logits.values() for each in of) > MOST_RANKED:
-            return {}
-        found = {}
-        for key, of in self.logits.items():
-            draws = torch.stack([metric_draws(each, self.labels, self.groups)["auroc"] for each in of]).mean(dim=0)
-            observed = float(macro_auroc(torch.stack(of).transpose(1, 2), self.labels.T).mean())
-            found[key] = _Value(len(of), observed, draws=draws)
-            found[GUESSING, key[1]] = _Value(1, 0.5, draws=torch.full_like(draws, 0.5))
-        return {"auroc": found}
-
     def _against_the_best(
-        self, metric: str, shots: int | None, at: Mapping[str, _Value], baselines: Sequence[str]
+        self, metric: str, shots: int | None, at: Mapping[str, Tensor], baselines: Sequence[str]
     ) -> list[dict[str, Any]]:
-        of = {name: at[name].mean for name in baselines if name in at}
-        if not of:
+        """Of the fits of each method."""
+        if metric == "auroc":
+            aurocs = {name: Aurocs.of(fits, self.labels, self.groups) for name, fits in at.items()}
+            if not all(map(len, aurocs.values())):  # no label has both values
+                return []
+            means = {name: of.macro for name, of in aurocs.items()} | {GUESSING: 0.5}
+        else:
+            weights = weights_of_answers(self.labels, metric)
+            means = {name: float((fits.double() * weights).sum(dim=1).mean()) for name, fits in at.items()}
+        known = [name for name in baselines if name in means]
+        if not known:
             return []
-        best, found = max(of, key=of.get), []
-        for name in [name for name in at if name not in baselines]:
-            difference, interval, p_value = self._difference(at[name], at[best])
+        best, found = max(known, key=means.get), []
+        tested = [name for name in at if name not in baselines]
+        if metric == "auroc":
+            gains = [auroc_difference(aurocs.get(best), aurocs[name]) for name in tested]
+        else:
+            gains = [self._gain(at[best], at[name], metric) for name in tested]
+        adjusted = holm([gain.p_value for gain in gains])
+        for name, gain, p_holm in zip(tested, gains, adjusted):
+            interval = gain.interval(adjusted_level(gain.p_value, p_holm))
             found.append(
                 {
                     "adapter": name,
                     "shots": shots,
                     "baseline": best,
                     "metric": metric,
-                    "difference": difference,
-                    "interval": interval,
-                    "p_value": p_value,
+                    "difference": gain.value,
+                    "interval": None if interval is None else list(interval),
+                    "p_value": gain.p_value,
                     "test_images": len(self.labels),
+                    "p_holm": p_holm,
                 }
             )
         groups = {} if self.groups is None else {"test_groups": units_of(self.groups, len(self.labels))[1]}
-        adjusted = holm([each["p_value"] for each in found])
-        return [{**each, "p_holm": p_holm, **groups} for each, p_holm in zip(found, adjusted)]
+        return [{**each, **groups} for each in found]
 
-    def _difference(self, one: _Value, other: _Value) -> tuple[float, list[float] | None, float]:
-        if one.draws is not None:
-            difference = one.mean - other.mean
-            return difference, *paired_difference(one.draws - other.draws, difference)
-        gain = one.gains - other.gains  # (N,)
-        unit, difference = units_of(self.groups, len(gain))[0], float(gain.sum())
-        draws = centred(mean_draws({"gain": gain * len(gain)}, unit)["gain"], difference)
-        return difference, list(percentiles(draws)), exchange_test(gain, self.groups)
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A metric of a method, the mean over its seeds: what each image adds to it, (N,), or draws of it, (S,)."""
-
-    count: int
-    mean: float
-    gains: Tensor | None = None
-    draws: Tensor | None = None
-
-    @classmethod
-    def of_gains(cls, of: Sequence[Tensor]) -> _Value:
-        gains = torch.stack(list(of)).mean(dim=0)
-        return cls(len(of), float(gains.sum()), gains=gains)
+    def _gain(self, before: Tensor, after: Tensor, metric: str) -> Difference:
+        """Of shares; where there are different numbers of seeds, each is paired with each."""
+        if len(before) != len(after):
+            before, after = before.repeat(len(after), 1), after.repeat_interleave(len(before), dim=0)
+        return paired_shares(before, after, self.groups, self.labels if metric == "balanced_accuracy" else None)
 
 
 def as_uncalibrated(scores: Scores) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import RunInfo
 from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
-from ...metrics.significance import wilson_interval
+from ...metrics.intervals import class_intervals
+from ...metrics.score_intervals import FEWEST_OF_CLASS
 from ...runs import run_sections as shared
 from ...runs.run_sections import Report, few_groups, small_test_set
 from ...runs.sections import (
@@ -44,7 +45,7 @@ MANY_CLASSES, SHOWN_OF_MANY = 100, 20
 WIDEST_MATRIX, MOST_COUNTED = 25, 40
 PAIRS, PROMPTS = 20, 4
 MOST_THRESHOLDS = 12
-AUROC = MEASURES["auroc"]
+AUROC, SHARE = MEASURES["auroc"], Measure("")
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
 FEW_OF_CLASS = 30
 LISTED = 6
@@ -63,6 +64,7 @@ class ClassificationResults:
         adapted_logits: (N, C).
         metrics: as in metrics.json.
         ids: N names of test images; may be empty.
+        groups: N keys of test images that belong together, or None.
         thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
         skipped: (file, reason) of all that was left out.
         calibration: what confidences are made with, or None.
@@ -78,6 +80,7 @@ class ClassificationResults:
     adapted_logits: Tensor
     metrics: dict[str, Any]
     ids: Sequence[str] = ()
+    groups: Sequence[str] | None = None
     thumbnails: Callable[[int], np.ndarray] | None = None
     skipped: Sequence[tuple[str, str]] = ()
     calibration: Calibration | None = None
@@ -100,6 +103,7 @@ class ClassificationResults:
             zero_shot_logits=scores.zero_shot_logits,
             adapted_logits=scores.adapted_logits,
             metrics=scores.metrics,
+            groups=scores.groups,
             calibration=judged.calibration,
             findings=findings,
             **further,
@@ -227,9 +231,10 @@ def _headline(results: ClassificationResults) -> HeadlineSection:
 
 def _how(results: ClassificationResults) -> str:
     """How the intervals of the deciding metric are made."""
-    if results.compared.test_groups:
-        return "bootstrap over groups"
-    return "Wilson" if results.compared.deciding == "accuracy" else "bootstrap over test images"
+    found = results.compared
+    ways = {"auroc": "DeLong, Hanley and McNeil", "balanced_accuracy": "from the exact limits of each class"}
+    way = ways.get(found.deciding, "Korn and Graubard" if found.test_groups else "Wilson")
+    return f"{way}, over {found.test_groups} groups" if found.test_groups else way
 
 
 def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, float | None]:
@@ -241,7 +246,11 @@ def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, fl
 def _scores(results: ClassificationResults) -> TableSection:
     found = results.compared
     before, after = found.zero_shot, found.adapted
+    withheld = after.get("macro_f1") is not None and not found.between("adapted", "macro_f1")
     note = f"The arrow says which way is better. {_answers_words(results)}"
+    if withheld and found.metric_intervals:
+        unit = "groups" if found.test_groups else "test images"
+        note += f" Macro F1 has no interval, because a class has fewer than {FEWEST_OF_CLASS} {unit}."
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
     bounds = {key: (found.between(ZERO_SHOT, key), found.between("adapted", key)) for key in MEASURES}
@@ -272,10 +281,11 @@ def _answers_words(results: ClassificationResults) -> str:
 def _per_class(results: ClassificationResults) -> TableSection:
     """All classes, or the worst and the best of many, by recall."""
     compared = results.zero_shot_logits is not None
-    table = per_class_table(results.labels, results.zero_shot_logits, results.adapted_logits, results.class_names)
+    logits = (results.zero_shot_logits, results.adapted_logits)
+    table = per_class_table(results.labels, *logits, results.class_names, results.groups)
     note = (
         "Recall is the share of a class’s test images that are found. Precision is the share of answers with that name "
-        "that are right."
+        "that are right. Each 95% interval is for its class alone, not adjusted for their number."
     )
     rows: list[Any] = [_class_cells(row, compared) for row in table]
     if len(table) >= MANY_CLASSES:
@@ -294,6 +304,10 @@ def _class_cells(row: ClassRow, compared: bool) -> list[Any]:
     old, new, precision = (
         None if value is None else f"{value:.0%}" for value in (row.zero_shot_recall, row.recall, row.precision)
     )
+    new, precision = (
+        None if value is None else Cell(value, SHARE.between(between))
+        for value, between in ((new, row.recall_interval), (precision, row.precision_interval))
+    )
     both = (old, new, Cell("", tone="pair", shift=None if new is None else (row.zero_shot_recall, row.recall)))
     f1 = None if row.f1 is None else f"{row.f1:.2f}"
     return [row.name, row.images, *(both if compared else (new,)), precision, f1]
@@ -311,7 +325,11 @@ def _per_label(results: ClassificationResults) -> TableSection:
         rows.append((name, known, *(scores if compared else scores[1:2])))
     both = ("AUROC, zero-shot", "AUROC, adapted", "Change")
     header = ("Label", "Present, of known", *(both if compared else ("AUROC",)))
-    return TableSection("Label by label", header, rows, f"AUROC is the {AUROC.meaning}. Unknown labels are left out.")
+    note = (
+        f"AUROC is the {AUROC.meaning}. Unknown labels are left out. Each 95% interval is for its label alone, not "
+        "adjusted for their number."
+    )
+    return TableSection("Label by label", header, rows, note)
 
 
 def _confusion(results: ClassificationResults) -> ConfusionSection | TableSection:
@@ -421,7 +439,8 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
         return []
     listed = ", ".join(f"{name} ({count})" for count, name in few[:LISTED])
     more = f" and {len(few) - LISTED} more" if len(few) > LISTED else ""
-    low, high = wilson_interval(few[0][0], few[0][0])
+    one_class = torch.zeros(few[0][0], dtype=torch.int64)
+    low, high = class_intervals(one_class == 0, one_class, 1)[0]
     return [
         f"Fewer than {FEW_OF_CLASS} test images: {listed}{more}. With {plural(few[0][0], 'image')}, even if all are "
         f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."

@@ -24,7 +24,7 @@ from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN, logits_of
 from ...judgements.baselines import ZERO_SHOT, Comparison
 from ...metrics.classification import metrics_of
-from ...metrics.resampling import units_of
+from ...metrics.intervals import units_of
 from ...registry import build_adapter, build_judgement
 from ...runs.sections import MEASURES, Measure, plural, points
 from ...runtime.progress import Reporter

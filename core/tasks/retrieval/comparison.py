@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...contracts.run_info import JsonObject
+from ...metrics.intervals import SIGNIFICANT
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from ...metrics.significance import SIGNIFICANT
+from ...metrics.significance import p_words
 from ...runs.run_sections import TowerComparison
 from ...runs.sections import VerdictSection, plural
 
@@ -122,5 +123,5 @@ def _judged(test: Mapping[str, Any]) -> str:
     kind = "a gain" if test["gained"] > test["lost"] else "a LOSS"
     judged = "could be chance" if test["p_value"] >= SIGNIFICANT else f"{kind} beyond chance"
     exchanged = test.get("exchanged")
-    how = f"permutation test of whole {exchanged}, p" if exchanged else "McNemar p"
-    return f"{judged} ({how} = {test['p_value']:.2g})"
+    over = f" over {exchanged}" if exchanged else ""
+    return f"{judged} (McNemar’s test{over}, {p_words(test['p_value'])})"

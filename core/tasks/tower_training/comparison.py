@@ -9,7 +9,8 @@ from typing import ClassVar
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ...metrics.significance import SIGNIFICANT, p_words
+from ...metrics.intervals import SIGNIFICANT
+from ...metrics.significance import p_words
 from ...runs.run_sections import TowerComparison
 from ...runs.sections import Measure, VerdictSection
 

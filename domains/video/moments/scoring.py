@@ -15,7 +15,7 @@ from ....core.contracts import Backbone, DomainData, Item
 from ....core.data import check_skipped
 from ....core.errors import DataError
 from ....core.features import FeatureStore
-from ....core.metrics import exchange_test, intervals_of, mean_draws
+from ....core.metrics import exchange_test, mean_interval
 from ....core.runtime import Reporter
 from ..long_videos import frame_features
 from .reading import Query, queries_of
@@ -78,10 +78,10 @@ class MomentScores:
         return {name: float(of.mean()) for name, of in self.guessed.items()}
 
     def intervals(self) -> dict[str, list[float]]:
-        """Metric -> its 95 % interval, by drawing videos with all their sentences; none of a single video."""
+        """Metric -> its 95 % interval, of which videos count; none of a single video."""
         if len(self.unit.unique()) < 2:
             return {}
-        return intervals_of(mean_draws(self.values, self.unit))
+        return {name: mean_interval(of, self.unit) for name, of in self.values.items()}
 
 
 def evaluate_moments(

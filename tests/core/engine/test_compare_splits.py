@@ -106,8 +106,29 @@ def test_methods_are_tested_against_the_best_baseline(tmp_path):
         assert each["p_value"] <= each["p_holm"] <= 1
         low, high = each["interval"]
         assert low <= each["difference"] <= high and (low > 0 or high < 0) == (each["p_value"] < 0.05)
+    for each in tests.values():
+        low, high = each["interval"]
+        assert (each["p_holm"] < 0.05) == (not low <= 0 <= high)
     lines = comparison_tests(found.tests())
     assert f"{best}, the best baseline" in lines[0] and "over 6 splits" in lines[-1]
+    assert "95% intervals and p values, both adjusted for 2 methods (Holm)" in lines[-1]
+
+
+def test_fewer_than_five_splits_have_scores_alone(tmp_path):
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz", noise=3.0)), ["gda"], [2], splits=3, out="c")
+    (test,) = found.tests()
+    assert (test["splits"], test["interval"], test["p_value"], test["p_holm"]) == (3, None, None, None)
+    gain, why = comparison_tests([test])
+    assert "p =" not in gain and " to " not in gain
+    assert why == "Fewer than 5 splits are too few for intervals and tests."
+
+
+def test_a_single_fit_has_no_spread(tmp_path):
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], [1], splits=1, out="c")
+    assert {row["std"] for row in found.summary()} == {None}
+    table = comparison_table(found.summary())
+    assert str(table.title).startswith("accuracy ↑ in %, 1 seed on one test set")
+    assert not any("±" in cell for row in comparison_cells(found.summary()) for cell in row)
 
 
 def test_on_one_test_set_methods_are_tested_image_by_image(tmp_path):
@@ -119,7 +140,7 @@ def test_on_one_test_set_methods_are_tested_image_by_image(tmp_path):
     assert test["difference"] == pytest.approx(means["gda"] - means[test["baseline"]])
     low, high = test["interval"]
     assert low < test["difference"] < high and 0 < test["p_holm"] <= 1
-    assert f"paired permutation test of the {test['test_images']} test images" in comparison_tests([test])[-1]
+    assert f"McNemar’s test on the {test['test_images']} test images" in comparison_tests([test])[-1]
 
 
 def test_several_labels_are_compared_with_guessing_by_their_auroc(tmp_path):
@@ -129,7 +150,7 @@ def test_several_labels_are_compared_with_guessing_by_their_auroc(tmp_path):
     features = rng.normal(size=(500, 8)) + 0.5 * labels @ np.eye(8)[:2]
     path, names = tmp_path / "labels.npz", np.array(["effusion", "mass"])
     np.savez(path, image_features=features.astype("f4"), labels=labels, text_features=-np.eye(8)[:2], class_names=names)
-    for splits in (1, 3):
+    for splits in (1, 5):
         found = compare(of_file(path), ["tip-adapter"], [4], [1], splits=splits, out=f"c{splits}")
         assert found.metric == "auroc" and {row["adapter"] for row in found.rows} >= {"guessing", "tip-adapter"}
         (test,) = found.tests()
@@ -138,7 +159,7 @@ def test_several_labels_are_compared_with_guessing_by_their_auroc(tmp_path):
         lines = comparison_tests(found.tests())
         assert "points" not in lines[0] and f"{test['difference']:+.3f}".replace("-", "−") in lines[0]
     title = str(comparison_table(found.summary()).title)
-    assert title.startswith("macro AUROC ↑, mean ± std over 3 splits")
+    assert title.startswith("macro AUROC ↑, mean ± std over 5 splits")
 
 
 def test_a_comparison_calibrates_nothing_and_says_so_in_its_columns(tmp_path):
@@ -258,9 +279,9 @@ def test_each_data_set_says_which_test_it_had():
         [tested("pets", splits=10), tested("dtd", test_images=300), tested("sun", splits=10)]
     )
     assert "pets, sun: corrected resampled t-test over 10 splits" in words
-    assert "dtd: paired permutation test of the 300 test images" in words
+    assert "dtd: McNemar’s test on the 300 test images" in words
     assert comparison_tests([tested("pets", splits=10)])[-1].startswith(
-        "In brackets: 95% intervals. p values: corrected"
+        "In brackets: 95% intervals and p values: corrected"
     )
 
 
@@ -272,4 +293,4 @@ def test_each_backbone_has_a_column_of_its_own(tmp_path):
     found = Comparison(rows, tmp_path / "a.csv", tmp_path / "a.png", {}, [])
     header, ape = comparison_cells(found.summary())
     assert header == ["adapter", "embedded", "biomedclip", "seconds per fit"]
-    assert ape[1:3] == ["20.0 ± 0.0", "80.0 ± 0.0"]
+    assert ape[1:3] == ["20.0", "80.0"]

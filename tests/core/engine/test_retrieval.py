@@ -15,8 +15,8 @@ from rich.console import Console
 from vladapt import Captions, DataError, DomainData, FeatureStore, Item
 from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.errors import ConfigError
+from vladapt.core.metrics import wilson_interval
 from vladapt.core.metrics.retrieval import retrieval_metrics
-from vladapt.core.metrics.significance import wilson_interval
 from vladapt.core.tasks.retrieval.comparison import RetrievalComparison
 from vladapt.core.tasks.retrieval.encoding import TEXTS_AT_ONCE
 from vladapt.core.tasks.retrieval.scoring import DomainPairs, before_and_after, evaluate_retrieval

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from vladapt.core.errors import DataError
 from vladapt.core.metrics import (
@@ -53,7 +56,7 @@ def test_mcnemar_counts_only_where_the_two_differ():
     after = torch.tensor([1, 0, 1, 1, 1, 1, 1, 1]).bool()
     found = mcnemar(before, after)
     assert (found.gained, found.lost) == (5, 1)
-    assert found.p_value == pytest.approx(2 * (1 + 6) / 2**6)
+    assert found.p_value == pytest.approx(math.erfc(4 / math.sqrt(2 * 6)))
     back = mcnemar(after, before)
     assert (back.gained, back.lost, back.p_value) == (1, 5, pytest.approx(found.p_value))
 
@@ -106,6 +109,18 @@ def test_the_table_of_classes_says_what_is_found_and_what_is_right():
     assert rows[1].f1 == pytest.approx(0.8)
     assert rows[2].recall is None and rows[2].precision is None and rows[2].f1 is None
     assert per_class_table(labels, None, after, ["a", "b", "c", "d"])[0].zero_shot_recall is None
+
+
+def test_recall_and_precision_of_a_class_have_exact_intervals_that_know_of_groups():
+    labels, after = torch.tensor([0, 0, 0, 0, 1, 1]), torch.eye(3)[[0, 0, 0, 1, 1, 1]]
+    first, second, absent = per_class_table(labels, None, after, ["a", "b", "c"])
+    test = binomtest(3, 4).proportion_ci()
+    assert first.recall_interval == pytest.approx([test.low, test.high])
+    assert first.precision_interval == pytest.approx([0.025 ** (1 / 3), 1])
+    assert second.recall_interval == pytest.approx([0.025 ** (1 / 2), 1])
+    assert absent.recall_interval is None and absent.precision_interval is None
+    grouped = per_class_table(labels, None, after, ["a", "b", "c"], ["p", "p", "p", "q", "r", "r"])
+    assert grouped[1].recall_interval == pytest.approx([0.025, 1])  # of one patient
 
 
 def test_the_surest_mistakes_come_first():

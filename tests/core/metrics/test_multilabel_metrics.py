@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as peer
 
 from vladapt.core.errors import DataError
-from vladapt.core.metrics import bootstrap_interval, multilabel_metrics
+from vladapt.core.metrics import multilabel_metrics
 
 NAMES = ["opacity", "effusion", "nodule"]
 
@@ -80,49 +80,3 @@ def test_calibration_is_that_of_the_probability_of_a_label():
 def test_no_known_label_is_an_error():
     with pytest.raises(DataError, match="no known label"):
         multilabel_metrics(torch.zeros(3, 2), torch.full((3, 2), float("nan")), ["a", "b"])
-
-
-def test_the_bootstrap_interval_holds_the_score_and_shrinks_with_more_images():
-    widths = []
-    for n in (40, 640):
-        logits, labels = random_case(4, n=n)
-        low, high = bootstrap_interval(logits, labels, samples=300)
-        assert low < multilabel_metrics(logits, labels, NAMES)["auroc"] < high
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 2
-
-
-def test_a_bootstrap_draw_is_the_auroc_of_the_drawn_images():
-    logits, labels = random_case(5, n=20)
-    logits = logits.round()  # ties
-    low, high = bootstrap_interval(logits, labels, samples=1, seed=7)
-    drawn = torch.randint(20, (1, 20), generator=torch.Generator().manual_seed(7))[0]
-    wanted = multilabel_metrics(logits[drawn], labels[drawn], NAMES)["auroc"]
-    assert low == high == pytest.approx(wanted, abs=1e-6)
-
-
-def test_the_seed_fixes_the_bootstrap_and_the_level_widens_it():
-    logits, labels = random_case(6)
-    first = bootstrap_interval(logits, labels, samples=100, seed=1)
-    assert first == bootstrap_interval(logits, labels, samples=100, seed=1)
-    assert first != bootstrap_interval(logits, labels, samples=100, seed=2)
-    wide = bootstrap_interval(logits, labels, samples=100, seed=1, level=0.99)
-    assert wide[0] < first[0] and wide[1] > first[1]
-
-
-def test_draws_in_chunks_give_the_same_interval(monkeypatch):
-    logits, labels = random_case(7)
-    whole = bootstrap_interval(logits, labels, samples=50)
-    monkeypatch.setattr("vladapt.core.metrics.resampling.NUMBERS_AT_ONCE", 7 * len(labels))
-    assert bootstrap_interval(logits, labels, samples=50) == pytest.approx(whole)
-
-
-def test_the_gain_of_a_model_over_itself_is_zero_and_over_noise_is_not():
-    logits, labels = random_case(8, n=200, signal=2.0)
-    assert bootstrap_interval(logits, labels, baseline=logits, samples=50) == (0.0, 0.0)
-    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
-    assert bootstrap_interval(logits, labels, baseline=noise, samples=50)[0] > 0
-
-
-def test_nothing_to_rank_has_no_interval():
-    assert bootstrap_interval(torch.zeros(3, 1), torch.ones(3, 1), samples=5) is None

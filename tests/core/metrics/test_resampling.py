@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vladapt.core.metrics import classification_metrics, exchange_test, intervals_of, metric_draws, multilabel_metrics
-from vladapt.core.metrics.resampling import drawn_weights, p_of_draws, paired_difference, units_of
+from vladapt.core.metrics import classification_metrics, exchange_test, intervals_of, multilabel_metrics, units_of
+from vladapt.core.metrics.resampling import (
+    calibration_draws,
+    drawn_weights,
+    f1_draws,
+    label_f1_draws,
+    precision_draws,
+)
 
 
 def drawn_rows(weight: torch.Tensor) -> torch.Tensor:
@@ -35,7 +41,13 @@ GROUPS = tuple(f"patient {i // 5}" for i in range(60))
 @pytest.mark.parametrize("make", [one_label, several_labels])
 def test_a_draw_has_the_metrics_of_the_drawn_images(make, groups):
     logits, labels = make()
-    found = metric_draws(logits, labels, groups, samples=4, seed=3)
+    how = {"groups": groups, "samples": 4, "seed": 3}
+    found = {"ece": calibration_draws(logits, labels, **how)}
+    if labels.ndim == 1:
+        found["macro_f1"] = f1_draws(logits.argmax(dim=1), labels, 4, **how)
+    else:
+        found["macro_f1"] = label_f1_draws(logits > 0, labels, **how)
+        found["mean_average_precision"] = precision_draws(logits, labels, **how)
     (weights,) = drawn_weights(60, groups, 4, 3)
     for place, weight in enumerate(weights):
         rows = drawn_rows(weight)
@@ -45,7 +57,14 @@ def test_a_draw_has_the_metrics_of_the_drawn_images(make, groups):
             wanted = multilabel_metrics(logits[rows], labels[rows], ["a", "b", "c"])
         for name, values in found.items():
             assert float(values[place]) == pytest.approx(wanted[name], abs=1e-5), name
-    assert len(found) == 5
+
+
+def test_draws_in_parts_are_the_same_draws(monkeypatch):
+    logits, labels = several_labels()
+    whole = precision_draws(logits, labels, samples=20)
+    monkeypatch.setattr("vladapt.core.metrics.resampling.NUMBERS_AT_ONCE", 7 * len(labels))
+    assert torch.equal(precision_draws(logits, labels, samples=20), whole)
+    assert not torch.equal(precision_draws(logits, labels, samples=20, seed=1), whole)
 
 
 def test_groups_are_drawn_whole_and_an_image_without_one_stands_alone():
@@ -55,25 +74,6 @@ def test_groups_are_drawn_whole_and_an_image_without_one_stands_alone():
     for weight in drawn_weights(6, groups, 20, 0):
         assert torch.equal(weight[:, 0], weight[:, 1]) and torch.equal(weight[:, 3], weight[:, 5])
         assert not torch.equal(weight[:, 2], weight[:, 4])
-
-
-def test_intervals_are_wider_where_images_of_a_group_are_alike():
-    labels = torch.arange(2).repeat(100)
-    right = torch.rand(20, generator=torch.Generator().manual_seed(0)).lt(0.7).repeat_interleave(10)  # by group of 10
-    logits = torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
-    groups = tuple(str(i // 10) for i in range(200))
-    alone, grouped = (intervals_of(metric_draws(logits, labels, each)) for each in (None, groups))
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc"):
-        assert grouped[name][1] - grouped[name][0] > 2 * (alone[name][1] - alone[name][0])
-
-
-def test_everything_right_is_not_certain():
-    labels = torch.arange(2).repeat(6)
-    logits = torch.nn.functional.one_hot(labels, 2).float()
-    low, high = intervals_of(metric_draws(logits, labels, samples=50), units=12)["balanced_accuracy"]
-    assert low == pytest.approx(0.7575, abs=1e-3) and high == 1.0
-    draws = {"balanced_accuracy": torch.ones(50).double()}  # a sum of weights may miss 1 by rounding
-    assert intervals_of(draws, units=12, values={"balanced_accuracy": 1 - 2e-16})["balanced_accuracy"] == [low, high]
 
 
 def test_the_exchange_test_is_exact_for_few_units():
@@ -100,40 +100,16 @@ def test_by_group_chance_is_seldom_called_a_gain():
     assert found["groups"] <= 7 < 20 < found["images"]
 
 
-def test_the_p_value_of_draws_is_two_sided():
-    assert p_of_draws(torch.linspace(-1, 1, 999)) == pytest.approx(1.0, abs=0.01)
-    assert p_of_draws(torch.full((999,), 0.1)) == pytest.approx(2 / 1000)
-    assert p_of_draws(torch.full((9,), torch.nan)) == 1.0
+def test_draws_that_all_agree_are_not_certain():
+    low, high = intervals_of({"macro_f1": torch.ones(50).double()}, units=12)["macro_f1"]
+    assert low == pytest.approx(0.7575, abs=1e-3) and high == 1.0
+    draws = {"macro_f1": torch.ones(50).double()}  # a sum of weights may miss 1 by rounding
+    assert intervals_of(draws, units=12, values={"macro_f1": 1 - 2e-16})["macro_f1"] == [low, high]
 
 
-def test_a_difference_is_in_the_middle_of_its_interval_and_its_p_value_agrees():
-    """Draws that miss a rare label are biased, here by more than the difference."""
-    generator = torch.Generator().manual_seed(0)
-    draws = 0.05 + 0.02 * torch.randn(2000, generator=generator, dtype=torch.float64)
+def test_biased_draws_are_moved_to_the_value():
+    draws = torch.linspace(0.3, 0.5, 1001, dtype=torch.float64)
     draws[::50] = torch.nan
-    for difference in (-0.05, -0.01, 0.0, 0.03, 0.06):
-        (low, high), p_value = paired_difference(draws, difference)
-        assert (low + high) / 2 == pytest.approx(difference, abs=0.003)
-        assert high - low == pytest.approx(0.078, abs=0.006)
-        assert (low > 0 or high < 0) == (p_value < 0.05)
-    assert paired_difference(torch.full((9,), torch.nan), 0.1) == (None, 1.0)
-
-
-def test_a_class_that_draws_miss_does_not_move_the_interval_away():
-    labels = torch.cat([torch.zeros(60), torch.ones(60), torch.full((1,), 2)]).long()
-    logits = torch.nn.functional.one_hot(torch.where(labels == 2, 0, labels), 3).float()  # the single one is wrong
-    logits[:12] = logits[:12].roll(1, dims=1)
-    value = classification_metrics(logits, labels, 3)["balanced_accuracy"]
-    draws = metric_draws(logits, labels)
-    plain, moved = intervals_of(draws), intervals_of(draws, values={"balanced_accuracy": value})
-    assert sum(moved["balanced_accuracy"]) / 2 < sum(plain["balanced_accuracy"]) / 2 - 0.05
-    assert moved["balanced_accuracy"][0] < value < moved["balanced_accuracy"][1]
-    assert moved["macro_f1"] == plain["macro_f1"]
-
-
-def test_an_interval_holds_the_value_where_nearly_all_draws_agree():
-    labels = torch.arange(18) % 3
-    logits = torch.nn.functional.one_hot(torch.zeros_like(labels), 3).float()  # always the first class
-    value = classification_metrics(logits, labels, 3)["balanced_accuracy"]
-    low, high = intervals_of(metric_draws(logits, labels), values={"balanced_accuracy": value})["balanced_accuracy"]
-    assert low <= value <= high < 0.4
+    plain, moved = intervals_of({"ece": draws})["ece"], intervals_of({"ece": draws}, values={"ece": 0.45})["ece"]
+    assert moved == pytest.approx([bound + 0.05 for bound in plain], abs=1e-3)
+    assert intervals_of({"ece": torch.full((9,), torch.nan)}) == {}

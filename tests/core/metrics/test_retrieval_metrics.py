@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import DataError
+from vladapt.core.metrics import wilson_interval
 from vladapt.core.metrics.retrieval import (
     Ranking,
     image_text_rankings,
     rankings,
     retrieval_metrics,
 )
-from vladapt.core.metrics.significance import wilson_interval
 
 KEYS = ["r1", "r5", "r10", "median_rank", "mean_rank", "map"]
 

@@ -10,7 +10,7 @@ from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.contracts.judgement import Scores
 from vladapt.core.judgements.baselines import Comparison, compared
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
-from vladapt.core.metrics.resampling import metric_draws
+from vladapt.core.metrics.auroc_intervals import Aurocs, auroc_difference
 from vladapt.core.registry import build_adapter
 from vladapt.core.tasks.classification.contest import Tested as _Tested
 from vladapt.core.tasks.classification.report import warnings_of
@@ -52,8 +52,8 @@ def test_equal_classes_are_judged_by_accuracy_and_unequal_ones_by_balanced_accur
     recall = (0.9, 0.8, 0.8)
     equal, unequal = (metrics(labels, answers(labels, recall, 0), answers(labels, (0.5, 0.4, 0.4), 1))
                       for labels in (EQUAL, UNEQUAL))  # fmt: skip
-    assert equal["deciding"] == "accuracy" and "McNemar’s exact test" in verdict(equal)
-    assert unequal["deciding"] == "balanced_accuracy" and "permutation test" in verdict(unequal)
+    assert equal["deciding"] == "accuracy" and "McNemar’s test, p" in verdict(equal)
+    assert unequal["deciding"] == "balanced_accuracy" and "score test class by class" in verdict(unequal)
     assert "the classes of the test set are unequal (20 to 200 images)" in verdict(unequal)
     assert unequal["baselines"]["largest_class"]["balanced_accuracy"] == pytest.approx(1 / 3)
     assert unequal["baselines"]["largest_class"]["accuracy"] == pytest.approx(200 / 260)
@@ -105,7 +105,7 @@ def test_groups_widen_every_interval_and_are_counted():
         wide = grouped["metric_intervals"]["adapted"][name]
         assert wide[1] - wide[0] > 1.5 * (high - low), name
     assert grouped["mcnemar"]["p_value"] > alone["mcnemar"]["p_value"]
-    assert "of 12 groups" in verdict(grouped) and "McNemar" not in verdict(grouped)
+    assert "McNemar’s test over 12 groups" in verdict(grouped)
     assert metrics_table(grouped).title == "240 test images of 12 groups, accuracy decides"
     said = " ".join(warnings_of(Comparison.from_json(grouped), EQUAL, NAMES, []))
     assert "240 test images come from only 12 groups" in said
@@ -135,8 +135,7 @@ def test_several_labels_are_judged_by_macro_auroc_against_guessing_too():
 
 
 def rare_labels() -> tuple[torch.Tensor, torch.Tensor]:
-    """60 images, one of which has a third label; logits that name it, and little else. Draws without that image have
-    two labels only, and a lower AUROC."""
+    """60 images, one of which has a third label; logits that name it, and little else."""
     generator = torch.Generator().manual_seed(3)
     labels = (torch.rand(60, 3, generator=generator) < 0.4).float()
     labels[:, 2] = torch.arange(60) == 0
@@ -147,19 +146,16 @@ def rare_labels() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_interval_of_several_labels_is_around_the_difference_on_all_images():
     labels, logits = rare_labels()
-    adapted = {"adapted": multilabel_metrics(logits, labels, NAMES)}
-    found = compared(Scores(labels, torch.zeros(60, 3), logits, adapted), NAMES).to_json()
-    difference = multilabel_metrics(logits, labels, NAMES)["auroc"] - 0.5
+    adapted, zero_shot = (multilabel_metrics(of, labels, NAMES) for of in (logits, torch.zeros(60, 3)))
+    metrics = {"adapted": adapted, "zero_shot": zero_shot}
+    found = compared(Scores(labels, torch.zeros(60, 3), logits, metrics), NAMES).to_json()
     for name in ("guessing", "zero_shot"):
         one = found["baselines"][name]
-        assert one["difference"] == pytest.approx(difference)
-        assert one["interval"] == pytest.approx(middle_of(metric_draws(logits, labels)["auroc"], difference))
-
-
-def middle_of(draws: torch.Tensor, difference: float) -> list[float]:
-    """95 % of the draws, moved to the difference: here they are some 0.06 below it, for want of the label."""
-    assert draws.mean() < difference + 0.5 - 0.04
-    return (draws - draws.mean() + difference).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+        assert one["difference"] == pytest.approx(adapted["auroc"] - 0.5)
+        low, high = one["interval"]
+        assert low < one["difference"] < high and (one["p_value"] < 0.05) == (not low <= 0 <= high)
+    low, high = found["metric_intervals"]["adapted"][f"auroc/{NAMES[2]}"]
+    assert low == pytest.approx(0.025) and high == 1  # one image has the label
 
 
 def test_a_comparison_of_several_labels_takes_the_difference_on_all_images():
@@ -169,12 +165,12 @@ def test_a_comparison_of_several_labels_takes_the_difference_on_all_images():
         for seed in range(2):
             moved = of + 0.1 * seed * torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
             tested.add(name, 4, Scores(labels, None, moved if name == "ape" else of, {}))
-    (one,) = tested.judged(entries, ("zero-shot", "guessing"))
+    (one,) = tested.judged(entries, ("guessing", "zero-shot"))
     fits = tested.logits["ape", 4]
     difference = sum(multilabel_metrics(of, labels, NAMES)["auroc"] for of in fits) / 2 - 0.5
     assert one["difference"] == pytest.approx(difference)
-    draws = sum(metric_draws(of, labels)["auroc"] for of in fits) / 2
-    assert one["interval"] == pytest.approx(middle_of(draws, difference), abs=1e-6)
+    guessing = auroc_difference(None, Aurocs.of(torch.stack(fits), labels))
+    assert one["interval"] == pytest.approx(guessing.interval()) and one["p_value"] == guessing.p_value
 
 
 def test_the_probe_is_fitted_on_the_same_few_images_and_not_beside_itself():
