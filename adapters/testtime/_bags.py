@@ -36,8 +36,13 @@ class SeenInViews(Adapter):
 
     def __post_init__(self):
         super().__post_init__()
-        smallest, largest = self.crop_scale
+        smallest, largest = self.crop_of_views
         require(smallest <= largest, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
+
+    @property
+    def crop_of_views(self) -> tuple[float, float]:
+        """Smallest and largest share of the image's area that a view keeps."""
+        return self.crop_scale
 
     def _bags(self, batch: Batch) -> Iterator[Tensor]:
         """(V, D) unit features of each image: as it is always looked at, then crops."""
@@ -60,7 +65,7 @@ class SeenInViews(Adapter):
             self.n_views - 1,
             self.towers.image_size,
             transform,
-            scale=self.crop_scale,
+            scale=self.crop_of_views,
             augmix=self.augmix,
             seed=self.seed,
         )
