@@ -30,7 +30,7 @@ ZERO_SHOT = without_labels.ZERO_SHOT
 CANDIDATES = (
     *(ZERO_SHOT, "proker", "gda", "ridge", "lp-plus-plus", "linear-probe", "ape", "nearest-mean", "tip-adapter"),
 )
-FEW_SHOTS = (ZERO_SHOT, "proker", "ridge")
+FEW_SHOTS = (ZERO_SHOT, "proker", "lp-plus-plus", "ridge")
 AUROC = "macro AUROC"
 SHOWN = 2.0
 """Standard errors by which a candidate must be better than zero-shot: one-sided 2.5 %."""
@@ -76,8 +76,9 @@ class Auto(ByExample):
     the best is taken; so is the first of all where zero-shot is no candidate. They are ordered by how well they do on
     average (docs/adapters.md), since a few dozen images cannot tell apart methods that differ by less.
 
-    With fewer than `min_shots` images per class, or where each class comes from one group, a part is an image or a
-    group, up to 20 of them, and the candidates are `few_shots`: ProKeR leaves a class whose only image is held out its
+    With fewer than `min_shots` images per class, or where each class comes from one group, candidates are `few_shots`:
+    others (`gda`) are another method with half of two images than with both. Where no part can be held out without a
+    class losing all its images, a part is an image or a group, up to 20 of them: ProKeR leaves such a class its
     zero-shot score, so that the parts show what it spoils, and not what it gains there. Where zero-shot is no candidate
     then, the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no
     text), or that would take long (many images of many classes), is left out, and a note says so.
@@ -114,15 +115,14 @@ class Auto(ByExample):
 
     candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, preferred ones first")
     few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer images than min_shots, preferred ones first")
-    min_shots: int = option(2, "least images per class (typically) for all candidates to be judged", low=2, high=1000)
+    min_shots: int = option(4, "least images per class (typically) for all candidates to be judged", low=2, high=1000)
     without_labels: tuple[str, ...] = option(without_labels.CANDIDATES, "methods to choose from without labels")
     settings: dict[str, Any] = option(help="options of the candidates, by their names", factory=dict)
     as_papers: bool = option(False, "give candidates the papers' options where ours differ, as protocols do")
     parts: int = option(5, "parts of the support, each judged by a fit on the others", low=2, high=100)
     rule: str = option(
         ONE_SE,
-        "zero-shot unless others are shown to be better, of these the first within one standard error of the best; or "
-        "the best itself",
+        "the first within one standard error of the best, if shown to beat zero-shot; or the best itself",
         choices=RULES,
     )
 
@@ -150,25 +150,23 @@ class Auto(ByExample):
         if support.labels is None or not len(support):
             return self._fit_without_labels(classifier, unlabeled, seed)
         trial = _Trial(support, classifier, val, seed, self._built)
+        folded = folds(support, self.parts, seed)
         enough = _typical_shots(support) >= self.min_shots
-        parts = folds(support, self.parts, seed) if enough else []
         alone = len(self.candidates) == 1
-        names = self.candidates if alone or parts else self.few_shots
-        fits = {fit.adapter.name: fit for fit in ([] if alone else trial.fits(names))}
+        names = self.candidates if alone or (enough and folded) else self.few_shots
         scores: dict[str, _Score] = {}
-        if alone or (not parts and ZERO_SHOT not in fits):
-            taken = next(trial.fits(names) if alone else iter(fits.values()), None)
+        if alone or (names is self.few_shots and not trial.can_fit(ZERO_SHOT, names)):
+            taken = next(trial.fits(names), None)
             words = f"fewer than {self.min_shots} images per class to judge methods on"
             words = "most classes come from one group (patient), so that none can be held out" if enough else words
             words = "the only candidate" if alone else words
         else:
-            judged_in = (
-                f"{len(parts)}-fold cross-validation of the support" if parts else "each image or group held out"
-            )
-            parts = _enough(parts or _single_parts(support, seed))
+            parts = _enough(folded or _single_parts(support, seed))
+            fits = {fit.adapter.name: fit for fit in trial.fits(names)}
             scores = {name: trial.score(fit, parts) for name, fit in fits.items()}
             taken = fits[_taken(scores, self.rule)] if fits else None
-            words = f"{judged_in}, {sum(map(len, parts))} images judged"
+            words = f"{len(folded)}-fold cross-validation of the support" if folded else "each image or group held out"
+            words += f", {sum(map(len, parts))} images judged"
         if taken is None:
             raise CapabilityError(f"adapter 'auto': no candidate can be fitted: {trial.left_out_words}")
         self._take(taken.adapter)
@@ -361,6 +359,10 @@ class _Trial:
                 yield _Fit(adapter, self._fit(adapter, self.support))
             except CapabilityError as error:
                 self.left_out[name] = str(error).removeprefix(f"adapter '{name}' ")
+
+    def can_fit(self, name: str, names: Sequence[str]) -> bool:
+        """Whether it is one of these methods, and there is what it needs."""
+        return name in names and not self._hindrance(self.build(name))
 
     def score(self, fit: _Fit, parts: Sequence[Tensor]) -> _Score:
         """On each part of the support, by a fit with the same settings on the others."""

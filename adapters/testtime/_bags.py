@@ -46,6 +46,14 @@ class SeenInViews(Adapter):
 
     def _bags(self, batch: Batch) -> Iterator[Tensor]:
         """(V, D) unit features of each image: as it is always looked at, then crops."""
+        self._check_images_of(batch)
+        known = None if batch.features is None else batch.unit.to(self.towers.device)  # (B, D), of view 0
+        transform = batch.transform or self.towers.preprocess()
+        for row, image in enumerate(batch.images):
+            yield self._bag(image, transform, None if known is None else known[row])
+
+    def _check_images_of(self, batch: Batch) -> None:
+        """Raise the CapabilityError of a batch without decoded images."""
         if batch.images is None:
             raise CapabilityError(
                 f"adapter '{self.name}' looks at views of each test image; pass decoded images as Batch(images=...)"
@@ -54,10 +62,6 @@ class SeenInViews(Adapter):
             raise CapabilityError(
                 f"{len(batch.images)} images for {len(batch.features)} rows of features; give one image per row"
             )
-        known = None if batch.features is None else batch.unit.to(self.towers.device)  # (B, D), of view 0
-        transform = batch.transform or self.towers.preprocess()
-        for row, image in enumerate(batch.images):
-            yield self._bag(image, transform, None if known is None else known[row])
 
     def _bag(self, image: Any, transform, known: Tensor | None) -> Tensor:
         pixels = random_views(

@@ -48,7 +48,7 @@ class Streamed(AnsweredTogether):
         if self.shuffle:
             order = torch.randperm(self.length, generator=torch.Generator().manual_seed(seed))
         unit = unlabeled.unit
-        bag_of = self._bags_of(unlabeled, resources.get("unlabeled_images"))
+        bag_of = self._bags_of(unlabeled, resources, "unlabeled_images")
         answers = unit.new_empty(len(unit), len(self.text))
         for row in order.tolist():
             answers[row] = self._answered(bag_of(row))
@@ -67,8 +67,12 @@ class Streamed(AnsweredTogether):
     def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
         return torch.stack([self._answered(bag) for bag in self._bags_at_prediction(self._checked(batch))])
 
-    def _bags_of(self, rows: FeatureSet, images: TrainingImages | None) -> Callable[[int], Tensor]:
-        """Row number -> its bag (V, D); `images` are those behind the rows, where the method asks for them."""
+    def _bags_of(self, rows: FeatureSet, resources: Mapping[str, Any], images: str) -> Callable[[int], Tensor]:
+        """Row number -> its bag (V, D).
+
+        Args:
+            images: the resource that holds the images behind the rows, where the method asks for them.
+        """
         bags = rows.unit[:, None] if rows.views is None else F.normalize(rows.views, dim=-1)  # (N, V, D)
         return bags.__getitem__
 
@@ -135,23 +139,29 @@ class StreamedInViews(SeenInViews, Streamed):
         if self.n_views is None:
             self.n_views = self.published_views.get(self.options.get("preset"), 1) if self.as_published else 1
         if self.n_views > 1:
-            self.needs, self.at_predict = self.needs | {"images"}, self.at_predict | {"images", "text_encoder"}
+            self.needs, self.at_predict = self.needs | {"images"}, self.at_predict | {"images"}
 
-    def _bags_of(self, rows: FeatureSet, images: TrainingImages | None) -> Callable[[int], Tensor]:
+    def _bags_of(self, rows: FeatureSet, resources: Mapping[str, Any], images: str) -> Callable[[int], Tensor]:
         if self.n_views == 1 or rows.views is not None:
-            return super()._bags_of(rows, images)
-        if images is None:
-            cure = "pass resources={'unlabeled_images': TrainingImages(...)}, or n_views=1"
+            return super()._bags_of(rows, resources, images)
+        given: TrainingImages | None = resources.get(images)
+        if given is None:
+            cure = f"pass resources={{'{images}': TrainingImages(...)}}, or n_views=1"
             raise CapabilityError(f"adapter '{self.name}' looks at {self.n_views} views of each image; {cure}")
-        by_id = {item.id: item for item in (*images.items, *images.val)}
-        items = images.items if rows.ids is None else [by_id[name] for name in rows.ids]
+        by_id = {item.id: item for item in (*given.items, *given.val)}
+        items = given.items if rows.ids is None else [by_id[name] for name in rows.ids]
         unit = rows.unit
 
         def bag_of(row: int) -> Tensor:
             known = unit[row].to(self.towers.device)
-            return self._bag(images.load(items[row]), images.eval_transform, known).to(unit.device)
+            return self._bag(given.load(items[row]), given.eval_transform, known).to(unit.device)
 
         return bag_of
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if self.n_views > 1:
+            self._check_images_of(batch)
+        return super()._logits(batch)
 
     def _bags_at_prediction(self, batch: Batch) -> Iterator[Tensor]:
         if self.n_views == 1:

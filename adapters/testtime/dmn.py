@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import FeatureSet, FitReport, FreshViews, Searched, TrainingImages, option
+from ...core.contracts import FeatureSet, FitReport, FreshViews, Searched, option
 from ...core.data import selection_split
 from ...core.metrics import best_setting, val_score
 from ...core.training import (
@@ -112,7 +113,7 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
     static_weight: float | None = option(None, "b_3, weight of the static memory; none: chosen, or 1", low=0)
     train: bool = option(True, "learn the residuals of the memories from the shots, where there are any")
     augmix: bool | None = option(
-        None, "mix each crop with slightly altered ones (AugMix); none: but for presets of ImageNet and its variants"
+        None, "mix crops with slightly altered ones (AugMix); none: except on ImageNet and its variants"
     )
     lr: float | None = option(None, "initial learning rate of AdamW; none: the preset's, or 1e-4", above=0)
     epochs: int | None = option(None, "epochs of the residuals; none: the preset's, or 20", low=1, high=100_000)
@@ -142,7 +143,7 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
                 if selection.val is not None:
                     self._hold(selection.train)
                     self._learn(selection.train, **given)
-                    score = self._choose(replace(selection.val, views=None), resources.get("images"))
+                    score = self._choose(replace(selection.val, views=None), resources)
                     settings = {"dynamic_weight": self.weights[0], "static_weight": self.weights[1]}
             self._hold(support)
             history = self._learn(support, **given)
@@ -249,10 +250,10 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         setting = PUBLISHED.get(self.preset, GENERAL)
         return PUBLISHED_OF_MANY.get(self.preset, setting) if shots >= MANY_SHOTS else setting
 
-    def _choose(self, val: FeatureSet, images: TrainingImages | None) -> float:
+    def _choose(self, val: FeatureSet, resources: Mapping[str, Any]) -> float:
         """Set `weights` to the best on a stream of val images; the score reached."""
         self._start(None)
-        bag_of = self._bags_of(val, images)
+        bag_of = self._bags_of(val, resources, "images")
         text, dynamic, static = torch.stack([self._answers(bag_of(row)) for row in range(len(val))], dim=1)  # (N, C)
         axes = [WEIGHTS if given is None else (given,) for given in (self.dynamic_weight, self.static_weight)]
         scores = np.array([

@@ -190,7 +190,7 @@ def test_logits_are_those_of_the_method_that_was_taken(make_task):
 
 @pytest.mark.parametrize("shots", [1, 3, [1, 2, 9, 3, 2]], ids=str)
 def test_few_images_judge_nothing_where_zero_shot_is_no_candidate(make_task, shots):
-    adapter = fitted(make_task(shots=shots), few_shots=("nearest-mean", "ridge"), min_shots=4)
+    adapter = fitted(make_task(shots=shots), few_shots=("nearest-mean", "ridge"))
     assert adapter.report.chosen["method"] == "nearest-mean"
     assert not adapter.report.judged
     assert "fewer than 4 images per class" in adapter.report.chosen_on
@@ -338,7 +338,7 @@ def test_the_default_takes_part_in_a_thousand_classes():
 
 
 def test_candidates_have_the_options_of_papers_where_that_is_asked_for(make_task):
-    task, few = make_task(shots=2, noise=1.5), {"few_shots": ("proker",), "min_shots": 4}
+    task, few = make_task(shots=2, noise=1.5), {"few_shots": ("proker",)}
     ours, papers = fitted(task, **few), fitted(task, **few, as_papers=True)
     assert (ours.method_options["ties"], papers.method_options["ties"]) == ("plateau", "published")
     assert (ours.method_options["class_weight"], papers.method_options["class_weight"]) == ("balanced", "none")
