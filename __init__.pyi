@@ -233,12 +233,12 @@ def evaluate(
     workers: int | None = ...,
     resources: Mapping[str, str] | None = ...,
     classes: Any = ...,
-    coverage: float | None = ...,
-    max_error: float | None = ...,
-    set_method: str | None = ...,
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
     redact: bool | None = ...,
+    coverage: float | None = ...,
+    max_error: float | None = ...,
+    set_method: str | None = ...,
     vocabulary_steps: int | None = ...,
 ) -> dict[str, Any]: ...
 
@@ -258,11 +258,11 @@ def predict(
     top: int | None = ...,
     threshold: float | None = ...,
     stream: bool | None = ...,
+    device: str | None = ...,
+    reading: Mapping[str, Any] | None = ...,
     coverage: float | None = ...,
     max_error: float | None = ...,
     set_method: str | None = ...,
-    device: str | None = ...,
-    reading: Mapping[str, Any] | None = ...,
 ) -> Predicted: ...
 
 def compare(

@@ -71,6 +71,7 @@ from .core.contracts.images import TrainingImages as TrainingImages
 from .core.contracts.images import TrainingPlace as TrainingPlace
 from .core.contracts.items import check_items as check_items
 from .core.contracts.judgement import JudgedClassifier as JudgedClassifier
+from .core.contracts.judgement import JudgedPredictions as JudgedPredictions
 from .core.contracts.options import settle as settle
 from .core.contracts.options import whole_number as whole_number
 from .core.contracts.selector import Pool as Pool

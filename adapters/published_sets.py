@@ -1,4 +1,4 @@
-"""The eleven sets of the few-shot protocol, for which methods publish settings, and the option that selects them."""
+"""The few-shot protocol that methods are published for: shots, its eleven sets, the option that selects settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from ..core.contracts import Adapter, option
 from ..core.errors import UnknownNameError, did_you_mean
+
+MOST_SHOTS = 16
+"""Shots per class, at most."""
 
 _SPELLINGS = {
     "caltech101": "caltech",

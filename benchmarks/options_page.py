@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from usage import print_help
 
 from vladapt.core.commands.declared import (
-    JUDGEMENT,
     Declared,
     doctor_options,
     judgement_options,
@@ -49,7 +48,7 @@ def main() -> None:
     of_fit = [(_name(each), each.sentence) for each in (*KEYS.values(), *TRAINED.values())]
     of_comparison = [(_name(each), each.sentence) for each in options_of(Axes)]
     of_use = [(_name(each), _commands(each.bounds.commands), each.sentence) for each in USE.values()]
-    of_use += [(f"`{each.flag}`", "eval", each.sentence) for each in judgement_options() if each.kind == JUDGEMENT]
+    of_use += [(_flag(each), ", ".join(each.at), each.sentence) for each in judgement_options()]
     print(HEAD, end="")
     for (title, (words, head)), rows in zip(SECTIONS.items(), (of_fit, of_comparison, of_use)):
         _print_section(title, words, head, rows)
@@ -73,7 +72,11 @@ def _commands(names: Iterable[str]) -> str:
 def _rows(options: Iterable[Declared]) -> Iterator[tuple[str, str, str]]:
     for each in options:
         owner = f"task {each.owner}" if each.kind == "task" else each.owner
-        yield f"`{each.flag} {each.metavar}`".replace("|", "\\|"), owner, each.sentence
+        yield _flag(each), owner, each.sentence
+
+
+def _flag(each: Declared) -> str:
+    return f"`{each.flag} {each.metavar}`".replace("|", "\\|")
 
 
 def _print_section(title: str, words: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -117,6 +117,19 @@ def s3_server(s3_address, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def put_in_place():
+    """`put_in_place(stranger, file)`: another file of the same size and time, as `rsync -a` leaves it."""
+
+    def put(stranger: Path, file: Path) -> None:
+        status = file.stat()
+        os.utime(stranger, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.replace(stranger, file)
+        assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+    return put
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of small real data sets ($VLADAPT_DATA)."""
     if not _data_dir().is_dir():

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.metrics import MOST_SHOTS, macro_auroc
+from ...core.metrics import macro_auroc
+from ..published_sets import MOST_SHOTS
 
 
 def signed_shares(labels: Tensor, num_classes: int) -> Tensor:

@@ -16,7 +16,6 @@ from ...core.metrics import ALIKE, val_score
 from ...core.training import (
     Epoch,
     by_epoch,
-    cross_fitted_offsets,
     epoch_batches,
     keep_best,
     train_epochs,
@@ -127,7 +126,7 @@ def _predict_with(
         return other._logits(batch_of(held, given.get("rows", as_they_are)))
 
     adapter.beta_, adapter.alpha_ = chosen["beta"], chosen["alpha"]
-    adapter.offset = cross_fitted_offsets(adapter, support, len(adapter.text), given["seed"], logits_of)
+    adapter.offset = adapter.cross_fitted_offsets(support, len(adapter.text), given["seed"], logits_of)
 
 
 def train_keeping_best(

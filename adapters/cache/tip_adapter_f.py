@@ -51,7 +51,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache before training counts as epoch 0,
+    Unequal classes get offsets (`ClassWeighted.cross_fitted_offsets`), and the cache before training counts as epoch 0,
     which is kept where it scores better on val.
 
     Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`), as in tip-adapter; then only

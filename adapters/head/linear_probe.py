@@ -16,7 +16,6 @@ from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
 from ...core.data import selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics import ALIKE, best_setting, class_weights, val_score
-from ...core.training import cross_fitted_offsets
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0
@@ -40,7 +39,7 @@ class LinearProbe(Searched):
 
     Classes with unequal numbers of images count alike (`class_weight`), and among settings that score alike on val the
     middle one is taken (`ties`); published are "none" and "published". With equal classes only ties differ. Unequal
-    ones get offsets (`core/training/class_offsets.py`).
+    ones get offsets (`ClassWeighted.cross_fitted_offsets`).
 
     Raises:
         ConfigError: an option is out of range.
@@ -98,7 +97,7 @@ class LinearProbe(Searched):
             return held.features.float() @ weight.T + bias
 
         weight, bias = self._regress(support, num_classes, c)
-        offsets = cross_fitted_offsets(self, support, num_classes, seed, logits_of, count)
+        offsets = self.cross_fitted_offsets(support, num_classes, seed, logits_of, count)
         return weight, bias if offsets is None else bias + offsets
 
     def _regress(self, support, num_classes: int, c: float) -> tuple[Tensor, Tensor]:

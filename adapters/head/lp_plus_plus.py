@@ -13,8 +13,8 @@ from torch import Tensor
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
 from ...core.data import selection_split
 from ...core.errors import ConfigError
-from ...core.metrics import MOST_SHOTS, class_weights, val_score
-from ...core.training import cross_fitted_offsets
+from ...core.metrics import class_weights, val_score
+from ..published_sets import MOST_SHOTS
 
 
 @dataclass(eq=False, kw_only=True)
@@ -47,7 +47,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     differs.
 
     w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
-    The bias takes in the offsets of unequal classes (`core/training/class_offsets.py`).
+    The bias takes in the offsets of unequal classes (`ClassWeighted.cross_fitted_offsets`).
 
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.
@@ -111,7 +111,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
             other._train(self._problem(rest), bias, epoch)
             return other._scores(held.unit)
 
-        offsets = cross_fitted_offsets(self, support, len(self.text), seed, logits_of)
+        offsets = self.cross_fitted_offsets(support, len(self.text), seed, logits_of)
         if offsets is not None:
             self.bias = self.bias + offsets
         return offsets is not None

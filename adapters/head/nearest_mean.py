@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...core.confidence import Scaling
 from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, option
-from ...core.data import folds
 from ...core.metrics import row_weights, units_of
 from .linear_probe import NEVER, never_predicted
 
@@ -114,7 +113,7 @@ class NearestMean(Adapter):
     def _folds_held_out(self, support: FeatureSet, unit, members, means) -> tuple[Tensor, list[Tensor]]:
         """The same of rows that are held out in folds of whole groups."""
         rows, sides, step = [], [[] for _ in members], -(-len(support) * len(means[0].counts) // SCALED_ON)
-        for fold in folds(support, MOST_FOLDS, 0):
+        for fold in support.folds(MOST_FOLDS, 0):
             kept = torch.ones(len(support), dtype=torch.bool, device=unit.device)
             kept[fold] = False
             rows.append(fold[::step].to(unit.device))

@@ -18,9 +18,7 @@ from ...core.contracts import (
     TextClassifier,
     as_text,
     option,
-    published_options,
 )
-from ...core.data import folds
 from ...core.errors import CapabilityError, ConfigError, DataError
 from ...core.metrics import macro_auroc, row_weights, units_of
 from ...core.registry import adapter_class, build_adapter
@@ -150,7 +148,7 @@ class Auto(ByExample):
         if support.labels is None or not len(support):
             return self._fit_without_labels(classifier, unlabeled, seed)
         trial = _Trial(support, classifier, val, seed, self._built)
-        folded = folds(support, self.parts, seed)
+        folded = support.folds(self.parts, seed)
         enough = _typical_shots(support) >= self.min_shots
         alone = len(self.candidates) == 1
         names = self.candidates if alone or (enough and folded) else self.few_shots
@@ -187,7 +185,7 @@ class Auto(ByExample):
 
     def _built(self, name: str) -> Adapter:
         """A candidate, not fitted."""
-        papers = published_options(adapter_class(name)) if self.as_papers else {}
+        papers = adapter_class(name).published_options() if self.as_papers else {}
         papers = {**papers, **without_labels.SETTINGS.get(name, {})}
         return build_adapter(name, **{**papers, **self.settings.get(name, {})})
 

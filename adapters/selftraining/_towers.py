@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Adapter, Backbone, Batch, FitReport, Loss, TrainingImages, TrainingPlace
 from ...core.errors import CapabilityError
-from ...core.training import ImageSource, Remembered, Task, TowerAdapter, digest
+from ...core.training import ImageSource, Remembered, Task, TowerAdapter
 
 View = Callable[[Any, int], Tensor]
 
@@ -79,7 +79,7 @@ class SelfTrained(TowerAdapter):
             strong_view=strong_view,
             identity={
                 "classes": list(self.class_names_),
-                "images": digest([item.id for item in images.items]),
+                "images": self._digest([item.id for item in images.items]),
                 **(identity or {}),
             },
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import FewOrZeroShot, FitReport, Tied, option, require
+from ...core.contracts import FitReport, Tied, option, require
 from ...core.data import selection_split
 from ...core.features import nearest_rows
 from ...core.metrics import best_setting
@@ -18,10 +18,11 @@ from ._neighbours import Links, mutual_links, support_links
 from ._together import ClassifiedTogether
 
 DEFAULT_GAMMA = 0.02
+FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 
 
 @dataclass(eq=False, kw_only=True)
-class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
+class TransClip(Tied, ClassifiedTogether):
     """Boosting Vision-Language Models with Transduction (Zanella, Gerin and Ben Ayed, 2024, arXiv 2406.01837).
 
     For Q unlabelled images with unit features x, text predictions y = softmax(text logits) and temperature T, in turn:
@@ -75,6 +76,7 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     )
     state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variance")
 
+    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
     text_weight: float | None = option(
         None, "lambda, weight of the text; none: 0.5 in few-shot mode, 1 in zero-shot mode", low=0
     )
@@ -89,6 +91,11 @@ class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     def __post_init__(self):
         super().__post_init__()
         require(len(self.gammas) > 0, "gammas", self.gammas, "give one value or more")
+        self.label_free = self.mode == ZERO_SHOT
+
+    @classmethod
+    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
+        return {**super().published_options(labelled), **({} if labelled else {"mode": ZERO_SHOT})}
 
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         self.lambda_ = self._text_weight

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts import TextClassifier
-from ...core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs, warmup_steps
+from ...core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
 from ._changes import HEAD, Weights, drawn_labels
 
 REFERENCE_SCALE = 100.0
@@ -94,7 +94,7 @@ def train_head(
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
     batches = epoch_batches(len(unit), batch_size, seed, device=unit.device)
     steps = len(batches(0))
-    rates = cosine_rates(lr, epochs * steps, warmup_steps(rise(epochs * steps), epochs * steps))
+    rates = cosine_rates(lr, epochs * steps, rise(epochs * steps))
 
     def loss_of(epoch: int, index: Tensor) -> Tensor:
         return criterion(head(unit[index]), labels[index])

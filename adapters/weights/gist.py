@@ -22,7 +22,6 @@ from ...core.training import (
     Task,
     TowerAdapter,
     TowerLayers,
-    digest,
     epoch_batches,
     train_epochs,
 )
@@ -124,7 +123,7 @@ class Gist(ClassWeighted, TowerAdapter):
             source=ImageSource(items, Remembered(images.load), captions),
             losses={"clip": 1.0},
             view=self._view(images.train_transform, backbone),
-            identity={"pairs": digest([(item.id, text) for item, text in zip(items, captions)])},
+            identity={"pairs": self._digest([(item.id, text) for item, text in zip(items, captions)])},
         )
         self.backbone_ = backbone.fingerprint
         epochs = self.epochs or self.default_epochs

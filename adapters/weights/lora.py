@@ -13,7 +13,6 @@ from ...core.training import (
     ClassTowerAdapter,
     LowRank,
     TowerAdapter,
-    put_tensors,
 )
 
 ITERATIONS = 500
@@ -100,7 +99,7 @@ class Lora(ClassTowerAdapter):
         lora.load({name: value for name, value in self.changed.items() if not name.startswith(INPUT)})
         lora.merge()
         if whole:
-            put_tensors(backbone, whole, backbone.input_layer())
+            backbone.put_tensors(whole, backbone.input_layer())
 
     def _attach(self, backbone: Backbone, dropout: float) -> list[str]:
         options = {"r": self.r, "alpha": self.alpha, "params": self.params, "positions": self.positions}

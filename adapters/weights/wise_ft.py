@@ -16,7 +16,7 @@ from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, TrainingIm
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
 from ...core.metrics import val_score
-from ...core.training import ClassTowerAdapter, Remembered, Task, TowerAdapter, Trained, put_tensors
+from ...core.training import ClassTowerAdapter, Remembered, Task, TowerAdapter, Trained
 from ._changes import (
     DEFAULT_ALPHA,
     HEAD,
@@ -184,7 +184,7 @@ class WiseFt(ClassTowerAdapter):
         images = replace(now.images, load=Remembered(now.images.load))  # they are looked at once for each alpha
 
         def put(weights: Weights) -> None:
-            put_tensors(trained, {name: value for name, value in weights.items() if not name.startswith(HEAD)})
+            trained.put_tensors({name: value for name, value in weights.items() if not name.startswith(HEAD)})
             _put_head(now.head, weights)
 
         def fisher(weights: Weights) -> Weights:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..contracts.backbone import Block
 from ..errors import CapabilityError, DataError
-from ..runtime.reading import sha256_of
+from ..runtime.reading import is_settled, sha256_of, version_of
 from .tower_steps import Undrawn, post_norm_block
 
 INSTALL = "pip install 'vladapt[embedded]'"
@@ -57,19 +56,17 @@ def package_folder(package: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-_checks: dict[tuple[Path, int, int, int, int], str] = {}
-"""By path, size, inode and times of a file: what a process has read need not be read again while nobody touches it."""
-_SETTLED = 2_000_000_000
-"""Nanoseconds after which a change of a file is certain to show in its times."""
+_checks: dict[tuple[Path, tuple[int, ...]], str] = {}
+"""By path and `version_of` of a file: what a process has read need not be read again while nobody touches it."""
 
 
 def _checked(path: Path) -> str:
     facts = path.stat()
-    key = (path, facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns)
+    key = (path, version_of(facts))
     if key in _checks:
         return _checks[key]
-    digest = sha256_of(path)
-    if time.time_ns() - facts.st_ctime_ns > _SETTLED:
+    lasts, digest = is_settled(facts), sha256_of(path)
+    if lasts:
         _checks[key] = digest
     return digest
 

@@ -349,8 +349,7 @@ class TwoTower(Backbone):
         return self._image.stride(min(height_and_width(self.image_size)))
 
     def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
-        """What is named of "image_features" (B, D) unit, "image_embedding" (B, D), "image_hidden" (B, W) and
-        "image_tokens" (B, P, D)."""
+        """In one pass."""
         self.need("hidden")
         asked = names | {"image_features"} if "image_embedding" in names else names
         made = self._image.several(pixels.to(self.device), asked - {"image_embedding"})

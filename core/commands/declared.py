@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 FILE, FORMAT = "options.json", 1
 DECLARED = re.compile(rb"^ {4}\w+(?:: [^\n]*?)? = .*?(?=^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
 """What a class assigns, over all its lines: of a method that changes, options do not change."""
-EVAL = "eval"
-"""Of `Judgement.at`: when a run is scored again."""
+ON_RUNS = ("eval", "predict")
+"""Of `Judgement.at`: when a run is used again."""
 READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
 METAVARS = {"bool": "yes|no", "int": "N", "float": "X", "str": "TEXT"}
 DOCTOR_FILE, DOCTOR_OPTIONS = "doctor.py", "DoctorOptions"
@@ -49,6 +49,8 @@ class Declared:
         type: as an annotation.
         switch: whether it is yes or no and is no by default, so that its flag may stand alone for yes.
         help: one line, in lower case, without a full stop.
+        value: what its value is called in help, where that does not follow from the type.
+        at: of a judgement, where it is made: "eval", "predict".
     """
 
     kind: str
@@ -57,6 +59,8 @@ class Declared:
     type: str
     switch: bool
     help: str
+    value: str = ""
+    at: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -70,7 +74,7 @@ class Declared:
     @property
     def metavar(self) -> str:
         """What its value is called in help."""
-        return METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
+        return self.value or METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
 
     @property
     def sentence(self) -> str:
@@ -120,15 +124,19 @@ def options_of_task(name: str) -> list[Declared]:
     return [each for index in _here().values() for each in index.options if (each.kind, each.owner) == (TASK, name)]
 
 
-def judgement_options() -> list[Declared]:
-    """What the judgements take that tasks of this package make when a run is scored again, and those of others."""
+def judgement_options(at: str = "") -> list[Declared]:
+    """What the judgements take that tasks of this package make of a run, and those of others.
+
+    Args:
+        at: only those made in "eval" or "predict".
+    """
     listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
     brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
     if brought:
         from ..registry.build import judgement_class
 
         listed += [each for name in brought for each in _of_judgement(judgement_class(name), name)]
-    return list({each.name: each for each in reversed(listed)}.values())[::-1]
+    return list({each.name: each for each in reversed(listed) if not at or at in each.at}.values())[::-1]
 
 
 def doctor_options() -> list[Declared]:
@@ -147,7 +155,8 @@ def index_text(folder: Path) -> str:
     index, classes = _imported(folder)
     sources = sorted({file for cls in classes if (file := _source(cls))})
     head = {"format": FORMAT, "sources": {file: _checksum(PACKAGE_ROOT / file) for file in sources}}
-    lines = [f"  {json.dumps(asdict(each), ensure_ascii=False)}" for each in index.options]
+    options = [{key: value for key, value in asdict(each).items() if value not in ("", ())} for each in index.options]
+    lines = [f"  {json.dumps(each, ensure_ascii=False)}" for each in options]
     return f'{json.dumps({**head, "tasks": index.tasks})[:-1]}, "options": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
@@ -236,7 +245,8 @@ def _of_task(cls: type[Task]) -> Iterator[Declared]:
 
 
 def _of_judgement(cls: type[Judgement], owner: str) -> Iterator[Declared]:
-    return _listed(JUDGEMENT, owner, cls) if EVAL in cls.at else iter(())
+    at = tuple(command for command in ON_RUNS if command in cls.at)
+    return _listed(JUDGEMENT, owner, cls, at) if at else iter(())
 
 
 def _judgements(cls: type[Task]) -> list[type[Judgement]]:
@@ -251,13 +261,14 @@ def _classes_of(cls: type[Task]) -> list[type]:
     return [cls, *_bases(cls.options), *(base for each in _judgements(cls) for base in _bases(each))]
 
 
-def _listed(kind: str, owner: str, cls: type | None) -> Iterator[Declared]:
+def _listed(kind: str, owner: str, cls: type | None, at: tuple[str, ...] = ()) -> Iterator[Declared]:
     """The options of a dataclass."""
     from ..contracts.options import annotation, options_of
 
     for each in () if cls is None else options_of(cls):
         switch = each.kind is bool and each.default is False
-        yield Declared(kind, owner, each.name, annotation(each.kind), switch, each.help)
+        value = each.bounds.metavar
+        yield Declared(kind, owner, each.name, annotation(each.kind), switch, each.help, value, at)
 
 
 def _bases(cls: type | None) -> list[type]:

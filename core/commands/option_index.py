@@ -2,7 +2,7 @@
 types of the public names, which are imported when they are first used.
 
 Functions that take options as keywords (`keywords` in `core/contracts/options.py`) are written out with each of them,
-`fit` with those of all domains besides, `evaluate` with those of judgements.
+`fit` with those of all domains besides, `evaluate` and `predict` with those of judgements.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..contracts.options import Option, annotation
 from ..contracts.recipe import GROUPS, KEYS
 from ..registry.catalogue import PACKAGE, PACKAGE_ROOT
 from .declared import declared_options, folders, index_text, judgement_options, write_index
+from .options import JUDGED
 
 FILE, API_FILE = PACKAGE_ROOT / "__init__.pyi", PACKAGE_ROOT / "api.pyi"
 HEAD = '"""Types of the public names. Made by `make index`; do not edit."""'
@@ -105,12 +106,13 @@ def _function(function: Any, imports: dict[str, set[str]]) -> str:
         default = "" if parameter.default is inspect.Parameter.empty else " = ..."
         lines.append(f"{name}: {_accepted(options.get(name), annotation(kind))}{default}")
     taken = {line.partition(":")[0] for line in lines}
-    further = {"fit": declared_options, "evaluate": judgement_options}.get(function.__name__, list)()
+    name = function.__name__
+    further = declared_options() if name == "fit" else judgement_options(JUDGED[name]) if name in JUDGED else ()
     declared = {each.name: each.type for each in further if each.name not in taken}
     lines += [f"{name}: {_wide(kind)} = ..." for name, kind in sorted(declared.items())]
     _take(hints["return"], imports)
     listed = "".join(f"    {line},\n" for line in lines)
-    return f"\ndef {function.__name__}(\n{listed}) -> {annotation(hints['return'])}: ..."
+    return f"\ndef {name}(\n{listed}) -> {annotation(hints['return'])}: ..."
 
 
 def _accepted(each: Option | None, kind: str) -> str:

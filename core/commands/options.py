@@ -103,6 +103,8 @@ OPTIONAL_VALUES = {"--novel": "rest"}
 WORDS = {("novel", "rest"): True, ("val_shots", "none"): 0}
 """(key, word) -> the value that it stands for."""
 HELP = {"--help", "-h"}
+JUDGED = {"evaluate": "eval", "predict": "predict"}
+"""Command of `UseOptions` -> what `Judgement.at` calls it."""
 PANELS = (DATA, COMPARED, METHOD, JUDGING, OUTPUT)
 """Headings of a command's help, in order; those of domains follow."""
 
@@ -198,7 +200,7 @@ class FromUse(Source):
         listed = {name: each for name, each in USE.items() if self.command in each.bounds.commands}
         own = {name: flag(each) for name, each in listed.items() if each.bounds.group}
         own |= {"resource": Resource} if "resources" in listed else {}
-        of_domains, declared = _of_domains(arguments, {*taken, *own}, self.command == "evaluate")
+        of_domains, declared = _of_domains(arguments, {*taken, *own}, JUDGED.get(self.command))
 
         def made(given: dict[str, Any]) -> dict[str, Any]:
             how = {name: value for name, value in given.items() if name not in declared}
@@ -288,6 +290,9 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
 
     @functools.wraps(command)
     def run(debug: bool = False, **given: Any):
+        times = sum(word.partition("=")[0] == "--data" for word in arguments)
+        if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
+            raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}
@@ -338,16 +343,16 @@ def _listed(each: Option, value: Any) -> Any:
 
 
 def _of_domains(
-    arguments: Sequence[str], taken: Collection[str], judged: bool = False
+    arguments: Sequence[str], taken: Collection[str], judged: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Declared]]:
     """Annotations, and what is declared, of the options of domains, by name.
 
     Args:
         taken: names that are flags of the command.
-        judged: whether those of judgements are flags too.
+        judged: when judgements are made whose options are flags too, as `Judgement.at` says; None: never.
     """
     domain, task = _domain_and_task(arguments)
-    of_judgements = judgement_options() if judged else []
+    of_judgements = judgement_options(judged) if judged else []
     shown = [*(options_of_domain(domain, task) if domain else ()), *of_judgements]
     visible = {(each.key, each.owner) for each in shown}
     declared = {each.name: each for each in [*declared_options(domain), *shown] if each.name not in taken}

@@ -7,13 +7,12 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "Adapter FitReport require",
         "backbone": "Backbone Block CAPABILITIES normalized",
-        "choices": "ByExample ClassWeighted FewOrZeroShot FreshViews PLATEAU PUBLISHED PooledViews Searched Tied "
-        "ZERO_SHOT published_options",
+        "choices": "ByExample ClassWeighted FreshViews PooledViews Searched Tied",
         "domain": "Domain Evaluation Finding Metric OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
         "items": "Boxes Captions Decoded DomainData Identity Item Label Labels Mask Question Questions "
-        "Target check_items max_pixels_option",
+        "Target check_items",
         "judgement": "Evaluated JudgedClassifier JudgedFit Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",
         "options": "as_text option settle whole_number",

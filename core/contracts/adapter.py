@@ -277,6 +277,15 @@ class Adapter(ABC):
         """Whether published settings (a preset) are asked for: they go before defaults, not before what is given."""
         return self.options.get("preset") is not None
 
+    @classmethod
+    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
+        """Options that papers have where ours differ: those of its own, and of bases that it shares with others.
+
+        Args:
+            labelled: whether images are labelled.
+        """
+        return dict(cls.published)
+
     def settled(self, report: FitReport) -> dict[str, Any]:
         """Options by which another fit does what this one ended with: what it chose, where an option can say it."""
         return {name: value for name, value in report.chosen.items() if name in self.options}

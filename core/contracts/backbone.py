@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CapabilityError, UnknownNameError
+from ..errors import CapabilityError, DataError, UnknownNameError
 from .families import ROOTS, families_with
 from .images import ImageSize, InputChannels, height_and_width
 
@@ -400,6 +400,22 @@ class Backbone(ABC):
             f"backbone '{self.spec}' does not declare its projection, so it cannot be tuned; choose another backbone"
         )
 
+    @torch.no_grad()
+    def put_tensors(self, tensors: Mapping[str, Tensor], module: nn.Module | None = None) -> None:
+        """Overwrite parameters and buffers of the model, or of one of its modules, in place.
+
+        Raises:
+            DataError: the model has no tensor of that name and shape; nothing is then changed.
+        """
+        current = (module or self.model).state_dict(keep_vars=True)
+        for name, value in tensors.items():
+            if name not in current or current[name].shape != value.shape:
+                raise DataError(
+                    f"backbone '{self.spec}' has no weight '{name}' of shape {tuple(value.shape)}; fit again"
+                )
+        for name, value in tensors.items():
+            current[name].copy_(value)
+
     @property
     def description(self) -> dict[str, Any] | None:
         """From what its family builds it again; None where it cannot be saved."""
@@ -423,6 +439,17 @@ class Backbone(ABC):
     def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, S, S) -> (B, P, D) in the shared space, and the grid (h, w) with h * w = P."""
         raise self.lacking("image_tokens")
+
+    def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+        """What is named of "image_features" (B, D) unit, "image_embedding" (B, D), "image_hidden" (B, W) and
+        "image_tokens" (B, P, D)."""
+        makers = {
+            "image_features": lambda: self.encode_image(pixels),
+            "image_embedding": lambda: self.encode_image(pixels, normalize=False),
+            "image_hidden": lambda: self.hidden(pixels),
+            "image_tokens": lambda: self.image_tokens(pixels)[0],
+        }
+        return {name: makers[name]() for name in sorted(names)}
 
     def feature_maps(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, S, S) -> maps (B, W_i, h_i, w_i) from shallow to deep."""

@@ -1,18 +1,19 @@
-"""What methods share: options (how unequal classes count, which of equally good settings is taken, whether shots are
-looked at, how images are augmented), and scores that are sums over the labelled images.
+"""What methods share: options (how unequal classes count, which of equally good settings is taken, how images
+are augmented), and scores that are sums over the labelled images.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.selection import class_weights, log_priors
+from ..metrics.selection import balancing_offsets, class_weights, log_priors
 from .adapter import Adapter, require
 from .features import Batch, FeatureSet
 from .images import CropTransform
@@ -21,7 +22,8 @@ from .options import option
 AUTO = "auto"
 """Not given: our default, or what is published where published settings (a preset) are asked for."""
 BALANCED, NONE = "balanced", "none"
-FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
+OFFSET_FOLDS = 5
+"""Into which a support is split where offsets of classes are learned."""
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
@@ -44,6 +46,10 @@ class ClassWeighted(Adapter):
         if self.class_weight == AUTO:
             self.class_weight = NONE if self.as_published else BALANCED
 
+    @classmethod
+    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
+        return {**super().published_options(labelled), "class_weight": NONE}
+
     @property
     def balanced(self) -> bool:
         """Whether each class counts alike."""
@@ -56,6 +62,42 @@ class ClassWeighted(Adapter):
     def counts_unequal(self, support: FeatureSet, num_classes: int) -> bool:
         """Whether each class counts alike and has another number of images than others."""
         return self.balanced and not support.multilabel and class_weights(support.labels, num_classes) is not None
+
+    def cross_fitted_offsets(
+        self,
+        support: FeatureSet,
+        num_classes: int,
+        seed: int,
+        logits_of: Callable[[FeatureSet, FeatureSet], Tensor],
+        count: int | None = None,
+    ) -> Tensor | None:
+        """(C,) what a trained head adds to its logits so that it keeps rare classes on images that it did not learn
+        from: `balancing_offsets` of cross-fitted logits.
+
+        A trained head memorises the few images of a rare class, so that priors added in training no longer help it on
+        others, and the logits of the class fall behind there, the more so the fewer images it has. The offsets come
+        from fits at the settings that were chosen, each of which leaves out a fold of the support. The val score of a
+        fit is the score with its offsets.
+
+        Args:
+            support: what the head learned from.
+            seed: fixes the folds.
+            logits_of: (images to learn from, others) -> (n, C) logits of these.
+            count: of the folds; None: `OFFSET_FOLDS`.
+
+        Returns:
+            None where classes have equally many images or do not count alike, and where most of them have a single
+            image.
+        """
+        labels, logits = support.labels, []
+        parts = support.folds(count or OFFSET_FOLDS, seed) if self.counts_unequal(support, num_classes) else []
+        if labels is None or not parts:
+            return None
+        for held in parts:
+            kept = torch.ones(len(support), dtype=torch.bool)
+            kept[held] = False
+            logits.append(logits_of(support.select(kept.to(support.features.device)), support.select(held)))
+        return balancing_offsets(torch.cat(logits), labels[torch.cat(parts).to(labels.device)])
 
 
 @dataclass(eq=False, kw_only=True)
@@ -73,31 +115,9 @@ class Tied(Adapter):
         if self.ties == AUTO:
             self.ties = PUBLISHED if self.as_published else PLATEAU
 
-
-AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
-"""Base of methods, its option, and the value that papers have."""
-
-
-def published_options(
-    cls: type[Adapter], shared: Iterable[tuple[type[Adapter], str, Any]] = AS_PUBLISHED
-) -> dict[str, Any]:
-    """The options of a method that papers have where ours differ: those that it shares with others, and its own.
-
-    Args:
-        shared: as `AS_PUBLISHED`.
-    """
-    return {**cls.published, **{option: value for base, option, value in shared if issubclass(cls, base)}}
-
-
-@dataclass(eq=False, kw_only=True)
-class FewOrZeroShot(Adapter):
-    """Base of methods that learn from shots, or else from the text alone."""
-
-    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.label_free = self.mode == ZERO_SHOT
+    @classmethod
+    def published_options(cls, labelled: bool = True) -> dict[str, Any]:
+        return {**super().published_options(labelled), "ties": PUBLISHED}
 
 
 @dataclass(eq=False, kw_only=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, UnknownNameError
-from .items import Decoded, DomainData, Item, max_pixels_option
+from .items import Decoded, DomainData, Item
 from .options import option, options_from, settle
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Reading:
         "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
     min_side: float | None = option(None, "boxes: shortest side in pixels to keep", low=0, high=100_000)
-    max_pixels: int = max_pixels_option()
+    max_pixels: int = Item.max_pixels_option()
 
     def __post_init__(self):
         settle(self)

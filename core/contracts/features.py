@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -137,6 +138,57 @@ class FeatureSet:
         if self.multilabel:
             return torch.nan_to_num(self.labels.float(), nan=0.0)
         return F.one_hot(self.labels, self.num_classes).float()
+
+    def memberships(self) -> np.ndarray:
+        """(N, C) int64 of 0 and 1; with several labels per image, a last column marks images without a positive."""
+        member = (self.one_hot() > 0.5).cpu().numpy().astype(np.int64)
+        if self.multilabel:
+            member = np.concatenate([member, member.sum(axis=1, keepdims=True) == 0], axis=1)
+        return member
+
+    def units(self) -> list[list[int]]:
+        """Rows that must stay together; an image without a group is a unit of its own."""
+        rows_of: dict[object, list[int]] = {}
+        for row, group in enumerate(self.groups or [""] * len(self)):
+            rows_of.setdefault(group or row, []).append(row)
+        return list(rows_of.values())
+
+    def folds(self, count: int, seed: int) -> list[Tensor]:
+        """Rows to hold out in turn: each fold has its share of every class, and none has all images of a class.
+
+        Groups (patient, identity, video) go to one fold whole. A group that holds all images of a class is in no fold,
+        nor is the only image of a class.
+
+        Args:
+            count: folds; fewer where classes have fewer images on average.
+            seed: fixes which images go together.
+
+        Returns:
+            Row indices of each fold, rising; [] where most classes have a single image or group.
+        """
+        member, units = self.memberships(), self.units()  # (N, C)
+        per_unit = np.stack([(member[rows] > 0).any(axis=0) for rows in units])  # (U, C)
+        totals = member.sum(axis=0)
+        units_of_class = per_unit.sum(axis=0)
+        count = min(count, int(np.median(units_of_class[units_of_class > 0])))
+        if count < 2:
+            return []
+        shuffled = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
+        shuffled.sort(key=lambda u: units_of_class[per_unit[u]].min(initial=len(units)))  # those of rare classes first
+        held, sizes = np.zeros((count, member.shape[1])), np.zeros(count)
+        rows_of: list[list[int]] = [[] for _ in range(count)]
+        for u in shuffled:
+            classes = per_unit[u]
+            if (units_of_class[classes] < 2).any():
+                continue
+            crowding = (held[:, classes] / totals[classes]).sum(axis=1)
+            fold = min(range(count), key=lambda k: (crowding[k], sizes[k], k))
+            if ((held[fold] + member[units[u]].sum(axis=0) >= totals) & classes).any():
+                continue
+            rows_of[fold] += units[u]
+            held[fold] += member[units[u]].sum(axis=0)
+            sizes[fold] += len(units[u])
+        return [torch.tensor(sorted(rows)) for rows in rows_of if rows]
 
     def select(self, index) -> FeatureSet:
         """The rows of `index`: an integer or boolean tensor, or a list of positions."""

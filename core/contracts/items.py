@@ -7,6 +7,7 @@ any others; only the domain's own tasks look inside.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
@@ -43,6 +44,8 @@ class Item:
             is found in the windows of a picture, whose ids begin with its id and "#", is joined.
         SPLITS: what `split` is, where the data says.
         MAX_PIXELS: pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise.
+        DECODER_LIMITS: Pillow's name of a kind of image -> the same of those whose decoder takes more memory; more
+            than `MAX_PIXELS`, asked for, lifts it.
 
     Args:
         id: unique within its data set, shown to the user; never a patient's name.
@@ -59,6 +62,7 @@ class Item:
     WHOLE: ClassVar[str] = "whole"
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     MAX_PIXELS: ClassVar[int] = 200_000_000
+    DECODER_LIMITS: ClassVar[Mapping[str, int]] = {"WEBP": 70_000_000, "AVIF": 70_000_000, "JPEG2000": 40_000_000}
 
     id: str
     source: Path
@@ -88,10 +92,27 @@ class Item:
         target = None if self.target is None else self.target.restricted(new)
         return None if target is None else self.with_(target=target)
 
+    @staticmethod
+    def decoder_limit(codec: str, limit: int) -> tuple[int, str]:
+        """Most pixels that are decoded of a kind of image, and what to do about it.
 
-def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
-    """The option of `Item.MAX_PIXELS`, which "2e8" may be written as too."""
-    return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
+        Args:
+            codec: Pillow's name of the kind.
+            limit: most pixels that are decoded of any.
+        """
+        if Item.DECODER_LIMITS.get(codec, limit) < limit <= Item.MAX_PIXELS:
+            return Item.DECODER_LIMITS[codec], f"raise --max-pixels above {Item.MAX_PIXELS}"
+        return limit, "raise --max-pixels"
+
+    @staticmethod
+    def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
+        """The option of `Item.MAX_PIXELS`, which "2e8" may be written as too."""
+        return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
+
+    @staticmethod
+    def rank(seed: int, id_: str) -> str:
+        """Where the item of an id stands in the shuffled order of a seed."""
+        return hashlib.sha256(f"{seed}:{id_}".encode()).hexdigest()
 
 
 class ThumbnailStore(Protocol):
@@ -146,6 +167,10 @@ class Questions:
 class DomainData:
     """A data set as read: items, names, and how to decode one.
 
+    Class attributes:
+        VERIFIED_UP_TO: samples in a set that is checked whole; of a larger one only what is used is checked, when it is
+            used.
+
     Args:
         items: all samples, of all splits.
         class_names: what class indices of targets mean, in order.
@@ -171,6 +196,8 @@ class DomainData:
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
+
+    VERIFIED_UP_TO: ClassVar[int] = 20_000
 
     items: list[Item]
     class_names: tuple[str, ...]
@@ -210,6 +237,15 @@ class DomainData:
         """
         licence = "Apache-2.0 (made by vladapt)"
         return cls(list(items), tuple(class_names), load, kind, name=name, notes=[note], licence=licence)
+
+    @staticmethod
+    def drawn_splits(counts: Mapping[str, int]) -> list[str]:
+        """Split of each sample of a set that is drawn, in their order.
+
+        Args:
+            counts: split -> how many samples.
+        """
+        return [split for split, count in counts.items() for _ in range(count)]
 
     @property
     def total(self) -> int:

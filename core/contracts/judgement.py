@@ -1,8 +1,8 @@
-"""A judgement: what is said of a fitted model, besides its plain scores.
+"""A judgement: what is said of a fitted model besides its plain scores, of its predictions, or of the data.
 
 Calibration, baselines, forgetting, the order of parts: each is one class and one file in `core/judgements/` (or in a
 domain's `judgements/`, or behind an entry point `vladapt.judgements`). A task is a list of their names; the report, the
-terminal, metrics.json and `eval` go through that list, and no other file names a judgement.
+terminal, metrics.json, `eval` and `predict` go through that list, and no other file names a judgement.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .features import FeatureSet
     from .prepared import PreparedData, Shots
-    from .use import Use
+    from .use import FittedRun, Use
 
-FIT, EVAL = "fit", "eval"
+FIT, EVAL, PREDICT, COMPARE, SELECT = "fit", "eval", "predict", "compare", "select"
+"""Commands that judgements are made in."""
 
 
 class Place(Enum):
@@ -48,7 +49,8 @@ class Record(Keyed):
     """The result of a judgement: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
 
     It is a Mapping too, with the keys that metrics.json has below `key`, so that `record["drop"]` and `record.drop` are
-    the same. A field that says what it is of, and is no result, is made by `beside()` and left out of both.
+    the same. A field that says what it is of, and is no result, is made by `beside()` and left out of both. Of
+    predictions the keys, which stand alone, are columns of their rows, and each field holds a value per image.
 
     Class attributes:
         key: in metrics.json; "" where its own keys stand beside the scores.
@@ -63,7 +65,8 @@ class Record(Keyed):
         return {each.name: getattr(self, each.name) for each in _fields(type(self)) if not each.metadata.get("beside")}
 
     def to_json(self) -> dict[str, Any]:
-        """What the record adds to metrics.json, as dictionaries, lists, numbers and texts."""
+        """What the record adds to metrics.json, or to the rows of predictions, as dictionaries, lists, numbers and
+        texts."""
         values = {key: _as_json(value) for key, value in self.values_by_key().items()}
         return {self.key: values} if self.key else values
 
@@ -130,28 +133,93 @@ def _as_json(value: Any) -> Any:
 
 
 @dataclass(kw_only=True)
-class JudgedFit(ABC):
-    """What is judged: a model as it was fitted, or as a run keeps it.
+class Judged:
+    """What is judged.
 
     Attributes:
-        at: "fit", or "eval" where a run is scored again.
+        at: the command: "fit", "eval", "predict", "compare" or "select".
+        metrics: what is known by now, by the keys of metrics.json; each record's keys follow those of the scores. Of
+            predictions, by the columns of their rows.
+    """
+
+    at: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class JudgedData(Judged):
+    """Data as they were prepared for a fit or a comparison."""
+
+    prepared: PreparedData
+
+    @property
+    def base(self) -> Any:
+        """The run that the fit starts from, or None."""
+        return self.prepared.base
+
+
+@dataclass(kw_only=True)
+class JudgedLabels(Judged):
+    """A labelled set, with a way to fit it.
+
+    Attributes:
+        labelled: one label per image.
+        fit: support -> (rows -> logits (n, C)).
+        seed: of what is drawn.
+    """
+
+    labelled: FeatureSet
+    fit: Callable[[FeatureSet], Callable[[FeatureSet], Tensor]]
+    seed: int
+
+
+@dataclass(kw_only=True)
+class JudgedPredictions(Judged):
+    """What a classifier says of N new images.
+
+    Attributes:
+        run: that predicts.
+        class_names: C names.
+        probabilities: (N, C) float64, rows summing to 1, or one probability per label; calibrated where the run is.
+        features: (N, D) that they are of.
+        multilabel: whether several labels may hold of one image.
+        answers: (N, C) bool, the labels that are named where an image may have several, of which a judgement may take
+            some away; None with one label per image.
+        calibration: a `Calibration` of `core/confidence`; None where the run has none.
+    """
+
+    run: FittedRun
+    class_names: Sequence[str]
+    probabilities: Tensor
+    features: Tensor
+    multilabel: bool
+    answers: Tensor | None = None
+    calibration: Any = None
+
+    def names(self, chosen: Tensor) -> list[list[str]]:
+        """The classes that are chosen of each image, (N, C) bool."""
+        return [[name for name, kept in zip(self.class_names, row) if kept] for row in chosen.tolist()]
+
+
+@dataclass(kw_only=True)
+class JudgedFit(Judged, ABC):
+    """A model as it was fitted, or as a run keeps it.
+
+    Attributes:
         seed: of the fit.
         reporter: what shows progress.
         before: the backbone as it was loaded; None where there are features alone.
         after: the backbone that the fit made of it, the same where towers did not change.
-        metrics: what is known by now, by the keys of metrics.json; each record's keys follow those of the scores.
         use: of a run that is scored again, with what was asked of it; None in a fit.
         workers: decoding threads, None for one per core.
         amp: None, "bf16" or "fp16".
         generic: a folder of generic images, or None for drawings.
     """
 
-    at: str
     seed: int
     reporter: Reporter
     before: Backbone | None
     after: Backbone | None
-    metrics: dict[str, Any]
     use: Use | None = None
     workers: int | None = None
     amp: str | None = None
@@ -292,14 +360,15 @@ class JudgedClassifier(JudgedFit):
 @dataclass(eq=False, kw_only=True)
 class Judgement(ABC):
     """Base of all judgements: one file, one subclass, its options as `option` fields (`core/contracts/options.py`),
-    which are flags of `eval`.
+    which are flags of `eval` and `predict` where it is made in them.
 
     Class attributes:
         name: set by the registry, from the file or the entry point.
-        record: what it gives.
-        judges: the kind of fit that it can judge; a task whose fits are of another kind leaves it out.
-        at: of "fit" and "eval", where it is made.
-        needs: properties of the fit; where one is lacking there is nothing to judge.
+        record: what it gives; of one that also judges predictions, what it gives of a fit.
+        judges: the kind, or kinds, of what it can judge; a task that has none of them leaves it out.
+        at: the commands in which it is made, wherever there is what it judges.
+        columns: of predictions, keys that it adds to their rows -> headings in the terminal.
+        needs: properties of what is judged; where one is lacking there is nothing to say.
         asked_by: options of which one must be given, of a judgement that is made where it is asked for alone.
         place: where its section stands in a report.
         refits: whether it fits the method again. Such judgements are made last, of the model that a run keeps.
@@ -307,8 +376,9 @@ class Judgement(ABC):
 
     name: ClassVar[str] = ""
     record: ClassVar[type[Record]]
-    judges: ClassVar[type[JudgedFit]] = JudgedClassifier
+    judges: ClassVar[type[Judged] | tuple[type[Judged], ...]] = JudgedClassifier
     at: ClassVar[frozenset[str]] = frozenset({FIT, EVAL})
+    columns: ClassVar[Mapping[str, str]] = {}
     needs: ClassVar[frozenset[str]] = frozenset()
     asked_by: ClassVar[tuple[str, ...]] = ()
     place: ClassVar[Place] = Place.DETAILS
@@ -317,10 +387,10 @@ class Judgement(ABC):
     def __post_init__(self):
         settle(self, f"judgement '{self.name}'")
 
-    def applies(self, fit: JudgedFit) -> bool:
-        """Whether it is asked for and the fit has what it needs."""
+    def applies(self, judged: Judged) -> bool:
+        """Whether it judges this kind, is asked for and finds what it needs."""
         asked = not self.asked_by or any(getattr(self, name) is not None for name in self.asked_by)
-        return asked and all(getattr(fit, name) for name in self.needs)
+        return isinstance(judged, self.judges) and asked and all(getattr(judged, name) for name in self.needs)
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
         """Raise what can be told before anything is scored.
@@ -334,14 +404,14 @@ class Judgement(ABC):
         """
 
     @abstractmethod
-    def compute(self, fit: Any) -> Record | None:
+    def compute(self, judged: Any) -> Record | None:
         """The record; None where there is nothing to say.
 
         Args:
-            fit: a `judges` that it `applies` to.
+            judged: a `judges` that it `applies` to.
 
         Raises:
-            VladaptError: what was asked for by an option cannot be said of this fit.
+            VladaptError: what was asked for by an option cannot be said of this.
         """
 
 
@@ -362,12 +432,12 @@ class Findings(dict[str, Record]):
         read = {name: of.record.from_json(metrics) for name, of in classes.items() if of.record.is_in(metrics)}
         return cls(classes, {name: record for name, record in read.items() if record is not None})
 
-    def add(self, judgements: Sequence[Judgement], fit: JudgedFit) -> list[str]:
-        """Make judgements of a fit; each is added to its metrics before the next is made.
+    def add(self, judgements: Sequence[Judgement], judged: Judged) -> list[str]:
+        """Make those that apply; each is added to the metrics before the next is made.
 
         Returns:
-            What they say, in sentences. Where one of another package fails at the end of a fit, that it did: a fit is
-            not lost by what is said of it.
+            What they say, in sentences. Where one of another package fails, that it did, but in an evaluation, which is
+            made for them: a fit is not lost by what is said of it, nor are predictions.
 
         Raises:
             ConfigError: a record has a key that is there already.
@@ -375,26 +445,28 @@ class Findings(dict[str, Record]):
         notes: list[str] = []
         for judgement in judgements:
             try:
-                notes += self._made(judgement, fit)
+                notes += self._made(judgement, judged)
             except Exception as error:
-                if fit.at != FIT or type(judgement).__module__.startswith(f"{__name__.partition('.')[0]}."):
+                if judged.at == EVAL or type(judgement).__module__.startswith(f"{__name__.partition('.')[0]}."):
                     raise
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                notes.append(f"judgement '{judgement.name}' failed and says nothing of this fit ({reason})")
+                of = "this fit" if judged.at == FIT else "these images"
+                notes.append(f"judgement '{judgement.name}' failed and says nothing of {of} ({reason})")
         return notes
 
-    def _made(self, judgement: Judgement, fit: JudgedFit) -> list[str]:
+    def _made(self, judgement: Judgement, judged: Judged) -> list[str]:
         """Make one judgement; its sentences."""
-        record = judgement.compute(fit) if judgement.applies(fit) else None
+        record = judgement.compute(judged) if judgement.applies(judged) else None
         if record is None:
             return []
         entries = record.to_json()
-        if taken := sorted(entries.keys() & fit.metrics.keys()):
-            where = "is in metrics.json already; give its record another key"
-            raise ConfigError(f"judgement '{judgement.name}': '{taken[0]}' {where}")
+        if taken := sorted(entries.keys() & judged.metrics.keys()):
+            where = "the rows" if judged.at == PREDICT else "metrics.json"
+            already = f"is in {where} already; give its record another key"
+            raise ConfigError(f"judgement '{judgement.name}': '{taken[0]}' {already}")
         notes = [note for note in record.notes if note]
         self[judgement.name] = record
-        fit.metrics.update(entries)
+        judged.metrics.update(entries)
         return notes
 
     def sections(self, *places: Place) -> list[Any]:

@@ -14,7 +14,7 @@ from ..errors import DataError, LimitError, one_line
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a request asks for besides labels; what is None was not given. All but `nearest` are fields of `Use`.
+    """What a request asks for besides labels; what is None was not given. All but `nearest` are asked of a `Use`.
 
     Args:
         top: classes per image.
@@ -34,7 +34,7 @@ class Wishes:
 
     @property
     def of_use(self) -> dict[str, Any]:
-        """The fields that `Use` has."""
+        """For `Use.asking`."""
         return {name: value for name, value in vars(self).items() if name != "nearest"}
 
 
@@ -86,12 +86,14 @@ class Serving:
         threads: of one answer; None for as many as there are cores.
         resources: name -> path, in place of the run's own.
         max_pixels: most that are decoded of an image.
+        training_ids: whether clients learn the names of labelled images.
     """
 
     device: str = "auto"
     threads: int | None = None
     resources: Mapping[str, str] = field(default_factory=dict)
     max_pixels: int = 64_000_000
+    training_ids: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .domain import Domain
-    from .judgement import Evaluated, JudgedFit
+    from .judgement import Evaluated, Judged
     from .serving import Served, Serving
     from .use import Exported, ExportWishes
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
-TRUST = frozenset({"coverage", "set_method", "max_error"})
 COMPARED = "Compared"
 """Heading of the flags of what a comparison varies."""
 FILE_KINDS = (".csv", ".jsonl", ".html")
@@ -162,8 +161,9 @@ class Task(ABC):
         options: a dataclass of options of its own (`option` fields), which become further keys, or None.
         defaults: recipe key -> value, where neither the user nor the domain says.
         at_evaluation, at_prediction: fields of `Use` it takes there, besides the run, images, split and device.
-        judgements: names of what is said of its fits besides their scores, in the order in which they are made.
-        judges: the kind of fit that judgements of other packages must be for; None: the task has none.
+        judgements: names of what is said of its fits besides their scores, of its predictions and of its data, in the
+            order in which they are made.
+        judges: the kinds of what it gives to be judged, of which judgements of other packages must be.
         compares: fields of `Axes` that a comparison may vary; empty where there is none.
         method: the column of a comparison that names what is compared.
         deciding: the metric a comparison is about.
@@ -184,7 +184,7 @@ class Task(ABC):
     at_evaluation: ClassVar[frozenset[str]] = frozenset({"data", "workers"})
     at_prediction: ClassVar[frozenset[str]] = frozenset()
     judgements: ClassVar[tuple[str, ...]] = ()
-    judges: ClassVar[type[JudgedFit] | None] = None
+    judges: ClassVar[tuple[type[Judged], ...]] = ()
     compares: ClassVar[frozenset[str]] = frozenset()
     method: ClassVar[str] = "adapter"
     deciding: ClassVar[str] = "accuracy"

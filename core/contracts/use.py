@@ -5,7 +5,7 @@ it names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,28 +77,6 @@ class UseOptions:
         group=METHOD,
         commands=("predict",),
     )
-    coverage: float | None = option(
-        None,
-        "name for each image a set of classes that holds the right one in this share of cases, for instance 0.9; with "
-        "several labels per image, a set that holds this share of its true labels on average",
-        metavar="SHARE",
-        group=JUDGING,
-        commands=("evaluate", "predict"),
-    )
-    max_error: float | None = option(
-        None,
-        "leave unsure answers open, so that at most this share of the others is wrong, for instance 0.05",
-        metavar="SHARE",
-        group=JUDGING,
-        commands=("evaluate", "predict"),
-    )
-    set_method: str | None = option(
-        None,
-        "how sets of classes are made; by default lac, the smallest ones",
-        metavar="lac|aps|raps",
-        group=JUDGING,
-        commands=("evaluate", "predict"),
-    )
     device: str = option(
         "auto",
         "device: auto (the default), cpu, cuda or cuda:1",
@@ -164,6 +142,12 @@ class Use(UseOptions):
     files: Sequence[Path] = ()
     explain: str | None = None
     judging: Mapping[str, Any] = field(default_factory=dict)
+
+    def asking(self, wishes: Mapping[str, Any]) -> Use:
+        """With what is wished, by name: options of a use, and all others, where they are given, of judgements."""
+        options = {name: value for name, value in wishes.items() if name in USE}
+        others = {name: value for name, value in wishes.items() if name not in USE and value is not None}
+        return replace(self, **options, judging={**self.judging, **others})
 
 
 USE: dict[str, Option] = {each.name: each for each in options_of(UseOptions)}

@@ -18,7 +18,6 @@ from .files import (
     Format,
     ItemCollector,
     folders,
-    format_of,
     is_folder,
     leads_up,
     shown,
@@ -60,7 +59,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
                 collector.skip(shown(class_folder, root), "a linked folder outside the data folder; copy it there")
                 continue
             for file in walk(class_folder, root, collector):
-                if format_of(file, formats) is not None:
+                if Format.of(file, formats) is not None:
                     label = Label(label_of[printable(class_folder.name)])
                     collector.add_file(file, shown(file, root), formats, target=label, split=split)
     data = collector.data_set(root, formats, layout.class_names, notes=list(layout.notes))
@@ -197,4 +196,4 @@ def _unlisted(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _is_image(path: Path, formats: Sequence[Format]) -> bool:
-    return path.is_file() and format_of(path, formats) is not None
+    return path.is_file() and Format.of(path, formats) is not None

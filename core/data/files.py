@@ -32,7 +32,7 @@ class ItemCollector:
             formats: the first that matches expands the file and says its group, unless `fields` has one.
             fields: of each `Item` (target, split, ...); `decode` is merged into the format's.
         """
-        fmt = format_of(path, formats)
+        fmt = Format.of(path, formats)
         if fmt is None:
             known = " ".join(suffix for f in formats for suffix in f.suffixes)
             return self.skip(name, f"no reader for this kind of file; known: {known}")
@@ -247,6 +247,11 @@ class Format:
     max_pixels: int = Item.MAX_PIXELS
     size: Callable[[Path, dict[str, Any]], tuple[int, int]] | None = None
 
+    @staticmethod
+    def of(path: Path, formats: Sequence[Format]) -> Format | None:
+        """The first format that takes the file, or None."""
+        return next((each for each in formats if each.matches(path)), None)
+
     def matches(self, path: Path) -> bool:
         if path.name.lower().endswith(self.suffixes):
             return True
@@ -269,16 +274,11 @@ class Format:
         return width, height
 
 
-def format_of(path: Path, formats: Sequence[Format]) -> Format | None:
-    """The first format that takes the file, or None."""
-    return next((f for f in formats if f.matches(path)), None)
-
-
 def loader(formats: Sequence[Format]) -> Callable[[Any], Decoded]:
     """The `DomainData.load` of a set whose files are of these formats."""
 
     def load(item) -> Decoded:
-        fmt = format_of(Path(item.source), formats)
+        fmt = Format.of(Path(item.source), formats)
         if fmt is None:
             known = " ".join(s for f in formats for s in f.suffixes)
             raise DataError(f"{item.source}: no reader for this kind of file; known: {known}")

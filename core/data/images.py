@@ -37,8 +37,6 @@ PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AV
 PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3
 """Pixels of Pillow's own limit, which a program may have set lower for all that it reads: that counts too."""
 LARGE = threading.Lock()
-DECODER_LIMITS = {"WEBP": 70_000_000, "AVIF": 70_000_000, "JPEG2000": 40_000_000}
-"""Pixels from which a decoder takes more memory than this module promises; a limit above the usual one lifts them."""
 LONGEST_SIDE = 1_000_000
 """Pixels; Pillow keeps an address of each row, which costs more than the pixels of a line one pixel wide."""
 MOST_HEADER_BYTES = 1 << 16
@@ -257,7 +255,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _check_pixel_count(image: Image.Image, name: str | Path, limit: int) -> None:
-    limit, cure = decoder_limit(image.format, limit)
+    limit, cure = Item.decoder_limit(image.format, limit)
     if Image.MAX_IMAGE_PIXELS not in (None, PILLOW_LIMIT):
         limit = min(limit, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > limit:
@@ -265,18 +263,6 @@ def _check_pixel_count(image: Image.Image, name: str | Path, limit: int) -> None
     if max(image.size) > LONGEST_SIDE:
         size = f"{image.width} x {image.height} pixels"
         raise LimitError(f"{name}: {size}, a side may have {LONGEST_SIDE:,} at most; cut it into tiles")
-
-
-def decoder_limit(codec: str, limit: int) -> tuple[int, str]:
-    """Most pixels that are decoded of a kind of image, and what to do about it.
-
-    Args:
-        codec: Pillow's name of the kind.
-        limit: most pixels that are decoded of any.
-    """
-    if DECODER_LIMITS.get(codec, limit) < limit <= Item.MAX_PIXELS:
-        return DECODER_LIMITS[codec], f"raise --max-pixels above {Item.MAX_PIXELS}"
-    return limit, "raise --max-pixels"
 
 
 def _seek(image: Image.Image, frame: int, name: str | Path) -> None:

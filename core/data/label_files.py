@@ -7,8 +7,6 @@ read.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +23,7 @@ from ..runtime.reading import parse_json, read_start
 from .files import stays_inside
 from .pools import pool_of_classes, read_pool
 from .row_labels import labels_of_cells
-from .tables import Row, Table, read_table
+from .tables import Row, Table, csv_text, read_table
 
 LABEL_COLUMNS = ("id", "label", "answer", "labeller", "time", "drawn", "round")
 TODO_COLUMNS = ("id", "drawn", "round", "guess", "confidence", "given")
@@ -283,13 +281,9 @@ def _notes(rows: Sequence[Answer], said: Sequence[Answer], source: Source, class
 
 
 def _csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], source: Source) -> str:
-    text = io.StringIO()
     names = [*columns, *SOURCE_COLUMNS]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n", restval="")
-    writer.writeheader()
-    for place, row in enumerate(rows):
-        writer.writerow({**row, **(source.cells() if place == 0 else {})})
-    return text.getvalue()
+    filled = ({**row, **(source.cells() if place == 0 else {})} for place, row in enumerate(rows))
+    return csv_text(names, ([row.get(name, "") for name in names] for row in filled))
 
 
 def _read(path: Path, columns: Sequence[str], made_by: str) -> tuple[Table, Source]:

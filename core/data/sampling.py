@@ -7,7 +7,6 @@ released code.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil, isnan
@@ -48,7 +47,7 @@ def sample_shots(
         raise ConfigError(f"--shots {shots}: give a whole number of images per class, 0 or more")
     if shots == 0:
         return []
-    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: rank(seed, item.id))
+    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: Item.rank(seed, item.id))
     if any(isinstance(item.class_label(), tuple) for item in ranked):
         return _several_labels(ranked, shots, num_classes)
     by_class: list[list[Item]] = [[] for _ in range(num_classes)]
@@ -129,11 +128,6 @@ def scenario_counts(pool: np.ndarray, shots: int, scenario: str) -> list[int]:
     while sum(counts) > wanted:
         counts[int(np.argmax(counts))] -= 1
     return counts
-
-
-def rank(seed: int, item_id: str) -> str:
-    """Where an item stands in the shuffled order of a seed."""
-    return hashlib.sha256(f"{seed}:{item_id}".encode()).hexdigest()
 
 
 def class_counts(items: Sequence[Item], num_classes: int) -> list[int]:
@@ -256,12 +250,12 @@ def hold_out(support: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet] | 
         (rest, held), in the order of the support; None where most classes have fewer than 4 images, or groups leave
         nothing to hold.
     """
-    member = _memberships(support)  # (N, C)
+    member = support.memberships()  # (N, C)
     totals = member.sum(axis=0)
     share = totals // MIN_SHOTS
     if 2 * (share > 0).sum() < (totals > 0).sum() or not share.any():
         return None
-    units = _units(support.groups, len(support))
+    units = support.units()
     shuffled = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
     taken, held = _fill(units, shuffled, member, np.zeros_like(totals), share)
     short = (share > 0) & (held == 0)
@@ -274,63 +268,6 @@ def hold_out(support: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet] | 
     is_held[[row for u in taken for row in units[u]]] = True
     is_held = is_held.to(support.features.device)
     return support.select(~is_held), support.select(is_held)
-
-
-def folds(support: FeatureSet, count: int, seed: int) -> list[torch.Tensor]:
-    """Rows to hold out in turn: each fold has its share of every class, and none has all images of a class.
-
-    Groups (patient, identity, video) go to one fold whole. A group that holds all images of a class is in no fold, nor
-    is the only image of a class.
-
-    Args:
-        support: N labelled images, one label or several per image.
-        count: folds; fewer where classes have fewer images on average.
-        seed: fixes which images go together.
-
-    Returns:
-        Row indices of each fold, rising; [] where most classes have a single image or group.
-    """
-    member = _memberships(support)  # (N, C)
-    units = _units(support.groups, len(support))
-    per_unit = np.stack([(member[rows] > 0).any(axis=0) for rows in units])  # (U, C)
-    totals = member.sum(axis=0)
-    units_of_class = per_unit.sum(axis=0)
-    count = min(count, int(np.median(units_of_class[units_of_class > 0])))
-    if count < 2:
-        return []
-    shuffled = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
-    shuffled.sort(key=lambda u: units_of_class[per_unit[u]].min(initial=len(units)))  # those of rare classes first
-    held, sizes = np.zeros((count, member.shape[1])), np.zeros(count)
-    rows_of: list[list[int]] = [[] for _ in range(count)]
-    for u in shuffled:
-        classes = per_unit[u]
-        if (units_of_class[classes] < 2).any():
-            continue
-        crowding = (held[:, classes] / totals[classes]).sum(axis=1)
-        fold = min(range(count), key=lambda k: (crowding[k], sizes[k], k))
-        if ((held[fold] + member[units[u]].sum(axis=0) >= totals) & classes).any():
-            continue
-        rows_of[fold] += units[u]
-        held[fold] += member[units[u]].sum(axis=0)
-        sizes[fold] += len(units[u])
-    return [torch.tensor(sorted(rows)) for rows in rows_of if rows]
-
-
-def _memberships(support: FeatureSet) -> np.ndarray:
-    """(N, C) int64 of 0 and 1; with several labels per image, a last column marks images without a positive."""
-    member = (support.one_hot() > 0.5).cpu().numpy().astype(np.int64)
-    if support.multilabel:
-        member = np.concatenate([member, member.sum(axis=1, keepdims=True) == 0], axis=1)
-    return member
-
-
-def _units(groups: tuple[str, ...] | None, size: int) -> list[list[int]]:
-    """Rows that must stay together; an image without a group is a unit of its own."""
-    rows_of: dict[object, list[int]] = {}
-    for row in range(size):
-        key = groups[row] if groups is not None and groups[row] else row
-        rows_of.setdefault(key, []).append(row)
-    return list(rows_of.values())
 
 
 def _fill(units, candidates, member, held, limit) -> tuple[list[int], np.ndarray]:

@@ -25,7 +25,6 @@ from ..errors import DataError
 from ..runtime.process import collecting_seldom
 from .allocation import Part, allocate
 from .near_copies import remembered_near_copies
-from .sampling import rank
 from .verify import FileHashes, content_key, content_of, part_text
 
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
@@ -85,7 +84,7 @@ def share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, fl
     as_parts = [
         Part(
             counts=Counter(label for position in part for label in _balanced(data.items[position], data.kind)),
-            rank=min(rank(seed, data.items[position].id) for position in part),
+            rank=min(Item.rank(seed, data.items[position].id) for position in part),
         )
         for part in parts
     ]
@@ -367,12 +366,3 @@ def _folds(data: DomainData, parts: Sequence[list[int]], folds: int, seed: int) 
         taken.append([part for part in left if splits[part[0]] == "test"])
         left = [part for part in left if splits[part[0]] != "test"]
     return [*taken, left]
-
-
-def spread_over_splits(counts: Mapping[str, int]) -> list[str]:
-    """Split of each sample of a set that is drawn, in their order.
-
-    Args:
-        counts: split -> how many samples.
-    """
-    return [split for split, count in counts.items() for _ in range(count)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,9 @@ from ..errors import DataError, UnknownNameError
 from ..runtime.reading import parse_json, read_text
 
 MOST_COLUMNS = 100_000
+FORMULA = re.compile(r"'*[=+\-@\t\n]")
+"""How a cell begins that a spreadsheet may calculate, after any quotes that say it is a text."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,13 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
     """The columns, and the rows, which have no value for the cells that a short line lacks."""
     header = text.lstrip().splitlines()[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     rows, columns = [], None
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
+            cells = [cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell for cell in cells]
             if columns is None:
                 columns = [cell.strip() for cell in cells]
                 if len(columns) > MOST_COLUMNS:
@@ -144,3 +150,19 @@ def _json_rows(path: Path, text: str, whole: bool) -> list[Row]:
         if not isinstance(entry, dict):
             raise DataError(f"{place}: not a JSON object; give one object per image")
     return [Row(entry, place) for place, entry in listed]
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as `read_table` reads it. Texts that a spreadsheet would take for a formula are kept from that by a quote
+    before them, which `read_table` removes; numbers stay as they are."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_as_text(cell) for cell in row] for row in (columns, *rows))
+    return text.getvalue()
+
+
+def _as_text(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # as it is read; csv quotes no "\r" before Python 3.13
+    return f"'{cell}" if FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell

@@ -11,7 +11,7 @@ from typing import Any
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData, Item
 from ..errors import DataError, printable
-from .files import Format, ItemCollector, format_of, loader, walk, with_max_pixels
+from .files import Format, ItemCollector, loader, walk, with_max_pixels
 from .images import IMAGE
 
 
@@ -33,7 +33,7 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
         files = list(walk(given, given, below)) if given.is_dir() else [given]
         collector.skipped += [(printable(f"{given.as_posix()}/{name}"), reason) for name, reason in below.skipped]
         for file in files:
-            known = format_of(file, formats) is not None or file == given
+            known = Format.of(file, formats) is not None or file == given
             if known and file.resolve() not in seen:
                 seen.add(file.resolve())
                 collector.add_file(file, printable(file.as_posix()), formats)

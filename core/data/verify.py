@@ -21,13 +21,11 @@ from ..contracts.items import Decoded, DomainData, Item
 from ..errors import CacheError, DataError, LimitError
 from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom
-from ..runtime.reading import sha256_of, why_not_regular
+from ..runtime.reading import is_settled, sha256_of, version_of, why_not_regular
 from .images import IMAGE, reduced_image
 from .near_copies import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
-VERIFY_ALL_UP_TO = 20_000
-"""Samples in a set that is checked whole; of a larger one only what is used is checked, when it is used."""
 NEAR_COPIES_UP_TO = 200_000
 """Samples in a set whose near copies are looked for."""
 CHUNK_BYTES = 1 << 20
@@ -54,7 +52,7 @@ def drop_unreadable(
         DataError: more than 5 % of the set is unreadable, or the cache cannot be written.
     """
     thumbnails, threads = Thumbnails(hashes.path.parent), workers or os.cpu_count() or 1
-    if len(data.items) <= VERIFY_ALL_UP_TO:
+    if len(data.items) <= DomainData.VERIFIED_UP_TO:
         reasons = _Verdicts(hashes, thumbnails).of(data, threads, progress)
         bad = [(str(item.id), reason) for item, reason in zip(data.items, reasons) if reason]
         good = [item for item, reason in zip(data.items, reasons) if not reason]
@@ -200,8 +198,14 @@ def one_line(error: BaseException) -> str:
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
+FileKey = tuple[str, int, int, int, int]
+"""Absolute path and `version_of` of a file."""
+
+
 class FileHashes:
-    """sha256 of files, remembered by (path, size, mtime) in an append-only file that processes and threads may share.
+    """sha256 of files, remembered by path and `version_of` in an append-only file that processes and threads may share.
+
+    A file whose next change might not show is remembered by this object alone.
 
     Args:
         root: folder of the memory; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
@@ -214,7 +218,7 @@ class FileHashes:
         default = os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt"
         self.path = Path(root or default) / "file-hashes.jsonl"
         self.seen: dict[str, str] = {}
-        self._known: dict[tuple[str, int, int], str] | None = None
+        self._known: dict[FileKey, str] | None = None
         self._loading = threading.Lock()  # threads that read the memory each for itself would forget what others add
 
     def sha256(self, path: str | Path, status: os.stat_result | None = None) -> str:
@@ -234,7 +238,10 @@ class FileHashes:
                 raise DataError(f"{path}: cannot be read ({reason}); check the file")
             key = _identity(path, status)
             if key not in known:
-                self._remember(key, sha256_of(path))
+                lasts = is_settled(status)  # before it is read: what is written meanwhile must show
+                known[key] = sha256_of(path)
+                if lasts:
+                    self._append(key, known[key])
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
         self.seen[str(path)] = known[key]
@@ -251,14 +258,13 @@ class FileHashes:
             self.seen[str(path)] = digest
         return digest
 
-    def _memory(self) -> dict[tuple[str, int, int], str]:
+    def _memory(self) -> dict[FileKey, str]:
         with self._loading:
             if self._known is None:
                 self._known = _read_records(self.path)
         return self._known
 
-    def _remember(self, key: tuple[str, int, int], digest: str) -> None:
-        self._known[key] = digest
+    def _append(self, key: FileKey, digest: str) -> None:
         # The newline leads, so that a record cut short by a crash never spoils the one after it; one write in append
         # mode, so that two processes never mix their lines.
         record = ("\n" + json.dumps([*key, digest])).encode()
@@ -327,12 +333,12 @@ def part_text(item: Item) -> str:
 _as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
-def _identity(path: str | Path, status: os.stat_result) -> tuple[str, int, int]:
+def _identity(path: str | Path, status: os.stat_result) -> FileKey:
     """What a file is remembered by."""
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+    return os.path.abspath(path), *version_of(status)
 
 
-def _read_records(path: Path) -> dict[tuple[str, int, int], str]:
+def _read_records(path: Path) -> dict[FileKey, str]:
     if not path.is_file():
         return {}
     try:
@@ -346,7 +352,7 @@ def _read_records(path: Path) -> dict[tuple[str, int, int], str]:
         records = []
     if len(records) != len(lines):
         records = map(_parsed, lines)
-    return {(record[0], record[1], record[2]): record[3] for record in records if _is_record(record)}
+    return {tuple(record[:-1]): record[-1] for record in records if _is_record(record)}
 
 
 def _parsed(line: bytes) -> Any:
@@ -358,27 +364,42 @@ def _parsed(line: bytes) -> Any:
 
 
 def _is_record(record: Any) -> bool:
-    """Whether it is [path, size, mtime_ns, digest]."""
+    """Whether it is [path, size, mtime_ns, inode, ctime_ns, digest]."""
     return (
-        isinstance(record, list) and [type(value) for value in record] == [str, int, int, str] and len(record[3]) == 64
+        isinstance(record, list)
+        and [type(value) for value in record] == [str, int, int, int, int, str]
+        and len(record[-1]) == 64
     )
+
+
+def digest_of_file(path: str | Path) -> str:
+    """As `FileHashes.sha256`, of the memory in the usual place, which a process reads once.
+
+    What is derived from a file and kept in the cache is named by it: a file that was moved or touched is read once
+    more, and nothing is derived anew.
+    """
+    return _hashes_below(os.environ.get("VLADAPT_CACHE")).sha256(path)
+
+
+@lru_cache(maxsize=1)
+def _hashes_below(root: str | None) -> FileHashes:
+    return FileHashes(root)
 
 
 T = TypeVar("T")
 
 
 def remember_by_file(size: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Decorator of `f(path, *args)`: the `size` latest results are kept, each until its file's size or time changes."""
+    """Decorator of `f(path, *args)`: the `size` latest results are kept, each until its file is another version."""
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         @lru_cache(maxsize=size)
-        def cached(path: Path, version: tuple[int, int], *args) -> T:
+        def cached(path: Path, version: tuple[int, ...], *args) -> T:
             return function(path, *args)
 
         @wraps(function)
         def wrapped(path: Path, *args) -> T:
-            stat = os.stat(path)
-            return cached(Path(path), (stat.st_size, stat.st_mtime_ns), *args)
+            return cached(Path(path), version_of(os.stat(path)), *args)
 
         return wrapped
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import json
 import math
 import re
@@ -17,6 +15,7 @@ from ..contracts.domain import Domain
 from ..contracts.options import keywords
 from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
+from ..data.tables import csv_text
 from ..errors import ConfigError, DataError, VladaptError
 from ..recipes.asked_for import check_hooks, with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
@@ -329,9 +328,5 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, method: str = "adap
     first = [method, "shots", "seed", *split, *kinds, *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     columns.sort(key="data".__eq__)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_whole(path, csv_text(columns, ([row.get(name, "") for name in columns] for row in rows)))
     return path

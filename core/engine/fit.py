@@ -9,7 +9,7 @@ from typing import Any
 
 from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import Item
-from ..contracts.judgement import EVAL, Evaluated
+from ..contracts.judgement import EVAL, PREDICT, Evaluated
 from ..contracts.options import keywords
 from ..contracts.recipe import TRAINED, Recipe, Trained, check_out_folder
 from ..contracts.task import FILE_KINDS, FitResult
@@ -123,7 +123,7 @@ def predict(
             and a folder for pictures and files, for tasks that write them.
         explain: explain each answer in the folder of `out`: a page, and heat maps by "grad-cam", "occlusion" or
             "rollout"; True for the one that suits the backbone.
-        given: options of `UseOptions`.
+        given: options of `UseOptions`. Those of the judgements of the run's task are taken too.
         backbone: where the run's backbone is here, if not where the run says.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
@@ -144,6 +144,7 @@ def predict(
     places = {"images": tuple(images), "out": folder, "files": files}
     use = use_of(opened, "predict", given, **places, explain="auto" if explain is True else explain or None)
     task.check_use(use, "predict")
+    check_judging(task, PREDICT, use.judging)
     predicted = task.predict(use, reporter or Reporter(quiet=True))
     for file in () if isinstance(predicted, OwnFiles) else files:
         task.write_rows(predicted, file)
@@ -160,8 +161,8 @@ def use_of(run: Run, command: str, given: Mapping[str, Any], **how: Any) -> Use:
     said = {name: value for name, value in given.items() if value is not None and value is not False}
     options = {name: value for name, value in said.items() if name in known}
     options |= {name: str(options[name]) for name in ("data", "features") if name in options}
-    judging = {name: value for name, value in given.items() if name not in known}
-    if judging and command != "evaluate":
+    judging = {name: value for name, value in said.items() if name not in known}
+    if judging and command == "export":
         raise TypeError(f"{command}() got an unexpected keyword argument '{next(iter(judging))}'")
     return Use(run, **options, **how, judging=judging)
 

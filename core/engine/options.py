@@ -94,3 +94,6 @@ class ServeOptions:
     queue: int | None = option(
         None, "images that may wait; further ones are refused with 503. By default 256", metavar="N"
     )
+    training_ids: bool = option(
+        False, "let `nearest` name labelled images as the run does, often by file names; by default by number"
+    )

@@ -95,7 +95,7 @@ def search(
     if wanted:
         wanted.check(opened.info, opened.path)
     made_by = opened.info["backbone"]
-    reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain, reading)
+    reader = opened.reader(domain, reading)
     tower = searched(
         load_backbone(asked.backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels)
     )

@@ -15,6 +15,8 @@ from torch import Tensor
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
+from ..contracts.items import Item
+from ..contracts.judgement import SELECT, Findings, JudgedLabels
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
 from ..contracts.task import Task, refuse_unused
@@ -28,16 +30,16 @@ from ..data.label_files import (
     todo_text,
 )
 from ..data.pools import named_classes, pool_of_classes, read_pool
-from ..data.sampling import rank
 from ..data.splits import links_of
 from ..data.verify import FileHashes
 from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shortened
 from ..labelling.curve import Payoff, Point, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
-from ..labelling.wrong_labels import held_out_probabilities, require_cleanlab, suspects
+from ..labelling.wrong_labels import require_cleanlab
 from ..recipes.asked_for import read_data, readable_samples
 from ..recipes.resolve import task_of
 from ..registry import build_adapter, build_selector, check_packages
+from ..registry.build import judges_at
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Prepared
@@ -48,7 +50,7 @@ BUDGET, METHOD, METHOD_OPTIONS = 50, "pcb", {"first": "predicted"}
 """What chooses where nobody says, settled before anything was measured: zero-shot knows classes before any label."""
 PROBE = "linear-probe"
 """Whose doubts count where labels are suspected, if nobody names another."""
-SUSPECT = "suspect"
+WRONG_LABELS = "wrong-labels"
 ROWS_AT_ONCE = 4096
 USED = frozenset(
     {"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers", "templates"}
@@ -212,24 +214,12 @@ def select_wrong_labels(
     def fit(support: FeatureSet) -> Callable[[FeatureSet], Tensor]:
         return _fitted(adapter(), support, prepared.classifier, recipe.seed)
 
-    probabilities = held_out_probabilities(features, fit, recipe.seed)
-    found = suspects(features.labels, probabilities)[:budget]
-    names = prepared.class_names
-    rows = [
-        Todo(
-            features.ids[row],
-            SUSPECT,
-            1,
-            names[int(probabilities[row].argmax())],
-            float(probabilities[row].max()),
-            names[int(features.labels[row])],
-        )
-        for row in found
-    ]
+    findings, names = Findings({}), prepared.class_names
+    labels = JudgedLabels(at=SELECT, labelled=features, fit=fit, seed=recipe.seed)
+    notes = findings.add(judges_at(task, SELECT), labels)
+    rows = findings[WRONG_LABELS].suspects[:budget]
     if rows:
         write_whole(out, todo_text(rows, _source(recipe, task, names, out, labelled=True)))
-    unjudged = int((~probabilities.isfinite().all(dim=1)).sum())
-    notes = [f"Images not judged, because no other image or group has their class: {unjudged}."] if unjudged else []
     skipped = [*prepared.data.skipped, *prepared.skipped]
     file, count = out if rows else None, len(features)
     return Selected(file, len(rows), 0, adapter().name, 1, names, count, count, notes=notes, skipped=skipped)
@@ -372,7 +362,7 @@ def _todo(rows: _Rows, chosen: Round, method: str, number: int, seed: int) -> li
     if method == RANDOM:
         drawn.update(dict.fromkeys(chosen.chosen, f"{RANDOM} to learn"))
     order, others = [], iter(chosen.chosen)
-    for row in sorted(chosen.random, key=lambda row: rank(seed, rows.items[row].id)):
+    for row in sorted(chosen.random, key=lambda row: Item.rank(seed, rows.items[row].id)):
         order += [*islice(others, EVERY - 1), row]
     made = []
     for row in [*order, *others]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,16 @@ def serve(
     exported = is_export(folder)
     if exported and (device not in (None, "auto", "cpu") or resources):
         raise ConfigError(f"{folder}: an export runs on the CPU and needs no resources; omit --device and --resource")
-    limits, serving = Limits(), Serving(device=device or "auto", resources=dict(resources or {}))
+    if exported and asked.training_ids:
+        raise ConfigError(f"{folder}: an export holds no labelled images; omit --training-ids")
+    limits, serving = Limits(), Serving(device or "auto", None, dict(resources or {}), training_ids=asked.training_ids)
     limits = Limits(
         request_bytes=limits.request_bytes if max_mb is None else max_mb << 20,
         waiting=asked.queue or limits.waiting,
         waiting_bytes=limits.waiting_bytes if max_mb is None else max(limits.waiting_bytes, max_mb << 20),
     )
     if max_pixels is not None:
-        serving = Serving(serving.device, None, serving.resources, max_pixels)
+        serving = replace(serving, max_pixels=max_pixels)
     made = listening(host, port)
     try:
         name = f"[{host}]" if ":" in host else host

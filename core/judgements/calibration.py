@@ -22,7 +22,6 @@ from ..contracts.features import FeatureSet
 from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Record, Scores, beside
 from ..contracts.prepared import PreparedData, Shots, on_adapted
 from ..contracts.resources import OF_TOWERS
-from ..data.sampling import folds, rank
 from ..errors import VladaptError
 from ..features.batches import OF_IMAGES, logits_of
 from ..metrics.classification import label_answer_metrics
@@ -90,11 +89,10 @@ class Calibrated(Record):
         """How confidence and accuracy agree, and what follows for sets and for answers left open."""
         if self.scores is None or self.scores.labels is None:
             return []
-        return [self._curves(), trust_section(self.calibration, self.scores)]
+        return [self._curves(self.scores), trust_section(self.calibration, self.scores)]
 
-    def _curves(self) -> CalibrationSection:
-        scores, metrics = self.scores, self.scores.metrics
-        before, confident = scores.zero_shot_logits, scores.adapted_logits
+    def _curves(self, scores: Scores) -> CalibrationSection:
+        metrics, before, confident = scores.metrics, scores.zero_shot_logits, scores.adapted_logits
         confident = confident if self.calibration is None else self.calibration.scaling.logits(confident)
         after = calibration_curve(confident, scores.labels)
         old, ece = (metrics.get("zero_shot") or {}).get("ece"), metrics["adapted"].get("ece")
@@ -267,7 +265,7 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     expensive = (adapter.needs | adapter.at_predict) & OF_TOWERS or prepared.base is not None
     if expensive or support.labels is None or not len(support):
         return ""
-    logits, rows, parts = [], [], folds(support, FOLDS, fit.seed)
+    logits, rows, parts = [], [], support.folds(FOLDS, fit.seed)
     if not parts:
         return "too few images per class to score some of them by a fit on the others"
     common = _unlearned(prepared, shots, adapter, fit.seed, fit.refitted)
@@ -304,7 +302,7 @@ def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
     if adapter.needs & OF_TOWERS and not left and fit.report.val_score is None and not fit.refitted:
         left = pool
     most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
-    ids = sorted((item.id for item in left), key=lambda i: rank(fit.seed, i))[:most]
+    ids = sorted((item.id for item in left), key=lambda i: Item.rank(fit.seed, i))[:most]
     if not ids:
         return "no validation images to spare"
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
@@ -336,7 +334,7 @@ def _unlearned(
     else:
         drawn = {*(shots.support.ids or ()), *((shots.val.ids if shots.val is not None else None) or ())}
         left = [item.id for split in ("train", "val") for item in prepared.data.split(split) if item.id not in drawn]
-        left = sorted(left, key=lambda i: rank(seed, i))[:MOST_ROWS_OF_IMAGES]
+        left = sorted(left, key=lambda i: Item.rank(seed, i))[:MOST_ROWS_OF_IMAGES]
         some = prepared.of_ids(left, parts="parts" in adapter.at_predict) if left else None
         if (some is None or not len(some)) and not val_taught:
             some = shots.val

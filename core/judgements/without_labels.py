@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..confidence.without_labels import Evidence
 from ..contracts.features import FeatureSet
+from ..contracts.items import Item
 from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Record, Scores, beside
-from ..data.sampling import rank
 from .calibration import logits_on
 
 if TYPE_CHECKING:
@@ -140,5 +140,5 @@ def _labelled(fit: JudgedClassifier) -> FeatureSet | None:
     if fit.adapter.transductive or fit.shots.val is not None:
         return None if fit.adapter.transductive else fit.shots.val
     val = [item.id for item in fit.prepared.data.split("val") if item.target is not None]
-    some = sorted(val, key=lambda name: rank(fit.seed, name))[: min(MOST_LABELLED, len(val) // 2)]
+    some = sorted(val, key=lambda name: Item.rank(fit.seed, name))[: min(MOST_LABELLED, len(val) // 2)]
     return fit.prepared.of_ids(some, parts="parts" in fit.adapter.at_predict) if some else None

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..contracts.features import FeatureSet
-from ..data.sampling import folds
 from ..errors import DataError
 from ..runtime.process import need_package
 
@@ -27,7 +26,7 @@ def held_out_probabilities(labelled: FeatureSet, fit: Callable[[FeatureSet], Cal
     Raises:
         DataError: groups, or classes of one image, leave nothing to hold out.
     """
-    parts = folds(labelled, PARTS, seed)
+    parts = labelled.folds(PARTS, seed)
     if not parts:
         raise DataError("most classes have one image or one group, so no label can be held out; add images")
     probabilities = torch.full((len(labelled), len(labelled.class_names)), torch.nan)

@@ -7,9 +7,9 @@ __getattr__, __dir__ = lazy_exports(
     {
         "classification": "ClassRow LabelMistake Mistake classification_metrics confusion_matrix multilabel_metrics "
         "per_class_table top_label_mistakes top_mistakes",
-        "resampling": "drawn_weights exchange_test mean_draws metric_draws percentiles units_of",
+        "resampling": "drawn_weights exchange_test mean_draws metric_draws units_of",
         "retrieval": "Ranking TEXT_TO_IMAGE image_text_rankings rankings retrieval_metrics",
-        "selection": "ALIKE MOST_SHOTS best_setting class_weights log_priors macro_auroc row_weights val_score",
+        "selection": "ALIKE best_setting class_weights log_priors macro_auroc row_weights val_score",
         "significance": "CalibrationBin McNemar SIGNIFICANT bootstrap_interval calibration_curve intervals_of mcnemar "
         "mean_interval p_words share_interval wilson_interval",
     },

@@ -14,8 +14,6 @@ ALIKE = 1e-9
 """Scores this close are alike."""
 UNEQUAL = 1.5
 """Largest over smallest class of the test set above which balanced accuracy decides."""
-MOST_SHOTS = 16
-"""Shots per class that few-shot methods are published for, at most."""
 OFFSET_RIDGE, OFFSET_STEPS = 1e-2, 100
 """Of `balancing_offsets`: the weight of squared offsets beside a mean cross-entropy, and the steps of L-BFGS."""
 

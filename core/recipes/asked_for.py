@@ -11,7 +11,7 @@ from typing import Any
 from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
-from ..contracts.choices import FreshViews, published_options
+from ..contracts.choices import FreshViews
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData, Item
 from ..contracts.options import options_of
@@ -259,17 +259,17 @@ def without_shots(recipe: Recipe, data: DomainData, adapter: Adapter) -> Recipe:
     return recipe.with_(shots=0)
 
 
-def as_published(recipe: Recipe, names: Iterable[str], shared: Iterable[tuple[type, str, Any]]) -> Recipe:
+def as_published(recipe: Recipe, names: Iterable[str], labelled: bool) -> Recipe:
     """The recipe whose methods have the options of papers, where it has a protocol and nobody gave others.
 
     Args:
-        shared: base of methods, its option, and the value that papers have.
+        labelled: whether images are labelled.
     """
     if recipe.protocol is None:
         return recipe
     options = {}
     for name in names:
-        given, of_papers = recipe.with_adapter(name).adapter_options, published_options(adapter_class(name), shared)
+        given, of_papers = recipe.with_adapter(name).adapter_options, adapter_class(name).published_options(labelled)
         options[name] = {key: value for key, value in of_papers.items() if key not in given}
     return _with_defaults(recipe, options)
 

@@ -206,20 +206,18 @@ def build_selector(name: str, **options: Any) -> Selector:
 
 
 def judgements_of(task: type[Task] | Task) -> dict[str, type[Judgement]]:
-    """Name -> class of all that is said of the fits of a task: what it names itself, then what is installed besides.
+    """Name -> class of all that is said in a task: what it names itself, then what is installed besides.
 
     Raises:
         UnknownNameError: it names one that there is not. ConfigError: one of another package does not import.
     """
     found = {name: judgement_class(name) for name in task.judgements}
-    if task.judges is not None:
-        others = {name: judgement_class(name) for name, at in catalogue.judgements().items() if at.entry_point}
-        found |= {name: of for name, of in others.items() if issubclass(task.judges, of.judges)}
-    return found
+    others = {name: judgement_class(name) for name, at in catalogue.judgements().items() if at.entry_point}
+    return found | {name: of for name, of in others.items() if any(issubclass(each, of.judges) for each in task.judges)}
 
 
 def judging_options(task: type[Task] | Task, at: str) -> dict[str, str]:
-    """Option -> the judgement whose it is, of all that a task makes at "fit" or "eval".
+    """Option -> the judgement whose it is, of all that a task makes in a command.
 
     Raises:
         ConfigError: two judgements have an option of one name.
@@ -233,7 +231,7 @@ def judging_options(task: type[Task] | Task, at: str) -> dict[str, str]:
 
 
 def judges_at(task: Task, at: str, given: Mapping[str, Any] | None = None) -> list[Judgement]:
-    """The judgements that a task makes at "fit" or "eval", in their order.
+    """The judgements that a task makes in a command, in their order.
 
     Args:
         given: options by name, which may be of others too; what is None is not given.

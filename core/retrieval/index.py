@@ -8,7 +8,7 @@ of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ... import __version__
 from ..contracts.backbone import Backbone
+from ..contracts.domain import Domain
 from ..errors import CapabilityError, ConfigError, DataError
 from ..features.nearest import faiss_library
 from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
+from .image_reader import ImageReader
 from .kinds import KINDS, look_further
 from .wanted import Wanted
 
@@ -87,6 +89,10 @@ class RetrievalIndex:
 
     def __len__(self) -> int:
         return self.info["entries"]
+
+    def reader(self, domain: Domain | None = None, options: Mapping[str, Any] | None = None) -> ImageReader:
+        """What reads its images again; arguments and errors as of `ImageReader.again`."""
+        return ImageReader.again(self.info.get("reading") or {}, self.path, domain, options)
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Refuse another backbone than that of the rows.

@@ -8,8 +8,8 @@ __getattr__, __dir__ = lazy_exports(
         "folder": "Run",
         "plots": "accuracy_over_shots strip",
         "redaction": "Redaction",
-        "run_sections": "ExchangeVerdict Report TowerComparison page_template write_report",
+        "run_sections": "Report TowerComparison page_template write_report",
         "sections": "Cell CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
-        "TableSection Track VerdictSection data_uri plural",
+        "TableSection Track VerdictSection plural",
     },
 )

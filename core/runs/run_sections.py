@@ -1,8 +1,10 @@
-"""The sections that runs of all tasks share: what run.json says, verdicts, how sure a small test set is."""
+"""The sections that runs of all tasks share: what run.json says, verdicts, curves of a training, how sure a small test
+set is."""
 
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,13 +14,14 @@ from typing import Any
 
 from ..contracts.images import as_image_size, size_in_words
 from ..contracts.run_info import BackboneInfo, BeforeAfter, RunInfo
-from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
 from .folder import without_place
 from .plots import curve_picture
 from .sections import (
     Cell,
     CodeSection,
+    CurveGridSection,
+    CurveSection,
     HeadlineSection,
     ListSection,
     Measure,
@@ -43,6 +46,18 @@ PAGE = Path(__file__).with_name("report.html.j2")
 SMALL_TEST_SET = 100
 FEW_GROUPS = 30
 SKIPPED_ROWS = 200
+FIRST = ("loss", "val", "lr")
+NO_CURVE = ("step", "epoch", "stage")
+CURVE_NAMES = {
+    "loss": "Loss",
+    "val": "Score on val",
+    "lr": "Learning rate",
+    "grad_norm": "Norm of the gradient",
+    "logit_scale": "Logit scale",
+    "images_per_second": "Images per second",
+    "data_wait": "Share of time waiting for data",
+    "memory_gib": "Peak memory, GiB",
+}
 CAUTION = (
     "These numbers hold for {} like those in the test set. Before the model informs a decision about a person, test it "
     "on images from the place where it will be used. It is not a certified product."
@@ -209,6 +224,71 @@ def _duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def training_sections(
+    rows: Sequence[Mapping[str, float]],
+    losses: Mapping[str, float],
+    kept: int | None,
+    parts: str = "Parts of the loss, and the gradient",
+) -> list[CurveGridSection | None]:
+    """The curves of a training, and those of what its loss consists of; None of none.
+
+    Args:
+        rows, losses, kept: of `training_curves`.
+        parts: title of the second.
+    """
+    main, minor = training_curves(rows, losses, kept)
+    return [
+        CurveGridSection("How the training went", main) if main else None,
+        CurveGridSection(parts, minor, minor=True, sub=True) if minor else None,
+    ]
+
+
+def training_curves(
+    history: Sequence[Mapping[str, float]], losses: Mapping[str, float], best_epoch: int | None
+) -> tuple[list[CurveSection], list[CurveSection]]:
+    """The loss, the score on val, the learning rate and the losses one by one; then their parts, gradient and speed.
+
+    Args:
+        history: a row per epoch: "epoch", "loss", "lr", "val", "grad_norm", and losses and their parts by name; or the
+            lines of a log (`core/training/log.py`), whose epochs are fractions.
+        losses: name -> weight. A single loss of weight 1 is the whole, and has no plot of its own.
+        best_epoch: whose weights were kept, from 1; None where nothing chose.
+    """
+    epochs = [row.get("epoch", place) for place, row in enumerate(history, start=1)]
+    stages = [row.get("stage") for row in history]
+    pairs = zip(epochs, epochs[1:], stages, stages[1:])
+    starts = [(before + after) / 2 for before, after, old, new in pairs if new != old]
+    logged = any("step" in row for row in history)
+    kept = best_epoch if best_epoch in epochs else None
+    whole = next(iter(losses), None) if list(losses.values()) == [1.0] else None
+    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key not in (*NO_CURVE, whole)]
+    rank = {key: (*FIRST, *losses).index(key) if key in FIRST or key in losses else 99 for key in keys}
+    main: list[CurveSection] = []
+    minor: list[CurveSection] = []
+    for key in sorted(keys, key=lambda key: (key not in FIRST, key not in losses, "." not in key, rank[key])):
+        points = [(at, row[key]) for at, row in zip(epochs, history) if key in row]  # val has few of the log's lines
+        values = [math.nan if value is None else float(value) for _, value in points]
+        if not any(map(math.isfinite, values)):
+            continue
+        name = f"{key}, weight {losses[key]:g}" if key in losses else key.replace(".", ": ", 1).replace("_", " ")
+        name, note = CURVE_NAMES.get(key, name), _note(key, epochs, kept, bool(starts), logged)
+        line = {name: ([at for at, _ in points], values)}
+        plot = CurveSection(name, line, "epoch", name, note, False, kept, key == "val", starts)
+        (main if key in FIRST or key in losses else minor).append(plot)
+    return main, minor
+
+
+def _note(key: str, epochs: Sequence[float], kept: int | None, staged: bool, logged: bool) -> str:
+    if key == "val":
+        last = " It is the last one: more epochs may help." if kept == epochs[-1] and len(epochs) > 1 else ""
+        chosen = "" if kept is None else f"; the weights of epoch {kept}, the bar, were kept.{last}"
+        return f"the higher the better{chosen}"
+    staged_note = "; at a dotted line another stage begins" if staged else ""
+    if logged:
+        return {"loss": f"mean of the steps up to each point, on augmented images{staged_note}"}.get(key, "")
+    return {"loss": f"mean of each epoch, on augmented images{staged_note}", "lr": "mean of each epoch"}.get(key, "")
+
+
 class Verdict(ABC):
     """Base of the verdicts of all tasks."""
 
@@ -246,47 +326,6 @@ class TowerComparison(BeforeAfter, Verdict):
                 for side, name in columns.items()
             ]
         return HeadlineSection(numbers, tracks, measures[first], f"with 95% intervals (bootstrap over {unit})", of)
-
-
-@dataclass(frozen=True)
-class ExchangeVerdict(Verdict):
-    """Of scores before and after a training, by permutation tests that exchange whole units.
-
-    Args:
-        tests: metric -> {"difference", "p_value"}; empty without scores before.
-        measures: metric -> how it is written.
-        unit: what is exchanged, such as "people".
-        deciding: the metric that the title is about.
-        titles: tone -> title, of "good", "open" and "bad".
-    """
-
-    tests: Mapping[str, Mapping[str, float]]
-    measures: Mapping[str, Measure]
-    unit: str
-    deciding: str
-    titles: Mapping[str, str]
-
-    @property
-    def sentence(self) -> str:
-        """A line for each metric."""
-        sentences = []
-        for key, test in self.tests.items():
-            judged = "could be chance" if test["p_value"] >= SIGNIFICANT else "more than chance"
-            change = f"{100 * test['difference']:+.1f} points".replace("-", "−")
-            how = f"permutation test of whole {self.unit}, {p_words(test['p_value'])}"
-            sentences.append(f"{self.measures[key].name} changed by {change}: {judged} ({how}).")
-        return "\n".join(sentences)
-
-    @property
-    def tone(self) -> str:
-        """Of the change in the metric that decides: "good", "bad", or "open" where it could be chance."""
-        test = self.tests[self.deciding]
-        if test["p_value"] >= SIGNIFICANT:
-            return "open"
-        return "good" if test["difference"] > 0 else "bad"
-
-    def section(self) -> VerdictSection | None:
-        return VerdictSection(self.tone, self.titles[self.tone], self.sentence) if self.tests else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ __getattr__, __dir__ = lazy_exports(
         "process": "in_blocks installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",
-        "reading": "check_regular json_values read_json read_start read_text read_yaml text_lines why_not_regular",
+        "reading": (
+            "check_regular json_values read_json read_start read_text read_yaml text_lines version_of why_not_regular"
+        ),
     },
 )

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,8 @@ MOST_DIGITS = 40
 """Of a whole number."""
 LONGEST_LINE = 64 << 20
 """Characters of one line of a file that is read line by line."""
+SETTLED_NS = 2_000_000_000
+"""After which a further change of a file shows in its times on every file system: FAT counts in two seconds."""
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -87,6 +90,18 @@ def read_start(path: Path, size: int, cure: str = CHECK) -> bytes:
             return file.read(size)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({_reason(error)}); {cure}") from None
+
+
+def version_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Size, time of the last write, inode, and time of the last change of that, of a file: another file in its place
+    has another inode, and one that is written over has another last time, which no program can set."""
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+
+
+def is_settled(status: os.stat_result) -> bool:
+    """Whether each later change of a file will show in its `version_of`. Not so within the step of its clock, where the
+    file system has no inodes, and on Windows, whose `st_ctime` is when the file was made."""
+    return os.name != "nt" and status.st_ino != 0 and time.time_ns() - status.st_ctime_ns > SETTLED_NS
 
 
 def sha256_of(path: str | Path) -> str:

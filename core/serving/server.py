@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ TOKEN_VARIABLE = "VLADAPT_TOKEN"
 TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 """What needs no escape in an address."""
 PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "multipart": "python-multipart"}
-PACKAGES |= {"prometheus_client": "prometheus-client"}
+PACKAGES |= {"httptools": "httptools", "prometheus_client": "prometheus-client"}
 """Module -> the package that brings it."""
 DRAIN_S = 30
 """How long a server that ends waits for what it has, uploads under way among it."""
@@ -126,11 +127,14 @@ def run(settings: Settings, made: socket.socket, told: Callable[[str], None]) ->
     """
     from uvicorn import Config, Server
 
+    from .connections import Connection
+
     with tempfile.TemporaryDirectory(prefix="vladapt-serve-", ignore_cleanup_errors=True) as place:
         worker = Worker(settings, Path(place), os.getpid())
         worker.make_folders()
         how: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False, "backlog": BACKLOG}
         how |= {"timeout_graceful_shutdown": DRAIN_S, "ws": "none", "factory": True}
+        how["http"] = partial(Connection, limits=settings.limits)
         try:
             if settings.workers == 1:
                 app = worker.app(told)

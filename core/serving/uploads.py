@@ -36,7 +36,10 @@ class Limits:
         files: of a request.
         waiting: images of all requests that are not yet answered; a volume has many.
         waiting_bytes: the same in bytes.
-        seconds: for a request to arrive.
+        seconds: for a request to arrive, and for its answer to be taken.
+        head_bytes: of headers, and of all else besides bodies, of the requests of a connection that are not answered.
+        head_seconds: for headers to arrive.
+        connections: of a process; a further one takes the place of the oldest for which nothing is being done.
     """
 
     request_bytes: int = 64 << 20
@@ -44,6 +47,9 @@ class Limits:
     waiting: int = 256
     waiting_bytes: int = 512 << 20
     seconds: float = 60.0
+    head_bytes: int = 16 << 10
+    head_seconds: float = 10.0
+    connections: int = 512
 
 
 class TooSlow(Exception):

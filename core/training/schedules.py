@@ -80,8 +80,13 @@ def epoch_cosine_rates(lr: float, epochs: int, *, warmup_epochs: int, warmup_lr:
     return up + [lr * _cosine(epoch - rise, epochs - rise) for epoch in range(rise, epochs)]
 
 
-def cosine_rates(lr: float, steps: int, rise: int = 0) -> list[float]:
-    """The rate of each step: up to `lr` in `rise` steps, then down a cosine that would reach 0 after the last."""
+def cosine_rates(lr: float, steps: int, rise: float = 0) -> list[float]:
+    """The rate of each step: up to `lr` in `rise` steps, then down a cosine that would reach 0 after the last.
+
+    Args:
+        rise: steps, or below 1 a share of all.
+    """
+    rise = round(rise * steps) if rise < 1 else int(rise)
     up = [lr * (step + 1) / rise for step in range(min(rise, steps))]
     return up + [lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2 for step in range(rise, steps)]
 

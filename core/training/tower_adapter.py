@@ -37,7 +37,7 @@ from .tower_settings import (
     score_by,
     settings_of,
 )
-from .tower_weights import changed_tensors, copy_of, put_tensors
+from .tower_weights import changed_tensors, copy_of
 from .views import are_8_bits, in_8_bits
 
 SELECT = ("last", "best_val")
@@ -161,7 +161,12 @@ class TowerAdapter(Augmented):
 
     def _put(self, backbone: Backbone) -> None:
         """Put `changed` into a fresh copy of the base, in place."""
-        put_tensors(backbone, self.changed)
+        backbone.put_tensors(self.changed)
+
+    @staticmethod
+    def _digest(value: Any) -> str:
+        """Of what is trained on, for the identity of a training."""
+        return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
     # what users call
 
@@ -198,7 +203,7 @@ class TowerAdapter(Augmented):
             view=self._view(view or backbone.preprocess(True), backbone),
             plan=plan,
             strong_view=strong_view,
-            identity={"pairs": digest([source.name(row) for row in range(len(source))])},
+            identity={"pairs": self._digest([source.name(row) for row in range(len(source))])},
         )
         task = self._completed(task, backbone, None)
         report = self._train(task, self.epochs or self.default_epochs, backbone, validate, place, seed)
@@ -248,7 +253,7 @@ class TowerAdapter(Augmented):
             loss_options=self.loss_options or {},
             class_prompts=prompts,
             negative_prompts=negative,
-            identity={"classes": list(self.class_names_), "images": digest([item.id for item in images.items])},
+            identity={"classes": list(self.class_names_), "images": self._digest([item.id for item in images.items])},
         )
 
         def on_val(towers: Backbone) -> float:
@@ -415,7 +420,3 @@ class ClassTowerAdapter(ClassWeighted, TowerAdapter):
 
     def _class_priors(self, labels: Tensor, num_classes: int) -> Tensor | None:
         return self.priors_of(labels, num_classes)
-
-
-def digest(value: Any) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

@@ -30,8 +30,7 @@ def _embedding(backbone: Backbone, pixels: Tensor) -> Tensor:
 
 
 def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
-    """Those named of "image_features" (B, D) unit, "image_embedding" (B, D), "image_hidden" (B, W) and "image_tokens"
-    (B, P, D)."""
+    """As of `Backbone.image_outputs`; of clips (B, T, 3, S, S) too, where only the whole is asked for."""
     if names == {"image_features"}:
         return {"image_features": image_features(backbone, pixels)}
     if names <= WHOLE:
@@ -41,16 +40,7 @@ def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> 
     if pixels.ndim == 5:
         lacking = ", ".join(sorted(names - WHOLE))
         raise CapabilityError(f"a loss needs {lacking}, which clips of several frames do not have; use clip")
-    several = getattr(backbone, "image_outputs", None)
-    if several is not None:
-        return several(pixels, names)
-    makers = {
-        "image_features": lambda: backbone.encode_image(pixels),
-        "image_embedding": lambda: backbone.encode_image(pixels, normalize=False),
-        "image_hidden": lambda: backbone.hidden(pixels),
-        "image_tokens": lambda: backbone.image_tokens(pixels)[0],
-    }
-    return {name: makers[name]() for name in sorted(names)}
+    return backbone.image_outputs(pixels, names)
 
 
 def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..errors import DataError
 from .sharding import local_parts
 
 
@@ -103,20 +102,3 @@ def changed_tensors(trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         for name, value in trained.model.state_dict().items()
         if name not in before or not torch.equal(value, before[name])
     }
-
-
-@torch.no_grad()
-def put_tensors(backbone: Backbone, tensors: Mapping[str, Tensor], module: nn.Module | None = None) -> None:
-    """Overwrite parameters and buffers of the model, or of one of its modules, in place.
-
-    Raises:
-        DataError: the model has no tensor of that name and shape; nothing is then changed.
-    """
-    current = (module or backbone.model).state_dict(keep_vars=True)
-    for name, value in tensors.items():
-        if name not in current or current[name].shape != value.shape:
-            raise DataError(
-                f"backbone '{backbone.spec}' has no weight '{name}' of shape {tuple(value.shape)}; fit again"
-            )
-    for name, value in tensors.items():
-        current[name].copy_(value)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.contracts import DomainData, Label, check_items
-from ...core.data import Format, ItemCollector, format_of, group_by_tables_beside, shown, walk
+from ...core.data import Format, ItemCollector, group_by_tables_beside, shown, walk
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
@@ -48,7 +48,7 @@ def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: st
     root, dicom = Path(path), [fmt for fmt in formats if fmt.name == "DICOM"]
     collector, labels = ItemCollector(), []
     for file in walk(root, root, collector):
-        if format_of(file, dicom) is None:
+        if Format.of(file, dicom) is None:
             continue
         name, before = shown(file, root), len(collector.items)
         collector.add_file(file, name, dicom)
@@ -67,7 +67,7 @@ def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: st
 def has_dicom_files(path: Path, formats: Sequence[Format]) -> bool:
     """Whether a DICOM file lies below a folder."""
     dicom = [fmt for fmt in formats if fmt.name == "DICOM"]
-    return any(format_of(file, dicom) is not None for file in walk(path, path, ItemCollector()))
+    return any(Format.of(file, dicom) is not None for file in walk(path, path, ItemCollector()))
 
 
 def no_classes(path: Path) -> DataError:

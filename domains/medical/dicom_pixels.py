@@ -15,7 +15,6 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, pixel_array
 
 from ...core.contracts import Decoded, Item
-from ...core.data import decoder_limit
 from ...core.errors import DataError, LimitError
 from .dicom_header import Header, hush_pydicom, open_data_set, read_header
 from .guarded_decoder import NotDecoded, decode_guarded
@@ -82,7 +81,7 @@ def check_size(path: Path, header: Header, max_pixels: int) -> None:
     """Raise the DataError of a file without images, or with larger ones than are decoded."""
     if header.frames == 0:
         raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); remove it")
-    limit, cure = decoder_limit("JPEG2000" if header.is_jpeg2000_colour else "", max_pixels)
+    limit, cure = Item.decoder_limit("JPEG2000" if header.is_jpeg2000_colour else "", max_pixels)
     if header.pixels > limit:
         raise LimitError.too_large(f"{path}: {header.pixels} pixels", limit, cure)
 

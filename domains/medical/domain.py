@@ -14,7 +14,7 @@ import numpy as np
 
 from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item, option
-from ...core.data import IMAGE, Format, format_of
+from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .formats import PLANES, dicom_format, nifti_format
 from .intensity import MINMAX, check_window
@@ -102,7 +102,7 @@ class Reading(contracts.Reading):
 def _kinds(data: DomainData, formats: Sequence[Format]) -> set[str]:
     """Names of the formats in the data."""
     sources = {item.source for item in data.items if "array" not in item.decode}
-    kinds = {fmt.name for source in sources if (fmt := format_of(source, formats)) is not None}
+    kinds = {fmt.name for source in sources if (fmt := Format.of(source, formats)) is not None}
     return kinds | {ARRAY for item in data.items if "array" in item.decode}
 
 
@@ -205,7 +205,7 @@ class Medical(Domain):
     def picture(self, item: Item, load: Callable[[Item], Decoded]) -> dict[str, np.ndarray]:
         """As read; a scan in its full range too, and one of computed tomography in the usual windows."""
         stills = super().picture(item, load)
-        fmt = None if "array" in item.decode else format_of(item.source, self.reading().formats)
+        fmt = None if "array" in item.decode else Format.of(item.source, self.reading().formats)
         windows = () if fmt is None else SHOWN_WINDOWS.get(fmt.name, ())
         if windows:
             stills = {AS_READ: stills[self.STILL]}

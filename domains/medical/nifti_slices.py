@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import threading
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from ...core.contracts import Decoded, Item
-from ...core.data import remember_by_file
+from ...core.data import digest_of_file, remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime import caching, check_regular
 from .intensity import MINMAX, SAMPLED_VALUES, robust_range, scale_to_unit, to_rgb, window_range
@@ -243,10 +242,8 @@ def _unpacked(path: Path, image) -> Path:
     size = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
     if size > MOST_UNPACKED:
         raise LimitError(f"{path}: unpacks to {size:,} bytes, more than {MOST_UNPACKED:,}; unpack it with gunzip")
-    stat = path.stat()
-    key = sha256(f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}".encode(errors="surrogateescape")).hexdigest()
     folder = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "arrays"
-    target = folder / f"{key}.nii"
+    target = folder / f"{digest_of_file(path)}.nii"
     with KEEPING:
         if not target.is_file():
             with gzip.open(path) as packed, caching(target) as out:

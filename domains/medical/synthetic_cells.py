@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label
-from ...core.data import spread_over_splits
 
 KINDS = (
     "cell with a segmented nucleus",
@@ -36,7 +35,7 @@ NOTE = (
 
 def synthetic_cells() -> DomainData:
     """300 images of 5 kinds, with splits; the same on every machine."""
-    splits = spread_over_splits(IMAGES_PER_SPLIT)
+    splits = DomainData.drawn_splits(IMAGES_PER_SPLIT)
     items = [
         _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
     ]

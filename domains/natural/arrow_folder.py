@@ -21,7 +21,7 @@ import numpy as np
 from ...core.contracts import Decoded, DomainData, Item, Label, check_items
 from ...core.data import ItemCollector, Layout, decode_bytes, decode_image, folders, shown, stays_inside
 from ...core.errors import CapabilityError, DataError, UnknownNameError, did_you_mean, shortened
-from ...core.runtime import check_regular, json_values
+from ...core.runtime import check_regular, json_values, version_of
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "category")
@@ -60,7 +60,7 @@ def read_arrow_folder(
     """
     rows, names, skipped = [], _Names(class_names), []
     for split, file in _files(path):
-        opened = _opened(file, file.stat().st_mtime_ns, label_column)
+        opened = _opened(file, version_of(file.stat()), label_column)
         names.take(opened.class_names, file)
         for number, (image, label) in enumerate(opened.rows()):
             id_, content = f"{shown(file, path)}#{number}", _content(image, file)
@@ -83,7 +83,7 @@ def load_row(item: Item) -> Decoded:
         return decode_image(item.source.parent / beside, limit)
     file = item.source
     with _readable(file):
-        image = _tabled(file, file.stat().st_mtime_ns).image_at(int(item.decode["row"]), str(item.decode["column"]))
+        image = _tabled(file, version_of(file.stat())).image_at(int(item.decode["row"]), str(item.decode["column"]))
     return decode_bytes(image["bytes"] if isinstance(image, dict) else image, item.id, limit)
 
 
@@ -150,9 +150,9 @@ class _Opened:
 
 
 @lru_cache(maxsize=OPENED)
-def _opened(path: Path, mtime: int, label_column: str | None) -> _Opened:
+def _opened(path: Path, version: tuple[int, ...], label_column: str | None) -> _Opened:
     with _readable(path):
-        tabled = _tabled(path, mtime)
+        tabled = _tabled(path, version)
     schema = tabled.schema
     features = {name: each for name, each in _features(schema).items() if name in schema.names}
     kinds = {name: each.get("_type") for name, each in features.items() if isinstance(each, dict)}
@@ -172,7 +172,7 @@ class _Tabled:
 
 
 @lru_cache(maxsize=OPENED)
-def _tabled(path: Path, mtime: int) -> _Tabled:
+def _tabled(path: Path, version: tuple[int, ...]) -> _Tabled:
     check_regular(path)
     return (_parquet if path.suffix == ".parquet" else _arrow)(path)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import DomainData, Item, Label
-from ...core.data import spread_over_splits
 from ...core.forgetting import draw
 
 KINDS = (
@@ -31,7 +30,7 @@ def drawn_things() -> DomainData:
     items = [
         _item(label, kind, FIRST + number, split)
         for label, kind in enumerate(KINDS)
-        for number, split in enumerate(spread_over_splits(IMAGES_PER_SPLIT))
+        for number, split in enumerate(DomainData.drawn_splits(IMAGES_PER_SPLIT))
     ]
     return DomainData.drawn("drawn-things", NOTE, items, render_item, KINDS)
 

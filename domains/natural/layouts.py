@@ -15,7 +15,6 @@ from typing import Any
 
 from ...core.contracts import DomainData, Label, check_items
 from ...core.data import IMAGE, Format, ItemCollector, folders, locate, read_matlab, shown, walk
-from ...core.data import format_of as format_of_file
 from ...core.errors import DataError, shortened
 from ...core.runtime import read_json, text_lines
 from .known_sets import plain, recognised
@@ -229,7 +228,7 @@ def _eurosat(folder: Path) -> Iterator[Entry]:
 
 def of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[Entry]:
     for file in walk(folder, root, ItemCollector()):
-        if format_of_file(file, (IMAGE,)) is not None:
+        if IMAGE.matches(file):
             yield Entry(shown(file, root), name, split, order)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...core.contracts import Detection, DomainData, Item
-from ...core.data import read_detections, upright_size
+from ...core.data import IMAGE, read_detections
 from ...core.errors import DataError
 
 PEOPLE = ("person", "people", "pedestrian", "human", "man", "woman", "child", "rider")
@@ -50,7 +50,7 @@ def cut_people(data: DomainData, crops: str | Path, *, one_each: bool, max_pixel
 
 
 def _cut(item: Item, boxes: Sequence[Detection], path: Path, one_each: bool, max_pixels: int) -> list[Item]:
-    width, height = upright_size(item.source, max_pixels)
+    width, height = IMAGE.size_of(item.source, {"max_pixels": max_pixels})
     cut = []
     for number, box in enumerate(boxes, start=1):
         x0, y0, x1, y1 = box.box

@@ -26,6 +26,7 @@ import numpy as np
 
 from ...core.contracts import Captions, DomainData
 from ...core.data import (
+    IMAGE,
     Box,
     CocoFile,
     Format,
@@ -35,7 +36,6 @@ from ...core.data import (
     generator_of,
     locate,
     shown,
-    upright_size,
 )
 from ...core.errors import DataError
 from .pictures import is_raster
@@ -182,7 +182,7 @@ def _size_of(file: Path) -> tuple[int, int]:
     if is_raster(file):
         header = header_of([file])
         return header.height, header.width
-    width, height = upright_size(file)
+    width, height = IMAGE.size_of(file, {})
     return height, width
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import Boxes, DomainData, Item
-from ...core.data import Format, ItemCollector, folders, format_of, shown
+from ...core.data import Format, ItemCollector, folders, shown
 from ...core.errors import DataError, shortened
 from ...core.runtime import text_lines
 from .localization.pictures import picture_size
@@ -46,7 +46,7 @@ def read_dota(path: Path, formats: Sequence[Format]) -> DomainData:
     """
     collector, listed = ItemCollector(), []
     for folder, labels, split in _parts(path):
-        pictures = {file.stem: file for file in sorted((folder / "images").glob("*")) if format_of(file, formats)}
+        pictures = {file.stem: file for file in sorted((folder / "images").glob("*")) if Format.of(file, formats)}
         for file in sorted(labels.glob("*.txt")):
             if file.stem not in pictures:
                 collector.skip(shown(file, path), f"no picture {file.stem} in {folder / 'images'}")

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import Captions, DomainData, Item, Label
-from ...core.data import spread_over_splits
 
 DRAWING = "1"
 """Part of each picture's identity, so of its stored features: whoever changes what is drawn gives another text."""
@@ -36,7 +35,7 @@ NOTE = (
 
 def drawn_scenes() -> DomainData:
     """360 scenes of 12 kinds, with splits; the same on every machine."""
-    splits = spread_over_splits(IMAGES_PER_SPLIT)
+    splits = DomainData.drawn_splits(IMAGES_PER_SPLIT)
     items = [
         _item(label, kind, number, split) for label, kind in enumerate(KINDS) for number, split in enumerate(splits)
     ]

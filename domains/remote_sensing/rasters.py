@@ -17,7 +17,7 @@ import numpy as np
 
 from ...core.contracts import Item
 from ...core.errors import DataError, LimitError
-from ...core.runtime import check_regular
+from ...core.runtime import check_regular, version_of
 from .bands import Sensor, common_names, sensors
 from .gdal import opened, safely
 
@@ -260,19 +260,16 @@ class OpenRaster:
         return Scaling((scale,) * len(kinds), (offset,) * len(kinds))
 
 
-def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of each file."""
-    stamps = []
+def _stamps(files: Sequence[Path]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Name and `version_of` of each file."""
     for file in files:
         check_regular(file)
-        status = os.stat(file)
-        stamps.append((str(file), status.st_size, status.st_mtime_ns))
-    return tuple(stamps)
+    return tuple((str(file), version_of(os.stat(file))) for file in files)
 
 
 @lru_cache(maxsize=50_000)
-def _header(stamps: tuple[tuple[str, int, int], ...], sensor: str | None) -> Header:
-    with open_raster([Path(file) for file, *_ in stamps], sensor) as raster:
+def _header(stamps: tuple[tuple[str, tuple[int, ...]], ...], sensor: str | None) -> Header:
+    with open_raster([Path(file) for file, _ in stamps], sensor) as raster:
         return raster.header
 
 

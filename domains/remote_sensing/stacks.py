@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ...core.errors import DataError
-from ...core.runtime import check_regular, read_start
+from ...core.runtime import check_regular, read_start, version_of
 from .gdal import DRIVERS
 
 BAND = re.compile(
@@ -113,13 +113,13 @@ def _of_product(path: Path) -> list[Path]:
 def _stacks(folder: Path) -> list[list[Path]]:
     """Groups of files in a folder that are bands of one place."""
     try:
-        return _stacks_at(folder, folder.stat().st_mtime_ns)
+        return _stacks_at(folder, version_of(folder.stat()))
     except OSError:
         return []
 
 
 @lru_cache(maxsize=4096)
-def _stacks_at(folder: Path, changed: int) -> list[list[Path]]:
+def _stacks_at(folder: Path, version: tuple[int, ...]) -> list[list[Path]]:
     places: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     for file in sorted(folder.iterdir()):
         match = BAND.match(file.stem) if file.suffix.lower() in DRIVERS else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ...core.data import Format, ItemCollector, format_of, shown, stays_inside, walk
+from ...core.data import Format, ItemCollector, shown, stays_inside, walk
 from ...core.errors import DataError, shortened
 
 
@@ -63,7 +63,7 @@ class ClipFiles:
         return self._by_name
 
     def _take(self, file: Path, seen: set[Path]) -> None:
-        fmt = format_of(file, self._formats)
+        fmt = Format.of(file, self._formats)
         if fmt is None:
             return
         stands = self._of_folder(file.parent) if fmt.of_folder(file.parent) is not None else None

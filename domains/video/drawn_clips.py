@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...core.contracts import Captions, DomainData, Item, Label
-from ...core.data import spread_over_splits
 
 DRAWING, SEED = "2", 1
 """`DRAWING` is part of each clip's identity, so of its stored features: whoever changes what is drawn gives another."""
@@ -48,7 +47,7 @@ def drawn_clips() -> DomainData:
     items = [
         drawn_item(motion, number, split).with_(target=Label(motion))
         for motion in range(len(MOTIONS))
-        for number, split in enumerate(spread_over_splits(CLIPS_PER_SPLIT))
+        for number, split in enumerate(DomainData.drawn_splits(CLIPS_PER_SPLIT))
     ]
     return DomainData.drawn("drawn-clips", NOTE, items, _load, MOTIONS, "clips")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts import Captions, Decoded, DomainData, Item
-from ...core.data import spread_over_splits
 from .clips import Sampling, chosen_frames, clip_of
 from .drawn_clips import CAPTIONS, DRAWING, MOTIONS, NOTE, SEED, draw_clip, object_of
 from .long_videos import LENGTH
@@ -51,7 +50,7 @@ class Shown:
 
 def drawn_moments() -> DomainData:
     """300 sentences, each about one of the six clips of 50 videos, with the times at which it is shown."""
-    splits = spread_over_splits(VIDEOS)
+    splits = DomainData.drawn_splits(VIDEOS)
     items = [item for video, split in enumerate(splits) for item in _moments(video, split)]
     return DomainData.drawn("drawn-moments", NOTE, items, load_drawn, kind="captions")
 

@@ -23,7 +23,7 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
     """The frames that `draw` gives, from the cache where they are there.
 
     Args:
-        path: the video; another size or time of it counts as another one.
+        path: the video; copies of it share their frames.
         decode: which frames.
         seed: of those drawn by chance.
         draw: decodes them.
@@ -31,12 +31,12 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
     Raises:
         DataError: what `draw` raises. CacheError: the cache cannot be written.
     """
+    from ...core.data import digest_of_file
     from ...core.features import canonical_json
     from ...core.runtime import caching
 
-    stat = os.stat(path)
-    shown = [os.path.abspath(path), stat.st_size, stat.st_mtime_ns, dict(decode), seed]
-    key = hashlib.sha256(canonical_json(shown).encode(errors="surrogateescape")).hexdigest()
+    shown = canonical_json([digest_of_file(path), dict(decode), seed])
+    key = hashlib.sha256(shown.encode(errors="surrogateescape")).hexdigest()
     root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
     target = root / FOLDER / key[:2] / f"{key}.npy"
     if (frames := _read(target)) is not None:

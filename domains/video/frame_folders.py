@@ -16,6 +16,7 @@ from PIL import Image
 from ...core.contracts import Decoded, Item
 from ...core.data import IMAGE, Format, decode_image, stays_inside, visible
 from ...core.errors import DataError
+from ...core.runtime import version_of
 from .clips import Sampling, chosen_frames, clip_of
 
 FRAME_SUFFIXES = tuple(suffix for suffix in IMAGE.suffixes if suffix != ".gif")
@@ -36,11 +37,11 @@ def frame_folders(
     """
 
     def of_folder(folder: Path) -> Path | None:
-        names = _frames(folder, pattern, _changed(folder))
+        names = _frames(folder, pattern, _version(folder))
         return folder / names[0] if names else None
 
     def expand(first: Path) -> list[dict[str, Any]]:
-        names = _frames(first.parent, pattern, _changed(first.parent))
+        names = _frames(first.parent, pattern, _version(first.parent))
         own = {} if pattern is None else {"pattern": pattern}
         return [{**sampling.as_decode(), "rate": rate, **own, "digest": _digest(first.parent, names)}]
 
@@ -61,13 +62,13 @@ def duration_of_folder(first: Path, decode: Mapping[str, Any]) -> float:
         first: the frame that stands for it.
         decode: with "rate" and "pattern".
     """
-    return len(_frames(first.parent, decode.get("pattern"), _changed(first.parent))) / float(decode["rate"])
+    return len(_frames(first.parent, decode.get("pattern"), _version(first.parent))) / float(decode["rate"])
 
 
 def _load(first: Path, decode: Mapping[str, Any]) -> Decoded:
     """As `load_clip`, of the folder that `first` lies in."""
     first, decode = Path(first), dict(decode)
-    names = _frames(first.parent, decode.get("pattern"), _changed(first.parent))
+    names = _frames(first.parent, decode.get("pattern"), _version(first.parent))
     if not names:
         raise DataError(f"{first.parent}: holds no frame; replace or remove it")
 
@@ -98,12 +99,12 @@ def _read(folder: Path, names: list[str], decode: Mapping[str, Any]) -> np.ndarr
     return np.stack([reduced[name] for name in names])
 
 
-def _changed(folder: Path) -> int:
-    return folder.stat().st_mtime_ns if folder.is_dir() else 0
+def _version(folder: Path) -> tuple[int, ...]:
+    return version_of(folder.stat()) if folder.is_dir() else ()
 
 
 @lru_cache(maxsize=4096)
-def _frames(folder: Path, pattern: str | None, changed: int) -> tuple[str, ...]:
+def _frames(folder: Path, pattern: str | None, version: tuple[int, ...]) -> tuple[str, ...]:
     """Names of the frames in a folder, by the numbers in them; links that lead out of what holds it are none."""
     if not folder.is_dir():
         return ()

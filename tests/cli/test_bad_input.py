@@ -18,6 +18,15 @@ def test_no_such_path(fit, refused):
     refused(fit("--data", "nowhere"), FAILED, "--data nowhere", "no such file or folder", "give the path")
 
 
+def test_a_second_data_set_is_not_forgotten_in_silence(fit, refused, vladapt, colours, tmp_path):
+    told = "--data: given 2 times", "give one data set"
+    refused(fit("--data", "nowhere", "--data", colours), USAGE, *told)
+    refused(fit("--data", "nowhere", f"--data={colours}"), USAGE, *told)
+    pretrain = vladapt("pretrain", "--data", "a.csv", "--data", "b.csv", "--out", "model", "--loss", "clip")
+    assert pretrain.code == USAGE and all(words in pretrain.error for words in told)
+    assert not (tmp_path / "model").exists()
+
+
 def test_an_empty_folder(fit, refused, tmp_path):
     (tmp_path / "data").mkdir()
     refused(fit("--data", "data"), FAILED, "data", "empty folder", "give a folder of class folders")

@@ -215,7 +215,8 @@ def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_bad_input_is_told_in_one_line(vladapt, options, change, code, words):
-    done = vladapt("pretrain", *options, *change, "--out", "model")
+    given = options[2:] if "--data" in change else options
+    done = vladapt("pretrain", *given, *change, "--out", "model")
     assert done.code == code, done.err
     assert words in done.err.strip().splitlines()[-1]
 
@@ -266,7 +267,7 @@ def test_a_loss_of_another_package_gets_its_column(vladapt, options, pairs_csv, 
     with (tmp_path / "hues.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows(told)
     more = ["--set", f"data.root={pairs_csv.parent}", "--loss", "hue", "--out", "model"]
-    done = vladapt("pretrain", *options, *more, "--data", "hues.csv")
+    done = vladapt("pretrain", *options[2:], *more, "--data", "hues.csv")
     assert done.code == 0, done.err
     history = json.loads((tmp_path / "model" / "history.json").read_text())
     assert [row["hue.hue"] for row in history] == pytest.approx([0.25, 0.25])

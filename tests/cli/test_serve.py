@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from vladapt.core.contracts.serving import Serving, Wishes
 from vladapt.core.engine.serve import load_run
 from vladapt.core.errors import CapabilityError
+from vladapt.core.explanation.evidence import LabelledImages
 from vladapt.core.serving.app import Access, build_app
 from vladapt.core.serving.batching import best_batch
 from vladapt.core.serving.desk import Desk
@@ -79,11 +80,24 @@ def test_large_pictures_are_413(client, tmp_path):
     assert answer.status_code == 413 and "PNG of 400 x 400 pixels, the limit is 100000" in answer.json()["error"]
 
 
-def test_the_nearest_labelled_images_are_named(client, colours):
-    answer = client.post("/predict?nearest=2", files=sent(next(colours.glob("red/*.png")))).json()
-    examples = answer["predictions"][0]["explanation"]["examples"]
+def test_the_nearest_labelled_images_are_numbered_unless_the_server_is_told_to_name_them(client, run, colours):
+    answer = client.post("/predict?nearest=2", files=sent(next(colours.glob("red/*.png"))))
+    examples = answer.json()["predictions"][0]["explanation"]["examples"]
     assert len(examples) == 2 and examples[0]["similarity"] >= examples[1]["similarity"]
     assert set(examples[0]["labels"]) <= {"red", "green", "blue"}
+    labelled = LabelledImages.load(run)
+    names = dict(zip(map(str, labelled.rows.tolist()), labelled.ids))
+    assert not any(name in answer.text for name in names.values())
+
+    model = load_run(run, Serving(device="cpu", training_ids=True))
+    samples, _ = model.samples([next(colours.glob("red/*.png"))])
+    model.prepare(samples[0])
+    model.answer(samples)
+    named = model.rows(samples, [], Wishes(nearest=2))["predictions"][0]["explanation"]["examples"]
+    assert [each["id"] for each in named] == [names[each["id"]] for each in examples]
+
+
+def test_wrong_numbers_of_labelled_images_are_told(client, colours):
     wrong = client.post("/predict?nearest=0", files=sent(next(colours.glob("red/*.png"))))
     assert wrong.status_code == 400 and wrong.json()["error"].startswith("--nearest 0: give a number")
     wrong = client.post("/predict?set_method=aps", files=sent(next(colours.glob("red/*.png"))))
@@ -136,3 +150,13 @@ def test_what_is_wrong_is_told_in_one_line_before_anything_is_loaded(vladapt, ru
     assert vladapt("serve", run, "--workers", "0").error == "vladapt: --workers 0: give 1 or more"
     outcome = vladapt("serve", "nothing", "--port", "0")
     assert outcome.code == 1 and "nothing" in outcome.error
+
+
+def test_what_the_command_says_reaches_the_server(vladapt, run, monkeypatch):
+    settings = []
+    monkeypatch.setattr("vladapt.core.engine.serve.run", lambda given, listening, told: settings.append(given))
+    assert vladapt("serve", run, "--port", "0").code == 0
+    assert vladapt("serve", run, "--port", "0", "--training-ids", "--max-pixels", "9", "--max-mb", "2").code == 0
+    plain, changed = (each.serving for each in settings)
+    assert (plain.training_ids, changed.training_ids, changed.max_pixels) == (False, True, 9)
+    assert settings[1].limits.request_bytes == 2 << 20

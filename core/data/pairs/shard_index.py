@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...runtime.files import write_cached
-from ...runtime.reading import check_regular, parse_json
+from ...runtime.reading import check_regular, parse_json, version_of
 from ..images import IMAGE
 from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
@@ -67,7 +67,7 @@ class ShardIndex:
 def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = None) -> ShardIndex:
     """The index of a shard, from the cache, or made by walking through its headers.
 
-    It is found by the shard's path, size and time of change; one that is damaged is made again.
+    It is found by the shard's path and `version_of`; one that is damaged is made again.
 
     Args:
         further: keys of the samples' `.json` that are kept in addition to the usual ones -> "text" or "numbers".
@@ -76,9 +76,8 @@ def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = Non
         DataError: the shard cannot be read or is not a plain tar file, or the cache cannot be written.
     """
     check_regular(path)
-    stat = path.stat()
     further = {name: kind for name, kind in sorted((further or {}).items()) if kind != "image"}
-    identity = f"{LAYOUT}\n{os.path.abspath(path)}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    identity = f"{LAYOUT}\n{os.path.abspath(path)}\n{version_of(path.stat())}"
     identity += f"\n{json.dumps(further)}" if further else ""
     kept = cache / "shards" / f"{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()}.npz"
     index = _load(kept, further)

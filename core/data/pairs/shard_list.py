@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import DataError
 from ...runtime.distributed import all_gather_json, is_main, rank, run_on_all, world_size
 from ...runtime.files import write_cached
+from ...runtime.reading import version_of
 from ...runtime.remote import is_url, matching, read_small, shown
 from .shard_reader import count_samples
 from .shards import BRACES, brace_names, expanded, shards_in
@@ -170,9 +171,9 @@ def _parsed(content: bytes, place: str) -> Any:
 
 
 def _kept(shards: Sequence[str], cache: Path) -> Path:
-    """The file in the cache, named by the shards and, on a disk, by their sizes and times of change."""
-    stats = [os.stat(shard) for shard in shards if not is_url(shard) and os.path.exists(shard)]
-    facts = [[shown(shard) for shard in shards], [[stat.st_size, stat.st_mtime_ns] for stat in stats]]
+    """The file in the cache, named by the shards and, on a disk, by their `version_of`."""
+    versions = [version_of(os.stat(shard)) for shard in shards if not is_url(shard) and os.path.exists(shard)]
+    facts = [[shown(shard) for shard in shards], versions]
     return cache / "shards" / f"counts-{_digest(facts)}.json"
 
 

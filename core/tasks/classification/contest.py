@@ -43,11 +43,10 @@ from .fitting import (
     parts_wanted,
     refitted,
 )
-from .protocols import OWN, Protocol, Setting
+from .protocols import OWN, ZERO_SHOT, Protocol, Setting
 from .resources import check_needs
 from .scoring import LARGEST_CLASS, MOST_PROBED, PROBE, largest_class, score_on
 
-ZERO_SHOT = "zero-shot"
 MOST_RANKED = 20_000_000
 """Logits of all fits together up to which AUROCs on one test set are compared."""
 SMALL_TEST_SET = 300
@@ -71,6 +70,7 @@ class ClassificationContest(Contest):
         refit: whether methods learn from the images of val too, once their settings are chosen.
         place: of trainings, which keep nothing; its hooks hear of them.
         seed: of what zero-shot draws, the same for all draws of shots.
+        notes: what judgements say of the data.
 
     Attributes:
         probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
@@ -92,10 +92,10 @@ class ClassificationContest(Contest):
         refit: bool = False,
         place: TrainingPlace = NOWHERE,
         seed: int = 1,
+        notes: Sequence[str] = (),
     ):
         prepared = repeated.prepared
-        of_base = [] if prepared.base is None else prepared.base.notes(prepared)
-        super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
+        super().__init__(prepared.data.name, [*prepared.notes, *notes, *repeated.notes])
         self.prepared, self.repeated, self.adapters = prepared, repeated, adapters
         self.protocol, self.setting, self.seed = protocol, setting, seed
         self.val_shots, self.refit, self.place = val_shots, refit, place

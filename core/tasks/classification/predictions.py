@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ...confidence.calibration import HALF, Calibration, uncalibrated_words
-from ...confidence.conformal import check_coverage
-from ...confidence.selective import check_max_error
+from ...confidence.calibration import HALF, Calibration
+from ...contracts.adapter import Adapter
 from ...contracts.items import DomainData
+from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
+from ...contracts.task import Task
 from ...contracts.use import FittedRun, Use
+from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
+from ...registry.build import judges_at
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
@@ -30,6 +32,8 @@ from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 TOP = 3
 NESTED = ("top", "explanation")
 """Keys of a row that are no cell of a table."""
+OWN = ("id", "label", "confidence", "labels", "confidences", *NESTED)
+"""Keys of a row that no judgement adds."""
 PAGE, MAPS = "explanations.html", "heat-maps"
 MOST = 200
 """Images that one page explains."""
@@ -47,10 +51,8 @@ class Predictions:
         skipped: (id, reason) of images that could not be read.
         files: written on demand.
         notes: sentences for the user.
-        thresholds: (C,) probability from which on an image has a label.
-        sets: (N, C) bool, the classes or labels of each image's set; None where no coverage is asked for.
-        left_open: (N,), or (N, C) per label, bool: answers that are not given; None where no error is asked for.
-        unlike: (N,) bool, images unlike those of the fit; None where the run cannot tell.
+        answers: (N, C) bool, the labels that are named where an image may have several; None with one label per image.
+        columns: what judgements add to the rows: key -> N values.
         places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
         explanations: of each image why, JSON-able; None where that is not asked for.
@@ -63,18 +65,15 @@ class Predictions:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    thresholds: Tensor | None = None
-    sets: Tensor | None = None
-    left_open: Tensor | None = None
-    unlike: Tensor | None = None
+    answers: Tensor | None = None
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     places: list[dict[str, Any]] | None = None
     top: int = TOP
     explanations: list[dict[str, Any]] | None = None
 
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:
         """One dict per image: id, where it lies in its file where that is known (start and end of a clip), label and
-        confidence (or labels and confidences), the `top` classes, and where it is known `set`, `open` (with several
-        labels, names of those that are) and `unlike`."""
+        confidence (or labels and confidences), what judgements add, and the `top` classes."""
         return [self._row(n, top or self.top) for n in range(len(self.ids))]
 
     def _row(self, n: int, top: int) -> dict[str, Any]:
@@ -82,28 +81,16 @@ class Predictions:
         best = probs.topk(min(top, len(probs)))
         ranked = [{"class": self.class_names[c], "probability": float(v)} for v, c in zip(best.values, best.indices)]
         row: dict[str, Any] = {"id": self.ids[n], **({} if self.places is None else self.places[n])}
-        if self.multilabel:
-            least = HALF if self.thresholds is None else self.thresholds
-            over = probs >= least
-            if self.left_open is not None:
-                over &= ~self.left_open[n]
-            row["labels"], row["confidences"] = self._names(over), probs[over].tolist()
-            if self.left_open is not None:
-                row["open"] = self._names(self.left_open[n])
+        if self.answers is not None:
+            named = self.answers[n]
+            row["labels"] = [name for name, kept in zip(self.class_names, named.tolist()) if kept]
+            row["confidences"] = probs[named].tolist()
         else:
             row["label"], row["confidence"] = ranked[0]["class"], ranked[0]["probability"]
-            if self.left_open is not None:
-                row["open"] = bool(self.left_open[n])
-        if self.sets is not None:
-            row["set"] = self._names(self.sets[n])
-        if self.unlike is not None:
-            row["unlike"] = bool(self.unlike[n])
+        row |= {key: values[n] for key, values in self.columns.items()}
         if self.explanations is not None:
             row["explanation"] = self.explanations[n]
         return {**row, "top": ranked}
-
-    def _names(self, chosen: Tensor) -> list[str]:
-        return [self.class_names[c] for c in chosen.nonzero().flatten().tolist()]
 
     def write(self, path: Path) -> None:
         """Write a file of rows: .jsonl, .csv or .html.
@@ -124,13 +111,11 @@ class Predictions:
         columns = [key for key in rows[0] if key not in NESTED] if rows else ["id"]
         placed = self.places[0] if self.places else ()
         classes = [f"{name} (probability)" if name in columns else name for name in self.class_names]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*columns, *classes])
+        lines = []
         for row, probs in zip(rows, self.probabilities.tolist()):
             cells = (_in_cell(row[key], "{:g}" if key in placed else "{:.6f}") for key in columns)
-            writer.writerow([*cells, *(f"{p:.6f}" for p in probs)])
-        return text.getvalue()
+            lines.append([*cells, *(f"{p:.6f}" for p in probs)])
+        return csv_text([*columns, *classes], lines)
 
     def _html(self) -> str:
         rows = self.rows()
@@ -153,30 +138,22 @@ def _in_cell(value: Any, number: str = "{:.6f}", between: str = ";") -> str:
     return number.format(value) if isinstance(value, float) else str(value)
 
 
-def check_wishes(use: Use, multilabel: bool) -> None:
+def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
     """Refuse what no prediction of the run can answer, before anything is read.
+
+    Args:
+        adapter: of the run.
 
     Raises:
         ConfigError: a value out of range, or one for the other kind of labels.
     """
-    if use.coverage is not None:
-        check_coverage(use.coverage, use.set_method or "lac")
-        if multilabel and use.set_method is not None:
-            raise ConfigError(
-                f"--set-method {use.set_method}: only for one label per image, and images of this run may have "
-                "several; omit it"
-            )
-    elif use.set_method is not None:
-        raise ConfigError(
-            f"--set-method {use.set_method}: says how sets are made; give --coverage too, for instance 0.9"
-        )
+    for judgement in judges_at(task, PREDICT, use.judging):
+        judgement.check(adapter, adapter.class_names_)
     if use.explain is not None:
         check_explained(use)
-    if use.max_error is not None:
-        check_max_error(use.max_error)
     if use.top is not None and use.top < 1:
         raise ConfigError(f"--top {use.top}: give a number of classes, 1 or more")
-    if use.threshold is not None and not multilabel:
+    if use.threshold is not None and not adapter.multilabel_:
         raise ConfigError("--threshold: images of this run have one label each; omit it, or give --max-error")
     if use.threshold is not None and not 0 <= use.threshold <= 1:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
@@ -184,6 +161,7 @@ def check_wishes(use: Use, multilabel: bool) -> None:
 
 def predictions_of(
     use: Use,
+    judgements: Sequence[Judgement],
     calibration: Calibration | None,
     class_names: tuple[str, ...],
     ids: list[str],
@@ -192,35 +170,27 @@ def predictions_of(
     multilabel: bool,
     skipped: list[tuple[str, str]],
 ) -> Predictions:
-    """Predictions with all that is asked for.
+    """Predictions, and what judgements say of them.
 
     Args:
         calibration: of the run, or None.
         logits: (N, C).
-        features: (N, D) that the logits are of, to tell unlike images.
+        features: (N, D) that the logits are of.
 
     Raises:
         DataError: the calibration is of other classes.
     """
-    probabilities = probabilities_of(use, calibration, class_names, logits, multilabel)
-    made = Predictions(class_names, ids, probabilities, multilabel, skipped)
-    if calibration is not None:
-        made.thresholds = calibration.thresholds
-        if calibration.unlike is not None and calibration.unlike.support.shape[1] == features.shape[1]:
-            made.unlike = calibration.unlike.flags(features)
-    made.top = use.top or TOP
-    if use.threshold is not None:
-        made.thresholds = torch.full((len(class_names),), use.threshold, dtype=torch.float64)
-    _with_sets(made, use, calibration)
-    _with_open_answers(made, use, calibration)
-    if made.unlike is not None and made.unlike.any():
-        count, what = int(made.unlike.sum()), plural(len(ids), "image")
-        made.notes.append(
-            f"{count} of {what} {'is' if count == 1 else 'are'} unlike those of the fit; the "
-            f"answer{'s' * (count != 1)} for {'it' if count == 1 else 'them'} mean{'s' * (count == 1)} little (one in "
-            "20 ordinary images is flagged too)"
-        )
-    return made
+    probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
+    if multilabel:
+        thresholds = HALF if calibration is None else calibration.thresholds
+        answers = probabilities >= (thresholds if use.threshold is None else use.threshold)
+    of = {"class_names": class_names, "probabilities": probabilities, "multilabel": multilabel, "answers": answers}
+    own = dict.fromkeys(OWN)
+    judged = JudgedPredictions(at=PREDICT, metrics=own, run=use.run, features=features, calibration=calibration, **of)
+    notes = Findings({}).add(judgements, judged)
+    columns = {key: values for key, values in judged.metrics.items() if key not in OWN}
+    top = use.top or TOP
+    return Predictions(**of, ids=ids, skipped=skipped, notes=notes, columns=columns, top=top)
 
 
 def probabilities_of(
@@ -237,39 +207,6 @@ def probabilities_of(
     if calibration.class_names != tuple(class_names) or calibration.multilabel != multilabel:
         raise DataError(f"{use.run.shown}: its calibration is for other classes; copy the whole run folder again")
     return calibration.probabilities(logits)
-
-
-def _with_sets(made: Predictions, use: Use, calibration: Calibration | None) -> None:
-    if use.coverage is None:
-        return
-    if calibration is None:
-        made.sets = torch.ones_like(made.probabilities, dtype=torch.bool)
-        every = "labels" if made.multilabel else "classes"
-        made.notes.append(f"sets hold all {every}: {uncalibrated_words(use.run.info)}; fit again")
-        return
-    conformal = calibration.conformal(use.coverage, use.set_method)
-    made.sets = conformal.sets(made.probabilities)
-    made.notes += [conformal.note] if conformal.note else []
-    size = float(made.sets.double().sum(dim=1).mean())
-    if made.multilabel:
-        held = f"sets that hold {use.coverage:.0%} of an image's true labels on average"
-        made.notes.append(f"{held} have {size:.2f} labels per image on average")
-    else:
-        made.notes.append(f"sets of {use.coverage:.0%} coverage have {size:.2f} classes on average")
-
-
-def _with_open_answers(made: Predictions, use: Use, calibration: Calibration | None) -> None:
-    if use.max_error is None:
-        return
-    if calibration is None:
-        shape = made.probabilities.shape if made.multilabel else made.probabilities.shape[:1]
-        made.left_open = torch.ones(shape, dtype=torch.bool)
-        made.notes.append(f"all answers are left open: {uncalibrated_words(use.run.info)}; fit again")
-        return
-    made.left_open = calibration.open_answers(made.probabilities, use.max_error)
-    share = float(made.left_open.double().mean())
-    made.notes.append(f"{share:.1%} of the answers are left open, for an error of at most {use.max_error:.1%}")
-    made.notes += calibration.abstention_notes(use.max_error)
 
 
 def write_explanations(

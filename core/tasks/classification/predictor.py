@@ -19,9 +19,11 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.items import DomainData, Item
+from ...contracts.judgement import PREDICT
 from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
 from ...contracts.serving import NoneReadable
+from ...contracts.task import Task
 from ...contracts.use import FittedRun, Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, one_line
@@ -30,6 +32,7 @@ from ...features.extract import encoder
 from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...recipes.asked_for import backbone_of
+from ...registry.build import check_judging, judges_at
 from ...runtime.progress import Reporter
 from .explaining import AUTO, Explainer
 from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations
@@ -50,15 +53,14 @@ class Predictor:
 
     Attributes:
         run: its folder.
-        domain, task: that read the images.
+        task: with the domain that reads the images.
         recipe: the run's own.
         backbone, adapter: the model.
         calibration: what confidences are made with, or None.
     """
 
     run: FittedRun
-    domain: Domain
-    task: str
+    task: Task
     recipe: Recipe
     backbone: Backbone
     adapter: Adapter
@@ -66,7 +68,7 @@ class Predictor:
     base: BaseRun | None = None
 
     @classmethod
-    def of_use(cls, use: Use, domain: Domain, task: str) -> Predictor:
+    def of_use(cls, use: Use, task: Task) -> Predictor:
         """Load all that a run needs to predict.
 
         Raises:
@@ -79,16 +81,20 @@ class Predictor:
                 "`vladapt eval --features FILE`"
             )
         recipe = recipe_again(use)
-        backbone = backbone_of(recipe.with_(backbone=info.backbone.spec), domain, device=use.device)
+        backbone = backbone_of(recipe.with_(backbone=info.backbone.spec), task.domain, device=use.device)
         adapter = fitted_adapter(use.run, backbone).to(backbone.device)
         check_at_prediction(adapter, recipe.resources, use.resources)
-        check_wishes(use, adapter.multilabel_)
+        check_wishes(use, task, adapter)
         base = None
         if "base" in adapter.at_predict:
             base = BaseRun.open(recipe.resources["base"], backbone, backbone.device)
             base.check_is(info.base)
         calibration = Calibration.load(use.run.path)
-        return cls(use.run, domain, task, recipe, backbone, adapter, calibration, base)
+        return cls(use.run, task, recipe, backbone, adapter, calibration, base)
+
+    @property
+    def domain(self) -> Domain:
+        return self.task.domain
 
     def check_streams(self) -> None:
         """Raise the CapabilityError of a method that learns nothing from the images it is asked about."""
@@ -104,15 +110,16 @@ class Predictor:
 
         Args:
             images: a file or folder, or several.
-            wishes: `top`, `threshold`, `coverage`, `set_method`, `max_error`, `batch_size`, `workers`, as
+            wishes: `top`, `threshold`, `batch_size`, `workers` and options of judgements, such as `coverage`, as
                 `vladapt.predict` takes them.
 
         Raises:
             DataError: nothing could be read. ConfigError: a wish that the run cannot answer.
         """
         paths = [images] if isinstance(images, (str, Path)) else list(images)
-        use = Use(self.run, images=tuple(paths), **wishes)
-        check_wishes(use, self.adapter.multilabel_)
+        use = Use(self.run, images=tuple(paths)).asking(wishes)
+        check_judging(self.task, PREDICT, use.judging)
+        check_wishes(use, self.task, self.adapter)
         return self.predict_use(use, Reporter(quiet=True))
 
     def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
@@ -130,8 +137,8 @@ class Predictor:
     def explainer(self, use: Use, data: DomainData) -> Explainer:
         """What says why images of the data were answered so, by the method that is asked for."""
         towers, method = self.adapter.adapted(self.backbone), None if use.explain == AUTO else use.explain
-        transform = self.domain.of(data).transforms(self.backbone, False, self.task)
-        kept = labelled_in_run(use.run, self.domain, self.task, self.recipe.reading)
+        transform = self.domain.of(data).transforms(self.backbone, False, self.task.name)
+        kept = labelled_in_run(use.run, self.domain, self.task.name, self.recipe.reading)
         return Explainer(self.adapter, towers, *kept, transform, method)
 
     def images(
@@ -140,7 +147,7 @@ class Predictor:
         """Images to predict; `how` are further fields of `NewImages`."""
         encoding, given = Encoding(use.batch_size, use.workers, self.recipe.amp), self.recipe.resources
         base = None if self.base is None else self.base.on_other_images()
-        of = (self.domain.of(data), self.task, data, self.backbone, store or FeatureStore(), reporter, encoding)
+        of = (self.domain.of(data), self.task.name, data, self.backbone, store or FeatureStore(), reporter, encoding)
         return NewImages(*of, given=given, base=base, **how)
 
     def predictions(
@@ -160,7 +167,8 @@ class Predictor:
             places: of each image in its file, `Domain.placed`.
         """
         several, names = self.adapter.multilabel_, self.adapter.class_names_
-        made = predictions_of(use, self.calibration, names, list(ids), logits, features, several, skipped)
+        judgements = judges_at(self.task, PREDICT, use.judging)
+        made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made
 
@@ -168,8 +176,8 @@ class Predictor:
 class RunScorer(Scorer):
     """A run that scores images some at a time, for files that its domain makes of them (`Domain.write_own`)."""
 
-    def __init__(self, use: Use, domain: Domain, task: str):
-        self.predictor, self.use = Predictor.of_use(use, domain, task), use
+    def __init__(self, use: Use, task: Task):
+        self.predictor, self.use = Predictor.of_use(use, task), use
         adapter = self.predictor.adapter
         self.class_names, self.multilabel = adapter.class_names_, adapter.multilabel_
         self.fingerprint = _fingerprint(self.predictor)

@@ -24,10 +24,10 @@ from ...errors import CapabilityError, ConfigError
 from ...features.batches import logits_of
 from ...registry import adapter_class, load_adapter
 from ...runtime.progress import Reporter
-from .contest import ZERO_SHOT, ClassificationContest, RepeatedSplits, Tested, as_uncalibrated
+from .contest import ClassificationContest, RepeatedSplits, Tested, as_uncalibrated
 from .feature_rows import rows_of_split
 from .fitting import fit_adapter
-from .protocols import Protocol
+from .protocols import ZERO_SHOT, Protocol
 from .resources import check_needs
 from .scoring import score_on
 from .transfer import Transfer

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from ...backbones.specs import alias_of
-from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot
 from ...contracts.domain import Domain
 from ...contracts.recipe import ALL, check_protocol
 from ...data.sampling import SCENARIOS
@@ -37,9 +36,8 @@ from .transfer import NewClasses, SharedClasses, Transfer
 SHOTS = (1, 2, 4, 8, 16)
 BASELINES = (LARGEST_CLASS, PROBE)
 PER_SHOT = "k"
+ZERO_SHOT = "zero-shot"
 MOST = "min(k, 4)"
-UNLABELLED = (*AS_PUBLISHED, (FewOrZeroShot, "mode", ZERO_SHOT))
-"""`AS_PUBLISHED` where nothing is labelled."""
 PUBLISHED = Path(__file__).with_name("published_results.json")
 ELEVEN = "eleven"
 
@@ -63,7 +61,7 @@ class Protocol:
         afterwards: what follows a fit, for the user.
         one_prompt: whether a published set with several prompts (ImageNet's seven) has the one that others take.
         tasks: kinds of tasks whose test images, without labels, are classified together; none where there are shots.
-        shared: base of methods, its option, and the value that papers have.
+        labelled: whether images are labelled.
     """
 
     name: str
@@ -79,7 +77,7 @@ class Protocol:
     afterwards: str = ""
     one_prompt: bool = False
     tasks: tuple[Tasks, ...] = ()
-    shared: tuple[tuple[type, str, Any], ...] = AS_PUBLISHED
+    labelled: bool = True
 
     def drawing(self, shots: int | None, val_shots: int | str | None) -> dict[str, Any]:
         """How shots and validation images are drawn, as `draw` takes it.
@@ -224,13 +222,13 @@ _ALL = (
         "batches and streams",
         one_prompt=True,
         tasks=TASKS,
-        shared=UNLABELLED,
+        labelled=False,
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
-OWN = Protocol("", "shots and settings as docs/judging.md says", "", None, deciding="", shared=())
+OWN = Protocol("", "shots and settings as docs/judging.md says", "", None, deciding="")
 """Where none is asked for."""
 
 

@@ -380,19 +380,6 @@ class BaseRun:
                 f"{facts.get('path')}); give the path of that run, or fit again"
             )
 
-    def notes(self, prepared: PreparedData) -> list[str]:
-        """A warning, where the run was fitted on what the data has for testing."""
-        if self.run.info.data.name != prepared.data.name:
-            return []
-        test, split = {item.id for item in prepared.data.split("test")}, self.run.info.splits
-        taught = len({*split.get("support", ()), *split.get("val", ())} & test)
-        if not taught:
-            return []
-        return [
-            f"{taught} of the {len(test)} test images were used to fit the run {self.path}, so scores of what starts "
-            "from it are too high; fit both on the same split"
-        ]
-
     def predictions(self, prepared: PreparedData, features: FeatureSet) -> BasePredictions:
         """What a fit that starts from it is given, in the order of the data's classes; see `logits`."""
         return BasePredictions(self.adapter.name, self.logits(prepared, features, prepared.class_names))

@@ -260,12 +260,15 @@ def _measure(key: str) -> Measure:
     return MEASURES.get(key) or Measure(key.replace("auroc/", "AUROC ").replace("_", " "), kind="number")
 
 
-def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per image: what it is, how sure, the runners-up, and what else is known of the answers."""
+def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> Table:
+    """One row per image: what it is, how sure, the runners-up, and what else is known of the answers.
+
+    Args:
+        columns: further keys that rows may have -> headings.
+    """
     table = Table()
-    further = [key for key in ("set", "open", "unlike") if any(row.get(key) is not None for row in rows)]
-    titles = {"open": "left open", "unlike": "unlike the fit"}
-    for name in ("image", "prediction", "confidence", "next", *(titles.get(key, key) for key in further)):
+    further = [key for key in columns if any(row.get(key) is not None for row in rows)]
+    for name in ("image", "prediction", "confidence", "next", *(columns[key] for key in further)):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
     for row in rows:
         if "labels" in row:
@@ -282,5 +285,7 @@ def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _in_words(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return "yes" if value else ""
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

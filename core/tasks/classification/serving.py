@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ...confidence.calibration import TABLE_COVERAGES
-from ...contracts.domain import Domain
 from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.serving import NoneReadable, Refused, Sample, Served, ServedFacts, Serving, Wishes, only_answered
+from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
@@ -44,7 +44,7 @@ class ServedRun(Served):
 
     Args:
         use: the run, and how it is used.
-        domain, task: that read its images.
+        task: with the domain that reads its images.
         serving: of the server.
 
     Raises:
@@ -52,10 +52,10 @@ class ServedRun(Served):
         DataError: the run is damaged.
     """
 
-    def __init__(self, use: Use, domain: Domain, task: str, serving: Serving):
+    def __init__(self, use: Use, task: Task, serving: Serving):
         if serving.threads is not None:
             torch.set_num_threads(serving.threads)
-        self.predictor = Predictor.of_use(use, domain, task)
+        self.predictor = Predictor.of_use(use, task)
         self.use, self.name = use, use.run.path.name
         adapter, calibration = self.predictor.adapter, self.predictor.calibration
         if adapter.transductive:
@@ -64,7 +64,7 @@ class ServedRun(Served):
                 "other requests; use vladapt predict"
             )
         reading = self.predictor.recipe.reading
-        if (most := vars(domain.reading_of(reading)).get("max_pixels")) is not None:
+        if (most := vars(task.domain.reading_of(reading)).get("max_pixels")) is not None:
             reading = {**reading, "max_pixels": min(most, serving.max_pixels)}
         self._reading = reading
         self._towers = adapter.adapted(self.predictor.backbone)
@@ -73,7 +73,7 @@ class ServedRun(Served):
         on_cpu = self.predictor.backbone.device.type == "cpu"
         self.sizes = CPU_SIZES if on_cpu else GPU_SIZES
         self.clock = time.process_time if on_cpu else time.perf_counter
-        self._labelled = LabelledImages.load(use.run.path)
+        self._labelled, self._ids = LabelledImages.load(use.run.path), serving.training_ids
         self.facts = ServedFacts(
             adapter=adapter.name,
             class_names=list(adapter.class_names_),
@@ -99,7 +99,7 @@ class ServedRun(Served):
 
     def _transform(self, data: DomainData) -> Callable[[Decoded], torch.Tensor]:
         """How images of the data become inputs of the tower."""
-        return self.predictor.domain.of(data).transforms(self._towers, False, self.predictor.task)
+        return self.predictor.domain.of(data).transforms(self._towers, False, self.predictor.task.name)
 
     def answer(self, samples: Sequence[Sample]) -> None:
         for ready in (True, False):
@@ -131,7 +131,7 @@ class ServedRun(Served):
             by_id[id_].answer = errors.get(id_) or DataError(reason)
 
     def check(self, wishes: Wishes) -> None:
-        check_wishes(replace(self.use, **wishes.of_use), self.predictor.adapter.multilabel_)
+        check_wishes(self.use.asking(wishes.of_use), self.predictor.task, self.predictor.adapter)
         if wishes.nearest is not None and wishes.nearest < 1:
             raise ConfigError(f"--nearest {wishes.nearest}: give a number of labelled images, 1 or more")
         if wishes.nearest is not None and self._labelled is None:
@@ -141,7 +141,7 @@ class ServedRun(Served):
         samples, skipped = only_answered(samples, skipped)
         logits, features = (torch.stack(rows) for rows in zip(*(sample.answer for sample in samples)))
         made = self.predictor.predictions(
-            replace(self.use, **wishes.of_use),
+            self.use.asking(wishes.of_use),
             [sample.id for sample in samples],
             logits,
             features,
@@ -151,7 +151,8 @@ class ServedRun(Served):
         rows = made.rows()
         if wishes.nearest is not None:
             for row, examples in zip(rows, self._labelled.nearest(features, wishes.nearest)):
-                row["explanation"] = {"examples": [example.to_dict() for example in examples]}
+                shown = [each if self._ids else replace(each, id=str(each.row)) for each in examples]
+                row["explanation"] = {"examples": [each.to_dict() for each in shown]}
         told = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
         return {**told, "notes": made.notes} if made.notes else told
 

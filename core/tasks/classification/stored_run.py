@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +21,7 @@ from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.use import FittedRun, Use
 from ...data.sampling import class_counts, short_classes
+from ...data.tables import csv_text
 from ...data.unlabelled import images_of
 from ...data.verify import FileHashes, digests_of, image_digest
 from ...errors import ConfigError, DataError, VladaptError
@@ -257,8 +256,7 @@ def notes_of(
         further: said by the fit and what came after it.
         scenario: how unequal the shots were to be, or None.
     """
-    of_base = [] if prepared.base is None else prepared.base.notes(prepared)
-    notes, train = [*prepared.notes, *further, *of_base], prepared.data.split("train")
+    notes, train = [*prepared.notes, *further], prepared.data.split("train")
     classes = len(prepared.class_names)
     short = {} if shots is None else short_classes(train, shots, num_classes=classes)
     if scenario is not None:
@@ -373,22 +371,19 @@ def answers_table(judged: JudgedClassifier, ids: Sequence[str], with_truth: bool
         with_truth: whether a column says what each is, where that is known and it has one label.
     """
     logits, labels, names = judged.scores.adapted_logits.float(), judged.scores.labels, list(judged.class_names)
-    several, text = labels is not None and labels.ndim == 2, io.StringIO(newline="")
+    several = labels is not None and labels.ndim == 2
     plain = logits.sigmoid() if several else logits.softmax(dim=1)
     probs = plain if judged.calibration is None else judged.calibration.probabilities(logits)
-    writer = csv.writer(text, lineterminator="\n")
     if several:
-        writer.writerow(["id", *names])
-        writer.writerows([name, *(f"{value:.6f}" for value in row)] for name, row in zip(ids, probs.tolist()))
-        return text.getvalue()
+        values = ([f"{value:.6f}" for value in row] for row in probs.tolist())
+        return csv_text(["id", *names], ([name, *row] for name, row in zip(ids, values)))
     confidences, called = (each.tolist() for each in probs.max(dim=1))
     truth = [[]] * len(called)
     if with_truth:
         truth = [[""]] * len(called) if labels is None else [[names[label]] for label in labels.tolist()]
-    writer.writerow(["id", *(["true"] if with_truth else []), "label", "confidence"])
+    columns = ["id", *(["true"] if with_truth else []), "label", "confidence"]
     rows = zip(ids, truth, called, confidences)
-    writer.writerows([name, *true, names[label], f"{sure:.6f}"] for name, true, label, sure in rows)
-    return text.getvalue()
+    return csv_text(columns, ([name, *true, names[label], f"{sure:.6f}"] for name, true, label, sure in rows))
 
 
 def log_lines(info: RunInfo, report: FitReport, metrics: dict[str, Any]) -> list[str]:

@@ -16,12 +16,22 @@ from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
-from ...contracts.judgement import FIT, Evaluated, Findings, JudgedClassifier, Scores
+from ...contracts.judgement import (
+    COMPARE,
+    FIT,
+    Evaluated,
+    Findings,
+    JudgedClassifier,
+    JudgedData,
+    JudgedLabels,
+    JudgedPredictions,
+    Scores,
+)
 from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe, check_out_folder
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
-from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task
+from ...contracts.task import FILE_KINDS, Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
@@ -53,7 +63,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
-from .contest import ZERO_SHOT, RepeatedSplits
+from .contest import RepeatedSplits
 from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
@@ -70,7 +80,7 @@ from .fitting import (
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
-from .protocols import OWN, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
+from .protocols import OWN, ZERO_SHOT, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_resources
 from .scoring import (
@@ -110,8 +120,8 @@ class Classification(Task):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
-    at_prediction: ClassVar = TRUST | {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
+    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"})
     judgements: ClassVar = (
         "baselines",
         "growing-vocabulary",
@@ -122,8 +132,11 @@ class Classification(Task):
         "calibration",
         "coverage",
         "random-split",
+        "unlike-images",
+        "base-run",
+        "wrong-labels",
     )
-    judges: ClassVar = JudgedClassifier
+    judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
@@ -171,7 +184,7 @@ class Classification(Task):
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started, protocol = time.monotonic(), protocol_named(recipe.protocol)
         check_named(recipe, [recipe.adapter_name])
-        recipe = as_published(recipe, [recipe.adapter_name], protocol.shared)
+        recipe = as_published(recipe, [recipe.adapter_name], protocol.labelled)
         recipe = with_published_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         judged = adapter.label_free and recipe.judge and not recipe.shots
@@ -248,7 +261,7 @@ class Classification(Task):
             judge: whether a fit without labels is judged by what the images say of it.
         """
         zero_shot, protocol = fitted_zero_shot(shots.support, prepared.classifier), protocol_named(recipe.protocol)
-        options = as_published(recipe, [PROBE], protocol.shared).adapters.get(PROBE)
+        options = as_published(recipe, [PROBE], protocol.labelled).adapters.get(PROBE)
         probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
         judged = ClassificationFit(
@@ -279,6 +292,9 @@ class Classification(Task):
         """Sections of the report that a task of a domain's own adds; they name no image."""
         return []
 
+    def finish(self, run: Run, info: RunInfo, prepared: PreparedData, metrics: Mapping[str, Any]) -> None:
+        """Add what the task further keeps in a run folder."""
+
     def hidden(self, recipe: Recipe, prepared: PreparedData, info: RunInfo) -> RunInfo | None:
         """What run.json holds where no sample is named or shown; None where they may be."""
         return Redaction.of(prepared.data, info.skipped).info(info) if recipe.redact else None
@@ -293,15 +309,15 @@ class Classification(Task):
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
-            load = partial(RunScorer, use, self.domain, self.name)
+            load = partial(RunScorer, use, self)
             return self.domain.write_own(use, self.name, reading, load, reporter)
-        return predict_with_run(use, self.domain, self.name, reporter)
+        return predict_with_run(use, self, reporter)
 
     def predictor(self, use: Use) -> Predictor:
-        return Predictor.of_use(use, self.domain, self.name)
+        return Predictor.of_use(use, self)
 
     def served(self, use: Use, serving: Serving) -> ServedRun:
-        return ServedRun(use, self.domain, self.name, serving)
+        return ServedRun(use, self, serving)
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.name, self.prepared, reporter)
@@ -318,7 +334,7 @@ class Classification(Task):
         protocol = protocol_named(recipe.protocol)
         names = adapters_among(protocol.methods(axes.adapters))
         check_named(recipe, names)
-        recipe = with_published_views(as_published(recipe, names, protocol.shared), names)
+        recipe = with_published_views(as_published(recipe, names, protocol.labelled), names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         counts = _shots(recipe, axes)
@@ -333,6 +349,7 @@ class Classification(Task):
         towers = any(trains_towers(name) for name in names)
         asked = axes.splits or (1 if protocol is not OWN and not axes.folds else None)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
+        of_data = Findings({}).add(judges_at(self, COMPARE), JudgedData(at=COMPARE, prepared=prepared))
         contest = contest_kind(protocol, axes)(
             splits,
             adapters,
@@ -343,6 +360,7 @@ class Classification(Task):
             refit=recipe.refit,
             place=TrainingPlace(None, hooks=recipe.custom_hooks),
             seed=recipe.seed,
+            notes=of_data,
         )
         contest.note_readers(adapters, counts)
         contest.notes += said
@@ -387,7 +405,8 @@ class Classification(Task):
         predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        return predictions_table(rows)
+        columns = [judgement.columns for judgement in judgements_of(self).values()]
+        return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
 
     @contextmanager
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
@@ -419,6 +438,7 @@ class Classification(Task):
             if scores.labels is not None:
                 results = ClassificationResults.of_fit(done, info, further, shows=hidden is None)
                 write_report(run.path, classification_report(results, run.path))
+            self.finish(run, info, prepared, scores.metrics)
         summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
         fitted, skipped = (run.path, done.adapter, done.report, scores.metrics), [tuple(pair) for pair in info.skipped]
         return FitResult(*fitted, summary, list(info.notes), skipped, *counts)
@@ -434,6 +454,8 @@ class Classification(Task):
         further = [*done.notes, *published, *done.report.notes, *by_labels]
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
+        of_data = JudgedData(at=FIT, metrics=metrics, prepared=prepared)
+        further += done.findings.add(judges_at(self, FIT, recipe.task_options), of_data)
         facts = {
             "created": now(),
             "domain": recipe.domain,

@@ -11,7 +11,6 @@ import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.items import Item
 from ...contracts.judgement import EVAL, Evaluated, Findings
@@ -31,7 +30,7 @@ from ...runtime.files import claimed, write_whole
 from ...runtime.progress import Reporter
 from .explaining import Explain, explained_mistakes
 from .feature_rows import rows_of_split
-from .predictions import Predictions, check_wishes
+from .predictions import Predictions
 from .predictor import Predictor
 from .protocols import protocol_named
 from .report import ClassificationResults, classification_report
@@ -58,7 +57,6 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     prepared = read(recipe, reporter, divided=not source)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
-    check_wishes(use, adapter.multilabel_)
     judges = judges_at(task, EVAL, use.judging)
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
@@ -173,16 +171,16 @@ def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) ->
     return load_adapter(path, backbone).to(device) if path.is_file() else None
 
 
-def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) -> Predictions:
+def predict_with_run(use: Use, task: Task, reporter: Reporter) -> Predictions:
     """Classes of new images.
 
     Raises:
         DataError: all images cannot be read. CapabilityError: the run was made from a features file.
     """
     if not use.stream:
-        return Predictor.of_use(use, domain, task).predict_use(use, reporter)
+        return Predictor.of_use(use, task).predict_use(use, reporter)
     with _alone(use.run):
-        predictor = Predictor.of_use(use, domain, task)
+        predictor = Predictor.of_use(use, task)
         predictor.check_streams()
         predicted = predictor.predict_use(use, reporter)
         predictor.adapter.save(use.run.adapter_path)

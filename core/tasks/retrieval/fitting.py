@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
@@ -195,7 +194,6 @@ def fitted_retrieval(
     """
     started = time.monotonic()
     backbone = load()
-    announced(backbone, reporter.info)
     before = scored(backbone, data, "test", training, reporter)
     adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)
     after = scored(towers, data, "test", training, reporter)

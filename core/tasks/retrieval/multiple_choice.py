@@ -11,8 +11,8 @@ from rich.table import Table
 from ...contracts.items import Questions
 from ...errors import DataError
 from ...runs.sections import Measure, TableSection, plural
+from ..tower_training.comparison import table_of
 from .encoding import PairFeatures
-from .tables import table_of
 
 KEY = "multiple_choice"
 SIDES = {"zero_shot": "Zero-shot", "adapted": "Adapted"}

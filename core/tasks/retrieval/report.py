@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,6 @@ from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runs import run_sections as shared
 from ...runs.run_sections import Report
 from ...runs.sections import (
-    CurveGridSection,
-    CurveSection,
     HeadlineSection,
     Measure,
     Number,
@@ -45,18 +42,6 @@ MEASURES = {
 }
 MEAN_RECALL = Measure("Mean recall", "of R@1, R@5 and R@10 in both directions")
 ACCURACY = Measure("Accuracy", "its class, named by the captions of each class")
-FIRST = ("loss", "val", "lr")
-NO_CURVE = ("step", "epoch", "stage")
-CURVE_NAMES = {
-    "loss": "Loss",
-    "val": "Score on val",
-    "lr": "Learning rate",
-    "grad_norm": "Norm of the gradient",
-    "logit_scale": "Logit scale",
-    "images_per_second": "Images per second",
-    "data_wait": "Share of time waiting for data",
-    "memory_gib": "Peak memory, GiB",
-}
 SHOWN = 4
 
 
@@ -76,7 +61,7 @@ def training_report(
     Args:
         info: as in run.json, and `model`, the path of the weights.
         metrics: of `before_and_after`.
-        history: a row per epoch, see `training_curves`.
+        history: a row per epoch, see `run_sections.training_curves`.
         log: the lines of the training's log, which the curves are of; empty: of the epochs.
         examples: the `RetrievalExamples` that were looked at.
         before, after: what each of their queries found, from `top`.
@@ -100,7 +85,7 @@ def training_report(
             sentence_section(metrics),
             choice_section(metrics),
             *abilities,
-            *training_sections(log or history, info.losses, info.best_epoch, f"Parts of the losses, {others}"),
+            *shared.training_sections(log or history, info.losses, info.best_epoch, f"Parts of the losses, {others}"),
             _searches(examples, before, after),
             _facts(info),
             shared.skipped(info.skipped, "sample"),
@@ -132,70 +117,6 @@ def warnings_of_training(
             "learning rate or more epochs."
         )
     return sentences
-
-
-def training_sections(
-    rows: Sequence[Mapping[str, float]],
-    losses: Mapping[str, float],
-    kept: int | None,
-    parts: str = "Parts of the loss, and the gradient",
-) -> list[CurveGridSection | None]:
-    """The curves of a training, and those of what its loss consists of; None of none.
-
-    Args:
-        rows, losses, kept: of `training_curves`.
-        parts: title of the second.
-    """
-    main, minor = training_curves(rows, losses, kept)
-    return [
-        CurveGridSection("How the training went", main) if main else None,
-        CurveGridSection(parts, minor, minor=True, sub=True) if minor else None,
-    ]
-
-
-def training_curves(
-    history: Sequence[Mapping[str, float]], losses: Mapping[str, float], best_epoch: int | None
-) -> tuple[list[CurveSection], list[CurveSection]]:
-    """The loss, the score on val, the learning rate and the losses one by one; then their parts, gradient and speed.
-
-    Args:
-        history: a row per epoch: "epoch", "loss", "lr", "val", "grad_norm", and losses and their parts by name; or the
-            lines of a log (`core/training/log.py`), whose epochs are fractions.
-        losses: name -> weight. A single loss of weight 1 is the whole, and has no plot of its own.
-        best_epoch: whose weights were kept, from 1; None where nothing chose.
-    """
-    epochs = [row.get("epoch", place) for place, row in enumerate(history, start=1)]
-    stages = [row.get("stage") for row in history]
-    pairs = zip(epochs, epochs[1:], stages, stages[1:])
-    starts = [(before + after) / 2 for before, after, old, new in pairs if new != old]
-    logged = any("step" in row for row in history)
-    kept = best_epoch if best_epoch in epochs else None
-    whole = next(iter(losses), None) if list(losses.values()) == [1.0] else None
-    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key not in (*NO_CURVE, whole)]
-    rank = {key: (*FIRST, *losses).index(key) if key in FIRST or key in losses else 99 for key in keys}
-    main, minor = [], []
-    for key in sorted(keys, key=lambda key: (key not in FIRST, key not in losses, "." not in key, rank[key])):
-        points = [(at, row[key]) for at, row in zip(epochs, history) if key in row]  # val has few of the log's lines
-        values = [math.nan if value is None else float(value) for _, value in points]
-        if not any(map(math.isfinite, values)):
-            continue
-        name = f"{key}, weight {losses[key]:g}" if key in losses else key.replace(".", ": ", 1).replace("_", " ")
-        name, note = CURVE_NAMES.get(key, name), _note(key, epochs, kept, bool(starts), logged)
-        line = {name: ([at for at, _ in points], values)}
-        plot = CurveSection(name, line, "epoch", name, note, False, kept, key == "val", starts)
-        (main if key in FIRST or key in losses else minor).append(plot)
-    return main, minor
-
-
-def _note(key: str, epochs: Sequence[float], kept: int | None, staged: bool, logged: bool) -> str:
-    if key == "val":
-        last = " It is the last one: more epochs may help." if kept == epochs[-1] and len(epochs) > 1 else ""
-        chosen = "" if kept is None else f"; the weights of epoch {kept}, the bar, were kept.{last}"
-        return f"the higher the better{chosen}"
-    staged_note = "; at a dotted line another stage begins" if staged else ""
-    if logged:
-        return {"loss": f"mean of the steps up to each point, on augmented images{staged_note}"}.get(key, "")
-    return {"loss": f"mean of each epoch, on augmented images{staged_note}", "lr": "mean of each epoch"}.get(key, "")
 
 
 def _is_guessing(intervals: Mapping[str, Sequence[float]] | None, images: int) -> bool:

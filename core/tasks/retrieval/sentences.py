@@ -12,7 +12,7 @@ from torch import Tensor
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.sentence_ranks import BEST_SENTENCE, OWN_SENTENCES, TIES, Similarity, sentence_video_metrics
 from ...runs.sections import Measure, TableSection
-from .tables import table_of
+from ..tower_training.comparison import table_of
 
 KEY, DUAL = "sentences", "dual_softmax"
 TITLE = "Several sentences per image"

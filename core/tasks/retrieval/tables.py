@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ...contracts.run_info import BeforeAfter
 from ...metrics.retrieval import IMAGE_TO_TEXT
-from ...runs.sections import Measure
+from ..tower_training.comparison import interval_words, table_of
 from .comparison import DIRECTIONS, WORDS, RetrievalComparison, RetrievalMetrics
 
 SHOWN = {
@@ -50,17 +48,17 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
 def _cells(both: RetrievalComparison, key: str, name: str) -> dict[str, str]:
     """A score before and after, with intervals, and the change; after alone where nothing was scored before."""
     old, new, between = both.zero_shot.get(key), both.adapted[key], both.between(key)
-    adapted = _number(name, new) + _interval(between[1])
+    adapted = _number(name, new) + interval_words(between[1])
     if not both.zero_shot:
         return {"adapted": adapted}
     change = "" if old is None else _change(name, new - old)
-    return {"zero-shot": _number(name, old) + _interval(between[0]), "adapted": adapted, "change": change}
+    return {"zero-shot": _number(name, old) + interval_words(between[0]), "adapted": adapted, "change": change}
 
 
 def _one_column(metrics: RetrievalMetrics) -> dict[str, dict[str, str]]:
     scores, between = metrics.flat, metrics.flat_intervals
     rows = {
-        f"{WORDS[side]}: {shown}": {"score": _number(name, scores[key]) + _interval(between.get(key))}
+        f"{WORDS[side]}: {shown}": {"score": _number(name, scores[key]) + interval_words(between.get(key))}
         for side in DIRECTIONS
         for name, shown in SHOWN.items()
         if (key := f"{side}/{name}") in scores
@@ -77,47 +75,6 @@ def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], group
     return table_of(f"{images:,} images{of_groups}, {texts:,} texts", caption, rows, last)
 
 
-def score_table(
-    metrics: BeforeAfter,
-    measures: Mapping[str, Measure],
-    columns: Mapping[str, str],
-    title: str,
-    caption: str,
-    last: Collection[str] = (),
-) -> Table:
-    """Scores with their intervals for a terminal.
-
-    Args:
-        metrics: as a Mapping key of a column -> key of a score -> value.
-        measures: key of a score -> how it is named and written, in the order of the rows.
-        columns: key -> title.
-        last: keys of scores below which a line is drawn.
-    """
-    rows = {
-        f"{measure.name} {measure.arrow}": {
-            name: measure.text(metrics[when][key]) + _interval(metrics.interval(when, key))
-            for when, name in columns.items()
-        }
-        for key, measure in measures.items()
-    }
-    return table_of(title, caption, rows, [f"{measures[key].name} {measures[key].arrow}" for key in last])
-
-
-def table_of(
-    title: str, caption: str, rows: Mapping[str, Mapping[str, str]], last: Collection[str] = (), of: str = ""
-) -> Table:
-    """Rows as name -> title of a column -> cell, with `of` above the names; a line is drawn below the `last` ones."""
-    table = Table(
-        title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column(of)
-    for name in next(iter(rows.values())):
-        table.add_column(name, justify="right")
-    for name, cells in rows.items():
-        table.add_row(name, *cells.values(), end_section=name in last)
-    return table
-
-
 def _number(name: str, value: float | None) -> str:
     if value is None:
         return "–"
@@ -127,7 +84,3 @@ def _number(name: str, value: float | None) -> str:
 def _change(name: str, value: float) -> str:
     change = round(value if name in RANKS else 100 * value, 1) + 0.0  # no -0.0
     return f"{change:+,.1f}" if name in RANKS else f"{change:+.1f} points"
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)" if bounds else ""

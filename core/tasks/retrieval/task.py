@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -94,7 +95,8 @@ class Retrieval(TowerTraining):
         return replace(data, dual_softmax=recipe.task_options.get(DUAL, False))
 
     def fitted(self, recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path) -> FittedTowers:
-        return fitted_retrieval(self.training(recipe), data, lambda: self.backbone(recipe), reporter, folder)
+        load = partial(self.announced_backbone, recipe, reporter)
+        return fitted_retrieval(self.training(recipe), data, load, reporter, folder)
 
     def trained(self, recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int) -> Backbone:
         return self.train(recipe, data, backbone, Reporter(quiet=True), seed=seed)[2]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...backbones.load import announced
 from ...contracts.backbone import Backbone
 from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
@@ -63,7 +64,7 @@ class TowerTraining(Task):
 
     compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
     at_evaluation: ClassVar = frozenset({"data", "workers", "out"})
-    judges: ClassVar = JudgedTowers
+    judges: ClassVar = (JudgedTowers,)
     default_adapter: ClassVar[str]
     default_loss: ClassVar[str] = ""
     cannot_learn: ClassVar[str]
@@ -153,6 +154,10 @@ class TowerTraining(Task):
     def backbone(self, recipe: Recipe) -> Backbone:
         """What a fit starts from."""
         return backbone_of(recipe, self.domain)
+
+    def announced_backbone(self, recipe: Recipe, reporter: Reporter) -> Backbone:
+        """The same, after a line where its licence forbids commercial use."""
+        return announced(self.backbone(recipe), reporter.info)
 
     def source(self, data: Any) -> DataFacts:
         """What names the data: by default the data themselves."""

@@ -15,12 +15,10 @@ from typing import Any
 from ....core.contracts import Boxes, DomainData, Item
 from ....core.data import (
     IMAGE,
-    VERIFY_ALL_UP_TO,
     Box,
     Format,
     ItemCollector,
     ListedImage,
-    format_of,
     locate,
     shown,
 )
@@ -94,7 +92,7 @@ class _Reading:
     def __init__(self, box_set: BoxSet, formats: Sequence[Format]):
         self.folder, self.formats, self.counts = box_set.folder, formats, Counter(box_set.counts)
         self.index = {name: position for position, name in enumerate(box_set.class_names)}
-        self.trust_sizes = len(box_set.images) > VERIFY_ALL_UP_TO
+        self.trust_sizes = len(box_set.images) > DomainData.VERIFIED_UP_TO
         self.skipped: list[tuple[str, str]] = []
         self.by_place: dict[tuple[Path, str], tuple[ListedImage, tuple[int, int], dict[str, Any]]] = {}
 
@@ -109,7 +107,7 @@ class _Reading:
             joined = replace(known[0], boxes=_joined(known[0].boxes, image.boxes))
             self.by_place[path, image.split] = (joined, *known[1:])
             return
-        fmt = format_of(path, self.formats)
+        fmt = Format.of(path, self.formats)
         if fmt is None:
             self.skipped.append((shown(path, self.folder), "no reader for this kind of file"))
             return

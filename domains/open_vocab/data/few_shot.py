@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ....core.contracts import DomainData, Item
-from ....core.data import rank
 from ....core.errors import ConfigError
 from .boxes import annotated_boxes
 
@@ -44,7 +43,7 @@ def draw_shots(
     if surplus not in SURPLUS:
         raise ConfigError(f"surplus '{surplus}': give one of {', '.join(SURPLUS)}")
     pool = sorted(
-        (item for item in data.split("train") if item.id not in exclude), key=lambda item: rank(seed, item.id)
+        (item for item in data.split("train") if item.id not in exclude), key=lambda item: Item.rank(seed, item.id)
     )
     counted = _boxes_of_class if data.kind == "boxes" else _images_of_class
     chosen = _drawn(pool, shots, len(data.class_names), counted)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....core.data import IMAGE, Format, ItemCollector, Layout, VocSet, folders, format_of, shown, walk
+from ....core.data import IMAGE, Format, ItemCollector, Layout, VocSet, folders, shown, walk
 from ....core.errors import DataError
 from .mask_tables import MaskTable, ade_table, cityscapes_table, voc_table
 
@@ -86,14 +86,14 @@ def _side(part: Path, names: Sequence[str], formats: Sequence[Format], but: Path
 
 
 def _has_images(folder: Path, formats: Sequence[Format]) -> bool:
-    return any(format_of(file, formats) is not None for file in walk(folder, folder, ItemCollector()))
+    return any(Format.of(file, formats) is not None for file in walk(folder, folder, ItemCollector()))
 
 
 def _pairs(
     root: Path, image_folder: Path, mask_folder: Path, collector: ItemCollector, formats: Sequence[Format]
 ) -> tuple[list[Pair], int]:
     """The pairs below two folders, and the number of images without a mask."""
-    images = [file for file in walk(image_folder, root, collector) if format_of(file, formats) is not None]
+    images = [file for file in walk(image_folder, root, collector) if Format.of(file, formats) is not None]
     masks = _mask_files(root, mask_folder, collector, formats)
     by_key = _by_key(masks, mask_folder, root)
     of_name = Counter(key[-1] for key in by_key)
@@ -114,7 +114,7 @@ def _pairs(
 
 
 def _mask_files(root: Path, folder: Path, collector: ItemCollector, formats: Sequence[Format]) -> list[Path]:
-    files = [file for file in walk(folder, root, collector) if format_of(file, formats) is not None]
+    files = [file for file in walk(folder, root, collector) if Format.of(file, formats) is not None]
     for ending in CITYSCAPES_ENDINGS:  # beside them lie colours and instances, which are not meant
         if chosen := [file for file in files if file.name.endswith(ending)]:
             return chosen

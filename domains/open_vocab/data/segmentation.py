@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import DomainData, Item, Mask
-from ....core.data import IMAGE, Format, ItemCollector, decode_values, format_of, shown, visible
+from ....core.data import IMAGE, Format, ItemCollector, decode_values, shown, visible
 from ....core.errors import DataError
 from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes
@@ -167,7 +167,7 @@ def _from_masks(
 
 
 def _look(pair: Pair, colours: bool, formats: Sequence[Format]) -> _Seen:
-    fmt = format_of(pair.image, formats)
+    fmt = Format.of(pair.image, formats)
     try:
         decode = next(iter(fmt.expand(pair.image)), {})
         size, stored = fmt.size_of(pair.image, decode), decode_values(pair.mask, colours, fmt.max_pixels)

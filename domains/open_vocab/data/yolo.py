@@ -16,7 +16,6 @@ from ....core.data import (
     ItemCollector,
     Layout,
     ListedImage,
-    format_of,
     shown,
     stays_inside,
     walk,
@@ -139,7 +138,7 @@ def _inside(written: str, bases: Sequence[Path]) -> Path | None:
 
 def _images_at(place: Path, folder: Path, collector: ItemCollector, formats: Sequence[Format]) -> list[Path]:
     if place.is_dir():
-        return [file for file in walk(place, folder, collector) if format_of(file, formats) is not None]
+        return [file for file in walk(place, folder, collector) if Format.of(file, formats) is not None]
     files = []
     for line in read_text(place, lenient=True).splitlines():
         if line.strip():

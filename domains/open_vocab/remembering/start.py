@@ -15,7 +15,7 @@ from torch import nn
 
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.runs import Run
-from ....core.tasks import build_model, check_run, load_model, quiet, with_tuples
+from ....core.tasks import build_model, load_model, plan_of, quiet
 from ..data.remembered import alike
 from ..plans.classes import takes_names, with_classes
 from ..plans.kinds import DETECTION
@@ -64,8 +64,8 @@ def start_at(place: str | Path, option: str = "--start") -> Start:
     if not path.is_dir():
         raise DataError(f"{option} {place}: neither a run folder nor a checkpoint ({', '.join(CHECKPOINTS)}); give one")
     run = Run.open(path)
-    check_run(run)
-    if run.info.task != DETECTION.task or not (run.info.plan or {}).get("vladapt"):
+    plan = plan_of(run)
+    if run.info.task != DETECTION.task or not (plan or {}).get("vladapt"):
         raise ConfigError(f"{option} {place}: a run of {run.info.task} without a detector; give a run of detection")
     return Start(str(place), run.adapter_path, run)
 
@@ -87,7 +87,7 @@ def on_start(
         return {**config, "load_from": str(start.weights)}
     if backbone is not None:
         raise ConfigError(f"--backbone {backbone}: with --start the model is the run's own; omit it")
-    model = with_tuples(deepcopy(start.run.info.plan))["model"]
+    model = plan_of(start.run)["model"]
     kind, other = (str(each.get("type")).rpartition(".")[2] for each in (model, config["model"]))
     if kind != other:
         raise ConfigError(

@@ -24,7 +24,7 @@ from ....core.data import IMAGE, check_skipped, images_of
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
 from ....core.registry import load_domain
-from ....core.runs import data_uri, page_template
+from ....core.runs import page_template
 from ....core.runtime import Reporter, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
@@ -299,13 +299,14 @@ def write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], D
         DataError: the file cannot be written.
     """
     template = page_template(Path(__file__).with_name("page.html.j2"))
-    write_whole(path, template.render(cards=[_card(each, load) for each in captions], made=made))
+    cards = (_card(each, load) for each in captions)  # each picture is held only while it is written
+    write_whole(path, template.render(cards=cards, count=len(captions), side=SIDE, made=made))
 
 
 def _card(caption: Caption, load: Callable[[Item], Decoded]) -> dict[str, Any]:
     sure = [(name, value, caption.confidence.get(name)) for name, value in caption.attributes.items()]
     try:
-        picture, why = data_uri(load(caption.item), SIDE), ""
+        picture, why = load(caption.item), ""
     except DataError as error:
         picture, why = None, str(error)
     return {"picture": picture, "why": why, "texts": caption.texts, "attributes": sure}

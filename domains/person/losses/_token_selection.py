@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone
 from ....core.errors import CapabilityError
-from ....core.training import image_outputs
 
 
 class TokenEmbedding(nn.Module):
@@ -82,7 +81,7 @@ def image_and_patches(backbone: Backbone, pixels: Tensor, ratio: float, by_atten
         by_attention: of a class token (`check_class_token`); else patches are selected by their cosine with the whole.
     """
     if not by_attention:
-        made = image_outputs(backbone, pixels, frozenset({"image_embedding", "image_tokens"}))
+        made = backbone.image_outputs(pixels, frozenset({"image_embedding", "image_tokens"}))
         whole, patches = made["image_embedding"], made["image_tokens"]
         scores = _cosines(patches, whole)
     else:

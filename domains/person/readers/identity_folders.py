@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ....core.contracts import DomainData
-from ....core.data import Layout, folders, format_of, shown, walk
+from ....core.data import Format, Layout, folders, shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
 from ..reading import PeopleCollector, Reading, SetFormat
 from .camera_names import camera_in
@@ -35,7 +35,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     people = PeopleCollector(source=path)
     for folder, split, role in _people(path):
         for file in walk(folder, path, people):
-            if format_of(file, reading.formats) is not None:
+            if Format.of(file, reading.formats) is not None:
                 inside = "/".join((*file.relative_to(folder).parts[:-1], file.stem))
                 target = Pedestrian(folder.name, camera=camera_in(inside), role=role)
                 people.add_person(file, shown(file, path), reading.formats, target, split=split)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.backbones import announced
 from ....core.contracts import (
     Adapter,
     Backbone,
@@ -234,7 +233,6 @@ def fitted_people(
     started = time.monotonic()
     protocol = people.protocol("test")  # what cannot be retrieved is told before anything is computed
     backbone = load()
-    announced(backbone, reporter.info)
     before = None if training.adapter is None else scored(backbone, people, protocol, training, reporter)
     adapter, report, towers = train_on_people(training, people, backbone, reporter, folder)
     after = scored(towers, people, protocol, training, reporter, reranking=people.reranking)

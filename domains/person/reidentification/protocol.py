@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from ....core.contracts import Item
-from ....core.data import rank
 from ....core.errors import DataError
 from ..camera_ranking import Sought
 from ..pedestrian import NOBODY, QUERY, cameras_of, identity_numbers
@@ -127,6 +126,6 @@ def _drawn(items: Sequence[Item], identities: Sequence[int], cameras: Sequence[s
     if cameras is None:
         return known
     first: dict[tuple[int, str], int] = {}
-    for place in sorted(known, key=lambda place: rank(0, items[place].id)):
+    for place in sorted(known, key=lambda place: Item.rank(0, items[place].id)):
         first.setdefault((identities[place], cameras[place]), place)
     return sorted(first.values())

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,25 +15,17 @@ from rich.table import Table
 from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
 from ....core.runs import (
-    ExchangeVerdict,
     Measure,
     PictureSection,
     Report,
     TableSection,
-    TowerComparison,
-    VerdictSection,
     plural,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import score_table, training_sections
+from ....core.tasks import ExchangeComparison
 from ..care import care_section
 from .scoring import ReidScores
 
-TITLES = {
-    "good": "People are found better, by more than chance",
-    "open": "Could be chance",
-    "bad": "The training made it worse, by more than chance",
-}
 MEASURES = {
     "r1": Measure("Rank-1", "the nearest picture that counts is of the same person"),
     "r5": Measure("Rank-5", "one of the nearest five is"),
@@ -47,7 +39,7 @@ SHOWN_QUERIES, SHOWN_RESULTS = 6, 4
 
 
 @dataclass(frozen=True, eq=False)
-class ReidComparison(TowerComparison):
+class ReidComparison(ExchangeComparison):
     """What `flat_scores` gives; its verdict is whether the change of Rank-1 and mAP is more than chance.
 
     Attributes:
@@ -56,6 +48,15 @@ class ReidComparison(TowerComparison):
         by_camera, by_attribute: side -> camera or attribute -> "queries", "r1", "map" and "minp".
         protocol, compared_by, reranking: how the numbers came about, in words.
     """
+
+    measures: ClassVar = MEASURES
+    unit: ClassVar = "people"
+    deciding: ClassVar = "map"
+    titles: ClassVar = {
+        "good": "People are found better, by more than chance",
+        "open": "Could be chance",
+        "bad": "The training made it worse, by more than chance",
+    }
 
     reranked: Mapping[str, float] = field(default_factory=dict)
     test_queries: int = 0
@@ -85,17 +86,6 @@ class ReidComparison(TowerComparison):
         return f"{words}; re-ranked by k-reciprocal neighbours ({self.reranking})" if self.reranking else words
 
     @property
-    def change(self) -> ExchangeVerdict:
-        return ExchangeVerdict(self.exchange, MEASURES, "people", "map", TITLES)
-
-    @property
-    def sentence(self) -> str:
-        return self.change.sentence
-
-    def section(self) -> VerdictSection | None:
-        return self.change.section()
-
-    @property
     def lead(self) -> str:
         """What came out, in a sentence."""
         was = f", compared with {self.zero_shot['r1']:.1%} before the training" if self.zero_shot else ""
@@ -108,7 +98,7 @@ class ReidComparison(TowerComparison):
         """Scores before and after, and re-ranked, for a terminal."""
         sides = self.sides if self.zero_shot else {**self.sides, "adapted": "features"}
         title = f"{self.queries}, {plural(self.test_gallery, 'picture')} in the gallery"
-        return score_table(self, MEASURES, sides, title, self.caption)
+        return self.score_table(sides, title, self.caption)
 
 
 def reid_report(
@@ -142,7 +132,7 @@ def reid_report(
             _scores(metrics),
             _rows("By camera", "Camera of the query", metrics.by_camera),
             _rows("By attribute", "The person has", metrics.by_attribute),
-            *training_sections(log or history, info.losses, info.best_epoch),
+            *shared.training_sections(log or history, info.losses, info.best_epoch),
             searches,
             _facts(info),
             shared.skipped(info.skipped, "picture"),

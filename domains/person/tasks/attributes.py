@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....core.contracts import FitResult, PreparedData, Recipe, RunInfo, Scores
+from ....core.contracts import PreparedData, Recipe, RunInfo, Scores
 from ....core.runs import Measure, Run, TableSection
-from ....core.tasks import Classification, Prepared
+from ....core.tasks import Classification
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
 from ..metrics.attribute_recognition import AttributeRecognition, balanced_rates
 from ..pedestrian import cameras_of
@@ -29,18 +30,16 @@ class Attributes(Classification):
 
     def hidden(self, recipe: Recipe, prepared: PreparedData, info: RunInfo) -> RunInfo | None:
         """Nobody's picture and no file is shown or named, unless the user says `--show-people`."""
-        if recipe.redact or not isinstance(prepared, Prepared):
+        if recipe.redact or prepared.backbone is None:
             return super().hidden(recipe, prepared, info)
         shown = recipe.task_options.get("show_people", False)
         return None if shown else PeopleHidden.of(prepared.data, info.skipped).info(info)
 
-    def _written(self, recipe: Recipe, done, *how) -> FitResult:
-        result, prepared = super()._written(recipe, done, *how), done.judged.prepared
-        if isinstance(prepared, Prepared):
-            after = result.metrics["adapted"]
+    def finish(self, run: Run, info: RunInfo, prepared: PreparedData, metrics: Mapping[str, Any]) -> None:
+        if prepared.backbone is not None:
+            after = metrics["adapted"]
             said = [f"{words}: {after[key]:.1%}." for key, words in OF_CAMERA.items() if key in after]
-            write_card(result.run, Run.open(result.run).info, prepared.data, said)
-        return result
+            write_card(run.path, info, prepared.data, said)
 
     def further_sections(self, prepared: PreparedData, scores: Scores) -> list[Any]:
         """A table per attribute and, where pictures name cameras, one per camera; both go into the metrics too."""

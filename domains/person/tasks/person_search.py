@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from ....core.contracts import Backbone, FitResult, Item, Recipe, option
+from ....core.contracts import Backbone, Item, Recipe, option
 from ....core.data import Pair
 from ....core.errors import ConfigError, DataError
 from ....core.metrics import TEXT_TO_IMAGE
-from ....core.runtime import Reporter
 from ....core.tasks import DomainPairs, Retrieval, RetrievalData
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
 from ..changed_captions import ChangedCaptions, read_paraphrases
@@ -71,10 +70,10 @@ class PersonSearch(Retrieval):
         how = {"chosen_by": (TEXT_TO_IMAGE,), "teaching": teaching, "plan": plan}
         return _augmented(replace(data, pairs=people, by_label=True, **how), said)
 
-    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+    def prepared(self, recipe: Recipe) -> Recipe:
         if (file := recipe.task_options["paraphrases"]) is not None:
             read_paraphrases(file)  # what is wrong with it is found out before pairs are read
-        return super().fit(recipe, reporter)
+        return super().prepared(recipe)
 
     def redaction(self, recipe, data, skipped, redact) -> Any:
         hidden = None if recipe.task_options["show_people"] else PeopleHidden.of(data.pairs.data, skipped)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.contracts import Axes, Backbone, Contest, DomainData, Recipe, RunInfo, Use, option
+from ....core.contracts import Backbone, DomainData, Recipe, RunInfo, Use, option
 from ....core.errors import CapabilityError
 from ....core.runs import Report
 from ....core.runtime import Reporter
@@ -96,13 +97,14 @@ class ReIdentification(TowerTraining):
             backbone.set_last_stride()
         return backbone
 
-    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        contest = super().contest(recipe, axes, reporter)
-        contest.read_data.protocol("test")  # what cannot be retrieved is told before anything is trained
-        return contest
+    def read_compared(self, recipe: Recipe, names: Sequence[str]) -> ReidData:
+        data = super().read_compared(recipe, names)
+        data.protocol("test")  # what cannot be retrieved is told before anything is trained
+        return data
 
     def fitted(self, recipe: Recipe, data: ReidData, reporter: Reporter, folder: Path) -> FittedTowers:
-        return fitted_people(self.training(recipe), data, lambda: self.backbone(recipe), reporter, folder)
+        load = partial(self.announced_backbone, recipe, reporter)
+        return fitted_people(self.training(recipe), data, load, reporter, folder)
 
     def trained(self, recipe: Recipe, data: ReidData, backbone: Backbone, seed: int) -> Backbone:
         return train_on_people(self.training(_with_loss(recipe), seed), data, backbone, Reporter(quiet=True), None)[2]

@@ -101,7 +101,7 @@ def write_maps(
         ConfigError, DataError: what cannot be mapped, or written there; nothing is written then.
     """
     for key in OF_ROWS:
-        if getattr(use, key) is not None:
+        if {**vars(use), **use.judging}.get(key) is not None:
             raise ConfigError(f"--{key.replace('_', '-')}: applies to tables of predictions, not to maps; omit it")
     class_names = tuple(use.run.info.class_names)
     items, skipped = _rasters_of(rasters)

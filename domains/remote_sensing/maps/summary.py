@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import OwnFiles
+from ....core.data import csv_text
 from .accuracy import Estimate, MapAccuracy
 from .rasters import Tally
 
@@ -109,11 +108,7 @@ def rows_as_text(written: OwnFiles, suffix: str) -> str:
     """All facts, as ".csv" or ".jsonl"."""
     if suffix == ".jsonl":
         return "".join(json.dumps(fact, ensure_ascii=False) + "\n" for fact in written.facts)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(written.facts[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(written.facts)
-    return text.getvalue()
+    return csv_text(list(written.facts[0]), (list(fact.values()) for fact in written.facts))
 
 
 def _of_classes(accuracy: MapAccuracy) -> dict[str, Estimate]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ....core.contracts import Scorer
+from ....core.data import digest_of_file
 from ....core.runtime import Reporter, WorkFolder
 from ..places import files_of_item
 from .scores import SCORED, Windows
@@ -51,8 +52,8 @@ def work_folders(places: Sequence[Path], keys: Sequence[str], reporter: Reporter
 
 def key_of(windows: Windows, model: Scorer) -> str:
     """16 hex digits of all that scores of windows depend on."""
-    stamps = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files_of_item(windows.item)]
-    parts = [model.fingerprint, stamps, windows.item.decode, windows.size, windows.stride]
+    files = [[str(file.resolve()), digest_of_file(file)] for file in files_of_item(windows.item)]
+    parts = [model.fingerprint, files, windows.item.decode, windows.size, windows.stride]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

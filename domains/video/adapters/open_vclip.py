@@ -13,7 +13,7 @@ from torch import Tensor
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, Block, FitReport, TrainingImages, option, require
 from ....core.prompts import encoded_classes
-from ....core.training import BetweenWeights, Task, Trained, TrainingSettings, put_tensors
+from ....core.training import BetweenWeights, Task, Trained, TrainingSettings
 from ._clip_towers import ClipTowerAdapter, FixedTexts
 
 RATIOS = tuple(step / 10 for step in range(11))
@@ -164,12 +164,12 @@ class OpenVclip(ClipTowerAdapter):
         average = {name: parameter.detach().clone() for name, parameter in trained.model.named_parameters()}
 
         def score(share: float) -> float:
-            put_tensors(trained, patched(start, average, share))
+            trained.put_tensors(patched(start, average, share))
             return on_val(trained)
 
         on_val, self._on_val = self._on_val, None
         self._kept = chosen_share(self.patching_ratio, None if on_val is None else score)
-        put_tensors(trained, patched(start, average, self._kept))
+        trained.put_tensors(patched(start, average, self._kept))
         return super()._learned(trained, base)
 
     def _report(self, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import FeatureSet, FitReport, NoValidation, option
-from ....core.data import folds
 from ....core.metrics import row_weights
 from ....core.registry import build_adapter
 from ._frames import average_of_unit, legendre, masked_mean, times
@@ -130,7 +129,7 @@ class TemporalAdapter(TunedTextHead):
         if val is not None and len(val):
             pairs, words = [(support, val)], f"val ({len(val)} clips)"
         else:
-            left_out = folds(support, FOLDS, how["seed"])
+            left_out = support.folds(FOLDS, how["seed"])
             pairs = [(support.select(_others(rows, len(support))), support.select(rows)) for rows in left_out]
             words = f"the support, {len(pairs)} folds of clips left out in turn"
         if not pairs:

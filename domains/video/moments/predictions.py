@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from ....core.contracts import Use
+from ....core.data import csv_text
 from ....core.errors import CapabilityError, ConfigError
 from ....core.runtime import read_text, write_whole
 from ..long_videos import clock
@@ -44,14 +43,11 @@ class PredictedMoments:
         Raises:
             DataError: nothing can be written there.
         """
-        text = io.StringIO(newline="")
         if path.suffix.lower() == ".csv":
-            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows())
+            text = csv_text(COLUMNS, ([row[name] for name in COLUMNS] for row in self.rows()))
         else:
-            text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
-        write_whole(path, text.getvalue())
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+        write_whole(path, text)
         self.files.append(path)
 
     def rows(self, top: int | None = None) -> list[dict[str, Any]]:

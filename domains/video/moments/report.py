@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from rich.table import Table
@@ -17,27 +17,20 @@ from ....core.runs import (
     Cell,
     CurveGridSection,
     CurveSection,
-    ExchangeVerdict,
     Measure,
     PictureSection,
     Report,
     TableSection,
-    TowerComparison,
     VerdictSection,
     plural,
     strip,
 )
 from ....core.runs import run_sections as shared
-from ....core.tasks import score_table, training_sections
+from ....core.tasks import ExchangeComparison
 from ..clips import INSTANTS
 from ..long_videos import clock
 from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
 
-TITLES = {
-    "good": "Moments are found better, by more than chance",
-    "open": "The change could be chance",
-    "bad": "The training made it worse, by more than chance",
-}
 FRAMES = 6
 """Of a moment that are shown."""
 MEASURES = {
@@ -56,13 +49,22 @@ SHOWN = 6
 
 
 @dataclass(frozen=True, eq=False)
-class MomentsComparison(TowerComparison):
+class MomentsComparison(ExchangeComparison):
     """What `flat_scores` gives; its verdict is whether the change, or the difference to guessing, is more than chance.
 
     Attributes:
         guessing: the scores of the same windows in random order.
         test_queries: sentences; `test_images` are the videos.
     """
+
+    measures: ClassVar = MEASURES
+    unit: ClassVar = "videos"
+    deciding: ClassVar = DECIDING
+    titles: ClassVar = {
+        "good": "Moments are found better, by more than chance",
+        "open": "The change could be chance",
+        "bad": "The training made it worse, by more than chance",
+    }
 
     guessing: Mapping[str, float] = field(default_factory=dict)
     test_queries: int = 0
@@ -80,10 +82,6 @@ class MomentsComparison(TowerComparison):
         return f"{plural(self.test_queries, 'sentence')} about {plural(self.test_images, 'video')}"
 
     @property
-    def change(self) -> ExchangeVerdict:
-        return ExchangeVerdict(self.exchange, MEASURES, "videos", DECIDING, TITLES)
-
-    @property
     def against_guessing(self) -> str:
         """Whether the deciding score is better than guessing, in a sentence; "" where it has no interval."""
         bounds, guessed = self.interval("adapted", DECIDING), self.guessing[DECIDING]
@@ -96,7 +94,7 @@ class MomentsComparison(TowerComparison):
 
     @property
     def sentence(self) -> str:
-        return "\n".join(filter(None, (self.against_guessing, self.change.sentence)))
+        return "\n".join(filter(None, (self.against_guessing, super().sentence)))
 
     @property
     def lead(self) -> str:
@@ -108,7 +106,7 @@ class MomentsComparison(TowerComparison):
 
     def section(self) -> VerdictSection:
         if self.exchange:
-            return replace(self.change.section(), text=self.sentence)
+            return super().section()
         bounds = self.interval("adapted", DECIDING)
         better = bounds is not None and bounds[0] > self.guessing[DECIDING]
         title = "Better than guessing" if better else "Not shown to be better than guessing"
@@ -118,7 +116,7 @@ class MomentsComparison(TowerComparison):
         """Scores for a terminal, beside those of guessing."""
         caption = "guessing: the same windows in random order; in brackets 95 % intervals over videos"
         last = {f"recall1_iou_{OVERLAPS[-1]:g}"}
-        return score_table(self, MEASURES, self.columns, self.queries, caption, last)
+        return self.score_table(self.columns, self.queries, caption, last)
 
 
 def moments_report(
@@ -150,7 +148,7 @@ def moments_report(
             shared.notes(info),
             _scores(metrics),
             *shown,
-            *(training_sections(log or history, info.losses, None) if history else ()),
+            *(shared.training_sections(log or history, info.losses, None) if history else ()),
             _facts(info),
             shared.skipped(info.skipped, "sentence"),
             shared.use(_steps(info, str(folder)), "videos"),

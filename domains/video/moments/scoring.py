@@ -15,7 +15,7 @@ from ....core.contracts import Backbone, DomainData, Item
 from ....core.data import check_skipped
 from ....core.errors import DataError
 from ....core.features import FeatureStore
-from ....core.metrics import exchange_test, mean_draws, percentiles
+from ....core.metrics import exchange_test, intervals_of, mean_draws
 from ....core.runtime import Reporter
 from ..long_videos import frame_features
 from .reading import Query, queries_of
@@ -81,8 +81,7 @@ class MomentScores:
         """Metric -> its 95 % interval, by drawing videos with all their sentences; none of a single video."""
         if len(self.unit.unique()) < 2:
             return {}
-        draws = mean_draws(self.values, self.unit)
-        return {name: list(bounds) for name, of in draws.items() if (bounds := percentiles(of))}
+        return intervals_of(mean_draws(self.values, self.unit))
 
 
 def evaluate_moments(

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....core.backbones import announced
 from ....core.contracts import Backbone, Recipe, RunInfo, Use, option, settle
 from ....core.data import images_of, readable
 from ....core.errors import DataError
@@ -96,8 +95,7 @@ class Moments(Retrieval):
         return replace(self._read(recipe, whole), windows=_windows_of(use.run))
 
     def fitted(self, recipe: Recipe, data: MomentData, reporter: Reporter, folder: Path) -> FittedTowers:
-        started, backbone = time.monotonic(), self.backbone(recipe)
-        announced(backbone, reporter.info)
+        started, backbone = time.monotonic(), self.announced_backbone(recipe, reporter)
         trains = self.trains(recipe)
         before = self._scored(backbone, data, "test", recipe, reporter) if trains else None
         adapter, report, towers = self.train(recipe, data, backbone, reporter, folder)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from vladapt.core.confidence import Scaling
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.data.sampling import folds
 from vladapt.core.registry import build_adapter
 
 
@@ -104,7 +103,7 @@ def test_slopes_of_several_labels_are_learned_across_patients(make_multilabel_ta
     scaling = Scaling.fit
     monkeypatch.setattr(Scaling, "fit", lambda *given: seen.append(given[0]) or scaling(*given))
     fitted(replace(task, support=support))
-    for fold in folds(support, 20, 0):
+    for fold in support.folds(20, 0):
         rest = [n for n in range(40) if n not in fold.tolist()]
         assert not {support.groups[n] for n in rest} & {support.groups[n] for n in fold.tolist()}
         having, lacking = (

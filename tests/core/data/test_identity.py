@@ -1,7 +1,10 @@
 """File hashes are right, remembered, and shared without harm."""
 
 import hashlib
+import json
 import os
+import shutil
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +15,13 @@ from vladapt.core.contracts.items import Item
 from vladapt.core.data import verify
 from vladapt.core.data.verify import FileHashes, content_key
 from vladapt.core.errors import DataError
+from vladapt.core.runtime import reading
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """As if the files of these tests had been there for a while."""
+    monkeypatch.setattr(reading, "SETTLED_NS", -1)
 
 
 @pytest.fixture
@@ -57,6 +67,68 @@ def test_a_changed_file_is_hashed_anew(tmp_path):
     assert hashes.sha256(file) != before
 
 
+def replaced(file, stranger):
+    os.replace(stranger, file)
+
+
+def moved_away_and_copied(file, stranger):
+    file.rename(file.with_name("moved away"))
+    shutil.copy2(stranger, file)
+
+
+def written_over(file, stranger):
+    shutil.copy2(stranger, file)
+
+
+def linked(file, stranger):
+    file.unlink()
+    os.link(stranger, file)
+
+
+def extracted(file, stranger):
+    with tarfile.open(file.with_name("an.tar"), "w") as tar:
+        tar.add(stranger, file.name)
+    with tarfile.open(file.with_name("an.tar")) as tar:
+        tar.extractall(file.parent, filter="data")
+
+
+@pytest.mark.parametrize("replace", [replaced, moved_away_and_copied, written_over, linked, extracted])
+def test_another_file_of_equal_size_and_time_is_hashed_anew(tmp_path, replace):
+    file, stranger = tmp_path / "a", tmp_path / "b"
+    for path, content in ((file, b"abc"), (stranger, b"abd")):
+        path.write_bytes(content)
+        os.utime(path, ns=(10**18, 10**18))
+    FileHashes(tmp_path / "cache").sha256(file)
+    time.sleep(0.02)  # longer than the step of the file system's clock
+    replace(file, stranger)
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (3, 10**18)
+    fresh = FileHashes(tmp_path / "cache")
+    assert fresh.remembered(file) is None and fresh.sha256(file) == hashlib.sha256(b"abd").hexdigest()
+
+
+def test_a_file_whose_next_change_might_not_show_is_not_remembered(tmp_path, counted, monkeypatch):
+    (tmp_path / "a").write_bytes(b"abc")
+    monkeypatch.setattr(reading, "SETTLED_NS", 10**12)
+    FileHashes(tmp_path / "cache").sha256(tmp_path / "a")
+    FileHashes(tmp_path / "cache").sha256(tmp_path / "a")
+    monkeypatch.setattr(reading, "SETTLED_NS", -1)
+    without_inode = os.stat_result([0 if n == 1 else value for n, value in enumerate(os.stat(tmp_path / "a"))])
+    FileHashes(tmp_path / "cache").sha256(tmp_path / "a", without_inode)
+    FileHashes(tmp_path / "cache").sha256(tmp_path / "a", without_inode)
+    assert len(counted) == 4
+
+
+def test_records_without_an_inode_cost_one_hash(tmp_path, counted):
+    file, hashes = tmp_path / "a", FileHashes(tmp_path / "cache")
+    file.write_bytes(b"abc")
+    hashes.path.parent.mkdir()
+    record = [str(file), 3, file.stat().st_mtime_ns, hashlib.sha256(b"abd").hexdigest()]  # of what was there once
+    hashes.path.write_text("\n" + json.dumps(record))
+    for _ in range(2):
+        assert FileHashes(tmp_path / "cache").sha256(file) == hashlib.sha256(b"abc").hexdigest()
+    assert len(counted) == 1
+
+
 def test_damaged_lines_are_ignored_and_hashed_again(tmp_path, counted):
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode())
@@ -76,6 +148,7 @@ def test_two_processes_write_one_memory(tmp_path):
         (tmp_path / name).write_bytes(name.encode())
     code = (
         "import sys; from vladapt.core.data.verify import FileHashes; h = FileHashes(sys.argv[1]);"
+        "from vladapt.core.runtime import reading; reading.SETTLED_NS = -1;"
         "[h.sha256(p) for p in sys.argv[2:]]"
     )
     command = ["-c", code, tmp_path / "cache", *(tmp_path / n for n in names)]

@@ -90,7 +90,7 @@ def test_the_limit_is_an_option_of_the_reader(tmp_path):
 
 def test_a_decoder_that_takes_more_memory_has_a_lower_limit(tmp_path, monkeypatch):
     Image.fromarray(NOISE).save(tmp_path / "a.webp")
-    monkeypatch.setitem(images.DECODER_LIMITS, "WEBP", 100)
+    monkeypatch.setitem(Item.DECODER_LIMITS, "WEBP", 100)
     assert "the limit is 100 " in refusal(tmp_path / "a.webp")
     assert decode_image(tmp_path / "a.webp", {"max_pixels": Item.MAX_PIXELS + 1}).shape == NOISE.shape
 

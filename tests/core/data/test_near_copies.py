@@ -19,6 +19,7 @@ from vladapt.core.data.images import decode_image, reduced_image
 from vladapt.core.data.near_copies import GREY_SIDE, Thumbnails, near_copies, thumbnail
 from vladapt.core.data.splits import assign_splits, links_of
 from vladapt.core.data.verify import FileHashes, content_key, drop_unreadable
+from vladapt.core.runtime import reading
 
 BASES = 40
 
@@ -227,7 +228,7 @@ def test_what_an_older_cache_lacks_is_made(folder, tmp_path):
 
 
 def test_large_sets_are_compared_without_being_checked_whole(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "VERIFY_ALL_UP_TO", 10)
+    monkeypatch.setattr(DomainData, "VERIFIED_UP_TO", 10)
     (folder / "a" / "broken.png").write_bytes(b"no image")
     data, hashes = checked(folder, tmp_path / "cache")
     assert len(data.items) == 61 and not data.skipped
@@ -306,7 +307,8 @@ def test_another_image_or_group_is_another_set_of_pairs(read_twice, tmp_path):
 
 
 def test_a_second_command_asks_for_each_file_once_to_list_it_and_once_for_its_hash(read_twice, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "VERIFY_ALL_UP_TO", 0)
+    monkeypatch.setattr(DomainData, "VERIFIED_UP_TO", 0)
+    monkeypatch.setattr(reading, "SETTLED_NS", -1)  # as if the files had been there for a while
     read_twice()
     asked, opened = Counter(), []
     real = os.stat

@@ -17,6 +17,7 @@ from vladapt.core.confidence.calibration import Calibration
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.images import decode_image
 from vladapt.core.export.folder import as_picture
+from vladapt.core.registry import build_judgement
 from vladapt.core.tasks.classification.predictions import predictions_of
 
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
@@ -87,8 +88,9 @@ def test_rows_are_those_of_predict(several):
     labels = (logits + torch.randn(60, 3, generator=generator) > 0).float() if several else logits.argmax(dim=1)
     calibration = Calibration.of_rows(logits + torch.randn(60, 3, generator=generator), labels, names, "rows")
     new = 3 * torch.randn(8, 3, generator=generator)
-    use = Use(None, coverage=0.9)
-    wanted = predictions_of(use, calibration, names, list("stuvwxyz"), new, torch.zeros(8, 2), several, []).rows()
+    use = Use(None)
+    of = (calibration, names, list("stuvwxyz"), new, torch.zeros(8, 2), several, [])
+    wanted = predictions_of(use, [build_judgement("coverage", coverage=0.9)], *of).rows()
     sets = calibration.conformal(0.9)
     least = [float(sets.threshold)] * 3 if several else (1 - sets.thresholds).tolist()
     thresholds = calibration.thresholds.tolist() if several else None

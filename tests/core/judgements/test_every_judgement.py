@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from vladapt import Judgement, Place, Record, option
-from vladapt.core.contracts.judgement import EVAL, FIT, Findings, JudgedClassifier, JudgedFit, Scores
+from vladapt.core.contracts.judgement import (
+    COMPARE,
+    EVAL,
+    FIT,
+    PREDICT,
+    SELECT,
+    Findings,
+    Judged,
+    Scores,
+)
 from vladapt.core.contracts.options import options_of
 from vladapt.core.engine.listing import listing, only_kind, shown
 from vladapt.core.errors import ConfigError
@@ -19,6 +28,13 @@ from vladapt.core.metrics import classification_metrics
 from vladapt.core.registry import build, catalogue, judgement_class, task_class
 
 NAMES = sorted(catalogue.judgements())
+
+
+@dataclass(kw_only=True)
+class Pointed(Judged):
+    """What `Tells` judges."""
+
+    labelled: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +55,7 @@ class Told(Record):
 @dataclass(eq=False, kw_only=True)
 class Tells(Judgement):
     record: ClassVar = Told
+    judges: ClassVar = Pointed
     place: ClassVar = Place.ABILITIES
     value: int = option(1, "what is told", low=0)
 
@@ -49,7 +66,9 @@ class Tells(Judgement):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_judgement_says_what_it_is(name):
     cls = judgement_class(name)
-    assert issubclass(cls.judges, JudgedFit) and isinstance(cls.place, Place) and cls.at <= {FIT, EVAL} and cls.at
+    kinds = cls.judges if isinstance(cls.judges, tuple) else (cls.judges,)
+    assert kinds and all(issubclass(kind, Judged) for kind in kinds)
+    assert isinstance(cls.place, Place) and cls.at and cls.at <= {FIT, EVAL, PREDICT, COMPARE, SELECT}
     assert is_dataclass(cls.record) and cls.record.__dataclass_params__.frozen
     assert not cls.record.is_in({})
     assert all(each.help for each in options_of(cls))
@@ -70,7 +89,7 @@ def task(monkeypatch):
     monkeypatch.setattr(build, "build_judgement", lambda name, **options: classes["tells"](**options))
     monkeypatch.setattr(build.catalogue, "judgements", dict)
     monkeypatch.setattr(Tells, "name", "tells")
-    return SimpleNamespace(title="pointing", judgements=("tells",), judges=JudgedClassifier)
+    return SimpleNamespace(title="pointing", judgements=("tells",), judges=(Pointed,))
 
 
 def test_options_of_judgements_are_told_apart_from_those_of_the_task(task):
@@ -93,12 +112,12 @@ def test_another_package_is_asked_where_it_judges_such_fits(task, monkeypatch):
     entry = SimpleNamespace(entry_point=object())
     monkeypatch.setattr(build.catalogue, "judgements", lambda: {"tells-besides": entry})
     assert list(build.judgements_of(task)) == ["tells", "tells-besides"]
-    task.judges = JudgedFit  # whose fits are no classifiers
+    task.judges = (Judged,)  # of no kind in particular
     assert list(build.judgements_of(task)) == ["tells"]
 
 
 def test_what_is_found_is_in_metrics_notes_report_and_run():
-    fit, findings = SimpleNamespace(metrics={"adapted": {}}, at=EVAL), Findings({"tells": Tells})
+    fit, findings = Pointed(metrics={"adapted": {}}, at=EVAL), Findings({"tells": Tells})
     Tells.name = "tells"
     assert findings.add([Tells(value=3)], fit) == ["note 3"] and fit.metrics == {"adapted": {}, "told": {"value": 3}}
     assert findings.sections(Place.ABILITIES) == ["section 3"] and findings.sections(Place.TRUST) == []
@@ -112,7 +131,7 @@ def test_what_is_found_is_in_metrics_notes_report_and_run():
 
 
 def test_nothing_is_made_that_is_not_asked_for_or_lacks_what_it_needs(monkeypatch):
-    fit, findings = SimpleNamespace(metrics={}, at=EVAL, labelled=False), Findings({"tells": Tells})
+    fit, findings = Pointed(at=EVAL, labelled=False), Findings({"tells": Tells})
     monkeypatch.setattr(Tells, "needs", frozenset({"labelled"}))
     assert findings.add([Tells()], fit) == []
     fit.labelled = True
@@ -126,8 +145,9 @@ def test_nothing_is_made_that_is_not_asked_for_or_lacks_what_it_needs(monkeypatc
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_judgement_declares_is_there(name):
     cls = judgement_class(name)
-    known = {*dir(cls.judges), *(field.name for field in fields(cls.judges))}
-    assert cls.needs <= known and set(cls.asked_by) <= {each.name for each in options_of(cls)}
+    kinds = cls.judges if isinstance(cls.judges, tuple) else (cls.judges,)
+    assert all(cls.needs <= {*dir(kind), *(field.name for field in fields(kind))} for kind in kinds)
+    assert set(cls.asked_by) <= {each.name for each in options_of(cls)}
 
 
 @pytest.mark.parametrize("fault", [ZeroDivisionError("by nothing"), ConfigError("not of such labels")])
@@ -135,7 +155,7 @@ def test_a_judgement_of_another_package_that_fails_does_not_cost_the_fit(fault, 
     def fails(self, fit):
         raise fault
 
-    fit, findings = SimpleNamespace(metrics={}, at=FIT), Findings({"tells": Tells})
+    fit, findings = Pointed(at=FIT), Findings({"tells": Tells})
     monkeypatch.setattr(Tells, "name", "tells")
     monkeypatch.setattr(Tells, "compute", fails)
     (said,) = findings.add([Tells()], fit)

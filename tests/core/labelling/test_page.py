@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from vladapt.core.data.label_files import Source, Todo, read_answers, todo_text
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.labelling.serve import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, build_app, open_labelling
+from vladapt.core.labelling.serve import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, build_app, open_labelling, serve
 
 TOKEN = "token-of-the-test"
 ADDRESS = "http://127.0.0.1:5000"
@@ -53,6 +53,18 @@ def test_other_hosts_are_refused(labelling):
         TestClient(build_app(labelling, TOKEN), base_url="http://evil.example").get(f"/?token={TOKEN}").status_code
         == 400
     )
+
+
+def test_each_start_has_a_new_token_in_no_file_and_listens_here_alone(todo, monkeypatch):
+    uvicorn = pytest.importorskip("uvicorn", reason="extra labels is not installed")
+    places, addresses = [], []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: places.append(sockets[0].getsockname()[0]))
+    for _ in range(2):
+        serve(todo(), todo().parent / "labels.csv", opened=lambda address, images, done: addresses.append(address))
+    tokens = [address.partition("?token=")[2] for address in addresses]
+    assert places == ["127.0.0.1"] * 2 and len(set(tokens)) == 2 and min(map(len, tokens)) >= 20
+    texts = [file.read_bytes() for file in todo().parent.rglob("*") if file.is_file()]
+    assert not any(token.encode() in text for token in tokens for text in texts)
 
 
 def test_the_page_names_nothing_outside(client):

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from vladapt.core.contracts.serving import Sample, Serving
-from vladapt.core.errors import DataError, VladaptError
+from vladapt.core.engine.serve import serve
+from vladapt.core.errors import ConfigError, DataError, VladaptError
 from vladapt.core.serving.app import NO_TOKEN, OTHER_HOST, OTHER_SITE
 from vladapt.core.serving.exported import ServedExport
 from vladapt.core.serving.uploads import Limits
@@ -81,6 +82,19 @@ def test_what_is_no_picture_is_refused_in_the_line_of_predict(name, content, wor
         assert str(tmp_path) not in line
 
 
+def test_files_lie_under_numbers_and_keep_of_their_names_the_ending_alone(serving, export, picture, tmp_path):
+    class Watched(ServedExport):
+        def samples(self, files):
+            places.extend(file.relative_to(tmp_path / "uploads") for file in files)
+            return super().samples(files)
+
+    places = []
+    with serving(Watched(export, Serving(threads=1))) as (client, _):
+        sent = files(("../../Ann.png", picture()), ("/etc/passwd", picture()), ("Ann\0.b/c.nii.gz", picture()))
+        assert client.post("/predict", files=sent).status_code == 200
+    assert [place.parts[1:] for place in places] == [("0", "image.png"), ("1", "image"), ("2", "image.nii.gz")]
+
+
 def test_bombs_and_large_requests_are_413(serving, picture):
     with serving(limits=Limits(request_bytes=20_000, files=3), max_pixels=10_000) as (client, _):
         for content, words in (
@@ -97,6 +111,12 @@ def test_bombs_and_large_requests_are_413(serving, picture):
         answer = client.post("/predict", content=chunks, headers=head)
         assert answer.status_code == 413
         assert client.post("/predict", files=files(("a.png", picture()))).status_code == 200
+
+
+def test_a_request_that_does_not_arrive_in_time_is_408(serving, picture):
+    with serving(limits=Limits(seconds=0)) as (client, _):
+        answer = client.post("/predict", files=files(("a.png", picture())))
+        assert answer.status_code == 408 and answer.json() == {"error": "the request did not arrive within 0 seconds"}
 
 
 @pytest.mark.parametrize(
@@ -189,6 +209,11 @@ def test_damaged_exports_are_refused(export, tmp_path):
     (folder / "model.onnx").write_bytes(b"abc")
     with pytest.raises(DataError, match="damaged graph"):
         ServedExport(folder, Serving(threads=1))
+
+
+def test_an_export_has_no_labelled_images_to_name(export):
+    with pytest.raises(ConfigError, match="an export holds no labelled images; omit --training-ids"):
+        serve(export, port=0, training_ids=True)
 
 
 def test_deep_pictures_are_read_as_the_script_reads_them(serving, export, tmp_path):

@@ -11,13 +11,14 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="extra serve is not installed")
 pytest.importorskip("multipart", reason="extra serve is not installed")
 from browser import until
-from forked import start
+from forked import run, start
 
 from vladapt.core.errors import ConfigError
 from vladapt.core.serving.app import _names_this_machine
@@ -106,6 +107,9 @@ def test_sigterm_ends_a_server_that_has_answered_what_it_had(export, picture, tm
     asking = threading.Thread(target=lambda: answers.append(ask(address, picture("green"))))
     asking.start()
     until((tmp_path / "asked").exists)
+    with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * 17_000)
+        assert client.recv(100).startswith(b"HTTP/1.1 431")
     os.kill(process.pid, signal.SIGTERM)
     asking.join(60)
     assert answers[0][0] == 200 and answers[0][1]["predictions"][0]["label"] == "green"
@@ -141,6 +145,12 @@ def test_a_model_that_cannot_be_loaded_ends_all_workers_with_a_line(export, tmp_
     _, err = process.communicate()
     lines = set(err.splitlines())
     assert process.returncode == 1 and len(lines) == 1 and "damaged graph" in lines.pop(), err
+
+
+def test_the_benchmark_floods_a_server_that_goes_on_answering(export, tmp_path):
+    benchmark = Path(__file__).parents[3] / "benchmarks" / "serving_floods.py"
+    _, _, *rows = run([benchmark, export, "--clients", "2", "--mb", "1"], check=True, cwd=tmp_path).stdout.splitlines()
+    assert len(rows) == 9 and all(float(row.split("|")[2].replace(",", "")) > 0 for row in rows)
 
 
 def workers(process: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 from pathlib import Path
 
@@ -148,3 +149,18 @@ def test_two_processes_resume_as_they_were(job, tmp_path, parallel):
         group.finished()
     two = run({**place, "resume": True}, ranks=2)
     assert_same(one, two)
+
+
+class Trap:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_never_run(tmp_path):
+    save_checkpoint(tmp_path, 1, {"weights": Trap(tmp_path / "sprung")}, keep=1)
+    with pytest.raises(pickle.UnpicklingError):
+        newest_checkpoint(tmp_path)
+    assert not (tmp_path / "sprung").exists()

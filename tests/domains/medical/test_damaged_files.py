@@ -21,7 +21,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
-from vladapt.core.data import images
+from vladapt.core.contracts import Item
 from vladapt.core.errors import DataError
 from vladapt.domains.medical import Medical, dicom_header, guarded_decoder, nifti_slices
 from vladapt.domains.medical.dicom_pixels import load_dicom
@@ -164,7 +164,7 @@ def test_colour_in_jpeg_2000_has_a_lower_limit_for_its_decoder_takes_more(compre
     data_set = pydicom.dcmread(path)
     data_set.SamplesPerPixel = 3
     data_set.save_as(path)
-    monkeypatch.setitem(images.DECODER_LIMITS, "JPEG2000", 4095)
+    monkeypatch.setitem(Item.DECODER_LIMITS, "JPEG2000", 4095)
     with pytest.raises(DataError, match=r"4096 pixels, the limit is 4095 .*raise --max-pixels above 200000000"):
         dicom_format().expand(path)
     assert len(dicom_format(max_pixels=300_000_000).expand(path)) == 1

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from vladapt.core.data.files import format_of
+from vladapt.core.data.files import Format
 from vladapt.core.errors import DataError
 from vladapt.domains.medical.dicom_pixels import load_dicom
 from vladapt.domains.medical.formats import dicom_format
@@ -176,10 +176,10 @@ def test_a_file_cut_short_gets_one_line(write_dicom, tmp_path):
 def test_files_are_recognised_without_a_suffix(write_dicom, tmp_path):
     fmt = dicom_format()
     for name in ("IM0001", "1.2.840.113619.2", "scan.DCM"):
-        assert format_of(write_dicom(tmp_path / name, RAMP), [fmt]) is fmt
+        assert Format.of(write_dicom(tmp_path / name, RAMP), [fmt]) is fmt
     (tmp_path / "notes").write_text("nothing")
-    assert format_of(tmp_path / "notes", [fmt]) is None
-    assert format_of(write_dicom(tmp_path / "DICOMDIR", RAMP), [fmt]) is None
+    assert Format.of(tmp_path / "notes", [fmt]) is None
+    assert Format.of(write_dicom(tmp_path / "DICOMDIR", RAMP), [fmt]) is None
 
 
 @pytest.mark.parametrize("variant", ["", "_RLE", "_bigendian", "_implicit", "_jp2klossless", "_jpeg_ls_lossless"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -134,6 +135,20 @@ def test_large_arrays_are_memory_mapped_and_show_the_same(save, monkeypatch):
     data = read_medmnist(path)
     assert isinstance(npz_rows._opened(path, "train_images"), np.memmap)
     assert np.array_equal(data.load(data.items[3])[..., 0], given["train_images"][3])
+
+
+def test_an_unpacked_array_is_found_by_its_content(save, put_in_place, tmp_path, monkeypatch):
+    monkeypatch.setattr(npz_rows, "SMALL_BYTES", 10)
+    monkeypatch.setattr(np, "savez_compressed", np.savez)  # all of one size
+    path, stranger, shown = save(**arrays()), save("other.npz", **arrays(seed=1)), arrays(seed=1)["train_images"]
+    read_medmnist(path)
+    put_in_place(stranger, path)
+    data = read_medmnist(path)
+    assert np.array_equal(data.load(data.items[3])[..., 0], shown[3])
+    unpacked = sorted((tmp_path / "vladapt-cache" / "arrays").iterdir())
+    os.utime(path, (0, 0))
+    assert np.array_equal(npz_rows.row_of(path, "train_images", 2), shown[2])
+    assert sorted((tmp_path / "vladapt-cache" / "arrays").iterdir()) == unpacked
 
 
 def test_an_array_is_unpacked_once_for_all_its_rows(save, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -148,6 +150,22 @@ def test_a_compressed_volume_is_decompressed_once(write_nifti, tmp_path, monkeyp
     kept = load_slice(path, {"slice": 3})
     monkeypatch.setattr(nifti_slices, "KEPT_BYTES", 1 << 20)
     assert np.array_equal(kept, load_slice(path, {"slice": 3}))
+
+
+def test_an_unpacked_volume_is_found_by_its_content(write_nifti, put_in_place, tmp_path, monkeypatch):
+    monkeypatch.setattr(nifti_slices, "KEPT_BYTES", 8)
+    shown = {}
+    for name, voxels in (("one", VOLUME), ("other", VOLUME[::-1])):
+        plain, packed = write_nifti(tmp_path / f"{name}.nii", voxels), tmp_path / f"{name}.nii.gz"
+        packed.write_bytes(gzip.compress(plain.read_bytes(), compresslevel=0))  # all of one size
+        shown[name] = load_slice(plain, {"slice": 3})
+    file = tmp_path / "one.nii.gz"
+    assert np.array_equal(load_slice(file, {"slice": 3}), shown["one"])
+    shutil.copy(file, tmp_path / "copy.nii.gz")
+    put_in_place(tmp_path / "other.nii.gz", file)
+    assert np.array_equal(load_slice(file, {"slice": 3}), shown["other"])
+    monkeypatch.setattr(nifti_slices.gzip, "open", lambda *_: pytest.fail("unpacked again"))
+    assert np.array_equal(load_slice(tmp_path / "copy.nii.gz", {"slice": 3}), shown["one"])
 
 
 def test_a_group_is_the_subject_or_else_the_volume(write_nifti, tmp_path):

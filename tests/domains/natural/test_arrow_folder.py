@@ -103,6 +103,17 @@ def test_an_image_is_told_by_its_bytes_wherever_it_stands(tmp_path):
     assert len(set(digests)) == 3
 
 
+@pytest.mark.parametrize("suffix", [".arrow", ".parquet"])
+def test_a_file_in_the_place_of_another_is_opened_anew(tmp_path, put_in_place, suffix):
+    file, stranger = tmp_path / "set" / f"train-0{suffix}", tmp_path / f"other{suffix}"
+    write(file, table([10, 20], [0, 1]))
+    write(stranger, table([30, 40], [0, 1]))
+    data = Natural().read(file.parent)
+    assert sorted(shades(data).values()) == [10, 20]
+    put_in_place(stranger, file)
+    assert sorted(shades(data).values()) == sorted(shades(Natural().read(file.parent)).values()) == [30, 40]
+
+
 def test_labels_that_are_texts_are_the_classes_sorted(tmp_path):
     write(tmp_path / "a.parquet", table([1, 2, 3], ["zebra", "ant", "zebra"], names=()))
     data = Natural().read(tmp_path)

@@ -221,6 +221,14 @@ def test_files_beside_a_raster_are_not_opened(write_raster, tmp_path):
     assert read.any()
 
 
+def test_a_raster_in_the_place_of_another_is_opened_anew(write_raster, put_in_place):
+    file, stranger = (write_raster(f"{n}.tif", numbers(1, 16, 16, seed=n), left=500_000.0 + n) for n in range(2))
+    assert np.array_equal(values(file)[0], numbers(1, 16, 16, seed=0)[0])
+    before = header_of([file])
+    put_in_place(stranger, file)
+    assert np.array_equal(values(file)[0], numbers(1, 16, 16, seed=1)[0]) and header_of([file]) != before
+
+
 def test_a_raster_that_ends_early_is_one_line(write_raster):
     file = write_raster("a.tif", numbers(3, 64, 64))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

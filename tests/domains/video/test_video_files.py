@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -179,6 +181,7 @@ def test_decoded_frames_are_kept_and_no_damaged_copy_is_taken(make_video, number
     (kept,) = [file for file in (tmp_path / "cache").rglob("*.npy") if np.array_equal(np.load(file), first)]
     kept.write_bytes(kept.read_bytes()[:-40])
     assert numbers_in(load(path, how)) == [2, 7, 12, 17] and len(decoded) == 3
+    assert numbers_in(load(shutil.copy(path, tmp_path / "copy.mp4"), how)) == [2, 7, 12, 17] and len(decoded) == 3
     make_video(path, 40)
     assert numbers_in(load(path, how)) == [5, 15, 25, 35]
     load_clip(path, how), load_clip(path, how)

@@ -125,6 +125,16 @@ def test_a_changed_shard_is_indexed_anew(tmp_path):
     assert len(read_pairs(path)) == 8 and len(indices_kept()) == 2
 
 
+def test_a_shard_in_the_place_of_another_is_indexed_anew(tmp_path, put_in_place):
+    path, stranger = (
+        shard(tmp_path / "s.tar", simple(3)),
+        shard(tmp_path / "t.tar", simple(3) | {"0000.txt": "another"}),
+    )
+    read_pairs(path)
+    put_in_place(stranger, path)
+    assert ("another",) in {pair.captions for pair in read_pairs(path)}
+
+
 @pytest.mark.parametrize(
     "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:300] + b"\xff" * 60 + b[360:]]
 )

@@ -22,21 +22,23 @@ def several() -> Predictions:
         ["a.png", "b.png"],
         torch.tensor([[0.9, 0.3, 0.1], [0.2, 0.1, 0.05]], dtype=torch.float64),
         True,
-        thresholds=torch.tensor([0.5, 0.2, 0.9]),
+        answers=torch.tensor([[True, True, False], [False, False, False]]),
     )
 
 
-def test_every_label_above_its_threshold_is_named_with_its_confidence(several):
+def test_every_label_that_is_named_has_its_confidence(several):
     rows = several.rows()
     assert (rows[0]["labels"], rows[0]["confidences"]) == (["effusion", "mass"], [0.9, 0.3])
     assert (rows[1]["labels"], rows[1]["confidences"]) == ([], [])
 
 
-def test_a_label_that_is_left_open_is_not_named(several):
-    several.left_open = torch.tensor([[False, True, False], [True, False, False]])
+def test_what_judgements_say_stands_between_the_answer_and_the_runners_up(several):
+    several.columns = {"open": [["mass"], ["effusion"]], "unlike": [True, False]}
     rows = several.rows()
-    assert (rows[0]["labels"], rows[0]["open"]) == (["effusion"], ["mass"])
-    assert rows[1]["open"] == ["effusion"]
+    assert list(rows[0]) == ["id", "labels", "confidences", "open", "unlike", "top"]
+    assert [row["open"] for row in rows] == [["mass"], ["effusion"]] and rows[0]["unlike"] is True
+    headings = [column.header for column in predictions_table(rows, {"unlike": "strange", "set": "set"}).columns]
+    assert headings == ["image", "prediction", "confidence", "next", "strange"]
 
 
 def test_the_csv_has_a_column_per_label_even_if_one_is_called_id(several):
@@ -46,7 +48,7 @@ def test_the_csv_has_a_column_per_label_even_if_one_is_called_id(several):
 
 
 def test_the_terminal_names_labels_with_their_confidence(several):
-    columns = [list(column.cells) for column in predictions_table(several.rows()).columns]
+    columns = [list(column.cells) for column in predictions_table(several.rows(), {}).columns]
     assert columns[1] == ["effusion 90.0%, mass 30.0%", "none"]
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vladapt import DataError
+from vladapt import DataError, DomainData
 from vladapt.domains.open_vocab.data import read_detection
 
 GOOD = (1, 1, [4, 5, 10, 10])
@@ -138,7 +138,7 @@ def test_a_listed_size_that_is_wrong_counts_in_pixels_of_the_file(write_coco):
 def test_listed_sizes_are_believed_in_large_sets(write_coco, monkeypatch):
     folder = write_coco([GOOD])
     change(folder, images=[{"id": 1, "file_name": "a.png", "width": 400, "height": 300}])
-    monkeypatch.setattr("vladapt.domains.open_vocab.data.boxes.VERIFY_ALL_UP_TO", 0)
+    monkeypatch.setattr(DomainData, "VERIFIED_UP_TO", 0)
     assert read_detection(folder).items[0].target.size == (400, 300)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -182,6 +183,21 @@ def test_other_windows_and_other_rasters_do_not_go_on_from_there(
     changed = write_raster("land.tif", patches(60, 60, seed=1))
     make_maps([changed], ["other.tif"], scorer=other)
     assert other.pictures == len(boxes_of(60, 60, Cutting(16, 0.25)))
+
+
+def test_a_raster_that_was_only_touched_goes_on_and_one_in_its_place_does_not(
+    make_maps, write_raster, put_in_place, patches, monkeypatch, colours
+):
+    monkeypatch.setattr(scores, "PIXELS_AT_ONCE", 900)
+    source, stranger = write_raster("land.tif", patches(60, 60)), write_raster("other.tif", patches(60, 60, seed=1))
+    for wanted, change in ((3, lambda: os.utime(source, (0, 0))), (0, lambda: put_in_place(stranger, source))):
+        with pytest.raises(KeyboardInterrupt):
+            make_maps([source], [f"map-{wanted}.tif"], scorer=colours(fails=3))
+        change()
+        whole, again = colours(), colours()
+        make_maps([source], [f"map-{wanted}.tif"], scorer=again)
+        make_maps([source], [f"whole-{wanted}.tif"], scorer=whole)
+        assert again.calls == whole.calls - wanted
 
 
 def test_a_failure_leaves_nothing_where_nothing_was_scored(make_maps, write_raster, patches, tmp_path, colours):

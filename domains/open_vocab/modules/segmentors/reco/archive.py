@@ -13,7 +13,7 @@ from ......core.contracts import Backbone, Decoded, Item
 from ......core.data import decode_image, read_unlabelled
 from ......core.errors import CapabilityError, DataError
 from ......core.features import FeatureStore, load_image_features
-from ......core.retrieval import ImageReader, RetrievalIndex
+from ......core.retrieval import RetrievalIndex
 
 SUFFIXES = (".safetensors", ".npz")
 IMAGES = "images"
@@ -86,7 +86,7 @@ def _from_index(path: Path, backbone: Backbone) -> Archive:
     index.check_backbone(backbone)
     if index.info["holds"] != IMAGES:
         raise DataError(f"{path}: an index of texts; give one of images")
-    reader = ImageReader.again(index.info.get("reading") or {}, path)
+    reader = index.reader()
 
     def nearest(query: Tensor, count: int) -> list[Item]:
         return [hit.entry.item() for hit in index.search(query, count)]

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts import FeatureSet
-from vladapt.core.data.sampling import folds
 
 
 def support(counts, groups=None) -> FeatureSet:
@@ -17,7 +16,7 @@ def support(counts, groups=None) -> FeatureSet:
 @given(counts=st.lists(st.integers(1, 20), min_size=2, max_size=8), seed=st.integers(0, 100))
 def test_every_image_is_held_once_and_no_class_is_ever_gone(counts, seed):
     whole = support(counts)
-    parts = folds(whole, 5, seed)
+    parts = whole.folds(5, seed)
     held = [row for part in parts for row in part.tolist()]
     assert len(held) == len(set(held))
     for part in parts:
@@ -35,20 +34,20 @@ def test_every_image_is_held_once_and_no_class_is_ever_gone(counts, seed):
 def test_groups_go_to_one_fold_whole(sizes, seed):
     groups = tuple(f"patient {i}" for i, size in enumerate(sizes) for _ in range(size))
     whole = support([len(groups) // 2, len(groups) - len(groups) // 2], groups)
-    for part in folds(whole, 4, seed):
+    for part in whole.folds(4, seed):
         rest = [row for row in range(len(whole)) if row not in part.tolist()]
         assert not {groups[row] for row in part.tolist()} & {groups[row] for row in rest}
 
 
 def test_there_are_fewer_folds_than_images_of_a_class():
-    assert [len(folds(support([k] * 4), 5, 0)) for k in (1, 2, 3, 9)] == [0, 2, 3, 5]
+    assert [len(support([k] * 4).folds(5, 0)) for k in (1, 2, 3, 9)] == [0, 2, 3, 5]
 
 
 def test_several_labels_have_folds_with_positives_outside():
     labels = torch.zeros(24, 3)
     labels[:12, 0] = labels[6:18, 1] = labels[20:, 2] = 1
     whole = FeatureSet(torch.ones(24, 3), labels, ("a", "b", "c"))
-    parts = folds(whole, 4, 0)
+    parts = whole.folds(4, 0)
     assert sorted(row for part in parts for row in part.tolist()) == list(range(24))
     for part in parts:
         out = torch.ones(24, dtype=torch.bool)

@@ -8,7 +8,7 @@ import io
 from PIL import Image
 
 from vladapt.core.runs.plots import curve_picture
-from vladapt.core.tasks.retrieval.report import training_curves
+from vladapt.core.runs.run_sections import training_curves
 
 LOSSES = {"clip": 1.0, "silc": 0.5}
 

@@ -1,0 +1,43 @@
+"""Images unlike those of the fit, of which an answer means little: told by their distance to the nearest of the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..contracts.judgement import PREDICT, JudgedPredictions, Judgement, Record
+from ..runs.sections import plural
+
+
+@dataclass(frozen=True, eq=False)
+class Unlike(Record):
+    """Which images are unlike those of the fit."""
+
+    unlike: tuple[bool, ...]
+
+    def note(self) -> str:
+        count, what = sum(self.unlike), plural(len(self.unlike), "image")
+        if not count:
+            return ""
+        return (
+            f"{count} of {what} {'is' if count == 1 else 'are'} unlike those of the fit; the "
+            f"answer{'s' * (count != 1)} for {'it' if count == 1 else 'them'} mean{'s' * (count == 1)} little (one in "
+            "20 ordinary images is flagged too)"
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class UnlikeImages(Judgement):
+    """Of runs that know how far ordinary images are from those of the fit; see `core/confidence/conformal.py`."""
+
+    record: ClassVar = Unlike
+    judges: ClassVar = JudgedPredictions
+    at: ClassVar = frozenset({PREDICT})
+    columns: ClassVar = {"unlike": "unlike the fit"}
+    needs: ClassVar = frozenset({"calibration"})
+
+    def compute(self, predictions: JudgedPredictions) -> Unlike | None:
+        known = predictions.calibration.unlike
+        if known is None or known.support.shape[1] != predictions.features.shape[1]:
+            return None
+        return Unlike(tuple(known.flags(predictions.features).tolist()))
