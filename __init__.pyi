@@ -237,6 +237,7 @@ def evaluate(
     reading: Mapping[str, Any] | None = ...,
     redact: bool | None = ...,
     coverage: float | None = ...,
+    coverage_per: str = ...,
     max_error: float | None = ...,
     set_method: str | None = ...,
     vocabulary_steps: int | None = ...,
@@ -261,6 +262,7 @@ def predict(
     device: str | None = ...,
     reading: Mapping[str, Any] | None = ...,
     coverage: float | None = ...,
+    coverage_per: str = ...,
     max_error: float | None = ...,
     set_method: str | None = ...,
 ) -> Predicted: ...

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from adapter_page import between
-from trust_checks import calibration, calls, coverage, present, ranking, unequal, unlike
+from trust_checks import calibration, calls, coverage, patients, present, ranking, unequal, unlike
 
 DATA = Path(os.environ.get("VLADAPT_DATA", "../shared/data"))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "trust.md"
@@ -28,6 +28,8 @@ SECTIONS = {
     "drawn-auroc": ranking.drawn_lines,
     "unequal": unequal.lines,
     "coverage": coverage.lines,
+    "patients": patients.lines,
+    "open-patients": patients.open_lines,
     "calibration": calibration.lines,
     "present": present.lines,
     "unlike": unlike.lines,

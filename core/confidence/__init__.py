@@ -6,9 +6,9 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "calibration": "CALIBRATION Calibration Scaling calibration_error",
-        "conformal": "Conformal LabelSets SET_METHODS Unlike conformal_scores distances fewest_rows "
+        "conformal": "Conformal LabelSets SET_METHODS conformal_scores coverage_range fewest_rows held_by_class "
         "label_set_metrics raked threshold",
-        "selective": "Abstention answer_threshold error_bound",
+        "selective": "Abstention Unlike answer_threshold distances error_bound",
         "without_labels": "Evidence",
     },
 )

@@ -22,8 +22,8 @@ from ..contracts.run_info import RunInfo
 from ..errors import ConfigError, DataError
 from ..metrics.significance import calibration_curve
 from ..runtime.files import read_tensors, write_tensors
-from .conformal import Conformal, LabelSets, Unlike
-from .selective import Abstention, Selective, answer_threshold
+from .conformal import Conformal, LabelSets, number_of
+from .selective import Abstention, Selective, Unlike, answer_threshold
 
 CALIBRATION = "calibration.safetensors"
 FORMAT = 1
@@ -54,6 +54,7 @@ class Calibration:
         weights: (n,), or (n, C): of how many ordinary images a row stands, where classes are not as frequent among the
             rows as in the training images; None where they are.
         row_weights: (n,), with several labels: of how many images that have a label a row stands; None: one.
+        groups: (n,) int64 number of the group of each row, a patient say; None where each row stands alone.
         class_names: C names.
         source: what the rows are, in words.
         scaling: what makes confidences of logits.
@@ -70,6 +71,7 @@ class Calibration:
     thresholds: Tensor | None = None
     unlike: Unlike | None = None
     row_weights: Tensor | None = None
+    groups: Tensor | None = None
 
     @classmethod
     def of_rows(
@@ -81,13 +83,15 @@ class Calibration:
         weights: Tensor | None = None,
         unlike: Unlike | None = None,
         row_weights: Tensor | None = None,
+        groups: Tensor | None = None,
     ) -> Calibration:
         """All that can be made of calibration rows; see the attributes."""
         logits, labels = logits.detach().float().cpu(), labels.detach().cpu()
         scaling = Scaling.fit_if_better(logits, labels, weights)
         several = labels.ndim == 2
         thresholds = _label_thresholds(scaling.probabilities(logits, True), labels, weights) if several else None
-        return cls(logits, labels, weights, tuple(class_names), source, scaling, thresholds, unlike, row_weights)
+        names = tuple(class_names)
+        return cls(logits, labels, weights, names, source, scaling, thresholds, unlike, row_weights, groups)
 
     @property
     def multilabel(self) -> bool:
@@ -109,20 +113,25 @@ class Calibration:
         """The same of probabilities."""
         return probs >= self.thresholds
 
-    def conformal(self, coverage: float, method: str | None = None) -> Conformal | LabelSets:
+    def conformal(self, coverage: float, method: str | None = None, per_class: bool = False) -> Conformal | LabelSets:
         """Sets of classes with a coverage; with several labels sets that hold such a share of the true ones.
 
         Args:
             method: of `SET_METHODS`, by default "lac"; None with several labels.
+            per_class: whether each class is held as often; False with several labels.
 
         Raises:
             ConfigError: no such coverage or method.
         """
         if not self.multilabel:
-            return Conformal.of_rows(self._own, self.labels, coverage, method or "lac", self.weights)
+            of_rows = (self._own, self.labels, coverage, method or "lac", self.weights, self.groups, per_class)
+            return Conformal.of_rows(*of_rows)
         if method is not None:
             raise ConfigError(f"--set-method {method}: for images with one label each; omit it")
-        return LabelSets.of_rows(self._own, self.labels, coverage, self.row_weights)
+        if per_class:
+            raise ConfigError("--coverage-per class: for images with one label each; omit it")
+        named = self.thresholds.tolist()
+        return LabelSets.of_rows(self._own, self.labels, coverage, self.row_weights, self.groups, named)
 
     def abstentions(self, max_error: float) -> list[Abstention]:
         """From which certainty on an answer is given: one for all answers, or one per label.
@@ -132,13 +141,15 @@ class Calibration:
         """
         if not self.multilabel:
             confidence, answer = self._own.max(dim=1)
-            return [answer_threshold(confidence, answer == self.labels, max_error, self.weights)]
+            right = answer == self.labels
+            return [answer_threshold(confidence, right, max_error, self.weights, groups=self.groups)]
         certain, of_labels = self.certainty(self._own), []
         for c in range(len(self.class_names)):
             known = ~self.labels[:, c].isnan()
             right = (self._own[:, c] >= self.thresholds[c]) == (self.labels[:, c] == 1)
             weights = None if self.weights is None else self.weights[known, c]
-            of_labels.append(answer_threshold(certain[known, c], right[known], max_error, weights))
+            groups = None if self.groups is None else self.groups[known]
+            of_labels.append(answer_threshold(certain[known, c], right[known], max_error, weights, groups=groups))
         return of_labels
 
     def certainty(self, probs: Tensor) -> Tensor:
@@ -156,8 +167,9 @@ class Calibration:
     def selective(
         self, probs: Tensor, labels: Tensor, max_error: float, groups: Sequence[str] | None = None
     ) -> Selective:
-        """Share of the answers to other images that are left open, and the error of the others with its interval; with
-        several labels, over all known labels, those of one image together."""
+        """Share of the answers to other images that are left open, and the error of the others with its interval, the
+        mean over groups where images belong to some; with several labels, over all known labels, those of one image
+        together."""
         left = self.open_answers(probs, max_error)
         units = [group or f"image {row}" for row, group in enumerate(groups or [""] * len(labels))]
         if self.multilabel:
@@ -167,7 +179,7 @@ class Calibration:
             units = [units[row] for row in known.nonzero()[:, 0].tolist()]
         else:
             right = probs.argmax(dim=1) == labels
-        return Selective.of_answers(left, right, units, max_error)
+        return Selective.of_answers(left, right, units, max_error, by_group=groups is not None)
 
     def abstention_notes(self, max_error: float) -> list[str]:
         """Why answers are left open where all are, label by label."""
@@ -184,6 +196,7 @@ class Calibration:
         facts: dict[str, Any] = {
             "rows": len(self.logits),
             "source": self.source,
+            **({} if self.groups is None else {"groups": number_of(self.groups)}),
             "weighted": self.weights is not None or self.row_weights is not None,
             "temperature": self.scaling.temperature.tolist(),
         }
@@ -208,7 +221,7 @@ class Calibration:
             "temperature": self.scaling.temperature,
             "offset": self.scaling.offset,
         }
-        for name in ("weights", "thresholds", "row_weights"):
+        for name in ("weights", "thresholds", "row_weights", "groups"):
             if getattr(self, name) is not None:
                 tensors[name] = getattr(self, name)
         header: dict[str, Any] = {"format": FORMAT, "class_names": list(self.class_names), "source": self.source}
@@ -242,6 +255,7 @@ class Calibration:
             tensors.get("thresholds"),
             None if support is None else Unlike(support.float(), float(header["limit"])),
             tensors.get("row_weights"),
+            tensors.get("groups"),
         )
 
 
@@ -302,18 +316,21 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
         shapes["thresholds"] = (len(names),)
     if "weights" in tensors:
         shapes["weights"] = tuple(labels.shape)
-    if "row_weights" in tensors:
-        shapes["row_weights"] = tuple(labels.shape[:1])
+    for name in ("row_weights", "groups"):
+        if name in tensors:
+            shapes[name] = tuple(labels.shape[:1])
     for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             return f"{name} does not have the shape {shape}"
     for name, value in tensors.items():
-        if name != "labels" and not (value.is_floating_point() and bool(value.isfinite().all())):
+        if name not in ("labels", "groups") and not (value.is_floating_point() and bool(value.isfinite().all())):
             return f"{name} holds values that are not finite numbers"
     if bool((tensors["temperature"] <= 0).any()):
         return "a temperature is not positive"
     if any(name in tensors and bool((tensors[name] < 0).any()) for name in ("weights", "row_weights")):
         return "a weight is negative"
+    if "groups" in tensors and (tensors["groups"].dtype != torch.int64 or tensors["groups"].min() < 0):
+        return "groups are not numbered"
     limit = header.get("limit")
     if "support" in tensors and (
         tensors["support"].ndim != 2

@@ -1,20 +1,21 @@
-"""Conformal prediction: sets that hold the true classes or labels as often as asked, and images unlike those of a fit.
+"""Conformal prediction: sets that hold the true classes or labels as often as asked.
 
 Sets of classes hold the right one in a share of cases (split conformal prediction). Scores: LAC ("Least Ambiguous
 Set-Valued Classifiers with Bounded Error Levels", Sadinle et al. 2019, arXiv 1609.00451), APS ("Classification with
 Valid and Adaptive Coverage", Romano et al. 2020, arXiv 2006.02544), RAPS ("Uncertainty Sets for Image Classifiers using
 Conformal Prediction", Angelopoulos et al. 2021, arXiv 2009.14193). Rows in which classes are not as frequent as where
 the sets are used: "Distribution-free Uncertainty Quantification for Classification under Label Shift" (Podkopaev and
-Ramdas 2021, arXiv 2103.03323).
+Ramdas 2021, arXiv 2103.03323). A coverage of each class alone takes a threshold from the rows of that class
+("Conditional Validity of Inductive Conformal Predictors", Vovk 2012, arXiv 1209.2673).
+
+Images of one patient are no independent observations. Where rows belong to groups, each group counts as one, whatever
+its number of rows: the coverage is that of an image of a further group ("Distribution-Free Inference with Hierarchical
+Data", Lee, Barber and Willett 2023, arXiv 2306.06342).
 
 Sets of labels hold on average a share of an image's true labels: conformal risk control of the false negative rate
 ("Conformal Risk Control", Angelopoulos, Bates, Fisch, Lei and Schuster 2022, arXiv 2208.02814). Rows in which labels
 are not as frequent as where the sets are used get weights by raking ("On a Least Squares Adjustment of a Sampled
 Frequency Table", Deming and Stephan 1940).
-
-Images unlike those of a fit are told by their distance to the nearest of them: "Out-of-Distribution Detection with Deep
-Nearest Neighbors" (Sun et al. 2022, arXiv 2204.06507), unit features, the distance to the k-th nearest, and a threshold
-that a stated share of ordinary images exceeds.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..metrics.resampling import units_of
 from ..metrics.significance import mean_interval, share_interval
 
 SET_METHODS = ("lac", "aps", "raps")
@@ -40,12 +41,7 @@ ROUNDS = 20
 """Of raking; three or four are enough where labels depend little on each other."""
 ALL_LABELS = 0.0
 """The threshold at which each set is of all labels."""
-FALSE_ALARMS = 0.05
-"""The share of ordinary images that are called unlike those of the fit."""
-NEIGHBOURS = 3
-MOST_KEPT = 4000
-"""Support features that a run keeps to tell unlike images."""
-ROWS_AT_ONCE = 2048
+COUNTED = "(patients, for instance), each counted once"
 
 
 def conformal_scores(
@@ -80,6 +76,18 @@ def conformal_scores(
     return torch.empty_like(scores).scatter_(1, order, scores)
 
 
+def _answered(probs: Tensor) -> Tensor:
+    """(N, C) bool: the most probable class of each row, or several that are alike."""
+    return probs == probs.amax(dim=1, keepdim=True)
+
+
+def _scores_of_sets(probs: Tensor, method: str) -> Tensor:
+    """(N, C) scores by which sets that hold the most probable class are made. APS and RAPS leave it out by chance, sure
+    as it may be: it then has the score 0 among the rows as well, or sets would hold more than was asked for."""
+    scores = conformal_scores(probs, method)
+    return scores if method == "lac" else scores.masked_fill(_answered(probs), 0.0)
+
+
 def own_uniform(probs: Tensor) -> Tensor:
     """(N, 1) numbers in 0..1 that depend on the row alone, so that an image has the same set in any company."""
     rows = probs.detach().float().cpu().contiguous().numpy()
@@ -87,20 +95,53 @@ def own_uniform(probs: Tensor) -> Tensor:
     return torch.tensor(drawn, dtype=torch.float64)[:, None]
 
 
-def threshold(scores: Tensor, coverage: float) -> float:
+def threshold(scores: Tensor, coverage: float, groups: Tensor | None = None) -> float:
     """The ceil((n + 1) coverage)-th smallest of n scores of true classes; infinite where that exceeds n.
 
     Args:
         scores: (n,).
         coverage: 1 - alpha, between 0 and 1.
+        groups: (n,) number of the group of each row: the smallest score that (K + 1) coverage of K groups reach, a row
+            being its share of its group. None: each row stands alone.
     """
-    place = math.ceil((len(scores) + 1) * Fraction(str(coverage)))
+    if groups is not None and len(scores):
+        alike = torch.zeros(len(scores), dtype=torch.int64)
+        return float(_weighted_thresholds(scores, alike, torch.ones(len(scores)).double(), coverage, 1, groups))
+    place = _place(len(scores), coverage)
     return math.inf if place > len(scores) else float(scores.sort().values[place - 1])
 
 
 def fewest_rows(coverage: float) -> int:
-    """Calibration rows below which only the set of all classes can promise the coverage: ceil(1 / alpha) - 1."""
+    """Calibration rows, or groups of them, below which only the set of all classes can promise the coverage:
+    ceil(1 / alpha) - 1."""
     return math.ceil(1 / (1 - Fraction(str(coverage)))) - 1
+
+
+def coverage_range(count: int, coverage: float) -> tuple[float, float]:
+    """Between which shares the coverage of sets lies in 19 of 20 draws of `count` independent calibration rows, or
+    groups: Beta(k, count + 1 - k) with k = ceil((count + 1) coverage). It is exact for groups whose images are all
+    alike, and narrower for others."""
+    from scipy.special import betaincinv
+
+    place = _place(count, coverage)
+    if place > count:
+        return 1.0, 1.0
+    low, high = (float(betaincinv(place, count + 1 - place, tail)) for tail in (0.025, 0.975))
+    return low, high
+
+
+def _place(count: int, coverage: float) -> int:
+    return math.ceil((count + 1) * Fraction(str(coverage)))
+
+
+def number_of(groups: Tensor | None) -> int | None:
+    """How many groups rows are of; None where each row stands alone."""
+    return None if groups is None else len(groups.unique())
+
+
+def _each_group_alike(weights: Tensor, groups: Tensor | None) -> Tensor:
+    """(n,) weights of rows, divided among the rows of their group."""
+    return weights if groups is None else weights / groups.bincount()[groups]
 
 
 def check_coverage(coverage: float, method: str = "lac") -> None:
@@ -111,6 +152,14 @@ def check_coverage(coverage: float, method: str = "lac") -> None:
         raise ConfigError(f"--set-method {method}: give one of {', '.join(SET_METHODS)}")
 
 
+def _few_rows(rows: int, groups: int | None, coverage: float, what: str = "calibration rows") -> str:
+    """Whether they can promise the coverage, and how many could."""
+    have = f"{rows} {what} are" if groups is None else f"{rows} {what} of {groups} groups (patients, for instance) are"
+    if (rows if groups is None else groups) >= fewest_rows(coverage):
+        return f"{have} too few, because some stand for many images"
+    return f"{have} too few, at least {fewest_rows(coverage)}{'' if groups is None else ' groups'} are needed"
+
+
 @dataclass(frozen=True)
 class Conformal:
     """Thresholds made from calibration rows.
@@ -118,18 +167,29 @@ class Conformal:
     Attributes:
         coverage: what is asked for.
         method: of `SET_METHODS`.
-        thresholds: (C,) float64, one per class; they differ only where rows have weights.
+        thresholds: (C,) float64, one per class; they differ where rows have weights, and where each class has its own.
         rows: how many rows they are made from.
+        groups: how many groups these are of; None where each row stands alone.
+        per_class: whether each class is held as often as asked.
     """
 
     coverage: float
     method: str
     thresholds: Tensor
     rows: int
+    groups: int | None = None
+    per_class: bool = False
 
     @classmethod
     def of_rows(
-        cls, probs: Tensor, labels: Tensor, coverage: float, method: str = "lac", weights: Tensor | None = None
+        cls,
+        probs: Tensor,
+        labels: Tensor,
+        coverage: float,
+        method: str = "lac",
+        weights: Tensor | None = None,
+        groups: Tensor | None = None,
+        per_class: bool = False,
     ) -> Conformal:
         """Thresholds of rows that chose nothing.
 
@@ -138,18 +198,25 @@ class Conformal:
             labels: (n,) true classes.
             weights: (n,) how many images of those that sets are made for a row stands for, the same for all rows of a
                 class; None: one.
+            groups: (n,) number of the group of each row; None: each stands alone.
+            per_class: whether the coverage is that of each class alone; a class that has too few rows is in every set.
         """
         check_coverage(coverage, method)
-        scores = conformal_scores(probs.double(), method).gather(1, labels[:, None]).squeeze(1)
-        if weights is None:
-            every = torch.full((probs.shape[1],), threshold(scores, coverage), dtype=torch.float64)
+        scores = _scores_of_sets(probs.double(), method).gather(1, labels[:, None]).squeeze(1)
+        classes = probs.shape[1]
+        if per_class:
+            of_class = (labels == c for c in range(classes))
+            each = [threshold(scores[own], coverage, None if groups is None else groups[own]) for own in of_class]
+            every = torch.tensor(each, dtype=torch.float64)
+        elif weights is None:
+            every = torch.full((classes,), threshold(scores, coverage, groups), dtype=torch.float64)
         else:
-            every = _weighted_thresholds(scores, labels, weights.double(), coverage, probs.shape[1])
-        return cls(coverage, method, every, len(labels))
+            every = _weighted_thresholds(scores, labels, weights.double(), coverage, classes, groups)
+        return cls(coverage, method, every, len(labels), number_of(groups), per_class)
 
     def sets(self, probs: Tensor) -> Tensor:
-        """(N, C) bool: which classes are in the set of each row."""
-        return conformal_scores(probs.double(), self.method) <= self.thresholds
+        """(N, C) bool: which classes are in the set of each row; the most probable one always is."""
+        return (_scores_of_sets(probs.double(), self.method) <= self.thresholds) | _answered(probs)
 
     @property
     def of_all_classes(self) -> bool:
@@ -159,19 +226,28 @@ class Conformal:
     @property
     def note(self) -> str:
         """What a user must know of the sets; "" where there is nothing."""
+        share = f"{self.coverage:.0%} coverage{' per class' * self.per_class}"
         if self.of_all_classes:
-            return (
-                f"sets of {self.coverage:.0%} coverage hold all classes: {self.rows} calibration rows are too few, at "
-                f"least {fewest_rows(self.coverage)} are needed; give more --shots, or a lower --coverage"
-            )
+            few = _few_rows(self.rows, self.groups, self.coverage)
+            if self.per_class:
+                needed = "calibration rows" if self.groups is None else "groups of calibration rows"
+                few = f"no class has the {fewest_rows(self.coverage)} {needed} that are needed"
+            return f"sets of {share} hold all classes: {few}; give more --shots, or a lower --coverage"
         if self.thresholds.isinf().any():
             some = int(self.thresholds.isinf().sum())
-            return f"{some} rare classes are in every set: too few calibration rows for {self.coverage:.0%} coverage"
-        return ""
+            return f"{some} rare classes are in every set: too few calibration rows for {share}"
+        if self.groups is None or self.per_class:
+            return ""
+        low, high = coverage_range(self.groups, self.coverage)
+        return (
+            f"calibrated on images of {self.groups} groups {COUNTED}: sets of {share} then hold the right class for "
+            f"{low:.0%} to {high:.0%} of the images of further groups (in 19 of 20 calibrations)"
+        )
 
     def scores(self, probs: Tensor, labels: Tensor, groups: Sequence[str] | None = None) -> dict[str, Any]:
         """Coverage with its interval, and the mean set size, on labelled rows; see `set_metrics`."""
         facts = {"asked": self.coverage, "method": self.method, "rows": self.rows}
+        facts |= {"per": "class"} if self.per_class else {}
         return {**facts, **set_metrics(self.sets(probs), labels, groups)}
 
 
@@ -181,35 +257,93 @@ def set_metrics(sets: Tensor, labels: Tensor, groups: Sequence[str] | None = Non
     Args:
         sets: (N, C) bool.
         labels: (N,).
-        groups: N keys of images that belong together: the interval draws whole groups. None: it is Wilson's.
+        groups: N keys of images that belong together: the coverage is the mean over groups of that of their images, and
+            "groups" their number. None: each image stands alone.
     """
     held = sets.gather(1, labels.long()[:, None]).squeeze(1)
+    return {**_held(held, units_of(groups, len(held))[0]), **_sizes(sets)}
+
+
+def _sizes(sets: Tensor) -> dict[str, float]:
     sizes = sets.sum(dim=1)
-    return {
-        "coverage": float(held.double().mean()),
-        "interval": share_interval(held, groups),
-        "mean_set_size": float(sizes.double().mean()),
-        "empty": float((sizes == 0).double().mean()),
-    }
+    return {"mean_set_size": float(sizes.double().mean()), "empty": float((sizes == 0).double().mean())}
+
+
+def unit_means(values: Tensor, unit: Tensor) -> Tensor:
+    """(U,) float64 means of the values (N,) of each unit, of which `unit` (N,) is the number; N where all differ."""
+    unit = unit.unique(return_inverse=True)[1]
+    return unit.bincount(values.double()) / unit.bincount()
+
+
+def _held(held: Tensor, unit: Tensor) -> dict[str, Any]:
+    """Which share is held, (N,) in 0..1, on average over units, with its interval."""
+    means = unit_means(held, unit)
+    grouped = len(means) < len(held)
+    interval = mean_interval(means) if grouped or held.is_floating_point() else share_interval(held)
+    return {"coverage": float(means.mean()), "interval": interval, **({"groups": len(means)} if grouped else {})}
+
+
+def held_by_class(
+    sets: Tensor, labels: Tensor, class_names: Sequence[str], groups: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Of each class that has images: the coverage of their sets, its interval, and "images", their number.
+
+    Args:
+        sets: (N, C) bool.
+        labels: (N,) class indices, or (N, C) of 0, 1 and NaN.
+        class_names: C names.
+        groups: as `set_metrics` takes them.
+    """
+    unit, found = units_of(groups, len(labels))[0], {}
+    for c, name in enumerate(class_names):
+        own = labels == c if labels.ndim == 1 else labels[:, c] == 1
+        if own.any():
+            found[name] = {**_held(sets[own, c], unit[own]), "images": int(own.sum())}
+    return found
+
+
+def least_held(by_class: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:
+    """The class with the lowest coverage, of several that have the one with most images; None where there is but one
+    class."""
+    if len(by_class) < 2:
+        return None
+    return min(by_class.items(), key=lambda item: (item[1]["coverage"], -item[1]["images"]))
+
+
+def least_words(by_class: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence on that class; "" where there is none."""
+    if (least := least_held(by_class)) is None:
+        return ""
+    name, scores = least
+    (low, high), images = scores["interval"], scores["images"]
+    return (
+        f"Least often they hold “{name}”: for {scores['coverage']:.1%} of its {images} image{'s' * (images != 1)} "
+        f"({of_groups(scores)}95 % interval {low:.1%} to {high:.1%})."
+    )
+
+
+def of_groups(scores: Mapping[str, Any]) -> str:
+    """ "each of 25 groups counted once, ", or ""."""
+    return f"each of {scores['groups']} groups counted once, " if "groups" in scores else ""
 
 
 def words_of(scores: Mapping[str, Any]) -> str:
     """Coverage and size in a sentence."""
-    low, high = scores["interval"]
+    (low, high), per = scores["interval"], " of each class" if scores.get("per") == "class" else ""
     return (
-        f"Sets ({scores['method'].upper()}, {scores['asked']:.0%} asked) hold the right class for "
-        f"{scores['coverage']:.1%} of the images (95 % interval {low:.1%} to {high:.1%}), with "
+        f"Sets ({scores['method'].upper()}, {scores['asked']:.0%} asked{per}) hold the right class for "
+        f"{scores['coverage']:.1%} of the images ({of_groups(scores)}95 % interval {low:.1%} to {high:.1%}), with "
         f"{scores['mean_set_size']:.2f} classes on average."
     )
 
 
-def _weighted_thresholds(scores, labels, weights, coverage: float, classes: int) -> Tensor:
+def _weighted_thresholds(scores, labels, weights, coverage: float, classes: int, groups: Tensor | None) -> Tensor:
     """(C,) the smallest score that rows of `coverage` of all weight reach, the image's own weight counted as infinite.
 
-    A class without rows has the largest weight of all.
+    A class without rows has the largest weight of all. The rows of a group share what one of them would weigh.
     """
     order = scores.argsort()
-    reached = weights[order].cumsum(dim=0)  # (n,)
+    reached = _each_group_alike(weights, groups)[order].cumsum(dim=0)  # (n,)
     own = torch.full((classes,), float(weights.max()), dtype=torch.float64)
     own[labels] = weights
     wanted = coverage * (reached[-1] + own) * (1 - 1e-12)  # (C,)
@@ -226,22 +360,36 @@ class LabelSets:
         coverage: what share of an image's true labels is asked for, on average over images that have any.
         threshold: probability; 0 where each set is of all labels.
         rows: calibration rows with at least one true label.
+        groups: how many groups these are of; None where each row stands alone.
+        named: of each label, from which probability on an image is said to have it; such labels are in its set too.
     """
 
     coverage: float
     threshold: float
     rows: int
+    groups: int | None = None
+    named: tuple[float, ...] = ()
 
     @classmethod
-    def of_rows(cls, probs: Tensor, labels: Tensor, coverage: float, weights: Tensor | None = None) -> LabelSets:
+    def of_rows(
+        cls,
+        probs: Tensor,
+        labels: Tensor,
+        coverage: float,
+        weights: Tensor | None = None,
+        groups: Tensor | None = None,
+        named: Sequence[float] = (),
+    ) -> LabelSets:
         """The highest threshold whose risk is bounded by alpha = 1 - coverage: of n rows, the mean share of missed true
-        labels times n / (n + 1), and 1 / (n + 1) for the image itself.
+        labels times n / (n + 1), and 1 / (n + 1) for the image itself; of groups of rows, the same with their means.
 
         Args:
             probs: (n, L) of rows that chose nothing.
                 labels: (n, L) 0, 1 or NaN where unknown. Rows without a true label tell nothing and are left out.
             coverage: between 0 and 1.
             weights: (n,) of how many ordinary images a row stands; None: one.
+            groups: (n,) number of the group of each row; None: each stands alone.
+            named: as the attribute.
 
         Raises:
             ConfigError: no such coverage.
@@ -249,12 +397,14 @@ class LabelSets:
         check_coverage(coverage)
         rows = (labels == 1).any(dim=1)
         weights = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()
-        least = _risk_controlled(probs.double()[rows], (labels == 1)[rows], weights[rows], coverage)
-        return cls(coverage, least, int(rows.sum()))
+        own = None if groups is None else groups[rows]
+        least = _risk_controlled(probs.double()[rows], (labels == 1)[rows], weights[rows], coverage, own)
+        return cls(coverage, least, int(rows.sum()), number_of(own), tuple(named))
 
     def sets(self, probs: Tensor) -> Tensor:
         """(N, L) bool: which labels are in the set of each row."""
-        return probs.double() >= self.threshold
+        least = torch.tensor(self.named or self.threshold, dtype=torch.float64)
+        return probs.double() >= least.clamp(max=self.threshold)
 
     @property
     def of_all_classes(self) -> bool:
@@ -265,13 +415,9 @@ class LabelSets:
     def note(self) -> str:
         """What a user must know of the sets; "" where there is nothing."""
         if not self.of_all_classes:
-            return ""
-        needed = fewest_rows(self.coverage)
-        why = f"at least {needed} are needed" if self.rows < needed else "because some stand for many images"
-        return (
-            f"sets of {self.coverage:.0%} coverage hold all labels: {self.rows} calibration rows with a label are too "
-            f"few, {why}; give more --shots, or a lower --coverage"
-        )
+            return "" if self.groups is None else f"calibrated on images of {self.groups} groups {COUNTED}"
+        few = _few_rows(self.rows, self.groups, self.coverage, "calibration rows with a label")
+        return f"sets of {self.coverage:.0%} coverage hold all labels: {few}; give more --shots, or a lower --coverage"
 
     def scores(self, probs: Tensor, labels: Tensor, groups: Sequence[str] | None = None) -> dict[str, Any]:
         """The mean share of an image's true labels that its set holds, with its interval, and the mean set size.
@@ -292,20 +438,14 @@ def label_set_metrics(sets: Tensor, labels: Tensor, groups: Sequence[str] | None
     Args:
         sets: (N, L) bool.
         labels: (N, L) 0, 1 or NaN.
-        groups: N keys, or None.
+        groups: as `set_metrics` takes them.
     """
     truth = labels == 1
     rows = truth.any(dim=1)
     held = (sets & truth)[rows].sum(dim=1).double() / truth[rows].sum(dim=1)  # (R,)
-    some = None if groups is None else [group for group, row in zip(groups, rows.tolist()) if row]
-    sizes = sets.sum(dim=1)
-    return {
-        "coverage": float(held.mean()) if len(held) else None,
-        "interval": mean_interval(held, some) if len(held) else None,
-        "images_with_labels": len(held),
-        "mean_set_size": float(sizes.double().mean()),
-        "empty": float((sizes == 0).double().mean()),
-    }
+    none = {"coverage": None, "interval": None}
+    known = _held(held, units_of(groups, len(labels))[0][rows]) if len(held) else none
+    return {**known, "images_with_labels": len(held), **_sizes(sets)}
 
 
 def words_of_labels(scores: Mapping[str, Any]) -> str:
@@ -315,8 +455,8 @@ def words_of_labels(scores: Mapping[str, Any]) -> str:
         return f"No image has a label, so the coverage of the sets is not known; they have {size}."
     low, high = scores["interval"]
     return (
-        f"Sets ({scores['asked']:.0%} asked) hold {scores['coverage']:.1%} of an image’s true labels on average (95 % "
-        f"interval {low:.1%} to {high:.1%}), with {size}."
+        f"Sets ({scores['asked']:.0%} asked) hold {scores['coverage']:.1%} of an image’s true labels on average "
+        f"({of_groups(scores)}95 % interval {low:.1%} to {high:.1%}), with {size}."
     )
 
 
@@ -344,12 +484,12 @@ def _as_frequent(weights: Tensor, present: Tensor, known: Tensor, share: float) 
     return torch.where(known, weights * factor, weights)
 
 
-def _risk_controlled(probs: Tensor, truth: Tensor, weights: Tensor, coverage: float) -> float:
+def _risk_controlled(probs: Tensor, truth: Tensor, weights: Tensor, coverage: float, groups: Tensor | None) -> float:
     """The highest probability of a true label that may still be the threshold. An image that is asked about may count
-    as much as the heaviest row does."""
+    as much as the heaviest row does, before the rows of a group share what one of them would weigh."""
     if not len(probs):
         return ALL_LABELS
-    own = float(weights.max())
+    own, weights = float(weights.max()), _each_group_alike(weights, groups)
     most = float(1 - Fraction(str(coverage))) * (float(weights.sum()) + own) - own  # of weighted missed shares
     each = (weights / truth.sum(dim=1))[:, None].expand_as(probs)[truth]  # (P,) what missing a true label costs
     values, order = probs[truth].sort()
@@ -357,62 +497,3 @@ def _risk_controlled(probs: Tensor, truth: Tensor, weights: Tensor, coverage: fl
     missed = each[order].cumsum(dim=0) - each[order]  # (P,) where the threshold is this value
     good = (missed <= most + 1e-9) & first_of_tie
     return float(values[good][-1]) if bool(good.any()) else ALL_LABELS
-
-
-@dataclass(frozen=True)
-class Unlike:
-    """What ordinary images look like.
-
-    Attributes:
-        support: (M, D) unit features of the images of the fit.
-        limit: distance beyond which an image is unlike them; infinite where too few rows can tell.
-    """
-
-    support: Tensor
-    limit: float
-
-    @classmethod
-    def of_rows(cls, support: Tensor, rows: Tensor, own: Tensor | None = None) -> Unlike:
-        """The limit that `FALSE_ALARMS` of images like the calibration rows exceed.
-
-        Args:
-            support: (M, D) features.
-            rows: (n, D) features of calibration rows.
-            own: (n, M) bool, which support rows are the row itself or of its group, and do not count; None: none.
-        """
-        away = distances(rows, support, own)
-        away = away[away.isfinite()]
-        return cls(F.normalize(support.float(), dim=1).cpu(), threshold(away, 1 - FALSE_ALARMS))
-
-    @property
-    def known(self) -> bool:
-        """Whether there are rows enough to say anything."""
-        return math.isfinite(self.limit)
-
-    def flags(self, features: Tensor) -> Tensor:
-        """(N,) bool: which images are unlike those of the fit."""
-        return distances(features, self.support) > self.limit
-
-
-def distances(features: Tensor, support: Tensor, own: Tensor | None = None) -> Tensor:
-    """(N,) float32 mean cosine distance to the `NEIGHBOURS` nearest of the support.
-
-    Args:
-        features: (N, D).
-        support: (M, D).
-        own: (N, M) bool, pairs that do not count; a row without any other is infinitely far.
-    """
-    support = F.normalize(support.float(), dim=1).cpu()
-    parts = []
-    for start in range(0, len(features), ROWS_AT_ONCE):
-        rows = F.normalize(features[start : start + ROWS_AT_ONCE].float().cpu(), dim=1)
-        away = 1 - rows @ support.T  # (n, M)
-        if own is not None:
-            away = away.masked_fill(own[start : start + ROWS_AT_ONCE], math.inf)
-        parts.append(away.topk(min(NEIGHBOURS, away.shape[1]), dim=1, largest=False).values.mean(dim=1))
-    return torch.cat(parts) if parts else torch.zeros(0)
-
-
-def kept_support(features: Any) -> Any:
-    """The rows (a tensor or a list) of the support that are kept to tell unlike images: all, or evenly some of many."""
-    return features[:: max(1, -(-len(features) // MOST_KEPT))]

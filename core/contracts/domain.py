@@ -36,7 +36,9 @@ class Reading:
     root: str | None = option(None, "manifests and split_zhou files: the folder that paths are relative to")
     label_column: str | None = option(None, "manifests: the column of the label; by default found by the usual names")
     group_column: str = option(
-        "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
+        "auto",
+        "what says which images belong together: a column of a table, folder (sub-folders of classes) or stem:REGEX (a "
+        "part of file names); auto finds it; none for no groups",
     )
     min_side: float | None = option(None, "boxes: shortest side in pixels to keep", low=0, high=100_000)
     max_pixels: int = Item.max_pixels_option()

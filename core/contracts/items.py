@@ -163,6 +163,39 @@ class Questions:
     metric: Callable[[Tensor, Tensor, Sequence[str]], dict[str, float]]
 
 
+@dataclass(frozen=True)
+class OpenGroups:
+    """What a reader leaves to be settled by the pixels: which images belong together (`core/data/group_candidates.py`).
+
+    Args:
+        columns: of a table that lists the images, title -> id of an item -> number of its value; those that repeat and
+            hold neither the label nor the split.
+        note: the sentence of the reader that holds if nothing groups the images.
+    """
+
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PossibleGroups:
+    """Images that belong together, as far as names and pixels tell.
+
+    Args:
+        option: as `--group-column` takes it.
+        count: of the groups.
+        p_value: of the test that members are no nearer to one another than to others of their class, adjusted.
+        used: whether the images are grouped so; else the user is asked.
+        groups: id of an item -> its group, a hash.
+    """
+
+    option: str
+    count: int
+    p_value: float
+    used: bool
+    groups: Mapping[str, str] = field(repr=False)
+
+
 @dataclass
 class DomainData:
     """A data set as read: items, names, and how to decode one.
@@ -193,6 +226,8 @@ class DomainData:
         questions: with samples to choose from, of sets of captions that are tested whole; or None.
         blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
             shows what a random split would have scored; "" for other groups, or none.
+        open_groups: what may say which images belong together, where nothing did for sure; None where that is settled.
+        possible_groups: what was found by names and pixels to group the images, or None.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
@@ -216,6 +251,8 @@ class DomainData:
     part_views: PartViews | None = None
     questions: Questions | None = None
     blocks: str = ""
+    open_groups: OpenGroups | None = None
+    possible_groups: PossibleGroups | None = None
     domain: Any = field(default=None, repr=False, compare=False)
 
     @classmethod

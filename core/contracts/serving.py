@@ -21,6 +21,7 @@ class Wishes:
         threshold: probability from which on an image has a label, where it may have several.
         coverage: of sets of classes.
         set_method: how sets are made.
+        coverage_per: "class", where each class is to be held as often.
         max_error: share of the answers given that may be wrong.
         nearest: how many of the labelled images that the model learned from to name beside each image.
     """
@@ -29,6 +30,7 @@ class Wishes:
     threshold: float | None = None
     coverage: float | None = None
     set_method: str | None = None
+    coverage_per: str | None = None
     max_error: float | None = None
     nearest: int | None = None
 

@@ -6,43 +6,33 @@ Images of one patient must not stand on two sides of a split, so the column is s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..contracts.items import DomainData
+from ..contracts.items import DomainData, OpenGroups
 from ..errors import DataError, UnknownNameError
 from .files import visible
+from .group_names import is_by_name, values_by_name
+from .group_words import KINDS, is_split_word, kind_of_column
 from .tables import Table, read_table
 
 OPTION = "group_column"
 AUTO, NONE = "auto", "none"
 """What the option is set to where the column is to be found, and where nothing is to be grouped."""
-KINDS = {
-    "patient": ("patient", "patients", "pat", "pt", "pid", "ptid", "mrn", "empi", "medicalrecord"),
-    "group": ("group", "groups"),
-    "subject": (
-        *("subject", "subjects", "subj", "participant", "participants", "person", "persons", "individual"),
-        *("case", "cases", "donor", "volunteer", "animal", "identity"),
-    ),
-    "study": (
-        *("study", "studies", "exam", "examination", "accession", "series", "visit", "encounter", "session", "scan"),
-        *("admission", "hadm", "acquisition", "procedure", "lesion", "slide", "specimen", "biopsy", "video", "volume"),
-    ),
-}
-"""Kind -> names without their endings; a kind is preferred to those after it."""
-ENDINGS = (
-    *("identifier", "anonymized", "anonymised", "anon", "instance", "number", "name", "code", "hash", "uuid", "uid"),
-    *("key", "num", "no", "nr", "id"),
-)
-BEGINNINGS = ("anonymized", "anonymised", "anon", "deidentified", "deid", "pseudo")
+COLUMN = "column:"
+"""Before the name of a column that is called as another value of the option."""
 UNKNOWN = frozenset(
     {"", "-", "-1", "?", "nan", "na", "n/a", "none", "null", "nil", "unknown", "anon", "anonymous", "removed"}
 )
 """Values that name nobody, in lower case."""
 LEAST_VALUES = 3
+LABELS_AND_SPLITS = frozenset(map(Table.plain_name, (*Table.IMAGE, *Table.LABEL, *Table.SPLIT)))
+MOST_COLUMNS = 200
+"""Of a table, that are looked at for values that repeat."""
 MOST_BYTES = 100 << 20
 """Of a table beside class folders that is looked into."""
 LEAST_SHARE = 0.5
@@ -64,29 +54,6 @@ class Grouping:
     notes: tuple[str, ...] = ()
 
 
-def kind_of_column(name: str) -> str | None:
-    """ "patient", "group", "subject" or "study" for a column of a usual name, in any case and with any separators."""
-    name = Table.plain_name(name)
-    while name:
-        for kind, names in KINDS.items():
-            if name in names:
-                return kind
-        shorter = next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
-        if shorter == name:
-            shorter = next((name.removeprefix(start) for start in BEGINNINGS if name.startswith(start)), name)
-        if shorter == name:
-            return None
-        name = shorter
-    return None
-
-
-def preferred_column(names: Iterable[str]) -> str | None:
-    """Of some names the first of the most preferred kind; None where none is usual for groups."""
-    order = list(KINDS)
-    usual = [(order.index(kind), place, name) for place, name in enumerate(names) if (kind := kind_of_column(name))]
-    return min(usual)[2] if usual else None
-
-
 def group_rows(
     table: Table,
     images: Sequence[str],
@@ -106,15 +73,19 @@ def group_rows(
         images: what each row is about; rows of one image are no repeats.
         classes: of each row, none or more.
         taken: columns that hold something else.
-        named: the column that the user names, which need not qualify; "auto" to find it, "none" for no groups.
+        named: the column that the user names, which need not qualify; "auto" to find it, "none" for no groups; "folder"
+            or "stem:REGEX" for what the names of the images say (`group_names.py`).
 
     Raises:
         UnknownNameError: the table has no column of that name.
+        ConfigError: the names of the images say nothing of groups.
     """
     if named == NONE:
         return Grouping([None] * len(images), notes=("Nothing is grouped, as --group-column none says.",))
+    if is_by_name(named):
+        return group_by_names(images, classes, named)
     if named != AUTO:
-        column = table.column_named(named, OPTION)
+        column = table.column_named(named.removeprefix(COLUMN), OPTION)
         return _grouping(_Column(table, column, images), f"column '{column}'")
     candidates = [
         _Column(table, name, images) for name in table.columns if name not in taken and kind_of_column(name) is not None
@@ -165,7 +136,7 @@ class _Column:
 
 def group_of(cell: object) -> str | None:
     """The group that a value names, as a hash; None for a value that names nobody."""
-    return _hash(_value(cell))
+    return hashed(_value(cell))
 
 
 def _value(cell: object) -> str | None:
@@ -186,10 +157,11 @@ def _grouping(column: _Column, words: str) -> Grouping:
     notes = [f"Images are grouped by {words}: {column.count} groups, none of them divided between splits."]
     if without := len({n for n, code in enumerate(column.codes.tolist()) if code < 0}):
         notes.append(f"Rows without a value in {words}, each a group of its own: {without}.")
-    return Grouping([_hash(value) for value in column.values], column.name, tuple(notes))
+    return Grouping([hashed(value) for value in column.values], column.name, tuple(notes))
 
 
-def _hash(value: str | None) -> str | None:
+def hashed(value: str | None) -> str | None:
+    """What stands for a group, so that the name of a patient goes no further."""
     return None if value is None else hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
@@ -197,13 +169,15 @@ def _otherwise(chosen: _Column, usable: Sequence[_Column]) -> list[str]:
     """A warning for each further column whose groups are divided among those of the chosen one."""
     return [
         f"Warning: column '{other.name}' ({other.count} groups) would group them differently: some of its groups lie "
-        f"in several of '{chosen.name}'. --group-column {_quoted(other.name)} groups by that column instead."
+        f"in several of '{chosen.name}'. --group-column {quoted(other.name)} groups by that column instead."
         for other in usable
         if other is not chosen and not other.lies_in(chosen)
     ]
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """The name of a column as it is typed behind --group-column."""
+    name = f"{COLUMN}{name}" if name in (AUTO, NONE) or is_by_name(name) else name
     return f'"{name}"' if " " in name else name
 
 
@@ -213,6 +187,20 @@ def _nothing_found(table: Table, reasons: Mapping[str, str]) -> str:
         f"No column of {table.path.name} groups images by patient, subject or study{beside}, so each image is drawn by "
         "itself. If images belong together, name their column with --group-column."
     )
+
+
+def group_by_names(names: Sequence[str], classes: Sequence[Collection[Hashable]], named: str) -> Grouping:
+    """The groups that the names of images say, as `values_by_name`, as hashes with a note.
+
+    Raises:
+        ConfigError: as there.
+    """
+    values = values_by_name(names, classes, named)
+    count, without = len(set(values) - {None}), values.count(None)
+    notes = [f"Images are grouped by --group-column {named}: {count} groups, none of them divided between splits."]
+    if without:
+        notes.append(f"Images whose names say no group, each a group of its own: {without}.")
+    return Grouping([hashed(value) for value in values], named, tuple(notes))
 
 
 def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) -> DomainData:
@@ -227,9 +215,14 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
         UnknownNameError: no table there lists these images and has a column of that name.
     """
     if named == NONE:
-        items = [item.with_(group=None) for item in data.items]
-        return replace(data.with_items(items), notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
-    tables = _tables_in(folder)
+        alone = data.with_items([item.with_(group=None) for item in data.items])
+        return replace(alone, notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
+    if is_by_name(named):
+        grouping = group_by_names([item.id for item in data.items], [item.classes() for item in data.items], named)
+        pairs = zip(data.items, grouping.groups, strict=True)
+        named_so = data.with_items([item.with_(group=group) for item, group in pairs])
+        return replace(named_so, notes=[*data.notes, *grouping.notes])
+    named, tables = named.removeprefix(COLUMN), _tables_in(folder)
     for table in tables:
         listed = _rows_by_item(data, table)
         if listed is None or (named != AUTO and not table.has_column(named)):
@@ -238,20 +231,55 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
         part = replace(table, rows=[table.rows[row] for row in rows])
         listed_items = [data.items[item] for item in items]
         classes = [item.classes() for item in listed_items]
-        grouping = group_rows(part, [item.id for item in listed_items], classes, named=named)
+        ids = [item.id for item in listed_items]
+        grouping = group_rows(part, ids, classes, named=named)
         if grouping.column is None and any(item.group for item in data.items):
             continue
         group_of = dict(zip(items, grouping.groups, strict=True))
         grouped = [item.with_(group=group_of.get(n) or item.group) for n, item in enumerate(data.items)]
         notes = [note.replace("column '", f"{table.path.name}, column '", 1) for note in grouping.notes]
-        return replace(data.with_items(grouped), notes=[*data.notes, *notes])
+        found = replace(data.with_items(grouped), notes=[*data.notes, *notes])
+        return found if grouping.column else replace(found, open_groups=open_groups(part, ids, note=notes[0]))
     if named != AUTO:
         columns = [f"{table.path.name} has {', '.join(map(str, table.columns))}" for table in tables]
         raise UnknownNameError(
             f"--{OPTION.replace('_', '-')} {named}: no table in {folder} lists these images and has such a column; "
-            + ("; ".join(columns) or "put a .csv with their file names and this column there")
+            + (
+                "; ".join(columns)
+                or "put a .csv with their file names and this column there, or give folder or stem:REGEX"
+            )
         )
-    return data
+    return data if any(item.group for item in data.items) else replace(data, open_groups=OpenGroups())
+
+
+def open_groups(
+    table: Table, ids: Sequence[str | None], taken: Collection[str | None] = (), note: str = ""
+) -> OpenGroups:
+    """The columns of a table that may say what belongs together, though their names do not.
+
+    Args:
+        table: N rows.
+        ids: of the item of each row, None where it has none.
+        taken: columns that hold something else.
+        note: the sentence of the reader that holds if none does.
+    """
+    columns: dict[str, dict[str, str]] = {}
+    for name in table.columns[:MOST_COLUMNS]:
+        plain = Table.plain_name(name)
+        if name in taken or plain in LABELS_AND_SPLITS or is_split_word(plain):
+            continue
+        values = [_value(row.values.get(name)) for row in table.rows]
+        different = {value for value in values if value is not None}
+        if LEAST_VALUES <= len(different) < len(values) and not any(map(_is_measure, different)):
+            number = {value: str(n) for n, value in enumerate(sorted(different))}
+            pairs = zip(ids, values, strict=True)
+            columns[name] = {i: number[value] for i, value in pairs if i is not None and value is not None}
+    return OpenGroups(columns, note)
+
+
+def _is_measure(value: str) -> bool:
+    """Whether a value is a number with a fraction, which is measured and names nobody."""
+    return re.fullmatch(r"[+-]?\d*[.,]\d+(e[+-]?\d+)?", value, re.IGNORECASE) is not None
 
 
 def _tables_in(folder: Path) -> list[Table]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ..contracts.items import Captions, DomainData, Target, check_items
 from ..errors import DataError, did_you_mean
 from .class_folders import Layout
 from .files import Format, ItemCollector, locate, shown
-from .group_columns import AUTO, NONE, OPTION, Grouping, group_rows
+from .group_columns import AUTO, COLUMN, NONE, OPTION, Grouping, group_rows, open_groups
+from .group_names import is_by_name
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
 from .tables import Row, Table, read_table
@@ -60,7 +62,7 @@ def read_manifest(
     classes = [() if target is None else target.classes() for target in labels.per_row]
     names = [row.text(columns.image) for row in table.rows]
     grouping = group_rows(table, names, classes, taken=columns.used, named=group_column)
-    collector, notes = _read_rows(table, columns, labels, grouping, roots, formats)
+    collector, ids, notes = _read_rows(table, columns, labels, grouping, roots, formats)
     if not collector.items and collector.skipped:
         name, reason = collector.skipped[0]
         count = len(collector.skipped)
@@ -68,6 +70,8 @@ def read_manifest(
     notes = [*labels.notes, *notes, *columns.notes, *_notes_on_groups(grouping, collector, group_column)]
     name = path.resolve().parent.name
     data = collector.data_set(path, formats, labels.class_names, kind=labels.kind, name=name, notes=notes)
+    if group_column == AUTO and not any(item.group for item in data.items):
+        data = replace(data, open_groups=open_groups(table, ids, columns.used, grouping.notes[0]))
     return check_items(data, path)
 
 
@@ -93,7 +97,9 @@ class _Columns:
     def __init__(self, table: Table, label: str | None = None, group: str = AUTO):
         self.image, self.split = table.column_of(Table.IMAGE), table.column_of(Table.SPLIT)
         self.caption = table.column_of(CAPTION_COLUMNS)
-        self.group = None if group in (AUTO, NONE) else table.column_named(group, OPTION)
+        self.group = None
+        if group not in (AUTO, NONE) and not is_by_name(group):
+            self.group = table.column_named(group.removeprefix(COLUMN), OPTION)
         if self.image is None:
             raise _NotThere(_missing(table, "image", Table.IMAGE))
         self.notes: list[str] = []
@@ -168,10 +174,12 @@ def _read_rows(
     grouping: Grouping,
     roots: Sequence[Path],
     formats: Sequence[Format],
-) -> tuple[ItemCollector, list[str]]:
+) -> tuple[ItemCollector, list[str | None], list[str]]:
+    """The items, the id of the item of each row, and notes."""
     collector, times_named, seen = ItemCollector(), Counter(), set()
+    ids: list[str | None] = [None] * len(table.rows)
     unlabelled = repeated = 0
-    for row, target, group in zip(table.rows, labels.per_row, grouping.groups, strict=True):
+    for number, (row, target, group) in enumerate(zip(table.rows, labels.per_row, grouping.groups, strict=True)):
         name = row.text(columns.image)
         if not name:
             raise DataError(f"{row.place}: no image in column '{columns.image}'; fill it in or remove the line")
@@ -188,13 +196,15 @@ def _read_rows(
             id_ = _id(name, file, roots)
             times_named[id_] += 1
             times = times_named[id_]
+            before = len(collector.items)
             collector.add_file(file, id_ if times == 1 else f"{id_}#row{times}", formats, **fields)
+            ids[number] = collector.items[-1].id if len(collector.items) > before else None
     notes = []
     if unlabelled:
         notes.append(f"Rows without a label, left out: {unlabelled} (write [] where none of several labels applies).")
     if repeated:
         notes.append(f"Repeated rows, left out: {repeated}.")
-    return collector, notes
+    return collector, ids, notes
 
 
 def _id(name: str, file: Path, roots: Sequence[Path]) -> str:

@@ -58,7 +58,7 @@ def drop_unreadable(
         good = [item for item, reason in zip(data.items, reasons) if not reason]
         data = replace(data, items=good, skipped=[*data.skipped, *bad], thumbnails=thumbnails)
     elif len(data.items) <= NEAR_COPIES_UP_TO:
-        _make_thumbnails(data, hashes, thumbnails, threads, progress)
+        make_thumbnails(data, hashes, thumbnails, threads, progress)
         data = replace(data, thumbnails=thumbnails)
     else:
         note = f"Near copies were not looked for: that is done for sets of up to {NEAR_COPIES_UP_TO:,} images."
@@ -139,8 +139,8 @@ class _Verdicts:
             raise cache_refused(self.file, error) from error
 
 
-def _make_thumbnails(
-    data: DomainData, hashes: FileHashes, thumbnails: Thumbnails, workers: int, progress: Callable | None
+def make_thumbnails(
+    data: DomainData, hashes: FileHashes, thumbnails: Thumbnails, workers: int, progress: Callable | None = None
 ) -> None:
     """Thumbnails of all that can be decoded and have none."""
 

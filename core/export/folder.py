@@ -58,7 +58,10 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
     def per_class(values: Any) -> bool:
         return isinstance(values, list) and len(values) == count and all(map(_is_number, values))
 
-    coverage, how = facts.get("coverage"), facts.get("preprocessing")
+    def coverages(values: Any) -> bool:
+        return isinstance(values, dict) and all(map(per_class, values.values()))
+
+    per, how = facts.get("coverage_per", {}), facts.get("preprocessing")
     how = how if isinstance(how, dict) else {}
     size = how.get("image_size")
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
@@ -67,7 +70,8 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "class_names": count > 0 and all(isinstance(name, str) for name in names),
         "multilabel": isinstance(several, bool),
         "thresholds": per_class(facts.get("thresholds")) if several else True,
-        "coverage": isinstance(coverage, dict) and all(map(per_class, coverage.values())),
+        "coverage": coverages(facts.get("coverage")),
+        "coverage_per": isinstance(per, dict) and all(map(coverages, per.values())),
         "unlike_beyond": facts.get("unlike_beyond") is None or _is_number(facts["unlike_beyond"]),
         "graphs": isinstance(graph, str) and Path(graph).name == graph and (folder / graph).is_file(),
         "preprocessing": all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)

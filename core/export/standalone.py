@@ -58,19 +58,19 @@ def _middle(image, width, height):
     return image.crop((left, top, left + width, top + height))
 
 
-def row_of(name, logits, distance, facts, top=3, coverage=None):
+def row_of(name, logits, distance, facts, top=3, coverage=None, per="all"):
     """What is said of an image: `logits` (C,) are calibrated, `distance` is that to what the model learned from."""
     several, names, logits = facts["multilabel"], facts["class_names"], logits.astype(np.float64)
     shares = 1 / (1 + np.exp(-logits)) if several else np.exp(logits - np.logaddexp.reduce(logits))
     ranked = [{"class": names[c], "probability": float(shares[c])} for c in np.argsort(-shares, kind="stable")[:top]]
-    row = {"id": str(name)}
+    row, answered = {"id": str(name)}, shares >= (np.array(facts["thresholds"]) if several else shares.max())
     if several:
-        over = shares >= np.array(facts["thresholds"])
-        row |= {"labels": [n for n, yes in zip(names, over) if yes], "confidences": shares[over].tolist()}
+        row |= {"labels": [n for n, yes in zip(names, answered) if yes], "confidences": shares[answered].tolist()}
     else:
         row |= {"label": ranked[0]["class"], "confidence": ranked[0]["probability"]}
     if coverage is not None:
-        row["set"] = [n for n, share, least in zip(names, shares, facts["coverage"][str(coverage)]) if share >= least]
+        least = (facts["coverage"] if per == "all" else facts["coverage_per"][per])[str(coverage)]
+        row["set"] = [n for n, yes in zip(names, answered | (shares >= np.array(least))) if yes]
     row |= {} if distance is None else {"unlike": bool(distance > facts["unlike_beyond"])}
     return {**row, "top": ranked}
 
@@ -81,12 +81,13 @@ if __name__ == "__main__":
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--top", type=int, default=3, help="classes per image")
     parser.add_argument("--coverage", choices=sorted(facts["coverage"]), help="share of sets with the right class")
-    given = parser.parse_args()
+    parser.add_argument("--coverage-per", dest="per", choices=["all", *facts.get("coverage_per", ())], default="all")
+    given = vars(parser.parse_args())
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
     graph = onnxruntime.InferenceSession(HERE / facts["graphs"]["pixels"], options, providers=["CPUExecutionProvider"])
     names, failed = [each.name for each in graph.get_outputs()], False
-    for path in given.images:
+    for path in given.pop("images"):
         try:
             picture = pixels(decoded(path), facts["preprocessing"])
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -94,6 +95,5 @@ if __name__ == "__main__":
             failed = True
             continue
         found = dict(zip(names, graph.run(None, {"pixels": picture})))
-        distance = found.get("distance", [None])[0]
-        print(json.dumps(row_of(path, found["logits"][0], distance, facts, given.top, given.coverage)))
+        print(json.dumps(row_of(path, found["logits"][0], found.get("distance", [None])[0], facts, **given)))
     sys.exit(int(failed))

@@ -19,7 +19,8 @@ from ..contracts.items import Item
 from ..contracts.part_views import PartViews
 from ..contracts.recipe import check_features_place
 from ..data.array_files import ArrayFile
-from ..data.group_columns import group_of, kind_of_column, preferred_column
+from ..data.group_columns import group_of
+from ..data.group_words import kind_of_column, preferred_column
 from ..errors import ConfigError, DataError
 from ..runtime.reading import check_regular, parse_json
 

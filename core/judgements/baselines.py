@@ -101,6 +101,7 @@ class Comparison(Record, Verdict):
         test_groups: their number, where there are groups.
         adapted, zero_shot, test_images: scores of both sides, zero-shot's None where it means nothing, and on how many
             images.
+        if_grouped: what `possible_groups` says, where images may belong together that the split divides; or None.
     """
 
     beside_scores: ClassVar = ("adapted",)
@@ -116,6 +117,7 @@ class Comparison(Record, Verdict):
     adapted: Mapping[str, float | None] = beside()
     zero_shot: Mapping[str, float | None] | None = beside()
     test_images: int = beside(0)
+    if_grouped: Mapping[str, Any] | None = beside()
 
     def values_by_key(self) -> dict[str, Any]:
         values: dict[str, Any] = {"intervals": self.intervals, "metric_intervals": self.metric_intervals}
@@ -142,6 +144,7 @@ class Comparison(Record, Verdict):
             baselines,
             adapted=metrics["adapted"],
             zero_shot=metrics.get("zero_shot") or None,
+            if_grouped=metrics.get("possible_groups"),
             **{key: metrics[key] for key in keys if key in metrics},
         )
 
@@ -179,13 +182,27 @@ class Comparison(Record, Verdict):
 
     def section(self) -> VerdictSection | None:
         """Whether the adapted model is better than the strongest baseline, beyond chance; None where nobody can say."""
-        return self._verdict(paragraphs=True)
+        return self._lowered(self._verdict(paragraphs=True))
 
     @property
     def sentence(self) -> str:
         """The same for a terminal: a sentence or two."""
-        section, why = self._verdict(paragraphs=False), self._why
+        section, why = self._lowered(self._verdict(paragraphs=False)), self._why
         return "" if section is None else f"{section.title}. {section.text}{f' {why}' if why else ''}"
+
+    def _lowered(self, section: VerdictSection | None) -> VerdictSection | None:
+        """The verdict, by the lower number where images may belong together that the split divides."""
+        doubt = self.if_grouped
+        if section is None or not doubt or doubt["by_group"] >= doubt["by_image"]:
+            return section
+        measure = MEASURES[doubt["deciding"]]
+        both = (
+            f"Images may belong together: a linear probe reaches {measure.text(doubt['by_image'])} where they are held "
+            f"out one by one, and {measure.text(doubt['by_group'])} in whole groups."
+        )
+        if section.tone != "good" or doubt["tone"] == "good":
+            return replace(section, text=f"{section.text} {both}")
+        return VerdictSection("open", "Not shown, as images may belong together", f"{both} {section.text}")
 
     def _verdict(self, paragraphs: bool) -> VerdictSection | None:
         """
@@ -259,7 +276,8 @@ class Baselines(Judgement):
     place: ClassVar = Place.VERDICT
 
     def compute(self, fit: JudgedClassifier) -> Comparison:
-        return compared(fit.scores, fit.class_names, fit.deciding)
+        found = compared(fit.scores, fit.class_names, fit.deciding)
+        return replace(found, if_grouped=fit.metrics.get("possible_groups"))
 
 
 def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> Comparison:

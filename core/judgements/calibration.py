@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..confidence.calibration import TABLE_COVERAGES, Calibration
-from ..confidence.conformal import Unlike, kept_support, raked
+from ..confidence.conformal import held_by_class, least_held, raked
+from ..confidence.selective import Unlike, kept_support
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
@@ -28,7 +29,7 @@ from ..metrics.classification import label_answer_metrics
 from ..metrics.resampling import calibration_draws, label_answer_draws, units_of
 from ..metrics.significance import CalibrationBin, calibration_curve, intervals_of
 from ..registry import build_adapter
-from ..runs.sections import AT_HALF, CalibrationSection, Cell, Measure, TableSection
+from ..runs.sections import AT_HALF, CalibrationSection, Cell, Measure, TableSection, plural
 
 SHARE = Measure("")
 TABLE_ERRORS = (0.05, 0.1)
@@ -151,7 +152,7 @@ def _sentences(fit: JudgedClassifier) -> list[str]:
         f"confidences are calibrated ({calibration.scaling.words}) on {calibration.source}{instead}; the calibration "
         f"error goes from {reached['ece_uncalibrated']:.1%} to {reached['ece']:.1%}"
     )
-    return [calibrated, THRESHOLDS] if several else [calibrated]
+    return [each for each in (calibrated, _counted(calibration), THRESHOLDS * several) if each]
 
 
 def on_calibrated(calibration: Calibration, scores: Scores) -> None:
@@ -210,12 +211,15 @@ def trust_section(calibration: Calibration | None, scores: Scores) -> TableSecti
         left = calibration.selective(probs, labels, max_error, groups)
         wrong = "–" if left.error is None else f"{left.error:.1%} of the answers are wrong"
         asked = f"Answers of which at most {max_error:.0%} are wrong"
-        rows.append((asked, Cell(wrong, SHARE.between(left.interval)), f"{left.open:.1%} left open"))
+        rows.append((asked, Cell(wrong, SHARE.between(left.interval)), f"{left.open:.1%} left open", "–"))
     note = (
         f"Made from {calibration.source}; no choice was based on them. “vladapt predict --coverage 0.9” names the "
         "sets, “--max-error 0.05” leaves answers open. The promise holds for images drawn like these."
     )
-    return TableSection("How far the answers can be trusted", ("Asked for", "On the test images", ""), rows, note)
+    if counted := _counted(calibration):
+        note += f" {counted[0].upper()}{counted[1:]}."
+    headings = ("Asked for", "On the test images", "", "Class held least often")
+    return TableSection("How far the answers can be trusted", headings, rows, note)
 
 
 def _coverage_row(calibration: Calibration, probs: Tensor, labels: Tensor, coverage: float, groups) -> tuple:
@@ -224,7 +228,16 @@ def _coverage_row(calibration: Calibration, probs: Tensor, labels: Tensor, cover
     share = "–" if scores["coverage"] is None else f"{scores['coverage']:.1%}"
     held = f"{coverage:.0%} of the true labels" if several else f"the right class in {coverage:.0%} of cases"
     size = f"all {noun}" if sets.of_all_classes else f"{scores['mean_set_size']:.2f} {noun}"
-    return f"Sets that hold {held}", Cell(share, SHARE.between(scores["interval"])), size
+    least, cell = least_held(held_by_class(sets.sets(probs), labels, calibration.class_names, groups)), None
+    if least is not None:
+        name, of = least
+        cell = Cell(f"{name}: {of['coverage']:.1%} of {plural(of['images'], 'image')}", SHARE.between(of["interval"]))
+    return f"Sets that hold {held}", Cell(share, SHARE.between(scores["interval"])), size, cell
+
+
+def _counted(calibration: Calibration) -> str:
+    """How many groups the rows are of, and what these can promise; "" where each row stands alone."""
+    return "" if calibration.groups is None else calibration.conformal(TABLE_COVERAGES[1]).note
 
 
 def calibration_of(fit: JudgedClassifier) -> tuple[Calibration | None, str]:
@@ -289,7 +302,7 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     source = f"{len(order)} support images, each scored by a fit on the others ({len(parts)} folds)"
     some = chosen.select(kept_support(list(range(len(chosen)))))
     unlike = Unlike.of_rows(kept_support(support.features), some.features, _same(some, support))
-    return _made(prepared, torch.cat(logits), chosen.labels.cpu(), source, unlike)
+    return _made(prepared, torch.cat(logits), chosen, source, unlike)
 
 
 def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
@@ -308,7 +321,7 @@ def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
     logits, seen = logits_on(prepared, adapter, rows)
     source = f"{len(rows)} validation images that no choice was based on"
-    return _made(prepared, logits.cpu(), rows.labels.cpu(), source, _unlike(prepared, adapter, shots.support, seen))
+    return _made(prepared, logits.cpu(), rows, source, _unlike(prepared, adapter, shots.support, seen))
 
 
 def logits_on(prepared: PreparedData, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, FeatureSet]:
@@ -391,13 +404,15 @@ def _unlike(prepared: PreparedData, adapter: Adapter, support: FeatureSet, rows:
     return Unlike.of_rows(kept_support(features), rows.features)
 
 
-def _made(prepared: PreparedData, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
+def _made(prepared: PreparedData, logits: Tensor, rows: FeatureSet, source: str, unlike: Unlike | None) -> Calibration:
     stride = max(1, -(-logits.numel() // MOST_NUMBERS))  # rows are in the order of classes: each keeps its share
-    logits, labels = logits[::stride], labels[::stride]
+    logits, labels = logits[::stride], rows.labels.cpu()[::stride]
+    unit, units = units_of(None if rows.groups is None else rows.groups[::stride], len(labels))
     train = prepared.data.split("train")
     weights = _weights(labels, train, logits.shape[1])
     row_weights = _row_weights(labels, train) if labels.ndim == 2 else None
-    return Calibration.of_rows(logits, labels, tuple(prepared.class_names), source, weights, unlike, row_weights)
+    groups, names = unit if units < len(labels) else None, tuple(prepared.class_names)
+    return Calibration.of_rows(logits, labels, names, source, weights, unlike, row_weights, groups)
 
 
 def _weights(labels: Tensor, train: Sequence[Item], classes: int) -> Tensor | None:

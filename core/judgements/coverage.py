@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..confidence.calibration import uncalibrated_words
-from ..confidence.conformal import check_coverage, words_of, words_of_labels
+from ..confidence.conformal import check_coverage, held_by_class, least_words, words_of, words_of_labels
 from ..confidence.selective import Selective, check_max_error
 from ..contracts.adapter import Adapter
 from ..contracts.judgement import EVAL, PREDICT, JudgedClassifier, JudgedPredictions, Judgement, Place, Record, beside
@@ -86,6 +86,13 @@ class Coverage(Judgement):
     set_method: str | None = option(
         None, "how sets of classes are made; by default lac, the smallest ones", metavar="lac|aps|raps"
     )
+    coverage_per: str = option(
+        "all",
+        "class: hold each class in that share of its own images, rare ones too, which takes more calibration rows and "
+        "larger sets; all (the default): hold that share of all images together",
+        choices=("all", "class"),
+        metavar="all|class",
+    )
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
         """Refuse a value out of range, or one for the other kind of labels."""
@@ -96,12 +103,23 @@ class Coverage(Judgement):
                     f"--set-method {self.set_method}: only for one label per image, and images of this run may have "
                     "several; omit it"
                 )
+            if adapter.multilabel_ and self._per_class:
+                raise ConfigError(
+                    "--coverage-per class: only for one label per image, and images of this run may have several; omit "
+                    "it"
+                )
         elif self.set_method is not None:
             raise ConfigError(
                 f"--set-method {self.set_method}: says how sets are made; give --coverage too, for instance 0.9"
             )
+        elif self._per_class:
+            raise ConfigError("--coverage-per class: says what sets hold; give --coverage too, for instance 0.9")
         if self.max_error is not None:
             check_max_error(self.max_error)
+
+    @property
+    def _per_class(self) -> bool:
+        return self.coverage_per == "class"
 
     def compute(self, judged: JudgedClassifier | JudgedPredictions) -> Trusted | Answers | None:
         if isinstance(judged, JudgedPredictions):
@@ -121,8 +139,10 @@ class Coverage(Judgement):
             every = "labels" if several else "classes"
             note = f"sets hold all {every}: {uncalibrated_words(predictions.run.info)}; fit again"
             return [list(predictions.class_names)] * len(predictions.probabilities), [note]
-        conformal = calibration.conformal(self.coverage, self.set_method)
+        conformal = calibration.conformal(self.coverage, self.set_method, self._per_class)
         sets = conformal.sets(predictions.probabilities)
+        if predictions.answers is not None:
+            sets |= predictions.answers  # those of another --threshold too
         size = float(sets.double().sum(dim=1).mean())
         if several:
             held = f"sets that hold {self.coverage:.0%} of an image's true labels on average"
@@ -157,10 +177,11 @@ class Coverage(Judgement):
         labels, groups, notes = fit.labels, fit.scores.groups, []
         probs, sets, left = calibration.probabilities(fit.scores.adapted_logits), None, None
         if self.coverage is not None:
-            conformal = calibration.conformal(self.coverage, self.set_method)
+            conformal = calibration.conformal(self.coverage, self.set_method, self._per_class)
             sets = conformal.scores(probs, labels, groups)
+            sets["by_class"] = held_by_class(conformal.sets(probs), labels, calibration.class_names, groups)
             notes.append((words_of_labels if calibration.multilabel else words_of)(sets))
-            notes += [conformal.note] if conformal.note else []
+            notes += [note for note in (least_words(sets["by_class"]), conformal.note) if note]
         if self.max_error is not None:
             left = calibration.selective(probs, labels, self.max_error, groups)
             why = calibration.abstention_notes(self.max_error)

@@ -119,7 +119,12 @@ def data_facts(data: DomainData, path: str) -> dict[str, Any]:
     for item in data.items:
         for label in item.classes():
             counts[item.split][data.class_names[label]] += 1
-    return {"name": data.name, "path": path, "kind": data.kind, "licence": data.licence, "counts": counts}
+    facts = {"name": data.name, "path": path, "kind": data.kind, "licence": data.licence, "counts": counts}
+    found = data.possible_groups
+    if found is not None:
+        known = {"option": found.option, "groups": found.count, "p_value": found.p_value, "used": found.used}
+        facts["grouping"] = known
+    return facts
 
 
 def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:

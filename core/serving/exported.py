@@ -69,12 +69,15 @@ class ServedExport(Served):
         if wishes.coverage is not None and wishes.coverage not in self._coverages:
             known = ", ".join(map(str, sorted(self._coverages))) or "none: the run is not calibrated"
             raise ConfigError(f"--coverage {wishes.coverage}: the export has {known}")
+        if wishes.coverage_per not in (None, "all", *self._facts.get("coverage_per", ())):
+            raise ConfigError(f"--coverage-per {wishes.coverage_per}: the export has no such sets; omit it")
 
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
         samples, skipped = only_answered(samples, skipped)
         top = wishes.top or TOP
         coverage = None if wishes.coverage is None else self._coverages[wishes.coverage]
-        rows = [self._script.row_of(each.id, *each.answer, self._facts, top, coverage) for each in samples]
+        of = self._facts, top, coverage, wishes.coverage_per or "all"
+        rows = [self._script.row_of(each.id, *each.answer, *of) for each in samples]
         return {
             "run": self.name,
             "predictions": rows,

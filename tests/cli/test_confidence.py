@@ -187,6 +187,8 @@ def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp
         (("--coverage", 1.5), "--coverage 1.5: give a share between 0 and 1"),
         (("--set-method", "aps"), "give --coverage too"),
         (("--coverage", 0.9, "--set-method", "thr"), "give one of lac, aps, raps"),
+        (("--coverage-per", "class"), "give --coverage too"),
+        (("--coverage", 0.9, "--coverage-per", "patient"), "coverage_per=patient"),
         (("--max-error", 0), "--max-error 0.0: give a share"),
         (("--top", 0), "--top 0"),
         (("--threshold", 0.5), "have one label each"),
@@ -270,3 +272,66 @@ def test_a_damaged_file_is_one_line(vladapt, run, colours):
     (run / CALIBRATION).write_bytes(b"damaged")
     outcome = vladapt("predict", run, colours / "red" / "00.png")
     assert outcome.code == 1 and CALIBRATION in outcome.error
+
+
+@pytest.fixture
+def patients_file(tmp_path) -> Path:
+    """60 patients with 1 to 9 images each, of one of two classes; their images share an error."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(60), np.arange(60) % 9 + 1)
+    labels = (patient % 2).astype(int)
+    features = 2 * np.eye(8)[labels] + rng.normal(size=(60, 8))[patient] + 0.3 * rng.normal(size=(len(patient), 8))
+    groups = np.array([f"P{each:03d}" for each in patient])
+    rows = {"image_features": features.astype("f4"), "labels": labels, "groups": groups}
+    path = tmp_path / "patients.npz"
+    np.savez(path, **rows, text_features=np.eye(8)[:2], class_names=np.array(["benign", "malignant"]))
+    return path
+
+
+def test_a_fit_on_patients_counts_patients_and_says_so(vladapt, patients_file):
+    made = vladapt("fit", "--features", patients_file, "--adapter", "gda", "--shots", 64, "--json").json
+    calibration = Calibration.load(made["run"])
+    patients, info = len(calibration.groups.unique()), json.loads((Path(made["run"]) / "run.json").read_text())
+    assert 20 < patients < len(calibration.groups) and info["calibration"]["groups"] == patients
+    said = next(note for note in info["notes"] if "each counted once" in note)
+    assert f"{patients} groups (patients, for instance)" in said and "19 of 20 calibrations" in said
+    report = (Path(made["run"]) / "report.html").read_text()
+    assert f"{patients} groups (patients, for instance), each counted once" in report
+    assert "Class held least often" in report
+
+    told = vladapt("eval", made["run"], "--coverage", 0.8, "--max-error", 0.3, "--json").json
+    by_class = told["conformal"]["by_class"]
+    tested = len(package.load_features(patients_file).features) - sum(
+        len(info["splits"][s]) for s in ("support", "val")
+    )
+    assert list(by_class) == ["benign", "malignant"]
+    assert 0 < sum(each["images"] for each in by_class.values()) <= tested
+    assert told["conformal"]["groups"] == sum(each["groups"] for each in by_class.values())
+    assert told["selective"]["groups"] <= told["conformal"]["groups"]
+    least = min(by_class, key=lambda name: by_class[name]["coverage"])
+    assert any(f"Least often they hold “{least}”" in note for note in told["notes"])
+
+    few = vladapt("eval", made["run"], "--coverage", 0.995).out
+    assert f"of {patients} groups (patients, for instance) are too few, at least 199 groups are needed" in " ".join(
+        few.split()
+    )
+
+
+def test_each_class_can_be_held_as_often(vladapt, rows_file):
+    run = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 40, "--json").json["run"]
+    plain, told = (
+        vladapt("eval", run, "--coverage", 0.95, *more, "--json").json for more in ((), ("--coverage-per", "class"))
+    )
+    sets = Calibration.load(run).conformal(0.95, per_class=True)
+    assert len(sets.thresholds.unique()) == 3
+    assert told["conformal"]["per"] == "class" and "per" not in plain["conformal"]
+    assert told["conformal"]["mean_set_size"] != plain["conformal"]["mean_set_size"]
+    assert any("Sets (LAC, 95% asked of each class) hold" in note for note in told["notes"])
+
+
+def test_sets_of_labels_are_of_all_images(vladapt, labels_file):
+    run = vladapt("fit", "--features", labels_file, "--adapter", "tip-adapter", "--shots", 16, "--json").json["run"]
+    refused = vladapt("eval", run, "--coverage", 0.8, "--coverage-per", "class")
+    assert refused.code == 2 and "--coverage-per class: only for one label per image" in refused.error
+    told = vladapt("eval", run, "--coverage", 0.8, "--coverage-per", "all", "--json").json
+    assert set(told["conformal"]["by_class"]) == {"effusion", "mass"}

@@ -36,13 +36,15 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
     assert all(check["of_logit_range"] < 1e-3 and check["same_answers"] == 1 for check in facts["checks"].values())
     assert facts["licences"]["data"] == "unknown" and facts["opset"] == 18
     images = sorted(colours.rglob("*.png"))[:3]
-    wanted = vladapt("predict", run, *images, "--coverage", "0.9", "--json").json["predictions"]
-    command = [sys.executable, "-c", ALONE, tmp_path / "model" / "predict.py", *images, "--coverage", "0.9"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["label"], row["set"]) for row in found] == [(row["label"], row["set"]) for row in wanted]
-    assert [row["confidence"] for row in found] == pytest.approx([row["confidence"] for row in wanted], abs=1e-4)
+    for per in ("all", "class"):
+        asked = ("--coverage", "0.8", "--coverage-per", per)
+        wanted = vladapt("predict", run, *images, *asked, "--json").json["predictions"]
+        command = [sys.executable, "-c", ALONE, tmp_path / "model" / "predict.py", *images, *asked]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(row["label"], row["set"]) for row in found] == [(row["label"], row["set"]) for row in wanted]
+        assert [row["confidence"] for row in found] == pytest.approx([row["confidence"] for row in wanted], abs=1e-4)
 
     (tmp_path / "torn.png").write_bytes(images[0].read_bytes()[:60])
     command = [sys.executable, "-c", ALONE, tmp_path / "model" / "predict.py", tmp_path / "torn.png", images[0]]

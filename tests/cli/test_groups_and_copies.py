@@ -1,6 +1,8 @@
 """Patients, copies and places of data, as a user meets them on the command line."""
 
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,3 +67,64 @@ def test_compare_and_eval_take_columns_too(vladapt, fit, scans, small_clip_spec)
     assert "--label-column" in vladapt("eval", run, "--data", other, "--group-column", "ward").error
     told = vladapt("eval", run, "--data", other, "--group-column", "ward", "--label-column", "finding")
     assert told.code == 0, told.err
+
+
+@pytest.fixture
+def wards(tmp_path):
+    """wards(form): class folders of 20 patients with 6 images each, which look alike; classes mean nothing."""
+
+    def write(form):
+        for patient in range(20):
+            own = np.random.default_rng(patient).integers(0, 256, (6, 6, 3))
+            for number in range(6):
+                noise = np.random.default_rng([patient, number]).integers(-40, 41, own.shape)
+                file = tmp_path / "wards" / ("sick" if patient % 2 else "well") / f"{form.format(patient, number)}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                image = Image.fromarray(np.clip(own + noise, 0, 255).astype(np.uint8))
+                image.resize((48, 48), Image.Resampling.BICUBIC).save(file)
+        return tmp_path / "wards"
+
+    return write
+
+
+@pytest.mark.parametrize("form", ["pat{0:03}/img{1}", "person{0}_{1}"])
+def test_patients_in_class_folders_are_kept_together(fit, wards, form):
+    outcome = fit("--data", wards(form), "--json")
+    run = json.loads((Path(outcome.json["run"]) / "run.json").read_text())
+    assert any("20 groups, whose images look alike" in note for note in run["notes"])
+    assert run["data"]["grouping"]["used"] and run["data"]["grouping"]["groups"] == 20
+    patients = [{name.split("/")[1].split("_")[0] for name in run["splits"][split]} for split in ("support", "test")]
+    assert not patients[0] & patients[1]
+
+
+def test_groups_that_are_not_called_so_are_asked_about_with_both_numbers(fit, vladapt, wards, small_clip_spec):
+    folder, how = wards("{0:03}/{1}"), ("--adapter", "linear-probe", "--shots", "16")
+    outcome = fit("--data", folder, *how, "--json")
+    run = Path(outcome.json["run"])
+    metrics, info = json.loads((run / "metrics.json").read_text()), json.loads((run / "run.json").read_text())
+    doubt = metrics["possible_groups"]
+    assert doubt["option"] == "folder" and doubt["by_group"] < doubt["by_image"] - 0.1
+    assert sum("--group-column folder" in note for note in info["notes"]) == 1
+    assert info["data"]["grouping"] == {
+        "option": "folder",
+        "groups": 20,
+        "p_value": pytest.approx(0.001),
+        "used": False,
+    }
+    assert "whole groups" in (run / "report.html").read_text()
+    compared = vladapt(
+        *("compare", "--adapters", "linear-probe", "--data", folder, "--domain", "medical", "--out", "compared"),
+        *("--backbone", small_clip_spec, "--shots", "1", "--seeds", "1"),
+    )
+    assert "--group-column folder groups them" in compared.out.replace("\n", " ")
+    typed = fit("--data", folder, *how, "--group-column", "folder", "--json")
+    named = json.loads((Path(typed.json["run"]) / "run.json").read_text())
+    assert "possible_groups" not in json.loads((Path(typed.json["run"]) / "metrics.json").read_text())
+    assert any("20 groups, none of them divided" in note for note in named["notes"])
+
+
+def test_a_bad_pattern_is_refused_in_a_line(fit, wards, refused):
+    folder = wards("{0}_{1}")
+    refused(fit("--data", folder, "--group-column", "stem:("), 2, "--group-column stem:(", "not a regular expression")
+    refused(fit("--data", folder, "--group-column", "folder"), 2, "--group-column folder", "no sub-folder")
+    assert "20 groups" in fit("--data", folder, "--group-column", r"stem:^(\d+)_").out.replace("\n", " ")

@@ -7,7 +7,7 @@ import csv
 import pytest
 import torch
 
-from vladapt.core.confidence.conformal import Unlike
+from vladapt.core.confidence.selective import Unlike
 from vladapt.core.contracts.judgement import PREDICT, Findings, JudgedPredictions
 from vladapt.core.errors import ConfigError
 from vladapt.core.registry import build_judgement

@@ -52,7 +52,7 @@ def told(predicted: dict) -> dict:
 def test_answers_are_those_of_predict(client, run, vladapt, colours, tmp_path):
     Path("torn.png").write_bytes(b"\x89PNG\r\n\x1a\nabc")
     pictures = [next(colours.glob("red/*.png")), next(colours.glob("blue/*.png")), Path("torn.png")]
-    for options in ({}, {"coverage": 0.9, "top": 2}, {"max_error": 0.1}):
+    for options in ({}, {"coverage": 0.9, "top": 2}, {"coverage": 0.8, "coverage_per": "class"}, {"max_error": 0.1}):
         flags = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
         wanted = told(vladapt("predict", run, *pictures, *flags, "--json").json)
         answer = client.post("/predict", params=options, files=sent(*pictures))

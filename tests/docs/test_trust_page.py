@@ -10,12 +10,14 @@ import pytest
 import torch
 from forked import run
 
-from vladapt.core.confidence import fewest_rows
+from vladapt.core.confidence import coverage_range, fewest_rows
+from vladapt.core.confidence.selective import fewest_groups
 from vladapt.core.confidence.selective import fewest_rows as rows_without_mistake
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
-NAMES = ("auroc", "drawn-auroc", "unequal", "coverage", "calibration", "present", "unlike", "calls")
+NAMES = ("auroc", "drawn-auroc", "unequal", "coverage", "patients", "open-patients")
+NAMES += ("calibration", "present", "unlike", "calls")
 
 
 @pytest.fixture
@@ -60,6 +62,27 @@ def test_the_mean_coverage_of_split_rows_is_within_a_point_of_the_theory(trust):
         assert expected == pytest.approx(100 * trust.coverage.expected(int(row[2])), abs=0.5)
         if not row[1].startswith("folds"):
             assert all(abs(value - expected) <= 1 for value in found), row
+
+
+def test_sets_for_new_patients_hold_what_was_asked_on_average(trust):
+    rows = table(trust, "patients")
+    assert len(rows) == 16 and {row[0] for row in rows} == {str(count) for count in trust.patients.PATIENTS}
+    for row in rows:
+        mean, least = float(row[4].split(" ± ")[0]), float(row[5].split(" to ")[0])
+        assert mean >= 90 and mean < 90 + 110 / int(row[0]), row
+        assert least == round(100 * coverage_range(int(row[0]), 0.9)[0])
+    assert any(float(row[3].split(" ± ")[0]) < 90 for row in rows), "images counted"
+    one = trust.patients.coverages(25, None, True, draws=5)
+    assert one.shape == (5, 2) and (one[:, 0] != one[:, 1]).any()
+
+
+def test_answers_to_new_patients_are_wrong_as_seldom_as_asked(trust):
+    rows = table(trust, "open-patients")
+    assert all(float(cell.split(", ")[1]) <= 10 for row in rows for cell in row[1:])
+    given = [[float(cell.split(", ")[0]) for cell in row[1:]] for row in rows]
+    assert given == sorted(given) and all(column == sorted(column) for column in zip(*given))
+    over, share = trust.patients.open_answers(50, 0.2, draws=5)
+    assert over == 0 and 0.1 < share < 0.9
 
 
 def test_the_reported_auroc_is_that_of_scikit_learn(trust):
@@ -133,6 +156,8 @@ def test_the_numbers_of_rows_are_those_of_the_code():
     assert f"fewer than {fewest_rows(0.9)} rows for 0.9 ({fewest_rows(0.95)} for 0.95)" in PAGE
     needed = f"takes {rows_without_mistake(0.05)} rows without a mistake for 5 %, {rows_without_mistake(0.1)} for 10 %"
     assert needed in PAGE.replace("\n", " ")
+    groups = f"takes {fewest_groups(0.05)} groups without a mistake for 5 %, {fewest_groups(0.1)} for 10 %"
+    assert groups in PAGE and f"need {fewest_rows(0.9)} groups for 0.9, {fewest_rows(0.95)} for 0.95" in PAGE
 
 
 def test_the_command_is_named_with_names_of_tables_that_exist(trust):

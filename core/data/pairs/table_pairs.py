@@ -17,7 +17,8 @@ import numpy as np
 from ...errors import DataError
 from ...runtime.reading import parse_json, text_lines
 from ..files import licence_of
-from ..group_columns import AUTO, LEAST_VALUES, NONE, OPTION, group_of, preferred_column
+from ..group_columns import AUTO, COLUMN, LEAST_VALUES, NONE, OPTION, group_of
+from ..group_words import preferred_column
 from ..tables import Table
 from .builder import PairBuilder
 from .file_finder import FileFinder
@@ -109,7 +110,7 @@ class _RowReader:
             # a person may be the class too
             others = {column for field, column in self._columns.of.items() if field != "label"}
             return preferred_column(name for name in names if name not in others)
-        return Table(self._path, names, []).column_named(self._group, OPTION)
+        return Table(self._path, names, []).column_named(self._group.removeprefix(COLUMN), OPTION)
 
     def _check(self, names: tuple[str, ...], line: int) -> None:
         for field, given in zip(("image", "caption"), self._given, strict=True):

@@ -7,7 +7,6 @@ Both also give the distance by which images unlike those of the fit are told, wh
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...confidence.calibration import HALF, TABLE_COVERAGES, Calibration
-from ...confidence.conformal import NEIGHBOURS
+from ...confidence.selective import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import Batch, FeatureSet
@@ -339,16 +338,19 @@ class _Export:
             "multilabel": bool(self.adapter.multilabel_),
             "thresholds": None if thresholds is None else thresholds.tolist(),
             "calibrated": calibration is not None,
-            "coverage": {} if calibration is None else {str(c): self._least(c) for c in TABLE_COVERAGES},
+            "coverage": {} if calibration is None else self._least(),
+            "coverage_per": {"class": self._least(per_class=True)}
+            if calibration and not calibration.multilabel
+            else {},
             "unlike_beyond": calibration.unlike.limit if "distance" in self._outputs else None,
             "opset": self.new.opset,
             **self.new.last_facts,
             **({"preprocessing": self.transform.spec} if self.pictures else {}),
         }
 
-    def _least(self, coverage: float) -> list[float]:
-        """(C,) probability from which on a class is in the set of an image."""
-        made = self.calibration.conformal(coverage)
-        if self.adapter.multilabel_:
-            return [float(made.threshold)] * len(self.adapter.class_names_)
-        return [0.0 if math.isinf(each) else 1 - each for each in made.thresholds.tolist()]
+    def _least(self, per_class: bool = False) -> dict[str, list[float]]:
+        """Coverage -> (C,) the probability from which on a class is in the set of an image."""
+        made = {str(each): self.calibration.conformal(each, per_class=per_class) for each in TABLE_COVERAGES}
+        if self.calibration.multilabel:
+            return {share: [float(sets.threshold)] * len(self.adapter.class_names_) for share, sets in made.items()}
+        return {share: (1 - sets.thresholds).clamp(min=0).tolist() for share, sets in made.items()}

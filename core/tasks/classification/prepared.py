@@ -20,6 +20,7 @@ from ...contracts.images import TrainingImages
 from ...contracts.items import DomainData, Item
 from ...contracts.prepared import Counts, Shots, val_images
 from ...contracts.recipe import AUTO
+from ...data.group_candidates import settle_groups
 from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
@@ -426,6 +427,8 @@ def checked_and_split(
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=workers, progress=progress)
+    if has_labels(data):
+        data = settle_groups(data, hashes)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     if not divided and not had_splits:
         data = data.with_items([item.with_(split="test") for item in data.items])

@@ -123,6 +123,7 @@ class Classification(Task):
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"})
     judgements: ClassVar = (
+        "possible-groups",
         "baselines",
         "growing-vocabulary",
         "part-order",

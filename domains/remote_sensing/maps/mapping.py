@@ -35,7 +35,7 @@ from .work import key_of, work_folders
 MAP, SCORES, PACKAGE, GEOJSON, ACCURACY, PAGE = ".tif", "_scores.tif", ".gpkg", ".geojson", "_accuracy.json", ".html"
 FACTS = (".csv", ".jsonl")
 """Of files of rows that go with a map."""
-OF_ROWS = ("top", "threshold", "coverage", "set_method", "max_error")
+OF_ROWS = ("top", "threshold", "coverage", "set_method", "coverage_per", "max_error")
 
 
 @dataclass

@@ -81,8 +81,8 @@ def test_a_turned_photograph_stands_upright(tmp_path):
     assert standalone.decoded(tmp_path / "a.png").size == (2, 4)
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_rows_are_those_of_predict(several):
+@pytest.mark.parametrize(("several", "per"), [(False, "all"), (False, "class"), (True, "all")])
+def test_rows_are_those_of_predict(several, per):
     generator = torch.Generator().manual_seed(0)
     logits, names = 3 * torch.randn(60, 3, generator=generator), ("a", "b", "c")
     labels = (logits + torch.randn(60, 3, generator=generator) > 0).float() if several else logits.argmax(dim=1)
@@ -90,13 +90,15 @@ def test_rows_are_those_of_predict(several):
     new = 3 * torch.randn(8, 3, generator=generator)
     use = Use(None)
     of = (calibration, names, list("stuvwxyz"), new, torch.zeros(8, 2), several, [])
-    wanted = predictions_of(use, [build_judgement("coverage", coverage=0.9)], *of).rows()
-    sets = calibration.conformal(0.9)
+    judgement = build_judgement("coverage", coverage=0.9, coverage_per=per)
+    wanted = predictions_of(use, [judgement], *of).rows()
+    sets = calibration.conformal(0.9, per_class=per == "class")
     least = [float(sets.threshold)] * 3 if several else (1 - sets.thresholds).tolist()
     thresholds = calibration.thresholds.tolist() if several else None
-    facts = {"multilabel": several, "class_names": names, "thresholds": thresholds, "coverage": {"0.9": least}}
+    facts = {"multilabel": several, "class_names": names, "thresholds": thresholds}
+    facts |= {"coverage": {"0.9": least}} if per == "all" else {"coverage_per": {per: {"0.9": least}}}
     scaled = calibration.scaling.logits(new).numpy()
-    found = [standalone.row_of(name, row, None, facts, 3, 0.9) for name, row in zip("stuvwxyz", scaled)]
+    found = [standalone.row_of(name, row, None, facts, 3, 0.9, per) for name, row in zip("stuvwxyz", scaled)]
     for one, other in zip(found, wanted, strict=True):
         assert list(one) == list(other)
         assert {k: v for k, v in one.items() if k in ("id", "label", "labels", "set")} == {
@@ -104,6 +106,13 @@ def test_rows_are_those_of_predict(several):
         }
         assert [each["class"] for each in one["top"]] == [each["class"] for each in other["top"]]
         assert [e["probability"] for e in one["top"]] == pytest.approx([e["probability"] for e in other["top"]])
+
+
+def test_a_set_holds_what_is_answered():
+    """With thresholds that no class reaches."""
+    for facts in ({"multilabel": False}, {"multilabel": True, "thresholds": [0.6, 0.6]}):
+        facts |= {"class_names": ["a", "b"], "coverage": {"0.8": [0.99, 0.99]}}
+        assert standalone.row_of("x", np.array([1.0, 0.0]), None, facts, 3, 0.8)["set"] == ["a"]
 
 
 def test_an_image_that_is_far_is_unlike():

@@ -124,8 +124,13 @@ def test_a_request_that_does_not_arrive_in_time_is_408(serving, picture):
     [
         ({"content": b"abc"}, 415, "send pictures as multipart/form-data"),
         ({"data": {"a": "b"}, "files": {"c": ("", b"")}}, 400, "not a file"),
-        ({"params": {"coverge": 0.9}}, 400, "'coverge' is not an option of /predict; did you mean coverage?"),
+        (
+            {"params": {"coverge": 0.9}},
+            400,
+            "'coverge' is not an option of /predict; did you mean coverage or coverage_per?",
+        ),
         ({"params": {"coverage": 0.5}}, 400, "--coverage 0.5: the export has 0.9"),
+        ({"params": {"coverage": 0.9, "coverage_per": "image"}}, 400, "--coverage-per image: the export has no such"),
         ({"params": {"coverage": "nan"}}, 400, "coverage=nan: give a number"),
         ({"params": {"top": "0"}}, 400, "--top 0: give a number of classes"),
         ({"params": {"max_error": 0.1}}, 400, "--max-error: an export cannot do that"),
@@ -189,11 +194,31 @@ def test_a_fault_of_the_model_costs_no_other_its_answer_and_its_log_names_no_fil
         assert len(told) == 4 and not any("nn" in line for line in told)
 
 
+def test_an_export_has_the_sets_of_each_class_where_it_holds_them(serving, export, picture, tmp_path):
+    facts = json.loads((export / "export.json").read_text())
+    shutil.copytree(export, tmp_path / "model")
+    rare = {"coverage_per": {"class": {"0.9": [0.2, 0.2, 0.0]}}}
+    (tmp_path / "model" / "export.json").write_text(json.dumps({**facts, **rare}))
+    with serving(ServedExport(tmp_path / "model", Serving(threads=1))) as (client, _):
+        sets = [
+            client.post("/predict", params=params, files=files(("a.png", picture("red")))).json()["predictions"][0][
+                "set"
+            ]
+            for params in ({"coverage": 0.9}, {"coverage": 0.9, "coverage_per": "class"})
+        ]
+    assert sets == [["red"], ["red", "blue"]]
+    with serving() as (client, _):  # of an earlier version
+        params = {"coverage": 0.9, "coverage_per": "class"}
+        refused = client.post("/predict", params=params, files=files(("a.png", picture("red"))))
+    assert refused.status_code == 400 and "--coverage-per class: the export has no such sets" in refused.json()["error"]
+
+
 def test_damaged_exports_are_refused(export, tmp_path):
     facts = json.loads((export / "export.json").read_text())
     for change, words in (
         ({"class_names": ["a", 3]}, "damaged, class_names is not usable"),
         ({"coverage": {"0.9": [0.1]}}, "damaged, coverage is not usable"),
+        ({"coverage_per": {"class": {"0.9": [0.1]}}}, "damaged, coverage_per is not usable"),
         ({"graphs": {"pixels": "../model.onnx"}}, "damaged, graphs is not usable"),
         ({"preprocessing": {**facts["preprocessing"], "image_size": 10**9}}, "damaged, preprocessing is not usable"),
         ({"format": 99}, "not an export of this version"),

@@ -1,0 +1,172 @@
+"""What the names of files say of images that belong together: sub-folders, parts of file names, names of copies."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Sequence
+from pathlib import PurePosixPath
+
+from ..errors import ConfigError, shortened
+from .group_words import is_split_word, says_subject
+
+FOLDER, STEM = "folder", "stem:"
+LONGEST_PATTERN, SECONDS = 200, 10
+MATCHING = """\
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+found = map(re.compile(pattern).search, names)
+print(json.dumps([match and "/".join(filter(None, match.groups() or [match[0]])) for match in found]))
+"""
+"""Run as a process of its own, since a pattern may take longer than anybody waits."""
+COPY_ENDING = re.compile(
+    r"(?:\.rf\.[0-9a-f]{8,}|[\W_](?:aug|augmented|augmentation|h?flip|vflip|flipped|mirror|mirrored|rot|rotated|copy)"
+    r"[\W_]?\d*|\s?\(\d+\))+$",
+    re.IGNORECASE,
+)
+"""Of names that augmentation, an upload or a download gives to copies."""
+NUMBERED = re.compile(r"\(\d+\)$")
+MOST_COPIES = 32
+"""Images of one name beyond which the ending counts them and says nothing of copies."""
+
+
+def is_by_name(named: str) -> bool:
+    """Whether the option says that the names of files tell the groups: "folder", or "stem:REGEX"."""
+    return named == FOLDER or named.startswith(STEM)
+
+
+def values_by_name(names: Sequence[str], classes: Sequence[Collection[Hashable]], named: str) -> list[str | None]:
+    """What the name of each image says of its group, None where it says nothing.
+
+    Args:
+        names: N paths relative to the set's folder, "/" between parts; "#2" tells samples of one file apart.
+        classes: of each image.
+        named: "folder" for the sub-folder below the class folder, up to the first part that is called as a subject
+            ("ward 3/pat001/visit 2"); "stem:REGEX" for what the pattern finds in the file's name without its ending,
+            by its groups where it has some.
+
+    Raises:
+        ConfigError: the pattern is none, is too long or takes too long, or no two images are in one group.
+    """
+    values = sub_folders(names, classes) if named == FOLDER else _matched_apart(named.removeprefix(STEM), names)
+    if max(Counter(value for value in values if value).values(), default=0) < 2:
+        where = "no sub-folder of a class folder" if named == FOLDER else "no part of the file names that it finds"
+        raise ConfigError(f"--group-column {named}: {where} is of two images; give auto, none, or another value")
+    return values
+
+
+def sub_folders(names: Sequence[str], classes: Sequence[Collection[Hashable]]) -> list[str | None]:
+    """The folder of each image below its class and its split, None where it lies in these; as `values_by_name`."""
+    paths = [[part for part in name.split("/")[:-1] if not is_split_word(part)] for name in names]
+    paths = _without_common(paths)
+    if _are_classes(paths, classes):
+        paths = _without_common([path[1:] for path in paths])
+    cut = (next((n for n, part in enumerate(path, 1) if says_subject(part)), len(path)) for path in paths)
+    return ["/".join(path[:end]) or None for path, end in zip(paths, cut, strict=True)]
+
+
+def _without_common(paths: list[list[str]]) -> list[list[str]]:
+    """Without the folders with which all begin."""
+    while paths and all(paths) and len({path[0] for path in paths}) == 1:
+        paths = [path[1:] for path in paths]
+    return paths
+
+
+def _are_classes(paths: Sequence[Sequence[str]], classes: Sequence[Collection[Hashable]]) -> bool:
+    """Whether the first folder says the class, as its name does where there are class folders."""
+    seen: dict[str, set[Hashable]] = defaultdict(set)
+    for path, some in zip(paths, classes, strict=True):
+        if path:
+            seen[path[0]].add(tuple(some))
+    held = [next(iter(some)) for some in seen.values() if len(some) == 1]
+    return 0 < len(seen) == len(held) == len(set(held))
+
+
+def stem_of(name: str) -> str:
+    """The name of a file without its folders and its ending."""
+    return PurePosixPath(name.rpartition("#")[0] if re.search(r"#\w+$", name) else name).stem
+
+
+def values_by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
+    """What one of the patterns of `parts_of_stems` finds in the names of files, None where it finds nothing."""
+    found = map(re.compile(pattern).search, map(stem_of, names))
+    return [match and match[1] for match in found]
+
+
+def _matched_apart(pattern: str, names: Sequence[str]) -> list[str | None]:
+    """The same for a pattern of a user's, in a process that is given up after some seconds."""
+    shown = shortened(pattern)
+    if len(pattern) > LONGEST_PATTERN:
+        raise ConfigError(f"--group-column stem:{shown}: longer than {LONGEST_PATTERN} characters; give a shorter one")
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        cure = r"give one like stem:^(\d+)"
+        raise ConfigError(f"--group-column stem:{shown}: not a regular expression ({error}); {cure}") from None
+    command, content = [sys.executable, "-I", "-c", MATCHING], json.dumps([pattern, list(map(stem_of, names))])
+    try:
+        done = subprocess.run(command, input=content, capture_output=True, timeout=SECONDS, text=True, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        cure = "give one without repeats inside repeats"
+        raise ConfigError(f"--group-column stem:{shown}: takes over {SECONDS} seconds on these names; {cure}") from None
+    return [value or None for value in json.loads(done.stdout)]
+
+
+def copies_by_name(names: Sequence[str]) -> list[str | None]:
+    """What images that are copies by their names have in common: "x" for x.jpg, x_flip.jpg, x (1).jpg and
+    x_jpg.rf.0123456789abcdef.jpg; None for the others.
+
+    A number in brackets alone makes a copy only of a file that is there without it.
+    """
+    stems = [f"{name.rpartition('/')[0]}/{stem_of(name)}" for name in names]
+    there, bases = set(stems), [COPY_ENDING.sub("", stem) for stem in stems]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for place, (stem, base) in enumerate(zip(stems, bases, strict=True)):
+        if base.rpartition("/")[2] and (base == stem or base in there or not NUMBERED.search(stem)):
+            alike[base].append(place)
+    found: list[str | None] = [None] * len(stems)
+    for base, places in alike.items():
+        if 1 < len(places) <= MOST_COPIES:
+            for place in places:
+                found[place] = base
+    return found
+
+
+def parts_of_stems(stems: Sequence[str]) -> list[tuple[str, bool]]:
+    """Patterns for `stem:REGEX` that find parts of names made of words and numbers, and whether the part is called as a
+    subject in most names: the beginning up to each separator, each word alone, and the first word with its number.
+    """
+    words = [re.findall(r"[^\W_]+", stem) for stem in stems]
+    depth = sorted(map(len, words))[len(words) // 10] if words else 0  # nine of ten names have as many words
+    columns = enumerate(zip(*words))
+    first = next((n for n, column in columns if not all(map(is_split_word, column))), depth)
+    spans = [(first, end) for end in range(first + 1, min(depth, first + MOST_WORDS) + 1)]
+    spans += [(start, start + 1) for start in range(first + 1, min(depth, first + MOST_WORDS))]
+    lead = [re.match(r"[^\W\d_]+\d+(?=[^\W\d_])", stem) for stem in stems]
+    found = [(_pattern(*span), _called(words, *span)) for span in spans]
+    if sum(map(bool, lead)) > MOST * len(stems):
+        called = sum(says_subject(match[0]) for match in lead if match)
+        found.append((r"^([^\W\d_]+\d+)", called > MOST * len(stems)))
+    return found
+
+
+MOST, MOST_WORDS = 0.8, 4
+
+
+def _pattern(start: int, end: int) -> str:
+    before = rf"(?:[^\W_]+[\W_]+){{{start}}}" if start else ""
+    more = rf"(?:[\W_]+[^\W_]+){{{end - start - 1}}}" if end - start > 1 else ""
+    return rf"^[\W_]*{before}([^\W_]+{more})"
+
+
+def _called(words: Sequence[Sequence[str]], start: int, end: int) -> bool:
+    """Whether the last word of the span is a subject's, by itself or with the word before it."""
+
+    def subject(some: Sequence[str]) -> bool:
+        last = some[end - 1] if len(some) >= end else ""
+        return says_subject(last) or (end > 1 and bool(last) and says_subject(f"{some[end - 2]}{last}"))
+
+    return sum(map(subject, words)) > MOST * len(words)

@@ -1,0 +1,140 @@
+"""How much of a score may rest on images that belong together, where names and pixels suggest groups that nobody named.
+
+A linear probe is scored on the features of the images of the fit, held out in folds, once image by image and once whole
+groups at a time. If the groups are patients, the second number is the true one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..contracts.features import FeatureSet, TextClassifier
+from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Record, Scores
+from ..contracts.prepared import Shots
+from ..errors import CapabilityError
+from ..metrics.classification import metrics_of
+from ..registry import build_adapter
+from ..runs.sections import MEASURES, Cell, TableSection
+from .baselines import compared
+
+FOLDS = 5
+NOTE = (
+    "A linear probe, cross-validated on the labelled and the test images, with as many labelled images per class as in "
+    "the fit. If the groups are patients or things, the lower number is the one to expect of new ones."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class IfGrouped(Record):
+    """A linear probe, image by image and whole groups at a time.
+
+    Attributes:
+        option: what `--group-column` would be.
+        groups, images: their numbers.
+        deciding: the metric of the scores.
+        by_image, by_group: the scores.
+        tone: of the verdict by group: "good" where it is better than its baselines beyond chance.
+    """
+
+    key: ClassVar[str] = "possible_groups"
+    option: str
+    groups: int
+    images: int
+    deciding: str
+    by_image: float
+    by_group: float
+    tone: str
+
+    def section(self) -> TableSection:
+        """Both scores."""
+        measure = MEASURES[self.deciding]
+        whole = f"Whole groups at a time: {self.groups}, as of --group-column {self.option}"
+        rows = [("Image by image", Cell(measure.text(self.by_image))), (whole, Cell(measure.text(self.by_group)))]
+        return TableSection("If images belong together", ("Held out", measure.name), rows, NOTE, sub=True)
+
+
+@dataclass(eq=False, kw_only=True)
+class PossibleGroups(Judgement):
+    """A linear probe on the features of the fit, by image and by group."""
+
+    record: ClassVar = IfGrouped
+    at: ClassVar = frozenset({FIT})
+    needs: ClassVar = frozenset({"labelled", "shots"})
+    place: ClassVar = Place.SCORES
+
+    def compute(self, fit: JudgedClassifier) -> IfGrouped | None:
+        possible = fit.prepared.data.possible_groups
+        if possible is None or possible.used:
+            return None
+        loose = _pool(fit.shots)
+        whole = replace(loose, groups=tuple(possible.groups.get(name) for name in loose.ids))
+        per_class = int(fit.shots.support.memberships().sum(axis=0).max(initial=0))
+        classifier, of = fit.prepared.classifier, (fit.prepared.classifier, per_class, fit.seed)
+        try:
+            held_out = [_held_out(pool, *of) for pool in (loose, whole)]
+        except CapabilityError:  # one class only in a fold
+            return None
+        if None in held_out:
+            return None
+        (rows, logits), (rows_by_group, logits_by_group) = held_out
+        seen = whole.select(rows_by_group)
+        found = compared(_scores(seen, logits_by_group, classifier), fit.class_names, fit.deciding)
+        by_image = metrics_of(logits, loose.select(rows).labels.cpu(), fit.class_names)[found.deciding]
+        by_group = found.adapted[found.deciding]
+        if by_image is None or by_group is None:
+            return None
+        section = found.section()
+        tone = "open" if section is None else section.tone
+        return IfGrouped(possible.option, possible.count, len(loose), found.deciding, by_image, by_group, tone)
+
+
+def _pool(shots: Shots) -> FeatureSet:
+    """All images of the fit, as one view without parts or groups."""
+    sets = [each.one_view().without_parts() for each in (shots.support, shots.val, shots.test) if each is not None]
+    sets = [each for each in sets if len(each)]
+    return FeatureSet(
+        torch.cat([each.features for each in sets]),
+        torch.cat([each.labels for each in sets]),
+        shots.test.class_names,
+        ids=tuple(name for each in sets for name in each.ids),
+        backbone=shots.test.backbone,
+        raw_norms=shots.test.raw_norms,
+    )
+
+
+def _held_out(pool: FeatureSet, classifier: TextClassifier, per_class: int, seed: int) -> tuple[Tensor, Tensor] | None:
+    """(M,) rows and (M, C) their logits, each by a probe on other folds; None where there are no folds."""
+    folds = pool.folds(FOLDS, seed)
+    logits = []
+    for held in folds:
+        probe = build_adapter("linear-probe")
+        probe.fit(pool.select(_drawn(pool, held, per_class, seed)), classifier, seed=seed)
+        logits.append(probe.logits(pool.select(held)).float().cpu())
+    return (torch.cat(folds), torch.cat(logits)) if folds else None
+
+
+def _drawn(pool: FeatureSet, held: Tensor, per_class: int, seed: int) -> Sequence[int]:
+    """Rows outside a fold, so many of each class at random."""
+    member, chosen = pool.memberships(), set()
+    left = set(range(len(pool))) - set(held.tolist())
+    shuffled = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
+    for label in range(member.shape[1]):
+        chosen.update([row for row in shuffled if row in left and member[row, label]][:per_class])
+    return sorted(chosen)
+
+
+def _scores(seen: FeatureSet, logits: Tensor, classifier: TextClassifier) -> Scores:
+    """Of the probe beside zero-shot, where there are texts."""
+    labels, names = seen.labels.cpu(), seen.class_names
+    metrics = {"adapted": metrics_of(logits, labels, names), "test_images": len(seen)}
+    if not classifier.has_texts:
+        return Scores(labels, None, logits, metrics, seen.groups)
+    zero_shot = build_adapter("zero-shot")
+    zero_shot.fit(seen, classifier)
+    before = zero_shot.logits(seen).float().cpu()
+    return Scores(labels, before, logits, {**metrics, "zero_shot": metrics_of(before, labels, names)}, seen.groups)
