@@ -25,6 +25,7 @@ from parity_checks import (
     from_above,
     head,
     losses,
+    metrics,
     person,
     person_search,
     prompt,
@@ -53,16 +54,13 @@ LOSSES = (losses, caption_losses, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
+    "Metrics and selection": (metrics,),
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),
 }
 ELSEWHERE = {
-    "metrics_retrieval": "in the tests of `core/metrics`",
-    "metrics_retrieval_multi": "in the tests of `core/metrics`",
     "video_sampling": "in the tests of `domains/video`",
-    "pcb": "in the tests of `adapters/selection`",
-    "metrics_reid": "in the tests of `core/metrics` and `domains/person`",
     "denseclip": "in the tests of `domains/open_vocab`",
     "mmcv_ops": "in the tests of `domains/open_vocab`",
     "regionclip": "in the tests of `domains/open_vocab`",
