@@ -31,6 +31,7 @@ from parity_checks import (
     prompt,
     pseudo_labels,
     re_identification,
+    sampling,
     segmentors,
     selftraining,
     testtime,
@@ -54,13 +55,12 @@ LOSSES = (losses, caption_losses, person, person_search, video_losses)
 ROOMS = {
     "Methods": METHODS,
     "Losses": LOSSES,
-    "Metrics and selection": (metrics,),
+    "Metrics, selection and sampling": (metrics, sampling),
     "Open vocabulary": (detectors, segmentors),
     "Remote sensing": (from_above,),
     "People": (re_identification,),
 }
 ELSEWHERE = {
-    "video_sampling": "in the tests of `domains/video`",
     "denseclip": "in the tests of `domains/open_vocab`",
     "mmcv_ops": "in the tests of `domains/open_vocab`",
     "regionclip": "in the tests of `domains/open_vocab`",
