@@ -19,7 +19,6 @@ from itertools import pairwise
 import numpy as np
 
 from ..contracts.items import DomainData, Item
-from ..runtime.distributed import rank
 from ..runtime.files import write_cached
 from .near_copies import Pictures, Thumbnails
 from .verify import FileHashes, contents_of, make_thumbnails
@@ -82,11 +81,11 @@ def _sample(items: Sequence[Item], groups: Sequence[str | None]) -> list[int]:
         if group is not None:
             members.setdefault(group, []).append(place)
     several = [
-        sorted(some, key=lambda place: rank(SEED, items[place].id))[:MOST_OF_GROUP]
+        sorted(some, key=lambda place: Item.rank(SEED, items[place].id))[:MOST_OF_GROUP]
         for some in members.values()
         if len(some) > 1
     ]
-    several.sort(key=lambda some: rank(SEED, items[some[0]].id))
+    several.sort(key=lambda some: Item.rank(SEED, items[some[0]].id))
     chosen: list[int] = []
     for some in several:
         if len(chosen) + len(some) <= MOST_IMAGES:
