@@ -27,6 +27,14 @@ _SPELLINGS = {
 
 SETS = tuple(_SPELLINGS)
 """Names of the sets that have a published setting."""
+_SPELLINGS_OF_VARIANTS = {
+    "imagenet_a": "imagenet_adversarial",
+    "imagenet_r": "imagenet_rendition",
+    "imagenet_sketch": "imagenet_s sketch",
+    "imagenet_v2": "imagenet_v imagenetv2",
+}
+VARIANTS = tuple(_SPELLINGS_OF_VARIANTS)
+"""Names of the variants of ImageNet, for which some methods publish settings."""
 
 
 def set_name(name: str) -> str:
@@ -36,7 +44,7 @@ def set_name(name: str) -> str:
         UnknownNameError: no set has that name; the message has the nearest right ones.
     """
     plain = str(name).strip().lower().replace("-", "_").replace(" ", "_")
-    for known, others in _SPELLINGS.items():
+    for known, others in {**_SPELLINGS, **_SPELLINGS_OF_VARIANTS}.items():
         if plain == known or plain in others.split():
             return known
     raise UnknownNameError(f"no data set with published settings has that name; {did_you_mean(plain, _SPELLINGS)}")
@@ -52,5 +60,19 @@ class WithPreset(Adapter):
         None,
         "published set whose settings are used, shared options as papers have them; none: the general ones",
         choices=SETS,
+        parse=set_name,
+    )
+
+
+@dataclass(eq=False, kw_only=True)
+class WithVariants(WithPreset):
+    """Base of those that publish settings for the variants of ImageNet too."""
+
+    presets: ClassVar[tuple[str, ...]] = (*SETS, *VARIANTS)
+
+    preset: str | None = option(
+        None,
+        "published set whose settings are used, shared options as papers have them; none: the general ones",
+        choices=(*SETS, *VARIANTS),
         parse=set_name,
     )

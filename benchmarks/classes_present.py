@@ -5,7 +5,7 @@
 
 As in the StatA paper (arXiv 2501.03729), for each batch a number of classes is drawn from a range, then that many
 classes, then 64 of the images of these classes. Accuracy is the mean over 100 batches, in percent; "warned" is the
-share of batches in which the fit warned that few of the classes seem to be present. The features are those of WHU-RS19
+share of batches in which the fit warned that some of the classes seem to be absent. The features are those of WHU-RS19
 in the folder that VLADAPT_DATA names: 1,005 scenes of 19 classes, with the average of the prompts as text. Labels are
 used for scoring only.
 """
@@ -105,7 +105,7 @@ def scored(batch: FeatureSet, text: TextClassifier) -> list[float]:
     for name, options in METHODS.items():
         adapter = build_adapter(name, **options)
         report = adapter.fit(None, text, unlabeled=images)
-        warned.append(any("seem to be present" in note for note in report.notes))
+        warned.append(any("seem to be absent" in note for note in report.notes))
         accuracies.append(accuracy(adapter.logits(images), batch.labels))
     return [*accuracies, float(warned[0])]
 

@@ -76,6 +76,12 @@ class UnlabelledTrial:
         adapter, report, _ = self._fit(ZERO_SHOT)
         return adapter, report
 
+    def without_advice(self, notes: Sequence[str], adapter: Adapter) -> list[str]:
+        """Notes of the method that was taken, without a warning of absent classes that the images speak against."""
+        told = adapter.presence_among(self.classifier, self.unlabeled)
+        warning = told.notes(adapter.name, len(self.unlabeled), adapter.assumes) if told.few else []
+        return [note for note in notes if note not in warning]
+
     def _by_halves(self, judged: Judged) -> Judged:
         halves = Evidence.answers_by_halves(judged.adapter, self.classifier, self.unlabeled, self.seed)
         return replace(judged, evidence=self._evidence(judged.adapter.logits(self.unlabeled), halves))

@@ -24,11 +24,19 @@ from ...core.metrics import macro_auroc, row_weights, units_of
 from ...core.registry import adapter_class, build_adapter
 from . import _without_labels as without_labels
 
+ZERO_SHOT = without_labels.ZERO_SHOT
 CANDIDATES = (
-    *("proker", "gda", "ridge", "zero-shot", "lp-plus-plus", "linear-probe", "ape", "nearest-mean", "tip-adapter"),
+    *(ZERO_SHOT, "proker", "gda", "ridge", "lp-plus-plus", "linear-probe", "ape", "nearest-mean", "tip-adapter"),
 )
-FEW_SHOTS = ("proker", "ridge")
+FEW_SHOTS = (ZERO_SHOT, "proker", "lp-plus-plus", "ridge")
 AUROC = "macro AUROC"
+SHOWN = 2.0
+"""Standard errors by which a candidate must be better than zero-shot: one-sided 2.5 %."""
+FLOOR = -10.0
+"""Log-probability of the right class below which an image counts no further."""
+ROUNDING = 1e-9
+SINGLE_PARTS = 20
+"""Parts, at most, of a support in which a class has one image."""
 RULES = ONE_SE, BEST = "one-se", "best"
 ENOUGH_JUDGED = 1000
 """Images after which no further part of the support is judged."""
@@ -56,16 +64,22 @@ class Auto(ByExample):
     Candidates are methods that take seconds and learn from features alone, zero-shot and logistic regression among
     them. Each is fitted on the support, and chooses its settings as it always does. With these settings it is fitted
     again on four of five parts of the support and judged on the fifth, in turn; images of one group (patient, identity)
-    stay in one part. The first of `candidates` whose score is within one standard error of the best is taken. They are
-    ordered by how well they do on average (docs/adapters.md), since a few dozen images cannot tell apart methods that
-    differ by less.
+    stay in one part.
 
-    The score is accuracy, balanced where classes have unequal numbers of images; its standard error is that over images
-    or groups. With several labels it is the macro AUROC of a part, its standard error that over parts.
+    The score is accuracy, balanced where classes have unequal numbers of images; with several labels the macro AUROC of
+    a part. Candidates are compared image by image (or group by group, part by part): the standard error is that of
+    their difference. Zero-shot, the simplest, is kept unless others are shown to be better: with a higher score, and a
+    log-likelihood that is higher by two standard errors, which says more about few images than the number of right
+    answers does (benchmarks/auto.py). Of those the first of `candidates` whose score is within one standard error of
+    the best is taken; so is the first of all where zero-shot is no candidate. They are ordered by how well they do on
+    average (docs/adapters.md), since a few dozen images cannot tell apart methods that differ by less.
 
-    With fewer than 4 images per class (`min_shots`), or where groups leave nothing to hold out, nothing can be judged:
-    the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text),
-    or that would take long (many images of many classes), is left out, and a note says so.
+    With fewer than `min_shots` images per class, or where each class comes from one group, candidates are `few_shots`:
+    others (`gda`) are another method with half of two images than with both. Where no part can be held out without a
+    class losing all its images, a part is an image or a group, up to 20 of them: ProKeR leaves such a class its
+    zero-shot score, so that the parts show what it spoils, and not what it gains there. Where zero-shot is no candidate
+    then, the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no
+    text), or that would take long (many images of many classes), is left out, and a note says so.
 
     Without labels, methods that need none are fitted on the images to be classified and judged by evidence from these
     images (`core/confidence/without_labels.py`): of those that are better than zero-shot with a probability of 0.7 or
@@ -99,13 +113,15 @@ class Auto(ByExample):
 
     candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, preferred ones first")
     few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer images than min_shots, preferred ones first")
-    min_shots: int = option(4, "least images per class (typically) for methods to be judged", low=2, high=1000)
+    min_shots: int = option(4, "least images per class (typically) for all candidates to be judged", low=2, high=1000)
     without_labels: tuple[str, ...] = option(without_labels.CANDIDATES, "methods to choose from without labels")
     settings: dict[str, Any] = option(help="options of the candidates, by their names", factory=dict)
     as_papers: bool = option(False, "give candidates the papers' options where ours differ, as protocols do")
     parts: int = option(5, "parts of the support, each judged by a fit on the others", low=2, high=100)
     rule: str = option(
-        ONE_SE, "take the first candidate within one standard error of the best, or the best itself", choices=RULES
+        ONE_SE,
+        "the first within one standard error of the best, if shown to beat zero-shot; or the best itself",
+        choices=RULES,
     )
 
     def __post_init__(self):
@@ -132,21 +148,23 @@ class Auto(ByExample):
         if support.labels is None or not len(support):
             return self._fit_without_labels(classifier, unlabeled, seed)
         trial = _Trial(support, classifier, val, seed, self._built)
+        folded = support.folds(self.parts, seed)
         enough = _typical_shots(support) >= self.min_shots
-        parts = support.folds(self.parts, seed) if enough else []
         alone = len(self.candidates) == 1
-        if alone or not parts:
-            taken = next(trial.fits(self.candidates if alone else self.few_shots), None)
+        names = self.candidates if alone or (enough and folded) else self.few_shots
+        scores: dict[str, _Score] = {}
+        if alone or (names is self.few_shots and not trial.can_fit(ZERO_SHOT, names)):
+            taken = next(trial.fits(names), None)
             words = f"fewer than {self.min_shots} images per class to judge methods on"
             words = "most classes come from one group (patient), so that none can be held out" if enough else words
             words = "the only candidate" if alone else words
-            scores: dict[str, _Score] = {}
         else:
-            fits = {fit.adapter.name: fit for fit in trial.fits(self.candidates)}
+            parts = _enough(folded or _single_parts(support, seed))
+            fits = {fit.adapter.name: fit for fit in trial.fits(names)}
             scores = {name: trial.score(fit, parts) for name, fit in fits.items()}
             taken = fits[_taken(scores, self.rule)] if fits else None
-            judged = sum(map(len, _enough(parts)))
-            words = f"{len(parts)}-fold cross-validation of the support, {judged} images judged"
+            words = f"{len(folded)}-fold cross-validation of the support" if folded else "each image or group held out"
+            words += f", {sum(map(len, parts))} images judged"
         if taken is None:
             raise CapabilityError(f"adapter 'auto': no candidate can be fitted: {trial.left_out_words}")
         self._take(taken.adapter)
@@ -158,7 +176,12 @@ class Auto(ByExample):
         taken = trial.taken(judged)
         adapter, report = trial.zero_shot() if taken is None else (taken.adapter, taken.report)
         self._take(adapter)
+        report = replace(report, notes=trial.without_advice(report.notes, adapter))
         return without_labels.report_of(self.name, report, judged, taken)
+
+    def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
+        """Nothing: the method that was taken has said it, and methods were judged on these very images."""
+        return []
 
     def _built(self, name: str) -> Adapter:
         """A candidate, not fitted."""
@@ -254,17 +277,49 @@ class _Fit:
     report: FitReport
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Score:
-    """Of a candidate, with its standard error."""
+    """Of a candidate, on images that its fits did not see.
 
-    mean: float
-    error: float
+    Args:
+        values: (n,) float64, 1 of images that are right, or the AUROC of a part.
+        likelihood: (n,) log-probability of the right class, or the AUROC again.
+        weights: (n,) of which the mean is 1.
+        unit: (n,) which group an image is of, or the image itself.
+    """
+
     metric: str
+    values: Tensor
+    likelihood: Tensor
+    weights: Tensor
+    unit: Tensor
+
+    @property
+    def mean(self) -> float:
+        return self._mean_and_error(self.values)[0]
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        return self._mean_and_error(self.values)[1]
 
     @property
     def text(self) -> str:
         return f"{self.mean:.3f}" if self.metric == AUROC else f"{self.mean:.1%}"
+
+    def gain(self, other: _Score) -> tuple[float, float]:
+        """How much better than another on the same images, and the standard error of that."""
+        return self._mean_and_error(self.values - other.values)
+
+    def shown_better(self, other: _Score) -> bool:
+        gain, error = self._mean_and_error(self.likelihood - other.likelihood)
+        return self.gain(other)[0] > ROUNDING and gain > SHOWN * error
+
+    def _mean_and_error(self, values: Tensor) -> tuple[float, float]:
+        mean = float((values * self.weights).mean())
+        units = int(self.unit.max()) + 1
+        off = torch.zeros(units, dtype=torch.float64).index_add_(0, self.unit, self.weights * (values - mean))
+        return mean, float((off.square().sum() * units / max(1, units - 1)).sqrt()) / len(values)
 
 
 @dataclass
@@ -303,19 +358,23 @@ class _Trial:
             except CapabilityError as error:
                 self.left_out[name] = str(error).removeprefix(f"adapter '{name}' ")
 
+    def can_fit(self, name: str, names: Sequence[str]) -> bool:
+        """Whether it is one of these methods, and there is what it needs."""
+        return name in names and not self._hindrance(self.build(name))
+
     def score(self, fit: _Fit, parts: Sequence[Tensor]) -> _Score:
         """On each part of the support, by a fit with the same settings on the others."""
         options = {**fit.adapter.options, **fit.adapter.settled(fit.report)}
-        rows, logits = _enough(parts), []
-        for held in rows:
+        logits = []
+        for held in parts:
             rest = torch.ones(len(self.support), dtype=torch.bool)
             rest[held] = False
             again = build_adapter(fit.adapter.name, **options)
             self._fit(again, self.support.select(rest.to(self.support.features.device)))
             logits.append(again.logits(self._rows(held)))
         if self.support.multilabel:
-            return _of_parts([macro_auroc(z.T[None], self._rows(held).labels.T) for z, held in zip(logits, rows)])
-        return _of_answers(torch.cat(logits), self._rows(torch.cat(rows)))
+            return _of_parts([macro_auroc(z.T[None], self._rows(held).labels.T) for z, held in zip(logits, parts)])
+        return _of_answers(torch.cat(logits), self._rows(torch.cat(list(parts))))
 
     def _fit(self, adapter: Adapter, support: FeatureSet) -> FitReport:
         return adapter.fit(support, self.classifier, val=self.val, seed=self.seed)
@@ -364,37 +423,61 @@ def _enough(parts: Sequence[Tensor]) -> list[Tensor]:
     return taken
 
 
+def _single_parts(support: FeatureSet, seed: int) -> list[Tensor]:
+    """Rows to hold out in turn, of single images or groups, whether or not others of their classes are left."""
+    unit, units = units_of(support.groups, len(support))
+    order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
+    return [torch.isin(unit, some).nonzero().flatten() for some in order.tensor_split(min(units, SINGLE_PARTS))]
+
+
 def _of_answers(logits: Tensor, rows: FeatureSet) -> _Score:
-    """Accuracy of (n, C) logits, each class counting alike, and its standard error over images or groups."""
-    right = (logits.argmax(dim=1) == rows.labels).double().cpu()
-    weights = row_weights(rows.labels.cpu())
+    """Accuracy of (n, C) logits, each class counting alike."""
+    logits, labels = logits.double().cpu(), rows.labels.cpu()
+    right = (logits.argmax(dim=1) == labels).double()
+    weights = row_weights(labels)
     metric = "accuracy" if weights is None else "balanced accuracy"
-    weights = torch.ones_like(right) if weights is None else weights
-    mean = float((right * weights).mean())
-    unit, units = units_of(rows.groups, len(right))
-    off = torch.zeros(units, dtype=torch.float64).index_add_(0, unit, weights * (right - mean))
-    error = (off.square().sum() * units / max(1, units - 1)).sqrt() / len(right)
-    return _Score(mean, float(error), metric)
+    weights = torch.ones_like(right) if weights is None else weights.double()
+    likelihood = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0].clamp_min(FLOOR)
+    return _Score(metric, right, likelihood, weights, units_of(rows.groups, len(right))[0])
 
 
 def _of_parts(aurocs: Sequence[Tensor]) -> _Score:
-    """Macro AUROC, and its standard error over parts; parts without both kinds of any label tell nothing."""
-    known = torch.cat([each for each in aurocs if each.isfinite().all()] or [torch.tensor([0.5])]).double()
-    error = float(known.std() / len(known) ** 0.5) if len(known) > 1 else 0.0
-    return _Score(float(known.mean()), error, AUROC)
+    """Macro AUROC of each part; parts without both kinds of any label tell nothing."""
+    known = torch.cat([each for each in aurocs if each.isfinite().all()] or [torch.tensor([0.5])]).double().cpu()
+    return _Score(AUROC, known, known, torch.ones_like(known), torch.arange(len(known)))
 
 
 def _taken(scores: Mapping[str, _Score], rule: str) -> str:
     """The candidate that the rule takes."""
-    best = max(scores, key=lambda name: scores[name].mean)  # of equal ones the first
-    enough = scores[best].mean - (scores[best].error if rule == ONE_SE else 0.0)
-    return next(name for name in scores if scores[name].mean >= enough)
+    if rule == ONE_SE:
+        scores = _better_than_zero_shot(scores)
+    best = scores[max(scores, key=lambda name: scores[name].mean)]  # of equal ones the first
+    return next(name for name, score in scores.items() if score is best or (rule == ONE_SE and _near(score, best)))
+
+
+def _better_than_zero_shot(scores: Mapping[str, _Score]) -> Mapping[str, _Score]:
+    """Those that are shown to be; zero-shot where there are none, and all where it is no candidate."""
+    if ZERO_SHOT not in scores:
+        return scores
+    better = {name: score for name, score in scores.items() if score.shown_better(scores[ZERO_SHOT])}
+    return better or {ZERO_SHOT: scores[ZERO_SHOT]}
+
+
+def _near(score: _Score, best: _Score) -> bool:
+    gain, error = best.gain(score)
+    return gain <= error + ROUNDING  # of one image more that is right the two are equal
 
 
 def _why(name: str, scores: Mapping[str, _Score], rule: str) -> str:
     """In a sentence."""
-    best, own = max(scores, key=lambda each: scores[each].mean), scores[name]
+    own = scores[name]
+    reached = f"{own.metric} {own.text} in cross-validation"
+    if rule == ONE_SE and ZERO_SHOT in scores:
+        if name == ZERO_SHOT:
+            return f"{reached}, and no other is shown to be better"
+        reached += f" (zero-shot {scores[ZERO_SHOT].text}, which it is shown to beat)"
+        scores = _better_than_zero_shot(scores)
+    best = max(scores, key=lambda each: scores[each].mean)
     if name == best:
-        return f"{own.metric} {own.text} in cross-validation, and none of the {len(scores)} does better"
-    near = f"within one standard error of the best ({best}, {scores[best].text}), and earlier in the list"
-    return f"{own.metric} {own.text} in cross-validation, {near}"
+        return f"{reached}, and none of the {len(scores)} does better"
+    return f"{reached}, within one standard error of the best ({best}, {scores[best].text}), and earlier in the list"

@@ -13,22 +13,25 @@ from torch import Tensor, nn
 from ...core.contracts import Backbone, Batch, CropTransform, FitReport, Loss, Output, TextClassifier, option
 from ...core.prompts import build_classifier
 from ...core.training import strong_view
-from ..published_sets import WithPreset
+from ..published_sets import VARIANTS, WithVariants
 from ._towers import SelfTrained, as_tested, train_norms
 
 SMOOTHING = 0.1
 NOISE = 0.1
 """Standard deviation of what is added to each number of a text feature."""
 STEPS = 400
-PUBLISHED_STEPS = {"caltech101": 500, "fgvc_aircraft": 500, "imagenet": 500, "sun397": 500, "oxford_flowers": 600}
-"""Of the text classifier, where they are not 400."""
+PUBLISHED_STEPS = {
+    **dict.fromkeys(("caltech101", "fgvc_aircraft", "imagenet", *VARIANTS, "sun397"), 500),
+    "oxford_flowers": 600,
+}
+"""Of the text classifier, where they are not 400. For ImageNetV2 none are published; its texts are ImageNet's."""
 PATCH = 16
 """By which the tokens' start is drawn, whatever the tower's patches are."""
 TOKENS = "prompts.image.tokens"
 
 
 @dataclass(eq=False, kw_only=True)
-class Lafter(WithPreset, SelfTrained):
+class Lafter(WithVariants, SelfTrained):
     """LaFTer: Label-Free Tuning of Zero-shot Classifier using Language and Unlabeled Image Collections (Mirza et al.,
     2023, arXiv 2305.18287).
 

@@ -155,8 +155,8 @@ class Reclip(AnsweredTogether, SelfTrained):
         by_text = self.logit_scale * before @ self.weights.to(before.device).T
         return 0.5 * (by_text + self._rows(batch, self.centroids).to(by_text.device))
 
-    def _outside(self, unit: Tensor, base: Tensor | None) -> Tensor:
-        return 0.5 * self.logit_scale * unit @ (self.weights + self.centroids).T
+    def _outside(self, batch: Batch) -> Tensor:
+        return 0.5 * self.logit_scale * batch.features @ (self.weights + self.centroids).T
 
 
 class Agreement(Loss):

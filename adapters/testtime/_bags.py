@@ -36,11 +36,24 @@ class SeenInViews(Adapter):
 
     def __post_init__(self):
         super().__post_init__()
-        smallest, largest = self.crop_scale
+        smallest, largest = self.crop_of_views
         require(smallest <= largest, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
+
+    @property
+    def crop_of_views(self) -> tuple[float, float]:
+        """Smallest and largest share of the image's area that a view keeps."""
+        return self.crop_scale
 
     def _bags(self, batch: Batch) -> Iterator[Tensor]:
         """(V, D) unit features of each image: as it is always looked at, then crops."""
+        self._check_images_of(batch)
+        known = None if batch.features is None else batch.unit.to(self.towers.device)  # (B, D), of view 0
+        transform = batch.transform or self.towers.preprocess()
+        for row, image in enumerate(batch.images):
+            yield self._bag(image, transform, None if known is None else known[row])
+
+    def _check_images_of(self, batch: Batch) -> None:
+        """Raise the CapabilityError of a batch without decoded images."""
         if batch.images is None:
             raise CapabilityError(
                 f"adapter '{self.name}' looks at views of each test image; pass decoded images as Batch(images=...)"
@@ -49,10 +62,6 @@ class SeenInViews(Adapter):
             raise CapabilityError(
                 f"{len(batch.images)} images for {len(batch.features)} rows of features; give one image per row"
             )
-        known = None if batch.features is None else batch.unit.to(self.towers.device)  # (B, D), of view 0
-        transform = batch.transform or self.towers.preprocess()
-        for row, image in enumerate(batch.images):
-            yield self._bag(image, transform, None if known is None else known[row])
 
     def _bag(self, image: Any, transform, known: Tensor | None) -> Tensor:
         pixels = random_views(
@@ -60,7 +69,7 @@ class SeenInViews(Adapter):
             self.n_views - 1,
             self.towers.image_size,
             transform,
-            scale=self.crop_scale,
+            scale=self.crop_of_views,
             augmix=self.augmix,
             seed=self.seed,
         )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Batch, FeatureSet, FitReport, option
+from ...core.contracts import Batch, FeatureSet, FitReport, TrainingImages, option
+from ...core.errors import CapabilityError
 from ..transductive._together import AnsweredTogether
+from ._bags import SeenInViews
 
 
 @dataclass(eq=False, kw_only=True)
@@ -38,37 +41,51 @@ class Streamed(AnsweredTogether):
     shuffle: bool = option(True, "draw the order of the images by the seed; no: take them as they are given")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self._begin(classifier)
+        self._begin(classifier, seed)
         self.length = len(unlabeled)
         self._start(support)
         order = torch.arange(self.length)
         if self.shuffle:
             order = torch.randperm(self.length, generator=torch.Generator().manual_seed(seed))
         unit = unlabeled.unit
-        bags = unit[:, None] if unlabeled.views is None else F.normalize(unlabeled.views, dim=-1)  # (N, V, D)
+        bag_of = self._bags_of(unlabeled, resources, "unlabeled_images")
         answers = unit.new_empty(len(unit), len(self.text))
         for row in order.tolist():
-            answers[row] = self._answered(bags[row])
+            answers[row] = self._answered(bag_of(row))
         moved = int((answers.argmax(dim=1) != classifier.logits(unit).argmax(dim=1)).sum())
         self._remember(unit, answers)
         how = "in an order drawn by the seed" if self.shuffle else "as they were given"
         note = f"{self.length} unlabelled images, one after the other {how}; {moved} left the class their texts gave"
         return FitReport(self.name, notes=[note])
 
-    def _begin(self, classifier) -> None:
+    def _begin(self, classifier, seed: int) -> None:
         """Set what the texts say."""
+        self.seed = seed
         self.text, self.logit_scale = classifier.weights, classifier.logit_scale
         self.logit_bias, self.seen = classifier.logit_bias or 0.0, 0
 
     def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
-        return torch.stack([self._answered(row[None]) for row in self._checked(batch).unit])
+        return torch.stack([self._answered(bag) for bag in self._bags_at_prediction(self._checked(batch))])
+
+    def _bags_of(self, rows: FeatureSet, resources: Mapping[str, Any], images: str) -> Callable[[int], Tensor]:
+        """Row number -> its bag (V, D).
+
+        Args:
+            images: the resource that holds the images behind the rows, where the method asks for them.
+        """
+        bags = rows.unit[:, None] if rows.views is None else F.normalize(rows.views, dim=-1)  # (N, V, D)
+        return bags.__getitem__
+
+    def _bags_at_prediction(self, batch: Batch) -> Iterator[Tensor]:
+        """(V, D) the bag of each image of a batch."""
+        return iter(batch.unit[:, None])
 
     def _answered(self, bag: Tensor) -> Tensor:
         self.seen += 1
         return self._next(bag)
 
-    def _outside(self, unit: Tensor, base: Tensor | None) -> Tensor:
-        return torch.stack([self._as_if_next(row[None]) for row in unit])
+    def _outside(self, batch: Batch) -> Tensor:
+        return torch.stack([self._as_if_next(bag) for bag in self._bags_at_prediction(batch)])
 
     def _as_if_next(self, bag: Tensor) -> Tensor:
         """(C,) what the image would be answered, with everything as it was before."""
@@ -97,3 +114,56 @@ class Streamed(AnsweredTogether):
     def _scores(self, rows: Tensor) -> Tensor:
         """(V, C) what the texts say of rows (V, D)."""
         return self.logit_scale * rows @ self.text.T + self.logit_bias
+
+
+@dataclass(eq=False, kw_only=True)
+class StreamedInViews(SeenInViews, Streamed):
+    """Base of those that may look at several views of each image, of which the surest ones count; at `n_views=1` at the
+    image alone, whose features are stored.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: several views, and no decoded images.
+    """
+
+    state: ClassVar[tuple[str, ...]] = (*Streamed.state, "seed")
+    later_state: ClassVar[Mapping[str, Any]] = {"seed": 0}
+
+    n_views: int | None = option(
+        None, "views per image, itself included; none: 1, or as published with a preset", low=1, high=1000
+    )
+    selection: float = option(0.1, "share of the views that count, the surest ones, at least one", above=0, high=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n_views is None:
+            self.n_views = self.published_views.get(self.options.get("preset"), 1) if self.as_published else 1
+        if self.n_views > 1:
+            self.needs, self.at_predict = self.needs | {"images"}, self.at_predict | {"images"}
+
+    def _bags_of(self, rows: FeatureSet, resources: Mapping[str, Any], images: str) -> Callable[[int], Tensor]:
+        if self.n_views == 1 or rows.views is not None:
+            return super()._bags_of(rows, resources, images)
+        given: TrainingImages | None = resources.get(images)
+        if given is None:
+            cure = f"pass resources={{'{images}': TrainingImages(...)}}, or n_views=1"
+            raise CapabilityError(f"adapter '{self.name}' looks at {self.n_views} views of each image; {cure}")
+        by_id = {item.id: item for item in (*given.items, *given.val)}
+        items = given.items if rows.ids is None else [by_id[name] for name in rows.ids]
+        unit = rows.unit
+
+        def bag_of(row: int) -> Tensor:
+            known = unit[row].to(self.towers.device)
+            return self._bag(given.load(items[row]), given.eval_transform, known).to(unit.device)
+
+        return bag_of
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if self.n_views > 1:
+            self._check_images_of(batch)
+        return super()._logits(batch)
+
+    def _bags_at_prediction(self, batch: Batch) -> Iterator[Tensor]:
+        if self.n_views == 1:
+            return super()._bags_at_prediction(batch)
+        return (bag.to(self.text.device) for bag in self._bags(batch))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,19 +23,36 @@ from ...core.training import (
     training_features,
     views_of_training,
 )
+from ..published_sets import SETS, VARIANTS, WithVariants
 from ._memory import EMPTY, Memory, empty_memory, surest
-from ._stream import Streamed
+from ._stream import StreamedInViews
 
-KEPT = 0.1
-"""Share of an image's views that counts, the surest ones."""
 WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Weights of the two memories that are searched."""
 LAST_RATE = 1e-7
+PUBLISHED = {
+    "caltech101": (1e-4, 20),
+    "dtd": (1e-4, 100),
+    "eurosat": (1e-4, 100),
+    "fgvc_aircraft": (1e-4, 100),
+    "food101": (1e-4, 20),
+    "imagenet": (1e-5, 100),
+    "oxford_flowers": (1e-3, 100),
+    "oxford_pets": (1e-4, 20),
+    "stanford_cars": (1e-4, 100),
+    "sun397": (1e-4, 20),
+    "ucf101": (1e-4, 100),
+}
+"""Initial rate and epochs of the residuals of each set."""
+GENERAL = (1e-4, 20)
+MANY_SHOTS = 8
+PUBLISHED_OF_MANY = {"eurosat": (1e-3, 100), "food101": (1e-4, 100)}
+"""The same from so many shots on, where they are others."""
 RESIDUALS = ("query", "key", "value", "output", "words")
 
 
 @dataclass(eq=False, kw_only=True)
-class Dmn(FreshViews, Searched, Streamed):
+class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
     """Dual Memory Networks: A Versatile Adaptation Approach for Vision-Language Models (Zhang et al., 2024,
     arXiv 2403.17589).
 
@@ -64,7 +82,9 @@ class Dmn(FreshViews, Searched, Streamed):
 
     Raises:
         ConfigError: an option is out of range.
-        CapabilityError: no unlabelled images, or of another width; several labels per image.
+        UnknownNameError: no such preset.
+        CapabilityError: no unlabelled images, or of another width; several labels per image; several views, and no
+            decoded images.
 
     Example:
         >>> adapter = build_adapter("dmn")
@@ -79,11 +99,12 @@ class Dmn(FreshViews, Searched, Streamed):
         "the fixture therefore leaves out); classes may have unequal numbers of shots (released: equal ones); by "
         "default 10 stored augmented views in turn instead of new ones (`fresh_views`)"
     )
-    needs: ClassVar[frozenset[str]] = Streamed.needs | {"views"}
+    needs: ClassVar[frozenset[str]] = StreamedInViews.needs | {"views"}
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
+    published_views: ClassVar[dict[str | None, int]] = dict.fromkeys((None, *SETS, *VARIANTS), 32)
     memory: ClassVar[tuple[str, ...]] = ("features", "entropy")
     state: ClassVar[tuple[str, ...]] = (
-        *Streamed.state, *memory, "shots", "weights", *(f"{name}_residual" for name in RESIDUALS),
+        *StreamedInViews.state, *memory, "shots", "weights", *(f"{name}_residual" for name in RESIDUALS),
     )  # fmt: skip
 
     beta: float = option(5.5, "sharpness of the weights by which a memory is read", low=0)
@@ -91,13 +112,25 @@ class Dmn(FreshViews, Searched, Streamed):
     dynamic_weight: float | None = option(None, "b_2, weight of the dynamic memory; none: chosen, or 1", low=0)
     static_weight: float | None = option(None, "b_3, weight of the static memory; none: chosen, or 1", low=0)
     train: bool = option(True, "learn the residuals of the memories from the shots, where there are any")
-    lr: float = option(1e-4, "initial learning rate of AdamW", above=0)
-    epochs: int = option(20, "epochs of the residuals", low=1, high=100_000)
+    augmix: bool | None = option(
+        None, "mix crops with slightly altered ones (AugMix); none: except on ImageNet and its variants"
+    )
+    lr: float | None = option(None, "initial learning rate of AdamW; none: the preset's, or 1e-4", above=0)
+    epochs: int | None = option(None, "epochs of the residuals; none: the preset's, or 20", low=1, high=100_000)
     batch_size: int = option(128, "images per step", low=1, high=1_048_576)
     weight_decay: float = option(1e-4, "weight decay of AdamW", low=0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.augmix is None:
+            self.augmix = not (self.preset or "").startswith("imagenet")
+
+    @property
+    def crop_of_views(self) -> tuple[float, float]:
+        return self.crop_scale or self.published_crop
+
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self._begin(classifier)
+        self._begin(classifier, seed)
         labelled = support.labels is not None and len(support) > 0
         settings, words, score, history = {}, "nothing to choose", None, []
         self._hold(support if labelled else None)
@@ -110,7 +143,7 @@ class Dmn(FreshViews, Searched, Streamed):
                 if selection.val is not None:
                     self._hold(selection.train)
                     self._learn(selection.train, **given)
-                    score = self._choose(selection.val)
+                    score = self._choose(replace(selection.val, views=None), resources)
                     settings = {"dynamic_weight": self.weights[0], "static_weight": self.weights[1]}
             self._hold(support)
             history = self._learn(support, **given)
@@ -149,7 +182,7 @@ class Dmn(FreshViews, Searched, Streamed):
         """(3, C) probabilities of the text, the dynamic and the static memory, of an image that is stored first."""
         by_text = self._text_logits(bag).softmax(dim=1)  # (V, C)
         entropies = -(by_text * (by_text + 1e-6).log()).sum(dim=1)
-        mean = by_text[surest(entropies, KEPT)].mean(dim=0)
+        mean = by_text[surest(entropies, self.selection)].mean(dim=0)
         entropy = -(mean * (mean + 1e-8).log()).sum()
         image = bag[:1]  # (1, D)
         Memory(self.features, self.entropy).offer(int(mean.argmax()), entropy, image[0])
@@ -193,10 +226,12 @@ class Dmn(FreshViews, Searched, Streamed):
         if not self.train:
             return []
         residuals = [residual.requires_grad_() for residual in self._residuals.values()]
-        optimizer = torch.optim.AdamW(residuals, lr=self.lr, weight_decay=self.weight_decay)
+        lr, epochs = self._published(support.shots)
+        lr, epochs = self.lr or lr, self.epochs or epochs
+        optimizer = torch.optim.AdamW(residuals, lr=lr, weight_decay=self.weight_decay)
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
         steps = len(batches(0))
-        rates = [LAST_RATE + rate for rate in cosine_rates(self.lr - LAST_RATE, steps * self.epochs)]
+        rates = [LAST_RATE + rate for rate in cosine_rates(lr - LAST_RATE, steps * epochs)]
         views = views_of_training(self, support, backbone, resources, seed)
         criterion = label_loss(False, self.priors_of(support.labels, len(self.text)))
 
@@ -210,10 +245,16 @@ class Dmn(FreshViews, Searched, Streamed):
             setattr(self, f"{name}_residual", residual.detach())
         return history
 
-    def _choose(self, val: FeatureSet) -> float:
+    def _published(self, shots: int) -> tuple[float, int]:
+        """The initial rate and the epochs of the preset."""
+        setting = PUBLISHED.get(self.preset, GENERAL)
+        return PUBLISHED_OF_MANY.get(self.preset, setting) if shots >= MANY_SHOTS else setting
+
+    def _choose(self, val: FeatureSet, resources: Mapping[str, Any]) -> float:
         """Set `weights` to the best on a stream of val images; the score reached."""
         self._start(None)
-        text, dynamic, static = torch.stack([self._answers(row[None]) for row in val.unit], dim=1)  # (N, C) each
+        bag_of = self._bags_of(val, resources, "images")
+        text, dynamic, static = torch.stack([self._answers(bag_of(row)) for row in range(len(val))], dim=1)  # (N, C)
         axes = [WEIGHTS if given is None else (given,) for given in (self.dynamic_weight, self.static_weight)]
         scores = np.array([
             [val_score(text + b2 * dynamic + b3 * static, val.labels, self.balanced) for b3 in axes[1]]

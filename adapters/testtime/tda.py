@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import option, require
-from ..published_sets import WithPreset
+from ..published_sets import VARIANTS, WithVariants
 from ._memory import Memory, empty_memory, entropy_of, surest
-from ._stream import Streamed
+from ._stream import StreamedInViews
 
 GENERAL = (2.0, 5.0)
 """Alpha and beta of the positive cache on ImageNet, which stand where no set is named."""
@@ -23,6 +23,10 @@ PUBLISHED = {
     "fgvc_aircraft": (2.0, 2.0),
     "food101": (1.0, 1.0),
     "imagenet": GENERAL,
+    "imagenet_a": GENERAL,
+    "imagenet_r": (1.0, 8.0),
+    "imagenet_sketch": (2.363, 7.45),
+    "imagenet_v2": (1.0, 8.0),
     "oxford_flowers": (1.0, 5.0),
     "oxford_pets": (2.0, 7.0),
     "stanford_cars": (1.0, 7.0),
@@ -30,12 +34,9 @@ PUBLISHED = {
     "ucf101": (3.0, 8.0),
 }
 
-KEPT = 0.1
-"""Share of an image's views that counts, the surest ones."""
-
 
 @dataclass(eq=False, kw_only=True)
-class Tda(WithPreset, Streamed):
+class Tda(WithVariants, StreamedInViews):
     """Efficient Test-Time Adaptation of Vision-Language Models (Karmanov et al., 2024, arXiv 2403.18293).
 
     Images x come one after the other, with text features t and p = softmax(text logits). Two caches hold a few images
@@ -49,10 +50,12 @@ class Tda(WithPreset, Streamed):
         text logits + a sum over positives of exp(-b (1 - x.k)) of its class
                     - a' sum over negatives of exp(-b' (1 - x.k)) of each class whose p was in (0.03, 1)
 
-    Of a bag of views (see `Streamed`) the tenth with the lowest entropy counts: x, the logits and p are their means, x
-    not normalised again. Nothing is trained and no label is used. Alpha and beta are published per test set, but not
-    how they were found; `preset` takes them, and without one those of ImageNet are used. The method assumes that
-    confident predictions are right more often than not, and the result depends on the order of the images.
+    Of `n_views` views, the image and random crops mixed by AugMix, the tenth with the lowest entropy counts
+    (`selection`): x, the logits and p are their means, x not normalised again. Published are 64 views on the variants
+    of ImageNet, which their presets take, and the image alone elsewhere. Nothing is trained and no label is used. Alpha
+    and beta are published per test set, but not how they were found; `preset` takes them, and without one those of
+    ImageNet are used. The method assumes that confident predictions are right more often than not, and the result
+    depends on the order of the images.
 
     Where it differs from the released code: caches are float32 (there float16); at least one view is kept (there none
     of fewer than 10). As there, entropy is in nats and its divisor is log2(C), so that the bounds (0.2, 0.5) are 29 %
@@ -61,7 +64,8 @@ class Tda(WithPreset, Streamed):
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.
-        CapabilityError: no unlabelled images, or of another width; several labels per image.
+        CapabilityError: no unlabelled images, or of another width; several labels per image; several views, and no
+            decoded images.
 
     Example:
         >>> adapter = build_adapter("tda")
@@ -77,7 +81,10 @@ class Tda(WithPreset, Streamed):
     memory: ClassVar[tuple[str, ...]] = (
         "positives", "positive_entropy", "negatives", "negative_entropy", "negative_marks",
     )  # fmt: skip
-    state: ClassVar[tuple[str, ...]] = (*Streamed.state, *memory, "alpha_", "beta_")
+    state: ClassVar[tuple[str, ...]] = (*StreamedInViews.state, *memory, "alpha_", "beta_")
+    published_views: ClassVar[dict[str | None, int]] = dict.fromkeys(VARIANTS, 64)
+
+    augmix: bool = option(True, "mix each crop with slightly altered ones (AugMix)")
 
     alpha: float | None = option(None, "weight of the positive cache; none: the preset's, or 2", low=0)
     beta: float | None = option(None, "sharpness of the positive cache; none: the preset's, or 5", low=0)
@@ -110,7 +117,7 @@ class Tda(WithPreset, Streamed):
     def _next(self, bag: Tensor) -> Tensor:
         scores = self._scores(bag)  # (V, C)
         log_p = scores.log_softmax(dim=1)
-        kept = surest(entropy_of(log_p), KEPT)
+        kept = surest(entropy_of(log_p), self.selection)
         feature, logits = bag[kept].mean(dim=0), scores[kept].mean(dim=0)
         log_mean = log_p[kept].logsumexp(dim=0) - math.log(len(kept))  # (C,) of the mean probability
         entropy, label = entropy_of(log_mean), int(logits.argmax())

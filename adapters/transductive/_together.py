@@ -78,16 +78,15 @@ class AnsweredTogether(ReadTogether):
             logits[others] = self.log_assignments[place]
             unknown = others[~known]
             if len(unknown):
-                logits[unknown] = self._outside(unit[unknown], None if batch.base is None else batch.base[unknown])
+                logits[unknown] = self._outside(_rows_of(batch, unit, unknown))
         return logits
 
     @abstractmethod
-    def _outside(self, unit: Tensor, base: Tensor | None) -> Tensor:
+    def _outside(self, batch: Batch) -> Tensor:
         """(B, C) logits of images that were not in the unlabelled set.
 
         Args:
-            unit: (B, D) unit rows.
-            base: (B, C) logits of the adapter that the fit started from, where the batch has them.
+            batch: with unit features, and with images and base logits where the whole batch has them.
         """
 
     def _same(self, unit: Tensor, place: Tensor) -> Tensor:
@@ -155,8 +154,9 @@ class ClassifiedTogether(AnsweredTogether):
         """What the sum over neighbours is multiplied by."""
         return 1.0
 
-    def _outside(self, unit: Tensor, base: Tensor | None) -> Tensor:
+    def _outside(self, batch: Batch) -> Tensor:
         """(B, C) one update of each row."""
+        unit, base = batch.features, batch.base
         if self.base_ and base is None:
             raise CapabilityError(
                 f"adapter '{self.name}' started from the predictions of '{self.base_}' and needs them for images that "
@@ -171,3 +171,13 @@ class ClassifiedTogether(AnsweredTogether):
             weight = self._neighbour_weight * cosines[:, k, None].clamp_min(0) / cosines.shape[1]
             update += weight * self.log_assignments[index[:, k]].exp()
         return update.log_softmax(dim=1)
+
+
+def _rows_of(batch: Batch, unit: Tensor, rows: Tensor) -> Batch:
+    """Some rows of a batch, with unit features."""
+    return Batch(
+        features=unit[rows],
+        base=None if batch.base is None else batch.base[rows],
+        images=None if batch.images is None else [batch.images[row] for row in rows.tolist()],
+        transform=batch.transform,
+    )

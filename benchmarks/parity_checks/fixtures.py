@@ -26,6 +26,8 @@ from vladapt import Backbone, FeatureSet, TextClassifier, load_backbone
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 COMMON = "_features"
+TIE = 1e-6
+"""Scores that differ by no more are equal: either of two such may be chosen."""
 
 
 class UnreadableFixture(Exception):
@@ -96,6 +98,13 @@ class Fixtures:
         """The common support that a fixture names as its input, else the one of as many shots."""
         named = re.search(r"\b(support\w*?)_(?:\*|features)", str(reference.setting("inputs", "")))
         return self.part(named[1]) if named else self.support_of(reference.setting("K"))
+
+    def unlabelled(self, reference: Reference) -> FeatureSet:
+        """The common rows that a fixture names as those without labels."""
+        inputs = str(reference.setting("inputs"))
+        if (named := re.search(r"unlabelled rows = (\w+?)_features", inputs)) is None:
+            raise UnreadableFixture(f"which rows are without labels is told in unknown words: {inputs!r}")
+        return self.part(named[1]).without_labels()
 
     def support_of(self, shots: int) -> FeatureSet:
         """The common support of so many images per class."""
@@ -228,6 +237,17 @@ class Reference:
         limit = self._limit(key, wanted) if atol is None else atol
         share = torch.where(gap == 0, 0.0, gap / limit)
         return Check(self.method, self.name, what, _largest(gap), _largest(share))
+
+    def check_choice(self, ours: Tensor, key: str, scores: Tensor, what: str = "") -> Check:
+        """Places of the highest scores beside the fixture's; see `TIE`.
+
+        Args:
+            ours: (..., n) indices into the last dimension of `scores` (..., M), or (...,) for the highest alone.
+        """
+        wanted = self._recorded(key).reshape(ours.shape)
+        places = (ours, wanted) if ours.ndim == scores.ndim else (ours[..., None], wanted[..., None])
+        one, other = (scores.gather(-1, place).reshape(ours.shape) for place in places)
+        return self.check(torch.where((one - other).abs() <= TIE, wanted, ours), key, what)
 
     def assert_close(self, ours, key: str, where: Tensor | None = None) -> None:
         """For tests: `check` in one line.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from vladapt import Adapter, Backbone, FeatureSet, FitReport, TextClassifier, build_adapter, build_classifier
 from vladapt.adapters.prompt.cocoop import META, conditional_contexts
 from vladapt.adapters.prompt.pomp import local_logits
+from vladapt.adapters.testtime._memory import entropy_of
 from vladapt.adapters.testtime.tpt import confident_views, mean_entropy
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.schedules import dassl_learning_rates
@@ -205,10 +206,11 @@ def tpt_tuning(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(adapter.ctx, f"{case}__ctx_initial")
         before = adapter._scores(views, adapter._prompts, adapter.ctx.expand(count, -1, -1))
         kept, after = confident_views(before, share), adapter.tuned_logits(views)
+        views_entropy = entropy_of(before.log_softmax(dim=-1))  # (I, V)
         for i in range(count):
             key = f"{case}__img{i}__"
             yield ref.check(before[i], f"{key}logits_before")
-            yield ref.check(kept[i], f"{key}selected")
+            yield ref.check_choice(kept[i], f"{key}selected", -views_entropy[i])
             yield ref.check(mean_entropy(before[i : i + 1, kept[i]])[0], f"{key}loss_before")
             yield ref.check(after[i], f"{key}logits_after")
 

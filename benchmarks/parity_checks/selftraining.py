@@ -26,7 +26,8 @@ def reclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
         projection = projection_of(text, cut or text.shape[1])
         yield ref.check(projection, f"projection_{name}", f"{stated}, projection")
         done = Propagation(k, ref.setting("alpha"), spread)(text, images.features, projection)
-        yield ref.check(done.labels, f"pseudo_labels_{name}", f"{stated}, pseudo-labels")
+        of_images = done.scores[len(text) :]
+        yield ref.check_choice(done.labels, f"pseudo_labels_{name}", of_images, f"{stated}, pseudo-labels")
         yield ref.check(done.scores, f"scores_{name}", f"{stated}, scores")
         yield ref.check(done.centroids, f"centroids_{name}", f"{stated}, centroids")
         right = 100 * (done.labels == images.labels).float().mean()
@@ -48,7 +49,7 @@ def dpa(ref: Reference, f: Fixtures) -> Iterator[Check]:
     memory, text = f.test_set.features, f.common["text_features"]
     scale = float(ref.setting("temperature"))
     labels = (memory @ text.T).argmax(dim=1)
-    yield ref.check(labels, "init_pseudo_labels", "labels of the texts")
+    yield ref.check_choice(labels, "init_pseudo_labels", memory @ text.T, "labels of the texts")
     centres = prototypes(memory, labels, text)
     yield ref.check(centres, "image_prototypes", "image prototypes")
     weak, strong = ref["weak_features"], ref["strong_features"].requires_grad_()
@@ -59,7 +60,7 @@ def dpa(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(aligned, "text_probs_aligned", "predictions by text prototypes, aligned")
     yield ref.check(mixed, "refined_probs", "their mixture")
     labels = pseudo_labels(by_text, by_images, mean, ref.setting("a"))
-    yield ref.check(labels, "pseudo_labels", "pseudo-labels")
+    yield ref.check_choice(labels, "pseudo_labels", mixed, "pseudo-labels")
     weights = confidence(by_text, labels) * confidence(by_images, labels)
     yield ref.check(weights, "weights", "weights")
     rows = text.clone().requires_grad_()
@@ -85,9 +86,8 @@ def gta_clip(ref: Reference, f: Fixtures) -> Iterator[Check]:
     threshold = count_threshold(counts, ref.setting("target_fraction"))
     yield ref.check(torch.tensor([threshold]), "count_threshold", "threshold")
     yield ref.check(pairs[counts > threshold], "confused_pairs", "pairs that are compared")
-    ours, theirs = z.T.topk(ref.setting("k"), dim=1).indices, ref["top8_indices"]
-    tied = z.T.gather(1, ours) == z.T.gather(1, theirs)  # of images alike in z either may come first
-    yield ref.check(torch.where(tied, theirs, ours), "top8_indices", "pseudo-labels of each class, ties in any order")
+    ours = z.T.topk(ref.setting("k"), dim=1).indices
+    yield ref.check_choice(ours, "top8_indices", z.T, "pseudo-labels of each class, ties in any order")
     images_of, texts_of = ref["mp_image_ids"], ref["mp_text_ids"]
     same = (images_of[:, None] == images_of).float() @ (texts_of[:, None] == texts_of).float()  # paths over a pair
     given = ref["mp_logits_per_image"].clone().requires_grad_()
@@ -101,7 +101,7 @@ def gta_clip(ref: Reference, f: Fixtures) -> Iterator[Check]:
 def s3a(ref: Reference, f: Fixtures) -> Iterator[Check]:
     features, text, clusters = f.test_set.features, ref["vocab_features"], ref["clusters"]
     top = nearest_words(features, text, ref["topk"].shape[1])
-    yield ref.check(top, "topk", "nearest words")
+    yield ref.check_choice(top, "topk", features @ text.T, "nearest words")
     for key, count in ref.keys(r"votes_top(\d+)"):
         votes = votes_of(clusters, top[:, : int(count)], len(text))
         yield ref.check(votes, key, f"votes for {count} words")

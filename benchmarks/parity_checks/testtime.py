@@ -87,11 +87,13 @@ def zero(ref: Reference, f: Fixtures) -> Iterator[Check]:
 def dmn(ref: Reference, f: Fixtures) -> Iterator[Check]:
     """The two memories without shots, with shots, and with the fixture's residuals."""
     text = replace(f.text, logit_scale=ref.setting("logit_scale"))
-    few = f.part("support").select(_first_of_each_class(f.part("support").labels, ref.setting("shots")))
+    support = f.support(ref)
+    few = support.select(_first_of_each_class(support.labels, ref.setting("shots")))
     repeats = ref["views"][:, 1:].repeat(1, ref.setting("n_views"), 1)[:, : ref.setting("n_views") - 1]
     bags = torch.cat([ref["views"][:, :1], repeats], dim=1)  # (N, V, D)
     for _, name in ref.keys(r"(\w+)_dynamic"):
-        adapter = build_adapter("dmn", slots=ref.setting("memory_size"), beta=ref.setting("beta"), views=0, train=False)
+        options = {ours: ref.setting(theirs) for ours, theirs in _DMN_OPTIONS.items()}
+        adapter = build_adapter("dmn", **options, views=0, train=False)
         images = FeatureSet(bags[:, 0], views=bags)
         adapter.fit(None if name == "zs" else few, text, unlabeled=images)
         if name == "fs_bias":
@@ -116,6 +118,8 @@ def _first_of_each_class(labels: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([(labels == label).nonzero().flatten()[:count] for label in labels.unique()])
 
 
+_DMN_OPTIONS = {"slots": "memory_size", "beta": "beta", "selection": "selection_p"}
+"""Our options -> the fixture's hyper-parameters."""
 _RESIDUALS = {
     "query": "global_bias",
     "key": "global_bias_key",

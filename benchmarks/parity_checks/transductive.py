@@ -180,7 +180,7 @@ def _rows_of(ref: Reference, name: str, given: dict, count: int) -> Tensor:
 @compares("zlap", "zlap")
 def propagated(ref: Reference, f: Fixtures) -> Iterator[Check]:
     """Each setting on the graph of the test rows, and on that of the support rows for images outside it."""
-    test, unlabelled = f.test_set, f.support(ref).without_labels()
+    test, unlabelled = f.test_set, f.unlabelled(ref)
     for _, name in ref.keys(r"(\w+)_transductive"):
         given = ref.setting(name)
         options = {

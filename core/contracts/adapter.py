@@ -22,6 +22,7 @@ from .part_views import averaged
 from .resources import OF_TOWERS, REQUIRED
 
 if TYPE_CHECKING:
+    from ..metrics.presence import Presence
     from .backbone import Backbone
 
 ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
@@ -88,6 +89,8 @@ class Adapter(ABC):
         packages: package that it imports -> the extra of this project that brings it.
         presets: names of the published sets that its option `preset` takes.
         published: options of its own -> what papers have, which a protocol takes where the user gives none.
+        published_views: preset -> `n_views` of each image that it classifies, as papers have them; None: on any set. A
+            protocol and a preset that is asked for take them where there are images.
 
     A method implements `_fit` and `_logits`. Its options are fields made by `option`; what several must be together is
     checked in a `__post_init__`. One that trains the towers has "pixels" in `needs`, finds the images in
@@ -117,6 +120,7 @@ class Adapter(ABC):
     packages: ClassVar[Mapping[str, str]] = {}
     presets: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Mapping[str, Any]] = {}
+    published_views: ClassVar[Mapping[str | None, int]] = {}
 
     def __post_init__(self):
         settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
@@ -425,12 +429,17 @@ class Adapter(ABC):
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
         """What the method assumes of the classes, and what the predictions to start from tell of these."""
+        told = self.presence_among(classifier, unlabeled, None if base is None else base.logits)
+        return told.notes(self.name, len(unlabeled), self.assumes, self.stands_absent_classes)
+
+    @staticmethod
+    def presence_among(classifier: TextClassifier, unlabeled: FeatureSet, logits: Tensor | None = None) -> Presence:
+        """How many of the classes images seem to be of, by zero-shot or by other (Q, C) logits of them."""
         from ..metrics.presence import ENOUGH, presence
 
         some = slice(None, None, -(-len(unlabeled) // ENOUGH))
         unit = unlabeled.unit[some].to(classifier.weights.device)
-        told = presence(classifier.logits(unit) if base is None else base.logits[some])
-        return told.notes(self.name, len(unlabeled), self.assumes, self.stands_absent_classes)
+        return presence(classifier.logits(unit) if logits is None else logits[some])
 
     def _with_or_without_parts(self, features: FeatureSet) -> FeatureSet:
         """What the method may see of a set: its parts only where it asks for them."""

@@ -3,7 +3,7 @@
 | name | type | whose `needs` or `optional` |
 |---|---|---|
 | `images` | `TrainingImages` | "pixels", "images" |
-| `unlabeled_images` | `TrainingImages` of the unlabelled images, row by row | "pixels" with "unlabeled" |
+| `unlabeled_images` | `TrainingImages` of the unlabelled images, row by row | "pixels" or "images" with "unlabeled" |
 | `place` | `TrainingPlace` | "pixels" |
 | `pre_projection` | `PreProjection` | "pre_projection" |
 | `patch_tokens` | `PatchTokens` of the support | "patch_tokens" |

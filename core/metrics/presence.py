@@ -25,7 +25,8 @@ class Presence:
     Args:
         classes: C.
         spread: effective number of classes of the mean prediction, over that of Q images of all classes.
-        present: how many classes seem to occur, at least 1; all, unless the spread speaks of few.
+        present: how many classes of equal size would spread predictions as much, at least 1; all, unless the spread
+            speaks of few. More classes occur where their sizes are unequal.
     """
 
     classes: int
@@ -48,8 +49,10 @@ class Presence:
         if not self.few:
             found = f"all {self.classes} classes seem to occur among the {images} images"
             return [f"{method} assumes that {assumes}; {found}"] if assumes else []
-        seen = f"only about {self.present} of the {self.classes} classes seem to be present among the "
-        seen += f"{images} unlabelled images, or the others are rare"
+        seen = (
+            f"some of the {self.classes} classes seem to be absent or rare among the {images} unlabelled images, whose "
+        )
+        seen += f"predictions spread as over {self.present} classes of equal size"
         if stands_absent:
             return [f"{seen}; '{method}' is made for that; more images of each class help it most"]
         cure = "use stat-a, or give more images of all classes at once"

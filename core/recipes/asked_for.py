@@ -275,19 +275,27 @@ def as_published(recipe: Recipe, names: Iterable[str], labelled: bool) -> Recipe
     return _with_defaults(recipe, options)
 
 
-def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe whose methods encode new views in every epoch, as they publish, where a protocol or a preset is asked
-    for, there are images and no keys of another backbone, and nobody said otherwise."""
-    if recipe.features or recipe.resources.get("keys"):
-        return recipe
-    fresh = {}
-    for name in [name for name in names if issubclass(adapter_class(name), FreshViews)]:
-        own = recipe.with_adapter(name).adapter_options
-        by_preset = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
-        published = recipe.protocol is not None or (by_preset and bool(adapter_class(name).presets))
-        if published and "fresh_views" not in own:
-            fresh[name] = {"fresh_views": True}
-    return _with_defaults(recipe, fresh)
+def with_published_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe whose methods see as many views as they publish, where a protocol or a preset is asked for, there are
+    images, and nobody said otherwise: new ones of the support in every epoch, if no keys are of another backbone, and
+    several of each image that is classified."""
+    options: dict[str, dict[str, Any]] = {}
+    for name in [name for name in names if _views_are_asked_for(recipe, name)]:
+        cls, own = adapter_class(name), recipe.with_adapter(name).adapter_options
+        published = {"fresh_views": True} if issubclass(cls, FreshViews) and not recipe.resources.get("keys") else {}
+        if None in cls.published_views:
+            published["n_views"] = cls.published_views[None]
+        options[name] = {key: value for key, value in published.items() if key not in own}
+    return _with_defaults(recipe, options)
+
+
+def _views_are_asked_for(recipe: Recipe, name: str) -> bool:
+    """Whether a method sees as many views as it publishes: not on the rows of a features file, nor on a set that is
+    merely recognised, since views cost many times the encoding of images as they are."""
+    own = recipe.with_adapter(name).adapter_options
+    by_preset = recipe.preset not in (AUTO, Domain.NO_PRESET) or own.get("preset") is not None
+    by_preset = by_preset and bool(adapter_class(name).presets)
+    return not recipe.features and (recipe.protocol is not None or by_preset)
 
 
 def with_published(recipe: Recipe, published: str | None, names: Iterable[str | None]) -> tuple[Recipe, list[str]]:
@@ -311,7 +319,11 @@ def with_published(recipe: Recipe, published: str | None, names: Iterable[str | 
     if not taken:
         return recipe, []
     note = f"{', '.join(taken)}: the settings published for {published}; --preset none uses the usual ones"
-    return _with_defaults(recipe, {name: {"preset": published} for name in taken}), [note]
+    options: dict[str, dict[str, Any]] = {name: {"preset": published} for name in taken}
+    for name in taken:
+        if adapter_class(name).published_views and not _views_are_asked_for(recipe, name):
+            options[name] |= {} if "n_views" in recipe.with_adapter(name).adapter_options else {"n_views": 1}
+    return _with_defaults(recipe, options), [note]
 
 
 def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:

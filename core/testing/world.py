@@ -175,7 +175,7 @@ class World:
         wanted = (adapter.needs | adapter.optional) - (REPLACING - adapter.needs - set(also))
         kinds = {"templates"} | wanted | ({"images"} if "pixels" in wanted else set())
         kinds |= {"support_captions"} if "support_folder" in wanted else set()
-        kinds |= {"unlabeled_images"} if wanted >= {"pixels", "unlabeled"} else set()
+        kinds |= {"unlabeled_images"} if "unlabeled" in wanted and wanted & {"pixels", "images"} else set()
         sets = self._sets_with_parts if "parts" in wanted else self._sets
         transductive = adapter.transductive or "unlabeled" in adapter.needs
         given = {

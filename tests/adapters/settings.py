@@ -95,6 +95,9 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "coop": STARTING,
     "cross-modal": {"ties": between("ties", "plateau", "published", weight_decay=None)},
     "dmn": {
+        "augmix": between("augmix", False, True, n_views=4, selection=1.0, slots=1, crop_scale=(0.9, 1.0)),
+        "crop_scale": between("crop_scale", (0.9, 1.0), (0.01, 0.02), n_views=8, selection=1.0, slots=2),
+        "selection": between("selection", 0.1, 1.0, n_views=8, slots=1, crop_scale=(0.01, 0.02)),
         "ties": between("ties", "plateau", "published", train=False),
         "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.5, epochs=3),
     },

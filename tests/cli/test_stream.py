@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vladapt.adapters.testtime import _bags
 from vladapt.core.registry import load_adapter
 from vladapt.core.runtime.files import claimed
 
@@ -29,6 +30,28 @@ def test_a_stream_goes_on_where_the_call_before_ended(run_of, vladapt, colours):
     assert load_adapter(run / "adapter.safetensors").seen == seen + 2 * len(first)
     assert not (run / "streaming.lock").exists()
     assert vladapt("eval", run).code == 0, "it knows its adapter, which is another now"
+
+
+@pytest.mark.parametrize("name", ["dmn", "tda"])
+def test_every_command_sees_the_views_that_were_asked_for(run_of, vladapt, colours, monkeypatch, name):
+    """A fit looks at each test image so often, a prediction and a stream at each of theirs."""
+    seen = []
+    original = _bags.random_views
+
+    def counted(image, count, *rest, **how):
+        seen.append(count + 1)
+        return original(image, count, *rest, **how)
+
+    monkeypatch.setattr(_bags, "random_views", counted)
+    run = run_of(name, "--set", "judge=no", "--set", "adapter.n_views=4")
+    tested = load_adapter(run / "adapter.safetensors").seen
+    assert set(seen) == {4} and len(seen) >= tested  # val images are looked at too, for the calibration
+    seen.clear()
+    predicted = len(vladapt("predict", run, colours, "--json").json["predictions"])
+    assert seen == [4] * (predicted - tested)  # the fit has answered the test images
+    seen.clear()
+    vladapt("predict", run, colours / "red", "--stream", "--json")
+    assert seen == [4] * 12
 
 
 def test_one_at_a_time(run_of, vladapt, colours):

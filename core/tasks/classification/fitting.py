@@ -259,11 +259,11 @@ def _resources(
     collected = prepared.resources.collect(adapter, shots)
     if prepared.base is not None and "base" in adapter.needs | adapter.optional:
         collected["base"] = prepared.base.predictions(prepared, shots.test)
+    if unlabelled.features is not None and "images" in collected:
+        collected["unlabeled_images"] = unlabelled.images(collected["images"])
     if "pixels" not in adapter.needs:
         yield collected
         return
-    if unlabelled.features is not None:
-        collected["unlabeled_images"] = unlabelled.images(collected["images"])
     told = adapter.options.get("log_every")
     with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
         yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}

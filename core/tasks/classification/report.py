@@ -183,14 +183,18 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
 
 
 def _lead(results: ClassificationResults) -> str:
-    measure, before, after = _deciding(results)
+    """The deciding score beside that of the strongest baseline."""
+    measure, _, after = _deciding(results)
     seen = "that it saw without their labels" if results.info.transductive else "that it never saw"
     name = "macro AUROC" if results.multilabel else measure.name.lower()
-    if before is None or after is None:
-        reached = f"{'an' if name[0] in 'aeiou' else 'a'} {name} of {measure.text(after)}"
-        return f"On {_test_images(results)} {seen}, the adapted model reaches {reached}."
-    change = f"{name} went from {measure.text(before)} without adaptation to {measure.text(after)} with it"
-    return f"On {_test_images(results)} {seen}, {change}."
+    reached = f"{'an' if name[0] in 'aeiou' else 'a'} {name} of {measure.text(after)}"
+    lead = f"On {_test_images(results)} {seen}, the adapted model reaches {reached}"
+    best = results.compared.best
+    return (
+        f"{lead}."
+        if best is None
+        else f"{lead}; the strongest baseline, {best.name}, has {measure.text(best.scores[results.compared.deciding])}."
+    )
 
 
 def _test_images(results: ClassificationResults) -> str:

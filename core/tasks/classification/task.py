@@ -51,8 +51,8 @@ from ...recipes.asked_for import (
     planned,
     read_data,
     trains_towers,
-    with_fresh_views,
     with_published,
+    with_published_views,
     without_shots,
 )
 from ...registry.build import divided, judgements_of, judges_at
@@ -187,7 +187,7 @@ class Classification(Task):
         started, protocol = time.monotonic(), protocol_named(recipe.protocol)
         check_named(recipe, [recipe.adapter_name])
         recipe = as_published(recipe, [recipe.adapter_name], protocol.labelled)
-        recipe = with_fresh_views(recipe, [recipe.adapter_name])
+        recipe = with_published_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         judged = adapter.label_free and recipe.judge and not recipe.shots
         check_resources(recipe.resources, [adapter], frozenset({"further_backbones"} if judged else ()))
@@ -335,7 +335,7 @@ class Classification(Task):
         protocol = protocol_named(recipe.protocol)
         names = adapters_among(protocol.methods(axes.adapters))
         check_named(recipe, names)
-        recipe = with_fresh_views(as_published(recipe, names, protocol.labelled), names)
+        recipe = with_published_views(as_published(recipe, names, protocol.labelled), names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         counts = _shots(recipe, axes)

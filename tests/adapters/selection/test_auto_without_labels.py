@@ -40,7 +40,7 @@ def test_it_takes_what_does_better(task):
 
 
 def test_a_fit_with_labels_afterwards_reads_no_test_images(task):
-    adapter = build_adapter("auto", without_labels=QUICK, few_shots=("ridge",))
+    adapter = build_adapter("auto", without_labels=QUICK, candidates=("ridge",))
     adapter.fit(None, task.text, unlabeled=task.test.without_labels())
     adapter.fit(task.support, task.text)
     assert adapter.method == "ridge" and not adapter.transductive
@@ -64,6 +64,18 @@ def test_a_method_that_spreads_over_absent_classes_is_left(task):
     assert report.chosen == {"method": "zero-shot"} and not adapter.transductive
     torch.testing.assert_close(adapter.logits(few), task.text.logits(few.unit))
     assert report.notes[0].startswith("auto took zero-shot: there are no labels")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_its_notes_do_not_speak_against_what_it_took(task, name, monkeypatch):
+    """A few of many classes: each candidate by itself says whether it is made for that."""
+    some = task.test.select((task.test.labels < 4).tolist()).without_labels()
+    monkeypatch.setattr(_without_labels.Evidence, "better", property(lambda evidence: True))
+    report = build_adapter("auto", without_labels=(name,)).fit(None, task.text, unlabeled=some)
+    assert report.chosen["method"] == name
+    assert not any("use stat-a" in note or "worse than zero-shot" in note or "'auto'" in note for note in report.notes)
+    assert any("seem to be absent" in note for note in report.notes) == (name == "stat-a")
+    assert any("images classified together" in note or "one graph" in note for note in report.notes) or name == "zlap"
 
 
 def test_what_half_of_the_prompts_leads_to_has_a_say(task, monkeypatch):

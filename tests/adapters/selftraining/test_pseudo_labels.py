@@ -70,6 +70,35 @@ def test_agrees_with_the_reference(agrees):
     agrees(growing)
 
 
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_an_image_that_its_likeliest_class_turns_down_is_offered_to_all_others(k):
+    """The boards as published, image by image; many images of one class, so that its board is full."""
+    generator = torch.Generator().manual_seed(k)
+    probabilities = (torch.randn(60, 4, generator=generator) + torch.tensor([2.0, 0.0, 0.0, 0.0])).softmax(dim=1)
+    boards = {name: [] for name in range(4)}
+    cascaded = 0
+    for image, row in enumerate(probabilities.tolist()):
+        best = max(range(4), key=row.__getitem__)
+
+        def goes_in(name, row=row, image=image):
+            board = boards[name]
+            if len(board) < k:
+                board.append((row[name], image))
+            elif row[name] > board[-1][0]:
+                boards[name] = sorted([*board, (row[name], image)], reverse=True)[:k]
+            else:
+                return False
+            return True
+
+        if not goes_in(best):
+            cascaded += sum([goes_in(name) for name in sorted(range(4), key=row.__getitem__) if name != best])
+    rows, labels = top_k_per_class(probabilities, k)
+    assert list(zip(labels.tolist(), rows.tolist())) == [
+        (n, image) for n, board in boards.items() for _, image in board
+    ]
+    assert cascaded > 0
+
+
 def test_the_published_settings_are_the_defaults():
     adapter = build_adapter("grip")
     published = {"epochs": 150, "batch_size": 16, "weight_decay": 0.1, "warmup": 5, "rounds": 10, "hold_out": 0.2}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,6 +79,27 @@ def test_the_second_stage_trains_the_rows_of_the_classifier_and_nothing_else(mak
     assert 1e-3 < moved_by[0] < moved_by[1]
     norms = sum(value.numel() for value in long.changed.values())
     assert long.report.trained_parameters == norms + long.weights.numel()
+
+
+def test_the_second_stage_normalises_the_rows_again_in_every_step(make_problem, small_clip):
+    """The loop written out, on all images at once: AdamW with decay and a cosine per step, on scaled cosines."""
+    problem = make_problem(shots=3)
+    plain = problem.images.eval_transform
+    problem = replace(problem, images=replace(problem.images, train_transform=lambda decoded, seed: plain(decoded)))
+    adapter = fitted(problem, iterations=4, batch_size=len(problem.images.items), lr=0.1, first_share=0.5)
+    towers, steps = adapter.adapted(small_clip), adapter.report.chosen["steps"] - adapter.report.chosen["first stage"]
+    rows = build_classifier(towers, adapter.class_names_, problem.images.templates[:1]).weights.clone().requires_grad_()
+    with torch.no_grad():
+        unit = towers.encode_image(problem.pixels(problem.images.items))
+    optimizer = torch.optim.AdamW([rows], lr=0.1, weight_decay=1e-2)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-6 + (0.1 - 1e-6) * (1 + math.cos(math.pi * step / steps)) / 2
+        logits_of_rows = adapter.logit_scale * unit @ (rows / rows.norm(dim=1, keepdim=True)).T
+        optimizer.zero_grad()
+        F.cross_entropy(logits_of_rows, problem.support.labels).backward()
+        optimizer.step()
+    torch.testing.assert_close(adapter.weights, rows.detach(), atol=2e-4, rtol=1e-3)
 
 
 def test_logits_are_scaled_cosines_to_rows_of_any_length(make_problem, small_clip):

@@ -29,6 +29,32 @@ def test_the_temperature_has_the_least_negative_log_likelihood(sharpness):
     assert float(Scaling.fit(logits, labels).temperature) == pytest.approx(sharpness, rel=0.25)
 
 
+def test_a_scaling_that_does_worse_on_rows_held_out_is_not_applied():
+    """20 rows: logits that are right stay as they are more often than not, and are less wrong on other images than
+    scaled ones; those that are six times too large are scaled."""
+    kept, changed = 0, 0.0
+    for seed in range(20):
+        logits, labels = drawn(rows=1020, sharpness=1.0, seed=seed)
+        always, asked = (make(logits[:20], labels[:20]) for make in (Scaling.fit, Scaling.fit_if_better))
+        kept += float(asked.temperature) == 1
+        losses = [torch.nn.functional.cross_entropy(each.logits(logits[20:]), labels[20:]) for each in (always, asked)]
+        changed += float(losses[1] - losses[0])
+        assert asked.words.startswith("temperature 1, since") == (float(asked.temperature) == 1)
+        too_sure = Scaling.fit_if_better(6 * logits[:20], labels[:20])
+        assert float(too_sure.temperature) == float(Scaling.fit(6 * logits[:20], labels[:20]).temperature) > 1
+    assert kept >= 10 and changed < 0
+
+
+def test_labels_are_scaled_one_by_one_where_that_helps_rows_held_out():
+    generator = torch.Generator().manual_seed(0)
+    right = 2 * torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    labels = (torch.rand(60, 3, generator=generator) < right.sigmoid()).float()
+    labels[::7, 1] = torch.nan
+    assert torch.equal(Scaling.fit_if_better(right, labels).offset, torch.zeros(3, dtype=torch.float64))
+    wrong = Scaling.fit_if_better(5 * right + 4, labels)
+    assert torch.equal(wrong.offset, Scaling.fit(5 * right + 4, labels).offset) and bool((wrong.offset != 0).all())
+
+
 def test_the_calibration_error_falls_on_other_images_and_no_answer_changes():
     logits, labels = drawn(rows=2000)
     scaling = Scaling.fit(logits[:1000], labels[:1000])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity_checks.metrics import person_search, ranked_from, retrieval
 
 from vladapt.core.errors import DataError
 from vladapt.core.metrics import wilson_interval
@@ -17,12 +18,6 @@ from vladapt.core.metrics.retrieval import (
 )
 
 KEYS = ["r1", "r5", "r10", "median_rank", "mean_rank", "map"]
-
-
-def ranked_from(similarity: torch.Tensor, query_labels, gallery_labels, **options):
-    """Rankings of a given similarity (Q, G): the gallery is the identity, so that products are the similarity."""
-    gallery = torch.eye(similarity.shape[1])
-    return rankings(similarity, gallery, torch.as_tensor(query_labels), torch.as_tensor(gallery_labels), **options)
 
 
 def literal(similarity, query_labels, gallery_labels):
@@ -46,34 +41,9 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
 # Reference outputs
 
 
-@pytest.mark.parametrize(("name", "transposed"), [("t2v", False), ("v2t", True)])
-def test_one_caption_an_image_agrees_with_the_reference(references, name, transposed):
-    for ref in references("metrics_retrieval"):
-        similarity, own = ref["similarity"].T if transposed else ref["similarity"], range(len(ref["similarity"]))
-        found = ranked_from(similarity.contiguous(), own, own)
-        ref.assert_close(in_percent(found, ref), name)
-        if f"ranks_{name}" in ref:
-            ref.assert_close(found.best - 1, f"ranks_{name}")
-
-
-def test_several_sentences_a_video_agree_with_the_reference(references):
-    for ref in references("metrics_retrieval"):
-        similarity, counts = ref["multi_similarity"], ref["multi_counts"]
-        videos = torch.arange(len(counts))
-        video_of = videos.repeat_interleave(counts)
-        sentences = torch.cat([similarity[i, : counts[i]] for i in videos])
-        ref.assert_close(in_percent(ranked_from(sentences, video_of, videos), ref), "multi_t2v")
-        by_video = ranked_from(sentences.T.contiguous(), videos, video_of, one_per_label=True)
-        ref.assert_close(in_percent(by_video, ref), "multi_v2t")
-
-
-def test_person_search_agrees_with_the_reference(references):
-    for ref in references("metrics_reid"):
-        scores, ids = ref["similarity"], (ref["query_pids"], ref["gallery_pids"])
-        ref.assert_close([100 * share for share in ranked_from(scores, *ids).cmc(ref.setting("max_rank"))], "cmc")
-        metrics = rankings(scores, torch.eye(scores.shape[1]), *ids).metrics(penalty=True)
-        ref.assert_close(100 * metrics["map"], "mAP")
-        ref.assert_close(100 * metrics["minp"], "mINP")
+@pytest.mark.parametrize("comparison", [retrieval, person_search], ids=["retrieval", "person search"])
+def test_agrees_with_the_reference(agrees, comparison):
+    agrees(comparison)
 
 
 def test_the_inverse_penalty_is_of_the_last_that_is_relevant():
@@ -82,13 +52,6 @@ def test_the_inverse_penalty_is_of_the_last_that_is_relevant():
     found = ranked_from(similarity, [0, 1], [0, 1, 2, 0])
     assert found.inverse_penalty.tolist() == [0.5, 0.5]
     assert found.metrics(penalty=True)["minp"] == 0.5 and "minp" not in found.metrics()
-
-
-def in_percent(found, ref) -> list[float]:
-    """In the fixture's order: recalls as R1, R5 ..., and ranks, which are no shares."""
-    metrics = found.metrics()
-    ranks = {"MedianR": metrics["median_rank"], "MeanR": metrics["mean_rank"]}
-    return [ranks[name] if name in ranks else 100 * found.recall(int(name[1:])) for name in ref.setting("order")]
 
 
 # Against a literal count

@@ -4,72 +4,21 @@ every rule."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity_checks.fixtures import stated_in
+from parity_checks.sampling import NAMES, crops, frames
 
 from vladapt.core.errors import ConfigError
 from vladapt.domains.video import sampling as rules
 from vladapt.domains.video.clips import RULES, Sampling
 
-BEYOND = {"loop": rules.LOOP, "repeat_last": rules.LAST}
-NAMES: dict[str, Callable] = {
-    r"mm\.clip(\d+)x(\d+)x(\d+)\.(loop|repeat_last)": lambda length, interval, clips, beyond: (
-        lambda n, rng: rules.even_clips(n, int(length), int(interval), int(clips), BEYOND[beyond])
-    ),
-    r"mm\.tsn(\d+)": lambda segments: lambda n, rng: rules.segment_centres(n, int(segments)),
-    r"mm\.tsn(\d+)\.twice": lambda segments: lambda n, rng: rules.segment_centres_and_starts(n, int(segments)),
-    r"mm\.uniform(\d+)x(\d+)": lambda frames, clips: lambda n, rng: rules.uniform(n, int(frames), int(clips)),
-    r"mm\.train\.tsn(\d+)": lambda segments: lambda n, rng: rules.random_in_segments(n, int(segments), rng),
-    r"sf\.ssv2_(\d+)": lambda frames: lambda n, rng: rules.segment_middles(n, int(frames)),
-    r"pllava(\d+)": lambda frames: lambda n, rng: rules.segments_after_half(n, int(frames)),
-    r"clip4clip(\d+)": lambda frames: lambda n, rng: rules.first_to_last(n, int(frames)),
-    r"sf\.(\d+)x(\d+)x(\d+)\.fps(\d+)(\.offset)?": lambda frames, rate, views, fps, offset: (
-        lambda n, rng: rules.slowfast_views(
-            n, int(frames), int(rate), int(views), float(fps), to_the_end=offset is not None
-        )
-    ),
-}
-"""Tensor -> the rule it was made by, whose settings its name says."""
 
-
-def rule_of(reference, name: str) -> Callable:
-    """Those whose settings only the fixture's words say, and those of `NAMES`."""
-    words = reference.meaning(name)
-    columns = reference[name].shape[1]
-    if name == "mm.fps":
-        wanted, own = (int(number) for number in re.search(r"target_fps (\d+) on a (\d+) fps", words).groups())
-        length, interval, clips = (
-            int(number) for number in re.search(r"(\d+) frames, interval (\d+), (\d+) clips", words).groups()
-        )
-        return lambda n, rng: rules.even_clips(n, length, interval, clips, rates=(wanted, own))
-    if name == "mm.dense":
-        frames, reach = (int(number) for number in re.search(r"(\d+) frames of a (\d+)-frame", words).groups())
-        return lambda n, rng: rules.dense(n, frames, columns // frames, reach)
-    if name == "mm.train.uniform":
-        return lambda n, rng: rules.random_uniform(n, int(stated_in(words, "UniformSample")), rng)
-    if name == "mm.train.clip":
-        length, interval = (int(number) for number in re.search(r"(\d+)x(\d+) clip", words).groups())
-        return lambda n, rng: rules.random_clips(n, length, interval, columns // length, rng)
-    for pattern, build in NAMES.items():
-        if match := re.fullmatch(pattern, name):
-            return build(*match.groups())
-    raise AssertionError(f"no rule for the fixture's {name}")
-
-
-def test_frames_are_those_of_the_public_code(references):
-    for reference in references("video_sampling"):
-        lengths, seed = reference["lengths"].tolist(), reference.setting("train_seed")
-        for name, *_ in reference.keys(r"(?!lengths|crop\.).+"):
-            rule, table = rule_of(reference, name), reference[name].numpy()
-            for n, row in zip(lengths, table, strict=True):
-                ours = rule(n, np.random.RandomState(seed))
-                wanted = row[row >= 0]
-                assert ours.tolist() == wanted.tolist(), (name, n)
+@pytest.mark.parametrize("comparison", [frames, crops], ids=["frames", "crops"])
+def test_agrees_with_the_public_code(agrees, comparison):
+    agrees(comparison)
 
 
 OF_100 = {
@@ -90,15 +39,6 @@ def test_frames_of_two_videos_are_those_of_the_public_code(frames, wanted):
     for name, numbers in wanted.items():
         (rule,) = (build(*m.groups()) for pattern, build in NAMES.items() if (m := re.fullmatch(pattern, name)))
         assert rule(frames, np.random.RandomState(0)).tolist() == numbers, name
-
-
-def test_crops_are_those_of_the_public_code(references):
-    crops = {"mm_three": rules.three_crops, "mm_ten": rules.five_crops}
-    for reference in references("video_sampling"):
-        for key, name in reference.keys(r"crop\.(mm_.+)"):
-            side = int(re.search(r"\((\d+)\)", reference.meaning(key))[1])
-            for (height, width), wanted in zip(reference["crop.sizes"].tolist(), reference[key].tolist(), strict=True):
-                assert [list(corner) for corner in crops[name](height, width, side)] == wanted, (key, height, width)
 
 
 @settings(max_examples=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import numpy as np
@@ -11,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from parity_checks.metrics import selectors
 
-from vladapt.adapters.selection.selectors.badge import gradient_factors
 from vladapt.core.contracts.selector import Pool
 from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
 from vladapt.core.registry import build_selector, catalogue
@@ -31,62 +29,8 @@ def pool_of(images=40, classes=3, labelled=(), seed=0, width=5) -> Pool:
     return Pool(features, rest, known, counts, probabilities)
 
 
-@pytest.fixture(scope="module")
-def released(parity_dir):
-    """The fixture, and the pool that it was made of."""
-    folder = parity_dir / "dev"
-    common, reference = load_file(folder / "_features.safetensors"), load_file(folder / "pcb.safetensors")
-    facts = json.loads((folder / "pcb.json").read_text())["hyper_parameters"]
-    scale = float(facts["logits"].split("*")[0])
-    features = common["test_features"]
-    probabilities = (scale * features @ common["text_features"].T).softmax(dim=1)
-    classes = probabilities.shape[1]
-    pool = Pool(
-        features, reference["pool_index"], torch.zeros(0, dtype=torch.int64), torch.zeros(classes), probabilities
-    )
-    return pool, reference, int(facts["seed"])
-
-
-def test_entropy_is_that_of_the_released_code(released):
-    pool, reference, _ = released
-    certainty = build_selector("entropy").certainty(pool.probabilities[pool.candidates])
-    torch.testing.assert_close(certainty, reference["entropy_scores"], atol=1e-5, rtol=1e-4)
-    chosen = reference["entropy_selected"]
-    assert build_selector("entropy").select(pool, len(chosen)) == chosen.tolist()
-
-
-def test_coreset_takes_the_centres_of_the_released_code(released):
-    pool, reference, _ = released
-    centres, chosen = reference["coreset_labeled_features"], reference["coreset_selected"]
-    both = torch.cat([pool.features, centres])
-    labelled = torch.arange(len(pool.features), len(both))
-    chosen_by_us = build_selector("coreset").select(Pool(both, pool.candidates, labelled, pool.counts), len(chosen))
-    assert chosen_by_us == chosen.tolist()
-
-
-def test_badge_embeds_and_draws_as_the_released_code(released):
-    pool, reference, seed = released
-    embedded = reference["badge_gradient_embedding_64"]
-    rows = pool.candidates[: len(embedded)]
-    residuals = gradient_factors(pool.probabilities[rows])
-    made = (residuals[:, :, None] * pool.features[rows][:, None]).flatten(1)
-    torch.testing.assert_close(made, embedded, atol=1e-5, rtol=1e-4)
-    positions = reference["badge_selected_positions_np_seed"]
-    part = Pool(pool.features, rows, pool.labelled, pool.counts, pool.probabilities)
-    assert build_selector("badge").select(part, len(positions), seed) == rows[positions].tolist()
-
-
-def test_pcb_balances_as_the_released_code(released):
-    pool, reference, seed = released
-    predicted = pool.probabilities[pool.candidates].argmax(dim=1)
-    assert predicted.tolist() == reference["pcb_predicted_class"].tolist()
-    before = reference["pcb_statistics_before"]
-    chosen = reference["pcb_selected_py_seed"]
-    balanced = Pool(pool.features, pool.candidates, pool.labelled, before, pool.probabilities)
-    rows = build_selector("pcb").balanced(balanced, len(chosen), seed)
-    assert rows == chosen.tolist()
-    after = before + torch.bincount(pool.probabilities[rows].argmax(dim=1), minlength=len(before))
-    assert after.tolist() == reference["pcb_statistics_after"].tolist()
+def test_agrees_with_the_released_code(agrees):
+    agrees(selectors)
 
 
 def test_margin_takes_the_closest_pair():

@@ -9,7 +9,7 @@ from PIL import Image
 
 import vladapt
 from vladapt.core.contracts.images import CropTransform
-from vladapt.core.recipes.asked_for import adapter_of, with_fresh_views
+from vladapt.core.recipes.asked_for import adapter_of, with_published_views
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter
@@ -128,7 +128,7 @@ def test_images_whose_crop_cannot_be_changed_are_as_their_domain_says(augmented,
     ],
 )
 def test_new_views_are_taken_where_published_settings_are_asked_for(given, new):
-    recipe = with_fresh_views(resolve(flags={"adapter": "coop", **given}), ["coop", "tip-adapter"])
+    recipe = with_published_views(resolve(flags={"adapter": "coop", **given}), ["coop", "tip-adapter"])
     assert build_adapter("coop", **recipe.with_adapter("coop").adapter_options).fresh is new
     assert "fresh_views" not in recipe.with_adapter("tip-adapter").adapter_options  # it publishes none
 
