@@ -131,9 +131,9 @@ from .core.runtime.files import write_whole as write_whole
 from .core.runtime.progress import Reporter as Reporter
 from .core.tasks.classification.stored_run import recipe_again as recipe_again
 from .core.tasks.classification.task import Classification as Classification
+from .core.tasks.config_training.base import ConfigTask as ConfigTask
 from .core.tasks.config_training.report import scores_table as scores_table
 from .core.tasks.config_training.report import summaries_table as summaries_table
-from .core.tasks.config_training.task import ConfigTask as ConfigTask
 from .core.tasks.retrieval.tables import retrieval_table as retrieval_table
 from .core.tasks.retrieval.task import Retrieval as Retrieval
 from .core.training.batches import epoch_batches as epoch_batches

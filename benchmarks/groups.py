@@ -93,7 +93,7 @@ def with_patients(draw: np.random.Generator, kind: str, patients: int, each: int
 def is_found(data: DomainData, patients: int) -> bool:
     """Whether the images are grouped by patient, or the user is asked of that."""
     found = data.possible_groups
-    return found is not None and found.count == patients
+    return found.count == patients
 
 
 def sub_classes(draw: np.random.Generator) -> DomainData:
@@ -151,7 +151,7 @@ def main() -> None:
     wrong_of_all = 0
     for kind, count in ((sub_classes, 70), (drifting, 65), (split_names, 65), (subject_words, 200)):
         found = [settled(kind(np.random.default_rng([7, n]))).possible_groups for n in range(count)]
-        wrong, asked = sum(f is not None and f.used for f in found), sum(f is not None and not f.used for f in found)
+        wrong, asked = sum(each.used for each in found), sum(each.asked for each in found)
         wrong_of_all += wrong if kind is not subject_words else 0
         print(f"{f'{kind.__name__}, of {count}':34} {wrong:7} {asked:7}", flush=True)
     print(f"{'the first three, of 200':34} {wrong_of_all:7}")
@@ -162,7 +162,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 hashes = FileHashes(folder)
                 found = settle_groups(drop_unreadable(data, hashes), hashes).possible_groups
-            print(f"{name:34} {'nothing' if found is None else 'used' if found.used else 'asked'}", flush=True)
+            print(f"{name:34} {'used' if found.used else 'asked' if found.asked else 'nothing'}", flush=True)
 
 
 if __name__ == "__main__":

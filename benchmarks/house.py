@@ -33,7 +33,9 @@ import vladapt
 ROOT = Path(vladapt.__file__).resolve().parent
 FOLDERS = ("core", "adapters", "domains")
 ENTERED = ("fit", "--domain", "medical", "--data", "sample", "--adapter", "tip-adapter", "--shots", "4")
-HOLDS_RECIPES = re.compile(r"core/(contracts|recipes|engine|commands)/|core/tasks/(\w+/)?task\.py$|domains/\w+/tasks/")
+HOLDS_RECIPES = re.compile(
+    r"core/(contracts|recipes|engine|commands)/|core/tasks/(\w+/)?(task|base)\.py$|domains/\w+/tasks/"
+)
 """Where a function may take the whole recipe."""
 
 

@@ -130,6 +130,19 @@ def put_in_place():
 
 
 @pytest.fixture(scope="session")
+def without_digests():
+    """`without_digests(run)`: the folder of a run as older versions wrote it, and whoever likes may change it."""
+
+    def forget(run: Path) -> Path:
+        content = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        del content["sha256"]
+        (run / "run.json").write_text(json.dumps(content), encoding="utf-8")
+        return run
+
+    return forget
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of small real data sets ($VLADAPT_DATA)."""
     if not _data_dir().is_dir():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from ..contracts.families import FAMILIES
 from ..contracts.images import ImageSize, InputChannels, as_image_size, height_and_width
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import replacing
+from ..runtime.reading import read_json
 from .channels import channels_of, divided, facts, input_layer
+from .checkpoints import file_digests
 from .finders import built_finder, finder_in_words, weights_of_finder
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
@@ -175,6 +178,7 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
     path = Path(spec).expanduser()
     path = path / FILE if path.is_dir() else path
     header = _header(path)
+    _check_unchanged(path)
     module = import_module(f".{header['family']}", __package__)
     try:
         backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
@@ -191,6 +195,15 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: ImageSize | No
         backbone.finder = built_finder(header["finder"], found, device, f"--backbone {path}")
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
+
+
+def _check_unchanged(path: Path) -> None:
+    """Raise the DataError of weights that are not what the run beside them was written with."""
+    digests = None
+    with suppress(DataError, AttributeError):  # no run, or none that says it
+        digests = read_json(path.parent / "run.json").get("sha256")
+    if isinstance(digests, dict) and digests.get(path.name) not in (None, *file_digests([path])):
+        raise DataError(f"--backbone {path}: damaged or replaced, its sha256 is not that of its run; copy it again")
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, TASK_BASES, domains, judgements, kebab
+from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, judgements, kebab
 
 if TYPE_CHECKING:
     from ..contracts.judgement import Judgement
@@ -147,7 +147,7 @@ def doctor_options() -> list[Declared]:
 def folders() -> list[Path]:
     """Folders that have an index."""
     listed = [*(PACKAGE_ROOT / "domains").glob("*/__init__.py"), *(PACKAGE_ROOT / "core/tasks").glob("*/task.py")]
-    return sorted(file.parent for file in listed if kebab(file.parent.name) not in TASK_BASES)
+    return sorted(file.parent for file in listed)
 
 
 def index_text(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from ..contracts.families import FAMILIES
 from ..errors import is_main_rank, printable
+from ..runtime.files import json_text
 
 if TYPE_CHECKING:
     from ..contracts.domain import OwnFiles
@@ -303,7 +303,7 @@ def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
 def print_json(value: Any) -> None:
     """One JSON object on one line of stdout."""
     if is_main_rank():
-        typer.echo(json.dumps(value, default=str, allow_nan=False))
+        typer.echo(json_text(value, default=str, ensure_ascii=True))
 
 
 def backbone_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

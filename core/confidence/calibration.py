@@ -130,7 +130,7 @@ class Calibration:
             raise ConfigError(f"--set-method {method}: for images with one label each; omit it")
         if per_class:
             raise ConfigError("--coverage-per class: for images with one label each; omit it")
-        named = self.thresholds.tolist()
+        named = () if self.thresholds is None else self.thresholds.tolist()
         return LabelSets.of_rows(self._own, self.labels, coverage, self.row_weights, self.groups, named)
 
     def abstentions(self, max_error: float) -> list[Abstention]:

@@ -63,14 +63,14 @@ class Abstention:
         """Why nothing is answered; "" where something is."""
         if math.isfinite(self.least):
             return ""
-        grouped = self.groups is not None
-        needed = fewest_groups(self.max_error) if grouped else fewest_rows(self.max_error)
-        if (self.groups if grouped else self.rows) < needed:
-            have = f"{self.rows} calibration rows"
-            have += f" of {self.groups} groups (patients, for instance)" if grouped else ""
+        count, needed, have, noun = self.rows, fewest_rows(self.max_error), f"{self.rows} calibration rows", ""
+        if self.groups is not None:
+            count, needed, noun = self.groups, fewest_groups(self.max_error), " groups"
+            have += f" of {self.groups} groups (patients, for instance)"
+        if count < needed:
             return (
                 f"all answers are left open: {have} cannot promise an error under {self.max_error:.1%}, at least "
-                f"{needed}{' groups' * grouped} without a mistake are needed; give more --shots"
+                f"{needed}{noun} without a mistake are needed; give more --shots"
             )
         return (
             f"all answers are left open: at no confidence is the error sure to be under {self.max_error:.1%}; give a "

@@ -36,9 +36,7 @@ class Reading:
     root: str | None = option(None, "manifests and split_zhou files: the folder that paths are relative to")
     label_column: str | None = option(None, "manifests: the column of the label; by default found by the usual names")
     group_column: str = option(
-        "auto",
-        "what says which images belong together: a column of a table, folder (sub-folders of classes) or stem:REGEX (a "
-        "part of file names); auto finds it; none for no groups",
+        "auto", "what belongs together: a column of a table, folder, stem:REGEX of file names, auto or none"
     )
     min_side: float | None = option(None, "boxes: shortest side in pixels to keep", low=0, high=100_000)
     max_pixels: int = Item.max_pixels_option()

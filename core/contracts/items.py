@@ -182,10 +182,10 @@ class PossibleGroups:
     """Images that belong together, as far as names and pixels tell.
 
     Args:
-        option: as `--group-column` takes it.
+        option: as `--group-column` takes it; "none" where nothing groups the images.
         count: of the groups.
         p_value: of the test that members are no nearer to one another than to others of their class, adjusted.
-        used: whether the images are grouped so; else the user is asked.
+        used: whether the images are grouped so; else, where there are some, the user is asked.
         groups: id of an item -> its group, a hash.
     """
 
@@ -194,6 +194,16 @@ class PossibleGroups:
     p_value: float
     used: bool
     groups: Mapping[str, str] = field(repr=False)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the user is asked if these groups belong together."""
+        return bool(self.count) and not self.used
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of them; `settle_groups` takes it."""
+        return {"option": self.option, "groups": self.count, "p_value": self.p_value, "used": self.used}
 
 
 @dataclass
@@ -227,7 +237,7 @@ class DomainData:
         blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
             shows what a random split would have scored; "" for other groups, or none.
         open_groups: what may say which images belong together, where nothing did for sure; None where that is settled.
-        possible_groups: what was found by names and pixels to group the images, or None.
+        possible_groups: what names and pixels say of groups; None where they were not asked.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """

@@ -182,7 +182,6 @@ class JudgedPredictions(Judged):
         class_names: C names.
         probabilities: (N, C) float64, rows summing to 1, or one probability per label; calibrated where the run is.
         features: (N, D) that they are of.
-        multilabel: whether several labels may hold of one image.
         answers: (N, C) bool, the labels that are named where an image may have several, of which a judgement may take
             some away; None with one label per image.
         calibration: a `Calibration` of `core/confidence`; None where the run has none.
@@ -192,7 +191,6 @@ class JudgedPredictions(Judged):
     class_names: Sequence[str]
     probabilities: Tensor
     features: Tensor
-    multilabel: bool
     answers: Tensor | None = None
     calibration: Any = None
 

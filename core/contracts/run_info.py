@@ -130,6 +130,7 @@ class RunInfo(JsonObject):
         judge: of a fit without labels, the method and what is kept.
         not_calibrated: why there is no calibration.
         origin: the working directory of the fit, from the run folder.
+        sha256: file of the run -> its digest when the run was written.
         seconds: of the fit.
         versions: of packages.
         recipe: of `Recipe.to_dict`.
@@ -166,6 +167,7 @@ class RunInfo(JsonObject):
     judge: Mapping[str, Any] = field(default_factory=dict)
     not_calibrated: str = ""
     origin: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)

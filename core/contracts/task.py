@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -299,9 +298,9 @@ class Task(ABC):
 
     def write_rows(self, predicted: Any, path: Path) -> None:
         """Write what `predict` gave into a file with a suffix in `row_files`; DataError where nothing can be."""
-        from ..runtime.files import write_whole
+        from ..runtime.files import json_text, write_whole
 
-        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predicted.rows()))
+        write_whole(path, "".join(json_text(row) + "\n" for row in predicted.rows()))
         predicted.files.append(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):

@@ -4,7 +4,7 @@ it names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,8 +95,9 @@ class UseOptions:
     )
 
 
-class FittedRun(Protocol):
-    """A run folder that was opened (`core/runs/folder.py`).
+@dataclass(eq=False)
+class FittedRun:
+    """A run folder that was opened.
 
     Attributes:
         path: the folder.
@@ -106,21 +107,22 @@ class FittedRun(Protocol):
     """
 
     path: Path
-    info: RunInfo
-    metrics: dict[str, Any]
-    place: str
+    info: RunInfo = field(default_factory=RunInfo)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    place: str = ""
 
     @property
     def shown(self) -> str:
         """How the user names it."""
-
-    @property
-    def aside(self) -> Path:
-        """Where evaluations of it are written."""
+        return self.place or str(self.path)
 
     @property
     def adapter_path(self) -> Path:
         """The file of the fitted adapter."""
+        return self.path / "adapter.safetensors"
+
+    def replace_adapter(self, save: Callable[[Path], Any]) -> None:
+        """Write that file anew."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..contracts.items import DomainData, OpenGroups, PossibleGroups
-from .group_columns import hashed, quoted
+from .group_columns import NONE, hashed, quoted
 from .group_names import FOLDER, STEM, copies_by_name, parts_of_stems, stem_of, sub_folders, values_by_pattern
 from .group_witness import witnessed
 from .group_words import says_subject
@@ -64,12 +65,13 @@ class Candidate:
         return len(pairs) > len({label for _, label in pairs})
 
 
-def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
+def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] | None = None) -> DomainData:
     """The set with what belongs together settled, if its reader left that open, and notes that say what was taken.
 
     Args:
         data: N labelled items.
         hashes: tell contents; what was found is kept beside them.
+        kept: what a run says was found (`PossibleGroups.facts`), which is taken again; by default the pixels are asked.
 
     Raises:
         CacheError: the cache cannot be written.
@@ -81,20 +83,23 @@ def settle_groups(data: DomainData, hashes: FileHashes) -> DomainData:
     copies = copies_by_name(names)
     copied = len(copies) - copies.count(None) - len(set(copies) - {None})
     candidates = candidates_of(data, still.columns)
-    p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
-    chosen, p_value = _chosen(candidates, p_values)
-    groups, possible = _joined(copies), None
+    if kept is not None:
+        chosen, p_value = next((each for each in candidates if each.option == kept["option"]), None), kept["p_value"]
+    else:
+        p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
+        chosen, p_value = _chosen(candidates, p_values)
+    groups, possible = _joined(copies) if copied else copies, PossibleGroups(NONE, 0, 1.0, False, {})
     if chosen is not None and p_value < SIGNIFICANT:
         joined = _joined(chosen.groups, copies)
         by_id = {name: group for name, group in zip(names, joined, strict=True) if group}
         possible = PossibleGroups(chosen.option, chosen.count, p_value, chosen.subject, by_id)
         groups = joined if chosen.subject else groups
-    used = possible is not None and possible.used
-    notes = [note for note in data.notes if not used or note != still.note]
+    notes = [note for note in data.notes if not possible.used or note != still.note]
     if copied:
         notes.append(f"Images that are copies of others by their names: {copied}; copies are never in two splits.")
     notes.append(_said(chosen, p_value, still))
-    items = [item.with_(group=group) for item, group in zip(data.items, groups, strict=True)]
+    pairs = zip(data.items, groups, strict=True)
+    items = [item if item.group == group else item.with_(group=group) for item, group in pairs]
     return replace(data, items=items, notes=[n for n in notes if n], open_groups=None, possible_groups=possible)
 
 
@@ -109,7 +114,7 @@ def candidates_of(data: DomainData, columns: Mapping[str, Mapping[str, str]]) ->
     called = sum(value is not None and says_subject(value.rpartition("/")[2]) for value in folders)
     found = [Candidate(FOLDER, "the sub-folder", called > LEAST_SHARE * len(names), tuple(folders))]
     for pattern, subject in parts_of_stems(stems):
-        values = tuple(values_by_pattern(pattern, names))
+        values = tuple(values_by_pattern(pattern, stems))
         found.append(Candidate(f"{STEM}{pattern}", "a part of the file name", subject, values))
     for title, of in columns.items():
         found.append(Candidate(quoted(title), f"column '{title}'", False, tuple(of.get(name) for name in names)))
@@ -122,15 +127,16 @@ def candidates_of(data: DomainData, columns: Mapping[str, Mapping[str, str]]) ->
 
 
 def _chosen(candidates: Sequence[Candidate], p_values: Sequence[float]) -> tuple[Candidate | None, float]:
-    """The coarsest that is called as a subject and passes; else, of all that pass, the surest; else the coarsest that
-    is called as a subject, which does not pass."""
+    """The coarsest that is called as a subject and passes; else, of all that pass, the surest, of equals folders before
+    file names and their beginnings before later parts; else the coarsest that is called as a subject, which does not
+    pass."""
     tested = list(zip(candidates, p_values, strict=True))
     passing = [each for each in tested if each[1] < SIGNIFICANT]
     named = [each for each in passing if each[0].subject]
     if named or not passing:
         called = named or [each for each in tested if each[0].subject]
         return min(called, key=lambda each: each[0].count, default=(None, 1.0))
-    return min(passing, key=lambda each: (each[1], each[0].count))
+    return min(passing, key=lambda each: each[1])
 
 
 def _said(chosen: Candidate | None, p_value: float, still: OpenGroups) -> str:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Sequence
-from pathlib import PurePosixPath
 
 from ..errors import ConfigError, shortened
 from .group_words import is_split_word, says_subject
@@ -28,7 +27,13 @@ COPY_ENDING = re.compile(
     re.IGNORECASE,
 )
 """Of names that augmentation, an upload or a download gives to copies."""
+PART = re.compile(r"#\w+$")
+"""Which sample of a file an image is."""
 NUMBERED = re.compile(r"\(\d+\)$")
+LEAD = re.compile(r"[^\W\d_]+\d+(?=[^\W\d_])")
+"""A word and a number with which a name begins, before another word."""
+MOST, MOST_WORDS = 0.8, 4
+"""Share of the names that must be called alike, and words of a name that are looked at."""
 MOST_COPIES = 32
 """Images of one name beyond which the ending counts them and says nothing of copies."""
 
@@ -87,12 +92,14 @@ def _are_classes(paths: Sequence[Sequence[str]], classes: Sequence[Collection[Ha
 
 def stem_of(name: str) -> str:
     """The name of a file without its folders and its ending."""
-    return PurePosixPath(name.rpartition("#")[0] if re.search(r"#\w+$", name) else name).stem
+    file = name.rpartition("/")[2]
+    file = PART.sub("", file) if "#" in file else file
+    return file.rpartition(".")[0] or file
 
 
-def values_by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
-    """What one of the patterns of `parts_of_stems` finds in the names of files, None where it finds nothing."""
-    found = map(re.compile(pattern).search, map(stem_of, names))
+def values_by_pattern(pattern: str, stems: Sequence[str]) -> list[str | None]:
+    """What one of the patterns of `parts_of_stems` finds in names of files (`stem_of`), None where it finds nothing."""
+    found = map(re.compile(pattern).search, stems)
     return [match and match[1] for match in found]
 
 
@@ -121,17 +128,24 @@ def copies_by_name(names: Sequence[str]) -> list[str | None]:
 
     A number in brackets alone makes a copy only of a file that is there without it.
     """
-    stems = [f"{name.rpartition('/')[0]}/{stem_of(name)}" for name in names]
-    there, bases = set(stems), [COPY_ENDING.sub("", stem) for stem in stems]
-    alike: dict[str, list[int]] = defaultdict(list)
-    for place, (stem, base) in enumerate(zip(stems, bases, strict=True)):
-        if base.rpartition("/")[2] and (base == stem or base in there or not NUMBERED.search(stem)):
-            alike[base].append(place)
-    found: list[str | None] = [None] * len(stems)
+    stems = list(map(stem_of, names))
+    found: list[str | None] = [None] * len(names)
+    ending = [COPY_ENDING.search(stem) for stem in stems]
+    if not any(ending):
+        return found
+    folders = [name.rpartition("/")[0] for name in names]
+    there: dict[tuple[str, str], list[int]] = defaultdict(list)
+    alike: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, (folder, stem, end) in enumerate(zip(folders, stems, ending, strict=True)):
+        base = stem if end is None else stem[: end.start()]
+        if base:
+            (there if end is None else alike)[folder, base].append(place)
     for base, places in alike.items():
+        whole = there.get(base, [])
+        places = [place for place in places if whole or not NUMBERED.search(stems[place])] + whole
         if 1 < len(places) <= MOST_COPIES:
             for place in places:
-                found[place] = base
+                found[place] = "/".join(base)
     return found
 
 
@@ -145,15 +159,11 @@ def parts_of_stems(stems: Sequence[str]) -> list[tuple[str, bool]]:
     first = next((n for n, column in columns if not all(map(is_split_word, column))), depth)
     spans = [(first, end) for end in range(first + 1, min(depth, first + MOST_WORDS) + 1)]
     spans += [(start, start + 1) for start in range(first + 1, min(depth, first + MOST_WORDS))]
-    lead = [re.match(r"[^\W\d_]+\d+(?=[^\W\d_])", stem) for stem in stems]
     found = [(_pattern(*span), _called(words, *span)) for span in spans]
-    if sum(map(bool, lead)) > MOST * len(stems):
-        called = sum(says_subject(match[0]) for match in lead if match)
-        found.append((r"^([^\W\d_]+\d+)", called > MOST * len(stems)))
+    lead = [match[0] for stem in stems if (match := LEAD.match(stem))]
+    if len(lead) > MOST * len(stems):
+        found.append((r"^([^\W\d_]+\d+)", sum(map(says_subject, lead)) > MOST * len(stems)))
     return found
-
-
-MOST, MOST_WORDS = 0.8, 4
 
 
 def _pattern(start: int, end: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 KINDS = {
     "patient": (
@@ -75,7 +76,12 @@ def plain_word(name: str) -> str:
 def says_subject(word: str) -> bool:
     """Whether a word and a number are called as a subject: "pat001", "person-12", "P-003", "case 7"."""
     match = SUBJECT_AND_NUMBER.fullmatch(word)
-    return match is not None and (plain_word(match[1]) in UNITS or kind_of_column(match[1]) in ("patient", "subject"))
+    return match is not None and _is_subject(match[1])
+
+
+@lru_cache(1024)
+def _is_subject(word: str) -> bool:
+    return plain_word(word) in UNITS or kind_of_column(word) in ("patient", "subject")
 
 
 def is_split_word(word: str) -> bool:

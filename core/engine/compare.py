@@ -23,7 +23,7 @@ from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
 from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
-from ..runtime.files import all_or_none, write_whole
+from ..runtime.files import all_or_none, json_text, write_whole
 from ..runtime.progress import Reporter
 from .comparison import Comparison
 
@@ -160,7 +160,7 @@ class _Rows:
 
     def _write_state(self) -> None:
         content = {"compared": self.state, "rows": [[list(key), row] for key, row in self.done.items()]}
-        write_whole(self.folder / STATE, json.dumps(content))
+        write_whole(self.folder / STATE, json_text(content))
 
 
 def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: bool, reporter: Reporter) -> Comparison:

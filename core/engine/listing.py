@@ -185,7 +185,8 @@ def _judgement(name: str) -> Shown:
     from ..registry import judgement_class
 
     cls = judgement_class(name)
-    given_by = "--NAME value of eval" if cls.at == {"eval"} else "--set NAME=value of fit, --NAME value of eval"
+    ways = {"fit": "--set NAME=value of fit", "eval": "--NAME value of eval", "predict": "--NAME value of predict"}
+    given_by = ", ".join(words for at, words in ways.items() if at in cls.at)
     facts = [("made by", ", ".join(sorted(cls.at))), ("in the report", cls.place.value)]
     return Shown("judgement", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), given_by, facts)
 

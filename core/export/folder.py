@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import CapabilityError, DataError
-from ..runtime.reading import read_json
+from ..runtime.reading import check_unchanged, read_json
 
 FACTS, SCRIPT = "export.json", "predict.py"
 FORMAT = 1
@@ -38,6 +38,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
     facts = read_json(place, CURE)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise DataError(f"{place}: not an export of this version of vladapt; {CURE}")
+    digests = facts.get("sha256", {})
+    if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+        raise DataError(f"{place}: damaged, sha256 is not usable; {CURE}")
+    check_unchanged(folder, digests, f"copy the whole folder again, or {CURE}")
     graphs = facts.get("graphs")
     if not isinstance(graphs, dict) or PIXELS not in graphs or "class_names" not in facts:
         script = "its predict.py" if (folder / SCRIPT).is_file() else "vladapt predict with the run"

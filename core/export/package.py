@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -15,7 +14,8 @@ from typing import Any
 from ... import __version__
 from ..contracts.use import Exported, ExportWishes, FittedRun
 from ..errors import DataError
-from ..runtime.files import write_whole
+from ..runtime.files import json_text, write_whole
+from ..runtime.reading import sha256_in
 from .agreement import Agreement, words_of
 from .folder import FACTS, FORMAT, SCRIPT, Session, library
 from .graph import Graph, check_opset
@@ -77,7 +77,7 @@ class NewExport:
         Raises:
             CapabilityError: the module does something that ONNX cannot say.
         """
-        graph.write(path, self.opset, {"vladapt": json.dumps(facts, ensure_ascii=False)})
+        graph.write(path, self.opset, {"vladapt": json_text(facts)})
         return Session(path)
 
     def finish(
@@ -92,16 +92,17 @@ class NewExport:
 
         Args:
             folder: as given by `folder`.
-            facts: how far the graphs agree is added to them.
+            facts: how far the graphs agree is added to them, and the digests of all files.
             checks: name -> what was compared.
             script: the file that becomes predict.py.
             beside: modules that it imports.
         """
         facts["checks"] = {name: check.facts for name, check in checks.items()}
-        write_whole(folder / FACTS, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         named = {each.name: each for each in beside} | ({} if script is None else {SCRIPT: script})
         for name, source in named.items():
             write_whole(folder / name, source.read_text(encoding="utf-8"))
+        facts["sha256"] = sha256_in(folder)
+        write_whole(folder / FACTS, json_text(facts, indent=1) + "\n")
 
     def exported(self, facts: dict[str, Any], notes: Iterable[str] = ()) -> Exported:
         """What was written, with a line for each thing that was compared."""

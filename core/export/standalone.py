@@ -4,6 +4,7 @@ Needs onnxruntime, numpy and pillow. Prints a JSON object per image, as `vladapt
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -75,8 +76,16 @@ def row_of(name, logits, distance, facts, top=3, coverage=None, per="all"):
     return {**row, "top": ranked}
 
 
+def check(facts):
+    """Stop where a file of this folder is not as it was written."""
+    for file, digest in ((HERE / name, digest) for name, digest in facts.get("sha256", {}).items()):
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            sys.exit(f"{file}: missing, damaged or replaced; copy the whole folder again, or export the run again")
+
+
 if __name__ == "__main__":
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    check(facts)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--top", type=int, default=3, help="classes per image")
@@ -90,10 +99,12 @@ if __name__ == "__main__":
     for path in given.pop("images"):
         try:
             picture = pixels(decoded(path), facts["preprocessing"])
+            found = dict(zip(names, graph.run(None, {"pixels": picture})))
+            if not np.isfinite(found["logits"]).all():
+                raise ValueError("the model gives NaN or infinity for it")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{path}: {' '.join(str(error).split())}; replace it or leave it out", file=sys.stderr)
             failed = True
             continue
-        found = dict(zip(names, graph.run(None, {"pixels": picture})))
         print(json.dumps(row_of(path, found["logits"][0], found.get("distance", [None])[0], facts, **given)))
     sys.exit(int(failed))

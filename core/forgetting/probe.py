@@ -29,10 +29,8 @@ from ..data.verify import FileHashes, check_skipped, drop_unreadable
 from ..errors import DataError
 from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier, spoken
-from ..runtime.distributed import is_main, run_on_all
-from ..runtime.progress import Reporter
 from .drawings.things import OTHER_NAMES, THINGS, draw
-from .score import DRAWN, Forgotten, GenericScore
+from .score import DRAWN, GenericScore
 from .score import generic_sentence as generic_sentence
 
 DRAWING_TEMPLATES = ("a drawing of a {}.", "a picture of a {}.", "clip art of a {}.")
@@ -213,35 +211,6 @@ def _ranks(similarity: Tensor, labels: Tensor) -> Tensor:
     """(N, W) -> (N,): how many other words are not less similar than the right one; NaN is never less."""
     right = similarity.gather(1, labels[:, None])  # (N, 1)
     return (~(similarity < right)).sum(dim=1) - 1
-
-
-def forgetting(
-    before: Backbone,
-    after: Backbone,
-    reporter: Reporter,
-    *,
-    generic: str | None = None,
-    workers: int | None = None,
-    amp: str | None = None,
-) -> Forgotten | None:
-    """Zero-shot accuracy of both on drawings, or on the images of the folder `generic`.
-
-    Returns:
-        None on all ranks but the first.
-
-    Raises:
-        DataError: the generic images cannot be used.
-    """
-
-    def on_the_first() -> Forgotten | None:
-        if not is_main():
-            return None
-        probe = probe_of(generic)
-        reporter.info(f"Naming {len(probe.data.items)} generic images before and after")
-        scores = [probe.accuracy(backbone, workers=workers, amp=amp) for backbone in (before, after)]
-        return Forgotten.of_scores(*scores)
-
-    return run_on_all(on_the_first)
 
 
 def probe_of(generic: str | None) -> GenericProbe:

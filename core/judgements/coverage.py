@@ -21,45 +21,49 @@ from ..errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
-class Trusted(Record):
+class _Asked(Record):
+    """Of sets and of an error, whichever is asked for.
+
+    Attributes:
+        notes: sentences for the user.
+    """
+
+    notes: Sequence[str] = beside(())  # type: ignore[assignment]  # a field in place of a property
+
+    def values_by_key(self) -> dict[str, Any]:
+        return {key: value for key, value in super().values_by_key().items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Trusted(_Asked):
     """What was asked for, on the images that were scored.
 
     Attributes:
         conformal: coverage and size of sets, as `Conformal.scores` or `LabelSets.scores` says; None: not asked for.
         selective: what is left open; None: not asked for.
-        notes: sentences for the user.
     """
 
     beside_scores: ClassVar = ("conformal", "selective")
     conformal: Mapping[str, Any] | None = None
     selective: Selective | None = None
-    notes: Sequence[str] = beside(())  # type: ignore[assignment]  # a field in place of a property
-
-    def values_by_key(self) -> dict[str, Any]:
-        return {key: value for key, value in super().values_by_key().items() if value is not None}
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Trusted:
         sets, left = metrics.get("conformal"), metrics.get("selective")
-        return cls(sets, left and Selective(**left))
+        return cls(conformal=sets, selective=left and Selective(**left))
 
 
 @dataclass(frozen=True, eq=False)
-class Answers(Record):
+class Answers(_Asked):
     """Of each image.
 
     Attributes:
         open: whether its answer is left open, or names of labels that are; None: no error is asked for.
         set: names of the classes or labels of its set; None: no coverage is asked for.
-        notes: sentences for the user.
     """
 
-    open: Sequence[bool] | Sequence[Sequence[str]] | None
-    set: Sequence[Sequence[str]] | None
-    notes: Sequence[str] = beside(())  # type: ignore[assignment]  # a field in place of a property
-
-    def values_by_key(self) -> dict[str, Any]:
-        return {key: value for key, value in super().values_by_key().items() if value is not None}
+    open: Sequence[bool] | Sequence[Sequence[str]] | None = None
+    set: Sequence[Sequence[str]] | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -129,10 +133,10 @@ class Coverage(Judgement):
     def _answers(self, predictions: JudgedPredictions) -> Answers:
         sets, of_sets = self._sets(predictions)
         left_open, of_answers = self._left_open(predictions)
-        return Answers(left_open, sets, [*of_sets, *of_answers])
+        return Answers([*of_sets, *of_answers], left_open, sets)
 
     def _sets(self, predictions: JudgedPredictions) -> tuple[list[list[str]] | None, list[str]]:
-        calibration, several = predictions.calibration, predictions.multilabel
+        calibration, several = predictions.calibration, predictions.answers is not None
         if self.coverage is None:
             return None, []
         if calibration is None:
@@ -157,7 +161,7 @@ class Coverage(Judgement):
         if self.max_error is None:
             return None, []
         if calibration is None:
-            left = torch.ones_like(probs if predictions.multilabel else probs[:, 0], dtype=torch.bool)
+            left = torch.ones_like(probs[:, 0] if predictions.answers is None else probs, dtype=torch.bool)
             notes = [f"all answers are left open: {uncalibrated_words(predictions.run.info)}; fit again"]
         else:
             left = calibration.open_answers(probs, self.max_error)
@@ -187,4 +191,4 @@ class Coverage(Judgement):
             why = calibration.abstention_notes(self.max_error)
             all_open = left.open == 1 and not calibration.multilabel
             notes += why if why and all_open else [left.words, *why]
-        return Trusted(sets, left, notes)
+        return Trusted(notes, sets, left)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..contracts.judgement import FIT, JudgedFit, Judgement, Place
-from ..forgetting.probe import forgetting
+from ..forgetting.probe import probe_of
 from ..forgetting.score import Forgotten
+from ..runtime.distributed import is_main, run_on_all
 
 
 @dataclass(eq=False, kw_only=True)
@@ -21,5 +22,18 @@ class Forgetting(Judgement):
     place: ClassVar = Place.ABILITIES
 
     def compute(self, fit: JudgedFit) -> Forgotten | None:
-        how = {"generic": fit.generic, "workers": fit.workers, "amp": fit.amp}
-        return forgetting(fit.before, fit.after, fit.reporter, **how)
+        """None on all ranks but the first, which names the generic images.
+
+        Raises:
+            DataError: they cannot be used.
+        """
+
+        def on_the_first() -> Forgotten | None:
+            if not is_main():
+                return None
+            probe = probe_of(fit.generic)
+            fit.reporter.info(f"Naming {len(probe.data.items)} generic images before and after")
+            towers = (fit.before, fit.after)
+            return Forgotten.of_scores(*(probe.accuracy(each, workers=fit.workers, amp=fit.amp) for each in towers))
+
+        return run_on_all(on_the_first)

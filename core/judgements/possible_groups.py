@@ -68,23 +68,23 @@ class PossibleGroups(Judgement):
     place: ClassVar = Place.SCORES
 
     def compute(self, fit: JudgedClassifier) -> IfGrouped | None:
-        possible = fit.prepared.data.possible_groups
-        if possible is None or possible.used:
+        possible, shots = fit.prepared.data.possible_groups, fit.shots
+        if possible is None or not possible.asked or shots is None:
             return None
-        loose = _pool(fit.shots)
-        whole = replace(loose, groups=tuple(possible.groups.get(name) for name in loose.ids))
-        per_class = int(fit.shots.support.memberships().sum(axis=0).max(initial=0))
+        loose = _pool(shots)
+        whole = replace(loose, groups=tuple(possible.groups.get(name, "") for name in loose.ids or ()))
+        per_class = int(shots.support.memberships().sum(axis=0).max(initial=0))
         classifier, of = fit.prepared.classifier, (fit.prepared.classifier, per_class, fit.seed)
         try:
-            held_out = [_held_out(pool, *of) for pool in (loose, whole)]
+            one_by_one, in_groups = _held_out(loose, *of), _held_out(whole, *of)
         except CapabilityError:  # one class only in a fold
             return None
-        if None in held_out:
+        if one_by_one is None or in_groups is None:
             return None
-        (rows, logits), (rows_by_group, logits_by_group) = held_out
+        (rows, logits), (rows_by_group, logits_by_group) = one_by_one, in_groups
         seen = whole.select(rows_by_group)
         found = compared(_scores(seen, logits_by_group, classifier), fit.class_names, fit.deciding)
-        by_image = metrics_of(logits, loose.select(rows).labels.cpu(), fit.class_names)[found.deciding]
+        by_image = metrics_of(logits, loose.select(rows).to("cpu").labels, fit.class_names)[found.deciding]
         by_group = found.adapted[found.deciding]
         if by_image is None or by_group is None:
             return None
@@ -101,7 +101,7 @@ def _pool(shots: Shots) -> FeatureSet:
         torch.cat([each.features for each in sets]),
         torch.cat([each.labels for each in sets]),
         shots.test.class_names,
-        ids=tuple(name for each in sets for name in each.ids),
+        ids=tuple(name for each in sets for name in each.ids or ()),
         backbone=shots.test.backbone,
         raw_norms=shots.test.raw_norms,
     )
@@ -130,7 +130,7 @@ def _drawn(pool: FeatureSet, held: Tensor, per_class: int, seed: int) -> Sequenc
 
 def _scores(seen: FeatureSet, logits: Tensor, classifier: TextClassifier) -> Scores:
     """Of the probe beside zero-shot, where there are texts."""
-    labels, names = seen.labels.cpu(), seen.class_names
+    labels, names = seen.to("cpu").labels, seen.class_names
     metrics = {"adapted": metrics_of(logits, labels, names), "test_images": len(seen)}
     if not classifier.has_texts:
         return Scores(labels, None, logits, metrics, seen.groups)

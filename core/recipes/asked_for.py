@@ -120,11 +120,7 @@ def data_facts(data: DomainData, path: str) -> dict[str, Any]:
         for label in item.classes():
             counts[item.split][data.class_names[label]] += 1
     facts = {"name": data.name, "path": path, "kind": data.kind, "licence": data.licence, "counts": counts}
-    found = data.possible_groups
-    if found is not None:
-        known = {"option": found.option, "groups": found.count, "p_value": found.p_value, "used": found.used}
-        facts["grouping"] = known
-    return facts
+    return facts if data.possible_groups is None else {**facts, "grouping": data.possible_groups.facts}
 
 
 def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:

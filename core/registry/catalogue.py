@@ -28,8 +28,6 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = __name__.rsplit(".core.", 1)[0]
 DEFAULT_DOMAIN = "natural"
 """Of images of which nobody says what they are."""
-TASK_BASES = ("config-training", "tower-training")
-"""Folders of `core/tasks` whose `task.py` is no task but a base of some."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,7 @@ def losses() -> dict[str, Entry]:
 
 def tasks() -> dict[str, Entry]:
     """Task name -> entry."""
-    named = _named("task", "core/tasks/*/task.py", "domains/*/tasks/*.py")
-    return {name: entry for name, entry in named.items() if name not in TASK_BASES}
+    return _named("task", "core/tasks/*/task.py", "domains/*/tasks/*.py")
 
 
 def metrics() -> dict[str, Entry]:

@@ -5,7 +5,6 @@ Besides the finished index, which faiss builds in memory, memory does not grow w
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 from ... import __version__
 from ..errors import ConfigError, DataError
 from ..features.nearest import faiss_library
-from ..runtime.files import MARKER, claimed, remove_abandoned
+from ..runtime.files import MARKER, claimed, json_text, remove_abandoned
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
 from .kinds import KINDS, built
 from .wanted import Facts
@@ -105,7 +104,7 @@ class IndexBuilder:
             written = {name: facts_of(self._folder / name) for name in FILES}
             of_index = {"format": FORMAT, "vladapt": __version__, "kind": self.kind, "dims": self.dims, "entries": rows}
             of_index |= {"about": about} if (about := self._facts.summary()) else {}
-            text = json.dumps({**of_index, **facts, "files": written}, indent=2, ensure_ascii=False)
+            text = json_text({**of_index, **facts, "files": written}, indent=2)
             (self._folder / FACTS).write_text(text + "\n", encoding="utf-8")
             self._publish()
             (self._place / MARKER).unlink()

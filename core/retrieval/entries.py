@@ -15,6 +15,7 @@ import numpy as np
 
 from ..contracts.items import Captions, Item
 from ..errors import DataError
+from ..runtime.files import json_text
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
 OFFSET = np.dtype("<u8")
@@ -62,7 +63,7 @@ class EntryWriter:
     def add(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self._offsets.write(np.array(self._lines.tell(), OFFSET).tobytes())
-            self._lines.write(json.dumps(asdict(entry), ensure_ascii=False).encode(*ENCODING) + b"\n")
+            self._lines.write(json_text(asdict(entry)).encode(*ENCODING) + b"\n")
             self.count += 1
 
     def close(self) -> None:

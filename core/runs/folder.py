@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,13 @@ from typing import IO, Any
 from safetensors import SafetensorError
 
 from ... import __version__
+from ..backbones.specs import FILE
 from ..contracts.run_info import RunInfo, mapped_texts
+from ..contracts.use import FittedRun
 from ..errors import ConfigError, DataError
-from ..runtime.files import claimed, remove_abandoned, write_whole
+from ..runtime.files import claimed, json_text, plain, remove_abandoned, write_whole
 from ..runtime.process import installed_version
+from ..runtime.reading import check_unchanged, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
 
@@ -48,7 +51,7 @@ KEYS = {
 """What run.json cannot do without, and of which kind it is."""
 OPTIONAL = {
     **dict.fromkeys(("plan", "data", "metrics", "splits", "adapter_options", "fit", "digests", "calibration"), dict),
-    **dict.fromkeys(("base", "published", "judge", "losses", "settings", "versions"), dict),
+    **dict.fromkeys(("base", "published", "judge", "losses", "settings", "versions", "sha256"), dict),
     **dict.fromkeys(("templates", "skipped", "notes"), list),
     "origin": str,
 }
@@ -65,7 +68,7 @@ MOST_DIGESTS = 200_000
 
 
 @dataclass(eq=False)
-class Run:
+class Run(FittedRun):
     """A run folder: run.json, metrics.json, adapter.safetensors, log.txt, report.html, and where confidences are
     calibrated calibration.safetensors.
 
@@ -75,18 +78,8 @@ class Run:
         with Run.create(None, "medical", "ape") as run:
             adapter.save(run.adapter_path)
             run.write(info, metrics)
-
-    Attributes:
-        path: the folder.
-        info: what run.json holds.
-        metrics: what metrics.json holds.
-        place: how a run of the Hugging Face hub was named; "" for one in a folder.
     """
 
-    path: Path
-    info: RunInfo = field(default_factory=RunInfo)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    place: str = ""
     _made: list[Path] = field(default_factory=list, repr=False)
     _claim: IO[bytes] | None = field(default=None, repr=False)
 
@@ -131,6 +124,7 @@ class Run:
         wrong = [key for key, kind in KEYS.items() if not isinstance(info[key], kind)]
         wrong += [key for key, kind in OPTIONAL.items() if not isinstance(info.get(key), (kind, type(None)))]
         wrong += ["digests" for each in _values(info.get("digests")) if not isinstance(each, list)]
+        wrong += ["sha256" for each in _values(info.get("sha256")) if not isinstance(each, str)]
         if wrong:
             raise DataError(f"{path / 'run.json'}: damaged, {wrong[0]} is {str(info[wrong[0]])[:40]!r}; fit again")
         if not all(isinstance(name, str) for name in info["class_names"]):
@@ -139,23 +133,15 @@ class Run:
             raise DataError(f"{path / 'run.json'}: damaged, backbone.spec is not the name of a backbone; fit again")
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
+        _check_files(path, info.get("sha256") or {})
         metrics = _read_json(path / METRICS) if (path / METRICS).exists() else info.get("metrics", {})
         typed = RunInfo.from_json(info)
         return cls(path, shareable(typed) if place else typed, metrics, place)
 
     @property
-    def shown(self) -> str:
-        """How the user names it."""
-        return self.place or str(self.path)
-
-    @property
     def aside(self) -> Path:
         """Where evaluations of it are written: into its folder, but not into the hub's cache."""
         return RUNS / re.sub(r"[^A-Za-z0-9._-]+", "--", self.place.removeprefix(HUB)) if self.place else self.path
-
-    @property
-    def adapter_path(self) -> Path:
-        return self.path / "adapter.safetensors"
 
     def write(self, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         """Write run.json (`info`, the metrics, the format and this version) and metrics.json.
@@ -186,9 +172,29 @@ class Run:
         except OSError as error:
             raise DataError.unwritable(self.path, error) from error
 
+    def replace_adapter(self, save: Callable[[Path], Any]) -> None:
+        """Write the adapter of a finished run anew.
+
+        Args:
+            save: writes the file at a path whole.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        save(self.adapter_path)
+        if self.info.sha256:
+            self._keep_digests({**self.info.sha256, self.adapter_path.name: sha256_of(self.adapter_path)})
+
+    def _keep_digests(self, digests: Mapping[str, str]) -> None:
+        content = {**_read_json(self.path / "run.json"), "sha256": digests}
+        write_whole(self.path / "run.json", dumped(content))
+        self.info = self.info.with_(sha256=digests)
+
     def finish(self) -> None:
-        """Take the marker away: from now on `open` reads the run. Runs beside it whose processes were killed while
-        they wrote them are removed."""
+        """Take the marker away: from now on `open` reads the run, and finds out what has become of its files. Runs
+        beside it whose processes were killed while they wrote them are removed."""
+        if (self.path / "run.json").is_file():
+            self._keep_digests(sha256_in(self.path, leave_out=("run.json",)))
         (self.path / UNFINISHED).unlink(missing_ok=True)
         self._release()
         others = (marker.parent for marker in self.path.parent.glob(f"*/{UNFINISHED}"))
@@ -214,7 +220,11 @@ class Run:
 
     def __exit__(self, kind, error, trace) -> None:
         if error is None:
-            self.finish()
+            try:
+                self.finish()
+            except BaseException:
+                self.discard()
+                raise
             return
         self.discard()
         if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
@@ -240,6 +250,20 @@ def open_run(run: str | Path, backbone: str | None = None) -> Run:
         opened.info = opened.info.with_(**cleaned(parts, lambda text: backbone if text == own else text))
     check_backbone(opened.info, opened.shown)
     return opened
+
+
+def note_on_digests(info: RunInfo) -> list[str]:
+    """That damage to the files of a run might not be found, where that is so."""
+    return [] if info.sha256 else ["the run has no digests of its files, so damage to them might not be noticed"]
+
+
+def _check_files(path: Path, digests: Mapping[str, str]) -> None:
+    """Refuse a run whose files are not as they were written: those that are read where it is used. Pages and logs are
+    not, towers only as a backbone, and for a lost metrics.json run.json stands in."""
+    read = {name: each for name, each in digests.items() if name.endswith((".safetensors", ".json")) and name != FILE}
+    if not (path / METRICS).exists():
+        read.pop(METRICS, None)
+    check_unchanged(path, read, "copy the whole run folder again, or fit again")
 
 
 def _values(value: Any) -> list[Any]:
@@ -303,23 +327,6 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Iterable):
-        return [plain(inner) for inner in value]
-    return value
-
-
 def without_place(value: Any) -> Any:
     """A nest of plain values whose texts name files in the working directory as they are named from there."""
     here = str(Path.cwd())
@@ -334,8 +341,8 @@ def origin_of(folder: Path) -> str | None:
     return way if set(Path(way).parts) <= {os.pardir} else None
 
 
-def dumped(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def dumped(value: Mapping[str, Any]) -> str:
+    return json_text(value, indent=2) + "\n"
 
 
 def now() -> str:
@@ -372,7 +379,7 @@ def write_metrics(folder: Path, result: Mapping[str, Any]) -> Path:
         DataError: nothing can be written there.
     """
     make_folder(folder)
-    write_whole(folder / METRICS, dumped(plain(result)))
+    write_whole(folder / METRICS, dumped(result))
     return folder / METRICS
 
 

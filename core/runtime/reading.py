@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -111,6 +111,36 @@ def sha256_of(path: str | Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_in(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
+    """Name of a file in a folder -> its `sha256_of`; hidden ones, and what lies deeper, are left out."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return {path.name: sha256_of(path) for path in files if path.name not in leave_out}
+
+
+def check_unchanged(folder: Path, digests: Mapping[str, str], cure: str) -> None:
+    """Refuse a folder in which files are not as they were written.
+
+    Args:
+        digests: of `sha256_in`; what lies elsewhere is not looked at.
+        cure: what to do, for messages.
+
+    Raises:
+        DataError: one of them is missing, cannot be read, or holds something else.
+    """
+    for name, digest in digests.items():
+        path = folder / name
+        if path.name != name:
+            continue
+        if not path.is_file():
+            raise DataError(f"{path}: {'not a file' if path.exists() else 'missing'}; {cure}")
+        try:
+            unchanged = sha256_of(path) == digest
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({_reason(error)}); {CHECK}") from None
+        if not unchanged:
+            raise DataError(f"{path}: damaged or replaced, its sha256 is not that of what was written; {cure}")
 
 
 def read_bytes(path: Path, cure: str = CHECK, most: int = MOST_BYTES) -> bytes:

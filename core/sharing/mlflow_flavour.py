@@ -244,7 +244,8 @@ def _as_pyfunc(opened: Run, place: Path, how: Mapping[str, Any]) -> dict[str, An
     for name in FILES:
         if name not in ("run.json", CARD) and (opened.path / name).is_file():
             shutil.copyfile(opened.path / name, folder / name)
-    write_whole(folder / "run.json", dumped({**opened.info}))
+    digests = {name: digest for name, digest in opened.info.sha256.items() if (folder / name).is_file()}
+    write_whole(folder / "run.json", dumped(opened.info.with_(sha256=digests)))
     params = ParamSchema([ParamSpec("coverage", "double", COVERAGE)])
     return {
         "loader_module": LOADER,

@@ -26,6 +26,7 @@ from ..runs.folder import Run, dumped
 from ..runs.places import CARD, FILES
 from ..runs.redaction import Privacy, cleaned, leaks, shareable
 from ..runtime.files import write_whole
+from ..runtime.reading import sha256_in
 from .card import Card, Told, check_card, check_licence
 from .upload import check_login, upload
 
@@ -158,8 +159,8 @@ def _write(run: Run, task: Task, told: Told, folder: Path, digest: str) -> list[
         for name in TENSORS:
             if (run.path / name).is_file():
                 _copy_tensors(run.path / name, partial / name, privacy)
-        write_whole(partial / "run.json", dumped({**info, "metrics": metrics}))
         write_whole(partial / "metrics.json", dumped(metrics))
+        write_whole(partial / "run.json", dumped({**info, "sha256": sha256_in(partial), "metrics": metrics}))
         write_whole(partial / CARD, card.text())
         _check_untold(partial, run.info)
     return list(_notes(card))

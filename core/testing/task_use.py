@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from ..contracts.task import Axes
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runs.folder import Run
+from ..runtime.files import json_text
+from ..runtime.reading import read_json
 from .contract import refusal
 from .task_trial import QUIET, TaskTrial
 
@@ -143,13 +145,14 @@ def what_it_refuses_it_refuses_in_its_words(trial: TaskTrial) -> Iterator[str]:
 
 
 def a_damaged_run_is_refused(trial: TaskTrial) -> Iterator[str]:
-    """Weights that are cut off, and those of something else: one line that names the file."""
+    """Weights that are cut off, and those of something else, in a run without digests: one line that names the file."""
     if not trial.keeps_a_run or not load_file(str(trial.run.adapter_path)):
         return
     for name, damage in (("cut off", _cut_off), ("of something else", _of_something_else)):
         folder = trial.folder / f"run {name}"
         shutil.copytree(trial.run.path, folder)
         damage(folder / trial.run.adapter_path.name)
+        _without_digests(folder / "run.json")
         damaged = Run.open(folder)
         calls = {"evaluate": lambda r=damaged: trial.evaluate(trial.use(r))}
         if trial.predicts:
@@ -208,6 +211,11 @@ def _cut_off(file: Path) -> None:
 
 def _of_something_else(file: Path) -> None:
     save_file({"something.else": torch.zeros(3)}, str(file))
+
+
+def _without_digests(file: Path) -> None:
+    """As older versions wrote run.json: it does not tell by itself that a file is damaged."""
+    file.write_text(json_text({**read_json(file), "sha256": {}}), encoding="utf-8")
 
 
 def _numbers_apart(one: Any, other: Any, place: str = "adapted") -> Iterator[tuple[str, Any, Any]]:

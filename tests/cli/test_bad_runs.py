@@ -14,6 +14,12 @@ import pytest
 FAILED, USAGE = 1, 2
 
 
+@pytest.fixture
+def run(run, without_digests) -> Path:
+    """One that does not tell by itself what of it was changed."""
+    return without_digests(run)
+
+
 @pytest.fixture(params=["eval", "predict"])
 def use(request, vladapt, colours):
     """Use a run: evaluate it, or predict an image with it."""
@@ -66,6 +72,28 @@ def test_runs_of_other_versions_and_damaged_ones(use, run):
     check_use(use(run), str(run), "did not finish", "fit again")
     (run / ".unfinished").unlink()
     assert use(run).code == 0  # it is the changes that were refused
+
+
+def test_a_run_that_is_not_as_it_was_written(use, run, fitted_once):
+    told = json.loads((fitted_once[0] / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(told | {"recipe": json.loads((run / "run.json").read_text())["recipe"]}))
+    assert use(run).code == 0
+    for name in ("adapter.safetensors", "calibration.safetensors", "linear-probe.safetensors"):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        check_use(use(run), str(run / name), "damaged or replaced", "copy the whole run folder again, or fit again")
+        (run / name).unlink()
+        check_use(use(run), name, "missing", "copy the whole run folder")
+        (run / name).write_bytes(whole)
+
+
+def test_an_adapter_that_overflows_names_no_class(vladapt, run, colours, tmp_path):
+    header, tensors = read_safetensors(run / "adapter.safetensors")
+    tensors["keys"] = tensors["keys"] * 1e38
+    write_safetensors(run / "adapter.safetensors", header, tensors)
+    outcome = vladapt("predict", run, colours / "red", "--out", tmp_path / "rows.jsonl")
+    check_use(outcome, "00.png: the model gives NaN or infinity for it", "copy the run again, or fit again")
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 def test_an_adapter_file_of_another_backbone(use, run, tmp_path, small_clip_spec):

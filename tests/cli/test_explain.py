@@ -69,8 +69,8 @@ def test_what_cannot_be_explained_is_one_line(vladapt, run, colours):
         assert outcome.code in (1, 2) and said in outcome.error, outcome.err
 
 
-def test_a_run_of_an_older_version_is_explained_by_heat_maps_alone(vladapt, run, colours, tmp_path):
-    (run / "labelled.safetensors").unlink()
+def test_a_run_of_an_older_version_is_explained_by_heat_maps_alone(vladapt, run, without_digests, colours, tmp_path):
+    (without_digests(run) / "labelled.safetensors").unlink()
     how = ("--explain-method", "occlusion", "--out", "why", "--json")
     outcome = vladapt("predict", run, colours / "blue" / "02.png", *how)
     assert outcome.code == 0, outcome.err

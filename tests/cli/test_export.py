@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vladapt.core.confidence import Calibration
+
 pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
 
@@ -17,6 +19,7 @@ ALONE = (
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 """A script where these cannot be imported."""
+PER = ("all", "class")
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
     assert all(check["of_logit_range"] < 1e-3 and check["same_answers"] == 1 for check in facts["checks"].values())
     assert facts["licences"]["data"] == "unknown" and facts["opset"] == 18
     images = sorted(colours.rglob("*.png"))[:3]
-    for per in ("all", "class"):
+    for per in PER:
         asked = ("--coverage", "0.8", "--coverage-per", per)
         wanted = vladapt("predict", run, *images, *asked, "--json").json["predictions"]
         command = [sys.executable, "-c", ALONE, tmp_path / "model" / "predict.py", *images, *asked]
@@ -52,6 +55,13 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, "the others are answered"
     assert done.stderr.count("\n") == 1 and "torn.png: " in done.stderr and "Traceback" not in done.stderr
 
+    graph = tmp_path / "model" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "model.onnx: missing, damaged or replaced; copy" in done.stderr and not done.stdout
+    refused = vladapt("serve", "model", "--port", "0")
+    assert refused.code == 1 and "model.onnx: damaged or replaced" in refused.error
+
     again = vladapt("export", run, "--out", "model")
     assert again.code == 1 and again.error == "vladapt: --out model: exists; give the name of a new folder"
     for arguments, words in {
@@ -61,6 +71,36 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
         refused = vladapt("export", run, "--out", "other", *arguments)
         assert refused.code == 2 and words in refused.error
     assert not Path("other").exists()
+
+
+def test_sets_of_patients_are_those_of_the_run(fit, vladapt, colours, tmp_path):
+    """Of predict, and of the run and its export as they are served."""
+    from vladapt.core.contracts.serving import Serving, Wishes
+    from vladapt.core.engine.serve import load_export, load_run
+
+    pictures = sorted(colours.rglob("*.png"))
+    rows = [f"{path},{path.parent.name},{path.parent.name} {int(path.stem) // 2}" for path in pictures]
+    Path("patients.csv").write_text("\n".join(["image,label,patient", *rows]))
+    made = fit("--data", "patients.csv", "--adapter", "tip-adapter", "--shots", "8", "--json").json
+    calibration = Calibration.load(made["run"])
+    groups = calibration.groups.tolist()
+    assert len(set(groups)) < len(groups)
+    exported = vladapt("export", made["run"], "--out", "model", "--json").json
+    least = {per: (1 - calibration.conformal(0.8, per_class=per == "class").thresholds).clamp(min=0) for per in PER}
+    assert exported["coverage"]["0.8"] == pytest.approx(least["all"].tolist())
+    assert exported["coverage_per"]["class"]["0.8"] == pytest.approx(least["class"].tolist())
+    images = [str(path) for path in pictures[::5]]
+    for per in PER:
+        asked = {"coverage": 0.8, "coverage_per": per}
+        told = vladapt("predict", made["run"], *images, "--coverage", 0.8, "--coverage-per", per, "--json").json
+        for model in (load_run(Path(made["run"]), Serving(device="cpu")), load_export(tmp_path / "model", Serving())):
+            samples, refused = model.samples([Path(path) for path in images])
+            for sample in samples:
+                model.prepare(sample)
+            model.answer(samples)
+            answers = model.rows(samples, refused, Wishes(**asked))["predictions"]
+            assert [row["set"] for row in answers] == [row["set"] for row in told["predictions"]]
+            assert all(row["label"] in row["set"] for row in answers)
 
 
 def test_8_bits_say_what_they_change(run, vladapt, tmp_path):

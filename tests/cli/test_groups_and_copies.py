@@ -88,13 +88,15 @@ def wards(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["pat{0:03}/img{1}", "person{0}_{1}"])
-def test_patients_in_class_folders_are_kept_together(fit, wards, form):
+def test_patients_in_class_folders_are_kept_together(fit, vladapt, wards, form):
     outcome = fit("--data", wards(form), "--json")
     run = json.loads((Path(outcome.json["run"]) / "run.json").read_text())
     assert any("20 groups, whose images look alike" in note for note in run["notes"])
     assert run["data"]["grouping"]["used"] and run["data"]["grouping"]["groups"] == 20
     patients = [{name.split("/")[1].split("_")[0] for name in run["splits"][split]} for split in ("support", "test")]
     assert not patients[0] & patients[1]
+    again = vladapt("eval", outcome.json["run"], "--json").json
+    assert again["adapted"] == outcome.json["adapted"] and again["in_fit"] == 0
 
 
 def test_groups_that_are_not_called_so_are_asked_about_with_both_numbers(fit, vladapt, wards, small_clip_spec):
@@ -128,3 +130,14 @@ def test_a_bad_pattern_is_refused_in_a_line(fit, wards, refused):
     refused(fit("--data", folder, "--group-column", "stem:("), 2, "--group-column stem:(", "not a regular expression")
     refused(fit("--data", folder, "--group-column", "folder"), 2, "--group-column folder", "no sub-folder")
     assert "20 groups" in fit("--data", folder, "--group-column", r"stem:^(\d+)_").out.replace("\n", " ")
+
+
+def test_an_older_run_is_evaluated_on_the_images_that_it_kept_for_testing(fit, vladapt, wards, tmp_path):
+    outcome = fit("--data", wards("pat{0:03}/img{1}"), "--group-column", "none", "--json")
+    file = Path(outcome.json["run"]) / "run.json"
+    info = json.loads(file.read_text())
+    assert "grouping" not in info["data"]
+    del info["recipe"]["data"]["group_column"]
+    file.write_text(json.dumps(info))
+    again = vladapt("eval", outcome.json["run"], "--json").json
+    assert again["adapted"] == outcome.json["adapted"] and again["test_images"] == len(info["splits"]["test"])

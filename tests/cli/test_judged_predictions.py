@@ -83,7 +83,7 @@ def test_a_command_that_judges_no_predictions_does_not_take_their_options(vladap
 
 def predictions(**how) -> JudgedPredictions:
     probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]], dtype=torch.float64)
-    of = {"at": PREDICT, "run": None, "class_names": ("a", "b"), "probabilities": probabilities, "multilabel": False}
+    of = {"at": PREDICT, "run": None, "class_names": ("a", "b"), "probabilities": probabilities}
     return JudgedPredictions(**{**of, "features": torch.eye(3)[:, :2], **how})
 
 
@@ -114,7 +114,7 @@ def test_labels_that_are_left_open_are_named_no_more():
             return []
 
     answers = torch.ones(3, 2, dtype=torch.bool)
-    judged = predictions(multilabel=True, answers=answers, calibration=Open())
+    judged = predictions(answers=answers, calibration=Open())
     (note,) = Findings({}).add([build_judgement("coverage", max_error=0.45)], judged)
     assert judged.metrics == {"open": [["b"], ["a"], []]} and note.startswith("33.3% of the answers are left open")
     assert judged.answers.tolist() == [[True, False], [False, True], [True, True]]

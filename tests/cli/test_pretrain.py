@@ -15,6 +15,8 @@ from forked import run, run_ranks
 from PIL import Image
 from safetensors.torch import load_file
 
+from vladapt.core.runtime.reading import sha256_in
+
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "yellow": (230, 220, 60)}
 PLACES = ("left", "right", "top")
 KILLED = """
@@ -92,6 +94,8 @@ def test_it_writes_a_backbone_and_says_what_changed(vladapt, options, tmp_path):
     written = {path.name for path in (tmp_path / "model").iterdir()}
     assert {"model.safetensors", "run.json", "metrics.json", "history.json", "log.txt", "report.html"} <= written
     assert not any(name.startswith("stage") for name in written)
+    digests = json.loads((tmp_path / "model" / "run.json").read_text())["sha256"]
+    assert digests == sha256_in(tmp_path / "model", leave_out=("run.json",))
     assert len(json.loads((tmp_path / "model" / "history.json").read_text())) == 6
     embedded = vladapt(
         "embed",

@@ -29,6 +29,7 @@ def test_a_stream_goes_on_where_the_call_before_ended(run_of, vladapt, colours):
     assert first != second
     assert load_adapter(run / "adapter.safetensors").seen == seen + 2 * len(first)
     assert not (run / "streaming.lock").exists()
+    assert vladapt("eval", run).code == 0, "it knows its adapter, which is another now"
 
 
 @pytest.mark.parametrize("name", ["dmn", "tda"])

@@ -30,6 +30,7 @@ VOLATILE = (
     (r"(?m),\d+\.\d{1,3}$", ",SECONDS"),
     (r'"(seconds)": \{[^}]*\}', r'"\1": SECONDS'),
     (r'"(versions|packages)": \{[^}]*\}', r'"\1": VERSIONS'),
+    (r'"sha256": \{[^}]*\}', '"sha256": DIGESTS'),
     (r'"(python|platform|device|vladapt|mtime|modified|commit)": "[^"]*"', r'"\1": HERE'),
 )
 """What differs from run to run or from machine to machine, and what stands for it."""

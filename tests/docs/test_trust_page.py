@@ -61,7 +61,10 @@ def test_the_mean_coverage_of_split_rows_is_within_a_point_of_the_theory(trust):
         expected, *found = (float(cell.split(" ± ")[0]) for cell in row[3:7])
         assert expected == pytest.approx(100 * trust.coverage.expected(int(row[2])), abs=0.5)
         if not row[1].startswith("folds"):
-            assert all(abs(value - expected) <= 1 for value in found), row
+            alone = [size == "1.0" for size in row[7].split(", ")]  # the answer, which may be right more often
+            assert all(abs(value - expected) <= 1 or (value > expected and one) for value, one in zip(found, alone)), (
+                row
+            )
 
 
 def test_sets_for_new_patients_hold_what_was_asked_on_average(trust):
@@ -80,7 +83,7 @@ def test_answers_to_new_patients_are_wrong_as_seldom_as_asked(trust):
     rows = table(trust, "open-patients")
     assert all(float(cell.split(", ")[1]) <= 10 for row in rows for cell in row[1:])
     given = [[float(cell.split(", ")[0]) for cell in row[1:]] for row in rows]
-    assert given == sorted(given) and all(column == sorted(column) for column in zip(*given))
+    assert given == sorted(given) and all(list(column) == sorted(column) for column in zip(*given))
     over, share = trust.patients.open_answers(50, 0.2, draws=5)
     assert over == 0 and 0.1 < share < 0.9
 
@@ -112,7 +115,7 @@ def test_the_coverage_expected_is_that_of_the_beta_binomial(trust):
 
 
 def test_sets_of_rows_divided_at_random_cover_as_expected(trust, tmp_path):
-    file = trust.coverage.drawn_classes(tmp_path / "drawn.npz", 1, {"": [30] * 4})
+    file = trust.coverage.drawn_classes(tmp_path / "drawn.npz", 1, {"": [15] * 16})
     found = trust.coverage.outcomes(file, "divided at random", 60)
     expected, rows, tested, _, _ = found[0]
     means = torch.tensor([each[3] for each in found]).mean(dim=0)

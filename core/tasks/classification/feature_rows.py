@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from ...contracts.adapter import Adapter
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import DomainData, Item, Label, Labels
-from ...contracts.prepared import Counts, PreparedData, Shots
+from ...contracts.prepared import PreparedData
 from ...contracts.recipe import AUTO
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
@@ -22,42 +23,32 @@ from ...errors import CapabilityError, DataError
 from ...features.files import FeatureFile, load_features
 from ...recipes.asked_for import class_indices
 from ...runtime.progress import Reporter
-from .prepared import Drawn
+from .prepared import Prepared
 
 
-@dataclass
-class PreparedFeatures(Drawn):
-    """Rows of a features file, split like images; see `Prepared`.
+@dataclass(kw_only=True)
+class PreparedFeatures(Prepared):
+    """Rows of a features file, which are split and drawn like images and looked up in place of computed.
 
     Attributes:
         path: the file.
+        wanted_device: as the user says.
         classes: what `--classes` says, for further files.
-        given: resource name -> path.
         all_class_names: of the file, with those that `classes` leaves out.
     """
 
     path: str
     file: FeatureFile
-    data: DomainData
-    reporter: Reporter
     wanted_device: str = "auto"
     classes: Any = None
-    given: Mapping[str, Any] = field(default_factory=dict)
     all_class_names: tuple[str, ...] = ()
     task: str = "classification"
-    domain: None = None
-    backbone: None = None
-    templates: tuple[str, ...] = ()
-    descriptions: None = None
-    counts: Counts = field(default_factory=Counts)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    thumbnail: None = None
-    metrics: tuple[()] = ()
-
-    @property
-    def had_splits(self) -> bool:
-        given = set(self.file.split or ()) - {""}
-        return len(given) > 1 or given == {"test"}
+    domain: None = None  # type: ignore[assignment]  # no images, so nothing that reads or encodes them
+    backbone: None = None  # type: ignore[assignment]
+    store: None = None  # type: ignore[assignment]
+    templates: ClassVar = ()
+    metrics: ClassVar = ()
+    thumbnail: ClassVar = None  # type: ignore[assignment]
 
     @property
     def notes(self) -> list[str]:
@@ -78,28 +69,24 @@ class PreparedFeatures(Drawn):
         known = list(self.file.classifier.class_names)
         return self.file.classifier.select([known.index(name) for name in class_names]).to(self.device)
 
-    def augmented(self, shots: Shots, views: int, augment: None) -> Shots:
-        """The draw as it is; see `Prepared.augmented`."""
-        return shots
-
     @property
     def made_by(self) -> str:
         """The fingerprint of the backbone of the features, "" where the file does not say."""
         return self.file.features.backbone
 
-    def features(self, items: Sequence[Item], title: str, *how: Any, **further: Any) -> FeatureSet:
+    def features(self, items: Sequence[Item], title: str = "", *how: Any, **further: Any) -> FeatureSet:
         """Rows of some items, with the parts that the file has; it holds no augmented views."""
-        return self.rows(items)
+        rows = self.file.features.select([item.decode["row"] for item in items])
+        return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
     def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
-        return self.rows(items)
+        return self.features(items)
 
     def _no_support(self) -> FeatureSet:
-        return self.rows([])
+        return self.features([])
 
-    def again(self, data: DomainData, reporter: Reporter | None = None) -> PreparedFeatures:
-        """Other rows of the file."""
-        return replace(self, data=data, reporter=reporter or self.reporter, counts=Counts(), skipped=[])
+    def _of_images(self, adapter: Adapter) -> dict[str, Any]:
+        return {}
 
     def on_further(self, path: str) -> PreparedFeatures:
         """The same rows in another file, made by another backbone.
@@ -125,19 +112,10 @@ class PreparedFeatures(Drawn):
             raise DataError(
                 f"{self.data.name}: no test rows; give more rows per class, or a `split` array that holds 'test'"
             )
-        return self.rows(items)
+        return self.features(items)
 
     def test_set(self, parts: bool = False) -> FeatureSet:
         return self.test
-
-    @property
-    def test_items(self) -> list[Item]:
-        return self.data.split("test")
-
-    def rows(self, items: Sequence[Item]) -> FeatureSet:
-        """Features of some items."""
-        rows = self.file.features.select([item.decode["row"] for item in items])
-        return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
 
 def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> FeatureSet:
@@ -205,7 +183,18 @@ def prepared_rows(
         data = data.with_items([item.with_(split="test") for item in data.items])
     else:
         data = assign_splits(data, seed=split_seed, hashes=FileHashes())
-    return PreparedFeatures(path, file, data, reporter, device, classes, given or {}, every)
+    splits = set(file.split or ()) - {""}
+    return PreparedFeatures(
+        path=path,
+        file=file,
+        data=data,
+        reporter=reporter,
+        wanted_device=device,
+        classes=classes,
+        given=given or {},
+        all_class_names=every,
+        had_splits=len(splits) > 1 or splits == {"test"},
+    )
 
 
 def _same_labels(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from ...registry.build import judges_at
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
-from ...runtime.files import write_whole
+from ...runtime.files import json_text, write_whole
 from ...runtime.progress import Reporter
 from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 
@@ -47,7 +46,6 @@ class Predictions:
         class_names: the C names.
         ids: N image ids.
         probabilities: (N, C), rows summing to 1, or one probability per label; calibrated where the run is.
-        multilabel: whether several labels may hold of one image.
         skipped: (id, reason) of images that could not be read.
         files: written on demand.
         notes: sentences for the user.
@@ -61,7 +59,6 @@ class Predictions:
     class_names: tuple[str, ...]
     ids: list[str]
     probabilities: Tensor
-    multilabel: bool
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -103,7 +100,7 @@ class Predictions:
         self.files.append(path)
 
     def _jsonl(self) -> str:
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+        return "".join(json_text(row) + "\n" for row in self.rows())
 
     def _csv(self) -> str:
         """A column per class with its probability; lists are joined by semicolons."""
@@ -159,6 +156,21 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
 
 
+def check_finite(ids: Sequence[str], probabilities: Tensor) -> None:
+    """Refuse answers that are none.
+
+    Raises:
+        DataError: an image has a probability that is NaN or infinity.
+    """
+    wrong = (~probabilities.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        others = f" and for {plural(len(wrong) - 1, 'other image')}" if len(wrong) > 1 else ""
+        raise DataError(
+            f"{ids[wrong[0]]}: the model gives NaN or infinity for it{others}; copy the run again, or fit again; where "
+            "other images have answers, replace or remove this one"
+        )
+
+
 def predictions_of(
     use: Use,
     judgements: Sequence[Judgement],
@@ -178,19 +190,27 @@ def predictions_of(
         features: (N, D) that the logits are of.
 
     Raises:
-        DataError: the calibration is of other classes.
+        DataError: the calibration is of other classes, or as for `check_finite`.
     """
     probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
+    check_finite(ids, probabilities)
     if multilabel:
         thresholds = HALF if calibration is None else calibration.thresholds
         answers = probabilities >= (thresholds if use.threshold is None else use.threshold)
-    of = {"class_names": class_names, "probabilities": probabilities, "multilabel": multilabel, "answers": answers}
-    own = dict.fromkeys(OWN)
-    judged = JudgedPredictions(at=PREDICT, metrics=own, run=use.run, features=features, calibration=calibration, **of)
+    judged = JudgedPredictions(
+        at=PREDICT,
+        metrics=dict.fromkeys(OWN),
+        run=use.run,
+        class_names=class_names,
+        probabilities=probabilities,
+        features=features,
+        answers=answers,
+        calibration=calibration,
+    )
     notes = Findings({}).add(judgements, judged)
+    how = {"answers": judged.answers, "top": use.top or TOP}
     columns = {key: values for key, values in judged.metrics.items() if key not in OWN}
-    top = use.top or TOP
-    return Predictions(**of, ids=ids, skipped=skipped, notes=notes, columns=columns, top=top)
+    return Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, **how)
 
 
 def probabilities_of(

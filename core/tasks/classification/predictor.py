@@ -33,9 +33,10 @@ from ...features.patch_tokens import PatchTokenReader
 from ...features.store import Extraction, FeatureStore
 from ...recipes.asked_for import backbone_of
 from ...registry.build import check_judging, judges_at
+from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
 from .explaining import AUTO, Explainer
-from .predictions import Predictions, check_wishes, predictions_of, probabilities_of, write_explanations
+from .predictions import Predictions, check_finite, check_wishes, predictions_of, probabilities_of, write_explanations
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
@@ -132,6 +133,7 @@ class Predictor:
         if use.explain is not None:
             of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
             write_explanations(use, *of, reporter)
+        made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
 
     def explainer(self, use: Use, data: DomainData) -> Explainer:
@@ -145,10 +147,18 @@ class Predictor:
         self, use: Use, data: DomainData, reporter: Reporter, store: FeatureStore | None = None, **how: Any
     ) -> NewImages:
         """Images to predict; `how` are further fields of `NewImages`."""
-        encoding, given = Encoding(use.batch_size, use.workers, self.recipe.amp), self.recipe.resources
-        base = None if self.base is None else self.base.on_other_images()
-        of = (self.domain.of(data), self.task.name, data, self.backbone, store or FeatureStore(), reporter, encoding)
-        return NewImages(*of, given=given, base=base, **how)
+        return NewImages(
+            domain=self.domain.of(data),
+            task=self.task.name,
+            data=data,
+            backbone=self.backbone,
+            store=store or FeatureStore(),
+            reporter=reporter,
+            encoding=Encoding(use.batch_size, use.workers, self.recipe.amp),
+            given=self.recipe.resources,
+            base=None if self.base is None else self.base.on_other_images(),
+            **how,
+        )
 
     def predictions(
         self,
@@ -191,7 +201,9 @@ class RunScorer(Scorer):
         except NoneReadable as error:
             return [], torch.zeros(0, len(self.class_names)), error.skipped
         probabilities = probabilities_of(self.use, of.calibration, self.class_names, logits, self.multilabel)
-        return list(features.ids), probabilities, skipped
+        ids = list(features.ids)
+        check_finite(ids, probabilities)
+        return ids, probabilities, skipped
 
 
 def _fingerprint(predictor: Predictor) -> str:
@@ -205,7 +217,7 @@ def _fingerprint(predictor: Predictor) -> str:
     return digest.hexdigest()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class NewImages(Prepared):
     """Images to predict, looked at like those of a fit.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +19,7 @@ from ...contracts.images import TrainingImages
 from ...contracts.items import DomainData, Item
 from ...contracts.prepared import Counts, Shots, val_images
 from ...contracts.recipe import AUTO
+from ...contracts.run_info import RunInfo
 from ...data.group_candidates import settle_groups
 from ...data.sampling import draw_shots, sample_shots
 from ...data.splits import assign_splits
@@ -36,56 +36,105 @@ from ...runtime.progress import Reporter
 from .resources import BaseRun, Resources
 
 
-class Drawn(ABC):
-    """Base of both kinds of prepared data: what is drawn of them, given how their features are made.
+def behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
+    """The samples that could be read, in the order of their features."""
+    by_id = {item.id: item for item in items}
+    return tuple(by_id[i] for i in features.ids)
 
-    Attributes:
-        data: the items, each with its split.
-        device: where features lie.
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images go through the backbone.
+
+    Args:
+        batch_size: images at once; None measures it.
+        workers: threads that decode.
+        amp: None, "bf16" or "fp16".
     """
 
+    batch_size: int | None = None
+    workers: int | None = None
+    amp: str | None = None
+
+
+@dataclass(kw_only=True)
+class Prepared:
+    """One data set on one backbone; `draw` gives the shots of a seed, features coming from the store.
+
+    Attributes:
+        task: the domain's task.
+        data: all items, each with a split.
+        given_templates: prompts in place of the domain's, or None.
+        descriptions: file of texts per class, or None.
+        given: resource name -> path.
+        reading: options of the data's reader.
+        counts: how many images the backbone ran on and how many came from the store.
+        skipped: (id, reason) of images found unreadable while encoding.
+        had_splits: whether the data itself says which images are for testing.
+    """
+
+    domain: Domain
+    task: str
     data: DomainData
-    device: torch.device
+    backbone: Backbone
+    store: FeatureStore
+    reporter: Reporter
+    encoding: Encoding = Encoding()
+    given_templates: Any = None
+    descriptions: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    had_splits: bool = False
+    _test: FeatureSet | None = field(default=None, init=False, repr=False)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.data.class_names
 
     @property
-    @abstractmethod
-    def test(self) -> FeatureSet:
-        """Features of the test split."""
+    def notes(self) -> list[str]:
+        return [*self.data.notes, *self.backbone.notes, *self.backbone.notes_on_channels()]
 
-    @abstractmethod
-    def test_set(self, parts: bool = False) -> FeatureSet:
-        """Features of the test split, with parts if wanted."""
+    @cached_property
+    def metrics(self) -> Sequence[Metric]:
+        """Those of the domain's own."""
+        return [build_metric(each) for each in self.domain.metrics]
 
-    @abstractmethod
-    def features(
-        self,
-        items: Sequence[Item],
-        title: str,
-        views: int = 0,
-        seed: int = 0,
-        tap: str = PROJECTED,
-        parts: bool = False,
-        augment: Callable[..., Any] | None = None,
-    ) -> FeatureSet:
-        """Features of some items.
+    @cached_property
+    def classifier(self) -> TextClassifier:
+        """The zero-shot text classifier of the data's classes."""
+        return self.classifier_of(self.class_names)
 
-        Args:
-            title: what they are, for the line that shows progress.
-            views: augmented views of each.
-            augment: decoded image -> augmented pixels, by default the domain's.
-        """
+    def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
+        if not self.backbone.has_text:
+            return TextClassifier.without_texts(class_names, self.backbone.embed_dim, self.backbone.device)
+        described = self.descriptions
+        negatives = self.domain.negative_templates(self.task) if self.data.kind == "multilabel" else None
+        return build_classifier(
+            self.backbone,
+            list(class_names),
+            self.templates,
+            descriptions=read_descriptions(described, list(class_names), others=True) if described else None,
+            negative_templates=negatives,
+            sentences=self._sentences(class_names),
+            store=self.store,
+        )
 
-    @abstractmethod
-    def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
-        """Features of some items by this backbone."""
+    def _sentences(self, class_names: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+        """The domain's own texts of classes, where the user gave no templates."""
+        if self.given_templates is not None:
+            return {}
+        said = {name: self.domain.sentences(name, self.task) for name in class_names}
+        return {name: texts for name, texts in said.items() if texts is not None}
 
-    @abstractmethod
-    def _no_support(self) -> FeatureSet:
-        """For methods that learn from no labelled image."""
+    @cached_property
+    def templates(self) -> Sequence[str]:
+        given = self.given_templates if self.backbone.has_text else []
+        if given is None:
+            return list(self.domain.templates(self.task))
+        return [given] if isinstance(given, str) else list(given)
 
     def draw(
         self,
@@ -152,10 +201,6 @@ class Drawn(ABC):
         )
         return batches(adapter, features, extras)
 
-    def _of_images(self, adapter: Adapter) -> dict[str, Any]:
-        """What batches have of the images themselves, as fields of `Extras`."""
-        return {}
-
     def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Features of some items by their ids, in that order."""
         by_id = {item.id: item for item in self.data.items}
@@ -170,103 +215,6 @@ class Drawn(ABC):
     def base(self) -> BaseRun | None:
         """The run that the recipe starts from."""
         return BaseRun.of_data(self, self.device)
-
-
-def behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
-    """The samples that could be read, in the order of their features."""
-    by_id = {item.id: item for item in items}
-    return tuple(by_id[i] for i in features.ids)
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How images go through the backbone.
-
-    Args:
-        batch_size: images at once; None measures it.
-        workers: threads that decode.
-        amp: None, "bf16" or "fp16".
-    """
-
-    batch_size: int | None = None
-    workers: int | None = None
-    amp: str | None = None
-
-
-@dataclass
-class Prepared(Drawn):
-    """One data set on one backbone; `draw` gives the shots of a seed, features coming from the store.
-
-    Attributes:
-        task: the domain's task.
-        data: all items, each with a split.
-        given_templates: prompts in place of the domain's, or None.
-        descriptions: file of texts per class, or None.
-        given: resource name -> path.
-        reading: options of the data's reader.
-        counts: how many images the backbone ran on and how many came from the store.
-        skipped: (id, reason) of images found unreadable while encoding.
-        had_splits: whether the data itself says which images are for testing.
-    """
-
-    domain: Domain
-    task: str
-    data: DomainData
-    backbone: Backbone
-    store: FeatureStore
-    reporter: Reporter
-    encoding: Encoding = Encoding()
-    given_templates: Any = None
-    descriptions: str | None = None
-    given: Mapping[str, Any] = field(default_factory=dict)
-    reading: Mapping[str, Any] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    had_splits: bool = False
-    _test: FeatureSet | None = field(default=None, init=False, repr=False)
-
-    @property
-    def notes(self) -> list[str]:
-        return [*self.data.notes, *self.backbone.notes, *self.backbone.notes_on_channels()]
-
-    @cached_property
-    def metrics(self) -> list[Metric]:
-        """Those of the domain's own."""
-        return [build_metric(each) for each in self.domain.metrics]
-
-    @cached_property
-    def classifier(self) -> TextClassifier:
-        """The zero-shot text classifier of the data's classes."""
-        return self.classifier_of(self.class_names)
-
-    def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
-        if not self.backbone.has_text:
-            return TextClassifier.without_texts(class_names, self.backbone.embed_dim, self.backbone.device)
-        described = self.descriptions
-        negatives = self.domain.negative_templates(self.task) if self.data.kind == "multilabel" else None
-        return build_classifier(
-            self.backbone,
-            list(class_names),
-            self.templates,
-            descriptions=read_descriptions(described, list(class_names), others=True) if described else None,
-            negative_templates=negatives,
-            sentences=self._sentences(class_names),
-            store=self.store,
-        )
-
-    def _sentences(self, class_names: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
-        """The domain's own texts of classes, where the user gave no templates."""
-        if self.given_templates is not None:
-            return {}
-        said = {name: self.domain.sentences(name, self.task) for name in class_names}
-        return {name: texts for name, texts in said.items() if texts is not None}
-
-    @cached_property
-    def templates(self) -> list[str]:
-        given = self.given_templates if self.backbone.has_text else []
-        if given is None:
-            return list(self.domain.templates(self.task))
-        return [given] if isinstance(given, str) else list(given)
 
     def augmented(self, shots: Shots, views: int, augment: Callable[..., Any] | None) -> Shots:
         """The draw with augmented views of its support."""
@@ -412,7 +360,12 @@ def with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
 
 
 def checked_and_split(
-    data: DomainData, reporter: Reporter, workers: int | None, seed: int, divided: bool = True
+    data: DomainData,
+    reporter: Reporter,
+    workers: int | None,
+    seed: int,
+    divided: bool = True,
+    fitted: RunInfo | None = None,
 ) -> tuple[DomainData, bool]:
     """The items that can be read, each with its split, and whether the data itself says which are for testing.
 
@@ -420,6 +373,7 @@ def checked_and_split(
         workers: threads that decode; None for one per core.
         seed: of the splits.
         divided: whether data without splits are split; else they are kept whole for testing.
+        fitted: of a run on these data, by whose groups they are split again.
 
     Raises:
         DataError: too many cannot be read, or there are too few to split.
@@ -427,8 +381,9 @@ def checked_and_split(
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=workers, progress=progress)
-    if has_labels(data):
-        data = settle_groups(data, hashes)
+    kept = None if fitted is None else fitted.data.get("grouping")
+    if has_labels(data) and (fitted is None or kept is not None):  # older runs asked names and pixels for nothing
+        data = settle_groups(data, hashes, kept)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     if not divided and not had_splits:
         data = data.with_items([item.with_(split="test") for item in data.items])

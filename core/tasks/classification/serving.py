@@ -126,7 +126,8 @@ class ServedRun(Served):
             skipped = error.skipped
         else:
             for id_, *rows in zip(features.ids, logits.detach().cpu(), features.features.detach().cpu()):
-                by_id[id_].answer = tuple(rows)
+                finite = bool(rows[0].logsumexp(0).isfinite())
+                by_id[id_].answer = tuple(rows) if finite else DataError("the model gives NaN or infinity for it")
         for id_, reason in skipped:
             by_id[id_].answer = errors.get(id_) or DataError(reason)
 

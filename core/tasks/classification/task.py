@@ -89,6 +89,7 @@ from .scoring import (
     WITHOUT_LABELS,
     ClassificationFit,
     Fitted,
+    facts_for_judging,
     fitted_probe,
     fitted_zero_shot,
     metrics_table,
@@ -220,17 +221,20 @@ class Classification(Task):
             return self._written(recipe, done, started, folder) if is_main() else None
 
     @part("reading the data")
-    def prepared(self, recipe: Recipe, reporter: Reporter, divided: bool = True) -> PreparedData:
+    def prepared(
+        self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
+    ) -> PreparedData:
         """The data side of a settled recipe: what is drawn, encoded and named.
 
         Args:
             divided: whether data without splits are split; else they are kept whole for testing.
+            fitted: of a run on these data, by whose groups they are split again.
 
         Raises:
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self, divided)
+            return prepared_images(recipe, reporter, self, divided, fitted)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
         return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
@@ -272,12 +276,8 @@ class Classification(Task):
             test=shots.test,
             scores=scores,
             class_names=prepared.class_names,
-            seed=recipe.seed,
-            split_seed=recipe.split_seed,
             reporter=reporter,
-            workers=recipe.workers,
-            amp=recipe.amp,
-            generic=recipe.generic,
+            **facts_for_judging(recipe),
             deciding=protocol.deciding,
             novel=partial(self._unseen, recipe, prepared) if recipe.novel else None,
             report=report,
@@ -498,7 +498,9 @@ def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setti
     return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
 
-def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True) -> Prepared:
+def prepared_images(
+    recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True, fitted: RunInfo | None = None
+) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
 
@@ -507,7 +509,7 @@ def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: boo
     """
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
-    data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided)
+    data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
     templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
     data = replace(data, notes=[*data.notes, *said])
     prepared = on_backbone(recipe, task, data, reporter)
@@ -518,5 +520,15 @@ def prepared_images(recipe: Recipe, reporter: Reporter, task: Task, divided: boo
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    of = (task.domain.of(data), task.name, data, backbone_of(recipe, task.domain), FeatureStore(), reporter, encoding)
-    return Prepared(*of, recipe.templates, recipe.descriptions, reading=recipe.reading)
+    return Prepared(
+        domain=task.domain.of(data),
+        task=task.name,
+        data=data,
+        backbone=backbone_of(recipe, task.domain),
+        store=FeatureStore(),
+        reporter=reporter,
+        encoding=encoding,
+        given_templates=recipe.templates,
+        descriptions=recipe.descriptions,
+        reading=recipe.reading,
+    )

@@ -22,7 +22,7 @@ from ...errors import CapabilityError, DataError
 from ...recipes.asked_for import on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at
-from ...runs.folder import in_the_fit, make_folder, now
+from ...runs.folder import in_the_fit, make_folder, note_on_digests, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
@@ -35,7 +35,7 @@ from .predictor import Predictor
 from .protocols import protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
-from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
+from .scoring import PROBE_FILE, ClassificationFit, facts_for_judging, fitted_zero_shot, score_on
 from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
 
 STREAMING = "streaming.lock"
@@ -54,7 +54,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     protocol = protocol_named(recipe.protocol)
     transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    prepared = read(recipe, reporter, divided=not source)
+    prepared = read(recipe, reporter, divided=not source, fitted=None if source else use.run.info)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
     judges = judges_at(task, EVAL, use.judging)
@@ -80,9 +80,8 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         test=chosen,
         scores=scores,
         class_names=names,
-        seed=recipe.seed,
-        split_seed=recipe.split_seed,
         reporter=reporter,
+        **facts_for_judging(recipe),
         use=use,
         deciding=protocol.deciding,
         columns=columns,
@@ -98,7 +97,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
         split=use.split,
         in_fit=in_the_fit(use.run.info, lambda: digests_of(items)),
         metrics=scores.metrics,
-        notes=notes or None,
+        notes=[*notes, *note_on_digests(use.run.info)] if notes else None,
         skipped=facts_of_skipped(prepared),
     )
     if use.out is not None and is_main():
@@ -183,7 +182,7 @@ def predict_with_run(use: Use, task: Task, reporter: Reporter) -> Predictions:
         predictor = Predictor.of_use(use, task)
         predictor.check_streams()
         predicted = predictor.predict_use(use, reporter)
-        predictor.adapter.save(use.run.adapter_path)
+        use.run.replace_adapter(predictor.adapter.save)
     return predicted
 
 

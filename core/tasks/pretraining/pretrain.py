@@ -22,8 +22,9 @@ from ...forgetting.score import Forgotten
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
-from ...runtime.files import write_whole
+from ...runtime.files import json_text, write_whole
 from ...runtime.progress import Reporter
+from ...runtime.reading import sha256_in
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import read_log
 from ...training.objective import columns_of
@@ -311,10 +312,12 @@ class PretrainFolder:
 
     def finish(self, info: RunInfo, metrics: dict[str, Any], history: list[dict], log: str) -> None:
         """Write what belongs beside the model, run.json last; checkpoints are removed."""
-        for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
-            told = without_place(json.loads(json.dumps(value, default=str)))
-            write_whole(self.path / name, json.dumps(told, indent=1))
         write_whole(self.path / "log.txt", without_place(f"{log}\n"))
+        for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", dict(info))):
+            told = without_place(json.loads(json_text(value, default=str)))
+            if name == "run.json":
+                told["sha256"] = sha256_in(self.path)
+            write_whole(self.path / name, json_text(told, indent=1))
         for stage in self._stages():
             shutil.rmtree(stage)
 

@@ -24,8 +24,8 @@ from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
 from ...training.objective import columns_of, parse_losses
+from ..tower_training.base import TowerTraining
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
-from ..tower_training.task import TowerTraining
 from .comparison import RetrievalComparison
 from .exporting import export_towers
 from .fitting import RetrievalData, divided_pairs, fitted_retrieval, read_files, scored, train_on_pairs

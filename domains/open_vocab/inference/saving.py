@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 
 from ....core.contracts import DomainData, Item
 from ....core.errors import DataError
-from ....core.runtime import replacing, write_whole
+from ....core.runtime import json_text, replacing, write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
 from ..drawing import draw_boxes, draw_classes, palette
@@ -47,7 +47,7 @@ def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequen
         annotation["id"] = number
     categories = [{"id": place, "name": name} for place, name in enumerate(class_names, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    write_whole(folder / COCO_FILE, json.dumps(content))
+    write_whole(folder / COCO_FILE, json_text(content, ensure_ascii=True))
     return [*files, folder / COCO_FILE]
 
 

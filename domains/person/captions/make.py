@@ -6,7 +6,6 @@ A page shows some of the pictures beside their sentences: one HTML file that nee
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
 from ....core.registry import load_domain
 from ....core.runs import page_template
-from ....core.runtime import Reporter, write_whole
+from ....core.runtime import Reporter, json_text, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
 from .conquer import Answer, kept_answers, without_mixed_up
@@ -240,7 +239,7 @@ def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Capt
         made.sentences += len(each.texts)
         for name in each.attributes:
             made.attributes[name] = made.attributes.get(name, 0) + 1
-        lines.append(json.dumps(_row(each, root), ensure_ascii=False))
+        lines.append(json_text(_row(each, root)))
     write_whole(out, "\n".join(lines) + "\n")
     return made
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ....core.contracts import Domain, DomainData, Item, OwnFiles, Scorer, Use
 from ....core.errors import ConfigError, DataError
-from ....core.runtime import Reporter, replacing, write_whole
+from ....core.runtime import Reporter, json_text, replacing, write_whole
 from ..gdal import DRIVERS
 from ..pictures import is_raster
 from ..places import files_of_item
@@ -276,7 +276,7 @@ def _made(
         plan.notes += notes
     if accuracy is not None:
         plan.notes.append(f"accuracy by area {with_half(accuracy.overall.value, accuracy.overall.half_width)}")
-        write_whole(plan.made(ACCURACY), json.dumps(as_json(accuracy), indent=2, ensure_ascii=False) + "\n")
+        write_whole(plan.made(ACCURACY), json_text(as_json(accuracy), indent=2) + "\n")
     assessed = options.reference is not None
     facts = facts_of(plan.name, names, tally, plan.ground.in_metres, assessed, accuracy)
     if PAGE not in plan.targets:

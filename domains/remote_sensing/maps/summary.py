@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from ....core.contracts import OwnFiles
 from ....core.data import csv_text
+from ....core.runtime import json_text
 from .accuracy import Estimate, MapAccuracy
 from .rasters import Tally
 
@@ -107,7 +107,7 @@ def with_half(value: float, half: float) -> str:
 def rows_as_text(written: OwnFiles, suffix: str) -> str:
     """All facts, as ".csv" or ".jsonl"."""
     if suffix == ".jsonl":
-        return "".join(json.dumps(fact, ensure_ascii=False) + "\n" for fact in written.facts)
+        return "".join(json_text(fact) + "\n" for fact in written.facts)
     return csv_text(list(written.facts[0]), (list(fact.values()) for fact in written.facts))
 
 

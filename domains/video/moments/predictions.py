@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from ....core.contracts import Use
 from ....core.data import csv_text
 from ....core.errors import CapabilityError, ConfigError
-from ....core.runtime import read_text, write_whole
+from ....core.runtime import json_text, read_text, write_whole
 from ..long_videos import clock
 from .scoring import Found
 
@@ -46,7 +45,7 @@ class PredictedMoments:
         if path.suffix.lower() == ".csv":
             text = csv_text(COLUMNS, ([row[name] for name in COLUMNS] for row in self.rows()))
         else:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+            text = "".join(json_text(row) + "\n" for row in self.rows())
         write_whole(path, text)
         self.files.append(path)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from vladapt import DataError
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
+from vladapt.core.runtime.reading import sha256_in
 
 TEXTS = ["a red square", "two blue circles"]
 
@@ -92,6 +93,18 @@ def test_what_is_no_such_file_is_told_in_one_line(tmp_path, make):
     with pytest.raises(DataError, match=r"model\.safetensors") as caught:
         load_backbone(str(path), device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_those_of_the_run_beside_them_are_refused(small_clip_spec, tmp_path):
+    path = save_fine_tuned(load_backbone(small_clip_spec, device="cpu"), tmp_path)
+    for told in ({"sha256": sha256_in(tmp_path)}, {"sha256": {}}, {}, [1]):
+        (tmp_path / "run.json").write_text(json.dumps(told))
+        assert load_backbone(str(path), device="cpu").fingerprint
+    (tmp_path / "run.json").write_text(json.dumps({"sha256": sha256_in(tmp_path)}))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"model\.safetensors: damaged or replaced, .*; copy it again"):
+        load_backbone(str(path), device="cpu")
 
 
 def test_the_file_holds_the_names_of_its_library(small_clip_spec, tmp_path):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from vladapt.core.contracts.items import DomainData, Item, Label, OpenGroups
-from vladapt.core.data import group_witness
+from vladapt.core.data import group_candidates, group_witness
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.group_candidates import NOTHING, settle_groups
-from vladapt.core.data.group_names import values_by_pattern
+from vladapt.core.data.group_names import stem_of, values_by_pattern
 from vladapt.core.data.group_witness import holm, nearness_test
 from vladapt.core.data.manifests import read_manifest
 from vladapt.core.data.verify import FileHashes
@@ -77,7 +77,7 @@ def test_what_the_note_says_to_type_gives_these_groups(hashes):
     data = settle_groups(data_of("ab{0}_{1}"), hashes)
     typed = data.notes[-1].partition("--group-column '")[2].partition("'")[0]
     assert typed == data.possible_groups.option
-    values = values_by_pattern(typed.removeprefix("stem:"), [item.id for item in data.items])
+    values = values_by_pattern(typed.removeprefix("stem:"), [stem_of(item.id) for item in data.items])
     assert len(set(zip(values, data.possible_groups.groups.values()))) == GROUPS == len(set(values))
 
 
@@ -89,7 +89,7 @@ def test_a_column_that_repeats_is_asked_about(hashes):
 
 def test_a_subject_whose_images_do_not_look_alike_is_told_and_not_used(hashes):
     data = settle_groups(data_of("pat{0}/{1}", alike=0.0), hashes)
-    assert data.possible_groups is None and {item.group for item in data.items} == {None}
+    assert not data.possible_groups.count and {item.group for item in data.items} == {None}
     assert "look no more alike than others" in data.notes[-1] and "--group-column folder" in data.notes[-1]
 
 
@@ -103,12 +103,12 @@ def test_names_that_say_nothing_get_a_line(hashes):
 @pytest.mark.parametrize("form", ["fold{0}/{1}", "train_{2}", "fold_{0}/val_{2}", "split{0}_{1}"])
 def test_words_of_splits_are_no_groups(form, hashes):
     data = settle_groups(data_of(form), hashes)
-    assert data.possible_groups is None
+    assert not data.possible_groups.count
 
 
 def test_one_group_per_class_is_no_group(hashes):
     data = data_of("{2:04}", named=lambda names: [f"{name[0]}/case {'ab'.index(name[0])}/{name[2:]}" for name in names])
-    assert settle_groups(data, hashes).possible_groups is None
+    assert not settle_groups(data, hashes).possible_groups.count
 
 
 def test_copies_by_name_belong_together(hashes):
@@ -207,3 +207,11 @@ def test_a_table_without_a_known_column_leaves_it_open(tmp_path, hashes):
     assert len({item.group for item in read_manifest(table, group_column=r"stem:^(\d)").items}) == 10
     table.write_text(table.read_text().replace("MRN", "folder"))
     assert len({item.group for item in read_manifest(table, group_column="column:folder").items}) == GROUPS
+
+
+def test_of_several_that_look_alike_the_folder_is_asked_about(hashes, monkeypatch):
+    """Slices of patients: those of one number look alike as well."""
+    monkeypatch.setattr(group_candidates, "LEAST_UNNAMED", 3)
+    monkeypatch.setattr(group_candidates, "witnessed", lambda data, candidates, hashes: [0.001] * len(candidates))
+    data = settle_groups(data_of("{0}/img_{1}"), hashes)
+    assert data.possible_groups.option == "folder" and not data.possible_groups.used

@@ -101,8 +101,7 @@ def test_numbers_in_brackets_without_an_original_count_images():
 def test_patterns_of_parts_find_what_varies(form, called, values):
     stems = [form.format(n // 3, n % 3) for n in range(30)]
     found = {
-        tuple(group_names.values_by_pattern(pattern, [f"a/{stem}.png" for stem in stems])): subject
-        for pattern, subject in parts_of_stems(stems)
+        tuple(group_names.values_by_pattern(pattern, stems)): subject for pattern, subject in parts_of_stems(stems)
     }
     assert found[tuple(values.format(n // 3) for n in range(30))] is called
 

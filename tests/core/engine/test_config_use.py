@@ -164,12 +164,15 @@ def test_images_that_cannot_be_decoded_are_named_and_the_others_predicted(fitted
         vladapt.predict(fitted.run, ["8"])
 
 
-def test_a_run_that_is_damaged_is_told(fitted, tmp_path):
+def test_a_run_that_is_damaged_is_told(fitted, without_digests, tmp_path):
     import shutil
 
     damaged = tmp_path / "damaged"
     shutil.copytree(fitted.run, damaged)
     (damaged / "adapter.safetensors").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"adapter.safetensors: damaged or replaced"):
+        vladapt.predict(damaged, ["9"])
+    without_digests(damaged)
     with pytest.raises(DataError, match=r"adapter.safetensors: does not fit the run's model .*; fit again"):
         vladapt.predict(damaged, ["9"])
 

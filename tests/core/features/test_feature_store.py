@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from forked import run, start
 from tiny_tower import DIM, TinyTower, Transform, Unbuildable, drawn_set
 
 from vladapt import CapabilityError, ConfigError, DataError, FeatureStore, Label, Labels
+from vladapt.core.runtime import reading
 
 HERE = Path(__file__).parent
 
@@ -55,6 +57,19 @@ def test_second_call_neither_decodes_nor_builds_the_model(tower):
     second = extracted(FeatureStore(), drawn_set(9, load=refuse), Unbuildable())
     assert (second.computed, second.cached, second.skipped) == (0, 9, [])
     assert torch.equal(first.features.features, second.features.features)
+
+
+def test_images_that_changed_places_keep_no_answer(tower, written, put_in_place, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "SETTLED_NS", -1)  # as if they had been there for a while
+    data = written(6)
+    for item in data.items:  # all of one size
+        item.source.write_bytes(item.source.read_bytes().ljust(1000, b"\0"))
+    first = extracted(FeatureStore(), data, tower).features.features
+    copies = [shutil.copy(item.source, tmp_path / f"copy-{item.id}") for item in data.items]
+    for item, copy in zip(data.items, copies[::-1]):
+        put_in_place(copy, item.source)
+    second = extracted(FeatureStore(), data, Unbuildable())
+    assert torch.equal(second.features.features, first.flip(0)) and second.computed == 0
 
 
 def test_an_unreadable_image_does_not_make_a_second_call_build_the_model(tower):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from vladapt import __version__
@@ -72,6 +76,97 @@ def test_undefined_numbers_become_null(tmp_path):
     text = (run.path / "metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"auroc": None, "list": [1, None], "where": "x"}
     assert Run.open(run.path).metrics == run.metrics
+
+
+FILES = ("adapter.safetensors", "calibration.safetensors", "metrics.json")
+"""Files of a run that are read where it is used."""
+
+
+@pytest.fixture(scope="module")
+def digested(tmp_path_factory) -> Path:
+    """A run with calibration and report, and what was written there later."""
+    with Run.create(tmp_path_factory.mktemp("runs"), "medical", "ape") as run:
+        run.adapter_path.write_bytes(bytes(range(256)) * 4)
+        (run.path / "calibration.safetensors").write_bytes(bytes(range(256)))
+        run.write(INFO, {"adapted": {"accuracy": 0.5}})
+        (run.path / "report.html").write_text("<p>0.5</p>")
+    (run.path / "predictions.csv").write_text("id,label")
+    return run.path
+
+
+def test_a_run_has_the_digests_of_its_files(digested):
+    told = Run.open(digested).info.sha256
+    assert set(told) == {*FILES, "report.html"}
+    assert all(digest == hashlib.sha256((digested / name).read_bytes()).hexdigest() for name, digest in told.items())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_changed_byte_is_found_wherever_it_is(digested, data):
+    name = data.draw(st.sampled_from(FILES))
+    whole = (digested / name).read_bytes()
+    place, bits = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255))
+    try:
+        (digested / name).write_bytes(whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :])
+        assert f"{name}: damaged or replaced" in refusal(digested) and "copy the whole run folder" in refusal(digested)
+    finally:
+        (digested / name).write_bytes(whole)
+    assert Run.open(digested).metrics
+
+
+def test_a_lost_file_is_missed_and_pages_are_not(digested, tmp_path):
+    for name in ("calibration.safetensors", "adapter.safetensors", "report.html", "predictions.csv"):
+        copied = shutil.copytree(digested, tmp_path / name)
+        (copied / name).unlink()
+        if name.endswith(".safetensors"):
+            assert name in refusal(copied) and "missing" in refusal(copied)
+        else:
+            assert Run.open(copied).info.sha256
+    (copied / "report.html").write_text("mine")
+    assert Run.open(copied).info.sha256
+
+
+def test_a_run_without_digests_is_opened(digested, tmp_path):
+    copied = shutil.copytree(digested, tmp_path / "run")
+    content = json.loads((copied / "run.json").read_text())
+    del content["sha256"]
+    (copied / "run.json").write_text(json.dumps(content))
+    (copied / "calibration.safetensors").unlink()
+    assert not Run.open(copied).info.sha256
+
+
+@pytest.mark.parametrize("digests", [{"adapter.safetensors": 5}, ["adapter.safetensors"]])
+def test_digests_that_are_none_are_damage(digested, tmp_path, digests):
+    copied = shutil.copytree(digested, tmp_path / "run")
+    content = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps({**content, "sha256": digests}))
+    assert "damaged, sha256" in refusal(copied)
+
+
+def test_digests_ask_for_no_file_outside_the_run(digested, tmp_path):
+    copied = shutil.copytree(digested, tmp_path / "run")
+    content = json.loads((copied / "run.json").read_text())
+    elsewhere = {"../absent.json": "0", str(tmp_path / "absent.safetensors"): "0"}
+    (copied / "run.json").write_text(json.dumps({**content, "sha256": {**content["sha256"], **elsewhere}}))
+    assert Run.open(copied).metrics
+
+
+def test_an_adapter_that_is_written_anew_is_known(digested, tmp_path):
+    copied = shutil.copytree(digested, tmp_path / "run")
+    Run.open(copied).replace_adapter(lambda path: path.write_bytes(b"learned more"))
+    opened = Run.open(copied)
+    assert opened.adapter_path.read_bytes() == b"learned more" and len(opened.info.sha256) == 4
+    content = json.loads((copied / "run.json").read_text())
+    assert content["recipe"] == INFO["recipe"] and list(content) == list(
+        json.loads((digested / "run.json").read_text())
+    )
+
+
+def test_a_full_disk_at_the_end_leaves_nothing(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="No space"), Run.create(tmp_path / "runs", "medical", "ape") as run:
+        run.write(INFO, {})
+        monkeypatch.setattr(os, "replace", no_space)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_next_run_removes_what_killed_fits_left_and_nothing_else(tmp_path):

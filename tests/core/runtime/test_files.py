@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from forked import PIPE, Process, start
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vladapt.core.errors import CacheError, ConfigError, DataError
 from vladapt.core.runtime import files
@@ -50,6 +56,28 @@ def at_work(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.text() | st.floats()
+NESTS = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+@given(NESTS)
+def test_json_holds_null_where_a_number_is_none(value):
+    def alike(now, then):
+        if isinstance(then, (list, dict)):
+            assert len(now) == len(then)
+            for key in range(len(then)) if isinstance(then, list) else then:
+                alike(now[key], then[key])
+        else:
+            assert now == (None if isinstance(then, float) and not math.isfinite(then) else then)
+
+    alike(json.loads(files.json_text(value), parse_constant=pytest.fail), value)
+
+
+def test_json_of_arrays_and_paths():
+    value = {"a": np.float32("nan"), "b": torch.tensor([1.0, float("inf")]), "c": Path("x"), "d": (np.int64(3),)}
+    assert json.loads(files.json_text(value)) == {"a": None, "b": [1.0, None], "c": "x", "d": [3]}
 
 
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):

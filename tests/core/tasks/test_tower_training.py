@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vladapt.core.tasks.retrieval.task import Retrieval
-from vladapt.core.tasks.tower_training.task import TowerTraining
+from vladapt.core.tasks.tower_training.base import TowerTraining
 
 
 def test_a_task_that_leaves_something_out_is_told_what():

@@ -72,7 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--score", type=float, default=0.0, help="score from which on a box is written")
     given = parser.parse_args()
-    ask = asked(HERE / facts["graphs"]["model"])
+    ask = asked(HERE, facts)
     failed = False
     for path in given.images:
         try:

@@ -48,7 +48,7 @@ if __name__ == "__main__":
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="folder for maps: PNG, its grey values are the numbers of classes")
     given = parser.parse_args()
-    ask = asked(HERE / facts["graphs"]["model"])
+    ask = asked(HERE, facts)
     failed = False
     for path in given.images:
         try:

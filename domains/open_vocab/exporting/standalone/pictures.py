@@ -1,5 +1,8 @@
 """Pictures as the graph beside this file takes them, and the graph; needs numpy and pillow, and onnxruntime to ask."""
 
+import hashlib
+import sys
+
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -51,10 +54,14 @@ def pixels(image, how):
     return np.ascontiguousarray(planes, dtype=np.float32), (int(height), int(width))
 
 
-def asked(path):
-    """A graph, as a function from inputs to outputs by name."""
+def asked(folder, facts):
+    """The graph of an export whose files are as they were written, as a function from inputs to outputs by name."""
     import onnxruntime
 
+    for file, digest in ((folder / name, digest) for name, digest in facts.get("sha256", {}).items()):
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            sys.exit(f"{file}: missing, damaged or replaced; copy the whole folder again, or export the run again")
+    path = folder / facts["graphs"]["model"]
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
     graph = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -15,7 +15,7 @@ from vladapt import Boxes, Captions, DataError, Domain, DomainData
 from vladapt.core.contracts.domain import Evaluation
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
 from vladapt.core.runtime.distributed import rank
-from vladapt.core.tasks.config_training.task import ConfigTask
+from vladapt.core.tasks.config_training.base import ConfigTask
 from vladapt.registry import DATASETS, MODELS
 
 SIZE = 16

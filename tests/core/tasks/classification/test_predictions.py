@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from vladapt.core.confidence import Calibration
 from vladapt.core.contracts.judgement import Scores
+from vladapt.core.contracts.task import Use
+from vladapt.core.errors import DataError
 from vladapt.core.judgements.calibration import trust_section
-from vladapt.core.tasks.classification.predictions import Predictions
+from vladapt.core.tasks.classification.predictions import Predictions, predictions_of
 from vladapt.core.tasks.classification.scoring import predictions_table
 
 
@@ -21,9 +24,24 @@ def several() -> Predictions:
         ("effusion", "mass", "id"),
         ["a.png", "b.png"],
         torch.tensor([[0.9, 0.3, 0.1], [0.2, 0.1, 0.05]], dtype=torch.float64),
-        True,
         answers=torch.tensor([[True, True, False], [False, False, False]]),
     )
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("values", [(float("nan"), 1.0), (float("inf"), float("inf"))])
+def test_an_image_without_an_answer_is_named_and_gets_none(values, several):
+    logits = torch.tensor([[0.5, 1.0], values, [0.0, 0.0], values])
+    use, ids, features = Use(None), ["a.png", "b.png", "c.png", "d.png"], torch.zeros(4, 2)
+    finite = several and values[0] > 0  # a label that is certain is one
+    with nullcontext() if finite else pytest.raises(DataError, match=r"b\.png: .* NaN .* 1 other image; copy the run"):
+        predictions_of(use, [], None, ("x", "y"), ids, logits, features, several, [])
+
+
+def test_a_class_that_is_out_of_the_question_is_no_fault():
+    logits = torch.tensor([[-float("inf"), 1.0]])
+    (row,) = predictions_of(Use(None), [], None, ("x", "y"), ["a.png"], logits, torch.zeros(1, 2), False, []).rows()
+    assert (row["label"], row["confidence"]) == ("y", 1.0)
 
 
 def test_every_label_that_is_named_has_its_confidence(several):
@@ -53,7 +71,7 @@ def test_the_terminal_names_labels_with_their_confidence(several):
 
 
 def test_names_are_escaped_in_the_page():
-    made = Predictions(("<b>", "c"), ["<script>x</script>"], torch.tensor([[0.7, 0.3]]), False)
+    made = Predictions(("<b>", "c"), ["<script>x</script>"], torch.tensor([[0.7, 0.3]]))
     page = made._html()
     assert "<script>x" not in page and "&lt;b&gt;" in page
 

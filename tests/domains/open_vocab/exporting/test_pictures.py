@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.image import imrescale
 
+from vladapt.core.runtime.reading import sha256_in
 from vladapt.domains.open_vocab.exporting.run import sizes_by_strides
 from vladapt.domains.open_vocab.exporting.standalone import maps, pictures
 
@@ -22,6 +23,16 @@ def test_pictures_are_resized_as_opencv_does_to_the_grey_level(shape):
     assert planes.shape[2] % 32 == planes.shape[3] % 32 == 0
     np.testing.assert_array_equal(planes[0, :, :height, :width].transpose(1, 2, 0), imrescale(image, (160, 128)))
     assert (planes[0, :, height:] == 7).all()
+
+
+@pytest.mark.parametrize("content", [b"other", None])
+def test_a_graph_that_is_not_as_it_was_written_is_not_asked(tmp_path, content):
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    facts = {"graphs": {"model": "model.onnx"}, "sha256": sha256_in(tmp_path)}
+    (tmp_path / "model.onnx").unlink() if content is None else (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"model\.onnx: missing, damaged or replaced; copy the whole folder"):
+        pictures.asked(tmp_path, facts)
 
 
 def test_what_fits_is_not_enlarged():
@@ -60,5 +71,5 @@ def test_a_graph_is_asked_by_names_and_its_idle_threads_leave_the_cores_alone(tm
             spins.append(options.get_session_config_entry("session.intra_op.allow_spinning"))
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    outputs = pictures.asked(tmp_path / "model.onnx")({"pixels": np.float32([1, 2])})
+    outputs = pictures.asked(tmp_path, {"graphs": {"model": "model.onnx"}})({"pixels": np.float32([1, 2])})
     assert outputs["logits"].tolist() == [-1, -2] and spins == ["0"]
