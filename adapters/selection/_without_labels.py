@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -78,8 +78,9 @@ class UnlabelledTrial:
 
     def without_advice(self, notes: Sequence[str], adapter: Adapter) -> list[str]:
         """Notes of the method that was taken, without a warning of absent classes that the images speak against."""
-        told = adapter.presence_among(self.classifier, self.unlabeled)
-        warning = told.notes(adapter.name, len(self.unlabeled), adapter.assumes) if told.few else []
+        unlabeled = cast(FeatureSet, self.unlabeled)
+        told = adapter.presence_among(self.classifier, unlabeled)
+        warning = told.notes(adapter.name, len(unlabeled), adapter.assumes) if told.few else []
         return [note for note in notes if note not in warning]
 
     def _by_halves(self, judged: Judged) -> Judged:

@@ -68,8 +68,8 @@ class Auto(ByExample):
 
     The score is accuracy, balanced where classes have unequal numbers of images; with several labels the macro AUROC of
     a part. Candidates are compared image by image (or group by group, part by part): the standard error is that of
-    their difference. Zero-shot, the simplest, is kept unless others are shown to be better: with a higher score, and a
-    log-likelihood that is higher by two standard errors, which says more about few images than the number of right
+    their difference. Zero-shot, the simplest, is kept unless others are shown to be better: with a higher score, and by
+    two standard errors of it or of the log-likelihood, which says more about few images than the number of right
     answers does (benchmarks/auto.py). Of those the first of `candidates` whose score is within one standard error of
     the best is taken; so is the first of all where zero-shot is no candidate. They are ordered by how well they do on
     average (docs/adapters.md), since a few dozen images cannot tell apart methods that differ by less.
@@ -312,8 +312,9 @@ class _Score:
         return self._mean_and_error(self.values - other.values)
 
     def shown_better(self, other: _Score) -> bool:
-        gain, error = self._mean_and_error(self.likelihood - other.likelihood)
-        return self.gain(other)[0] > ROUNDING and gain > SHOWN * error
+        """By the score, or by a higher score and the likelihood, which says more about few images."""
+        score, likelihood = self.gain(other), self._mean_and_error(self.likelihood - other.likelihood)
+        return score[0] > ROUNDING and any(gain > SHOWN * error + ROUNDING for gain, error in (score, likelihood))
 
     def _mean_and_error(self, values: Tensor) -> tuple[float, float]:
         mean = float((values * self.weights).mean())

@@ -129,7 +129,7 @@ class StreamedInViews(SeenInViews, Streamed):
     state: ClassVar[tuple[str, ...]] = (*Streamed.state, "seed")
     later_state: ClassVar[Mapping[str, Any]] = {"seed": 0}
 
-    n_views: int | None = option(
+    n_views: int | None = option(  # type: ignore[assignment]  # built, it is a number
         None, "views per image, itself included; none: 1, or as published with a preset", low=1, high=1000
     )
     selection: float = option(0.1, "share of the views that count, the surest ones, at least one", above=0, high=1)
@@ -138,11 +138,16 @@ class StreamedInViews(SeenInViews, Streamed):
         super().__post_init__()
         if self.n_views is None:
             self.n_views = self.published_views.get(self.options.get("preset"), 1) if self.as_published else 1
-        if self.n_views > 1:
+        if self.in_views:
             self.needs, self.at_predict = self.needs | {"images"}, self.at_predict | {"images"}
 
+    @property
+    def in_views(self) -> bool:
+        """Whether an image is looked at more than once."""
+        return (self.n_views or 1) > 1
+
     def _bags_of(self, rows: FeatureSet, resources: Mapping[str, Any], images: str) -> Callable[[int], Tensor]:
-        if self.n_views == 1 or rows.views is not None:
+        if not self.in_views or rows.views is not None:
             return super()._bags_of(rows, resources, images)
         given: TrainingImages | None = resources.get(images)
         if given is None:
@@ -159,11 +164,11 @@ class StreamedInViews(SeenInViews, Streamed):
         return bag_of
 
     def _logits(self, batch: Batch) -> Tensor:
-        if self.n_views > 1:
+        if self.in_views:
             self._check_images_of(batch)
         return super()._logits(batch)
 
     def _bags_at_prediction(self, batch: Batch) -> Iterator[Tensor]:
-        if self.n_views == 1:
+        if not self.in_views:
             return super()._bags_at_prediction(batch)
         return (bag.to(self.text.device) for bag in self._bags(batch))

@@ -112,7 +112,7 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
     dynamic_weight: float | None = option(None, "b_2, weight of the dynamic memory; none: chosen, or 1", low=0)
     static_weight: float | None = option(None, "b_3, weight of the static memory; none: chosen, or 1", low=0)
     train: bool = option(True, "learn the residuals of the memories from the shots, where there are any")
-    augmix: bool | None = option(
+    augmix: bool | None = option(  # type: ignore[assignment]  # built, it is yes or no
         None, "mix crops with slightly altered ones (AugMix); none: except on ImageNet and its variants"
     )
     lr: float | None = option(None, "initial learning rate of AdamW; none: the preset's, or 1e-4", above=0)
@@ -247,8 +247,9 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
 
     def _published(self, shots: int) -> tuple[float, int]:
         """The initial rate and the epochs of the preset."""
-        setting = PUBLISHED.get(self.preset, GENERAL)
-        return PUBLISHED_OF_MANY.get(self.preset, setting) if shots >= MANY_SHOTS else setting
+        preset = self.preset or ""
+        setting = PUBLISHED.get(preset, GENERAL)
+        return PUBLISHED_OF_MANY.get(preset, setting) if shots >= MANY_SHOTS else setting
 
     def _choose(self, val: FeatureSet, resources: Mapping[str, Any]) -> float:
         """Set `weights` to the best on a stream of val images; the score reached."""

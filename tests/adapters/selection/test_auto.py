@@ -84,8 +84,8 @@ def test_what_beats_zero_shot_by_two_standard_errors_and_is_first_near_the_best_
     right, likelihood = answers["zero-shot"]
     better = []
     for name in order:
-        gain, error = mean_over_error(answers[name][1] - likelihood)
-        if float((answers[name][0] - right).mean()) > 1e-9 and gain > 2 * error:
+        tests = [mean_over_error(answers[name][i] - of) for i, of in enumerate((right, likelihood))]
+        if tests[0][0] > 1e-9 and any(gain > 2 * error + 1e-9 for gain, error in tests):
             better.append(name)
     expected = "zero-shot"
     if better:
@@ -101,6 +101,17 @@ def test_without_zero_shot_the_first_within_one_standard_error_of_the_best_is_ta
     answers = {name: out_of_fold_answers(task, name, task.support.folds(5, 0))[0] for name in order}
     gain, error = mean_over_error(answers["ridge"] - answers["nearest-mean"])
     assert fitted(task, candidates=order).report.chosen["method"] == order[int(gain > error + 1e-9)]
+
+
+def test_many_more_right_answers_show_it_whatever_the_likelihood():
+    """Of 40 images 30 in place of 10, by logits that are far too large."""
+    labels = torch.arange(4).repeat(10)
+    right, rows = torch.nn.functional.one_hot(labels, 4).float(), FeatureSet(torch.zeros(40, 2), labels)
+    some = torch.where((torch.arange(40) < 10)[:, None], right, right.roll(1, dims=1))
+    most = torch.where((torch.arange(40) < 30)[:, None], right, right.roll(1, dims=1))
+    unsure, sure = auto._of_answers(0.1 * some, rows), auto._of_answers(100 * most, rows)
+    assert sure.likelihood.mean() < unsure.likelihood.mean() and sure.shown_better(unsure)
+    assert not unsure.shown_better(sure)
 
 
 @pytest.mark.parametrize("shots", [1, 2, 3, 4, 6])
