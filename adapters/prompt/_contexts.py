@@ -72,6 +72,22 @@ def half_where_asked(adapter, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=adapter.amp is not None)
 
 
+def prompt_learner(adapter, backbone: Backbone, class_names: Sequence[str], **more: Any) -> PromptLearner:
+    """The prompts of a method that has the options of `PromptLearner`; `more` options are passed on."""
+    return PromptLearner(
+        backbone,
+        class_names,
+        n_ctx=adapter.n_ctx,
+        position=adapter.class_token_position,
+        ctx_init=adapter.ctx_init,
+        trim=adapter.trim,
+        share=adapter.trim,
+        class_chunk=adapter.class_chunk,
+        checkpointing=adapter.checkpointing,
+        **more,
+    )
+
+
 @dataclass(eq=False, kw_only=True)
 class PromptsAtPrediction(Adapter):
     """Base of the methods whose `logits` encode prompts: these are made of `ctx` once for the attached backbone.
@@ -102,19 +118,7 @@ class PromptsAtPrediction(Adapter):
         return self.copied_for(class_names).attach(backbone)
 
     def _learner(self, backbone: Backbone, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
-        return PromptLearner(
-            backbone,
-            self.class_names_,
-            n_ctx=self.n_ctx,
-            position=self.class_token_position,
-            ctx_init=self.ctx_init,
-            ctx=ctx,
-            trim=self.trim,
-            share=self.trim,
-            class_chunk=self.class_chunk,
-            checkpointing=self.checkpointing,
-            seed=seed,
-        )
+        return prompt_learner(self, backbone, self.class_names_, ctx=ctx, seed=seed)
 
     def _ready(self) -> PromptLearner:
         """The prompts, of the attached backbone."""

@@ -9,16 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, FreshViews, TextClassifier, option
+from ...core.contracts import Backbone, Batch, ClassWeighted, FitReport, FreshViews, TextClassifier, option
 from ...core.errors import CapabilityError
 from ...core.prompts import PromptLearner
 from ...core.training import label_loss
+from ..head._text_rows import Frame, frame_of
 from ._contexts import (
     COST_OPTIONS,
     check_named,
     check_transfer,
     fit_context,
     half_where_asked,
+    prompt_learner,
 )
 
 
@@ -128,7 +130,7 @@ class SharedContext(ClassWeighted, FreshViews):
             )
         other = self.copied_for(class_names)
         with torch.no_grad():
-            text = self._learner(backbone, class_names, ctx=self.ctx).encode()
+            text = prompt_learner(self, backbone, class_names, csc=self.csc, ctx=self.ctx).encode()
         other.ctx, other.negative, other.text_features = self.ctx.clone(), None, text.to(self.text_features.device)
         other.offset = self.offset[:1].expand(len(class_names)).clone()  # the backbone's bias, alike for all classes
         return other
@@ -137,8 +139,10 @@ class SharedContext(ClassWeighted, FreshViews):
         check_named(self)
         device = support.features.device
         support, classifier = support.to(backbone.device), classifier.to(backbone.device)
-        self._set_frame(support, classifier)
-        learner = self._learner(backbone, self.class_names_, ctx=resources.get("ctx"), seed=seed)
+        frame = frame_of(classifier, support)
+        self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
+        given = {"csc": self.csc, "ctx": resources.get("ctx"), "seed": seed}
+        learner = prompt_learner(self, backbone, self.class_names_, **given)
         priors = self.priors_of(support.labels, len(classifier))
         criterion, generator = label_loss(self.multilabel_, priors), torch.Generator().manual_seed(seed)
         epochs = self.epochs or self._published_epochs(support.shots)
@@ -154,30 +158,6 @@ class SharedContext(ClassWeighted, FreshViews):
         self.to(device)
         return report
 
-    def _set_frame(self, support: FeatureSet, classifier: TextClassifier) -> None:
-        """What logits are relative to: the scale, one offset per class, and negative prompts for several labels."""
-        self.logit_scale = classifier.logit_scale
-        self.negative = classifier.negative if self.multilabel_ else None
-        self.offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)
-        if self.multilabel_ and self.negative is None and classifier.logit_bias is None:
-            self.offset = -classifier.logits(support.unit).mean(dim=0)
-
-    def _learner(self, backbone, class_names, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
-        return PromptLearner(
-            backbone,
-            class_names,
-            n_ctx=self.n_ctx,
-            csc=self.csc,
-            position=self.class_token_position,
-            ctx_init=self.ctx_init,
-            ctx=ctx,
-            trim=self.trim,
-            share=self.trim,
-            class_chunk=self.class_chunk,
-            checkpointing=self.checkpointing,
-            seed=seed,
-        )
-
     def _text(self, learner: PromptLearner, rows: Tensor | None = None) -> Tensor:
         """(C, D) text features while training, of the classes in `rows` where they are given."""
         with half_where_asked(self, learner.ctx.device):
@@ -189,8 +169,7 @@ class SharedContext(ClassWeighted, FreshViews):
 
     def _scores(self, unit: Tensor, text: Tensor) -> Tensor:
         """(B, D) image and (C, D) text features -> (B, C) logits."""
-        scores = self.logit_scale * unit @ text.T + self.offset
-        return scores if self.negative is None else scores - self.logit_scale * unit @ self.negative.T
+        return Frame(self.logit_scale, self.offset, self.negative).logits(unit, text)
 
     def _logits(self, batch: Batch) -> Tensor:
         return self._scores(batch.unit, self.text_features)
