@@ -19,6 +19,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..contracts.items import DomainData, Item
+from ..metrics.significance import holm
 from ..runtime.files import write_cached
 from .near_copies import Pictures, Thumbnails
 from .verify import FileHashes, contents_of, make_thumbnails
@@ -62,15 +63,6 @@ def witnessed(data: DomainData, candidates: Sequence[Sequence[str | None]], hash
         p_values = [rows.p_value(described) for rows in kept]
         write_cached(file, json.dumps(p_values))
     return holm(p_values)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted by Holm's method ("A Simple Sequentially Rejective Multiple Test Procedure", 1979)."""
-    adjusted, highest = [1.0] * len(p_values), 0.0
-    for place, n in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, p_values[n] * (len(p_values) - place)))
-        adjusted[n] = highest
-    return adjusted
 
 
 def _sample(items: Sequence[Item], groups: Sequence[str | None]) -> list[int]:

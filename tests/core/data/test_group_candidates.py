@@ -12,7 +12,7 @@ from vladapt.core.data import group_candidates, group_witness
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.group_candidates import NOTHING, settle_groups
 from vladapt.core.data.group_names import stem_of, values_by_pattern
-from vladapt.core.data.group_witness import holm, nearness_test
+from vladapt.core.data.group_witness import nearness_test
 from vladapt.core.data.manifests import read_manifest
 from vladapt.core.data.verify import FileHashes
 
@@ -157,11 +157,6 @@ def test_at_most_so_many_images_are_looked_at(hashes, monkeypatch):
     load = data.load
     data.load = lambda item: looked_at.append(item.id) or load(item)
     assert settle_groups(data, hashes).possible_groups.used and 20 <= len(looked_at) <= 24
-
-
-def test_holm_adjusts_each_p_value():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([]) == []
 
 
 def test_the_test_keeps_its_level_where_groups_mean_nothing(monkeypatch):
