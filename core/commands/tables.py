@@ -11,7 +11,6 @@ from rich.table import Table
 
 from ..contracts.families import FAMILIES
 from ..errors import is_main_rank, printable
-from ..runtime.files import json_text
 
 if TYPE_CHECKING:
     from ..contracts.domain import OwnFiles
@@ -307,6 +306,8 @@ def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON object on one line of stdout."""
+    from ..runtime.files import json_text
+
     if is_main_rank():
         typer.echo(json_text(value, default=str, ensure_ascii=True))
 

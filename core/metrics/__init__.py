@@ -12,7 +12,7 @@ __getattr__, __dir__ = lazy_exports(
         "resampling": "drawn_weights exchange_test intervals_of percentiles",
         "score_intervals": "auroc_interval",
         "retrieval": "Ranking TEXT_TO_IMAGE image_text_rankings rankings retrieval_metrics",
-        "selection": "ALIKE MOST_SHOTS best_setting class_weights log_priors macro_auroc row_weights val_score",
+        "selection": "ALIKE best_setting class_weights log_priors macro_auroc row_weights val_score",
         "significance": "CalibrationBin McNemar calibration_curve mcnemar p_words",
     },
 )

@@ -374,3 +374,8 @@ def encoding_batch_size(recipe: Recipe) -> int | None:
     Where towers are trained, `batch_size` counts the images of a training step.
     """
     return None if trains_towers(recipe.adapter_name) else recipe.batch_size
+
+
+def facts_for_judging(recipe: Recipe) -> dict[str, Any]:
+    """What it says of a fit that is judged: seeds, workers, precision, and generic images."""
+    return {key: getattr(recipe, key) for key in ("seed", "split_seed", "workers", "amp", "generic")}

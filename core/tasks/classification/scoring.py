@@ -18,7 +18,6 @@ from ...contracts.features import FeatureSet, TextClassifier
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
-from ...contracts.recipe import Recipe
 from ...errors import CapabilityError, DataError
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN, logits_of
@@ -181,11 +180,6 @@ class ClassificationFit(JudgedClassifier):
             again = replace(self, prepared=prepared, adapter=adapter, deciding="", **of)
             Findings({}).add([build_judgement("baselines")], again)
         return scores
-
-
-def facts_for_judging(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe says of a `ClassificationFit`."""
-    return {key: getattr(recipe, key) for key in ("seed", "split_seed", "workers", "amp", "generic")}
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ...contracts.task import Task
 from ...contracts.use import FittedRun, Use
 from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
-from ...recipes.asked_for import on_target, place_of_data
+from ...recipes.asked_for import facts_for_judging, on_target, place_of_data
 from ...registry import load_adapter
 from ...registry.build import judgements_of, judges_at
 from ...runs.folder import in_the_fit, make_folder, note_on_digests, now
@@ -35,7 +35,7 @@ from .predictor import Predictor
 from .protocols import protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
-from .scoring import PROBE_FILE, ClassificationFit, facts_for_judging, fitted_zero_shot, score_on
+from .scoring import PROBE_FILE, ClassificationFit, fitted_zero_shot, score_on
 from .stored_run import PREDICTIONS, answers_table, facts_of_skipped, fitted_adapter, labelled_in_run, recipe_again
 
 STREAMING = "streaming.lock"
