@@ -226,8 +226,8 @@ def checks(found: Mapping[str, Measured], shots: int) -> Iterator[str]:
     yield f"* {_against_zero_shot(found, shots)}"
     for probe in PROBES:
         intervals = {name: gain(each, shots, AUTO, probe)[1] for name, each in found.items()}
-        better = ", ".join(name for name, (low, _) in intervals.items() if low > 0) or "no set"
-        worse = ", ".join(name for name, (_, high) in intervals.items() if high < 0) or "no set"
+        better = ", ".join(name for name, of in intervals.items() if of and of[0] > 0) or "no set"
+        worse = ", ".join(name for name, of in intervals.items() if of and of[1] < 0) or "no set"
         difference = f"{own - mean(found, shots, probe):+.1f} points"
         sets = f"shown to be better on {better}, worse on {worse}"
         yield f"* `auto` compared with {probe}: {difference} on average; {sets}."
@@ -241,8 +241,9 @@ def mean(found: Mapping[str, Measured], shots: int, method: str) -> float:
     return 100 * statistics.fmean(statistics.fmean(each.of(shots, method)) for each in found.values())
 
 
-def gain(of: Measured, shots: int, method: str, other: str) -> tuple[float, tuple[float, float]]:
-    """Points between two methods on one set, and their 95 % interval by the corrected resampled t-test."""
+def gain(of: Measured, shots: int, method: str, other: str) -> tuple[float, tuple[float, float] | None]:
+    """Points between two methods on one set, and their 95 % interval by the corrected resampled t-test, None of fewer
+    than five splits."""
     pairs = zip(of.of(shots, method), of.of(shots, other), strict=True)
     gains = [100 * (one - another) for one, another in pairs]
     return statistics.fmean(gains), corrected_interval(gains, of.test_over_train)
@@ -250,10 +251,11 @@ def gain(of: Measured, shots: int, method: str, other: str) -> tuple[float, tupl
 
 def _against_zero_shot(found: Mapping[str, Measured], shots: int) -> str:
     gains = {name: gain(each, shots, AUTO, ZERO_SHOT) for name, each in found.items()}
-    below = [name for name, (_, (_, high)) in gains.items() if high < 0]
+    below = [name for name, (_, interval) in gains.items() if interval and interval[1] < 0]
     lowest = min(gains, key=lambda name: gains[name][0])
-    points, (low, high) = gains[lowest]
-    least = f"its smallest gain over zero-shot is {points:+.1f} ({low:+.1f} to {high:+.1f}), on {lowest}"
+    points, interval = gains[lowest]
+    between = " ({:+.1f} to {:+.1f})".format(*interval) if interval else ""
+    least = f"its smallest gain over zero-shot is {points:+.1f}{between}, on {lowest}"
     where = ", ".join(below) or "no set"
     return f"Shown to be below zero-shot: on {where}; {least}."
 

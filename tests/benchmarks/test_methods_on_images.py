@@ -39,10 +39,10 @@ def colours(tmp_path) -> Path:
 
 
 def made(bench, scores: dict[str, list[float]], **further):
-    """A set of two splits with these scores at 4 shots, and others that are all alike."""
+    """A set of six splits with these scores at 4 shots, and others that are all alike."""
     methods = (*bench.METHODS, bench.PROBE, bench.PROBE_OF_ALL)
-    every = {f"4 {name}": scores.get(name, [0.5, 0.6]) for name in methods}
-    known = {"metric": "accuracy", "test_images": 20, "classes": 3, "splits": 2, "test_over_train": 0.5}
+    every = {f"4 {name}": scores.get(name, [0.5, 0.6] * 3) for name in methods}
+    known = {"metric": "accuracy", "test_images": 20, "classes": 3, "splits": 6, "test_over_train": 0.5}
     taken = {"4": ["ridge", "ridge"]}
     return bench.Measured(**{**known, "scores": every, "taken": taken, "seconds": dict.fromkeys(every, 1.0), **further})
 
@@ -78,8 +78,8 @@ def test_no_set_at_all_is_one_line(bench, tmp_path, monkeypatch):
 
 def test_the_checks_name_the_best_method_and_the_sets_below_zero_shot(bench):
     found = {
-        "good": made(bench, {"gda": [0.9, 0.8], "auto": [0.8, 0.8], "zero-shot": [0.1, 0.1]}),
-        "bad": made(bench, {"gda": [0.5, 0.5], "auto": [0.2, 0.2], "zero-shot": [0.6, 0.6], bench.PROBE: [0.1, 0.1]}),
+        "good": made(bench, {"gda": [0.9, 0.8] * 3, "auto": [0.8] * 6, "zero-shot": [0.1] * 6}),
+        "bad": made(bench, {"gda": [0.5] * 6, "auto": [0.2] * 6, "zero-shot": [0.6] * 6, bench.PROBE: [0.1] * 6}),
     }
     best, zero_shot, probe, _, took = bench.checks(found, 4)
     assert best == "* Mean of `auto`: 50.0. Best single method: `gda`, 67.5. Difference: -17.5 points."
