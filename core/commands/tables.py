@@ -306,7 +306,7 @@ def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON object on one line of stdout."""
-    from ..runtime.files import json_text
+    from ..runtime.reading import json_text
 
     if is_main_rank():
         typer.echo(json_text(value, default=str, ensure_ascii=True))

@@ -298,7 +298,8 @@ class Task(ABC):
 
     def write_rows(self, predicted: Any, path: Path) -> None:
         """Write what `predict` gave into a file with a suffix in `row_files`; DataError where nothing can be."""
-        from ..runtime.files import json_text, write_whole
+        from ..runtime.files import write_whole
+        from ..runtime.reading import json_text
 
         write_whole(path, "".join(json_text(row) + "\n" for row in predicted.rows()))
         predicted.files.append(path)

@@ -23,8 +23,9 @@ from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
 from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
-from ..runtime.files import all_or_none, json_text, write_whole
+from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
+from ..runtime.reading import json_text
 from .comparison import Comparison
 
 TABLE = "compare.csv"

@@ -14,8 +14,8 @@ from typing import Any
 from ... import __version__
 from ..contracts.use import Exported, ExportWishes, FittedRun
 from ..errors import DataError
-from ..runtime.files import json_text, write_whole
-from ..runtime.reading import sha256_in
+from ..runtime.files import write_whole
+from ..runtime.reading import json_text, sha256_in
 from .agreement import Agreement, words_of
 from .folder import FACTS, FORMAT, SCRIPT, Session, library
 from .graph import Graph, check_opset

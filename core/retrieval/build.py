@@ -19,7 +19,8 @@ import numpy as np
 from ... import __version__
 from ..errors import ConfigError, DataError
 from ..features.nearest import faiss_library
-from ..runtime.files import MARKER, claimed, json_text, remove_abandoned
+from ..runtime.files import MARKER, claimed, remove_abandoned
+from ..runtime.reading import json_text
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
 from .kinds import KINDS, built
 from .wanted import Facts

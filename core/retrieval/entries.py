@@ -15,7 +15,7 @@ import numpy as np
 
 from ..contracts.items import Captions, Item
 from ..errors import DataError
-from ..runtime.files import json_text
+from ..runtime.reading import json_text
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
 OFFSET = np.dtype("<u8")

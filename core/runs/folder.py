@@ -29,9 +29,9 @@ from ..backbones.specs import FILE
 from ..contracts.run_info import RunInfo, mapped_texts
 from ..contracts.use import FittedRun
 from ..errors import ConfigError, DataError
-from ..runtime.files import claimed, json_text, plain, remove_abandoned, write_whole
+from ..runtime.files import claimed, remove_abandoned, write_whole
 from ..runtime.process import installed_version
-from ..runtime.reading import check_unchanged, sha256_in, sha256_of
+from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
 

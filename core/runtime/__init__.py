@@ -6,12 +6,13 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "distributed": "world_size",
-        "files": "WorkFolder cached_folder caching json_text replacing write_cached write_whole",
+        "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
         "process": "in_blocks installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",
         "reading": (
-            "check_regular json_values read_json read_start read_text read_yaml text_lines version_of why_not_regular"
+            "check_regular json_text json_values read_json read_start read_text read_yaml text_lines version_of "
+            "why_not_regular"
         ),
     },
 )

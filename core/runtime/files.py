@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 import shutil
@@ -100,32 +99,6 @@ def write_whole(path: Path, content: str | bytes, cure: str = OTHER_OUT) -> None
     """
     with replacing(path, cure) as partial:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it, which has neither NaN nor infinity: null stands for them."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Iterable):
-        return [plain(inner) for inner in value]
-    return value
-
-
-def json_text(value: Any, **how: Any) -> str:
-    """A value as `plain` JSON; whatever writes JSON for others writes it by this.
-
-    Args:
-        how: further arguments of `json.dumps`.
-    """
-    return json.dumps(plain(value), **{"ensure_ascii": False, "allow_nan": False, **how})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:

@@ -1,13 +1,14 @@
 """Files that others made, read without trust: regular files only, of a bounded size, as text, JSON or YAML.
 
 A device or a pipe would be read without end, a JSON file may nest without end, a YAML file may stand for a billion
-values in ten lines: each is refused in one line before it costs anything.
+values in ten lines: each is refused in one line before it costs anything. JSON that others read is made here too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -329,3 +330,29 @@ def _count_nodes(node: Any, known: dict[int, int]) -> int:
             raise ValueError(f"stands for more than {MOST_YAML_NODES:,} values; write it without *names")
     known[id(node)] = count
     return count
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it, which has neither NaN nor infinity: null stands for them."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Iterable):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def json_text(value: Any, **how: Any) -> str:
+    """A value as `plain` JSON; whatever writes JSON for others writes it by this.
+
+    Args:
+        how: further arguments of `json.dumps`.
+    """
+    return json.dumps(plain(value), **{"ensure_ascii": False, "allow_nan": False, **how})

@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 from ..contracts.task import Axes
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runs.folder import Run
-from ..runtime.files import json_text
-from ..runtime.reading import read_json
+from ..runtime.reading import json_text, read_json
 from .contract import refusal
 from .task_trial import QUIET, TaskTrial
 

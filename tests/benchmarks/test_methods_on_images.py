@@ -84,7 +84,7 @@ def test_the_checks_name_the_best_method_and_the_sets_below_zero_shot(bench):
     best, zero_shot, probe, _, took = bench.checks(found, 4)
     assert best == "* Mean of `auto`: 50.0. Best single method: `gda`, 67.5. Difference: -17.5 points."
     assert "on bad; its smallest gain over zero-shot is -40.0 (-40.0 to -40.0), on bad" in zero_shot
-    assert "better on bad, worse on no set" in probe
+    assert "better on good, bad, worse on no set" in probe
     assert took == "* In 4 fits, `auto` chose `ridge` in 4."
 
 

@@ -231,6 +231,9 @@ def test_a_file_that_cannot_be_decoded_is_skipped_among_few(vladapt, run, colour
 
 def test_a_run_without_the_file_predicts_uncalibrated_and_promises_nothing(vladapt, run, colours):
     (run / CALIBRATION).unlink()
+    assert f"{CALIBRATION}: missing; copy the whole run folder again" in vladapt("eval", run).err
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({key: value for key, value in facts.items() if key != "sha256"}))
     told = vladapt("predict", run, colours / "red" / "00.png", "--coverage", 0.9, "--max-error", 0.1, "--json").json
     row = told["predictions"][0]
     assert len(row["set"]) == 3 and row["open"] is True and "unlike" not in row

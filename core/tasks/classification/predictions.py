@@ -24,8 +24,9 @@ from ...registry.build import judges_at
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
-from ...runtime.files import json_text, write_whole
+from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
+from ...runtime.reading import json_text
 from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 
 TOP = 3

@@ -22,9 +22,9 @@ from ...forgetting.score import Forgotten
 from ...runs.folder import now, versions, without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
-from ...runtime.files import json_text, write_whole
+from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
-from ...runtime.reading import sha256_in
+from ...runtime.reading import json_text, sha256_in
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import read_log
 from ...training.objective import columns_of

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vladapt.core.errors import CacheError, ConfigError, DataError
-from vladapt.core.runtime import files
+from vladapt.core.runtime import files, reading
 from vladapt.core.runtime.files import (
     MARKER,
     claimed,
@@ -72,12 +72,12 @@ def test_json_holds_null_where_a_number_is_none(value):
         else:
             assert now == (None if isinstance(then, float) and not math.isfinite(then) else then)
 
-    alike(json.loads(files.json_text(value), parse_constant=pytest.fail), value)
+    alike(json.loads(reading.json_text(value), parse_constant=pytest.fail), value)
 
 
 def test_json_of_arrays_and_paths():
     value = {"a": np.float32("nan"), "b": torch.tensor([1.0, float("inf")]), "c": Path("x"), "d": (np.int64(3),)}
-    assert json.loads(files.json_text(value)) == {"a": None, "b": [1.0, None], "c": "x", "d": [3]}
+    assert json.loads(reading.json_text(value)) == {"a": None, "b": [1.0, None], "c": "x", "d": [3]}
 
 
 def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
