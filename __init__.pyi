@@ -28,12 +28,12 @@ from .core.contracts.items import Target as Target
 from .core.contracts.judgement import Evaluated as Evaluated
 from .core.contracts.judgement import Judgement as Judgement
 from .core.contracts.judgement import Place as Place
-from .core.contracts.judgement import Record as Record
 from .core.contracts.loss import Loss as Loss
 from .core.contracts.loss import RowLoss as RowLoss
 from .core.contracts.options import option as option
 from .core.contracts.outputs import Output as Output
 from .core.contracts.recipe import Recipe as Recipe
+from .core.contracts.run_info import Record as Record
 from .core.contracts.task import FitResult as FitResult
 from .core.contracts.task import Task as Task
 from .core.contracts.use import Exported as Exported

@@ -37,7 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "metrics": {
         "core.metrics": "classification_metrics multilabel_metrics retrieval_metrics per_class_table "
-        "auroc_interval share_interval mcnemar exchange_test val_score best_setting class_weights row_weights",
+        "auroc_interval share_interval mcnemar exchange_test val_score best_setting class_weights",
         "core.tasks.retrieval.scoring": "evaluate_retrieval",
     },
     "tasks and judgements": {

@@ -100,13 +100,12 @@ from .core.metrics.classification import classification_metrics as classificatio
 from .core.metrics.classification import multilabel_metrics as multilabel_metrics
 from .core.metrics.classification import per_class_table as per_class_table
 from .core.metrics.intervals import share_interval as share_interval
-from .core.metrics.resampling import exchange_test as exchange_test
 from .core.metrics.retrieval import retrieval_metrics as retrieval_metrics
 from .core.metrics.score_intervals import auroc_interval as auroc_interval
 from .core.metrics.selection import best_setting as best_setting
 from .core.metrics.selection import class_weights as class_weights
-from .core.metrics.selection import row_weights as row_weights
 from .core.metrics.selection import val_score as val_score
+from .core.metrics.significance import exchange_test as exchange_test
 from .core.metrics.significance import mcnemar as mcnemar
 from .core.prompts.classifier import check_templates as check_templates
 from .core.prompts.classifier import fill as fill

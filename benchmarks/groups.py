@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from usage import print_help
 
-from vladapt.core.contracts.items import DomainData, Item, Label, OpenGroups
+from vladapt.core.contracts.groups import OpenGroups
+from vladapt.core.contracts.items import DomainData, Item, Label
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.group_candidates import settle_groups
 from vladapt.core.data.verify import FileHashes, drop_unreadable

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vladapt.core.confidence.conformal import conformal_scores, set_metrics
-from vladapt.core.metrics.auroc_intervals import components
+from vladapt.core.metrics.score_intervals import components
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference, stated_in

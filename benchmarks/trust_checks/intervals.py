@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vladapt.core.metrics.auroc_intervals import Aurocs, auroc_difference
 from vladapt.core.metrics.intervals import (
     balanced_interval,
     class_intervals,
@@ -24,7 +23,7 @@ from vladapt.core.metrics.intervals import (
     paired_shares,
     share_interval,
 )
-from vladapt.core.metrics.score_intervals import answer_intervals
+from vladapt.core.metrics.score_intervals import Aurocs, answer_intervals, auroc_difference
 
 DRAWS, DRAWS_OF_BOOTSTRAP = 2000, 400
 SHARED = 0.5

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.judgement import Record
+from ..contracts.run_info import Record
 from ..errors import ConfigError
 from ..metrics.intervals import mean_interval, share_interval, units_of
 from .conformal import number_of, threshold, unit_means

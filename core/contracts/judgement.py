@@ -10,25 +10,26 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
 from .options import settle
-from .run_info import Keyed
+from .run_info import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from typing_extensions import Self
 
     from ..runtime.progress import Reporter
     from .adapter import Adapter, FitReport
     from .backbone import Backbone
     from .features import FeatureSet
+    from .groups import PossibleGroups
     from .prepared import PreparedData, Shots
-    from .use import FittedRun, Use
+    from .run_info import FittedRun
+    from .use import Use
 
 FIT, EVAL, PREDICT, COMPARE, SELECT = "fit", "eval", "predict", "compare", "select"
 """Commands that judgements are made in."""
@@ -43,93 +44,6 @@ class Place(Enum):
     ABILITIES = "among what else the model can do"
     DETAILS = "after the scores of single classes"
     TRUST = "where the report says how far answers can be trusted"
-
-
-class Record(Keyed):
-    """The result of a judgement: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
-
-    It is a Mapping too, with the keys that metrics.json has below `key`, so that `record["drop"]` and `record.drop` are
-    the same. A field that says what it is of, and is no result, is made by `beside()` and left out of both. Of
-    predictions the keys, which stand alone, are columns of their rows, and each field holds a value per image.
-
-    Class attributes:
-        key: in metrics.json; "" where its own keys stand beside the scores.
-        beside_scores: such keys, of which one at least is there.
-    """
-
-    key: ClassVar[str] = ""
-    beside_scores: ClassVar[tuple[str, ...]] = ()
-
-    def values_by_key(self) -> dict[str, Any]:
-        """What metrics.json holds below `key`; by default the fields, in order."""
-        return {each.name: getattr(self, each.name) for each in _fields(type(self)) if not each.metadata.get("beside")}
-
-    def to_json(self) -> dict[str, Any]:
-        """What the record adds to metrics.json, or to the rows of predictions, as dictionaries, lists, numbers and
-        texts."""
-        values = {key: _as_json(value) for key, value in self.values_by_key().items()}
-        return {self.key: values} if self.key else values
-
-    @classmethod
-    def is_in(cls, metrics: Mapping[str, Any]) -> bool:
-        """Whether metrics.json has this record."""
-        return any(metrics.get(key) for key in (cls.key, *cls.beside_scores))
-
-    @classmethod
-    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
-        """The record that is part of metrics.json, which may be older than this version; None where it lacks what the
-        record is of.
-
-        Args:
-            metrics: all of the file, which the record `is_in`, so that it may take what it is of from its surroundings.
-        """
-        known = {each.name for each in _fields(cls) if each.init and not each.metadata.get("beside")}
-        return cls(**{key: value for key, value in metrics[cls.key].items() if key in known})
-
-    def section(self) -> Any:
-        """For the report: a section (`core/runs/sections.py`), or several in a list; None for none.
-
-        It names and shows no single image, because a report without names of files has it too.
-        """
-        return None
-
-    def note(self) -> str:
-        """A sentence for the user; "" for none."""
-        return ""
-
-    @property
-    def notes(self) -> list[str]:
-        """`note`, of a record that may say several sentences."""
-        return [self.note()]
-
-    def table(self) -> Any:
-        """For the terminal, below the scores, what rich prints; None for nothing."""
-        return None
-
-    def facts(self) -> dict[str, Any]:
-        """What it adds to run.json."""
-        return {}
-
-    def save(self, folder: Path) -> None:
-        """Write what a run is to keep of it, besides numbers, into the run folder."""
-
-
-def _fields(record: Any) -> tuple[Field, ...]:
-    """Of a record, each of which is a dataclass."""
-    return fields(record)
-
-
-def beside(default: Any = None) -> Any:
-    """A field of a record that is no key of it: what a section needs, such as logits."""
-    return field(default=default, repr=False, compare=False, metadata={"beside": True})
-
-
-def _as_json(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, Record):
-        value = {each.name: getattr(value, each.name) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _as_json(inner) for key, inner in value.items()}
-    return [_as_json(inner) for inner in value] if isinstance(value, (tuple, list)) else value
 
 
 @dataclass(kw_only=True)
@@ -319,6 +233,12 @@ class JudgedClassifier(JudgedFit):
     def labelled(self) -> bool:
         """Whether the test images have labels."""
         return self.labels is not None
+
+    @property
+    def possible_groups(self) -> PossibleGroups | None:
+        """Groups of images of which the user is asked whether they belong together, or None."""
+        possible = self.prepared.data.possible_groups
+        return possible if possible is not None and possible.asked else None
 
     @property
     def untaught(self) -> bool:

@@ -1,12 +1,14 @@
-"""What run.json and metrics.json say of a run: typed attributes, and as a Mapping the keys of the file."""
+"""What run.json and metrics.json say of a run, and a run folder that was opened: typed attributes, and as a Mapping the
+keys of the file."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -232,3 +234,120 @@ def mapped_texts(value: Any, change: Callable[[str], str], keep: Container[str] 
     if isinstance(value, (list, tuple)):
         return [mapped_texts(inner, change, keep) for inner in value]
     return value
+
+
+@dataclass(eq=False)
+class FittedRun:
+    """A run folder that was opened.
+
+    Attributes:
+        path: the folder.
+        info: what run.json holds.
+        metrics: what metrics.json holds.
+        place: how a run of the Hugging Face hub was named; "" for one in a folder.
+    """
+
+    path: Path
+    info: RunInfo = field(default_factory=RunInfo)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    place: str = ""
+
+    @property
+    def shown(self) -> str:
+        """How the user names it."""
+        return self.place or str(self.path)
+
+    @property
+    def adapter_path(self) -> Path:
+        """The file of the fitted adapter."""
+        return self.path / "adapter.safetensors"
+
+    def replace_adapter(self, save: Callable[[Path], Any]) -> None:
+        """Write that file anew."""
+
+
+class Record(Keyed):
+    """The result of a judgement: a frozen dataclass, made by `@dataclass(frozen=True, eq=False)`.
+
+    It is a Mapping too, with the keys that metrics.json has below `key`, so that `record["drop"]` and `record.drop` are
+    the same. A field that says what it is of, and is no result, is made by `beside()` and left out of both. Of
+    predictions the keys, which stand alone, are columns of their rows, and each field holds a value per image.
+
+    Class attributes:
+        key: in metrics.json; "" where its own keys stand beside the scores.
+        beside_scores: such keys, of which one at least is there.
+    """
+
+    key: ClassVar[str] = ""
+    beside_scores: ClassVar[tuple[str, ...]] = ()
+
+    def values_by_key(self) -> dict[str, Any]:
+        """What metrics.json holds below `key`; by default the fields, in order."""
+        return {each.name: getattr(self, each.name) for each in _fields(type(self)) if not each.metadata.get("beside")}
+
+    def to_json(self) -> dict[str, Any]:
+        """What the record adds to metrics.json, or to the rows of predictions, as dictionaries, lists, numbers and
+        texts."""
+        values = {key: _as_json(value) for key, value in self.values_by_key().items()}
+        return {self.key: values} if self.key else values
+
+    @classmethod
+    def is_in(cls, metrics: Mapping[str, Any]) -> bool:
+        """Whether metrics.json has this record."""
+        return any(metrics.get(key) for key in (cls.key, *cls.beside_scores))
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self | None:
+        """The record that is part of metrics.json, which may be older than this version; None where it lacks what the
+        record is of.
+
+        Args:
+            metrics: all of the file, which the record `is_in`, so that it may take what it is of from its surroundings.
+        """
+        known = {each.name for each in _fields(cls) if each.init and not each.metadata.get("beside")}
+        return cls(**{key: value for key, value in metrics[cls.key].items() if key in known})
+
+    def section(self) -> Any:
+        """For the report: a section (`core/runs/sections.py`), or several in a list; None for none.
+
+        It names and shows no single image, because a report without names of files has it too.
+        """
+        return None
+
+    def note(self) -> str:
+        """A sentence for the user; "" for none."""
+        return ""
+
+    @property
+    def notes(self) -> list[str]:
+        """`note`, of a record that may say several sentences."""
+        return [self.note()]
+
+    def table(self) -> Any:
+        """For the terminal, below the scores, what rich prints; None for nothing."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """What it adds to run.json."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write what a run is to keep of it, besides numbers, into the run folder."""
+
+
+def _fields(record: Any) -> tuple[Field, ...]:
+    """Of a record, each of which is a dataclass."""
+    return fields(record)
+
+
+def beside(default: Any = None) -> Any:
+    """A field of a record that is no key of it: what a section needs, such as logits."""
+    return field(default=default, repr=False, compare=False, metadata={"beside": True})
+
+
+def _as_json(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, Record):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    return [_as_json(inner) for inner in value] if isinstance(value, (tuple, list)) else value

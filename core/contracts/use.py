@@ -4,14 +4,14 @@ it names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from .options import Option, option, options_of
 from .recipe import DATA, JUDGING, METHOD, OUTPUT
-from .run_info import RunInfo
+from .run_info import FittedRun
 
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
 """Commands on a run that take a data set, and all of them."""
@@ -93,36 +93,6 @@ class UseOptions:
         group=OUTPUT,
         commands=("evaluate",),
     )
-
-
-@dataclass(eq=False)
-class FittedRun:
-    """A run folder that was opened.
-
-    Attributes:
-        path: the folder.
-        info: what run.json holds.
-        metrics: what metrics.json holds.
-        place: how a run of the Hugging Face hub was named; "" for one in a folder.
-    """
-
-    path: Path
-    info: RunInfo = field(default_factory=RunInfo)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    place: str = ""
-
-    @property
-    def shown(self) -> str:
-        """How the user names it."""
-        return self.place or str(self.path)
-
-    @property
-    def adapter_path(self) -> Path:
-        """The file of the fitted adapter."""
-        return self.path / "adapter.safetensors"
-
-    def replace_adapter(self, save: Callable[[Path], Any]) -> None:
-        """Write that file anew."""
 
 
 @dataclass(frozen=True)

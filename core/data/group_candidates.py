@@ -12,7 +12,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..contracts.items import DomainData, OpenGroups, PossibleGroups
+from ..contracts.groups import OpenGroups, PossibleGroups
+from ..contracts.items import DomainData
 from .group_columns import NONE, hashed, quoted
 from .group_names import FOLDER, STEM, copies_by_name, parts_of_stems, stem_of, sub_folders, values_by_pattern
 from .group_witness import witnessed
@@ -66,19 +67,17 @@ class Candidate:
 
 
 def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] | None = None) -> DomainData:
-    """The set with what belongs together settled, if its reader left that open, and notes that say what was taken.
+    """The set with what belongs together settled, and notes that say what was taken.
 
     Args:
-        data: N labelled items.
+        data: N labelled items, of which the reader left it open.
         hashes: tell contents; what was found is kept beside them.
         kept: what a run says was found (`PossibleGroups.facts`), which is taken again; by default the pixels are asked.
 
     Raises:
         CacheError: the cache cannot be written.
     """
-    still = data.open_groups
-    if still is None:
-        return data
+    still = data.open_groups or OpenGroups()
     names = [item.id for item in data.items]
     copies = copies_by_name(names)
     copied = len(copies) - copies.count(None) - len(set(copies) - {None})

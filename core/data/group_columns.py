@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..contracts.items import DomainData, OpenGroups
+from ..contracts.groups import OpenGroups
+from ..contracts.items import DomainData
 from ..errors import DataError, UnknownNameError
 from .files import visible
 from .group_names import is_by_name, values_by_name

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ..contracts.use import Exported, ExportWishes, FittedRun
+from ..contracts.run_info import FittedRun
+from ..contracts.use import Exported, ExportWishes
 from ..errors import DataError
 from ..runtime.files import write_whole
 from ..runtime.reading import json_text, sha256_in

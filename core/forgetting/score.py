@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..contracts.judgement import Record
+from ..contracts.run_info import Record
 from ..errors import DataError
 from ..metrics.intervals import SIGNIFICANT, wilson_interval
 from ..metrics.significance import McNemar, mcnemar, p_words

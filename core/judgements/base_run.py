@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..contracts.judgement import COMPARE, FIT, JudgedData, Judgement, Record
+from ..contracts.judgement import COMPARE, FIT, JudgedData, Judgement
+from ..contracts.run_info import Record
 
 
 @dataclass(frozen=True, eq=False)

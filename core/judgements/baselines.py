@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record, Scores, beside
-from ..metrics.auroc_intervals import Aurocs, auroc_difference
+from ..contracts.judgement import JudgedClassifier, Judgement, Place, Scores
+from ..contracts.run_info import Record, beside
 from ..metrics.classification import classification_metrics, multilabel_metrics
 from ..metrics.intervals import SIGNIFICANT, paired_shares, units_of
-from ..metrics.score_intervals import score_intervals
+from ..metrics.score_intervals import Aurocs, auroc_difference, score_intervals
 from ..metrics.selection import class_range, deciding_metric, weights_of_answers
 from ..metrics.significance import mcnemar, p_words
 from ..runs.run_sections import Verdict

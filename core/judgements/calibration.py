@@ -20,9 +20,10 @@ from ..confidence.selective import Unlike, kept_support
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Item
 from ..contracts.features import FeatureSet
-from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Record, Scores, beside
+from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Scores
 from ..contracts.prepared import PreparedData, Shots, on_adapted
 from ..contracts.resources import OF_TOWERS
+from ..contracts.run_info import Record, beside
 from ..errors import VladaptError
 from ..features.batches import OF_IMAGES, logits_of
 from ..metrics.classification import label_answer_metrics

@@ -15,8 +15,9 @@ from ..confidence.calibration import uncalibrated_words
 from ..confidence.conformal import check_coverage, held_by_class, least_words, words_of, words_of_labels
 from ..confidence.selective import Selective, check_max_error
 from ..contracts.adapter import Adapter
-from ..contracts.judgement import EVAL, PREDICT, JudgedClassifier, JudgedPredictions, Judgement, Place, Record, beside
+from ..contracts.judgement import EVAL, PREDICT, JudgedClassifier, JudgedPredictions, Judgement, Place
 from ..contracts.options import option
+from ..contracts.run_info import Record, beside
 from ..errors import ConfigError
 
 

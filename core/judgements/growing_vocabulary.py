@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..contracts.adapter import Adapter
-from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place, Record
+from ..contracts.judgement import EVAL, JudgedClassifier, Judgement, Place
 from ..contracts.options import option
+from ..contracts.run_info import Record
 from ..errors import CapabilityError, ConfigError
 from ..metrics.vocabulary_growth import VocabularyGrowth, divided_classes, growing_orders, vocabulary_growth
 from ..runs.sections import Measure, TableSection

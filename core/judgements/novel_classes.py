@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Record
+from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place
+from ..contracts.run_info import Record
 from ..runs.sections import TableSection
 
 if TYPE_CHECKING:

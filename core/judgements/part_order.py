@@ -16,8 +16,9 @@ import torch
 
 from ..contracts.features import FeatureSet
 from ..contracts.items import Item
-from ..contracts.judgement import JudgedClassifier, Judgement, Place, Record
+from ..contracts.judgement import JudgedClassifier, Judgement, Place
 from ..contracts.prepared import PreparedData, on_adapted
+from ..contracts.run_info import Record
 from ..features.batches import logits_of
 from ..metrics.classification import metrics_of
 from ..runs.sections import MEASURES, Cell, TableSection, deciding_of, points

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..contracts.features import FeatureSet, TextClassifier
-from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Record, Scores
+from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Scores
 from ..contracts.prepared import Shots
+from ..contracts.run_info import Record
 from ..errors import CapabilityError
 from ..metrics.classification import metrics_of
 from ..registry import build_adapter
@@ -64,12 +65,12 @@ class PossibleGroups(Judgement):
 
     record: ClassVar = IfGrouped
     at: ClassVar = frozenset({FIT})
-    needs: ClassVar = frozenset({"labelled", "shots"})
+    needs: ClassVar = frozenset({"labelled", "shots", "possible_groups"})
     place: ClassVar = Place.SCORES
 
     def compute(self, fit: JudgedClassifier) -> IfGrouped | None:
-        possible, shots = fit.prepared.data.possible_groups, fit.shots
-        if possible is None or not possible.asked or shots is None:
+        possible, shots = fit.possible_groups, fit.shots
+        if possible is None or shots is None:
             return None
         loose = _pool(shots)
         whole = replace(loose, groups=tuple(possible.groups.get(name, "") for name in loose.ids or ()))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..contracts.items import DomainData
-from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place, Record, beside
+from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Place
+from ..contracts.run_info import Record, beside
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes
 from ..registry import build_adapter

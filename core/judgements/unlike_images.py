@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..contracts.judgement import PREDICT, JudgedPredictions, Judgement, Record
+from ..contracts.judgement import PREDICT, JudgedPredictions, Judgement
+from ..contracts.run_info import Record
 from ..runs.sections import plural
 
 

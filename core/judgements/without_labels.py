@@ -16,7 +16,8 @@ from torch import Tensor
 from ..confidence.without_labels import Evidence
 from ..contracts.features import FeatureSet
 from ..contracts.items import Item
-from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Record, Scores, beside
+from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Scores
+from ..contracts.run_info import Record, beside
 from .calibration import logits_on
 
 if TYPE_CHECKING:

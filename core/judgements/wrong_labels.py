@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..contracts.judgement import SELECT, JudgedLabels, Judgement, Record
+from ..contracts.judgement import SELECT, JudgedLabels, Judgement
+from ..contracts.run_info import Record
 from ..data.label_files import Todo
 from ..labelling.wrong_labels import held_out_probabilities, suspects
 

@@ -76,6 +76,9 @@ def payoff(points: Sequence[Point]) -> Payoff | None:
     if not earlier:
         return None
     first = earlier[-1]
-    low, high = paired_shares(first.right, last.right).interval()
+    interval = paired_shares(first.right, last.right).interval()
+    if interval is None:
+        return None
+    low, high = interval
     verdict = PAYS_NOT if high < WORTH else PAYS if low > 0 else UNKNOWN
     return Payoff(verdict, first.labels, last.labels, last.accuracy - first.accuracy, (low, high))

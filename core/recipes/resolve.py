@@ -30,8 +30,8 @@ from ..contracts.recipe import (
     check_protocol,
     value_of,
 )
+from ..contracts.run_info import FittedRun
 from ..contracts.task import Task
-from ..contracts.use import FittedRun
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
 from ..registry.catalogue import find, is_place, literal_in

@@ -26,8 +26,7 @@ from safetensors import SafetensorError
 
 from ... import __version__
 from ..backbones.specs import FILE
-from ..contracts.run_info import RunInfo, mapped_texts
-from ..contracts.use import FittedRun
+from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
 from ..errors import ConfigError, DataError
 from ..runtime.files import claimed, remove_abandoned, write_whole
 from ..runtime.process import installed_version

@@ -20,8 +20,8 @@ from ...contracts.task import Contest
 from ...data.splits import fold_split, resplit
 from ...data.verify import FileHashes
 from ...judgements.baselines import GUESSING
-from ...metrics.auroc_intervals import Aurocs, auroc_difference
 from ...metrics.intervals import Difference, paired_shares, units_of
+from ...metrics.score_intervals import Aurocs, auroc_difference
 from ...metrics.selection import class_range, deciding_metric, weights_of_answers
 from ...metrics.significance import adjusted_level, holm
 from ...registry import adapter_class

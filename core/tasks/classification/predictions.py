@@ -16,8 +16,9 @@ from ...confidence.calibration import HALF, Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.items import DomainData
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
+from ...contracts.run_info import FittedRun
 from ...contracts.task import Task
-from ...contracts.use import FittedRun, Use
+from ...contracts.use import Use
 from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
 from ...registry.build import judges_at

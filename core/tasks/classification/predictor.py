@@ -22,9 +22,10 @@ from ...contracts.items import DomainData, Item
 from ...contracts.judgement import PREDICT
 from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
+from ...contracts.run_info import FittedRun
 from ...contracts.serving import NoneReadable
 from ...contracts.task import Task
-from ...contracts.use import FittedRun, Use
+from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, one_line
 from ...features.batches import PLAIN, logits_of

@@ -382,7 +382,8 @@ def checked_and_split(
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=workers, progress=progress)
     kept = None if fitted is None else fitted.data.get("grouping")
-    if has_labels(data) and (fitted is None or kept is not None):  # older runs asked names and pixels for nothing
+    still_open = data.open_groups is not None and has_labels(data)
+    if still_open and (fitted is None or kept is not None):  # older runs asked names and pixels for nothing
         data = settle_groups(data, hashes, kept)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     if not divided and not had_splits:

@@ -18,8 +18,8 @@ from ...contracts.items import Decoded, DomainData, Item
 from ...contracts.judgement import JudgedClassifier, Scores
 from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...contracts.recipe import SAMPLE, Recipe
-from ...contracts.run_info import RunInfo
-from ...contracts.use import FittedRun, Use
+from ...contracts.run_info import FittedRun, RunInfo
+from ...contracts.use import Use
 from ...data.sampling import class_counts, short_classes
 from ...data.tables import csv_text
 from ...data.unlabelled import images_of

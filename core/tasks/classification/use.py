@@ -15,8 +15,9 @@ from ...contracts.features import FeatureSet
 from ...contracts.items import Item
 from ...contracts.judgement import EVAL, Evaluated, Findings
 from ...contracts.prepared import PreparedData
+from ...contracts.run_info import FittedRun
 from ...contracts.task import Task
-from ...contracts.use import FittedRun, Use
+from ...contracts.use import Use
 from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...recipes.asked_for import facts_for_judging, on_target, place_of_data

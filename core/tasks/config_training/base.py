@@ -23,9 +23,9 @@ from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData, Item
 from ...contracts.judgement import Evaluated
 from ...contracts.recipe import SAMPLE, TRAINING, Recipe
-from ...contracts.run_info import BeforeAfter, RunInfo
+from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
-from ...contracts.use import FittedRun, Use
+from ...contracts.use import Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError, DataError

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine import Config
 
-from ...contracts.use import FittedRun
+from ...contracts.run_info import FittedRun
 from ...errors import ConfigError, DataError
 from .registered import (
     OF_DATA,

@@ -21,7 +21,7 @@ from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...contracts.families import FAMILIES
-from ...contracts.use import FittedRun
+from ...contracts.run_info import FittedRun
 from ...errors import DataError, VladaptError, shortened
 from ...registry.catalogue import PACKAGE
 

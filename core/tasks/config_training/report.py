@@ -13,8 +13,7 @@ from rich.table import Table
 from ...contracts.domain import Evaluation
 from ...contracts.items import DomainData
 from ...contracts.judgement import Evaluated
-from ...contracts.run_info import BeforeAfter, RunInfo
-from ...contracts.use import FittedRun
+from ...contracts.run_info import BeforeAfter, FittedRun, RunInfo
 from ...recipes.asked_for import data_facts
 from ...runs import run_sections as shared
 from ...runs.folder import make_folder, now

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ...backbones.tower_steps import sized_like
-from ...contracts.use import FittedRun
+from ...contracts.run_info import FittedRun
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.files import not_finite

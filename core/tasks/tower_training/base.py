@@ -18,9 +18,9 @@ from ...contracts.backbone import Backbone
 from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
 from ...contracts.recipe import Recipe
-from ...contracts.run_info import RunInfo
+from ...contracts.run_info import FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
-from ...contracts.use import FittedRun, Use
+from ...contracts.use import Use
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
 from ...recipes.asked_for import (

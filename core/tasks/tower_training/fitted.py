@@ -15,7 +15,7 @@ from ...backbones.load import save_fine_tuned
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.judgement import Findings
-from ...contracts.use import FittedRun
+from ...contracts.run_info import FittedRun
 from ...errors import DataError
 from ...registry import load_adapter
 from ...runs.folder import Run

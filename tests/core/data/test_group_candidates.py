@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.items import DomainData, Item, Label, OpenGroups
+from vladapt.core.contracts.groups import OpenGroups
+from vladapt.core.contracts.items import DomainData, Item, Label
 from vladapt.core.data import group_candidates, group_witness
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.group_candidates import NOTHING, settle_groups

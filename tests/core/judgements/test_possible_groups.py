@@ -7,8 +7,8 @@ import torch
 
 from vladapt import FeatureSet
 from vladapt.core.contracts.features import TextClassifier
-from vladapt.core.contracts.items import PossibleGroups as Found
-from vladapt.core.contracts.judgement import Scores
+from vladapt.core.contracts.groups import PossibleGroups as Found
+from vladapt.core.contracts.judgement import JudgedClassifier, Scores
 from vladapt.core.contracts.prepared import Shots
 from vladapt.core.judgements.baselines import Comparison, compared
 from vladapt.core.judgements.possible_groups import IfGrouped, PossibleGroups
@@ -16,6 +16,12 @@ from vladapt.core.metrics import classification_metrics
 
 NAMES = ("a", "b")
 GROUPS, EACH = 30, 8
+
+
+class Fit(SimpleNamespace):
+    """What the judgement sees of a fit."""
+
+    possible_groups = JudgedClassifier.possible_groups
 
 
 def fit_of(of_patient, of_class, used=False, several=False):
@@ -34,7 +40,7 @@ def fit_of(of_patient, of_class, used=False, several=False):
     data = SimpleNamespace(possible_groups=Found("folder", GROUPS, 0.001, used, groups))
     classifier = TextClassifier.without_texts(NAMES, 64)
     prepared = SimpleNamespace(data=data, classifier=classifier)
-    return SimpleNamespace(prepared=prepared, shots=Shots(*parts), class_names=NAMES, deciding="", seed=1)
+    return Fit(prepared=prepared, shots=Shots(*parts), class_names=NAMES, deciding="", seed=1)
 
 
 def test_what_only_tells_patients_apart_falls_to_chance_in_whole_groups():

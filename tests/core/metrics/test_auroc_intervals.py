@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from parity_checks.confidence import delong_as_released
 
 from vladapt.core.metrics import auroc_interval, classification_metrics, multilabel_metrics
-from vladapt.core.metrics.auroc_intervals import Aurocs, auroc_difference, components, hanley_mcneil
+from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference, components, hanley_mcneil
 
 
 def drawn(seed: int, positives: int, negatives: int, shift: float = 1.0):

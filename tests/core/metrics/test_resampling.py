@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vladapt.core.metrics import classification_metrics, exchange_test, intervals_of, multilabel_metrics, units_of
-from vladapt.core.metrics.resampling import (
+from vladapt.core.metrics.significance import (
     calibration_draws,
     drawn_weights,
     f1_draws,
@@ -62,7 +62,7 @@ def test_a_draw_has_the_metrics_of_the_drawn_images(make, groups):
 def test_draws_in_parts_are_the_same_draws(monkeypatch):
     logits, labels = several_labels()
     whole = precision_draws(logits, labels, samples=20)
-    monkeypatch.setattr("vladapt.core.metrics.resampling.NUMBERS_AT_ONCE", 7 * len(labels))
+    monkeypatch.setattr("vladapt.core.metrics.significance.NUMBERS_AT_ONCE", 7 * len(labels))
     assert torch.equal(precision_draws(logits, labels, samples=20), whole)
     assert not torch.equal(precision_draws(logits, labels, samples=20, seed=1), whole)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vladapt.core.metrics import classification_metrics, multilabel_metrics, percentiles
-from vladapt.core.metrics.resampling import f1_draws
 from vladapt.core.metrics.score_intervals import MOST_RANKED, answer_intervals, label_answer_intervals, score_intervals
+from vladapt.core.metrics.significance import f1_draws
 
 PATIENTS = tuple(f"patient {i // 5}" for i in range(300))
 

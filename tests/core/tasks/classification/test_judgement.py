@@ -10,7 +10,7 @@ from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.contracts.judgement import Scores
 from vladapt.core.judgements.baselines import Comparison, compared
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
-from vladapt.core.metrics.auroc_intervals import Aurocs, auroc_difference
+from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference
 from vladapt.core.registry import build_adapter
 from vladapt.core.tasks.classification.contest import Tested as _Tested
 from vladapt.core.tasks.classification.report import warnings_of

@@ -207,7 +207,7 @@ def random_scene(images=12, seed=0):
 
 
 def test_a_draw_has_the_average_precision_of_the_drawn_images(monkeypatch):
-    from vladapt.core.metrics.resampling import drawn_weights
+    from vladapt.core.metrics.significance import drawn_weights
     from vladapt.domains.open_vocab.scores import intervals
 
     truths, found = random_scene()

@@ -84,7 +84,7 @@ def test_shapes_and_class_numbers_that_do_not_fit_are_refused():
 
 
 def test_a_draw_has_the_mean_iou_of_the_drawn_images(monkeypatch):
-    from vladapt.core.metrics.resampling import drawn_weights
+    from vladapt.core.metrics.significance import drawn_weights
     from vladapt.domains.open_vocab.scores import intervals
 
     rng = np.random.default_rng(0)
