@@ -16,7 +16,7 @@ from ..contracts.groups import OpenGroups, PossibleGroups
 from ..contracts.items import DomainData
 from .group_columns import NONE, hashed, quoted
 from .group_names import FOLDER, STEM, copies_by_name, parts_of_stems, stem_of, sub_folders, values_by_pattern
-from .group_witness import witnessed
+from .group_witness import PERMUTATIONS, witnessed
 from .group_words import says_subject
 from .splits import connected
 from .verify import FileHashes
@@ -96,7 +96,7 @@ def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] 
     notes = [note for note in data.notes if not possible.used or note != still.note]
     if copied:
         notes.append(f"Images that are copies of others by their names: {copied}; copies are never in two splits.")
-    notes.append(_said(chosen, p_value, still))
+    notes.append(_said(chosen, p_value, len(candidates), still))
     pairs = zip(data.items, groups, strict=True)
     items = [item if item.group == group else item.with_(group=group) for item, group in pairs]
     return replace(data, items=items, notes=[n for n in notes if n], open_groups=None, possible_groups=possible)
@@ -138,7 +138,11 @@ def _chosen(candidates: Sequence[Candidate], p_values: Sequence[float]) -> tuple
     return min(passing, key=lambda each: each[1])
 
 
-def _said(chosen: Candidate | None, p_value: float, still: OpenGroups) -> str:
+def _said(chosen: Candidate | None, p_value: float, tested: int, still: OpenGroups) -> str:
+    """
+    Args:
+        tested: candidates, for whose number the p value is adjusted.
+    """
     if chosen is None:
         return "" if still.note else NOTHING
     option = chosen.option if chosen.option == FOLDER or chosen.option.startswith('"') else f"'{chosen.option}'"
@@ -147,7 +151,9 @@ def _said(chosen: Candidate | None, p_value: float, still: OpenGroups) -> str:
             f"Images are called as if {chosen.words} said a subject ({chosen.count} groups), but those of a group look "
             f"no more alike than others, so each is drawn by itself. --group-column {option} groups them."
         )
-    alike = f"{chosen.count} groups, whose images look alike (p = {p_value:.2g})"
+    least = tested / (1 + PERMUTATIONS)  # what permutations can tell at most
+    p_words = f"p = {p_value:.2g}" if p_value > least else f"p < {least:.2g}"
+    alike = f"{chosen.count} groups, whose images look alike ({p_words})"
     if chosen.subject:
         return (
             f"Images are grouped by {chosen.words}: {alike}, none of them divided between splits. --group-column none "
