@@ -1,6 +1,7 @@
 """Groups that nobody named: used where names and pixels agree, asked about where the pixels alone say so."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
