@@ -141,8 +141,8 @@ class SharedContext(ClassWeighted, FreshViews):
         support, classifier = support.to(backbone.device), classifier.to(backbone.device)
         frame = frame_of(classifier, support)
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
-        given = {"csc": self.csc, "ctx": resources.get("ctx"), "seed": seed}
-        learner = prompt_learner(self, backbone, self.class_names_, **given)
+        context = resources.get("ctx")
+        learner = prompt_learner(self, backbone, self.class_names_, csc=self.csc, ctx=context, seed=seed)
         priors = self.priors_of(support.labels, len(classifier))
         criterion, generator = label_loss(self.multilabel_, priors), torch.Generator().manual_seed(seed)
         epochs = self.epochs or self._published_epochs(support.shots)

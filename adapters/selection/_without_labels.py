@@ -79,8 +79,8 @@ class UnlabelledTrial:
     def without_advice(self, notes: Sequence[str], adapter: Adapter) -> list[str]:
         """Notes of the method that was taken, without a warning of absent classes that the images speak against."""
         unlabeled = cast(FeatureSet, self.unlabeled)
-        told = adapter.presence_among(self.classifier, unlabeled)
-        warning = told.notes(adapter.name, len(unlabeled), adapter.assumes) if told.few else []
+        presence = adapter.presence_among(self.classifier, unlabeled)
+        warning = presence.notes(adapter.name, len(unlabeled), adapter.assumes) if presence.few else []
         return [note for note in notes if note not in warning]
 
     def _by_halves(self, judged: Judged) -> Judged:

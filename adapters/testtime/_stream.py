@@ -149,17 +149,17 @@ class StreamedInViews(SeenInViews, Streamed):
     def _bags_of(self, rows: FeatureSet, resources: Mapping[str, Any], images: str) -> Callable[[int], Tensor]:
         if not self.in_views or rows.views is not None:
             return super()._bags_of(rows, resources, images)
-        given: TrainingImages | None = resources.get(images)
-        if given is None:
+        training: TrainingImages | None = resources.get(images)
+        if training is None:
             cure = f"pass resources={{'{images}': TrainingImages(...)}}, or n_views=1"
             raise CapabilityError(f"adapter '{self.name}' looks at {self.n_views} views of each image; {cure}")
-        by_id = {item.id: item for item in (*given.items, *given.val)}
-        items = given.items if rows.ids is None else [by_id[name] for name in rows.ids]
+        by_id = {item.id: item for item in (*training.items, *training.val)}
+        items = training.items if rows.ids is None else [by_id[name] for name in rows.ids]
         unit = rows.unit
 
         def bag_of(row: int) -> Tensor:
             known = unit[row].to(self.towers.device)
-            return self._bag(given.load(items[row]), given.eval_transform, known).to(unit.device)
+            return self._bag(training.load(items[row]), training.eval_transform, known).to(unit.device)
 
         return bag_of
 

@@ -429,8 +429,8 @@ class Adapter(ABC):
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
         """What the method assumes of the classes, and what the predictions to start from tell of these."""
-        told = self.presence_among(classifier, unlabeled, None if base is None else base.logits)
-        return told.notes(self.name, len(unlabeled), self.assumes, self.stands_absent_classes)
+        presence = self.presence_among(classifier, unlabeled, None if base is None else base.logits)
+        return presence.notes(self.name, len(unlabeled), self.assumes, self.stands_absent_classes)
 
     @staticmethod
     def presence_among(classifier: TextClassifier, unlabeled: FeatureSet, logits: Tensor | None = None) -> Presence:

@@ -29,7 +29,7 @@ class Unlike(Record):
 
 @dataclass(eq=False, kw_only=True)
 class UnlikeImages(Judgement):
-    """Of runs that know how far ordinary images are from those of the fit; see `core/confidence/conformal.py`."""
+    """Of runs that know how far ordinary images are from those of the fit; see `core/confidence/selective.py`."""
 
     record: ClassVar = Unlike
     judges: ClassVar = JudgedPredictions

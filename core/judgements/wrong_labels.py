@@ -45,16 +45,16 @@ class WrongLabels(Judgement):
         """Raises: as `held_out_probabilities` and `suspects`."""
         features, ids, names = labels.labelled, labels.labelled.ids or (), labels.labelled.class_names
         probabilities = held_out_probabilities(features, labels.fit, labels.seed)
-        given = [names[label] for label in features.labels.tolist()]
-        found = [
+        labelled = [names[label] for label in features.labels.tolist()]
+        doubtful = [
             Todo(
                 ids[row],
                 SUSPECT,
                 1,
                 names[int(probabilities[row].argmax())],
                 float(probabilities[row].max()),
-                given[row],
+                labelled[row],
             )
             for row in suspects(features.labels, probabilities)
         ]
-        return Suspects(found, int((~probabilities.isfinite().all(dim=1)).sum()))
+        return Suspects(doubtful, int((~probabilities.isfinite().all(dim=1)).sum()))
