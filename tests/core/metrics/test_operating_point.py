@@ -29,12 +29,12 @@ def seeded(seed: int) -> torch.Generator:
 def test_numbers_are_those_of_the_reference(references):
     for ref in references("clinical_metrics"):
         present = ref["delong.labels"].bool()
-        thresholds = torch.tensor(ref.settings["thresholds"], dtype=torch.float64)  # as kept, 0.35 is a little more
+        thresholds = torch.tensor(ref.setting("thresholds"), dtype=torch.float64)  # as kept, 0.35 is a little more
         for name in "ab":
             curve = decision_curve(ref[f"delong.score_{name}"], present, thresholds)
             ref.assert_close(curve.model, f"OWN.net_benefit_{name}")
         ref.assert_close(curve.everyone, "OWN.net_benefit_all")
-        rates = rates_at(ref.settings["cut"], ref["delong.score_a"], present)
+        rates = rates_at(ref.setting("cut"), ref["delong.score_a"], present)
         ref.assert_close(torch.tensor([rates.sensitivity, rates.specificity]), "OWN.sens_spec_a")
         true, false, missed, clear = rates.counts
         made = [predictive_values(true, true + missed, clear, clear + false, p) for p in ref["prevalence"].tolist()]
