@@ -1,0 +1,124 @@
+"""Whether a model does equally well in the parts of a test set: sites, sexes, scanners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .resampling import units_of
+from .significance import SIGNIFICANT, share_interval
+
+LEAST_UNITS = 20
+"""Patients, or images where patients are not known, below which a part is not shown."""
+PERMUTATIONS, AT_ONCE = 10_000, 2_000_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the test set.
+
+    Attributes:
+        name: what its images have in the column.
+        images: that belong to it and count.
+        units: patients among them, or images.
+        share: that is right.
+        interval: [low, high]; those of all parts hold their true shares together, with 95 %.
+    """
+
+    name: str
+    images: int
+    units: int
+    share: float
+    interval: list[float]
+
+
+@dataclass(frozen=True)
+class Subgroups:
+    """Shares by part.
+
+    Attributes:
+        parts: of at least `LEAST_UNITS` units, the most images first.
+        left_out: parts with fewer.
+        p_value: of parts that do not differ, as many patients having been dealt to them by chance; None for one part.
+    """
+
+    parts: tuple[Part, ...]
+    left_out: int
+    p_value: float | None
+
+    @property
+    def differ(self) -> bool:
+        """Whether parts differ by more than chance, so that the largest gap between two may be named."""
+        return self.p_value is not None and self.p_value < SIGNIFICANT
+
+    @property
+    def gap(self) -> tuple[Part, Part] | None:
+        """The best and the worst part, where parts differ by more than chance."""
+        if not self.differ:
+            return None
+        return max(self.parts, key=lambda part: part.share), min(self.parts, key=lambda part: part.share)
+
+
+def subgroups(
+    right: Tensor, part_of: Sequence[str], groups: Sequence[str] | None = None, *, seed: int = 0
+) -> Subgroups:
+    """Shares by part, with intervals that hold together (Bonferroni's) and a permutation test of all differences at
+    once ("The Design of Experiments", Fisher 1935).
+
+    A patient lies in one part, or counts in each of several as one of its own; whole patients are dealt anew to parts
+    of as many patients. The statistic is the variance of the shares between the parts, weighted by images.
+
+    Args:
+        right: (N,) bool.
+        part_of: N values; images with "" are left out.
+        groups: N patients, or None.
+        seed: of the permutations.
+    """
+    rows = [row for row, name in enumerate(part_of) if name]
+    names = [part_of[row] for row in rows]
+    owners = None if groups is None else [f"{groups[row]}\n{part_of[row]}" if groups[row] else "" for row in rows]
+    unit, units = units_of(owners, len(rows))
+    values, places = right[rows].double(), {name: place for place, name in enumerate(dict.fromkeys(names))}
+    part_of_unit = torch.zeros(units, dtype=torch.int64)
+    part_of_unit[unit] = torch.tensor([places[name] for name in names], dtype=torch.int64)
+    kept = {place for place, count in enumerate(part_of_unit.bincount().tolist()) if count >= LEAST_UNITS}
+    level = 1 - (1 - LEVEL) / max(1, len(kept))
+    parts = []
+    for name, place in places.items():
+        if place in kept:
+            own = (part_of_unit[unit] == place).nonzero().flatten()
+            theirs = None if owners is None else [owners[row] for row in own.tolist()]
+            interval = share_interval(values[own] > 0, theirs, level)
+            count = units_of(theirs, len(own))[1]
+            parts.append(Part(name, len(own), count, float(values[own].mean()), interval))
+    parts.sort(key=lambda part: -part.images)
+    p_value = _p_of_parts(values, unit, part_of_unit, kept, seed) if len(kept) > 1 else None
+    return Subgroups(tuple(parts), len(places) - len(kept), p_value)
+
+
+def _p_of_parts(values: Tensor, unit: Tensor, part_of_unit: Tensor, kept: set[int], seed: int) -> float:
+    """Of units that are dealt anew."""
+    units = len(part_of_unit)
+    sums = torch.zeros(units, dtype=torch.float64).index_add_(0, unit, values)
+    sizes = torch.bincount(unit, minlength=units).double()
+    here = torch.isin(part_of_unit, torch.tensor(sorted(kept)))
+    sums, sizes, part = sums[here], sizes[here], part_of_unit[here].unique(return_inverse=True)[1]
+
+    def between(dealt: Tensor) -> Tensor:
+        """(s, U) parts of the units -> (s,) variance between the parts, times all images."""
+        one_hot = torch.nn.functional.one_hot(dealt, int(part.max()) + 1).double()  # (s, U, P)
+        right, images = torch.einsum("u,sup->sp", sums, one_hot), torch.einsum("u,sup->sp", sizes, one_hot)
+        return (images * (right / images - sums.sum() / sizes.sum()).square()).sum(dim=1)
+
+    observed = between(part[None])[0] - 1e-9
+    generator, extreme = torch.Generator().manual_seed(seed), 0
+    rows = max(1, AT_ONCE // (len(part) * (int(part.max()) + 1)))
+    for start in range(0, PERMUTATIONS, rows):
+        some = min(rows, PERMUTATIONS - start)
+        order = torch.rand(some, len(part), generator=generator).argsort(dim=1)
+        extreme += int((between(part[order]) >= observed).sum())
+    return (extreme + 1) / (PERMUTATIONS + 1)

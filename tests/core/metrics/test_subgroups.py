@@ -1,0 +1,89 @@
+"""Parts of a test set: their shares, and whether they differ by more than chance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import fisher_exact
+
+from vladapt.core.metrics.subgroups import LEAST_UNITS, subgroups
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def two_parts(first: int, second: int, of: int = 40) -> tuple[torch.Tensor, list[str]]:
+    """So many of 40 right in each of two parts."""
+    right = torch.cat((torch.arange(of) < first, torch.arange(of) < second))
+    return right, ["a"] * of + ["b"] * of
+
+
+def test_shares_of_parts_and_the_gap_between_them():
+    right, part_of = two_parts(38, 20)
+    made = subgroups(right, part_of)
+    assert [(part.name, part.images, part.units, part.share) for part in made.parts] == [
+        ("a", 40, 40, 0.95),
+        ("b", 40, 40, 0.5),
+    ]
+    assert made.differ and [part.name for part in made.gap] == ["a", "b"]
+
+
+@pytest.mark.parametrize("seconds", [30, 33, 36])
+def test_the_p_value_of_two_parts_is_that_of_fishers_exact_test(seconds):
+    right, part_of = two_parts(36, seconds)
+    exact = fisher_exact([[36, 4], [seconds, 40 - seconds]]).pvalue
+    assert subgroups(right, part_of).p_value == pytest.approx(exact, abs=0.015)
+
+
+def test_no_gap_is_named_between_parts_that_do_not_differ():
+    made = subgroups(*two_parts(36, 33))
+    assert made.p_value > 0.05 and made.gap is None
+
+
+def test_small_parts_and_images_without_one_are_left_out():
+    right, part_of = two_parts(36, 30)
+    more = subgroups(
+        torch.cat((right, torch.zeros(LEAST_UNITS, dtype=torch.bool))), [*part_of, *["c"] * (LEAST_UNITS - 1), ""]
+    )
+    assert more.parts == subgroups(right, part_of).parts
+    assert more.left_out == 1 and more.p_value == subgroups(right, part_of).p_value
+    assert subgroups(right[:40], part_of[:40]).p_value is None
+
+
+def test_intervals_hold_together():
+    right, part_of = two_parts(36, 30)
+    alone, together = subgroups(right[:40], part_of[:40]).parts[0], subgroups(right, part_of).parts[0]
+    assert together.interval[0] < alone.interval[0] < alone.share < alone.interval[1] < together.interval[1]
+
+
+def test_patients_are_dealt_whole():
+    """What ten images of each patient say together is no more than what one says."""
+    right = torch.rand(60, generator=seeded(0)) < 0.8
+    part_of = ["a"] * 30 + ["b"] * 30
+    patients = [str(n) for n in range(60)]
+    once = subgroups(right, part_of, patients)
+    ten = subgroups(right.repeat_interleave(10), [p for p in part_of for _ in range(10)], [
+        p for p in patients for _ in range(10)
+    ])  # fmt: skip
+    assert ten.p_value == once.p_value
+    assert [part.units for part in ten.parts] == [30, 30]
+    as_images = subgroups(right.repeat_interleave(10), [p for p in part_of for _ in range(10)])
+    assert as_images.p_value < ten.p_value
+
+
+def test_a_patient_seen_in_two_parts_counts_in_both():
+    right, part_of = torch.ones(60, dtype=torch.bool), ["a", "b"] * 30
+    made = subgroups(right, part_of, [str(n // 2) for n in range(60)])
+    assert [part.units for part in made.parts] == [30, 30] and made.p_value == 1
+
+
+def test_parts_that_are_alike_are_called_different_no_more_than_promised():
+    generator, called = seeded(1), 0
+    for seed in range(100):
+        patient = torch.rand(60, 1, generator=generator) < 0.7
+        right = (patient | (torch.rand(60, 4, generator=generator) < 0.2)).flatten()
+        part_of = [name for name in "abc" for _ in range(20) for _ in range(4)]
+        groups = [str(n) for n in range(60) for _ in range(4)]
+        called += subgroups(right, part_of, groups, seed=seed).differ
+    assert called <= 12
