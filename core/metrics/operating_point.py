@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .resampling import units_of
-from .significance import share_interval
+from .intervals import LEVEL, share_interval, units_of
 
-LEVEL = 0.95
-"""How often intervals hold the true value, and how often an assured sensitivity is reached."""
 MOST_NEEDED = 10_000_000
 MOST_CONDITION, MOST_STEPS = 1e12, 100
 """Of Newton's method: beyond these there is no finite solution."""

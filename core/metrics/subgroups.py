@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .resampling import units_of
-from .significance import SIGNIFICANT, share_interval
+from .intervals import SIGNIFICANT, share_interval, units_of
 
 LEAST_UNITS = 20
 """Patients, or images where patients are not known, below which a part is not shown."""

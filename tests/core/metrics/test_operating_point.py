@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import DataError
+from vladapt.core.metrics.intervals import wilson_interval
 from vladapt.core.metrics.operating_point import (
     decision_curve,
     least_units,
@@ -19,7 +20,6 @@ from vladapt.core.metrics.operating_point import (
     threshold_for,
     units_needed,
 )
-from vladapt.core.metrics.significance import wilson_interval
 
 
 def seeded(seed: int) -> torch.Generator:
