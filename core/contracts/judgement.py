@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .features import FeatureSet
     from .groups import PossibleGroups
+    from .items import DomainData
     from .prepared import PreparedData, Shots
     from .run_info import FittedRun
     from .use import Use
@@ -319,6 +320,13 @@ class Judgement(ABC):
 
         Raises:
             ConfigError, CapabilityError: an option that this model, or these classes, cannot be judged by.
+        """
+
+    def check_read(self, data: DomainData) -> None:
+        """Raise what can be told of data as they were read, before any image is looked at.
+
+        Raises:
+            ConfigError: an option that these data cannot be judged by.
         """
 
     @abstractmethod

@@ -25,6 +25,7 @@ from ...contracts.judgement import (
     JudgedData,
     JudgedLabels,
     JudgedPredictions,
+    Judgement,
     Scores,
 )
 from ...contracts.prepared import PreparedData, Shots
@@ -132,6 +133,7 @@ class Classification(Task):
         "forgetting",
         "without-labels",
         "calibration",
+        "subgroups",
         "coverage",
         "random-split",
         "unlike-images",
@@ -192,7 +194,7 @@ class Classification(Task):
         judged = adapter.label_free and recipe.judge and not recipe.shots
         check_resources(recipe.resources, [adapter], frozenset({"further_backbones"} if judged else ()))
         check_shots(recipe, adapter)
-        prepared = self.prepared(recipe, reporter)
+        prepared = self.prepared(recipe, reporter, judges=judges_at(self, FIT, recipe.task_options))
         recipe = without_shots(recipe, prepared.data, adapter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
@@ -222,22 +224,31 @@ class Classification(Task):
 
     @part("reading the data")
     def prepared(
-        self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
+        self,
+        recipe: Recipe,
+        reporter: Reporter,
+        divided: bool = True,
+        fitted: RunInfo | None = None,
+        judges: Sequence[Judgement] = (),
     ) -> PreparedData:
         """The data side of a settled recipe: what is drawn, encoded and named.
 
         Args:
             divided: whether data without splits are split; else they are kept whole for testing.
             fitted: of a run on these data, by whose groups they are split again.
+            judges: what is to be said of a fit on them.
 
         Raises:
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self, divided, fitted)
+            return prepared_images(recipe, reporter, self, divided, fitted, judges)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
-        return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        rows = prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        for judgement in judges:
+            judgement.check_read(rows.data)
+        return rows
 
     def _left_out(self, recipe: Recipe, prepared: PreparedData) -> list[str]:
         """Names of the classes that `classes` leaves out."""
@@ -499,7 +510,12 @@ def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setti
 
 
 def prepared_images(
-    recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True, fitted: RunInfo | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    task: Task,
+    divided: bool = True,
+    fitted: RunInfo | None = None,
+    judges: Sequence[Judgement] = (),
 ) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
@@ -509,6 +525,8 @@ def prepared_images(
     """
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
+    for judgement in judges:
+        judgement.check_read(data)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
     templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
     data = replace(data, notes=[*data.notes, *said])
