@@ -155,8 +155,6 @@ class BySubgroup(Judgement):
 
     def check_read(self, data: DomainData) -> None:
         """Refuse columns that the data lack, and those that hold the image or its label."""
-        if not self.by:
-            return
         if not any(item.target is not None for item in data.items):
             raise ConfigError("--by: no image has a label, so there are no scores; omit it")
         columns = _columns_of(data, self.by[0])

@@ -246,8 +246,7 @@ class Classification(Task):
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
         rows = prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
-        for judgement in judges:
-            judgement.check_read(rows.data)
+        check_read(rows.data, judges)
         return rows
 
     def _left_out(self, recipe: Recipe, prepared: PreparedData) -> list[str]:
@@ -525,14 +524,20 @@ def prepared_images(
     """
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
-    for judgement in judges:
-        judgement.check_read(data)
+    check_read(data, judges)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
     templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
     data = replace(data, notes=[*data.notes, *said])
     prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
+
+
+def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
+    """Raise what judgements that are asked for tell of the data as they were read."""
+    for judgement in judges:
+        if judgement.asked:
+            judgement.check_read(data)
 
 
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
