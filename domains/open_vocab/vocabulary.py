@@ -23,7 +23,7 @@ from ...core.backbones import load_backbone
 from ...core.contracts import Backbone
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken
+from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken, text_means
 from ...core.runtime import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
@@ -147,13 +147,9 @@ def embed_classes(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
     return F.normalize(torch.zeros(len(vocabulary), queries.shape[1]).index_add_(0, owners, queries), dim=-1)
 
 
-def encode_classes(vocabulary: Vocabulary, backbone: Backbone, at_once: int = 256) -> Tensor:
+def encode_classes(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
     """(C, D) as `embed_classes`, by a tower that is being trained: with gradients, and stored nowhere."""
-    texts = list(dict.fromkeys(text for query in vocabulary.queries for text in query))
-    place = {text: index for index, text in enumerate(texts)}
-    encoded = torch.cat([backbone.encode_text(texts[i : i + at_once]) for i in range(0, len(texts), at_once)])
-    queries = [encoded[[place[text] for text in query]].mean(dim=0) for query in vocabulary.queries]
-    queries = F.normalize(torch.stack(queries), dim=-1)  # (Q, D)
+    queries = F.normalize(text_means(backbone, vocabulary.queries), dim=-1)  # (Q, D)
     owners = torch.tensor(vocabulary.owners, device=queries.device)
     return F.normalize(queries.new_zeros(len(vocabulary), queries.shape[1]).index_add(0, owners, queries), dim=-1)
 
