@@ -116,6 +116,12 @@ class Item:
         return hashlib.sha256(f"{seed}:{id_}".encode()).hexdigest()
 
 
+def items_of(ids: Iterable[str], items: Iterable[Item]) -> list[Item]:
+    """The items with these ids, in the order of the ids."""
+    by_id = {item.id: item for item in items}
+    return [by_id[name] for name in ids]
+
+
 class ThumbnailStore(Protocol):
     """Small pictures of images, kept by the content keys of these (`core/data/near_copies.py`).
 
