@@ -44,7 +44,7 @@ def sample_shots(items: Sequence[Item], shots: int | None, seed: int, *, num_cla
         raise ConfigError(f"--shots {shots}: give a whole number of images per class, 0 or more")
     if shots == 0:
         return []
-    ranked = sorted(items, key=lambda item: Item.rank(seed, item.id))
+    ranked = sorted(items, key=lambda item: item.rank(seed))
     if any(isinstance(item.class_label(), tuple) for item in ranked):
         return _several_labels(ranked, shots, num_classes)
     by_class: list[list[Item]] = [[] for _ in range(num_classes)]
