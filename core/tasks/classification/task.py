@@ -56,7 +56,7 @@ from ...recipes.asked_for import (
     with_published_views,
     without_shots,
 )
-from ...registry.build import divided, judgements_of, judges_at
+from ...registry.build import check_data, divided, judgements_of, judges_at
 from ...runs.folder import RUNS, Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -133,6 +133,8 @@ class Classification(Task):
         "without-labels",
         "calibration",
         "coverage",
+        "finding-curves",
+        "operating-point",
         "random-split",
         "unlike-images",
         "base-run",
@@ -199,6 +201,7 @@ class Classification(Task):
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
+        check_data(self, recipe.task_options, adapter, prepared, recipe.shots)
         augmentation = augmentations_of(recipe, prepared, {adapter.name: adapter})
         said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation(augmentation)]
         drawn = {"shots": recipe.shots, **augmentation[adapter.name].of_draw, "parts": parts_wanted(adapter)}

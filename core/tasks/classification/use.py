@@ -22,7 +22,7 @@ from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...recipes.asked_for import facts_for_judging, on_target, place_of_data
 from ...registry import load_adapter
-from ...registry.build import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at, lasting
 from ...runs.folder import in_the_fit, make_folder, note_on_digests, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
@@ -58,7 +58,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     prepared = read(recipe, reporter, divided=not source, fitted=None if source else use.run.info)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
-    judges = judges_at(task, EVAL, use.judging)
+    judges = judges_at(task, EVAL, {**lasting(task, recipe.task_options), **use.judging})
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:
