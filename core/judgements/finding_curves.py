@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WITHOUT = {"absence", "absent", "benign", "control", "healthy", "negative", "no", "non", "none", "normal", "not"}
 WITHOUT |= {"unaffected", "uninfected", "unremarkable", "without"}
 """Words in the name of the class that has no finding."""
-MOST_CURVES, MOST_POINTS = 8, 100
+MOST_CURVES, MOST_POINTS = 8, 50
 """Findings whose curves are kept and drawn, those that most test images have; and points of each curve."""
 NUMBER = Measure("", kind="number")
 NOTE = (
@@ -180,7 +180,10 @@ class FindingCurves(Judgement):
         if self.finding is not None:
             check_finding(self.finding, prepared.class_names, several_in(prepared))
 
-    def compute(self, fit: JudgedClassifier) -> FindingScores:
+    def compute(self, fit: JudgedClassifier) -> FindingScores | None:
+        """None where no image, of the test set or of the fit, has a label."""
+        if not fit.labelled and fit.calibration is None:
+            return None
         finding, reason = (None, "") if fit.several_labels else self._finding(fit)
         if not fit.labelled:
             return FindingScores(finding, reason, fit.calibration is not None, {})

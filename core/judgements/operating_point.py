@@ -277,12 +277,14 @@ class OperatingPoint(Judgement):
             )
 
     def compute(self, fit: JudgedClassifier) -> OperatingPoints | None:
-        """None where it is not asked for anew, and there is nothing to say.
+        """None where no image has a label.
 
         Raises:
             DataError: an evaluation was asked for one that cannot be chosen.
         """
-        finding = fit.metrics[FindingScores.key]
+        finding = fit.metrics.get(FindingScores.key)
+        if finding is None:
+            return None
         columns = {name: c for c, name in enumerate(fit.class_names) if finding["finding"] in (None, name)}
         points, refused = {}, {}
         for name, column in columns.items():

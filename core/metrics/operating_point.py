@@ -241,12 +241,15 @@ def predictive_values_at(
     Raises:
         DataError: as `predictive_values`.
     """
-    right, sides = (probs.double() >= threshold) == present.bool(), []
-    for side in (present.bool(), ~present.bool()):
+    right = (probs.double() >= threshold) == present.bool()
+
+    def effective(side: Tensor) -> tuple[float, float]:
+        """How many are right, and of how many."""
         own = None if groups is None else [groups[row] for row in side.nonzero().flatten().tolist()]
         size = effective_number(right[side], own) if side.any() else 0.0
-        sides += [float(right[side].double().mean()) * size if size else 0.0, size]
-    return predictive_values(*sides, prevalence)
+        return (float(right[side].double().mean()) * size if size else 0.0), size
+
+    return predictive_values(*effective(present.bool()), *effective(~present.bool()), prevalence)
 
 
 def _share_of_odds(right: float, wrong: float, odds: float) -> float:

@@ -74,7 +74,7 @@ def test_two_classes_have_curves_and_no_operating_point_unasked(files):
     assert score.auroc_interval[0] < score.auroc < score.auroc_interval[1]
     assert score.average_precision_interval[0] <= score.average_precision <= score.average_precision_interval[1]
     assert 0 < score.brier < 0.25 and score.slope_interval[0] < score.slope < score.slope_interval[1]
-    assert all(len(values) <= 100 for values in (*score.ranking.values(), *score.decision.values()))
+    assert all(len(values) <= 50 for values in (*score.ranking.values(), *score.decision.values()))
     assert (
         "operating_point" not in result.metrics and thresholds_of(FittedRun(result.run, metrics=result.metrics)) == {}
     )
