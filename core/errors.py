@@ -153,6 +153,14 @@ def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[s
     return difflib.get_close_matches(name[:LONGEST_VALUE], known, n=3, cutoff=likeness)
 
 
+def check_given(name: str, value: object, cure: str = "give one, or omit the option") -> None:
+    """Raise the ConfigError of a value that is an empty text, or holds one: what a script makes of a variable that is
+    not set."""
+    texts = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(text, str) and not text.strip() for text in texts):
+        raise ConfigError(f"{name}: the value is empty; {cure}")
+
+
 def usage(error: Any, arguments: list[str]) -> str:
     """What the parser says, and where to read more; of a number that is none, what was given."""
     text, options = error.format_message(), getattr(getattr(error, "param", None), "opts", ())

@@ -23,7 +23,7 @@ from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
-from ..errors import ConfigError
+from ..errors import ConfigError, check_given
 from .declared import (
     JUDGEMENT,
     TASK,
@@ -293,6 +293,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         times = sum(word.partition("=")[0] == "--data" for word in arguments)
         if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
             raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
+        for name, value in given.items():
+            _check_given(shown.__signature__.parameters[name], value)
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}
@@ -304,6 +306,17 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
     shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del shown.__wrapped__
     return shown
+
+
+def _check_given(parameter: inspect.Parameter, value: Any) -> None:
+    """Raise the ConfigError of an empty text, in the name that the user knows."""
+    info = getattr(parameter.annotation, "__metadata__", (None,))[-1]
+    if isinstance(info, typer.models.ArgumentInfo):
+        check_given(info.metavar or parameter.name.upper(), value, "give one")
+        return
+    words = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))  # the first stands as default
+    flags = [word for word in words if isinstance(word, str) and word.startswith("--")]
+    check_given((flags or [f"--{parameter.name.replace('_', '-')}"])[0], value)
 
 
 def _place(annotation: Any) -> int:

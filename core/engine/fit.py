@@ -14,7 +14,7 @@ from ..contracts.options import keywords
 from ..contracts.recipe import TRAINED, Recipe, Trained, check_out_folder
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
-from ..errors import ConfigError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, UnknownNameError, check_given, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.build import check_judging
 from ..registry.catalogue import is_place
@@ -159,6 +159,8 @@ def use_of(run: Run, command: str, given: Mapping[str, Any], **how: Any) -> Use:
     """
     known = {name: each for name, each in USE.items() if command in each.bounds.commands}
     said = {name: value for name, value in given.items() if value is not None and value is not False}
+    for name, value in said.items():
+        check_given(f"--{name.replace('_', '-')}", value)
     options = {name: value for name, value in said.items() if name in known}
     options |= {name: str(options[name]) for name in ("data", "features") if name in options}
     judging = {name: value for name, value in said.items() if name not in known}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from vladapt import ConfigError, evaluate
+from vladapt.cli import COMMAND_GROUPS
+from vladapt.core.commands.options import with_flags
 
 FAILED, USAGE = 1, 2
 
@@ -138,6 +143,43 @@ def test_an_unknown_command_and_an_unknown_kind_of_list(vladapt, refused):
     refused(vladapt("show", "medical/defualt"), USAGE, "defualt", "did you mean medical/default")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fit", "--task="], "--task: the value is empty; give one, or omit the option"),
+        (["fit", "--set", ""], "--set: the value is empty"),
+        (["compare", "--adapters", " "], "--adapters: the value is empty"),
+        (["predict", "", "x.png"], "RUN: the value is empty; give one"),
+        (["predict", "run", "x.png", ""], "IMAGES: the value is empty; give one"),
+        (["serve", ""], "RUN|EXPORT: the value is empty; give one"),
+        (["localize", "x.tif", "--out", "x.png", "--text", ""], "--text: the value is empty"),
+    ],
+)
+def test_an_empty_text_is_refused(vladapt, refused, arguments, told):
+    """As of `--task="$TASK"` in a script that has not set it: another task than the one meant would be done."""
+    refused(vladapt(*arguments), USAGE, told)
+
+
+@pytest.mark.parametrize("command", [each for group in COMMAND_GROUPS for each in group.COMMANDS.values()])
+def test_an_empty_text_is_refused_by_every_option_of_every_command(command):
+    called = with_flags(command, [])
+    texts = (str, str | None, list[str], list[str] | None)
+    names = [name for name, hint in typing.get_type_hints(called).items() if hint in texts]
+    assert names
+    for name in names:
+        with pytest.raises(ConfigError, match="the value is empty; give one"):
+            called(**{name: ""})
+
+
+def test_an_empty_text_in_a_file_or_from_python_is_refused(fit, refused, colours, tmp_path):
+    (tmp_path / "mine.py").write_text("task = ''\n")
+    refused(fit("--data", colours, "--config", "mine.py"), USAGE, "--task: the value is empty")
+    refused(fit("--data", colours, "--set", "generic="), USAGE, "--generic: the value is empty")
+    run = fit("--data", colours, "--json").json["run"]
+    with pytest.raises(ConfigError, match="--data: the value is empty"):
+        evaluate(run, data="")
+
+
 @pytest.mark.parametrize("shots", ["-3", "-1", "many", "1.5"])
 def test_shots_that_are_no_number_of_images(fit, refused, colours, shots):
     refused(fit("--data", colours, "--shots", shots), USAGE, "--shots", shots)
@@ -213,10 +255,10 @@ def test_a_recipe_file_that_does_not_parse_or_has_an_unknown_key(fit, refused, c
         (["--adapters", "ape,tipp-adapter"], ["'tipp-adapter'", "did you mean tip-adapter"]),
         (["--adapters", "ape", "--shots", "1,x"], ["--shots 1,x", "whole numbers"]),
         (["--adapters", "ape", "--shots", "-1,4"], ["--shots -1,4", "0 or more"]),
-        (["--adapters", "ape", "--shots", ""], ["--shots", "whole numbers"]),
+        (["--adapters", "ape", "--shots", ","], ["--shots", "whole numbers"]),
         (["--adapters", "ape", "--seeds", "-1"], ["--seeds -1", "of 0 or more"]),
-        (["--adapters", "ape", "--seeds", ""], ["--seeds", "whole numbers"]),
-        (["--adapters", ""], ["--adapters"]),
+        (["--adapters", "ape", "--seeds", ","], ["--seeds", "whole numbers"]),
+        (["--adapters", ","], ["--adapters"]),
         ([], ["--adapters"]),
     ],
 )
