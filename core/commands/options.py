@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.options import Option, annotation, options_of
-from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe
+from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..errors import ConfigError, check_given
@@ -99,6 +99,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 BESIDE = {"recipe": RecipeName, "config": ConfigFile, "sets": Sets, "resource": Resource}
 """Flags of a recipe that are no keys of it."""
+PLACES = ("out", "html")
+"""Flags that name what a command writes."""
 OPTIONAL_VALUES = {"--novel": "rest"}
 WORDS = {("novel", "rest"): True, ("val_shots", "none"): 0}
 """(key, word) -> the value that it stands for."""
@@ -295,6 +297,9 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
         for name, value in given.items():
             _check_given(shown.__signature__.parameters[name], value)
+            if name in PLACES:
+                for place in [value] if isinstance(value, str) else value or ():
+                    check_writable(place, f"--{name}")
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}

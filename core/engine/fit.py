@@ -11,7 +11,7 @@ from ..contracts.domain import Domain, OwnFiles
 from ..contracts.items import Item
 from ..contracts.judgement import EVAL, PREDICT, Evaluated
 from ..contracts.options import keywords
-from ..contracts.recipe import TRAINED, Recipe, Trained, check_out_folder
+from ..contracts.recipe import RUNS, TRAINED, Recipe, Trained, check_out_folder
 from ..contracts.task import FILE_KINDS, FitResult
 from ..contracts.use import USE, Predicted, Use, UseOptions
 from ..errors import ConfigError, UnknownNameError, check_given, did_you_mean
@@ -52,6 +52,7 @@ def fit(
     if recipe.adapter_name is not None and is_place(recipe.adapter_name):
         raise ConfigError(f"--adapter {recipe.adapter_name}: a fitted run, which learns nothing; use `vladapt eval`")
     task = task_of(recipe, given_domain)
+    check_out_folder(recipe.out or RUNS)
     settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
     tell_default_domain(recipe, task, reporter)
     result = together(lambda: task.fit(settled, reporter))

@@ -21,6 +21,7 @@ from ..contracts.recipe import (
     GROUPS,
     HOOKS,
     KEYS,
+    RUNS,
     TRAINING,
     Recipe,
     absolute_paths,
@@ -200,7 +201,7 @@ def check_places(recipe: Recipe) -> None:
     Raises:
         DataError, ConfigError, CapabilityError: as a fit does.
     """
-    check_out_folder(recipe.out)
+    check_out_folder(recipe.out or RUNS)
     if recipe.features:
         check_features_place(recipe.features)
     elif not recipe.task or recipe.domain:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import os
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vladapt import ConfigError, evaluate
+import vladapt
+from vladapt import ConfigError, DataError, evaluate
 from vladapt.cli import COMMAND_GROUPS
-from vladapt.core.commands.options import with_flags
+from vladapt.core.commands.options import PLACES, with_flags
+from vladapt.core.contracts.recipe import check_writable
 
 FAILED, USAGE = 1, 2
+COMMANDS = [command for group in COMMAND_GROUPS for command in group.COMMANDS.values()]
 
 
 # What is given as data
@@ -160,7 +165,7 @@ def test_an_empty_text_is_refused(vladapt, refused, arguments, told):
     refused(vladapt(*arguments), USAGE, told)
 
 
-@pytest.mark.parametrize("command", [each for group in COMMAND_GROUPS for each in group.COMMANDS.values()])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_an_empty_text_is_refused_by_every_option_of_every_command(command):
     called = with_flags(command, [])
     texts = (str, str | None, list[str], list[str] | None)
@@ -332,4 +337,47 @@ def test_embed_writes_only_what_fit_reads(vladapt, refused, colours, small_clip_
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", colours]
     refused(vladapt(*base, "--out", "f.csv"), USAGE, "--out f.csv", ".safetensors or .npz")
     below_a_file = vladapt(*base, "--out", colours / "red" / "00.png" / "f.npz")
-    refused(below_a_file, FAILED, "--out", "00.png", "File exists", "another --out")
+    refused(below_a_file, FAILED, "--out", "00.png", "Not a directory", "another --out")
+
+
+# Where nothing can be written
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_that_cannot_be_written_is_refused_before_a_command_begins(command, name, monkeypatch, tmp_path):
+    called = with_flags(command, [])
+    hint = typing.get_type_hints(called).get(name)
+    monkeypatch.setattr(os, "access", lambda path, mode: not tmp_path.is_relative_to(path))
+    places = {"File name too long": tmp_path / ("x" * 300), "Permission denied": tmp_path / "new" / "x"}
+    for why, place in places.items() if hint else ():
+        with pytest.raises(DataError, match=rf"--{name} .*cannot be written there \({why}\); give another --{name}"):
+            called(**{name: [str(place)] if hint == list[str] | None else str(place)})
+
+
+def test_runs_that_cannot_be_written_where_nothing_is_named(fit, refused, colours, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    refused(fit("--data", colours), FAILED, "--out runs: cannot be written there", "give another --out")
+    with pytest.raises(DataError, match="--out runs: cannot be written there"):
+        vladapt.fit(data=str(colours), adapter="zero-shot")
+
+
+def test_a_disk_that_is_read_only_is_told_as_such(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(DataError, match="Read-only file system"):
+        check_writable(tmp_path / "new")
+
+
+def test_a_file_is_replaced_also_through_a_link(tmp_path):
+    (tmp_path / "old.csv").touch()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "old.csv")
+    (tmp_path / "new.csv").symlink_to(tmp_path / "nowhere" / "new.csv")
+    for name in ("old.csv", "link.csv", "new.csv", "deep/er/new.csv"):
+        check_writable(tmp_path / name)
+    with pytest.raises(DataError, match="Not a directory"):
+        check_writable(tmp_path / "link.csv" / "new.csv")
+
+
+def test_a_name_of_data_that_is_too_long_says_so(fit, refused):
+    refused(fit("--data", "x" * 300), FAILED, "File name too long", "give a shorter one")
