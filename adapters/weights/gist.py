@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -141,7 +142,7 @@ class Gist(ClassWeighted, TowerAdapter):
             batch_size=self.probe_batch_size,
             seed=seed,
             priors=self.priors_of(seen.labels, len(self.class_names_)),
-            score=None if val is None else lambda probe: self.val_score(probe(val.features), val.labels),
+            score=None if val is None else partial(self._score_of_probe, val),
         )
         count = report.trained_parameters + self.head.numel() + self.head_bias.numel()
         chosen = {**report.chosen, "trained parameters": count, "probe epoch": epoch}
@@ -149,6 +150,9 @@ class Gist(ClassWeighted, TowerAdapter):
         notes = [*report.notes, f"{len(images.items)} images make {len(captions)} pairs with the texts nearest to them"]
         decided = {"chosen": chosen, "chosen_on": words, "val_score": score, "notes": notes}
         return replace(report, **decided, trained_parameters=count)
+
+    def _score_of_probe(self, val: FeatureSet, probe: nn.Linear) -> float:
+        return self.val_score(probe(val.features), val.labels)
 
     def _logits(self, batch: Batch) -> Tensor:
         features = self._raw(batch)
