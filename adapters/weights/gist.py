@@ -233,7 +233,8 @@ def trained_probe(
         logits = probe(seen.features[index])
         return F.cross_entropy(logits if priors is None else logits + priors, seen.labels[index])
 
-    kept, best = (epochs, None), -1.0
+    best = -1.0
+    kept: tuple[int, float | None] = (epochs, None)
     for epoch in train_epochs(optimizer, rates, batches, loss_of):
         if score is None:
             continue
