@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...core.contracts import Backbone, Item, TextClassifier, TrainingImages
 from ...core.features import cores
 from ...core.prompts import PromptLearner
-from ...core.training import Remembered, copy_of, quick_gelu
+from ...core.training import Remembered, copy_of
 
 WIDTH = 128
 """Of the transformer that both kinds of prompts go through."""
@@ -195,6 +195,11 @@ class TokensOfStep(nn.Module):
     def at(self, block: int) -> Tensor:
         """(n, W)."""
         return self.value
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Of CLIP's blocks."""
+    return x * torch.sigmoid(1.702 * x)
 
 
 def with_tokens(backbone: Backbone, tokens: Tensor) -> Backbone:

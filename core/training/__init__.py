@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "batches": "GlobalBatches epoch_batches",
         "class_scores": "PixelScores",
         "epoch_views": "EpochViews views_of_training",
-        "layers": "QuickGELU TowerLayers quick_gelu truncated_starts",
+        "layers": "TowerLayers truncated_starts",
         "lora": "LowRank",
         "parts": "Task Trained",
         "samples": "seed_of",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -290,15 +290,3 @@ def truncated_starts(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x), the activation of CLIP's first models."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-class QuickGELU(nn.Module):
-    """`quick_gelu` as a module."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return quick_gelu(x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone
-from ....core.training import QuickGELU, draws_for
+from ....core.training import draws_for
 
 NOT_ASKED = -100
 HIDDEN, REPLACED = 0.8, 0.1
@@ -89,7 +89,7 @@ class InteractionEncoder(nn.Module):
         self.ln_pre_t, self.ln_pre_i, self.ln_post = (nn.LayerNorm(width) for _ in range(3))
         self.cross_attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.cross_modal_transformer = nn.Sequential(*(_Block(width, heads) for _ in range(depth)))
-        parts = (nn.Linear(width, width), QuickGELU(), nn.LayerNorm(width), nn.Linear(width, vocabulary))
+        parts = (nn.Linear(width, width), QuickGelu(), nn.LayerNorm(width), nn.Linear(width, vocabulary))
         self.mlm_head = nn.Sequential(OrderedDict(zip(("dense", "gelu", "ln", "fc"), parts)))
         self._start(width, depth)
 
@@ -122,6 +122,13 @@ class InteractionEncoder(nn.Module):
         nn.init.normal_(self.mlm_head.fc.weight, std=out)
 
 
+class QuickGelu(nn.Module):
+    """x sigmoid(1.702 x), as OpenAI's CLIP has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
 class _Block(nn.Module):
     """CLIP's residual attention block."""
 
@@ -132,7 +139,7 @@ class _Block(nn.Module):
             nn.LayerNorm(width),
             nn.LayerNorm(width),
         )
-        parts = (nn.Linear(width, 4 * width), QuickGELU(), nn.Linear(4 * width, width))
+        parts = (nn.Linear(width, 4 * width), QuickGelu(), nn.Linear(4 * width, width))
         self.mlp = nn.Sequential(OrderedDict(zip(("c_fc", "gelu", "c_proj"), parts)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,13 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Block, require
-from ....core.training import QuickGELU
 from ._frames import POSITIONS
 
 INIT_STD = 0.02
 ALIKE = 0.05
 """How far, as a share of what a block adds, the copy of a text tower's block may be from it: QuickGELU for GELU is
 within."""
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x), the activation of CLIP's first models."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
 
 
 class ResidualBlock(nn.Module):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, option
-from ....core.training import QuickGELU
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._text_head import Step, TextHead
 from ._transformer import (
+    QuickGELU,
     Transformer,
     as_clip4clip_starts,
     heads_of,

@@ -15,11 +15,11 @@ from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, TrainingImages, option
 from ....core.errors import CapabilityError
 from ....core.prompts import text_means
-from ....core.training import QuickGELU, Task, truncated_starts
+from ....core.training import Task, truncated_starts
 from ..transforms import EachFrame, by_crop
 from ._clip_towers import FixedTexts, need_class_token
 from ._mixing import Mixed
-from ._transformer import ResidualBlock, heads_of
+from ._transformer import QuickGELU, ResidualBlock, heads_of
 
 INIT_STD = 0.02
 CLIPS_AT_ONCE = 8

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ......core.contracts import Backbone, require
-from ......core.training import quick_gelu, truncated_starts
+from ......core.training import truncated_starts
 from ......registry import MODELS
 from ...losses.masked_decoder import Kept, keep_some
 
@@ -132,6 +132,11 @@ class _Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's approximation of GELU."""
+    return x * torch.sigmoid(1.702 * x)
 
 
 def group_scores(groups: Tensor, image: Tensor, texts: Tensor, scale: Tensor | float, likely: int = 5) -> Tensor:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ......core.contracts import Backbone, require
-from ......core.training import quick_gelu, truncated_starts
+from ......core.training import truncated_starts
 from ...losses.masked_decoder import Kept, keep_some, pre_norm_layer
-from .group import Gathered, GroupsToPatches, SemanticGroup
+from .group import Gathered, GroupsToPatches, SemanticGroup, quick_gelu
 
 HEAD_WIDTH = 64
 FIRST_SHARE = 10 / 12
