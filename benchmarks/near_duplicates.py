@@ -2,13 +2,12 @@
 
     VLADAPT_DATA=DIR python benchmarks/near_duplicates.py
 
-Each image of each set is copied once, by each of the changes of `CHANGES` (the column "saved anew": resized to 0.3 to 2
-times its size with one of four filters, one in five not, then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256
-colours, or in grey). Pairs of different images found as copies are false, unless their pixels are the same, or they are
-of `TWINS`; the column says how many images in a hundred are in one, with the change that has most. The same is done with
-tiles cut from some sets, many of which show next to nothing, with images made as small as a thumbnail, and with images
-drawn alike: 2,000 and 20,000, each twentieth of them changed. Then come neighbouring slices and frames, which are no
-copies; and the cost of the thumbnails and of the search.
+Each image of each set is copied once, by each of `CHANGES` ("saved anew": resized to 0.3 to 2 times its size with one of
+four filters, one in five not, then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey).
+Pairs of different images found as copies are false, unless their pixels are the same, or they are of `TWINS`; printed is
+the share of images in one, by the change that has most. The same is done with tiles cut from some sets, many of which
+show next to nothing, and with images made as small as a thumbnail. Last comes the cost of the thumbnails and of the
+search.
 """
 
 from __future__ import annotations
@@ -50,6 +49,7 @@ Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 TWINS = (
     *(("BloodImage_00037", "BloodImage_00038"), ("BloodImage_00231", "BloodImage_00256")),
     *(("BloodImage_00382", "BloodImage_00395"), ("BloodImage_00386", "BloodImage_00391")),
+    ("BloodImage_00243", "BloodImage_00250"),
 )
 """One field of a smear photographed twice, a few pixels apart, as one sees who looks at them."""
 
@@ -274,23 +274,19 @@ def _peak() -> float:
 
 def main() -> None:
     root = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    rows = {}
-    for name in SETS:
-        if (root / name).is_dir():
-            rows[name] = measure(files_of(root / name))
-            row = rows[name]
-            print(f"{name:34} {row.images:4} images  recall {row.recall:6.1%}  false {row.false:.2%}", flush=True)
-    if rows:
-        total = sum(row.images for row in rows.values())
-        recall, false = (sum(getattr(r, n) * r.images for r in rows.values()) / total for n in ("recall", "false"))
-        print(f"{'all':34} {total:4} images  recall {recall:6.1%}  false {false:.2%}")
-    for name, size in TILED + SHRUNK:
-        if (root / name).is_dir():
-            images = [pixels_of(file) for file in files_of(root / name)]
-            is_tiled = (name, size) in TILED
-            images = tiles_of(images, size) if is_tiled else [shrunk(image, size) for image in images]
-            row, what = measure_images(images), f"{name} {'tiles of' if is_tiled else 'at'} {size}"
-            print(f"{what:43} {row.images:4} images  recall {row.recall:6.1%}  false {row.false:.2%}", flush=True)
+    print(f"{'recall in %':33}{'images':>7}" + "".join(f"{change:>12}" for change in CHANGES) + "   false")
+    for name, size in (*((name, 0) for name in SETS), *TILED, *SHRUNK):
+        if not (root / name).is_dir():
+            continue
+        files = files_of(root / name)
+        images, twins = [pixels_of(file) for file in files], twins_among(files)
+        if (name, size) in TILED:
+            name, images, twins = f"{name} tiles of {size}", tiles_of(images, size), set()
+        elif size:
+            name, images = f"{name} at {size}", [shrunk(image, size) for image in images]
+        rows = [measure_images(images, change, twins=twins) for change in CHANGES.values()]
+        recalls = "".join(f"{100 * row.recall:12.1f}" for row in rows)
+        print(f"{name[-33:]:33}{len(images):7}{recalls}{max(row.false for row in rows):8.2%}", flush=True)
     for line in costs():
         print(line, flush=True)
 

@@ -19,15 +19,24 @@ import numpy as np
 
 from ..contracts.items import ThumbnailStore
 from ..runtime.files import write_cached
-from .registration import COMPARED, NO_AGREEMENT, agreements, low_spectra, shows_enough, spectral_likeness, turned
+from .registration import (
+    COMPARED,
+    NO_AGREEMENT,
+    agreements,
+    cut_spectra,
+    low_spectra,
+    shows_enough,
+    spectral_likeness,
+    turned,
+)
 from .thumbnails import Pictures
 
 VERSION = 2
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
-SEARCHED, SEARCHED_DIMENSIONS = 6, 16
-"""Frequencies in each direction that are searched by, and in how many numbers, those in which a set differs most."""
-NEIGHBOURS, REACH = 8, 0.8
+SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
+"""Frequencies in each direction, and discriminants, that are searched by; share of noise in the scatter of copies."""
+NEIGHBOURS = 8
 EXACT_UP_TO = 20_000
 """Images among which neighbours are searched nearly exactly; of more, one in forty is passed over."""
 LEAST_LIKENESS = 0.7
@@ -65,9 +74,19 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     order = np.argsort(place)  # the order of the images, whatever the shards say
     place, low = place[order], low[order]
     apart = np.arange(len(keys)) if apart is None else np.asarray(apart)
-    least = _least_agreements(place, low, keys, thumbnails, apart)
-    pairs, turns = _turned_pairs(_candidates(low, place, apart), low)
-    return _confirmed(place[pairs], turns, keys, thumbnails, least)
+    if len(place) < 2:
+        return np.zeros((0, 2), dtype=np.int64)
+    apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
+    sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
+    points = _discriminants(low, sample, _pictures([keys[n] for n in place[sample]], thumbnails))
+    some = sample[_neighbours(points[sample], apart[sample])]
+    found = _agreements_of(place[some], _turns(some, low)[0], keys, thumbnails)
+    least = _least_agreements(found, len(place))
+    pairs = _neighbours(points, apart)
+    turns, likeness = _turns(pairs, low)
+    likely = np.argsort(-likeness, kind="stable")[:MOST_COMPARED]
+    likely = np.sort(likely[likeness[likely] >= LEAST_LIKENESS])
+    return _confirmed(place[pairs[likely]], turns[likely], keys, thumbnails, least)
 
 
 def remembered_near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray) -> np.ndarray:
@@ -120,68 +139,66 @@ def _invariants(low: np.ndarray) -> np.ndarray:
     return np.concatenate([np.maximum(one, other)[:, 1:], np.minimum(one, other)[:, rows != columns]], axis=1)
 
 
-def _candidates(low: np.ndarray, place: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """(M, 2) rows of near neighbours, each pair once, those that belong together left out."""
-    if len(low) < 2:
-        return np.zeros((0, 2), dtype=np.int64)
-    from scipy.spatial import cKDTree  # SciPy is slow to import, and kept pairs do without
+def _discriminants(low: np.ndarray, sample: np.ndarray, pictures: Pictures) -> np.ndarray:
+    """(N, 24) the numbers in which a set's images differ most, for how far cutting an image changes them: linear
+    discriminant analysis.
 
-    invariants = _invariants(low).astype(np.float64)
+    Args:
+        low: (N, 8, 8) spectra.
+        sample: rows of some of the images.
+        pictures: these.
+    """
+    from scipy.linalg import eigh  # SciPy is slow to import, and kept pairs do without
+
+    invariants = _invariants(low).astype(np.float64)  # (N, 35)
+    changes = np.concatenate([_invariants(cut) - invariants[sample] for cut in cut_spectra(pictures.grey)])
+    within = changes.T @ changes / len(changes)
+    within += (RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
     invariants -= invariants.mean(axis=0)
-    axes = np.linalg.eigh(invariants.T @ invariants)[1][:, : -SEARCHED_DIMENSIONS - 1 : -1]
-    points = np.ascontiguousarray(invariants @ axes)
+    return invariants @ eigh(invariants.T @ invariants / len(low), within)[1][:, : -DIMENSIONS - 1 : -1]
+
+
+def _neighbours(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """(M, 2) rows of near neighbours, each pair once, those that belong together left out."""
+    from scipy.spatial import cKDTree
+
     leeway = 0.5 if len(points) <= EXACT_UP_TO else 2.0
-    distances, others = cKDTree(points).query(
-        points, k=min(NEIGHBOURS + 1, len(points)), eps=leeway, distance_upper_bound=REACH, workers=-1
-    )
-    rows, column = np.nonzero(np.isfinite(distances))
-    pairs = np.sort(np.stack([rows, others[rows, column]], axis=1), axis=1)
+    _, others = cKDTree(points).query(points, k=min(NEIGHBOURS + 1, len(points)), eps=leeway, workers=-1)
+    pairs = np.sort(np.stack([np.repeat(np.arange(len(points)), others.shape[1]), others.ravel()], axis=1), axis=1)
     pairs = np.unique(pairs, axis=0)
-    return pairs[apart[place[pairs[:, 0]]] != apart[place[pairs[:, 1]]]]
+    return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
 
 
-def _turned_pairs(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the pairs that may be copies, (M, 2), and by which symmetries, (M, 2), the likeliest first."""
+def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each pair the symmetries by which it is the most alike, (M, 2), and how much, (M,)."""
     likeness, turns = np.zeros(len(pairs), dtype=np.float32), np.zeros((len(pairs), TURNS), dtype=np.int64)
     for start in range(0, len(pairs), AT_ONCE):
         some = slice(start, start + AT_ONCE)
         each = spectral_likeness(low[pairs[some, 0]], low[pairs[some, 1]])  # (8, n)
-        turns[some] = _turns(each)
+        turns[some] = np.argsort(-each, axis=0, kind="stable")[:TURNS].T
         likeness[some] = each.max(axis=0)
-    kept = np.argsort(-likeness, kind="stable")[:MOST_COMPARED]
-    kept = np.sort(kept[likeness[kept] >= LEAST_LIKENESS])
-    return pairs[kept], turns[kept]
+    return turns, likeness
 
 
-def _least_agreements(
-    place: np.ndarray, low: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray
-) -> np.ndarray:
-    """(3,) from which on two images of this set are copies.
+def _least_agreements(found: np.ndarray, count: int) -> np.ndarray:
+    """(3,) from which on two images of a set are copies.
 
     Neighbours within a sample are nearly all different images. How far these agree is told from the median and the
     lower side, where no copy is; copies must agree further than any of so many pairs would by chance.
+
+    Args:
+        found: (3, M) agreements of neighbours within a sample.
+        count: images in the set.
     """
-    least, rows = np.array(LEAST_AGREEMENT), np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
-    pairs = rows[_candidates(low[rows], place[rows], apart)]
-    if not len(pairs):
-        return least
     from scipy.special import ndtri
 
-    found = _agreements_of(
-        place[pairs], _turns(spectral_likeness(low[pairs[:, 0]], low[pairs[:, 1]])), keys, thumbnails
-    )
-    deviations = -ndtri(MISTAKEN / (NEIGHBOURS * len(place)))
+    least, deviations = np.array(LEAST_AGREEMENT), -ndtri(MISTAKEN / (NEIGHBOURS * count))
     for number, values in enumerate(found):
         values = values[values > NO_AGREEMENT]
         if len(values) >= LEAST_PAIRS:
             lower, middle = np.quantile(values, (0.16, 0.5))
             least[number] = np.clip(middle + deviations * (middle - lower), least[number], MOST_ASKED[number])
     return least
-
-
-def _turns(likeness: np.ndarray) -> np.ndarray:
-    """(8, M) -> (M, 2) the symmetries by which pairs are the most alike."""
-    return np.argsort(-likeness, axis=0, kind="stable")[:TURNS].T
 
 
 def _confirmed(
@@ -198,13 +215,8 @@ def _confirmed(
 
 def _agreements_of(pairs: np.ndarray, turns: np.ndarray, keys: Sequence[str], thumbnails: ThumbnailStore) -> np.ndarray:
     """(3, M) the best of each pair's symmetries."""
-    places = np.unique(pairs)
-    row_of, parts = {}, []
-    for found, pictures in thumbnails.find([keys[place] for place in places]):
-        row_of.update({key: len(row_of) + n for n, key in enumerate(found)})
-        parts.append(pictures)
-    every = Pictures(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("grey", "colour", "sides")))
-    rows = np.array([[row_of[keys[place]] for place in pair] for pair in pairs.tolist()])
+    places, rows = np.unique(pairs, return_inverse=True)
+    every, rows = _pictures([keys[place] for place in places], thumbnails), rows.reshape(pairs.shape)
     best = np.full((3, len(pairs)), -np.inf)
     for symmetries in turns.T:
         for start in range(0, len(pairs), AT_ONCE):
@@ -212,3 +224,14 @@ def _agreements_of(pairs: np.ndarray, turns: np.ndarray, keys: Sequence[str], th
             one, other = turned(every.take(rows[some, 0]), symmetries[some]), every.take(rows[some, 1])
             best[:, some] = np.maximum(best[:, some], agreements(one, other))
     return best
+
+
+def _pictures(keys: Sequence[str], thumbnails: ThumbnailStore) -> Pictures:
+    """The thumbnails of some keys, all of which have one, in their order."""
+    row_of: dict[str, int] = {}
+    parts: list[Pictures] = []
+    for found, pictures in thumbnails.find(keys):
+        row_of.update({key: len(row_of) + n for n, key in enumerate(found)})
+        parts.append(pictures)
+    every = Pictures(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("grey", "colour", "sides")))
+    return every.take(np.array([row_of[key] for key in keys]))

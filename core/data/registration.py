@@ -10,6 +10,7 @@ one is taken below which marks may have spoilt some.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -33,6 +34,8 @@ GREY_TOLERANCE, COLOUR_COSINE = 2.0, 0.5
 """Chroma up to which an image counts as grey, and how alike the colours of two others must be."""
 SMOOTHED, SHAPE = 0.7, 3.0
 """Pixels of a thumbnail: what is finer is noise of encoders, what is coarser is shared by alike images."""
+CUTS = (*((0.95, y, x) for y in (-0.025, 0.025) for x in (-0.025, 0.025)), (0.9, 0.0, 0.0))
+"""To 95 % at each corner, and by 5 % at all edges: scale, and shifts along y and x."""
 REGISTERED_SIDE, STEPS = 16, 4
 MOST_SCALED, MOST_SHIFTED, LONGEST_STEP = 0.13, 0.09, 0.06
 """Of the side; margins of 5 % cut away are a scale of 0.9."""
@@ -56,6 +59,13 @@ def _low(equalised: np.ndarray) -> np.ndarray:
     spectra = dctn(equalised, axes=(1, 2), norm="ortho")[:, :COMPARED, :COMPARED]
     spectra[:, 0, 0] = 0
     return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
+
+
+def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
+    """(N, 8, 8) low spectra of images (N, 32, 32) whose edges are cut, in one way after the other."""
+    equalised = _equalised(grey)
+    for scale, *shifts in CUTS:
+        yield _low(_warped(equalised, np.full((len(grey), 2), scale), np.tile(shifts, (len(grey), 1)))[0])
 
 
 def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
