@@ -24,7 +24,7 @@ from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.features import FeatureStore
 from ....core.registry import load_domain
 from ....core.runs import page_template
-from ....core.runtime import Reporter, json_text, write_whole
+from ....core.runtime import Reporter, file_stem, json_text, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
 from .conquer import Answer, kept_answers, without_mixed_up
@@ -261,7 +261,7 @@ def _with_file(caption: Caption, data: DomainData, out: Path) -> Caption:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return file_stem(re.sub(r"[^\w.-]+", "-", name).strip("-."))
 
 
 def _row(caption: Caption, root: Path) -> dict[str, Any]:
