@@ -2,12 +2,12 @@
 
     VLADAPT_DATA=DIR python benchmarks/near_duplicates.py
 
-Each image of each set is copied once, by each of `CHANGES` ("saved anew": resized to 0.3 to 2 times its size with one of
-four filters, one in five not, then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey).
-Pairs of different images found as copies are false, unless their pixels are the same, or they are of `TWINS`; printed is
-the share of images in one, by the change that has most. The same is done with tiles cut from some sets, many of which
-show next to nothing, and with images made as small as a thumbnail. Last comes the cost of the thumbnails and of the
-search.
+Each image of each set is copied once, by each of `CHANGES` ("saved anew": resized to 0.3 to 2 times its size with one
+of four filters, one in five not, then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey).
+Pairs of different images found as copies are false, unless their pixels are the same, or they are of `TWINS`; printed
+is the share of images in one, by the change that has most. The same is done with tiles cut from some sets, many of
+which show next to nothing, with images made as small as a thumbnail, and with 2,000 and 20,000 drawn images of which
+each tenth has a copy. Last comes the cost of the thumbnails and of the search.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from usage import print_help
 
 from vladapt.core.data.images import decode_image
 from vladapt.core.data.near_copies import near_copies
+from vladapt.core.data.splits import connected
 from vladapt.core.data.thumbnails import BYTES, Thumbnails, thumbnail
 from vladapt.core.errors import DataError
 
@@ -39,6 +40,8 @@ TILED = (("medical/bccd_detection", 80), ("medical/isbi_membrane/images", 64), (
 """Sets that are cut into tiles of so many pixels."""
 SHRUNK = (("medical/wbc_classification", 28), ("general/clothing", 28))
 """Sets whose images are made so small."""
+ALIKE = "medical/pneumoniamnist"
+"""Whose means and covariances others are drawn by."""
 MOST_TILES = 2000
 FILTERS = ("BILINEAR", "BICUBIC", "LANCZOS", "BOX")
 FORMATS = ("JPEG", "JPEG", "WEBP", "PNG", "GIF", "grey JPEG")
@@ -121,6 +124,58 @@ def measure_images(
         elif (a, b) not in twins and not np.array_equal(originals[a], originals[b]):
             wrong |= {a, b}
     return Measured(count, len(found) / count, len(wrong) / count)
+
+
+def measure_drawn(kind: str, count: int, like: Sequence[np.ndarray], seed: int = 0) -> str:
+    """A line on many drawn images, of which each tenth has a copy, by one of the changes after the other.
+
+    Args:
+        kind: "noise", of no set, or "alike": by the means and covariances of the pixels of some images.
+        like: (H, W, 3) uint8 each.
+    """
+    generator = np.random.default_rng(seed)
+    draw, changes = (_noise if kind == "noise" else _alike(like)), list(CHANGES.values())
+    rows, copies = [], []
+    for number in range(count):
+        pixels = draw(generator)
+        rows.append(thumbnail(pixels))
+        if number % 10 == 0:
+            change = changes[number // 10 % len(changes)]
+            copies.append(thumbnail(np.asarray(change(Image.fromarray(pixels), generator).convert("RGB"))))
+    started = time.process_time()
+    pairs = pairs_among([*rows, *copies])
+    seconds = time.process_time() - started
+    true = pairs[:, 1] - count == pairs[:, 0] / 10
+    found = np.bincount((pairs[true, 1] - count) % len(changes), minlength=len(changes))
+    asked = np.bincount(np.arange(len(copies)) % len(changes), minlength=len(changes))
+    wrong = pairs[~true]
+    largest = max((len(part) for part in connected(count + len(copies), wrong.tolist())), default=1)
+    recalls = "".join(f"{share:12.1f}" for share in 100 * found / asked)
+    tied = len(np.unique(wrong)) / count
+    return f"{kind:33}{count:7}{recalls}{tied:8.2%}  largest false group {largest}, {seconds:.1f} CPU s"
+
+
+def _noise(generator: np.random.Generator) -> np.ndarray:
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
+    frequency[0, 0] = 1
+    noise = np.fft.ifft2(np.fft.fft2(generator.normal(size=(64, 64))) / frequency**1.3).real
+    grey = np.clip(128 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _alike(images: Sequence[np.ndarray]) -> Callable[[np.random.Generator], np.ndarray]:
+    """Draws images of 28 x 28 pixels by the principal components of some."""
+    small = [np.asarray(Image.fromarray(image).convert("L").resize((28, 28))) for image in images]
+    pixels = np.stack(small).reshape(len(small), -1).astype(np.float64)
+    mean = pixels.mean(axis=0)
+    _, sizes, parts = np.linalg.svd(pixels - mean, full_matrices=False)
+    sizes /= np.sqrt(len(pixels) - 1)
+
+    def draw(generator: np.random.Generator) -> np.ndarray:
+        grey = mean + (generator.normal(size=len(sizes)) * sizes) @ parts
+        return np.repeat(np.rint(np.clip(grey, 0, 255)).astype(np.uint8).reshape(28, 28, 1), 3, axis=2)
+
+    return draw
 
 
 def pairs_among(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -262,10 +317,11 @@ def costs() -> Iterator[str]:
                 row[: grey.size], row[-8:] = grey.reshape(-1), np.array([224, 224], "<u4").view(np.uint8)
                 store.add(key, row)
             store.flush()
-            started = time.perf_counter()
+            started = time.process_time()
             pairs = near_copies(keys, store)
-            seconds = time.perf_counter() - started
-        yield f"search among {count:,} images: {seconds:.1f} s, process at most {_peak():,.0f} MiB; {len(pairs)} pairs"
+            seconds = time.process_time() - started
+        cost = f"{seconds:.1f} CPU s, process at most {_peak():,.0f} MiB"
+        yield f"search among {count:,} images: {cost}; {len(pairs)} pairs"
 
 
 def _peak() -> float:
@@ -287,6 +343,10 @@ def main() -> None:
         rows = [measure_images(images, change, twins=twins) for change in CHANGES.values()]
         recalls = "".join(f"{100 * row.recall:12.1f}" for row in rows)
         print(f"{name[-33:]:33}{len(images):7}{recalls}{max(row.false for row in rows):8.2%}", flush=True)
+    like = [pixels_of(file) for file in files_of(root / ALIKE)] if (root / ALIKE).is_dir() else []
+    for count in (2_000, 20_000):
+        for kind in ("noise", "alike") if like else ("noise",):
+            print(measure_drawn(kind, count, like), flush=True)
     for line in costs():
         print(line, flush=True)
 

@@ -1,4 +1,4 @@
-"""Near copies: found however an image was resized or re-encoded, never where two images only look alike."""
+"""Near copies: found however an image was saved, marked, turned or cut, never where two images only look alike."""
 
 import hashlib
 import io
@@ -201,7 +201,9 @@ def test_made_splits_keep_near_copies_together(folder, tmp_path):
     data, hashes = checked(folder, tmp_path / "cache")
     divided = assign_splits(data, seed=0, hashes=hashes)
     assert all(len(side) == 1 for side in sides(divided))
-    note = "Near copies of other images (resized or re-encoded): 20; each stays in the split of the image it copies."
+    note = (
+        "Near copies of other images (resized, turned, cut, ...): 20; each stays in the split of the image it copies."
+    )
     assert divided.notes == [note]
     assert assign_splits(data, seed=0, hashes=hashes, links=links_of(data, hashes)).items == divided.items
     unaware = assign_splits(read_class_folders(folder), seed=0, hashes=hashes)
