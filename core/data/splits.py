@@ -48,8 +48,8 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
       trains; where val is then missing, it is taken from train, unless all of that is to be learned from.
     * A copy of a test image, or an image of a test group, leaves the given train and val; the test set never changes.
       What is in train and val alike trains.
-    * Near copies (the same image resized, turned, cut, ...) stay together where splits are made; where given ones divide
-      them, a note says how many.
+    * Near copies (the same image resized, turned, cut, ...) stay together where splits are made; where given ones
+      divide them, a note says how many.
 
     Args:
         data: as read; near copies are told where it has `thumbnails`.
@@ -219,7 +219,7 @@ class Links:
         parts: every position once; the items of a part share a group, a source or its copy, also by way of others.
         copies: items that show exactly the same, two or more in each list.
         near_parts: as parts, those in one that hold near copies.
-        near: items that show the same resized, turned, cut, ..., their exact copies among them, two or more in each list.
+        near: items that show one image and its near copies, exact copies among them, two or more in each list.
         near_count: different images in `near`, the first of each list not counted.
     """
 
