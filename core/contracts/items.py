@@ -105,15 +105,20 @@ class Item:
             return Item.DECODER_LIMITS[codec], f"raise --max-pixels above {Item.MAX_PIXELS}"
         return limit, "raise --max-pixels"
 
-    @staticmethod
-    def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
-        """The option of `Item.MAX_PIXELS`, which "2e8" may be written as too."""
-        return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
+    def rank(self, seed: int) -> str:
+        """Where it stands in the shuffled order of a seed: by its id, whatever else there is."""
+        return hashlib.sha256(f"{seed}:{self.id}".encode()).hexdigest()
 
-    @staticmethod
-    def rank(seed: int, id_: str) -> str:
-        """Where the item of an id stands in the shuffled order of a seed."""
-        return hashlib.sha256(f"{seed}:{id_}".encode()).hexdigest()
+
+def max_pixels_option(help: str = "images and volumes: most pixels or voxels that are decoded") -> Any:
+    """A reader's option of how large an image may be: `Item.MAX_PIXELS` by default; "2e8" is a number, too."""
+    return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
+
+
+def items_of(ids: Iterable[str], items: Iterable[Item]) -> list[Item]:
+    """The items with these ids, in the order of the ids."""
+    by_id = {item.id: item for item in items}
+    return [by_id[name] for name in ids]
 
 
 class ThumbnailStore(Protocol):
@@ -164,6 +169,23 @@ class Questions:
     metric: Callable[[Tensor, Tensor, Sequence[str]], dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What a table says of the samples besides.
+
+    Args:
+        place: of the table, for messages.
+        names: of its columns, in order.
+        taken: those that hold the image, its label or its labels.
+        cells: name of a column -> id of a sample -> its cell.
+    """
+
+    place: str
+    names: tuple[str, ...]
+    taken: Collection[str]
+    cells: Callable[[str], Mapping[str, str]]
+
+
 @dataclass
 class DomainData:
     """A data set as read: items, names, and how to decode one.
@@ -196,6 +218,8 @@ class DomainData:
             shows what a random split would have scored; "" for other groups, or none.
         open_groups: what may say which images belong together, where nothing did for sure; None where that is settled.
         possible_groups: what names and pixels say of groups; None where they were not asked.
+        columns: reads the table that lists the samples, when it is asked for; it, or what it gives, is None where there
+            is none.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
@@ -221,6 +245,7 @@ class DomainData:
     blocks: str = ""
     open_groups: OpenGroups | None = None
     possible_groups: PossibleGroups | None = None
+    columns: Callable[[], Columns | None] | None = field(default=None, repr=False, compare=False)
     domain: Any = field(default=None, repr=False, compare=False)
 
     @classmethod

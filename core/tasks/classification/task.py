@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,6 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import (
-    COMPARE,
     FIT,
     Evaluated,
     Findings,
@@ -25,13 +24,14 @@ from ...contracts.judgement import (
     JudgedData,
     JudgedLabels,
     JudgedPredictions,
+    Judgement,
     Scores,
 )
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import AUTO, Recipe, check_out_folder
+from ...contracts.recipe import AUTO, RUNS, Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
-from ...contracts.task import FILE_KINDS, Axes, Contest, FitResult, Task
+from ...contracts.task import FILE_KINDS, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
@@ -46,29 +46,25 @@ from ...recipes.asked_for import (
     classes_of_data,
     encoding_batch_size,
     facts_for_judging,
-    has_labels,
-    on_target,
     place_of_data,
-    planned,
     read_data,
     trains_towers,
     with_published,
     with_published_views,
     without_shots,
 )
-from ...registry.build import divided, judgements_of, judges_at
-from ...runs.folder import RUNS, Run, now
+from ...registry.build import check_fit, divided, judgements_of, judges_at
+from ...runs.folder import Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
-from .contest import RepeatedSplits
+from .base import ComparedClassification
 from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
-    Augmentation,
     augmentation_of,
     check_novel,
     fit_adapter,
@@ -80,12 +76,10 @@ from .fitting import (
 )
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
-from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
-from .protocols import OWN, ZERO_SHOT, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
+from .protocols import OWN, Setting, note_on_published, protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_resources
 from .scoring import (
-    LARGEST_CLASS,
     PROBE,
     WITHOUT_LABELS,
     ClassificationFit,
@@ -114,7 +108,7 @@ OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "t
 OF_FEATURES = frozenset({"features"})
 
 
-class Classification(Task):
+class Classification(ComparedClassification):
     """Named classes, one or several labels per image."""
 
     takes: ClassVar = frozenset(
@@ -132,7 +126,10 @@ class Classification(Task):
         "forgetting",
         "without-labels",
         "calibration",
+        "subgroups",
         "coverage",
+        "finding-curves",
+        "operating-point",
         "random-split",
         "unlike-images",
         "base-run",
@@ -140,7 +137,6 @@ class Classification(Task):
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS
-    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
         "plan": "classification fits adapters and runs no mmengine config; give a recipe, or --domain open-vocab",
         "classes": "only for detection and segmentation; this run has its own classes",
@@ -178,7 +174,6 @@ class Classification(Task):
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
-        check_out_folder(recipe.out)
         if recipe.judge_views and recipe.features:
             raise ConfigError("--set judge_views: views need images, which a features file does not have; omit it")
         check_hooks(recipe)
@@ -192,16 +187,17 @@ class Classification(Task):
         judged = adapter.label_free and recipe.judge and not recipe.shots
         check_resources(recipe.resources, [adapter], frozenset({"further_backbones"} if judged else ()))
         check_shots(recipe, adapter)
-        prepared = self.prepared(recipe, reporter)
+        prepared = self.prepared(recipe, reporter, judges=judges_at(self, FIT, recipe.task_options))
         recipe = without_shots(recipe, prepared.data, adapter)
-        recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
-        adapter = adapter_of(recipe) if said else adapter
+        recipe, notes = with_published(recipe, prepared.data.published, [adapter.name])
+        adapter = adapter_of(recipe) if notes else adapter
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
-        augmentation = augmentations_of(recipe, prepared, {adapter.name: adapter})
-        said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation(augmentation)]
-        drawn = {"shots": recipe.shots, **augmentation[adapter.name].of_draw, "parts": parts_wanted(adapter)}
+        check_fit(self, recipe.task_options, adapter, prepared, recipe.shots)
+        augmentation = augmentation_of(adapter, prepared, recipe.adapter_options, recipe.protocol is not None)
+        notes = [*protocol.notes(of_fit=True), *notes, *notes_on_augmentation({adapter.name: augmentation})]
+        drawn = {"shots": recipe.shots, **augmentation.of_draw, "parts": parts_wanted(adapter)}
         drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
         shots = prepared.draw(seed=recipe.seed, **drawn)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
@@ -216,28 +212,36 @@ class Classification(Task):
                 done, shots = zero_shot_unless_better(done, shots, scored)
                 done.judged = replace(done.judged, shots=shots, drawn=drawn)
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
-                done.notes += [*said, *done.findings.add(later, done.judged)]
+                done.notes += [*notes, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, done, started, folder) if is_main() else None
 
     @part("reading the data")
     def prepared(
-        self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
+        self,
+        recipe: Recipe,
+        reporter: Reporter,
+        divided: bool = True,
+        fitted: RunInfo | None = None,
+        judges: Sequence[Judgement] = (),
     ) -> PreparedData:
         """The data side of a settled recipe: what is drawn, encoded and named.
 
         Args:
             divided: whether data without splits are split; else they are kept whole for testing.
             fitted: of a run on these data, by whose groups they are split again.
+            judges: what is to be said of a fit on them.
 
         Raises:
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self, divided, fitted)
+            return prepared_images(recipe, reporter, self, divided, fitted, judges)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
-        return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        rows = prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        check_read(rows.data, judges)
+        return rows
 
     def _left_out(self, recipe: Recipe, prepared: PreparedData) -> list[str]:
         """Names of the classes that `classes` leaves out."""
@@ -323,84 +327,13 @@ class Classification(Task):
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.name, self.prepared, reporter)
 
-    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
-        """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
-        protocol = protocol_named(recipe.protocol)
-        names, shots = protocol.methods(axes.adapters), _shots(recipe, axes)
-        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else protocol.seeds)
-        adapters = {} if protocol.tasks else planned(recipe, adapters_among(names))
-        return protocol.entries(names, shots, seeds, [name for name, each in adapters.items() if each.label_free])
-
-    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        protocol = protocol_named(recipe.protocol)
-        names = adapters_among(protocol.methods(axes.adapters))
-        check_named(recipe, names)
-        recipe = with_published_views(as_published(recipe, names, protocol.labelled), names)
-        adapters = planned(recipe, names)
-        check_resources(recipe.resources, list(adapters.values()))
-        counts = _shots(recipe, axes)
-        recipe = recipe.with_(shots=None if None in counts else max(counts))
-        prepared = self.prepared(recipe, reporter)
-        if not has_labels(prepared.data):
-            raise CapabilityError(f"{prepared.data.name}: no image has a label, so methods cannot be compared; use fit")
-        recipe, said = with_published(recipe, prepared.data.published, names)
-        adapters = planned(recipe, names) if said else adapters
-        if prepared.base is not None:
-            prepared.base.check_classes(prepared.class_names)
-        towers = any(trains_towers(name) for name in names)
-        asked = axes.splits or (1 if protocol is not OWN and not axes.folds else None)
-        splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
-        of_data = Findings({}).add(judges_at(self, COMPARE), JudgedData(at=COMPARE, prepared=prepared))
-        contest = contest_kind(protocol, axes)(
-            splits,
-            adapters,
-            augmentations_of(recipe, prepared, adapters),
-            protocol=protocol,
-            setting=setting_of(recipe, prepared),
-            val_shots=recipe.val_shots,
-            refit=recipe.refit,
-            place=TrainingPlace(None, hooks=recipe.custom_hooks),
-            seed=recipe.seed,
-            notes=of_data,
-        )
-        contest.note_readers(adapters, counts)
-        contest.notes += said
-        contest.probe_asked = PROBE in axes.adapters
-        contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)
-        return contest
-
-    def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
-        """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
-        tested."""
-        named = [name for name in axes.adapters or () if name not in (ZERO_SHOT, LARGEST_CLASS)]
-        read = len({(recipe.features, recipe.data_path) for recipe in recipes})
-        check_protocol(protocol_named(recipes[0].protocol), axes, read, partial(planned, recipes[0], named))
-        sources: dict[str, SourceContest] = {}
-        for recipe in recipes:
-            if recipe.backbone in sources:
-                target = self.prepared(on_target(recipe), reporter)
-                yield TargetContest(sources[recipe.backbone], target)
-                continue
-            contest = self.contest(recipe, axes, reporter)
-            if isinstance(contest, SourceContest):
-                sources[recipe.backbone] = contest
-            yield contest
-
-    def published_means(self, settings: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Of the eleven sets of the few-shot protocol, where these are they."""
-        return means_of_eleven(settings, ((row["adapter"], row["shots"]) for row in rows))
-
-    def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Accuracy; macro AUROC where images have several labels."""
-        return "auroc" if any(key.startswith("auroc/") for key in rows[0]) else self.deciding
-
     def table(self, metrics: Mapping[str, Any]):
         table, further = metrics_table(metrics), Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(table, *further) if further else table
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        found = Comparison.from_json(metrics)
-        return "" if found is None else found.sentence
+        comparison = Comparison.from_json(metrics)
+        return "" if comparison is None else comparison.sentence
 
     def write_rows(self, predicted, path: Path) -> None:
         predicted.write(path)
@@ -408,6 +341,17 @@ class Classification(Task):
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         columns = [judgement.columns for judgement in judgements_of(self).values()]
         return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
+
+    def setting(self, recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:
+        """None without a protocol, on a set that was not recognised, on some of its classes, with other prompts or
+        settings than its own, with images of another size, or from a features file, which does not say by which model
+        it was made."""
+        others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
+        options = [key for key in recipe.given if key.startswith(("adapter.", "adapters")) and key != "adapter.name"]
+        changed = any(each is not None for each in others) or recipe.preset != AUTO or bool(options)
+        if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
+            return None
+        return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
     @contextmanager
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
@@ -451,7 +395,9 @@ class Classification(Task):
         without_labels = done.findings.get(WITHOUT_LABELS)
         by_labels = [] if without_labels is None else [without_labels.by_labels]
         reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
-        published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
+        published = note_on_published(
+            self.setting(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached
+        )
         further = [*done.notes, *published, *done.report.notes, *by_labels]
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
@@ -470,36 +416,13 @@ class Classification(Task):
         return RunInfo.from_json(facts)
 
 
-def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
-    protocol = protocol_named(recipe.protocol)
-    if protocol.tasks and any(axes.shots or ()):
-        raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
-    return axes.shots or ((recipe.shots,) if recipe.gave("shots") else protocol.shots)
-
-
-def augmentations_of(
-    recipe: Recipe, prepared: PreparedData, adapters: Mapping[str, Adapter]
-) -> dict[str, Augmentation]:
-    """How the images of each method are augmented."""
-    given = {name: recipe.with_adapter(name).adapter_options for name in adapters}
-    published = recipe.protocol is not None
-    return {name: augmentation_of(adapter, prepared, given[name], published) for name, adapter in adapters.items()}
-
-
-def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:
-    """What numbers of a recipe are of, in the words of papers; None where none can be the same: without a protocol, on
-    a set that was not recognised, on some of its classes, with other prompts or settings than its own, with images of
-    another size, or from a features file, which does not say by which model it was made."""
-    others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
-    options = [key for key in recipe.given if key.startswith(("adapter.", "adapters")) and key != "adapter.name"]
-    changed = any(each is not None for each in others) or recipe.preset != AUTO or bool(options)
-    if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
-        return None
-    return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
-
-
 def prepared_images(
-    recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True, fitted: RunInfo | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    task: Task,
+    divided: bool = True,
+    fitted: RunInfo | None = None,
+    judges: Sequence[Judgement] = (),
 ) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
@@ -509,12 +432,20 @@ def prepared_images(
     """
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
+    check_read(data, judges)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
-    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
-    data = replace(data, notes=[*data.notes, *said])
+    templates, notes = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
+    data = replace(data, notes=[*data.notes, *notes])
     prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
+
+
+def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
+    """Raise what judgements that are asked for tell of the data as they were read."""
+    for judgement in judges:
+        if judgement.asked:
+            judgement.check_read(data)
 
 
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:

@@ -17,10 +17,11 @@ from ...backbones.load import announced
 from ...contracts.backbone import Backbone
 from ...contracts.items import DomainData
 from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers, Place
-from ...contracts.recipe import Recipe
+from ...contracts.recipe import RUNS, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
+from ...data.unlabelled import images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
 from ...recipes.asked_for import (
@@ -35,7 +36,7 @@ from ...recipes.asked_for import (
 from ...registry import adapter_class, catalogue
 from ...registry.build import divided, judgements_of, judges_at
 from ...registry.catalogue import find
-from ...runs.folder import RUNS, Run, in_the_fit, kept_digests, make_folder, now, versions
+from ...runs.folder import Run, in_the_fit, kept_digests, make_folder, now, versions
 from ...runs.run_sections import Report, TowerComparison, write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
@@ -188,6 +189,10 @@ class TowerTraining(Task):
     def domain_data(self, recipe: Recipe) -> DomainData:
         """What the domain reads; errors as of `read_data`."""
         return read_data(recipe, self.domain, self.name)
+
+    def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
+        """New images, at least one; what cannot be decoded is found where it is decoded."""
+        return readable(images_of(self.domain, paths, recipe.reading))
 
     @staticmethod
     def used_again(use: Use) -> Recipe:
