@@ -189,7 +189,7 @@ def _precision_interval(scores: Tensor, truth: Tensor, unit: Tensor | None = Non
 
 def _true_precision(auroc: float, share: float) -> float:
     """Of all images, of which a share is positive: the integral of precision over recall."""
-    cuts = np.linspace(9, -9, 20_001)
+    cuts = np.linspace(6, -6, 20_001)
     recall, alarms = (torch.special.ndtr(torch.from_numpy(x - cuts)).numpy() for x in (_distance(auroc), 0.0))
     precision = share * recall / (share * recall + (1 - share) * alarms)
     return float(torch.trapezoid(torch.from_numpy(precision), torch.from_numpy(recall)))
