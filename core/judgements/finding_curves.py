@@ -174,7 +174,7 @@ class FindingCurves(Judgement):
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
         if self.finding is not None:
-            check_finding(self.finding, class_names, adapter.multilabel_)
+            check_finding(self.finding, adapter.class_names_, adapter.multilabel_)
 
     def check_fit(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
         if self.finding is not None:

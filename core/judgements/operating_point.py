@@ -247,7 +247,7 @@ class OperatingPoint(Judgement):
     )
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
-        self._check(class_names, adapter.multilabel_)
+        self._check(adapter.class_names_, adapter.multilabel_)  # on other classes a run is not judged by its findings
 
     def _check(self, class_names: Sequence[str], several: bool) -> None:
         if self.operating_point is not None:
