@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -157,6 +157,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def alternatives(names: list[str]) -> str:
     """["a", "b", "c"] -> "a, b or c"."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """["a", "b", "c", "d"] -> "a, b and 2 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[str]:

@@ -23,7 +23,7 @@ from ..contracts.domain import Domain
 from ..contracts.items import Item
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
-from ..contracts.task import refuse_unused
+from ..contracts.task import IMAGE_KEYS, refuse_unused
 from ..data.verify import check_skipped
 from ..errors import ConfigError, DataError
 from ..features.store import Extraction, FeatureStore
@@ -39,8 +39,6 @@ from .options import IndexOptions
 AT_ONCE, PARTED_AT_ONCE = 4096, 64
 """Images that are encoded before their rows are written, and samples of many parts."""
 IMAGES, TEXTS = "images", "texts"
-TAKEN = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
-"""Recipe keys that are used."""
 
 
 @dataclass
@@ -95,7 +93,7 @@ def index(
         raise ConfigError("give either images (files or folders) or --texts FILE; an index holds one kind")
     if asked.texts is not None and (recipe.domain or domain):
         raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
-    refuse_unused(recipe, TAKEN, lambda key: "index does not use it; omit it")
+    refuse_unused(recipe, IMAGE_KEYS, lambda key: "index does not use it; omit it")
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _index(recipe, Path(out), list(images), asked, domain, reporter))
 
