@@ -73,9 +73,9 @@ def lines(data: Path) -> Iterator[str]:
 def cells() -> Iterator[Cell]:
     yield from _of_images()
     yield from _of_groups()
-    for counts in ((10, 90), (30, 70), (30, 270)):
+    for counts in ((3, 297), (10, 90), (30, 70), (150, 150)):
         yield _average_precision(counts, (0.6, 0.8, 0.9, 0.97))
-    for groups in ((40, 5), (80, 3)):
+    for groups in ((12, 10), (40, 5)):
         yield _average_precision_of_groups(groups, (0.6, 0.8, 0.9))
 
 
@@ -179,12 +179,12 @@ def _average_precision(counts: Sequence[int], aurocs: Sequence[float]) -> Cell:
         return _precision_interval(_scores(generator, truth, aurocs[place]), truth)
 
     truths = [_true_precision(auroc, counts[0] / sum(counts)) for auroc in aurocs]
-    return Cell("average precision", _listed(counts), truths, draw, DRAWS_OF_BOOTSTRAP)
+    return Cell("average precision", _listed(counts), truths, draw)
 
 
 def _precision_interval(scores: Tensor, truth: Tensor, unit: Tensor | None = None) -> Interval:
     scores, present = scores[:, 0], truth[:, 0] == 1
-    return precision_interval(scores, present, average_precision(scores, present), unit) or ()
+    return precision_interval(average_precision(scores, present), present, unit) or ()
 
 
 def _true_precision(auroc: float, share: float) -> float:
@@ -277,7 +277,7 @@ def _average_precision_of_groups(groups: tuple[int, int], aurocs: Sequence[float
         return _precision_interval(_scores(generator, truth, aurocs[place], groups), truth, unit)
 
     truths = [_true_precision(auroc, float(truth.mean())) for auroc in aurocs]
-    return Cell("average precision", f"{_grouped(groups)}, {_class_of(True)}", truths, draw, DRAWS_OF_BOOTSTRAP)
+    return Cell("average precision", f"{_grouped(groups)}, {_class_of(True)}", truths, draw)
 
 
 def _auroc_gain_of_groups(groups: tuple[int, int], values: Sequence[tuple[float, float]]) -> Cell:
