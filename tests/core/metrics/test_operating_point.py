@@ -35,6 +35,8 @@ def test_numbers_are_those_of_the_reference(agrees):
 def test_so_many_patients_a_sensitivity_needs():
     assert (least_units(0.95), least_units(0.95, True)) == (19, 59)
     assert (least_units(0.9), least_units(0.9, True)) == (9, 29)
+    assert (least_units(0.8), least_units(0.8, True)) == (4, 14)
+    assert (least_units(0.99), least_units(0.99, True)) == (99, 299)
 
 
 @pytest.mark.parametrize("assured", [False, True])
