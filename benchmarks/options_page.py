@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from usage import print_help
 
 from vladapt.core.commands.declared import (
+    JUDGEMENT,
     Declared,
     doctor_options,
     judgement_options,
@@ -35,7 +36,7 @@ SECTIONS = {
         ("option", "what it is"),
     ),
     "Of a comparison": ("Flags of `compare`, keywords of `vladapt.compare`.", ("option", "what it is")),
-    "Of a run that is used again": (
+    "Of what is said of a fit, and of a run that is used again": (
         "Flags and keywords of the commands named. Where there is no flag, it is a keyword only.",
         ("option", "of", "what it is"),
     ),
@@ -55,7 +56,8 @@ def main() -> None:
     for name, entry in sorted(catalogue.domains().items()):
         if entry.entry_point is None:
             words = OF_DOMAIN.format(name=name)
-            _print_section(f"Of domain {name}", words, ("option", "of", "what it is"), _rows(options_of_domain(name)))
+            own = [each for each in options_of_domain(name) if each.kind != JUDGEMENT]
+            _print_section(f"Of domain {name}", words, ("option", "of", "what it is"), _rows(own))
     _print_section("Of doctor", "Flags of `vladapt doctor`.", ("option", "of", "what it is"), _rows(doctor_options()))
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 FILE, FORMAT = "options.json", 1
 DECLARED = re.compile(rb"^ {4}\w+(?:: [^\n]*?)? = .*?(?=^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
 """What a class assigns, over all its lines: of a method that changes, options do not change."""
-ON_RUNS = ("eval", "predict")
-"""Of `Judgement.at`: when a run is used again."""
+COMMANDS = ("fit", "eval", "predict")
+"""Of `Judgement.at`: those whose flags options of judgements are."""
 READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
 METAVARS = {"bool": "yes|no", "int": "N", "float": "X", "str": "TEXT"}
 DOCTOR_FILE, DOCTOR_OPTIONS = "doctor.py", "DoctorOptions"
@@ -50,7 +50,7 @@ class Declared:
         switch: whether it is yes or no and is no by default, so that its flag may stand alone for yes.
         help: one line, in lower case, without a full stop.
         value: what its value is called in help, where that does not follow from the type.
-        at: of a judgement, where it is made: "eval", "predict".
+        at: of a judgement, where it is made: "fit", "eval", "predict".
     """
 
     kind: str
@@ -95,7 +95,7 @@ class Index:
 
 
 def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
-    """What a domain's reader and its tasks take; nothing where there is no such domain.
+    """What a domain's reader, its tasks and the judgements of their fits take; nothing where there is no such domain.
 
     Args:
         task: only this one of its tasks.
@@ -103,13 +103,14 @@ def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
     found = {**_here(), **_elsewhere(name)}
     own = found.get(name, Index())
     tasks = (task,) if task in own.tasks else own.tasks
-    listed = [each for index in found.values() for each in index.options if each.kind == TASK and each.owner in tasks]
+    of_fits = (each for index in found.values() for each in index.options if each.kind == TASK or "fit" in each.at)
+    listed = [each for each in of_fits if each.owner in tasks]
     reading = [each for each in own.options if each.kind == READING]
     return reading + sorted(listed, key=lambda each: tasks.index(each.owner))
 
 
 def declared_options(named: str | None = None) -> list[Declared]:
-    """What the readers and tasks of domains take, each key once.
+    """What the readers and tasks of domains, and the judgements of their fits, take, each key once.
 
     Args:
         named: a domain; its options come first, also where it is of another package.
@@ -125,10 +126,10 @@ def options_of_task(name: str) -> list[Declared]:
 
 
 def judgement_options(at: str = "") -> list[Declared]:
-    """What the judgements take that tasks of this package make of a run, and those of others.
+    """What the judgements take that tasks of this package make of a fit or a run, and those of others.
 
     Args:
-        at: only those made in "eval" or "predict".
+        at: only those made in "fit", "eval" or "predict".
     """
     listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
     brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
@@ -245,7 +246,7 @@ def _of_task(cls: type[Task]) -> Iterator[Declared]:
 
 
 def _of_judgement(cls: type[Judgement], owner: str) -> Iterator[Declared]:
-    at = tuple(command for command in ON_RUNS if command in cls.at)
+    at = tuple(command for command in COMMANDS if command in cls.at)
     return _listed(JUDGEMENT, owner, cls, at) if at else iter(())
 
 

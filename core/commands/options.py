@@ -179,7 +179,8 @@ class FromRecipe(Source):
             beside = {name: given.pop(name, None) for name in BESIDE}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}
             flags = {_key(name, declared): value for name, value in given.items()}
-            flags |= {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
+            joined = {key: ",".join(value) for key, value in flags.items() if isinstance(value, list)}
+            flags |= {key: value for key, value in joined.items() if key not in declared}
             flags |= resource_flags(beside["resource"])
             return Given(beside["recipe"], beside["config"], beside["sets"] or (), flags)
 
@@ -362,7 +363,8 @@ def _of_domains(
 def _annotation(each: Declared, shown: bool) -> Any:
     panel = JUDGING if each.kind == JUDGEMENT else f"Options of {'task ' * (each.kind == TASK)}{each.owner}"
     how = {"metavar": each.metavar, "rich_help_panel": panel, "hidden": not shown}
-    return Annotated[str | None, typer.Option(each.flag, help=each.sentence, **how)]
+    kind = list[str] if each.kind == JUDGEMENT and each.type.startswith("tuple[str") else str
+    return Annotated[kind | None, typer.Option(each.flag, help=each.sentence, **how)]
 
 
 def resource_flags(given: list[str] | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .features import FeatureSet
     from .groups import PossibleGroups
+    from .items import DomainData
     from .prepared import PreparedData, Shots
     from .run_info import FittedRun
     from .use import Use
@@ -304,10 +305,14 @@ class Judgement(ABC):
     def __post_init__(self):
         settle(self, f"judgement '{self.name}'")
 
+    @property
+    def asked(self) -> bool:
+        """Whether it is made without being asked for, or is asked for."""
+        return not self.asked_by or any(getattr(self, name) is not None for name in self.asked_by)
+
     def applies(self, judged: Judged) -> bool:
         """Whether it judges this kind, is asked for and finds what it needs."""
-        asked = not self.asked_by or any(getattr(self, name) is not None for name in self.asked_by)
-        return isinstance(judged, self.judges) and asked and all(getattr(judged, name) for name in self.needs)
+        return isinstance(judged, self.judges) and self.asked and all(getattr(judged, name) for name in self.needs)
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
         """Raise what can be told before anything is scored.
@@ -318,6 +323,13 @@ class Judgement(ABC):
 
         Raises:
             ConfigError, CapabilityError: an option that this model, or these classes, cannot be judged by.
+        """
+
+    def check_read(self, data: DomainData) -> None:
+        """Raise what can be told of data as they were read, before any image is looked at, where it is asked for.
+
+        Raises:
+            ConfigError: an option that these data cannot be judged by.
         """
 
     @abstractmethod

@@ -14,7 +14,7 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet, TextClassifier
-from ...contracts.items import DomainData, Item, Label, Labels
+from ...contracts.items import Columns, DomainData, Item, Label, Labels
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import AUTO
 from ...data.splits import assign_splits
@@ -24,6 +24,9 @@ from ...features.files import FeatureFile, load_features
 from ...recipes.asked_for import class_indices
 from ...runtime.progress import Reporter
 from .prepared import Prepared
+
+OF_ROWS = frozenset({"labels", "ids"})
+"""Arrays of a features file that hold the label and the name of each row."""
 
 
 @dataclass(kw_only=True)
@@ -179,6 +182,8 @@ def prepared_rows(
         kind="multilabel" if file.features.multilabel else "labels",
         published=None if preset in (AUTO, Domain.NO_PRESET) else preset,
     )
+    ids = [item.id for item in data.items]
+    data = replace(data, columns=lambda: _columns(file, Path(path), ids))
     if whole or (not divided and len(set(file.split or ()) - {""}) < 2):
         data = data.with_items([item.with_(split="test") for item in data.items])
     else:
@@ -219,7 +224,21 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
         class_names=tuple(file.classifier.class_names[i] for i in indices),
     )
     split = None if file.split is None else tuple(file.split[i] for i in kept.tolist())
-    return replace(file, features=features, classifier=file.classifier.select(indices), split=split)
+    columns = {name: values[kept.numpy()] for name, values in file.columns.items()}
+    return replace(file, features=features, classifier=file.classifier.select(indices), split=split, columns=columns)
+
+
+def _columns(file: FeatureFile, path: Path, ids: Sequence[str]) -> Columns:
+    def cells(name: str) -> dict[str, str]:
+        return dict(zip(ids, map(_cell, file.columns[name].tolist())))
+
+    return Columns(path.name, tuple(file.columns), OF_ROWS, cells)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
 
 
 def _as_items(file: FeatureFile, path: Path) -> list[Item]:

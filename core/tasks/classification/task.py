@@ -24,6 +24,7 @@ from ...contracts.judgement import (
     JudgedData,
     JudgedLabels,
     JudgedPredictions,
+    Judgement,
     Scores,
 )
 from ...contracts.prepared import PreparedData, Shots
@@ -125,6 +126,7 @@ class Classification(ComparedClassification):
         "forgetting",
         "without-labels",
         "calibration",
+        "subgroups",
         "coverage",
         "random-split",
         "unlike-images",
@@ -184,7 +186,7 @@ class Classification(ComparedClassification):
         judged = adapter.label_free and recipe.judge and not recipe.shots
         check_resources(recipe.resources, [adapter], frozenset({"further_backbones"} if judged else ()))
         check_shots(recipe, adapter)
-        prepared = self.prepared(recipe, reporter)
+        prepared = self.prepared(recipe, reporter, judges=judges_at(self, FIT, recipe.task_options))
         recipe = without_shots(recipe, prepared.data, adapter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
@@ -214,22 +216,30 @@ class Classification(ComparedClassification):
 
     @part("reading the data")
     def prepared(
-        self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
+        self,
+        recipe: Recipe,
+        reporter: Reporter,
+        divided: bool = True,
+        fitted: RunInfo | None = None,
+        judges: Sequence[Judgement] = (),
     ) -> PreparedData:
         """The data side of a settled recipe: what is drawn, encoded and named.
 
         Args:
             divided: whether data without splits are split; else they are kept whole for testing.
             fitted: of a run on these data, by whose groups they are split again.
+            judges: what is to be said of a fit on them.
 
         Raises:
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self, divided, fitted)
+            return prepared_images(recipe, reporter, self, divided, fitted, judges)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
-        return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        rows = prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        check_read(rows.data, judges)
+        return rows
 
     def _left_out(self, recipe: Recipe, prepared: PreparedData) -> list[str]:
         """Names of the classes that `classes` leaves out."""
@@ -405,7 +415,12 @@ class Classification(ComparedClassification):
 
 
 def prepared_images(
-    recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True, fitted: RunInfo | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    task: Task,
+    divided: bool = True,
+    fitted: RunInfo | None = None,
+    judges: Sequence[Judgement] = (),
 ) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
@@ -415,12 +430,20 @@ def prepared_images(
     """
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
+    check_read(data, judges)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
     templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
     data = replace(data, notes=[*data.notes, *said])
     prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
+
+
+def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
+    """Raise what judgements that are asked for tell of the data as they were read."""
+    for judgement in judges:
+        if judgement.asked:
+            judgement.check_read(data)
 
 
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:

@@ -55,10 +55,10 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     protocol = protocol_named(recipe.protocol)
     transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    prepared = read(recipe, reporter, divided=not source, fitted=None if source else use.run.info)
+    judges, fitted = judges_at(task, EVAL, use.judging), None if source else use.run.info
+    prepared = read(recipe, reporter, divided=not source, fitted=fitted, judges=judges)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
-    judges = judges_at(task, EVAL, use.judging)
     for judgement in judges:
         judgement.check(adapter, prepared.class_names)
     if "base" in adapter.at_predict:

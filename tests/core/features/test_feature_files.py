@@ -332,3 +332,10 @@ def test_groups_are_read_by_their_usual_names(write):
     assert numbered[0] == numbered[1] != numbered[2] and len(set(numbered)) == 3
     assert load_features(write(video=np.zeros((N, 2, 3), np.float32))).features.groups is None
     assert load_features(write()).features.groups is None
+
+
+def test_further_arrays_are_columns(write):
+    sites = np.array(["north", "south"] * (N // 2))
+    file = load_features(write(site=sites, age=np.arange(N, dtype="f4"), pairs=np.zeros((N, 2), "f4")))
+    assert list(file.columns["site"]) == sites.tolist() and file.columns["age"].tolist() == list(range(N))
+    assert set(file.columns) == {"labels", "site", "age"}
