@@ -53,7 +53,7 @@ from ...recipes.asked_for import (
     with_published_views,
     without_shots,
 )
-from ...registry.build import divided, judgements_of, judges_at
+from ...registry.build import check_fit, divided, judgements_of, judges_at
 from ...runs.folder import RUNS, Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -128,6 +128,8 @@ class Classification(ComparedClassification):
         "calibration",
         "subgroups",
         "coverage",
+        "finding-curves",
+        "operating-point",
         "random-split",
         "unlike-images",
         "base-run",
@@ -193,6 +195,7 @@ class Classification(ComparedClassification):
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
+        check_fit(self, recipe.task_options, adapter, prepared, recipe.shots)
         augmentation = augmentation_of(adapter, prepared, recipe.adapter_options, recipe.protocol is not None)
         notes = [*protocol.notes(of_fit=True), *notes, *notes_on_augmentation({adapter.name: augmentation})]
         drawn = {"shots": recipe.shots, **augmentation.of_draw, "parts": parts_wanted(adapter)}
