@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +15,8 @@ from .images import as_image_size
 from .options import Option, as_text, option, options_of, typed
 
 SAMPLE = "sample"
+RUNS = Path("runs")
+"""Where runs are written, unless `--out` names another folder."""
 ALL = "all"
 AUTO = "auto"
 TRAINING = ("epochs", "lr")
@@ -342,9 +346,41 @@ def check_data_place(path: str) -> None:
 
 
 def check_out_folder(out: str | Path | None, holds: str = "run") -> None:
-    """Raise ConfigError where a file lies in place of the folder that is to hold what a command writes."""
-    if out and Path(out).is_file():
-        raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the {holds}")
+    """Refuse a folder that is to hold what a command writes, and cannot.
+
+    Raises:
+        ConfigError: a file lies there. DataError: as for `check_writable`.
+    """
+    if out:
+        check_writable(out)
+        if Path(out).is_file():
+            raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the {holds}")
+
+
+def check_writable(place: str | Path, option: str = "--out") -> None:
+    """Raise the DataError of a file or folder that can be neither written nor made: its name is too long, the disk is
+    read-only, others alone may write there. That a disk is full shows when it is written to."""
+    path = Path(os.path.realpath(place))  # where links lead
+    try:
+        folder = next(each for each in (path, *path.parents) if _is_there(each))
+        if folder == path and not path.is_dir():
+            folder = path.parent  # a file is replaced
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+            code = errno.EROFS if read_only else errno.EACCES
+            raise OSError(code, os.strerror(code))
+    except OSError as error:
+        raise DataError.unwritable(f"{option} {place}", error, f"give another {option}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_features_place(path: str | Path) -> None:

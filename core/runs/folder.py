@@ -7,7 +7,6 @@ which of those it scores were among them.
 from __future__ import annotations
 
 import datetime
-import errno
 import json
 import math
 import os
@@ -26,18 +25,17 @@ from safetensors import SafetensorError
 
 from ... import __version__
 from ..backbones.specs import FILE
+from ..contracts.recipe import RUNS
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
-from ..errors import ConfigError, DataError
-from ..runtime.files import claimed, remove_abandoned, write_whole, writing_to
+from ..errors import FULL, ConfigError, DataError
+from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to
 from ..runtime.process import installed_version
 from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
 
 FORMAT = 1
-RUNS = Path("runs")
 RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 KEYS = {
     "vladapt": str,
     "domain": (str, type(None)),
@@ -221,7 +219,7 @@ class Run(FittedRun):
                 raise
             return
         self.discard()
-        if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
+        if isinstance(error, SafetensorError) or getattr(error, "errno", None) in FULL:
             raise DataError.unwritable(self.path.parent, error) from error
 
 
@@ -360,7 +358,7 @@ def evaluation_folder(run: Path, source: str) -> Path:
     Args:
         source: the data, or the split of the run's own.
     """
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem) or "data"
+    safe = file_stem(re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem)) or "data"
     parent, name = run / EVALUATIONS, f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}"
     taken = len(list(parent.glob(f"{name}*"))) if parent.is_dir() else 0
     return parent / (f"{name}-{taken + 1}" if taken else name)

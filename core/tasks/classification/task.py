@@ -28,7 +28,7 @@ from ...contracts.judgement import (
     Scores,
 )
 from ...contracts.prepared import PreparedData, Shots
-from ...contracts.recipe import AUTO, Recipe, check_out_folder
+from ...contracts.recipe import AUTO, RUNS, Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
 from ...contracts.task import FILE_KINDS, FitResult, Task
@@ -54,7 +54,7 @@ from ...recipes.asked_for import (
     without_shots,
 )
 from ...registry.build import check_fit, divided, judgements_of, judges_at
-from ...runs.folder import RUNS, Run, now
+from ...runs.folder import Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
@@ -174,7 +174,6 @@ class Classification(ComparedClassification):
         if isinstance(recipe.novel, str):
             names = "names are for detection and segmentation (--domain open-vocab)"
             raise ConfigError(f"--novel {recipe.novel}: give --novel alone; {names}")
-        check_out_folder(recipe.out)
         if recipe.judge_views and recipe.features:
             raise ConfigError("--set judge_views: views need images, which a features file does not have; omit it")
         check_hooks(recipe)
