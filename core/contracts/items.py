@@ -122,7 +122,7 @@ def items_of(ids: Iterable[str] | None, items: Iterable[Item]) -> list[Item]:
 
 
 class ThumbnailStore(Protocol):
-    """Small pictures of images, kept by the content keys of these (`core/data/near_copies.py`).
+    """Small pictures of images, kept by the content keys of these (`core/data/thumbnails.py`).
 
     Attributes:
         root: the folder of the cache that they lie in.
