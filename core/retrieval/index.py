@@ -198,12 +198,15 @@ def mixed(text: Tensor | None, image: Tensor | None, weight: float = 0.5) -> Ten
         (D,) unit.
 
     Raises:
-        ConfigError: neither is given, or the weight is outside 0..1.
+        ConfigError: neither is given, or the weight is outside 0..1. DataError: a feature is NaN or infinity.
     """
     if not 0 <= weight <= 1:
         raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
     if text is None and image is None:
         raise ConfigError("nothing to search for: give a text, --image FILE, or both")
+    for kind, feature in (("text", text), ("image", image)):
+        if feature is not None and not feature.isfinite().all():
+            raise DataError(f"the backbone gives NaN or infinity for the {kind} of the query; give another {kind}")
     if text is None or image is None:
         return F.normalize((image if text is None else text).float(), dim=-1)
     both = weight * F.normalize(text.float(), dim=-1) + (1 - weight) * F.normalize(image.float(), dim=-1)

@@ -332,3 +332,10 @@ def test_groups_are_read_by_their_usual_names(write):
     assert numbered[0] == numbered[1] != numbered[2] and len(set(numbered)) == 3
     assert load_features(write(video=np.zeros((N, 2, 3), np.float32))).features.groups is None
     assert load_features(write()).features.groups is None
+
+
+def test_an_id_that_two_rows_have_is_refused(write):
+    path = write(ids=np.array(["a", "b", "c", "b", "d", "b"]))
+    for load in (load_features, load_image_features):
+        with pytest.raises(DataError, match="ids holds 'b' 3 times; give each row an id of its own"):
+            load(path)
