@@ -280,8 +280,12 @@ def check_ids(data: DomainData, path: str | Path) -> DomainData:
         DataError: two have the same.
     """
     seen: set[str] = set()
-    if twice := next((item.id for item in data.items if item.id in seen or seen.add(item.id)), None):
-        raise DataError(f"{path}: two samples are called '{shortened(twice)}'; list each once, or name them apart")
+    for item in data.items:
+        if item.id in seen:
+            raise DataError(
+                f"{path}: two samples are called '{shortened(item.id)}'; list each once, or name them apart"
+            )
+        seen.add(item.id)
     return data
 
 
