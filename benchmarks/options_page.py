@@ -35,7 +35,7 @@ SECTIONS = {
         ("option", "what it is"),
     ),
     "Of a comparison": ("Flags of `compare`, keywords of `vladapt.compare`.", ("option", "what it is")),
-    "Of a run that is used again": (
+    "Of what is said of a fit, and of a run that is used again": (
         "Flags and keywords of the commands named. Where there is no flag, it is a keyword only.",
         ("option", "of", "what it is"),
     ),

@@ -59,6 +59,17 @@ class VladaptError(Exception):
     def __init__(self, message: object = ""):
         super().__init__(as_message(str(message)))
 
+    def told(self, arguments: list[str]) -> int:
+        """Tell the user, in one line on stderr.
+
+        Args:
+            arguments: of the command; with "--debug" among them the traceback comes first.
+
+        Returns:
+            The exit code.
+        """
+        return fail(str(self), self.exit_code, self, arguments)
+
 
 class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""
@@ -183,6 +194,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def alternatives(names: list[str]) -> str:
     """["a", "b", "c"] -> "a, b or c"."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """["a", "b", "c", "d"] -> "a, b and 2 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[str]:

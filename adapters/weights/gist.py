@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, Item, TrainingImages, option
 from ...core.errors import CapabilityError, ConfigError
 from ...core.features import cores
-from ...core.metrics import val_score
 from ...core.prompts import build_classifier, spoken
 from ...core.training import (
     ImageSource,
@@ -25,13 +25,14 @@ from ...core.training import (
     epoch_batches,
     train_epochs,
 )
+from ._one_way import OneWay
 
 AT_ONCE = 64
 """Images encoded at once for the probe."""
 
 
 @dataclass(eq=False, kw_only=True)
-class Gist(ClassWeighted, TowerAdapter):
+class Gist(ClassWeighted, OneWay, TowerAdapter):
     """Lewis, Mu, Dalca and Guttag, GIST: Generating Image-Specific Text for Fine-grained Object Classification, 2023,
     arXiv 2307.11315.
 
@@ -82,17 +83,11 @@ class Gist(ClassWeighted, TowerAdapter):
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     default_epochs: ClassVar[int] = 40
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
-    # no options: trained by one loss at one rate, and the last weights are the towers of the probe
-    loss: ClassVar[None] = None
-    loss_options: ClassVar[None] = None
-    training: ClassVar[None] = None
+    # no options: trained at one rate, and the last weights are the towers of the probe
     prompts_a_class: ClassVar[None] = None
     warmup: ClassVar[float] = 0.0
     layer_decay: ClassVar[float] = 1.0
     clip_grad: ClassVar[None] = None
-    ema: ClassVar[None] = None
-    select: ClassVar[str] = "last"
-    patience: ClassVar[None] = None
 
     batch_size: int = option(20, "pairs per step, of all processes together", low=2, high=1_048_576)
     lr: float = 1e-6
@@ -136,14 +131,13 @@ class Gist(ClassWeighted, TowerAdapter):
         val = encoded(self._made, images, images.val) if images.val else None
         self.head, self.head_bias, epoch, score = trained_probe(
             seen,
-            val,
             len(self.class_names_),
             epochs=self.probe_epochs,
             lr=self.probe_lr,
             batch_size=self.probe_batch_size,
             seed=seed,
             priors=self.priors_of(seen.labels, len(self.class_names_)),
-            balanced=self.balanced,
+            score=None if val is None else partial(self._score_of_probe, val),
         )
         count = report.trained_parameters + self.head.numel() + self.head_bias.numel()
         chosen = {**report.chosen, "trained parameters": count, "probe epoch": epoch}
@@ -151,6 +145,9 @@ class Gist(ClassWeighted, TowerAdapter):
         notes = [*report.notes, f"{len(images.items)} images make {len(captions)} pairs with the texts nearest to them"]
         decided = {"chosen": chosen, "chosen_on": words, "val_score": score, "notes": notes}
         return replace(report, **decided, trained_parameters=count)
+
+    def _score_of_probe(self, val: FeatureSet, probe: nn.Linear) -> float:
+        return self.val_score(probe(val.features), val.labels)
 
     def _logits(self, batch: Batch) -> Tensor:
         features = self._raw(batch)
@@ -204,7 +201,6 @@ def encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> 
 
 def trained_probe(
     seen: FeatureSet,
-    val: FeatureSet | None,
     classes: int,
     *,
     epochs: int,
@@ -212,14 +208,14 @@ def trained_probe(
     batch_size: int,
     seed: int,
     priors: Tensor | None = None,
-    balanced: bool = False,
+    score: Callable[[nn.Linear], float] | None = None,
 ) -> tuple[Tensor, Tensor, int, float | None]:
-    """(C, D) weights and (C,) bias of a linear probe, the epoch they are of (from 1), and its accuracy on val.
+    """(C, D) weights and (C,) bias of a linear probe, the epoch they are of (from 1), and its score on val.
 
     Args:
-        seen, val: labelled features, taken as they are; without val the last epoch counts.
+        seen: labelled features, taken as they are.
         priors: (C,) what is added to the logits in training, or None.
-        balanced: whether the accuracy is the mean over classes.
+        score: on val, of the probe as it is; without val, None, the last epoch counts.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -232,15 +228,16 @@ def trained_probe(
         logits = probe(seen.features[index])
         return F.cross_entropy(logits if priors is None else logits + priors, seen.labels[index])
 
-    kept, best = (epochs, None), -1.0
+    best = -1.0
+    kept: tuple[int, float | None] = (epochs, None)
     for epoch in train_epochs(optimizer, rates, batches, loss_of):
-        if val is None:
+        if score is None:
             continue
         with torch.no_grad():
-            score = val_score(probe(val.features), val.labels, balanced)
-        if score >= best:
-            best, kept = score, (epoch.number + 1, score)
+            reached = score(probe)
+        if reached >= best:
+            best, kept = reached, (epoch.number + 1, reached)
             weights = [parameter.detach().clone() for parameter in probe.parameters()]
-    if val is None:
+    if score is None:
         weights = [parameter.detach() for parameter in probe.parameters()]
     return (*weights, *kept)

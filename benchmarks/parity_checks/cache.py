@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from vladapt import FeatureSet, TextClassifier
 from vladapt.adapters.cache import tip_x as tip_x_file
 from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
 from vladapt.adapters.cache.proker import Problem, rows_of
-from vladapt.adapters.cache.x_more import confidence, mixture
+from vladapt.adapters.selftraining.dpa import confidence, mixture
 
 from .comparison import compares, published
 from .fixtures import NUMBER, Check, Fixtures, Reference, UnreadableFixture, stated_in
@@ -190,9 +191,9 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(adapter.logits(f.test_set), f"{case}_searched", f"logits there, {case}")
         yield ref.check([*right[:2], f.accuracy(adapter)], f"{case}_acc")
         rows, labels = rows_of(support, options["views"])
-        problem = Problem.of(rows, labels, rows @ text.weights.T, False)
+        problem = Problem.of(rows, labels, rows @ text.weights.T)
         val, grids = f.val.unit, [axis.grid for axis in adapter._axes(support)]
-        scores = problem.scores(val, val @ text.weights.T, f.val.labels, *grids, False)
+        scores = problem.scores(val, val @ text.weights.T, *grids, partial(adapter.val_score, labels=f.val.labels))
         yield ref.check(100 * scores, f"{case}_val_accuracy")
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 FILE, FORMAT = "options.json", 1
 DECLARED = re.compile(rb"^ {4}\w+(?:: [^\n]*?)? = .*?(?=^ {0,4}\S|\Z)", re.MULTILINE | re.DOTALL)
 """What a class assigns, over all its lines: of a method that changes, options do not change."""
-ON_RUNS = ("eval", "predict")
-"""Of `Judgement.at`: when a run is used again."""
+COMMANDS = ("fit", "eval", "predict")
+"""Of `Judgement.at`: those whose flags options of judgements are."""
 READING, TASK, JUDGEMENT, DOCTOR = "reading", "task", "judgement", "doctor"
 METAVARS = {"bool": "yes|no", "int": "N", "float": "X", "str": "TEXT"}
 DOCTOR_FILE, DOCTOR_OPTIONS = "doctor.py", "DoctorOptions"
@@ -50,7 +50,7 @@ class Declared:
         switch: whether it is yes or no and is no by default, so that its flag may stand alone for yes.
         help: one line, in lower case, without a full stop.
         value: what its value is called in help, where that does not follow from the type.
-        at: of a judgement, where it is made: "eval", "predict".
+        at: of a judgement, where it is made: "fit", "eval", "predict".
     """
 
     kind: str
@@ -124,13 +124,18 @@ def options_of_task(name: str) -> list[Declared]:
     return [each for index in _here().values() for each in index.options if (each.kind, each.owner) == (TASK, name)]
 
 
-def judgement_options(at: str = "") -> list[Declared]:
-    """What the judgements take that tasks of this package make of a run, and those of others.
+def judgement_options(at: str = "", domain: str | None = None, task: str | None = None) -> list[Declared]:
+    """What the judgements take that tasks of this package make of a fit or a run, and those of others.
 
     Args:
-        at: only those made in "eval" or "predict".
+        at: only those made in "fit", "eval" or "predict".
+        domain: only those of its tasks.
+        task: only those of this one of them.
     """
     listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
+    if domain is not None:
+        tasks = {**_here(), **_elsewhere(domain)}.get(domain, Index()).tasks
+        listed = [each for each in listed if each.owner in tasks and task in (None, each.owner)]
     brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
     if brought:
         from ..registry.build import judgement_class
@@ -245,7 +250,7 @@ def _of_task(cls: type[Task]) -> Iterator[Declared]:
 
 
 def _of_judgement(cls: type[Judgement], owner: str) -> Iterator[Declared]:
-    at = tuple(command for command in ON_RUNS if command in cls.at)
+    at = tuple(command for command in COMMANDS if command in cls.at)
     return _listed(JUDGEMENT, owner, cls, at) if at else iter(())
 
 

@@ -115,6 +115,12 @@ def max_pixels_option(help: str = "images and volumes: most pixels or voxels tha
     return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
 
 
+def items_of(ids: Iterable[str], items: Iterable[Item]) -> list[Item]:
+    """The items with these ids, in the order of the ids."""
+    by_id = {item.id: item for item in items}
+    return [by_id[name] for name in ids]
+
+
 class ThumbnailStore(Protocol):
     """Small pictures of images, kept by the content keys of these (`core/data/near_copies.py`).
 
@@ -163,6 +169,23 @@ class Questions:
     metric: Callable[[Tensor, Tensor, Sequence[str]], dict[str, float]]
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What a table says of the samples besides.
+
+    Args:
+        place: of the table, for messages.
+        names: of its columns, in order.
+        taken: those that hold the image, its label or its labels.
+        cells: name of a column -> id of a sample -> its cell.
+    """
+
+    place: str
+    names: tuple[str, ...]
+    taken: Collection[str]
+    cells: Callable[[str], Mapping[str, str]]
+
+
 @dataclass
 class DomainData:
     """A data set as read: items, names, and how to decode one.
@@ -195,6 +218,8 @@ class DomainData:
             shows what a random split would have scored; "" for other groups, or none.
         open_groups: what may say which images belong together, where nothing did for sure; None where that is settled.
         possible_groups: what names and pixels say of groups; None where they were not asked.
+        columns: reads the table that lists the samples, when it is asked for; it, or what it gives, is None where there
+            is none.
         domain: the `Domain` as these data want it, by what was read of them: the prompts of a recognised set, the
             pixels of a corpus. None: as it is for any others (`Domain.of`).
     """
@@ -220,6 +245,7 @@ class DomainData:
     blocks: str = ""
     open_groups: OpenGroups | None = None
     possible_groups: PossibleGroups | None = None
+    columns: Callable[[], Columns | None] | None = field(default=None, repr=False, compare=False)
     domain: Any = field(default=None, repr=False, compare=False)
 
     @classmethod

@@ -23,6 +23,10 @@ TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 DATA, METHOD, JUDGING, OUTPUT = "Data", "Method", "Judging", "Output"
 """Headings of flags in a command's help."""
+FEATURES = "features file (.safetensors, .npz) instead of images"
+DEVICE = "device: auto (the default), cpu, cuda or cuda:1"
+REDACT = "leave file names, the path of the data and pictures out of what is written; samples are numbered"
+"""Help of options that a run takes again where it is used."""
 PROTOCOLS = (
     *("coop", "full-val", "k-val", "fixed", "standard", "relaxed", "realistic"),
     *("cross-dataset", "domain-generalization", "transductive"),
@@ -75,9 +79,7 @@ class Recipe:
         metavar="PATH",
         group=DATA,
     )
-    features: str | None = option(
-        None, "features file (.safetensors, .npz) instead of images", metavar="FILE", group=DATA
-    )
+    features: str | None = option(None, FEATURES, metavar="FILE", group=DATA)
     adapter: dict[str, Any] = option(
         help="method (`vladapt list adapters`); by default the task's, for classes auto",
         factory=lambda: {"name": None},
@@ -139,7 +141,7 @@ class Recipe:
         high=2**14,
         parse=as_image_size,
     )
-    device: str = option("auto", "device: auto (the default), cpu, cuda or cuda:1", metavar="NAME", group=METHOD)
+    device: str = option("auto", DEVICE, metavar="NAME", group=METHOD)
     amp: str | None = option(
         None,
         "mixed precision of the backbone; by default full precision",
@@ -198,11 +200,7 @@ class Recipe:
         "start again",
         group=OUTPUT,
     )
-    redact: bool = option(
-        False,
-        "leave file names, the path of the data and pictures out of what is written; samples are numbered",
-        group=OUTPUT,
-    )
+    redact: bool = option(False, REDACT, group=OUTPUT)
     task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 

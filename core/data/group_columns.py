@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..contracts.groups import OpenGroups
-from ..contracts.items import DomainData
+from ..contracts.items import Columns, DomainData
 from ..errors import DataError, UnknownNameError
 from .files import visible
 from .group_names import is_by_name, values_by_name
 from .group_words import KINDS, is_split_word, kind_of_column
-from .tables import Table, read_table
+from .tables import Table, columns_of, read_table
 
 OPTION = "group_column"
 AUTO, NONE = "auto", "none"
@@ -205,7 +205,7 @@ def group_by_names(names: Sequence[str], classes: Sequence[Collection[Hashable]]
 
 
 def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) -> DomainData:
-    """The set, its items grouped by a table that lies in their folder and lists them.
+    """The set, its items grouped by a table that lies in their folder and lists them, and the columns of that table.
 
     Args:
         data: items whose ids are paths relative to the folder.
@@ -215,32 +215,34 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
     Raises:
         UnknownNameError: no table there lists these images and has a column of that name.
     """
+    ids = [item.id for item in data.items]
+    data = replace(data, columns=lambda: _columns_beside(folder, ids))
     if named == NONE:
         alone = data.with_items([item.with_(group=None) for item in data.items])
         return replace(alone, notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
     if is_by_name(named):
-        grouping = group_by_names([item.id for item in data.items], [item.classes() for item in data.items], named)
+        grouping = group_by_names(ids, [item.classes() for item in data.items], named)
         pairs = zip(data.items, grouping.groups, strict=True)
         named_so = data.with_items([item.with_(group=group) for item, group in pairs])
         return replace(named_so, notes=[*data.notes, *grouping.notes])
     named, tables = named.removeprefix(COLUMN), _tables_in(folder)
     for table in tables:
-        listed = _rows_by_item(data, table)
+        listed = _rows_by_item(ids, table)
         if listed is None or (named != AUTO and not table.has_column(named)):
             continue
         rows, items = listed
         part = replace(table, rows=[table.rows[row] for row in rows])
         listed_items = [data.items[item] for item in items]
         classes = [item.classes() for item in listed_items]
-        ids = [item.id for item in listed_items]
-        grouping = group_rows(part, ids, classes, named=named)
+        listed_ids = [ids[item] for item in items]
+        grouping = group_rows(part, listed_ids, classes, named=named)
         if grouping.column is None and any(item.group for item in data.items):
             continue
         group_of = dict(zip(items, grouping.groups, strict=True))
         grouped = [item.with_(group=group_of.get(n) or item.group) for n, item in enumerate(data.items)]
         notes = [note.replace("column '", f"{table.path.name}, column '", 1) for note in grouping.notes]
         found = replace(data.with_items(grouped), notes=[*data.notes, *notes])
-        return found if grouping.column else replace(found, open_groups=open_groups(part, ids, note=notes[0]))
+        return found if grouping.column else replace(found, open_groups=open_groups(part, listed_ids, note=notes[0]))
     if named != AUTO:
         columns = [f"{table.path.name} has {', '.join(map(str, table.columns))}" for table in tables]
         raise UnknownNameError(
@@ -295,9 +297,18 @@ def _tables_in(folder: Path) -> list[Table]:
     return tables
 
 
-def _rows_by_item(data: DomainData, table: Table) -> tuple[list[int], list[int]] | None:
+def _columns_beside(folder: Path, ids: Sequence[str]) -> Columns | None:
+    """What the first table in a folder says that lists its images."""
+    for table in _tables_in(folder):
+        if (listed := _rows_by_item(ids, table)) is not None:
+            taken = map(table.column_of, (Table.IMAGE, Table.LABEL))
+            return columns_of(table, {ids[place]: row for row, place in zip(*listed, strict=True)}, taken)
+    return None
+
+
+def _rows_by_item(ids: Sequence[str], table: Table) -> tuple[list[int], list[int]] | None:
     """(rows, positions of the items they list), by the column whose values are most often names of the images."""
-    item_of = _names_of_items(data)
+    item_of = _names_of_items(ids)
     best: dict[int, int] = {}
     for column in table.columns:
         found: dict[int, int] = {}
@@ -307,16 +318,16 @@ def _rows_by_item(data: DomainData, table: Table) -> tuple[list[int], list[int]]
             if place is not None:
                 found.setdefault(place, number)
         best = max(best, found, key=len)
-    if len(best) < max(1, LEAST_SHARE * len(data.items)):
+    if len(best) < max(1, LEAST_SHARE * len(ids)):
         return None
     return list(best.values()), list(best)
 
 
-def _names_of_items(data: DomainData) -> dict[str, int]:
+def _names_of_items(ids: Sequence[str]) -> dict[str, int]:
     """Path, file name and stem -> position of the item, as far as each means one item."""
     places: dict[str, set[int]] = {}
-    for position, item in enumerate(data.items):
-        path = PurePosixPath(item.id)
-        for name in {item.id, path.name, path.stem}:
+    for position, id_ in enumerate(ids):
+        path = PurePosixPath(id_)
+        for name in {id_, path.name, path.stem}:
             places.setdefault(name, set()).add(position)
     return {name: next(iter(some)) for name, some in places.items() if len(some) == 1}

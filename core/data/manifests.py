@@ -21,7 +21,7 @@ from .group_columns import AUTO, COLUMN, NONE, OPTION, Grouping, group_rows, ope
 from .group_names import is_by_name
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
-from .tables import Row, Table, read_table
+from .tables import Row, Table, columns_of, read_table
 
 CAPTION_COLUMNS = ("caption", "captions")
 # Numbers that happen to be 0 and 1 in a small table are not classes.
@@ -62,7 +62,7 @@ def read_manifest(
     classes = [() if target is None else target.classes() for target in labels.per_row]
     names = [row.text(columns.image) for row in table.rows]
     grouping = group_rows(table, names, classes, taken=columns.used, named=group_column)
-    collector, ids, notes = _read_rows(table, columns, labels, grouping, roots, formats)
+    collector, row_of, notes = _read_rows(table, columns, labels, grouping, roots, formats)
     if not collector.items and collector.skipped:
         name, reason = collector.skipped[0]
         count = len(collector.skipped)
@@ -71,8 +71,12 @@ def read_manifest(
     name = path.resolve().parent.name
     data = collector.data_set(path, formats, labels.class_names, kind=labels.kind, name=name, notes=notes)
     if group_column == AUTO and not any(item.group for item in data.items):
+        ids: list[str | None] = [None] * len(table.rows)
+        for id_, number in row_of.items():
+            ids[number] = id_
         data = replace(data, open_groups=open_groups(table, ids, columns.used, grouping.notes[0]))
-    return check_items(data, path)
+    taken = [columns.image, *([columns.label] if columns.label else labels.class_names)]
+    return check_items(replace(data, columns=lambda: columns_of(read_table(path), row_of, taken)), path)
 
 
 def has_labels(path: Path) -> bool:
@@ -174,10 +178,10 @@ def _read_rows(
     grouping: Grouping,
     roots: Sequence[Path],
     formats: Sequence[Format],
-) -> tuple[ItemCollector, list[str | None], list[str]]:
-    """The items, the id of the item of each row, and notes."""
+) -> tuple[ItemCollector, dict[str, int], list[str]]:
+    """The items, the row that each is of, and notes."""
     collector, times_named, seen = ItemCollector(), Counter(), set()
-    ids: list[str | None] = [None] * len(table.rows)
+    row_of: dict[str, int] = {}
     unlabelled = repeated = 0
     for number, (row, target, group) in enumerate(zip(table.rows, labels.per_row, grouping.groups, strict=True)):
         name = row.text(columns.image)
@@ -198,13 +202,13 @@ def _read_rows(
             times = times_named[id_]
             before = len(collector.items)
             collector.add_file(file, id_ if times == 1 else f"{id_}#row{times}", formats, **fields)
-            ids[number] = collector.items[-1].id if len(collector.items) > before else None
+            row_of |= {item.id: number for item in collector.items[before:]}
     notes = []
     if unlabelled:
         notes.append(f"Rows without a label, left out: {unlabelled} (write [] where none of several labels applies).")
     if repeated:
         notes.append(f"Repeated rows, left out: {repeated}.")
-    return collector, ids, notes
+    return collector, row_of, notes
 
 
 def _id(name: str, file: Path, roots: Sequence[Path]) -> str:

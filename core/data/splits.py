@@ -21,12 +21,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..contracts.items import DomainData, Item, ThumbnailStore
-from ..errors import DataError
+from ..errors import DataError, first_of
 from ..runtime.process import collecting_seldom
 from .allocation import Part, allocate
 from .near_copies import remembered_near_copies
 from .verify import FileHashes, content_key, content_of, part_text
 
+LISTED = 10
+"""Classes that a note names."""
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
 MADE_ANEW = "train, val and test were made anew"
@@ -199,19 +201,14 @@ def _notes_on_classes(items: Sequence[Item], class_names: Sequence[str]) -> list
         split: {label for item in items if item.split == split for label in item.classes()}
         for split in ("train", "test")
     }
-    untested = sorted(classes["train"] - classes["test"])
-    untrained = sorted(classes["test"] - classes["train"])
+    untested = [class_names[label] for label in sorted(classes["train"] - classes["test"])]
+    untrained = [class_names[label] for label in sorted(classes["test"] - classes["train"])]
     notes = []
     if untested:
-        notes.append(f"Classes trained but not tested, for lack of test images: {_listed(untested, class_names)}.")
+        notes.append(f"Classes trained but not tested, for lack of test images: {first_of(untested, LISTED)}.")
     if untrained:
-        notes.append(f"Classes tested without a training image: {_listed(untrained, class_names)}.")
+        notes.append(f"Classes tested without a training image: {first_of(untrained, LISTED)}.")
     return notes
-
-
-def _listed(labels: Sequence[int], class_names: Sequence[str], most: int = 10) -> str:
-    names = [class_names[label] for label in labels]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @dataclass(frozen=True)

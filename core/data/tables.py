@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..contracts.items import Columns
 from ..errors import DataError, UnknownNameError
 from ..runtime.reading import parse_json, read_text
 
@@ -90,6 +91,20 @@ class Table:
     @cached_property
     def _by_plain_name(self) -> dict[str, str]:
         return {self.plain_name(column): column for column in reversed(self.columns)}
+
+
+def columns_of(table: Table, row_of: Mapping[str, int], taken: Iterable[str | None]) -> Columns:
+    """What a table says of samples.
+
+    Args:
+        row_of: id of a sample -> position of its row.
+        taken: columns that hold the image or its labels.
+    """
+
+    def cells(name: str) -> dict[str, str]:
+        return {id_: table.rows[row].text(name) for id_, row in row_of.items()}
+
+    return Columns(table.path.name, table.columns, {name for name in taken if name is not None}, cells)
 
 
 def read_table(path: Path) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,13 @@ class FeatureFile:
         features: (N, D) with labels; `raw_norms` is False where the file's rows are of unit length.
         classifier: of the C text features.
         split: N of "train", "val", "test" or "" (the file does not say), or None.
+        columns: name -> array (N,), of all that hold a text or a number per row.
     """
 
     features: FeatureSet
     classifier: TextClassifier
     split: tuple[str, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def load_features(path: str | Path) -> FeatureFile:
@@ -58,7 +60,7 @@ def load_features(path: str | Path) -> FeatureFile:
     `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
     `logit_scale` (100 by default), `split` (N,), `ids` (N,), and `groups` (N,), also by another usual name (patient,
     subject, study, ...), which says what is never divided between splits. In .safetensors, lists of texts are JSON in
-    the metadata.
+    the metadata. Any other array (N,) is a column, by whose values scores may be told apart (`--by`).
     The parts of each sample (frames, slices, windows) are `image_parts` (N, T, D), with `parts_mask` (N, T), true where
     there is one, by default everywhere; `image_features` is then their mean and may be omitted. `part_views` says how
     they divide into views ("12,8,probabilities": twelve, fitted on number 8, what is averaged).
@@ -92,7 +94,7 @@ def load_features(path: str | Path) -> FeatureFile:
         class_names=names,
         logit_scale=arrays.logit_scale(),
     )
-    return FeatureFile(features, classifier, arrays.split(count))
+    return FeatureFile(features, classifier, arrays.split(count), arrays.columns(count))
 
 
 def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]:
@@ -124,9 +126,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a readable .safetensors file ({reason}); save or copy it again") from None
-    for name in WORDS:
-        if name in metadata and name not in arrays:
-            arrays[name] = _from_json(metadata[name])
+    for name, text in metadata.items():
+        if name not in arrays and (name in WORDS or text.startswith("[")):
+            arrays[name] = _from_json(text)
     return arrays
 
 
@@ -222,6 +224,13 @@ class _Arrays:
         values = lists[name]
         cells = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values.tolist()]
         return tuple(group_of(cell) or f"row {row}" for row, cell in enumerate(cells))
+
+    def columns(self, count: int) -> dict[str, Any]:
+        """The arrays (N,), but those of the classes."""
+        of_classes = {*NEEDED, *OTHER_SPELLING.values()}
+        arrays = {name: np.asarray(each) if isinstance(each, list) else each for name, each in self._arrays.items()}
+        shapes = {name: tuple(getattr(each, "shape", ())) for name, each in arrays.items() if name not in of_classes}
+        return {name: arrays[name] for name, shape in shapes.items() if shape == (count,)}
 
     def features(self, name: str, ndim: int) -> tuple[Tensor, bool]:
         """float32 rows, and whether their norms are still those of the tower."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from .intervals import SIGNIFICANT, share_interval, units_of
 
 LEAST_UNITS = 20
 """Patients, or images where patients are not known, below which a part is not shown."""
+MOST_VALUES = 10
+"""Different numbers that are parts of their own; more are cut at the quartiles."""
 PERMUTATIONS, AT_ONCE = 10_000, 2_000_000
 LEVEL = 0.95
 
@@ -60,6 +63,27 @@ class Subgroups:
         if not self.differ:
             return None
         return max(self.parts, key=lambda part: part.share), min(self.parts, key=lambda part: part.share)
+
+
+def quartiles(values: Sequence[str]) -> tuple[list[str], list[str]] | None:
+    """The quarter that each number lies in, in words, and all quarters in order; None where the values are no numbers,
+    or few different ones.
+
+    Args:
+        values: N numbers as texts, "" where there is none.
+    """
+    filled = [value for value in values if value]
+    try:
+        numbers = np.array(filled, dtype=np.float64)
+    except ValueError:
+        return None
+    if len(set(filled)) <= MOST_VALUES or not np.isfinite(numbers).all():
+        return None
+    cuts = np.unique(np.quantile(numbers, (0.25, 0.5, 0.75), method="lower"))
+    low, high = [f"above {cut:g}" for cut in cuts], [f"up to {cut:g}" for cut in cuts]
+    names = [high[0], *(f"{above}, {below}" for above, below in zip(low, high[1:])), low[-1]]
+    place = iter(np.searchsorted(cuts, numbers).tolist())
+    return [names[next(place)] if value else "" for value in values], names
 
 
 def subgroups(

@@ -338,9 +338,7 @@ class _Merged:
 
 
 def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
-    """Names of the options of the recipe's task and its judgements; none where it cannot be told."""
-    if not recipe.domain and not recipe.task:
-        return []
+    """Names of the options of the recipe's task and its judgements."""
     task = task_of(recipe, domain)
     own = [] if task.options is None else [each.name for each in options_of(task.options)]
     return [*own, *judging_options(task, FIT)]

@@ -28,7 +28,7 @@ from ..backbones.specs import FILE
 from ..contracts.recipe import RUNS
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
 from ..errors import FULL, ConfigError, DataError
-from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole
+from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to
 from ..runtime.process import installed_version
 from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
@@ -93,12 +93,10 @@ class Run(FittedRun):
         """
         parent = Path(out) if out else RUNS
         made = [folder for folder in [parent, *parent.parents] if not folder.exists()]
-        try:
+        with writing_to(parent):
             parent.mkdir(parents=True, exist_ok=True)
             path = _new_folder(parent, f"{domain}-{adapter}")
             claim = claimed(path / UNFINISHED)
-        except OSError as error:
-            raise DataError.unwritable(parent, error) from error
         return cls(path, _made=made, _claim=claim)
 
     @classmethod
@@ -163,11 +161,8 @@ class Run(FittedRun):
             DataError: nothing can be written there.
         """
         now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
-        try:
-            with (self.path / "log.txt").open("a", encoding="utf-8") as f:
-                f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
-        except OSError as error:
-            raise DataError.unwritable(self.path, error) from error
+        with writing_to(self.path), (self.path / "log.txt").open("a", encoding="utf-8") as f:
+            f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
 
     def replace_adapter(self, save: Callable[[Path], Any]) -> None:
         """Write the adapter of a finished run anew.
@@ -386,10 +381,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         DataError: it cannot be made.
     """
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError.unwritable(folder, error) from error
 
 
 def kept_digests(parts: Mapping[str, Sequence[Any]], digests: Callable[[Any], list[str]]) -> dict[str, Any]:

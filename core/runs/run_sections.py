@@ -148,13 +148,10 @@ def score_rows(measures: Mapping[str, Measure], before, after, intervals: Mappin
     for key, measure in measures.items():
         if key not in after:
             continue
-        between = [measure.between(bounds) for bounds in intervals.get(key, (None, None))]
         old = (before or {}).get(key)
-        cells = [Cell(measure.text(old), between[0]), Cell(measure.text(after[key]), between[1])]
+        cells = [measure.cell(*each) for each in zip((old, after[key]), intervals.get(key, (None, None)))]
         changed = [with_unit(measure, measure.change(old, after[key]))]
-        rows.append(
-            [Cell(f"{measure.name} {measure.arrow}", measure.meaning), *(cells + changed if before else cells[1:])]
-        )
+        rows.append([measure.title(), *(cells + changed if before else cells[1:])])
     return rows
 
 
@@ -353,6 +350,11 @@ class Report:
     def of_run(cls, info: RunInfo, **parts: Any) -> Report:
         """Of a run, which says when it was made and with which packages."""
         return cls(created=info.created, versions=info.versions, **parts)
+
+    def of_evaluation(self, run: str | Path, lead: str) -> Report:
+        """The report of a run made again, of an evaluation."""
+        place = f"Evaluation of the run {run}, which is unchanged; the numbers are in metrics.json beside this page."
+        return replace(self, kind="Report of one evaluation", lead=lead, place=place)
 
     def with_sections(self, further: Sequence[Any]) -> Report:
         """With sections at its end."""

@@ -68,6 +68,22 @@ def replacing(path: Path, cure: str = OTHER_OUT) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def writing_to(place: object, cure: str = OTHER_OUT) -> Iterator[None]:
+    """A block that writes to a place.
+
+    Args:
+        cure: what to do where nothing can be written, for the message.
+
+    Raises:
+        DataError: the file system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError.unwritable(place, error, cure) from error
+
+
 def place_of(path: Path, what: str = "") -> Path:
     """The file that a path names, through links.
 

@@ -23,7 +23,7 @@ from ...confidence.selective import NEIGHBOURS
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import Batch, FeatureSet
-from ...contracts.items import Item
+from ...contracts.items import Item, items_of
 from ...contracts.prepared import PreparedData
 from ...contracts.use import Exported, ExportWishes, Use
 from ...data.images import IMAGE
@@ -102,10 +102,10 @@ class Head(nn.Module):
         super().__init__()
         self.adapter = adapter
         scaling, unlike = (None, None) if calibration is None else (calibration.scaling, calibration.unlike)
-        known = unlike is not None and unlike.known and unlike.support.shape[1] == adapter.dim_
+        tells_unlike = unlike is not None and unlike.known and unlike.support.shape[1] == adapter.dim_
         self.register_buffer("temperature", torch.ones(1) if scaling is None else scaling.temperature.float())
         self.register_buffer("offset", torch.zeros(1) if scaling is None else scaling.offset.float())
-        self.register_buffer("support", unlike.support if known else None)
+        self.register_buffer("support", unlike.support if tells_unlike else None)
 
     def forward(self, features: Tensor, pre_projection: Tensor | None = None):
         logits = self.adapter.logits(Batch(features=features, pre_projection=pre_projection))
@@ -127,8 +127,8 @@ class Whole(nn.Module):
     def forward(self, pixels: Tensor):
         features = self._towers.encode_image(pixels, False).float()
         hidden = self._towers.hidden(pixels).float() if "pre_projection" in self.head.adapter.at_predict else None
-        given = self.head(features, hidden)
-        return (*(given if isinstance(given, tuple) else (given,)), features)
+        outputs = self.head(features, hidden)
+        return (*(outputs if isinstance(outputs, tuple) else (outputs,)), features)
 
 
 @dataclass
@@ -216,25 +216,24 @@ class _Export:
 
     def _in_8_bits(self, folder: Path, reporter: Reporter) -> tuple[str, Agreement]:
         """Write the graph in 8 bits; where too many answers change, with 16 for what convolutions are given."""
-        found: dict[int, tuple[str, Agreement]] = {}
+        attempts: dict[int, tuple[str, Agreement]] = {}
         for bits in (8, 16) if has_convolutions(folder / FILES[PIXELS]) else (8,):
             path = folder / f"{bits}-{INT8}"
             words = write_in_8_bits(folder / FILES[PIXELS], path, list(self._for_ranges()), bits)
-            found[bits] = words, self._checked_whole(Session(path), reporter)["files"]
-            if found[bits][1].same >= SAME_ANSWERS:
+            attempts[bits] = words, self._checked_whole(Session(path), reporter)["files"]
+            if attempts[bits][1].same >= SAME_ANSWERS:
                 break
-        best = max(found, key=lambda bits: found[bits][1].same)  # of a tie the first
-        for bits in found:
+        best = max(attempts, key=lambda bits: attempts[bits][1].same)  # of a tie the first
+        for bits in attempts:
             path = folder / f"{bits}-{INT8}"
             path.rename(folder / INT8) if bits == best else path.unlink()
-        return found[best]
+        return attempts[best]
 
     # images ----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def items(self) -> list[Item]:
-        by_id = {item.id: item for item in self.prepared.data.items}
-        return [by_id[i] for i in self.tested.ids]
+        return items_of(self.tested.ids, self.prepared.data.items)
 
     @cached_property
     def transform(self):
@@ -286,10 +285,10 @@ class _Export:
     @torch.no_grad()
     def _checked_head(self, session: Session) -> Agreement:
         inputs = self._inputs
-        given = self.head(*inputs.values())
-        logits = given[0] if isinstance(given, tuple) else given
-        found = session(**{name: rows.cpu().numpy() for name, rows in inputs.items()})
-        return self._agreement(logits, torch.from_numpy(found["logits"]))
+        outputs = self.head(*inputs.values())
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        answers = session(**{name: rows.cpu().numpy() for name, rows in inputs.items()})
+        return self._agreement(logits, torch.from_numpy(answers["logits"]))
 
     @torch.no_grad()
     def _checked_whole(self, session: Session, reporter: Reporter) -> dict[str, Agreement]:
@@ -307,8 +306,8 @@ class _Export:
                 on_files.append(on_pixels[-1] if same else session(pixels=seen)["logits"])
                 progress(start + len(items), len(self.items))
         model = torch.cat(by_model)
-        given = {PIXELS: on_pixels, "files": on_files}
-        return {name: self._agreement(model, torch.from_numpy(np.concatenate(rows))) for name, rows in given.items()}
+        answers = {PIXELS: on_pixels, "files": on_files}
+        return {name: self._agreement(model, torch.from_numpy(np.concatenate(rows))) for name, rows in answers.items()}
 
     def _agreement(self, model: Tensor, graph: Tensor) -> Agreement:
         return Agreement.of(model, graph, self._labels, self._thresholds)
@@ -324,8 +323,12 @@ class _Export:
     def _thresholds(self) -> Tensor | None:
         if not self.adapter.multilabel_:
             return None
-        known = None if self.calibration is None else self.calibration.thresholds
-        return torch.full((len(self.adapter.class_names_),), HALF, dtype=torch.float64) if known is None else known
+        thresholds = None if self.calibration is None else self.calibration.thresholds
+        return (
+            torch.full((len(self.adapter.class_names_),), HALF, dtype=torch.float64)
+            if thresholds is None
+            else thresholds
+        )
 
     # what is said of it ----------------------------------------------------------------------------------------------
 

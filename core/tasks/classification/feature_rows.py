@@ -14,7 +14,7 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet, TextClassifier
-from ...contracts.items import DomainData, Item, Label, Labels
+from ...contracts.items import Columns, DomainData, Item, Label, Labels
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import AUTO
 from ...data.splits import assign_splits
@@ -24,6 +24,9 @@ from ...features.files import FeatureFile, load_features
 from ...recipes.asked_for import class_indices
 from ...runtime.progress import Reporter
 from .prepared import Prepared
+
+OF_ROWS = frozenset({"labels", "ids"})
+"""Arrays of a features file that hold the label and the name of each row."""
 
 
 @dataclass(kw_only=True)
@@ -66,8 +69,8 @@ class PreparedFeatures(Prepared):
 
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
         """The text rows of some of the file's classes."""
-        known = list(self.file.classifier.class_names)
-        return self.file.classifier.select([known.index(name) for name in class_names]).to(self.device)
+        names = list(self.file.classifier.class_names)
+        return self.file.classifier.select([names.index(name) for name in class_names]).to(self.device)
 
     @property
     def made_by(self) -> str:
@@ -127,13 +130,13 @@ def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> Featu
     Raises:
         DataError: the data has no such split.
     """
-    given = {item.split for item in prepared.data.items}
+    splits = {item.split for item in prepared.data.items}
     if split == "all" or (everything and not prepared.had_splits and split == "test"):
         items = prepared.data.items
-    elif split in given:
+    elif split in splits:
         items = prepared.data.split(split)
     else:
-        raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(given))}; give one of them")
+        raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(splits))}; give one of them")
     return prepared.features(items, f"{split} images")
 
 
@@ -179,6 +182,8 @@ def prepared_rows(
         kind="multilabel" if file.features.multilabel else "labels",
         published=None if preset in (AUTO, Domain.NO_PRESET) else preset,
     )
+    ids = [item.id for item in data.items]
+    data = replace(data, columns=lambda: _columns(file, Path(path), ids))
     if whole or (not divided and len(set(file.split or ()) - {""}) < 2):
         data = data.with_items([item.with_(split="test") for item in data.items])
     else:
@@ -212,14 +217,28 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
     position = torch.full((len(file.classifier),), -1, dtype=torch.int64)
     position[torch.tensor(indices)] = torch.arange(len(indices))
     labels = position[file.features.labels]
-    kept = (labels >= 0).nonzero().flatten()
+    rows = (labels >= 0).nonzero().flatten()
     features = replace(
-        file.features.select(kept),
-        labels=labels[kept],
+        file.features.select(rows),
+        labels=labels[rows],
         class_names=tuple(file.classifier.class_names[i] for i in indices),
     )
-    split = None if file.split is None else tuple(file.split[i] for i in kept.tolist())
-    return replace(file, features=features, classifier=file.classifier.select(indices), split=split)
+    split = None if file.split is None else tuple(file.split[i] for i in rows.tolist())
+    columns = {name: values[rows.numpy()] for name, values in file.columns.items()}
+    return replace(file, features=features, classifier=file.classifier.select(indices), split=split, columns=columns)
+
+
+def _columns(file: FeatureFile, path: Path, ids: Sequence[str]) -> Columns:
+    def cells(name: str) -> dict[str, str]:
+        return dict(zip(ids, map(_cell, file.columns[name].tolist())))
+
+    return Columns(path.name, tuple(file.columns), OF_ROWS, cells)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
 
 
 def _as_items(file: FeatureFile, path: Path) -> list[Item]:

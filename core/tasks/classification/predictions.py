@@ -83,7 +83,7 @@ class Predictions:
         row: dict[str, Any] = {"id": self.ids[n], **({} if self.places is None else self.places[n])}
         if self.answers is not None:
             named = self.answers[n]
-            row["labels"] = [name for name, kept in zip(self.class_names, named.tolist()) if kept]
+            row["labels"] = [name for name, present in zip(self.class_names, named.tolist()) if present]
             row["confidences"] = probs[named].tolist()
         else:
             row["label"], row["confidence"] = ranked[0]["class"], ranked[0]["probability"]

@@ -18,7 +18,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
-from ...contracts.items import DomainData, Item
+from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import PREDICT
 from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
@@ -129,8 +129,7 @@ class Predictor:
         """Classes of the images of a `Use`."""
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
-        item_of = {item.id: item for item in data.items}
-        places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
+        places = [self.domain.placed(item) for item in items_of(features.ids, data.items)]
         made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
         if use.explain is not None:
             of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
@@ -142,8 +141,8 @@ class Predictor:
         """What says why images of the data were answered so, by the method that is asked for."""
         towers, method = self.adapter.adapted(self.backbone), None if use.explain == AUTO else use.explain
         transform = self.domain.of(data).transforms(self.backbone, False, self.task.name)
-        kept = labelled_in_run(use.run, self.domain, self.task.name, self.recipe.reading)
-        return Explainer(self.adapter, towers, *kept, transform, method)
+        labelled = labelled_in_run(use.run, self.domain, self.task.name, self.recipe.reading)
+        return Explainer(self.adapter, towers, *labelled, transform, method)
 
     def images(
         self, use: Use, data: DomainData, reporter: Reporter, store: FeatureStore | None = None, **how: Any
@@ -276,11 +275,11 @@ class NewImages(Prepared):
     def _extracted_at_once(self, items: Sequence[Item], tap: str) -> Extraction | None:
         """Few images, through the tower in one batch: to look them up would cost more. None if samples have parts."""
         transform = self.domain.transforms(self.backbone, False, self.task)
-        pixels, kept, skipped = [], [], []
+        pixels, readable, skipped = [], [], []
         for item in items:
             try:
                 pixels.append(self.ready[item.id] if self.ready else transform(self.data.load(item)))
-                kept.append(item)
+                readable.append(item)
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
                 skipped.append((item.id, one_line(error)))
         if any(each.ndim != 3 for each in pixels):
@@ -288,8 +287,9 @@ class NewImages(Prepared):
         encode = encoder(self.backbone, tap, self.encoding.amp)
         rows = encode(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, self.backbone.embed_dim)
         finite = rows.isfinite().all(dim=1)
-        skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
-        kept = [item for item, good in zip(kept, finite) if good]
-        ids = tuple(item.id for item in kept)
+        reason = "the backbone gives NaN or infinity for it"
+        skipped += [(item.id, reason) for item, good in zip(readable, finite) if not good]
+        readable = [item for item, good in zip(readable, finite) if good]
+        ids = tuple(item.id for item in readable)
         features = FeatureSet(rows[finite].clone(), tap=tap, ids=ids, backbone=self.backbone.fingerprint)
-        return Extraction(features, kept, skipped, len(kept))
+        return Extraction(features, readable, skipped, len(readable))

@@ -24,6 +24,7 @@ from ...contracts.judgement import (
     JudgedData,
     JudgedLabels,
     JudgedPredictions,
+    Judgement,
     Scores,
 )
 from ...contracts.prepared import PreparedData, Shots
@@ -52,7 +53,7 @@ from ...recipes.asked_for import (
     with_published_views,
     without_shots,
 )
-from ...registry.build import divided, judgements_of, judges_at
+from ...registry.build import check_fit, divided, judgements_of, judges_at
 from ...runs.folder import Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -125,7 +126,10 @@ class Classification(ComparedClassification):
         "forgetting",
         "without-labels",
         "calibration",
+        "subgroups",
         "coverage",
+        "finding-curves",
+        "operating-point",
         "random-split",
         "unlike-images",
         "base-run",
@@ -183,15 +187,16 @@ class Classification(ComparedClassification):
         judged = adapter.label_free and recipe.judge and not recipe.shots
         check_resources(recipe.resources, [adapter], frozenset({"further_backbones"} if judged else ()))
         check_shots(recipe, adapter)
-        prepared = self.prepared(recipe, reporter)
+        prepared = self.prepared(recipe, reporter, judges=judges_at(self, FIT, recipe.task_options))
         recipe = without_shots(recipe, prepared.data, adapter)
-        recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
-        adapter = adapter_of(recipe) if said else adapter
+        recipe, notes = with_published(recipe, prepared.data.published, [adapter.name])
+        adapter = adapter_of(recipe) if notes else adapter
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
+        check_fit(self, recipe.task_options, adapter, prepared, recipe.shots)
         augmentation = augmentation_of(adapter, prepared, recipe.adapter_options, recipe.protocol is not None)
-        said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation({adapter.name: augmentation})]
+        notes = [*protocol.notes(of_fit=True), *notes, *notes_on_augmentation({adapter.name: augmentation})]
         drawn = {"shots": recipe.shots, **augmentation.of_draw, "parts": parts_wanted(adapter)}
         drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
         shots = prepared.draw(seed=recipe.seed, **drawn)
@@ -207,28 +212,36 @@ class Classification(ComparedClassification):
                 done, shots = zero_shot_unless_better(done, shots, scored)
                 done.judged = replace(done.judged, shots=shots, drawn=drawn)
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
-                done.notes += [*said, *done.findings.add(later, done.judged)]
+                done.notes += [*notes, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, done, started, folder) if is_main() else None
 
     @part("reading the data")
     def prepared(
-        self, recipe: Recipe, reporter: Reporter, divided: bool = True, fitted: RunInfo | None = None
+        self,
+        recipe: Recipe,
+        reporter: Reporter,
+        divided: bool = True,
+        fitted: RunInfo | None = None,
+        judges: Sequence[Judgement] = (),
     ) -> PreparedData:
         """The data side of a settled recipe: what is drawn, encoded and named.
 
         Args:
             divided: whether data without splits are split; else they are kept whole for testing.
             fitted: of a run on these data, by whose groups they are split again.
+            judges: what is to be said of a fit on them.
 
         Raises:
             DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
         """
         if not recipe.features:
-            return prepared_images(recipe, reporter, self, divided, fitted)
+            return prepared_images(recipe, reporter, self, divided, fitted, judges)
         names = ("shots", "classes", "preset", "split_seed", "device")
         how = {name: getattr(recipe, name) for name in names}
-        return prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        rows = prepared_rows(recipe.features, reporter, given=recipe.resources, divided=divided, **how)
+        check_read(rows.data, judges)
+        return rows
 
     def _left_out(self, recipe: Recipe, prepared: PreparedData) -> list[str]:
         """Names of the classes that `classes` leaves out."""
@@ -319,8 +332,8 @@ class Classification(ComparedClassification):
         return Group(table, *further) if further else table
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        found = Comparison.from_json(metrics)
-        return "" if found is None else found.sentence
+        comparison = Comparison.from_json(metrics)
+        return "" if comparison is None else comparison.sentence
 
     def write_rows(self, predicted, path: Path) -> None:
         predicted.write(path)
@@ -404,7 +417,12 @@ class Classification(ComparedClassification):
 
 
 def prepared_images(
-    recipe: Recipe, reporter: Reporter, task: Task, divided: bool = True, fitted: RunInfo | None = None
+    recipe: Recipe,
+    reporter: Reporter,
+    task: Task,
+    divided: bool = True,
+    fitted: RunInfo | None = None,
+    judges: Sequence[Judgement] = (),
 ) -> Prepared:
     """Read, check, restrict and split the data, or, unless `divided`, keep data without splits whole for testing; load
     the backbone (its model is built only when it runs).
@@ -414,12 +432,20 @@ def prepared_images(
     """
     domain = task.domain
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
+    check_read(data, judges)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
-    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
-    data = replace(data, notes=[*data.notes, *said])
+    templates, notes = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
+    data = replace(data, notes=[*data.notes, *notes])
     prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)
+
+
+def check_read(data: DomainData, judges: Sequence[Judgement]) -> None:
+    """Raise what judgements that are asked for tell of the data as they were read."""
+    for judgement in judges:
+        if judgement.asked:
+            judgement.check_read(data)
 
 
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:

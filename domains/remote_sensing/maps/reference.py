@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import numpy as np
 from ....core.errors import DataError, shortened
 from ..gdal import moved
 from ..layers import ClassRaster, Shapes, read_layer
-from ..rasters import Header, header_of, open_raster
+from ..rasters import Header, header_of
 from ..scene_sets import plain, spoken_name
 from .accuracy import MapAccuracy, map_accuracy
-from .rasters import NOTHING, Tally, corners_of, strip_place, strip_rows, strips_of
+from .rasters import NOTHING, Tally, strip_place, strip_rows, strips_of
 
 PER_CLASS = 1000
 """Pixels that are drawn from each class of the map, where the reference covers areas."""
@@ -88,7 +87,7 @@ class Reference:
         import shapely
 
         shapes, numbers = layer.on(header, raster), classes[layer.classes]
-        outline = shapely.Polygon(corners_of(header.transform, (header.height, header.width)))
+        outline = shapely.Polygon(header.corners)
         inside = shapely.intersects(shapes, outline)
         if not inside.any():
             raise ElsewhereError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")
@@ -124,18 +123,11 @@ class Reference:
             yield truth.astype(np.int64) - 1
 
     def _of_raster(self, tops: range, height: int) -> Iterator[np.ndarray]:
-        own = header_of([self.layer.path])
-        same = (own.height, own.width, own.transform) == (self.header.height, self.header.width, self.header.transform)
-        values = np.array(self.layer.values)
-        with ExitStack() as stack:
-            grid = None if same else self.header
-            layer = stack.enter_context(open_raster([self.layer.path], grid=grid))
+        with self.layer.over(self.header) as layer:
             for top in tops:
                 rows = min(height, self.header.height - top)
-                stored, there = layer.read([0], (0, top, self.header.width, rows))
-                place = np.searchsorted(values, stored[0].astype(np.int64)).clip(max=len(values) - 1)
-                known = there & (values[place] == stored[0])
-                yield np.where(known, self.classes[place], -1)
+                places = self.layer.places(layer, (0, top, self.header.width, rows))
+                yield np.where(places >= 0, self.classes[places], -1)
 
 
 @dataclass
@@ -239,14 +231,14 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
     own = header_of([layer.path])
     placed = own.crs and header.crs and own.transform and header.transform
     if not placed:
-        if (own.height, own.width, own.transform) != (header.height, header.width, header.transform):
+        if own.grid != header.grid:
             raise DataError(f"{layer.path}: differs in size from {raster.name}, and one of them has no CRS; add it")
         return
-    xy = corners_of(own.transform, (own.height, own.width))
+    xy = own.corners
     try:
         xy = np.column_stack(moved(xy[:, 0], xy[:, 1], own.crs, header.crs, layer.path))
     except DataError:
         xy = np.full((4, 2), np.inf)
-    there = corners_of(header.transform, (header.height, header.width))
+    there = header.corners
     if (xy.min(axis=0) >= there.max(axis=0)).any() or (xy.max(axis=0) <= there.min(axis=0)).any():
         raise ElsewhereError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")

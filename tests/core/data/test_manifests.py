@@ -217,3 +217,19 @@ def test_more_columns_than_any_table_has_are_refused_and_short_lines_cost_nothin
     (tmp_path / "labels.csv").write_text(f"{header},{header}\n{rows}", encoding="utf-8")
     with pytest.raises(DataError, match=r"has 180,004 columns, more than 100,000; divide it"):
         read_table(tmp_path / "labels.csv")
+
+
+def test_the_other_columns_of_the_table_are_read_when_asked_for(folder):
+    rows = "image,site,label,note\n1.png, north ,sick,x\n2.png,south,well,\n2.png,east,sick,\n3.png,south,,y\n"
+    columns = read(folder, rows).columns()
+    assert columns.names == ("image", "site", "label", "note") and columns.taken == {"image", "label"}
+    assert columns.cells("site") == {"1.png": "north", "2.png": "south", "2.png#row2": "east"}
+    assert columns.cells("note") == {"1.png": "x", "2.png": "", "2.png#row2": ""}
+
+
+def test_columns_of_classes_hold_labels(folder):
+    assert read(folder, "image,sick,tired,age\n1.png,1,0,30\n2.png,0,0,40\n3.png,1,1,50\n").columns().taken == {
+        "image",
+        "sick",
+        "tired",
+    }

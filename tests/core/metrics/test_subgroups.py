@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
-from vladapt.core.metrics.subgroups import LEAST_UNITS, subgroups
+from vladapt.core.metrics.subgroups import LEAST_UNITS, quartiles, subgroups
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -87,3 +89,29 @@ def test_parts_that_are_alike_are_called_different_no_more_than_promised():
         groups = [str(n) for n in range(60) for _ in range(4)]
         called += subgroups(right, part_of, groups, seed=seed).differ
     assert called <= 12
+
+
+def test_many_numbers_are_cut_at_their_quartiles():
+    of_rows, names = quartiles(["", *map(str, range(20))])
+    assert names == ["up to 4", "above 4, up to 9", "above 9, up to 14", "above 14"]
+    assert of_rows[0] == "" and [of_rows.count(name) for name in names] == [5, 5, 5, 5]
+    assert [of_rows[1 + n] for n in (4, 5, 19)] == names[:2] + names[-1:]
+
+
+def test_numbers_that_repeat_much_give_fewer_parts():
+    names = quartiles(["0"] * 60 + [str(n) for n in range(1, 21)])[1]
+    assert names == ["up to 0", "above 0"]
+
+
+@pytest.mark.parametrize("values", [["1", "2", "3"] * 9, ["a", *map(str, range(30))], ["inf", *map(str, range(30))]])
+def test_few_numbers_and_texts_stay_as_they_are(values):
+    assert quartiles(values) is None
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=12, max_size=80, unique=True))
+def test_each_quarter_holds_as_many_numbers(numbers):
+    of_rows, names = quartiles([str(number) for number in numbers])
+    counts = [of_rows.count(name) for name in names]
+    assert sum(counts) == len(numbers) and max(counts) - min(counts) <= 2
+    order = [names.index(of_rows[row]) for row in sorted(range(len(numbers)), key=numbers.__getitem__)]
+    assert order == sorted(order)

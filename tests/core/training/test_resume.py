@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,16 @@ def test_a_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
         save_checkpoint(tmp_path, 2, {"step": 2}, keep=2)
     assert newest_checkpoint(tmp_path)[0] == {"step": 1}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+    """torch makes a RuntimeError of it, "unexpected pos"."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **_: (full, str(tmp_path / "partial")))
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 1, {"weights": torch.zeros(1_000_000)}, keep=2)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])

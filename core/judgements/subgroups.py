@@ -1,0 +1,240 @@
+"""`--by COLUMN`: whether the model does equally well in all parts of the test set: sites, sexes, scanners, ages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..confidence.calibration import HALF
+from ..contracts.items import Columns, DomainData
+from ..contracts.judgement import JudgedClassifier, Judgement, Place
+from ..contracts.options import option
+from ..contracts.run_info import Record
+from ..data.group_columns import UNKNOWN
+from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
+from ..metrics.significance import holm, p_words
+from ..metrics.subgroups import LEAST_UNITS, Part, Subgroups, quartiles, subgroups
+from ..runs.sections import Cell, Measure, TableSection, plural
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from torch import Tensor
+    from typing_extensions import Self
+
+SHARE = Measure("")
+ACCURACY = "Accuracy"
+INTERVALS = "The 95% intervals of all values of a column hold together."
+
+
+@dataclass(frozen=True)
+class ByColumn:
+    """What one column shows.
+
+    Attributes:
+        column: its name.
+        cut: whether its numbers are cut at the quartiles of the test images.
+        without: test images that have no value.
+        grouped: whether units are groups of images, patients say, and not single images.
+        shares: what is compared ("Accuracy", "Recall of sick") -> in which parts, with adjusted p values.
+    """
+
+    column: str
+    cut: bool
+    without: int
+    grouped: bool
+    shares: Mapping[str, Subgroups]
+
+    @property
+    def title(self) -> str:
+        return f"Scores by {self.column}"
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        share = next(iter(self.shares)) if len(self.shares) == 1 else "Right"
+        return (self.column, "Images", *(("Groups",) if self.grouped else ()), share)
+
+    def rows(self) -> Iterator[str | tuple[str, int, Any]]:
+        """A row per part, below the name of what is compared where that are several."""
+        for name, of in self.shares.items():
+            if len(self.shares) > 1 and of.parts:
+                yield name
+            for part in of.parts:
+                units = (part.units,) if self.grouped else ()
+                yield part.name, part.images, *units, Cell(SHARE.text(part.share), SHARE.between(part.interval))
+
+    @property
+    def words(self) -> str:
+        """What is shown, and what is left out."""
+        unit, left = "group" if self.grouped else "image", max(of.left_out for of in self.shares.values())
+        return " ".join(
+            (
+                *self._differences(unit),
+                *(("Numbers are cut at the quartiles of the test images.",) if self.cut else ()),
+                *((f"Left out: {plural(left, 'value')} of fewer than {LEAST_UNITS} {unit}s.",) if left else ()),
+                *((f"Without a value: {plural(self.without, 'image')}.",) if self.without else ()),
+            )
+        )
+
+    def _differences(self, unit: str) -> Iterator[str]:
+        tested = {name: of for name, of in self.shares.items() if of.p_value is not None}
+        if not tested:
+            yield f"Fewer than two values have {LEAST_UNITS} {unit}s, so nothing is compared."
+        elif not any(of.differ for of in tested.values()):
+            yield f"No difference is shown ({p_words(min(of.p_value for of in tested.values()))})."
+        for name, of in tested.items():
+            if of.gap is not None:
+                (best, worst), p_value = of.gap, p_words(of.p_value)
+                yield (
+                    f"{name} differs by more than chance ({p_value}); the largest gap is between {best.name} "
+                    f"({best.share:.1%}) and {worst.name} ({worst.share:.1%})."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class ByColumns(Record):
+    """Scores by the values of columns.
+
+    Attributes:
+        columns: one by one; p values are adjusted for the number of all their tests (Holm).
+    """
+
+    key: ClassVar[str] = "subgroups"
+    columns: Sequence[ByColumn]
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, Any]) -> Self:
+        def shares(of: Mapping[str, Any]) -> dict[str, Subgroups]:
+            return {
+                name: Subgroups(**{**each, "parts": tuple(Part(**part) for part in each["parts"])})
+                for name, each in of.items()
+            }
+
+        return cls([ByColumn(**{**each, "shares": shares(each["shares"])}) for each in metrics[cls.key]["columns"]])
+
+    def section(self) -> list[TableSection]:
+        tests = sum(of.p_value is not None for each in self.columns for of in each.shares.values())
+        adjusted = f" p values are adjusted for {tests} tests (Holm)." if tests > 1 else ""
+        return [
+            TableSection(each.title, each.header, list(each.rows()), f"{each.words} {INTERVALS}{adjusted}")
+            for each in self.columns
+        ]
+
+    def table(self) -> Group:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Group
+        from rich.table import Table
+
+        tables = []
+        for each in self.columns:
+            table = Table(title=each.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+            for name in (*each.header, "95% interval"):
+                table.add_column(name, justify="left" if name == each.column else "right")
+            for row in each.rows():
+                cells = [row] if isinstance(row, str) else [*map(str, row[:-1]), row[-1].text, row[-1].small]
+                table.add_row(*cells)
+            tables += [table, each.words]
+        return Group(*tables)
+
+
+@dataclass(eq=False, kw_only=True)
+class BySubgroup(Judgement):
+    """Accuracy by the values of a column, with two classes or several labels also the recall of each."""
+
+    record: ClassVar = ByColumns
+    asked_by: ClassVar = ("by",)
+    place: ClassVar = Place.DETAILS
+    refits: ClassVar = True  # it fits nothing, but the thresholds of several labels are those of the calibration
+    by: tuple[str, ...] | None = option(
+        None,
+        "also show scores by the values of a column of the data's table (site, sex, age), and whether they differ by "
+        "more than chance; repeatable",
+        metavar="COLUMN",
+    )
+
+    def check_read(self, data: DomainData) -> None:
+        """Refuse columns that the data lack, and those that hold the image or its label."""
+        if not any(item.target is not None for item in data.items):
+            raise ConfigError("--by: no image has a label, so there are no scores; omit it")
+        columns = _columns_of(data, self.by[0])
+        for name in self.by:
+            _column_named(columns, name)
+
+    def compute(self, fit: JudgedClassifier) -> ByColumns:
+        columns = _columns_of(fit.prepared.data, self.by[0])
+        made = [_by_column(fit, columns, name) for name in dict.fromkeys(_column_named(columns, by) for by in self.by)]
+        return ByColumns(_adjusted(made))
+
+
+def _columns_of(data: DomainData, name: str) -> Columns:
+    columns = None if data.columns is None else data.columns()
+    if columns is None:
+        raise ConfigError(
+            f"--by {shortened(name)}: {data.name} has no columns; give a table with a row per image, also beside class "
+            "folders, or a features file with an array of that name"
+        )
+    return columns
+
+
+def _column_named(columns: Columns, name: str) -> str:
+    """The column that is meant, in any case.
+
+    Raises:
+        UnknownNameError: there is none. ConfigError: it holds the image or its label.
+    """
+    found = next((each for each in columns.names if each.casefold() == name.casefold()), None)
+    if found is None:
+        near = did_you_mean(name, columns.names)
+        raise UnknownNameError(f"--by {shortened(name)}: {columns.place} has no such column; {near}")
+    if found in columns.taken:
+        raise ConfigError(f"--by {shortened(name)}: holds the image or its label; give another column")
+    return found
+
+
+def _by_column(fit: JudgedClassifier, columns: Columns, name: str) -> ByColumn:
+    cells = columns.cells(name)
+    whole = {id_: id_.rpartition("#")[0] for id_ in fit.test.ids}  # of a window, its picture
+    texts = [cells.get(id_) or cells.get(picture, "") for id_, picture in whole.items()]
+    values = ["" if text.lower() in UNKNOWN else text for text in texts]
+    quarters, shares = quartiles(values), {}
+    parts, order = quarters or (values, [value for value, _ in Counter(values).most_common()])
+    for title, (right, rows) in _shares(fit).items():
+        of = [parts[row] for row in rows]
+        groups = None if fit.scores.groups is None else [fit.scores.groups[row] for row in rows]
+        made = subgroups(right[rows], of, groups, seed=fit.seed)
+        shares[title] = replace(made, parts=tuple(sorted(made.parts, key=lambda part: order.index(part.name))))
+    return ByColumn(name, quarters is not None, values.count(""), fit.scores.groups is not None, shares)
+
+
+def _shares(fit: JudgedClassifier) -> dict[str, tuple[Tensor, list[int]]]:
+    """Name -> (N,) bool which images are right, and the rows that count."""
+    logits, labels, names = fit.scores.adapted_logits, fit.labels, fit.class_names
+    if labels.ndim == 2:
+        calibrated = fit.calibration
+        answers = logits.sigmoid() >= HALF if calibrated is None else calibrated.answers(logits)
+        return {f"Recall of {name}": (answers[:, c], _rows(labels[:, c] == 1)) for c, name in enumerate(names)}
+    right = logits.argmax(dim=1) == labels
+    of_classes = enumerate(names) if len(names) == 2 else ()
+    recalls = {f"Recall of {name}": (right, _rows(labels == c)) for c, name in of_classes}
+    return {ACCURACY: (right, list(range(len(labels)))), **recalls}
+
+
+def _rows(chosen: Tensor) -> list[int]:
+    return chosen.nonzero().flatten().tolist()
+
+
+def _adjusted(columns: Sequence[ByColumn]) -> list[ByColumn]:
+    """With p values adjusted for the number of all tests."""
+    tested = [of.p_value for each in columns for of in each.shares.values() if of.p_value is not None]
+    adjusted = iter(holm(tested))
+    return [
+        replace(
+            each,
+            shares={
+                name: of if of.p_value is None else replace(of, p_value=next(adjusted))
+                for name, of in each.shares.items()
+            },
+        )
+        for each in columns
+    ]

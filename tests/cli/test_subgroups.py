@@ -1,0 +1,125 @@
+"""`--by COLUMN` in `fit` and `eval`: scores by site, sex and age, as features files and tables tell them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def rows_file(tmp_path) -> Path:
+    """600 rows of two classes, which can hardly be told apart at the site "south"."""
+    rng = np.random.default_rng(0)
+    labels, site = rng.integers(0, 2, 600), rng.choice(["north", "south", "east"], 600, p=[0.5, 0.4, 0.1])
+    features = rng.normal(size=(600, 8))
+    features[:, 0] += np.where(site == "south", 0.2, 2.5) * (2 * labels - 1)
+    rows = {"image_features": features.astype("f4"), "labels": labels, "site": site}
+    rows |= {"sex": rng.choice(["F", "M", "unknown"], 600), "age": rng.integers(20, 90, 600).astype("f4")}
+    texts, path = np.eye(8)[:2] * [[-1], [1]], tmp_path / "rows.npz"
+    texts[1] = np.eye(8)[0]
+    np.savez(path, **rows, text_features=texts, class_names=np.array(["healthy", "sick"]))
+    return path
+
+
+@pytest.fixture
+def fit_rows(vladapt, rows_file):
+    return lambda *more: vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 16, *more)
+
+
+def shares(told: dict, column: str, share: str = "Accuracy") -> dict:
+    of = next(each for each in told["subgroups"]["columns"] if each["column"] == column)
+    return {part["name"]: part["share"] for part in of["shares"][share]["parts"]}
+
+
+def test_a_fit_shows_where_it_does_worse(fit_rows):
+    made = fit_rows("--by", "SITE", "--by", "sex", "--json").json
+    site, sex = shares(made, "site"), shares(made, "sex")
+    assert list(site) == ["north", "south"] and site["north"] - site["south"] > 0.3
+    assert sorted(sex) == ["F", "M"]  # who is unknown is no group
+    assert shares(made, "site", "Recall of sick")["south"] < 0.75
+    assert made["adapted"] == fit_rows("--json").json["adapted"]
+
+    report = (Path(made["run"]) / "report.html").read_text()
+    assert "Scores by site" in report and "the largest gap is between north" in report
+    assert "adjusted for 6 tests (Holm)" in report and "Left out: 1 value of fewer than 20 images." in report
+    assert "north" not in (Path(made["run"]) / "log.txt").read_text()
+
+
+def test_eval_takes_the_columns_of_the_data_it_scores(vladapt, fit_rows, rows_file):
+    run = fit_rows("--json").json["run"]
+    own = vladapt("eval", run, "--by", "sex", "--json").json
+    assert "subgroups" not in vladapt("eval", run, "--json").json
+    rows = dict(np.load(rows_file))
+    np.savez("elsewhere.npz", **{**rows, "sex": np.where(rows["labels"] == 1, "F", "M")})
+    told = vladapt("eval", run, "--features", "elsewhere.npz", "--by", "sex", "--json").json
+    assert shares(told, "sex") != shares(own, "sex")
+    assert list(shares(told, "sex", "Recall of sick")) == ["F"]
+    gone = vladapt("eval", run, "--features", "elsewhere.npz", "--by", "scanner")
+    assert gone.code == 2 and "--by scanner: elsewhere.npz has no such column" in gone.error
+
+
+def test_many_numbers_are_cut_at_the_quartiles_and_that_is_said(fit_rows):
+    out = " ".join(fit_rows("--by", "age").out.split())
+    assert "up to" in out and "Numbers are cut at the quartiles of the test images." in out
+    assert "No difference is shown" in out and "largest gap" not in out
+
+
+@pytest.mark.parametrize(
+    "column, message",
+    [
+        ("sit", "rows.npz has no such column; did you mean site"),
+        ("labels", "holds the image or its label; give another column"),
+    ],
+)
+def test_a_column_that_cannot_be_used_is_refused_before_anything_is_computed(fit_rows, column, message):
+    refused = fit_rows("--by", column)
+    assert refused.code == 2 and message in refused.error and not Path("runs").exists()
+
+
+def test_the_recall_of_each_label_where_images_have_several(vladapt, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((500, 2)) < 0.5).astype("f4")
+    site = rng.choice(["north", "south"], 500)
+    told_apart = np.where(site == "south", 0.0, 3.0)[:, None] * [1, 0] + [0, 3]
+    features = rng.normal(size=(500, 8)) + (told_apart * labels) @ np.eye(8)[:2]
+    rows = {"image_features": features.astype("f4"), "labels": labels, "site": site}
+    np.savez("labels.npz", **rows, text_features=np.eye(8)[:2], class_names=np.array(["mass", "effusion"]))
+    made = vladapt("fit", "--features", "labels.npz", "--adapter", "linear-probe", "--by", "site", "--json").json
+    mass, effusion = (shares(made, "site", f"Recall of {name}") for name in ("mass", "effusion"))
+    assert mass["north"] - mass["south"] > 0.25 and abs(effusion["north"] - effusion["south"]) < 0.2
+    of = made["subgroups"]["columns"][0]["shares"]
+    assert of["Recall of mass"]["p_value"] < 0.05 < of["Recall of effusion"]["p_value"]
+
+
+@pytest.fixture
+def table(tmp_path, picture) -> Path:
+    """Red and green pictures with sites; those of the south are painted over."""
+    lines = ["image,label,site"]
+    for n in range(160):
+        colour, site = ("red", "green")[n % 2], ("north", "south")[n // 2 % 2]
+        (tmp_path / "set" / colour).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture("blue" if site == "south" else colour, n)).save(tmp_path / "set" / colour / f"{n}.png")
+        lines.append(f"{colour}/{n}.png,{colour},{site}")
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(lines))
+    return tmp_path / "set"
+
+
+def test_columns_of_a_table_and_of_one_beside_class_folders(fit, table):
+    adapter = ("--adapter", "linear-probe")
+    made = fit("--data", table / "labels.csv", *adapter, "--by", "site", "--json").json
+    assert shares(made, "site")["north"] > shares(made, "site")["south"]
+    rows = (table / "labels.csv").read_text().splitlines()
+    (table / "sites.csv").write_text("\n".join(line.rsplit(",", 2)[0] + "," + line.rsplit(",", 1)[1] for line in rows))
+    (table / "labels.csv").unlink()
+    beside = fit("--data", table, *adapter, "--by", "site", "--json").json
+    assert shares(beside, "site")["north"] > shares(beside, "site")["south"]
+    refused = fit("--data", table / "labels.csv", "--by", "image")
+    assert refused.code != 0
+
+
+def test_class_folders_alone_have_no_columns(fit, colours):
+    refused = fit("--data", colours, "--by", "site")
+    assert refused.code == 2 and "--by site: data has no columns; give a table with a row per image" in refused.error
