@@ -48,8 +48,8 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
       trains; where val is then missing, it is taken from train, unless all of that is to be learned from.
     * A copy of a test image, or an image of a test group, leaves the given train and val; the test set never changes.
       What is in train and val alike trains.
-    * Near copies (the same image resized or re-encoded) stay together where splits are made; where given ones divide
-      them, a note says how many.
+    * Near copies (the same image resized, turned, cut, ...) stay together where splits are made; where given ones
+      divide them, a note says how many.
 
     Args:
         data: as read; near copies are told where it has `thumbnails`.
@@ -162,7 +162,7 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     if links.near:
         given = len({item.split for item in items if item.split}) > 1
         kept = "" if given else "; each stays in the split of the image it copies"
-        notes.append(f"Near copies of other images (resized or re-encoded): {links.near_count}{kept}.")
+        notes.append(f"Near copies of other images (resized, turned, cut, ...): {links.near_count}{kept}.")
     contradictory = [
         positions
         for positions in links.copies
@@ -219,7 +219,7 @@ class Links:
         parts: every position once; the items of a part share a group, a source or its copy, also by way of others.
         copies: items that show exactly the same, two or more in each list.
         near_parts: as parts, those in one that hold near copies.
-        near: items that show the same resized or re-encoded, their exact copies among them, two or more in each list.
+        near: items that show one image and its near copies, exact copies among them, two or more in each list.
         near_count: different images in `near`, the first of each list not counted.
     """
 
@@ -308,21 +308,15 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def connected(count: int, chains: Iterable[list[int]]) -> list[list[int]]:
-    """Connected components of positions 0..count-1, where the members of a chain hang together."""
-    parent = list(range(count))
+    """Connected components of positions 0..count-1, where the members of a chain hang together, in rising order."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
-        return position
-
-    for chain in chains:
-        for other in chain[1:]:
-            parent[root(other)] = root(chain[0])
+    pairs = np.array([(chain[0], other) for chain in chains for other in chain[1:]], np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs), bool), pairs.T), shape=(count, count))
     parts: dict[int, list[int]] = defaultdict(list)
-    for position, above in enumerate(parent):
-        parts[position if above == position else root(position)].append(position)
+    for position, part in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        parts[part].append(position)
     return list(parts.values())
 
 

@@ -23,7 +23,7 @@ from ..runtime.files import cache_refused
 from ..runtime.process import collecting_seldom
 from ..runtime.reading import is_settled, sha256_of, version_of, why_not_regular
 from .images import IMAGE, reduced_image
-from .near_copies import GREY_SIDE, Thumbnails, thumbnail
+from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
 NEAR_COPIES_UP_TO = 200_000
