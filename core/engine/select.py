@@ -15,7 +15,6 @@ from torch import Tensor
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
-from ..contracts.items import Item
 from ..contracts.judgement import SELECT, Findings, JudgedLabels
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
@@ -362,7 +361,7 @@ def _todo(rows: _Rows, chosen: Round, method: str, number: int, seed: int) -> li
     if method == RANDOM:
         drawn.update(dict.fromkeys(chosen.chosen, f"{RANDOM} to learn"))
     order, others = [], iter(chosen.chosen)
-    for row in sorted(chosen.random, key=lambda row: Item.rank(seed, rows.items[row].id)):
+    for row in sorted(chosen.random, key=lambda row: rows.items[row].rank(seed)):
         order += [*islice(others, EVERY - 1), row]
     made = []
     for row in [*order, *others]:

@@ -320,7 +320,7 @@ def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
     if adapter.needs & OF_TOWERS and not left and fit.report.val_score is None and not fit.refitted:
         left = pool
     most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
-    ids = sorted((item.id for item in left), key=lambda i: Item.rank(fit.seed, i))[:most]
+    ids = [item.id for item in sorted(left, key=lambda item: item.rank(fit.seed))[:most]]
     if not ids:
         return "no validation images to spare"
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
@@ -351,9 +351,9 @@ def _unlearned(
         some = shots.val
     else:
         drawn = {*(shots.support.ids or ()), *((shots.val.ids if shots.val is not None else None) or ())}
-        left = [item.id for split in ("train", "val") for item in prepared.data.split(split) if item.id not in drawn]
-        left = sorted(left, key=lambda i: Item.rank(seed, i))[:MOST_ROWS_OF_IMAGES]
-        some = prepared.of_ids(left, parts="parts" in adapter.at_predict) if left else None
+        left = [item for split in ("train", "val") for item in prepared.data.split(split) if item.id not in drawn]
+        ids = [item.id for item in sorted(left, key=lambda item: item.rank(seed))[:MOST_ROWS_OF_IMAGES]]
+        some = prepared.of_ids(ids, parts="parts" in adapter.at_predict) if ids else None
         if (some is None or not len(some)) and not val_taught:
             some = shots.val
     if some is None or not len(some):
