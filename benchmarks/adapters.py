@@ -157,9 +157,9 @@ def measure_one(name: str, vit: Path | None) -> None:
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.registry import build_adapter
     from vladapt.core.runtime.progress import Reporter
+    from vladapt.core.tasks.classification.base import augmentations_of
     from vladapt.core.tasks.classification.fitting import fit_adapter, parts_wanted
     from vladapt.core.tasks.classification.scoring import fitted_zero_shot, score_on
-    from vladapt.core.tasks.classification.task import augmentations_of
 
     quiet, folder = Reporter(quiet=True), tempfile.TemporaryDirectory()
     vit = vit or Path(folder.name)

@@ -125,13 +125,18 @@ def options_of_task(name: str) -> list[Declared]:
     return [each for index in _here().values() for each in index.options if (each.kind, each.owner) == (TASK, name)]
 
 
-def judgement_options(at: str = "") -> list[Declared]:
+def judgement_options(at: str = "", domain: str | None = None, task: str | None = None) -> list[Declared]:
     """What the judgements take that tasks of this package make of a fit or a run, and those of others.
 
     Args:
         at: only those made in "fit", "eval" or "predict".
+        domain: only those of its tasks.
+        task: only those of this one of them.
     """
     listed = [each for index in _here().values() for each in index.options if each.kind == JUDGEMENT]
+    if domain is not None:
+        tasks = {**_here(), **_elsewhere(domain)}.get(domain, Index()).tasks
+        listed = [each for each in listed if each.owner in tasks and task in (None, each.owner)]
     brought = [name for name, entry in judgements().items() if entry.entry_point is not None]
     if brought:
         from ..registry.build import judgement_class

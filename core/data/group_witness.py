@@ -73,11 +73,11 @@ def _sample(items: Sequence[Item], groups: Sequence[str | None]) -> list[int]:
         if group is not None:
             members.setdefault(group, []).append(place)
     several = [
-        sorted(some, key=lambda place: Item.rank(SEED, items[place].id))[:MOST_OF_GROUP]
+        sorted(some, key=lambda place: items[place].rank(SEED))[:MOST_OF_GROUP]
         for some in members.values()
         if len(some) > 1
     ]
-    several.sort(key=lambda some: Item.rank(SEED, items[some[0]].id))
+    several.sort(key=lambda some: items[some[0]].rank(SEED))
     chosen: list[int] = []
     for some in several:
         if len(chosen) + len(some) <= MOST_IMAGES:

@@ -47,7 +47,7 @@ def sample_shots(
         raise ConfigError(f"--shots {shots}: give a whole number of images per class, 0 or more")
     if shots == 0:
         return []
-    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: Item.rank(seed, item.id))
+    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: item.rank(seed))
     if any(isinstance(item.class_label(), tuple) for item in ranked):
         return _several_labels(ranked, shots, num_classes)
     by_class: list[list[Item]] = [[] for _ in range(num_classes)]

@@ -84,7 +84,7 @@ def share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, fl
     as_parts = [
         Part(
             counts=Counter(label for position in part for label in _balanced(data.items[position], data.kind)),
-            rank=min(Item.rank(seed, data.items[position].id) for position in part),
+            rank=min(data.items[position].rank(seed) for position in part),
         )
         for part in parts
     ]

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...domains.open_vocab.plans.schedule import on_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain
 from ..contracts.features import Batch, FeatureSet, TextClassifier
-from ..contracts.items import Item
 from ..contracts.judgement import SELECT, Findings, JudgedLabels
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import AUTO, SAMPLE, Recipe
@@ -43,7 +43,6 @@ from ..registry.build import judges_at
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Prepared
-from ..tasks.classification.task import on_backbone
 from .options import SelectOptions
 
 BUDGET, METHOD, METHOD_OPTIONS = 50, "pcb", {"first": "predicted"}
@@ -362,7 +361,7 @@ def _todo(rows: _Rows, chosen: Round, method: str, number: int, seed: int) -> li
     if method == RANDOM:
         drawn.update(dict.fromkeys(chosen.chosen, f"{RANDOM} to learn"))
     order, others = [], iter(chosen.chosen)
-    for row in sorted(chosen.random, key=lambda row: Item.rank(seed, rows.items[row].id)):
+    for row in sorted(chosen.random, key=lambda row: rows.items[row].rank(seed)):
         order += [*islice(others, EVERY - 1), row]
     made = []
     for row in [*order, *others]:

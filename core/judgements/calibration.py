@@ -276,8 +276,7 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     logits; each fold's are brought to the scale that those of the fit itself have, on images that neither learned from.
     """
     prepared, adapter, shots, support = fit.prepared, fit.adapter, fit.shots, fit.shots.support
-    expensive = (adapter.needs | adapter.at_predict) & OF_TOWERS or prepared.base is not None
-    if expensive or support.labels is None or not len(support):
+    if expensive(adapter, prepared) or support.labels is None or not len(support):
         return ""
     logits, rows, parts = [], [], support.folds(FOLDS, fit.seed)
     if not parts:
@@ -306,6 +305,11 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
     return _made(prepared, torch.cat(logits), chosen, source, unlike)
 
 
+def expensive(adapter: Adapter, prepared: PreparedData) -> bool:
+    """Whether a method is not fitted again on parts of its support."""
+    return bool((adapter.needs | adapter.at_predict) & OF_TOWERS) or prepared.base is not None
+
+
 def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
     """Validation images that were not drawn for the search, or all where there was none, scored by the fit; or why
     not."""
@@ -316,7 +320,7 @@ def _left_of_val(fit: JudgedClassifier) -> Calibration | str:
     if adapter.needs & OF_TOWERS and not left and fit.report.val_score is None and not fit.refitted:
         left = pool
     most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
-    ids = sorted((item.id for item in left), key=lambda i: Item.rank(fit.seed, i))[:most]
+    ids = [item.id for item in sorted(left, key=lambda item: item.rank(fit.seed))[:most]]
     if not ids:
         return "no validation images to spare"
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
@@ -347,9 +351,9 @@ def _unlearned(
         some = shots.val
     else:
         drawn = {*(shots.support.ids or ()), *((shots.val.ids if shots.val is not None else None) or ())}
-        left = [item.id for split in ("train", "val") for item in prepared.data.split(split) if item.id not in drawn]
-        left = sorted(left, key=lambda i: Item.rank(seed, i))[:MOST_ROWS_OF_IMAGES]
-        some = prepared.of_ids(left, parts="parts" in adapter.at_predict) if left else None
+        left = [item for split in ("train", "val") for item in prepared.data.split(split) if item.id not in drawn]
+        ids = [item.id for item in sorted(left, key=lambda item: item.rank(seed))[:MOST_ROWS_OF_IMAGES]]
+        some = prepared.of_ids(ids, parts="parts" in adapter.at_predict) if ids else None
         if (some is None or not len(some)) and not val_taught:
             some = shots.val
     if some is None or not len(some):

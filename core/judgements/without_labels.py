@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..confidence.without_labels import Evidence
 from ..contracts.features import FeatureSet
-from ..contracts.items import Item
 from ..contracts.judgement import FIT, JudgedClassifier, Judgement, Scores
 from ..contracts.run_info import Record, beside
 from .calibration import logits_on
@@ -140,6 +139,7 @@ def _labelled(fit: JudgedClassifier) -> FeatureSet | None:
     a method that answers those that it read together otherwise than any other image."""
     if fit.adapter.transductive or fit.shots.val is not None:
         return None if fit.adapter.transductive else fit.shots.val
-    val = [item.id for item in fit.prepared.data.split("val") if item.target is not None]
-    some = sorted(val, key=lambda name: Item.rank(fit.seed, name))[: min(MOST_LABELLED, len(val) // 2)]
-    return fit.prepared.of_ids(some, parts="parts" in fit.adapter.at_predict) if some else None
+    val = [item for item in fit.prepared.data.split("val") if item.target is not None]
+    some = sorted(val, key=lambda item: item.rank(fit.seed))[: min(MOST_LABELLED, len(val) // 2)]
+    ids = [item.id for item in some]
+    return fit.prepared.of_ids(ids, parts="parts" in fit.adapter.at_predict) if ids else None

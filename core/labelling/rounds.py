@@ -78,7 +78,7 @@ def choose_round(known: Known, selector: Selector, budget: int, *, seed: int, sp
     count = (budget + EVERY // 2) // EVERY
     count = min(count, len(copies.once(to_draw)))
     count = max(count, budget - len(copies.once(to_choose)))
-    ranked = sorted(to_draw, key=lambda row: Item.rank(split_seed, known.items[row].id))
+    ranked = sorted(to_draw, key=lambda row: known.items[row].rank(split_seed))
     random = copies.once(ranked)[:count]
     return Round(_chosen(known, selector, to_choose, budget - count, seed, copies), random)
 
@@ -91,7 +91,7 @@ def reserve(known: Known, split_seed: int) -> frozenset[int]:
     parts = known.links.near_parts
     drawn = [part for part in parts if known.random.intersection(part)]
     free = [part for part in parts if not known.random.intersection(part) and not known.labels.keys() & set(part)]
-    free.sort(key=lambda part: min(Item.rank(split_seed, known.items[row].id) for row in part))
+    free.sort(key=lambda part: min(known.items[row].rank(split_seed) for row in part))
     most, taken = math.ceil(len(known.items) / EVERY), [row for part in drawn for row in part]
     for part in free:
         if len(taken) + len(part) <= most:

@@ -355,6 +355,30 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
     return float(-(steps * precision.flip(0)).sum())
 
 
+@dataclass(frozen=True, eq=False)
+class RankingCurve:
+    """What cuts do, from the strictest on, (T,) each: the ROC curve, and the curve of precision over recall.
+
+    Attributes:
+        sensitivity: the share of the true rows that are called positive, also called recall.
+        false_positive_rate: that of the others.
+        precision: the share of those called positive that are true.
+    """
+
+    sensitivity: Tensor
+    false_positive_rate: Tensor
+    precision: Tensor
+
+
+def ranking_curve(scores: Tensor, truth: Tensor, most: int = 100) -> RankingCurve:
+    """Both curves, at so many cuts at most, which lie evenly along the ROC curve; arguments as for `auroc`."""
+    hits, alarms = _counts_at_thresholds(scores, truth)  # (T,) each
+    sensitivity, false_positive_rate = hits / hits[-1], alarms / alarms[-1]
+    way = (sensitivity + false_positive_rate).contiguous()  # from the left lower corner, along both axes, to 2
+    kept = torch.searchsorted(way, torch.linspace(0, 2, most, dtype=way.dtype)).clamp(max=len(way) - 1).unique()
+    return RankingCurve(sensitivity[kept], false_positive_rate[kept], (hits / (hits + alarms))[kept])
+
+
 def calibration_error(confidence: Tensor, right: Tensor) -> float:
     """The expected calibration error over `BINS` equal bins (Guo et al., 2017, arXiv 1706.04599).
 

@@ -250,3 +250,11 @@ def test_a_command_of_another_package_keeps_a_debug_of_its_own():
     def look(place: str, debug: bool = False) -> None: ...
 
     assert with_flags(look, []) is look
+
+
+def test_options_of_judgements_are_flags_of_a_fit_shown_where_its_domain_is_named(vladapt):
+    plain, medical = vladapt("fit", "--help").out, vladapt("fit", "--domain", "medical", "--help").out
+    assert "--operating-point" not in plain and "--operating-point" in medical and "--vocabulary-steps" not in medical
+    assert "--operating-point" not in vladapt("fit", "--domain", "video", "--task", "moments", "--help").out
+    assert "--operating-point" not in vladapt("embed", "--domain", "medical", "--help").out
+    assert with_optional_values(["--assured", "--shots", "4"]) == ["--assured", "yes", "--shots", "4"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,6 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import (
-    COMPARE,
     FIT,
     Evaluated,
     Findings,
@@ -32,7 +31,7 @@ from ...contracts.prepared import PreparedData, Shots
 from ...contracts.recipe import AUTO, Recipe, check_out_folder
 from ...contracts.run_info import RunInfo
 from ...contracts.serving import Serving
-from ...contracts.task import FILE_KINDS, Axes, Contest, FitResult, Task
+from ...contracts.task import FILE_KINDS, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
@@ -47,17 +46,14 @@ from ...recipes.asked_for import (
     classes_of_data,
     encoding_batch_size,
     facts_for_judging,
-    has_labels,
-    on_target,
     place_of_data,
-    planned,
     read_data,
     trains_towers,
     with_published,
     with_published_views,
     without_shots,
 )
-from ...registry.build import divided, judgements_of, judges_at
+from ...registry.build import check_data, divided, judgements_of, judges_at
 from ...runs.folder import RUNS, Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -65,11 +61,10 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter, part
 from ...training.checkpoints import newest_step
-from .contest import RepeatedSplits
+from .base import ComparedClassification
 from .exporting import export_run
 from .feature_rows import prepared_rows
 from .fitting import (
-    Augmentation,
     augmentation_of,
     check_novel,
     fit_adapter,
@@ -81,12 +76,10 @@ from .fitting import (
 )
 from .predictor import Predictor, RunScorer
 from .prepared import Encoding, Prepared, checked_and_split, with_preset
-from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
-from .protocols import OWN, ZERO_SHOT, Setting, adapters_among, means_of_eleven, note_on_published, protocol_named
+from .protocols import OWN, Setting, note_on_published, protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_resources
 from .scoring import (
-    LARGEST_CLASS,
     PROBE,
     WITHOUT_LABELS,
     ClassificationFit,
@@ -115,7 +108,7 @@ OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "t
 OF_FEATURES = frozenset({"features"})
 
 
-class Classification(Task):
+class Classification(ComparedClassification):
     """Named classes, one or several labels per image."""
 
     takes: ClassVar = frozenset(
@@ -135,6 +128,8 @@ class Classification(Task):
         "calibration",
         "subgroups",
         "coverage",
+        "finding-curves",
+        "operating-point",
         "random-split",
         "unlike-images",
         "base-run",
@@ -142,7 +137,6 @@ class Classification(Task):
     )
     judges: ClassVar = (JudgedClassifier, JudgedPredictions, JudgedData, JudgedLabels)
     row_files: ClassVar = FILE_KINDS
-    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
         "plan": "classification fits adapters and runs no mmengine config; give a recipe, or --domain open-vocab",
         "classes": "only for detection and segmentation; this run has its own classes",
@@ -201,9 +195,16 @@ class Classification(Task):
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
+<<<<<<< HEAD
+        check_data(self, recipe.task_options, adapter, prepared, recipe.shots)
         augmentation = augmentations_of(recipe, prepared, {adapter.name: adapter})
         said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation(augmentation)]
         drawn = {"shots": recipe.shots, **augmentation[adapter.name].of_draw, "parts": parts_wanted(adapter)}
+=======
+        augmentation = augmentation_of(adapter, prepared, recipe.adapter_options, recipe.protocol is not None)
+        said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation({adapter.name: augmentation})]
+        drawn = {"shots": recipe.shots, **augmentation.of_draw, "parts": parts_wanted(adapter)}
+>>>>>>> main
         drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
         shots = prepared.draw(seed=recipe.seed, **drawn)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
@@ -333,77 +334,6 @@ class Classification(Task):
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         return export_run(use, wishes, self.name, self.prepared, reporter)
 
-    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
-        """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
-        protocol = protocol_named(recipe.protocol)
-        names, shots = protocol.methods(axes.adapters), _shots(recipe, axes)
-        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else protocol.seeds)
-        adapters = {} if protocol.tasks else planned(recipe, adapters_among(names))
-        return protocol.entries(names, shots, seeds, [name for name, each in adapters.items() if each.label_free])
-
-    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        protocol = protocol_named(recipe.protocol)
-        names = adapters_among(protocol.methods(axes.adapters))
-        check_named(recipe, names)
-        recipe = with_published_views(as_published(recipe, names, protocol.labelled), names)
-        adapters = planned(recipe, names)
-        check_resources(recipe.resources, list(adapters.values()))
-        counts = _shots(recipe, axes)
-        recipe = recipe.with_(shots=None if None in counts else max(counts))
-        prepared = self.prepared(recipe, reporter)
-        if not has_labels(prepared.data):
-            raise CapabilityError(f"{prepared.data.name}: no image has a label, so methods cannot be compared; use fit")
-        recipe, said = with_published(recipe, prepared.data.published, names)
-        adapters = planned(recipe, names) if said else adapters
-        if prepared.base is not None:
-            prepared.base.check_classes(prepared.class_names)
-        towers = any(trains_towers(name) for name in names)
-        asked = axes.splits or (1 if protocol is not OWN and not axes.folds else None)
-        splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
-        of_data = Findings({}).add(judges_at(self, COMPARE), JudgedData(at=COMPARE, prepared=prepared))
-        contest = contest_kind(protocol, axes)(
-            splits,
-            adapters,
-            augmentations_of(recipe, prepared, adapters),
-            protocol=protocol,
-            setting=setting_of(recipe, prepared),
-            val_shots=recipe.val_shots,
-            refit=recipe.refit,
-            place=TrainingPlace(None, hooks=recipe.custom_hooks),
-            seed=recipe.seed,
-            notes=of_data,
-        )
-        contest.note_readers(adapters, counts)
-        contest.notes += said
-        contest.probe_asked = PROBE in axes.adapters
-        contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)
-        return contest
-
-    def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
-        """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
-        tested."""
-        named = [name for name in axes.adapters or () if name not in (ZERO_SHOT, LARGEST_CLASS)]
-        read = len({(recipe.features, recipe.data_path) for recipe in recipes})
-        check_protocol(protocol_named(recipes[0].protocol), axes, read, partial(planned, recipes[0], named))
-        sources: dict[str, SourceContest] = {}
-        for recipe in recipes:
-            if recipe.backbone in sources:
-                target = self.prepared(on_target(recipe), reporter)
-                yield TargetContest(sources[recipe.backbone], target)
-                continue
-            contest = self.contest(recipe, axes, reporter)
-            if isinstance(contest, SourceContest):
-                sources[recipe.backbone] = contest
-            yield contest
-
-    def published_means(self, settings: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Of the eleven sets of the few-shot protocol, where these are they."""
-        return means_of_eleven(settings, ((row["adapter"], row["shots"]) for row in rows))
-
-    def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Accuracy; macro AUROC where images have several labels."""
-        return "auroc" if any(key.startswith("auroc/") for key in rows[0]) else self.deciding
-
     def table(self, metrics: Mapping[str, Any]):
         table, further = metrics_table(metrics), Findings.of_metrics(judgements_of(self), metrics).tables
         return Group(table, *further) if further else table
@@ -418,6 +348,17 @@ class Classification(Task):
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         columns = [judgement.columns for judgement in judgements_of(self).values()]
         return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
+
+    def setting(self, recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:
+        """None without a protocol, on a set that was not recognised, on some of its classes, with other prompts or
+        settings than its own, with images of another size, or from a features file, which does not say by which model
+        it was made."""
+        others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
+        options = [key for key in recipe.given if key.startswith(("adapter.", "adapters")) and key != "adapter.name"]
+        changed = any(each is not None for each in others) or recipe.preset != AUTO or bool(options)
+        if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
+            return None
+        return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
     @contextmanager
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared: PreparedData, shots: Shots, reporter: Reporter):
@@ -461,7 +402,9 @@ class Classification(Task):
         without_labels = done.findings.get(WITHOUT_LABELS)
         by_labels = [] if without_labels is None else [without_labels.by_labels]
         reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
-        published = note_on_published(setting_of(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached)
+        published = note_on_published(
+            self.setting(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached
+        )
         further = [*done.notes, *published, *done.report.notes, *by_labels]
         if done.scores.labels is None:
             further.append(f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run holds the answers")
@@ -478,34 +421,6 @@ class Classification(Task):
             **done.findings.facts,
         }
         return RunInfo.from_json(facts)
-
-
-def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
-    protocol = protocol_named(recipe.protocol)
-    if protocol.tasks and any(axes.shots or ()):
-        raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
-    return axes.shots or ((recipe.shots,) if recipe.gave("shots") else protocol.shots)
-
-
-def augmentations_of(
-    recipe: Recipe, prepared: PreparedData, adapters: Mapping[str, Adapter]
-) -> dict[str, Augmentation]:
-    """How the images of each method are augmented."""
-    given = {name: recipe.with_adapter(name).adapter_options for name in adapters}
-    published = recipe.protocol is not None
-    return {name: augmentation_of(adapter, prepared, given[name], published) for name, adapter in adapters.items()}
-
-
-def setting_of(recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:
-    """What numbers of a recipe are of, in the words of papers; None where none can be the same: without a protocol, on
-    a set that was not recognised, on some of its classes, with other prompts or settings than its own, with images of
-    another size, or from a features file, which does not say by which model it was made."""
-    others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
-    options = [key for key in recipe.given if key.startswith(("adapter.", "adapters")) and key != "adapter.name"]
-    changed = any(each is not None for each in others) or recipe.preset != AUTO or bool(options)
-    if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
-        return None
-    return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
 
 
 def prepared_images(

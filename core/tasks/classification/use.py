@@ -22,7 +22,7 @@ from ...data.verify import digests_of
 from ...errors import CapabilityError, DataError
 from ...recipes.asked_for import facts_for_judging, on_target, place_of_data
 from ...registry import load_adapter
-from ...registry.build import judgements_of, judges_at
+from ...registry.build import judgements_of, judges_at, lasting
 from ...runs.folder import in_the_fit, make_folder, note_on_digests, now
 from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
 from ...runs.run_sections import write_report
@@ -55,7 +55,8 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     protocol = protocol_named(recipe.protocol)
     transfer = protocol.transfer if source else None
     recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
-    judges, fitted = judges_at(task, EVAL, use.judging), None if source else use.run.info
+    judges = judges_at(task, EVAL, {**lasting(task, recipe.task_options), **use.judging})
+    fitted = None if source else use.run.info
     prepared = read(recipe, reporter, divided=not source, fitted=fitted, judges=judges)
     adapter = fitted_adapter(use.run, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)

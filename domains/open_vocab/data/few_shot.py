@@ -42,9 +42,7 @@ def draw_shots(
         raise ConfigError(f"--shots {shots}: give a whole number of examples per class, 1 or more")
     if surplus not in SURPLUS:
         raise ConfigError(f"surplus '{surplus}': give one of {', '.join(SURPLUS)}")
-    pool = sorted(
-        (item for item in data.split("train") if item.id not in exclude), key=lambda item: Item.rank(seed, item.id)
-    )
+    pool = sorted((item for item in data.split("train") if item.id not in exclude), key=lambda item: item.rank(seed))
     counted = _boxes_of_class if data.kind == "boxes" else _images_of_class
     chosen = _drawn(pool, shots, len(data.class_names), counted)
     if data.kind == "boxes" and surplus == "ignore":

@@ -126,6 +126,6 @@ def _drawn(items: Sequence[Item], identities: Sequence[int], cameras: Sequence[s
     if cameras is None:
         return known
     first: dict[tuple[int, str], int] = {}
-    for place in sorted(known, key=lambda place: Item.rank(0, items[place].id)):
+    for place in sorted(known, key=lambda place: items[place].rank(0)):
         first.setdefault((identities[place], cameras[place]), place)
     return sorted(first.values())

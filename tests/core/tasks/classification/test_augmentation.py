@@ -13,8 +13,8 @@ from vladapt.core.recipes.asked_for import adapter_of, with_published_views
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.base import augmentations_of
 from vladapt.core.tasks.classification.fitting import tighter
-from vladapt.core.tasks.classification.task import augmentations_of
 
 pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 

@@ -21,7 +21,7 @@ from vladapt.core.tasks.classification.protocols import (
     note_on_published,
     rows_of,
 )
-from vladapt.core.tasks.classification.task import setting_of
+from vladapt.core.tasks.classification.task import Classification
 from vladapt.domains.natural.known_sets import names
 
 TIP = Setting("openai-rn50", "full-val", "imagenet")
@@ -90,14 +90,14 @@ def test_means_over_other_sets_are_of_one_backbone():
 def test_what_a_recipe_changes_makes_its_numbers_others():
     prepared = SimpleNamespace(backbone=object(), data=SimpleNamespace(published="imagenet"))
     given = {"protocol": "full-val", "backbone": "openai-rn50"}
-    assert setting_of(resolve(flags=given), prepared) == TIP
+    assert Classification().setting(resolve(flags=given), prepared) == TIP
     changes = {"classes": "base", "descriptions": "texts.json", "templates": "a {}.", "image_size": 64, "preset": "dtd"}
     for key, value in changes.items():
-        assert setting_of(resolve(flags={**given, key: value}), prepared) is None
-    assert setting_of(resolve(flags={"backbone": "openai-rn50"}), prepared) is None
-    assert setting_of(resolve(flags=given), SimpleNamespace(backbone=None, data=prepared.data)) is None
+        assert Classification().setting(resolve(flags={**given, key: value}), prepared) is None
+    assert Classification().setting(resolve(flags={"backbone": "openai-rn50"}), prepared) is None
+    assert Classification().setting(resolve(flags=given), SimpleNamespace(backbone=None, data=prepared.data)) is None
     unknown = SimpleNamespace(backbone=object(), data=SimpleNamespace(published=None))
-    assert setting_of(resolve(flags=given), unknown) is None
+    assert Classification().setting(resolve(flags=given), unknown) is None
 
 
 def test_the_mean_is_of_all_eleven_sets_only():
