@@ -195,16 +195,10 @@ class Classification(ComparedClassification):
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
-<<<<<<< HEAD
         check_data(self, recipe.task_options, adapter, prepared, recipe.shots)
-        augmentation = augmentations_of(recipe, prepared, {adapter.name: adapter})
-        said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation(augmentation)]
-        drawn = {"shots": recipe.shots, **augmentation[adapter.name].of_draw, "parts": parts_wanted(adapter)}
-=======
         augmentation = augmentation_of(adapter, prepared, recipe.adapter_options, recipe.protocol is not None)
         said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation({adapter.name: augmentation})]
         drawn = {"shots": recipe.shots, **augmentation.of_draw, "parts": parts_wanted(adapter)}
->>>>>>> main
         drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
         shots = prepared.draw(seed=recipe.seed, **drawn)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
