@@ -65,8 +65,9 @@ class UseOptions:
     )
     threshold: float | None = option(
         None,
-        "where images have several labels: name those of this probability or more; by default each label has a "
-        "threshold of its own, the best on the run's calibration rows",
+        "with two classes, name the finding from this probability on, with several labels each label; by default from "
+        "the operating point of the run on, without one the likelier class, and each label from the probability that "
+        "is best on the calibration rows",
         metavar="P",
         group=JUDGING,
         commands=("predict",),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...confidence.calibration import HALF, Calibration
@@ -21,6 +22,8 @@ from ...contracts.task import Task
 from ...contracts.use import Use
 from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
+from ...judgements.finding_curves import finding_of
+from ...judgements.operating_point import thresholds_of
 from ...registry.build import judges_at
 from ...runs.folder import make_folder
 from ...runs.run_sections import Report, render_report
@@ -33,7 +36,7 @@ from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 TOP = 3
 NESTED = ("top", "explanation")
 """Keys of a row that are no cell of a table."""
-OWN = ("id", "label", "confidence", "labels", "confidences", *NESTED)
+OWN = ("id", "label", "confidence", "labels", "confidences", "threshold", "thresholds", *NESTED)
 """Keys of a row that no judgement adds."""
 PAGE, MAPS = "explanations.html", "heat-maps"
 MOST = 200
@@ -52,7 +55,8 @@ class Predictions:
         files: written on demand.
         notes: sentences for the user.
         answers: (N, C) bool, the labels that are named where an image may have several; None with one label per image.
-        columns: what judgements add to the rows: key -> N values.
+        called: (N,) the class that is named, of two classes that a threshold divides; None: the most likely.
+        columns: thresholds, and what judgements add to the rows: key -> N values.
         places: N dicts of where each lies in its file, by column (`Domain.placed`); None where that says nothing.
         top: classes per row.
         explanations: of each image why, JSON-able; None where that is not asked for.
@@ -65,6 +69,7 @@ class Predictions:
     files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     answers: Tensor | None = None
+    called: Tensor | None = None
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     places: list[dict[str, Any]] | None = None
     top: int = TOP
@@ -85,7 +90,8 @@ class Predictions:
             row["labels"] = [name for name, kept in zip(self.class_names, named.tolist()) if kept]
             row["confidences"] = probs[named].tolist()
         else:
-            row["label"], row["confidence"] = ranked[0]["class"], ranked[0]["probability"]
+            c = int(best.indices[0] if self.called is None else self.called[n])
+            row["label"], row["confidence"] = self.class_names[c], float(probs[c])
         row |= {key: values[n] for key, values in self.columns.items()}
         if self.explanations is not None:
             row["explanation"] = self.explanations[n]
@@ -152,10 +158,59 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
         check_explained(use)
     if use.top is not None and use.top < 1:
         raise ConfigError(f"--top {use.top}: give a number of classes, 1 or more")
-    if use.threshold is not None and not adapter.multilabel_:
-        raise ConfigError("--threshold: images of this run have one label each; omit it, or give --max-error")
+    classes = len(adapter.class_names_)
+    if use.threshold is not None and not adapter.multilabel_ and classes != 2:
+        raise ConfigError(
+            f"--threshold: for two classes or several labels, and this run has {classes} classes; omit it, or give "
+            "--max-error"
+        )
     if use.threshold is not None and not 0 <= use.threshold <= 1:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
+    cut = Cut.of_run(use.run, adapter.class_names_, adapter.multilabel_, use.threshold)
+    if cut is not None and cut.threshold != HALF and use.judging.get("max_error") is not None:
+        raise ConfigError(
+            "--max-error: bounds the errors of the most likely class, and answers follow "
+            f"{'the operating point of the run' if use.threshold is None else '--threshold'}; omit it, or give "
+            "--threshold 0.5"
+        )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The probability from which on the finding of two classes is named.
+
+    Attributes:
+        finding: index of the class.
+        threshold: of its probability.
+    """
+
+    finding: int
+    threshold: float
+
+    @classmethod
+    def of_run(
+        cls, run: FittedRun, class_names: Sequence[str], multilabel: bool, threshold: float | None = None
+    ) -> Cut | None:
+        """The threshold that is given, else the operating point of the run; None without either, and of other than two
+        classes."""
+        if multilabel or len(class_names) != 2:
+            return None
+        if threshold is None:
+            return next((cls(class_names.index(name), at) for name, at in thresholds_of(run).items()), None)
+        return cls(class_names.index(finding_of(run)), threshold)
+
+    def called(self, probs: Tensor) -> Tensor:
+        """(N,) the class that is named of each image, of probabilities (N, 2)."""
+        return (self.finding - (probs[:, self.finding] < self.threshold).long()).abs()
+
+
+def label_thresholds(run: FittedRun, calibration: Calibration | None, class_names: Sequence[str]) -> Tensor:
+    """(C,) float64 the probability from which on each of several labels is named: that of the run's operating point,
+    else the best on its calibration rows, else one half."""
+    half = torch.full((len(class_names),), HALF, dtype=torch.float64)
+    best = half if calibration is None else calibration.thresholds
+    stored = thresholds_of(run)
+    return torch.tensor([stored.get(name, at) for name, at in zip(class_names, best.tolist())], dtype=torch.float64)
 
 
 def check_finite(ids: Sequence[str], probabilities: Tensor) -> None:
@@ -196,9 +251,18 @@ def predictions_of(
     """
     probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
     check_finite(ids, probabilities)
-    if multilabel:
-        thresholds = HALF if calibration is None else calibration.thresholds
-        answers = probabilities >= (thresholds if use.threshold is None else use.threshold)
+    cut, columns = Cut.of_run(use.run, class_names, multilabel, use.threshold), {}
+    called = None if cut is None else cut.called(probabilities)
+    if cut is not None:
+        columns["threshold"] = [cut.threshold] * len(ids)
+    elif multilabel:
+        thresholds, stored = label_thresholds(use.run, calibration, class_names), bool(thresholds_of(use.run))
+        if stored and calibration is not None:
+            calibration = replace(calibration, thresholds=thresholds)  # by which answers are left open
+        thresholds = thresholds if use.threshold is None else torch.full_like(thresholds, use.threshold)
+        answers = probabilities >= thresholds
+        if use.threshold is not None or stored:
+            columns["thresholds"] = [thresholds.tolist()] * len(ids)
     judged = JudgedPredictions(
         at=PREDICT,
         metrics=dict.fromkeys(OWN),
@@ -207,12 +271,20 @@ def predictions_of(
         probabilities=probabilities,
         features=features,
         answers=answers,
+        called=called,
         calibration=calibration,
     )
-    notes = Findings({}).add(judgements, judged)
-    how = {"answers": judged.answers, "top": use.top or TOP}
-    columns = {key: values for key, values in judged.metrics.items() if key not in OWN}
+    notes = [*_cut_words(use, cut, class_names), *Findings({}).add(judgements, judged)]
+    how = {"answers": judged.answers, "called": called, "top": use.top or TOP}
+    columns |= {key: values for key, values in judged.metrics.items() if key not in OWN}
     return Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, **how)
+
+
+def _cut_words(use: Use, cut: Cut | None, class_names: Sequence[str]) -> list[str]:
+    if cut is None:
+        return []
+    why = "--threshold" if use.threshold is not None else "the operating point of the run"
+    return [f"“{class_names[cut.finding]}” is answered from a probability of {cut.threshold:.3g} on ({why})"]
 
 
 def probabilities_of(
@@ -245,7 +317,7 @@ def write_explanations(
         DataError: nothing can be written there. CapabilityError: a method that was named cannot look into the towers.
     """
     folder, item_of = Path(use.out), {item.id: item for item in data.items}
-    targets = made.probabilities[:MOST].argmax(dim=1).tolist()
+    targets = (made.probabilities.argmax(dim=1) if made.called is None else made.called)[:MOST].tolist()
     asked = [
         Asked(lambda item=item_of[name]: data.load(item), target, features[n])
         for n, (name, target) in enumerate(zip(made.ids, targets))

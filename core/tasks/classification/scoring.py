@@ -277,7 +277,7 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
             rest = [each for each in row["top"] if each["class"] not in row["labels"]]
         else:
             label, sure = row["label"], f"{row['confidence']:.1%}"
-            rest = row["top"][1:]
+            rest = [each for each in row["top"] if each["class"] != row["label"]]
         runners_up = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest)
         table.add_row(row["id"], label, sure, runners_up, *(_in_words(row.get(key)) for key in further))
     return table
