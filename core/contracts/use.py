@@ -13,6 +13,8 @@ from .options import Option, option, options_of
 from .recipe import DATA, JUDGING, METHOD, OUTPUT
 from .run_info import FittedRun
 
+PER_PATIENT = ("mean", "max")
+"""How the probabilities of a patient's images are pooled."""
 ON_DATA, ON_RUNS = ("evaluate", "export"), ("evaluate", "predict", "export")
 """Commands on a run that take a data set, and all of them."""
 BATCH_SIZE = "images per batch through the backbone; measured by default"
@@ -69,6 +71,14 @@ class UseOptions:
         "the operating point of the run on, without one the likelier class, and each label from the probability that "
         "is best on the calibration rows",
         metavar="P",
+        group=JUDGING,
+        commands=("predict",),
+    )
+    per_patient: str | None = option(
+        None,
+        "one answer per patient (or other group of images), of the mean or the largest of its images' probabilities, "
+        "calibrated anew",
+        metavar="|".join(PER_PATIENT),
         group=JUDGING,
         commands=("predict",),
     )

@@ -16,7 +16,7 @@ from ..runtime.reading import read_bytes
 
 SIZES = (1, 4, 8, 16, 32)
 TOP = 3
-NOT_EXPORTED = ("set_method", "max_error", "nearest")
+NOT_EXPORTED = ("set_method", "max_error", "per_patient", "nearest")
 """Wishes that need what a run holds beside its model."""
 
 

@@ -191,7 +191,9 @@ class _Export:
         found = Calibration.load(self.new.run.path)
         if found is None or not found.multilabel:
             return found
-        return replace(found, thresholds=label_thresholds(self.new.run, found, self.adapter.class_names_))
+        return replace(
+            found, thresholds=label_thresholds(thresholds_of(self.new.run), found, self.adapter.class_names_)
+        )
 
     @cached_property
     def towers(self) -> Backbone:
@@ -330,7 +332,7 @@ class _Export:
     def _thresholds(self) -> Tensor | None:
         if not self.adapter.multilabel_:
             return None
-        return label_thresholds(self.new.run, self.calibration, self.adapter.class_names_)
+        return label_thresholds(thresholds_of(self.new.run), self.calibration, self.adapter.class_names_)
 
     # what is said of it ----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ...contracts.items import DomainData
 from ...contracts.judgement import PREDICT, Findings, JudgedPredictions, Judgement
 from ...contracts.run_info import FittedRun
 from ...contracts.task import Task
-from ...contracts.use import Use
+from ...contracts.use import PER_PATIENT, Use
 from ...data.tables import csv_text
 from ...errors import ConfigError, DataError
 from ...judgements.finding_curves import finding_of
@@ -36,7 +36,7 @@ from .explaining import SIDE, Asked, Explainer, Reason, check_explained
 TOP = 3
 NESTED = ("top", "explanation")
 """Keys of a row that are no cell of a table."""
-OWN = ("id", "label", "confidence", "labels", "confidences", "threshold", "thresholds", *NESTED)
+OWN = ("id", "label", "confidence", "labels", "confidences", "threshold", "thresholds", "images", *NESTED)
 """Keys of a row that no judgement adds."""
 PAGE, MAPS = "explanations.html", "heat-maps"
 MOST = 200
@@ -166,6 +166,7 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
         )
     if use.threshold is not None and not 0 <= use.threshold <= 1:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
+    _check_per_patient(use, adapter)
     cut = Cut.of_run(use.run, adapter.class_names_, adapter.multilabel_, use.threshold)
     if cut is not None and cut.threshold != HALF and use.judging.get("max_error") is not None:
         raise ConfigError(
@@ -173,6 +174,18 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
             f"{'the operating point of the run' if use.threshold is None else '--threshold'}; omit it, or give "
             "--threshold 0.5"
         )
+
+
+def _check_per_patient(use: Use, adapter: Adapter) -> None:
+    how = use.per_patient
+    if how is None:
+        return
+    if how not in PER_PATIENT:
+        raise ConfigError(f"--per-patient {how}: give {' or '.join(PER_PATIENT)}")
+    if how == PER_PATIENT[1] and not adapter.multilabel_ and len(adapter.class_names_) != 2:
+        raise ConfigError("--per-patient max: for two classes or several labels; give mean")
+    if use.explain is not None:
+        raise ConfigError("--per-patient: an explanation is of an image; omit it, or --explain")
 
 
 @dataclass(frozen=True)
@@ -189,28 +202,38 @@ class Cut:
 
     @classmethod
     def of_run(
-        cls, run: FittedRun, class_names: Sequence[str], multilabel: bool, threshold: float | None = None
+        cls,
+        run: FittedRun,
+        class_names: Sequence[str],
+        multilabel: bool,
+        threshold: float | None = None,
+        points: Mapping[str, float] | None = None,
     ) -> Cut | None:
-        """The threshold that is given, else the operating point of the run; None without either, and of other than two
-        classes."""
+        """The threshold that is given, else the operating point; None without either, and of other than two classes.
+
+        Args:
+            points: class -> its operating point, by default that of the run.
+        """
         if multilabel or len(class_names) != 2:
             return None
-        if threshold is None:
-            return next((cls(class_names.index(name), at) for name, at in thresholds_of(run).items()), None)
-        return cls(class_names.index(finding_of(run)), threshold)
+        if threshold is not None:
+            return cls(class_names.index(finding_of(run)), threshold)
+        points = thresholds_of(run) if points is None else points
+        return next((cls(class_names.index(name), at) for name, at in points.items()), None)
 
     def called(self, probs: Tensor) -> Tensor:
         """(N,) the class that is named of each image, of probabilities (N, 2)."""
         return (self.finding - (probs[:, self.finding] < self.threshold).long()).abs()
 
 
-def label_thresholds(run: FittedRun, calibration: Calibration | None, class_names: Sequence[str]) -> Tensor:
-    """(C,) float64 the probability from which on each of several labels is named: that of the run's operating point,
-    else the best on its calibration rows, else one half."""
+def label_thresholds(
+    points: Mapping[str, float], calibration: Calibration | None, class_names: Sequence[str]
+) -> Tensor:
+    """(C,) float64 the probability from which on each of several labels is named: that of its operating point, else the
+    best on the calibration rows, else one half."""
     half = torch.full((len(class_names),), HALF, dtype=torch.float64)
     best = half if calibration is None else calibration.thresholds
-    stored = thresholds_of(run)
-    return torch.tensor([stored.get(name, at) for name, at in zip(class_names, best.tolist())], dtype=torch.float64)
+    return torch.tensor([points.get(name, at) for name, at in zip(class_names, best.tolist())], dtype=torch.float64)
 
 
 def check_finite(ids: Sequence[str], probabilities: Tensor) -> None:
@@ -238,6 +261,7 @@ def predictions_of(
     features: Tensor,
     multilabel: bool,
     skipped: list[tuple[str, str]],
+    points: Mapping[str, float] | None = None,
 ) -> Predictions:
     """Predictions, and what judgements say of them.
 
@@ -245,23 +269,25 @@ def predictions_of(
         calibration: of the run, or None.
         logits: (N, C).
         features: (N, D) that the logits are of.
+        points: class or label -> its operating point; by default those of the run.
 
     Raises:
         DataError: the calibration is of other classes, or as for `check_finite`.
     """
     probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
     check_finite(ids, probabilities)
-    cut, columns = Cut.of_run(use.run, class_names, multilabel, use.threshold), {}
+    points = thresholds_of(use.run) if points is None else points
+    cut, columns = Cut.of_run(use.run, class_names, multilabel, use.threshold, points), {}
     called = None if cut is None else cut.called(probabilities)
     if cut is not None:
         columns["threshold"] = [cut.threshold] * len(ids)
     elif multilabel:
-        thresholds, stored = label_thresholds(use.run, calibration, class_names), bool(thresholds_of(use.run))
-        if stored and calibration is not None:
+        thresholds = label_thresholds(points, calibration, class_names)
+        if points and calibration is not None:
             calibration = replace(calibration, thresholds=thresholds)  # by which answers are left open
         thresholds = thresholds if use.threshold is None else torch.full_like(thresholds, use.threshold)
         answers = probabilities >= thresholds
-        if use.threshold is not None or stored:
+        if use.threshold is not None or points:
             columns["thresholds"] = [thresholds.tolist()] * len(ids)
     judged = JudgedPredictions(
         at=PREDICT,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from ...contracts.run_info import FittedRun
 from ...contracts.serving import NoneReadable
 from ...contracts.task import Task
 from ...contracts.use import Use
+from ...data.group_columns import AUTO as BY_USUAL_NAMES
+from ...data.group_columns import OPTION, group_images
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, one_line
 from ...features.batches import PLAIN, logits_of
@@ -41,6 +43,9 @@ from .predictions import Predictions, check_finite, check_wishes, predictions_of
 from .prepared import Encoding, Prepared
 from .resources import BaseRun, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
+
+if TYPE_CHECKING:
+    from .patients import Patients
 
 FEW = 8
 """Images that are encoded at once and not stored."""
@@ -68,6 +73,7 @@ class Predictor:
     adapter: Adapter
     calibration: Calibration | None
     base: BaseRun | None = None
+    _patients: dict[tuple[str, bool], Patients] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of_use(cls, use: Use, task: Task) -> Predictor:
@@ -127,15 +133,34 @@ class Predictor:
     def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
         """Classes of the images of a `Use`."""
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
+        if use.per_patient is not None:
+            self.patients(use)  # which may be refused
+            data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         item_of = {item.id: item for item in data.items}
         places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
-        made = self.predictions(use, features.ids, logits, features.features, [*data.skipped, *skipped], places)
+        groups = [item_of[id_].group or "" for id_ in features.ids]
+        skipped = [*data.skipped, *skipped]
+        made = self.predictions(use, features.ids, logits, features.features, skipped, places, groups)
         if use.explain is not None:
             of = (self.explainer(use, data), self.backbone.spec, data, made, features.features)
             write_explanations(use, *of, reporter)
         made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
+
+    def patients(self, use: Use) -> Patients:
+        """What answers of patients are made by.
+
+        Raises:
+            DataError: the run lacks what is needed.
+        """
+        how, chosen = use.per_patient, use.threshold is None
+        key = (how, chosen)
+        if key not in self._patients:
+            from .patients import Patients
+
+            self._patients[key] = Patients.of_run(self.run, self.calibration, how, chosen)
+        return self._patients[key]
 
     def explainer(self, use: Use, data: DomainData) -> Explainer:
         """What says why images of the data were answered so, by the method that is asked for."""
@@ -169,16 +194,20 @@ class Predictor:
         features: Tensor,
         skipped: list[tuple[str, str]],
         places: list[dict[str, Any]],
+        groups: Sequence[str] = (),
     ) -> Predictions:
-        """What is said of N images.
+        """What is said of N images, or where that is asked for of their patients.
 
         Args:
             logits: (N, C).
             features: (N, D) that they are of.
             places: of each image in its file, `Domain.placed`.
+            groups: N patients, "" of an image that is one of its own.
         """
         several, names = self.adapter.multilabel_, self.adapter.class_names_
         judgements = judges_at(self.task, PREDICT, use.judging)
+        if use.per_patient is not None:
+            return self.patients(use).predictions(use, judgements, ids, logits, features, skipped, groups)
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made

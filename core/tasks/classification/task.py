@@ -116,7 +116,9 @@ class Classification(ComparedClassification):
     ) | {"redact", "preset", "protocol", "judge", "judge_views", "custom_hooks"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
-    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"})
+    at_prediction: ClassVar = frozenset(
+        {"batch_size", "workers", "resources", "top", "threshold", "stream", "explain"}
+    ) | {"per_patient"}
     judgements: ClassVar = (
         "possible-groups",
         "baselines",
@@ -315,6 +317,8 @@ class Classification(ComparedClassification):
         if self.own_files and not use.explain and self.domain.writes_own(use, self.name, reading):
             if use.stream:
                 raise ConfigError("--stream: files of the domain are not made from a stream; omit it, or --out")
+            if use.per_patient is not None:
+                raise ConfigError("--per-patient: files of the domain are not made of patients; omit it, or --out")
             load = partial(RunScorer, use, self)
             return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self, reporter)
