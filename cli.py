@@ -109,7 +109,7 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
             return FAILED
         if stops.explain(error.__cause__ or error):
             return interrupted()
-        code = fail(str(error), error.exit_code, error, arguments)
+        code = error.told(arguments)
     except (typer.Abort, KeyboardInterrupt) as error:
         code = FAILED if told_of_a_death(error) else interrupted()
     except OSError as error:

@@ -59,7 +59,7 @@ class Named(NamedTuple):
     Args:
         room: "metrics"; "metrics.selection" where a file inside it is named.
         name: of a class, function or constant.
-        user: the folder that imports it: "adapters.cache", "domains.video".
+        user: the folder that imports it, "adapters.cache" or "domains.video"; or a file beside such folders.
     """
 
     room: str
@@ -142,13 +142,13 @@ def names_of_rooms() -> list[Named]:
     """What adapters and domains import from `core`."""
     found = set()
     for file, tree in sources().items():
-        if file.parts[0] in ("adapters", "domains") and len(file.parts) > 2:
+        if file.parts[0] in ("adapters", "domains"):
             package = ("vladapt", *file.parent.parts)
             for node in ast.walk(tree):
                 if isinstance(node, ast.ImportFrom) and node.level:
                     base = package[: len(package) + 1 - node.level] + tuple((node.module or "").split("."))
                     if base[:2] == ("vladapt", "core"):
-                        user = ".".join(file.parts[:2])
+                        user = ".".join(file.with_suffix("").parts[:2])
                         found.update(Named(".".join(base[2:]), each.name, user) for each in node.names)
     return sorted(found)
 

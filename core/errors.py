@@ -41,6 +41,17 @@ class VladaptError(Exception):
     def __init__(self, message: object = ""):
         super().__init__(as_message(str(message)))
 
+    def told(self, arguments: list[str]) -> int:
+        """Tell the user, in one line on stderr.
+
+        Args:
+            arguments: of the command; with "--debug" among them the traceback comes first.
+
+        Returns:
+            The exit code.
+        """
+        return fail(str(self), self.exit_code, self, arguments)
+
 
 class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""

@@ -26,8 +26,7 @@ from torch import Tensor
 from ...core.contracts import Batch, ByExample, FeatureSet, FurtherBackbone, TextClassifier
 from ...core.data import Selection
 from ...core.errors import CapabilityError, DataError
-from ...core.metrics import ALIKE, best_setting, class_weights, row_weights
-from ...core.runtime import in_blocks
+from ...core.metrics import ALIKE, best_setting, row_weights
 from ._interpolated_search import TOLERANCE, sweep_interpolated
 from ._several_labels import signed_shares, sweep_auroc
 
@@ -177,17 +176,16 @@ def one_hot_values(support: FeatureSet, num_classes: int) -> Tensor:
     return F.pad(values, (0, num_classes - values.shape[1])).to(support.features.device)
 
 
-def cache_values(support: FeatureSet, num_classes: int, balanced: bool = False) -> Tensor:
+def cache_values(support: FeatureSet, num_classes: int, weights: Tensor | None = None) -> Tensor:
     """(N, C) values of the keys. One label per image: one-hot rows. Several: `signed_shares` of each label, since a sum
     over the positives would grow with them, and say nothing of the negatives.
 
     Args:
-        balanced: weigh one-hot rows by `class_weights`, so that a class with more keys has no larger sum.
+        weights: (C,) of the classes, for one-hot rows, so that a class with more keys has no larger sum.
     """
     if support.multilabel:
         return signed_shares(support.labels, num_classes).to(support.features.device)
     values = one_hot_values(support, num_classes)
-    weights = class_weights(support.labels, num_classes) if balanced else None
     return values if weights is None else values * weights.to(values)
 
 
@@ -204,11 +202,13 @@ def cache_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float) -> 
         (B, C).
     """
     rows = max(1, CHUNK_ELEMENTS // max(1, len(keys)))
-    if not torch.compiler.is_exporting() and len(queries) * values.numel() > SPARSE_FROM:
+    exporting = torch.compiler.is_exporting()
+    if not exporting and len(queries) * values.numel() > SPARSE_FROM:
         sums = _sparse_sums(values)
         kernels = (torch.exp_((keys @ block.T).sub_(1).mul_(beta)) for block in queries.split(rows))  # (N, b)
         return torch.cat([sums(kernel).T for kernel in kernels])
-    return torch.cat([torch.exp(-beta * (1 - block @ keys.T)) @ values for block in in_blocks(queries, rows)])
+    blocks = (queries,) if exporting else queries.split(rows)  # of several a graph would keep the first alone
+    return torch.cat([torch.exp(-beta * (1 - block @ keys.T)) @ values for block in blocks])
 
 
 def _sparse_sums(values: Tensor) -> Callable[[Tensor], Tensor]:

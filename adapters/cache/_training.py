@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet
 from ...core.data import Selection
-from ...core.metrics import ALIKE, val_score
+from ...core.metrics import ALIKE
 from ...core.training import (
-    Epoch,
     by_epoch,
     epoch_batches,
     keep_best,
@@ -104,7 +103,7 @@ def _search(
         chosen = dict(zip(names, best))
     _predict_with(adapter, selection.train, axes, chosen, epoch, given)
     if score is not None and adapter.offset is not None:
-        score = val_score(adapter._logits(batch_of(val, rows)), val.labels, adapter.balanced)
+        score = adapter.val_score(adapter._logits(batch_of(val, rows)), val.labels)
     return chosen, score
 
 
@@ -153,12 +152,12 @@ def train_keeping_best(
     steps = len(batches(0))
     rates = by_epoch(chained_cosine_rates(schedule.lr, schedule.epochs * steps), steps)[: schedule.stop]
     epochs = train_epochs(optimizer, rates, batches, loss_of)
-    return keep_best(epochs, parameters, score, best=select == "best_val", row=_row)
 
+    def row(epoch) -> dict[str, float]:
+        """Of the history, its mean loss in double precision."""
+        return {**epoch.row(), "loss": sum(epoch.losses.tolist()) / len(epoch.losses)}
 
-def _row(epoch: Epoch) -> dict[str, float]:
-    """The mean loss in double precision."""
-    return {**epoch.row(), "loss": sum(epoch.losses.tolist()) / len(epoch.losses)}
+    return keep_best(epochs, parameters, score, best=select == "best_val", row=row)
 
 
 def chained_cosine_rates(lr: float, steps: int) -> list[float]:

@@ -127,7 +127,8 @@ class APE(WithPreset, CacheModel, Searched, PooledViews):
         self.keys = self._refine(keys)  # (N, Q)
         guess = (self.keys @ self._refine(self.text).T).softmax(dim=-1)  # (N, C)
         self.exponent = (one_hot * torch.log2((one_hot + SMOOTHING) / (guess + SMOOTHING))).sum(dim=-1)  # (N,)
-        self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
+        weights = self.class_weights(support.labels, len(self.text))
+        self.values = cache_values(support, len(self.text), weights)  # (N, C)
 
     def _refine(self, features: Tensor) -> Tensor:
         """(.., Q) unit rows of the kept channels."""

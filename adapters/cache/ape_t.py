@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...core.contracts import Batch, FitReport, FreshViews, Searched, option
 from ...core.data import selection_split
-from ...core.metrics import val_score
 from ...core.training import label_loss, training_features, views_of_training
 from ..published_sets import WithPreset
 from ._cache_model import (
@@ -115,7 +114,8 @@ class APET(WithPreset, CacheModel, Searched, FreshViews):
         self, support, *, base, seed, seen=None, val=None, stop=None, order=None
     ) -> tuple[int, list[dict[str, float]]]:
         """Set channels, residual, value_scale and what they make of text, keys and values; kept epoch and history."""
-        keys, values = cache_keys(support, self.views), cache_values(support, len(base), self.balanced)
+        weights = self.class_weights(support.labels, len(base))
+        keys, values = cache_keys(support, self.views), cache_values(support, len(base), weights)
         self.channels = self._choose_channels(base, keys, one_hot_values(support, len(base)))
         residual = torch.zeros(len(base), len(self.channels), device=keys.device, requires_grad=True)
         value_scale = torch.ones(len(keys), 1, device=keys.device, requires_grad=True)
@@ -135,7 +135,7 @@ class APET(WithPreset, CacheModel, Searched, FreshViews):
             len(support),
             self._schedule(support, seed, stop),
             order=order,
-            score=None if val is None else lambda: val_score(logits(val.unit), val.labels, self.balanced),
+            score=None if val is None else lambda: self.val_score(logits(val.unit), val.labels),
             select=self.select,
         )
         self.residual, self.value_scale = residual.detach(), value_scale.detach()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, option, require
 from ...core.data import Selection, selection_split
-from ...core.metrics import best_setting, class_weights, val_score
+from ...core.metrics import best_setting
 from ..published_sets import WithPreset
 from ._cache_model import Axis, Keyed, Rows, cache_logits, choose, example_logits
 from ._presets import PROKER_SETTINGS
@@ -152,7 +153,8 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews):
         def search(betas: Sequence[float], penalties: Sequence[float]):
             problem, val = self._problem(selection.train, taken, rows), selection.val
             zero_shot = val.unit @ self.text.T
-            scores = problem.scores(rows(val).unit, zero_shot, val.labels, betas, penalties, self.balanced)
+            score = partial(self.val_score, labels=val.labels)
+            scores = problem.scores(rows(val).unit, zero_shot, betas, penalties, score)
             best, lam = best_setting(scores, self.ties)
             return (betas[best], penalties[lam]), float(scores[best, lam])
 
@@ -161,7 +163,7 @@ class ProKeR(WithPreset, Keyed, Searched, PooledViews):
     def _problem(self, support: FeatureSet, taken: int, rows: Rows) -> Problem:
         compared, (unit, labels) = rows(support), rows_of(support, taken)
         keys = unit if compared is support else rows_of(compared, taken)[0]
-        return Problem.of(keys, labels, unit @ self.text.T, self.balanced)
+        return Problem.of(keys, labels, unit @ self.text.T, self.class_weights(labels, len(self.text)))
 
     def _taken(self, support: FeatureSet) -> int:
         """How many views of each image are rows; 0 where the image itself is."""
@@ -208,10 +210,10 @@ class Problem:
     roots: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, labels: Tensor, zero_shot: Tensor, balanced: bool) -> Problem:
-        """Args: rows (N, D_k) that are compared, labels (N,), zero_shot (N, C) of the same images or views."""
+    def of(cls, rows: Tensor, labels: Tensor, zero_shot: Tensor, weights: Tensor | None = None) -> Problem:
+        """Args: rows (N, D_k) that are compared, labels (N,), zero_shot (N, C) of the same images or views, weights
+        (C,) of the classes, where these count alike."""
         classes = zero_shot.shape[1]
-        weights = class_weights(labels, classes) if balanced else None
         roots = torch.ones_like(rows[:, 0]) if weights is None else weights[labels].to(rows).sqrt()
         member = F.one_hot(labels, classes).to(rows)
         residual = (member - zero_shot) * member.any(dim=0)  # of a class without images nothing is known
@@ -252,13 +254,12 @@ class Problem:
         self,
         queries: Tensor,
         zero_shot: Tensor,
-        labels: Tensor,
         betas: Sequence[float],
         penalties: Sequence[float],
-        balanced: bool,
+        score: Callable[[Tensor], float],
     ) -> np.ndarray:
-        """(B, L) scores on val, by its (M, D_k) queries, (M, C) zero-shot cosines and (M,) labels. The kernel of each
-        beta is decomposed once, which solves for every lambda."""
+        """(B, L) scores on val, by its (M, D_k) queries, (M, C) zero-shot cosines and the score of (M, C) cosines. The
+        kernel of each beta is decomposed once, which solves for every lambda."""
         zero_shot, cosines, found = zero_shot.double(), (queries @ self.rows.T).double(), []  # (M, C), (M, N)
         roots, residual = self.roots.double(), self.residual.double()
         for beta in betas:
@@ -267,7 +268,7 @@ class Problem:
             outside = torch.exp(-beta * (1 - cosines)) @ (roots * vectors)  # (M, N)
             for penalty in penalties:
                 shrunk = penalty / (values.clamp(min=0) + penalty)  # (N,)
-                found.append(val_score(zero_shot + outside @ (shrunk[:, None] * inside), labels, balanced))
+                found.append(score(zero_shot + outside @ (shrunk[:, None] * inside)))
         return np.array(found).reshape(len(betas), len(penalties))
 
     def _weighted_kernel(self, beta: float) -> Tensor:

@@ -97,4 +97,5 @@ class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
 
     def _remember(self, support) -> None:
         self.keys = cache_keys(support, self.views)  # (N, D)
-        self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
+        weights = self.class_weights(support.labels, len(self.text))
+        self.values = cache_values(support, len(self.text), weights)  # (N, C)

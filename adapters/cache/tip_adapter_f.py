@@ -10,7 +10,6 @@ from torch import Tensor
 from ...core.contracts import Batch, FitReport, FreshViews, Searched, option
 from ...core.data import selection_split
 from ...core.errors import CapabilityError
-from ...core.metrics import val_score
 from ...core.training import label_loss, training_features, views_of_training
 from ..published_sets import WithPreset
 from ._cache_model import (
@@ -120,7 +119,8 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     ) -> tuple[int, list[dict[str, float]]]:
         """Set keys and values; the kept epoch and the history."""
         compared = rows(support)
-        self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
+        weights = self.class_weights(support.labels, len(self.text))
+        self.values = cache_values(support, len(self.text), weights)  # (N, C)
         self.keys = cache_keys(compared, self.views).clone().requires_grad_()  # (N, D_k)
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
@@ -132,7 +132,7 @@ class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
         epochs = self.epochs or TIP_SETTINGS[self.preset].epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
         of_val = None if val is None else (val.unit, rows(val).unit)
-        score = None if val is None else lambda: val_score(self._unit_logits(*of_val), val.labels, self.balanced)
+        score = None if val is None else lambda: self.val_score(self._unit_logits(*of_val), val.labels)
         kept = train_keeping_best(
             [self.keys], loss_of, len(support), schedule, order=order, score=score, select=self.select
         )

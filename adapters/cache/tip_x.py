@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, option, require
-from ...core.data import Selection, selection_split, support_folder_images
-from ...core.metrics import class_weights
+from ...core.data import Selection, selection_split
+from ..support_folder import support_folder_images
 from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,
@@ -156,7 +156,7 @@ class TipX(CacheModel, Searched, PooledViews):
             self.signatures += one_hot[rows].T @ self._log_signature(self.keys[rows])
         self.signatures /= counts.clamp(min=1)[:, None]  # (C, C): mean over a class's keys
         self.mean_keys = float(counts.sum() / (counts > 0).sum())
-        weights = class_weights(one_hot.argmax(dim=1), len(self.text)) if self.balanced else None
+        weights = self.class_weights(one_hot.argmax(dim=1), len(self.text))
         self.values = one_hot if weights is None else one_hot * weights
 
     def _ranges(self, queries: Tensor | None) -> list[float]:

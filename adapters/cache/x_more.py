@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.contracts import Adapter, Batch, FitReport, option
 from ...core.errors import CapabilityError, DataError
 from ...core.features import faiss_library
-from ...core.runtime import in_blocks
+from ..blocks import in_blocks
 from ._cache_model import CHUNK_ELEMENTS
 
 PUBLISHED = 16  # captions per image

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, FeatureSet, FitReport, FreshViews, Searched, option
 from ...core.data import Selection, selection_split
-from ...core.metrics import best_setting, val_score
+from ...core.metrics import best_setting
 from ...core.training import dassl_epochs, label_loss, views_of_training
 from ._text_rows import Frame, frame_of
 
@@ -141,7 +141,7 @@ class ClipAdapter(Searched, FreshViews):
         if selection.val is None:
             return 0, None
         adapted, labels = self._scores(heads.adapt(selection.val.unit)), selection.val.labels
-        scores = [val_score(logits, labels, self.balanced) for logits in adapted]
+        scores = [self.val_score(logits, labels) for logits in adapted]
         best = best_setting(np.array(scores), self.ties)[0]
         return best, scores[best]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
 from ...core.data import Selection, selection_split
-from ...core.metrics import best_setting, class_weights, val_score
+from ...core.metrics import best_setting
 from ...core.training import dassl_learning_rates, train_epochs
 from ._class_texts import texts_of
 from ._text_rows import has_lengths, unit_rows
@@ -153,7 +153,8 @@ class CrossModal(Searched, PooledViews):
         """A head for each decay, trained side by side on the same batches; without val their last step is kept."""
         heads = [start.clone().requires_grad_() for _ in decays]
         groups = [{"params": [head], "weight_decay": decay} for head, decay in zip(heads, decays)]
-        priors = samples.log_priors() if self.balanced else None
+        unequal = self.class_weights(samples.labels, samples.num_classes) is not None
+        priors = samples.log_priors() if unequal else None
         batches, count = self._batches(samples, size, seed), len(heads)
 
         def loss_of(part: int, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -172,7 +173,7 @@ class CrossModal(Searched, PooledViews):
                 if val is None:
                     run.head, run.step = head.detach(), steps - 1
                 else:
-                    run.look(head.detach(), steps - 1, val_score(val.unit @ head.detach().T, val.labels, self.balanced))
+                    run.look(head.detach(), steps - 1, self.val_score(val.unit @ head.detach().T, val.labels))
         return runs
 
     def _parts(self, rate: float, looked_at: bool, stop: int | None) -> list[list[float]]:
@@ -224,10 +225,8 @@ class _Samples:
         features = torch.cat([self.images[image], self.texts[text]])
         return features, torch.cat([self.labels[image], self.classes[text]])
 
-    def log_priors(self) -> Tensor | None:
-        """(C,) log shares of the classes in a batch; None where all classes have equally many images, as published."""
-        if class_weights(self.labels, self.num_classes) is None:
-            return None
+    def log_priors(self) -> Tensor:
+        """(C,) log shares of the classes in a batch."""
         shares = [torch.bincount(of, minlength=self.num_classes) for of in (self.labels, self.classes) if len(of)]
         mean = torch.stack([counts / counts.sum() for counts in shares]).mean(dim=0)
         return mean.clamp(min=mean[mean > 0].min()).log()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, PooledViews, Searched, TextClassifier, option
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError
-from ...core.metrics import best_setting, class_weights, val_score
+from ...core.metrics import best_setting
 from ...core.prompts import build_classifier
 from ._gaussian import class_means, mean_class_precision, mean_excess, new_class_gaussians, shrunk_precision
 
@@ -130,7 +130,7 @@ class GDA(Searched, PooledViews):
         self._estimate(selection.train)
         unit = selection.val.unit
         zero_shot, gaussian = self._zero_shot(unit), self._gaussian(unit)
-        scores = [val_score(zero_shot + alpha * gaussian, selection.val.labels, self.balanced) for alpha in GRID]
+        scores = [self.val_score(zero_shot + alpha * gaussian, selection.val.labels) for alpha in GRID]
         best = best_setting(np.array(scores), self.ties)[0]
         return GRID[best] if scores[best] > 0 else START, selection.words, scores[best]
 
@@ -150,7 +150,7 @@ class GDA(Searched, PooledViews):
         absent = counts == 0
         if absent.any():
             means[absent] = new_class_gaussians(self.text[absent], rows, self.neighbors, self.text_copies)[0]
-        unequal = self.balanced and class_weights(labels, len(means)) is not None
+        unequal = self.class_weights(labels, len(means)) is not None
         images = counts / (len(rows) // len(support))  # views of an image are no further images
         excess = mean_excess(rows, labels, means, images, precision) if unequal else None
         self._set_scores(means, precision, excess)

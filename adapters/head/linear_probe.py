@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
 from ...core.data import selection_split
 from ...core.errors import CapabilityError
-from ...core.metrics import ALIKE, best_setting, class_weights, val_score
+from ...core.metrics import ALIKE, best_setting
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0
@@ -85,7 +85,7 @@ class LinearProbe(Searched):
         return self._score_of(*learned, selection.val)
 
     def _score_of(self, weight: Tensor, bias: Tensor, val: FeatureSet) -> float:
-        return val_score(val.features @ weight.T + bias, val.labels, self.balanced)
+        return self.val_score(val.features @ weight.T + bias, val.labels)
 
     def _balanced_regress(
         self, support, num_classes: int, c: float, seed: int, count: int | None = None
@@ -107,7 +107,7 @@ class LinearProbe(Searched):
         if support.multilabel:
             weight, bias = _one_vs_rest(features, labels, num_classes, c, self.max_iter)
         else:
-            unequal = self.balanced and class_weights(support.labels, num_classes) is not None
+            unequal = self.counts_unequal(support, num_classes)
             weight, bias = _multinomial(features, labels, num_classes, c, self.max_iter, balanced=unequal)
         weight = weight if basis is None else weight @ basis
         device = support.features.device

@@ -13,7 +13,6 @@ from torch import Tensor
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option
 from ...core.data import selection_split
 from ...core.errors import ConfigError
-from ...core.metrics import class_weights, val_score
 from ..published_sets import MOST_SHOTS
 
 
@@ -88,7 +87,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         epoch, score, history = self._train(problem, bias, self.epochs, selection.val)
         shifted = self._shift(selection.train, bias, epoch, seed)
         if shifted and score is not None:
-            score = val_score(self._scores(selection.val.unit), selection.val.labels, self.balanced)
+            score = self.val_score(self._scores(selection.val.unit), selection.val.labels)
         if selection.held_out:
             problem = self._problem(support)
             again = self._train(problem, bias, epoch)[2]
@@ -126,7 +125,8 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         """Of unit features: the first augmented view of each image, or the image's own."""
         unit = F.normalize(support.views[:, 0].float(), dim=-1) if self._augmented(support) else support.unit
         priors = self.priors_of(support.labels, len(self.text))
-        return _Problem(unit, support.labels, self.text, priors, self.balanced)
+        weights = self.class_weights(support.labels, len(self.text))
+        return _Problem(unit, support.labels, self.text, priors, weights)
 
     @torch.no_grad()
     def _train(self, problem: _Problem, bias: Tensor, epochs: int, val: FeatureSet | None = None):
@@ -147,7 +147,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
             history.append({"epoch": epoch, "loss": loss, "lr": rate})
             if val is None:
                 continue
-            history[-1]["val_score"] = score = val_score(self._scores(val.unit), val.labels, self.balanced)
+            history[-1]["val_score"] = score = self.val_score(self._scores(val.unit), val.labels)
             if score >= best:
                 best, kept = score, (epoch, self.weight, self.bias, self.alpha)
         if kept is None:
@@ -171,12 +171,11 @@ class _Problem:
         labels: (N,).
         text: (C, D) unit rows.
         priors: (C,) log shares of the classes, which adjust the logits of the loss, or None.
-        balanced: whether each class counts alike.
+        weights: (C,) of the classes, where they count alike, or None.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, priors: Tensor | None, balanced: bool):
-        self.features, self.labels, self.priors = features, labels, priors
-        self.weights = class_weights(labels, len(text)) if balanced else None
+    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, priors: Tensor | None, weights: Tensor | None):
+        self.features, self.labels, self.priors, self.weights = features, labels, priors, weights
         self.similarities = features @ text.T  # (N, C)
 
     def class_sums(self) -> Tensor:

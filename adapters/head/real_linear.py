@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, TextPool, option
-from ...core.data import support_folder_images
 from ...core.errors import DataError
 from ...core.training import dassl_learning_rates, epoch_batches, label_loss, train_epochs
+from ..support_folder import support_folder_images
 from ._class_texts import ClassTexts, checked_synonyms, spoken_of, texts_of, texts_of_synonyms
 
 ASSUMED_IMAGES = 100  # a class, in the published number of iterations

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.confidence import Scaling
-from ...core.contracts import Batch, FeatureSet, FitReport, NoValidation, Searched, option
+from ...core.contracts import Batch, FeatureSet, FitReport, Searched, option
 from ...core.data import selection_split
-from ...core.metrics import best_setting, row_weights, val_score
+from ...core.metrics import best_setting, row_weights
 from .linear_probe import NEVER, never_predicted
 from .nearest_mean import SCALED_ON
 
@@ -91,14 +91,14 @@ class Ridge(Searched):
         if self.penalty is not None:
             return self.penalty, "given as options", None
         selection = selection_split(support, val, seed)
-        if isinstance(val, NoValidation):
+        if val is not None and not val.chooses:
             return DEFAULT_PENALTY, selection.words, None
         if self.choose_by == "val" and selection.val is not None and not selection.held_out:
             unit, labels = selection.val.unit.double(), selection.val.labels
 
             def score_on_val(penalty: float) -> float:
                 weight, bias = fits.weights(penalty)
-                return val_score(unit @ weight.T + bias, labels, self.balanced)
+                return self.val_score(unit @ weight.T + bias, labels)
 
             return self._best(score_on_val, selection.words)
         rows = fits.compared
@@ -108,7 +108,7 @@ class Ridge(Searched):
             return *self._best(lambda penalty: -fits.gcv(penalty), "generalised cross-validation")[:2], None
 
         def score_left_out(penalty: float) -> float:
-            return val_score(fits.left_out(penalty)[rows], support.labels[rows], self.balanced)
+            return self.val_score(fits.left_out(penalty)[rows], support.labels[rows])
 
         return self._best(score_left_out, f"the support, each {fits.unit_of_leaving} left out in turn")
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
 from ...core.prompts import PromptLearner
-from ...core.runtime import in_blocks
 from ...core.training import label_loss
+from ..blocks import in_blocks
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.contracts import FeatureSet, FitReport, FreshViews, Searched, option
 from ...core.data import selection_split
-from ...core.metrics import best_setting, val_score
+from ...core.metrics import best_setting
 from ...core.training import (
     by_epoch,
     cosine_rates,
@@ -258,7 +258,7 @@ class Dmn(WithVariants, FreshViews, Searched, StreamedInViews):
         text, dynamic, static = torch.stack([self._answers(bag_of(row)) for row in range(len(val))], dim=1)  # (N, C)
         axes = [WEIGHTS if given is None else (given,) for given in (self.dynamic_weight, self.static_weight)]
         scores = np.array([
-            [val_score(text + b2 * dynamic + b3 * static, val.labels, self.balanced) for b3 in axes[1]]
+            [self.val_score(text + b2 * dynamic + b3 * static, val.labels) for b3 in axes[1]]
             for b2 in axes[0]
         ])  # fmt: skip
         best = best_setting(scores, self.ties)

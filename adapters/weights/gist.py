@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, Item, TrainingImages, option
 from ...core.errors import CapabilityError, ConfigError
 from ...core.features import cores
-from ...core.metrics import val_score
 from ...core.prompts import build_classifier, spoken
 from ...core.training import (
     ImageSource,
@@ -136,14 +135,13 @@ class Gist(ClassWeighted, TowerAdapter):
         val = encoded(self._made, images, images.val) if images.val else None
         self.head, self.head_bias, epoch, score = trained_probe(
             seen,
-            val,
             len(self.class_names_),
             epochs=self.probe_epochs,
             lr=self.probe_lr,
             batch_size=self.probe_batch_size,
             seed=seed,
             priors=self.priors_of(seen.labels, len(self.class_names_)),
-            balanced=self.balanced,
+            score=None if val is None else lambda probe: self.val_score(probe(val.features), val.labels),
         )
         count = report.trained_parameters + self.head.numel() + self.head_bias.numel()
         chosen = {**report.chosen, "trained parameters": count, "probe epoch": epoch}
@@ -204,7 +202,6 @@ def encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> 
 
 def trained_probe(
     seen: FeatureSet,
-    val: FeatureSet | None,
     classes: int,
     *,
     epochs: int,
@@ -212,14 +209,14 @@ def trained_probe(
     batch_size: int,
     seed: int,
     priors: Tensor | None = None,
-    balanced: bool = False,
+    score: Callable[[nn.Linear], float] | None = None,
 ) -> tuple[Tensor, Tensor, int, float | None]:
-    """(C, D) weights and (C,) bias of a linear probe, the epoch they are of (from 1), and its accuracy on val.
+    """(C, D) weights and (C,) bias of a linear probe, the epoch they are of (from 1), and its score on val.
 
     Args:
-        seen, val: labelled features, taken as they are; without val the last epoch counts.
+        seen: labelled features, taken as they are.
         priors: (C,) what is added to the logits in training, or None.
-        balanced: whether the accuracy is the mean over classes.
+        score: on val, of the probe as it is; without val, None, the last epoch counts.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -234,13 +231,13 @@ def trained_probe(
 
     kept, best = (epochs, None), -1.0
     for epoch in train_epochs(optimizer, rates, batches, loss_of):
-        if val is None:
+        if score is None:
             continue
         with torch.no_grad():
-            score = val_score(probe(val.features), val.labels, balanced)
-        if score >= best:
-            best, kept = score, (epoch.number + 1, score)
+            reached = score(probe)
+        if reached >= best:
+            best, kept = reached, (epoch.number + 1, reached)
             weights = [parameter.detach().clone() for parameter in probe.parameters()]
-    if val is None:
+    if score is None:
         weights = [parameter.detach() for parameter in probe.parameters()]
     return (*weights, *kept)

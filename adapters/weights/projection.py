@@ -12,7 +12,6 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, PreProjection, option
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
-from ...core.metrics import val_score
 from ...core.training import copy_of
 from ._projections import Run, TextSide, train_runs
 
@@ -146,7 +145,7 @@ class Projection(ClassWeighted, PooledViews):
 
         def score(run: Run) -> float:
             logits = side.logits(projected, (hidden @ run.change.T).unsqueeze(1))[:, 0]
-            return val_score(logits, selection.val.labels, self.balanced)
+            return self.val_score(logits, selection.val.labels)
 
         return score
 

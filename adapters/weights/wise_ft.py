@@ -15,7 +15,6 @@ from torch import Tensor
 from ...core.contracts import Backbone, Batch, FeatureSet, FitReport, TrainingImages, option
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
-from ...core.metrics import val_score
 from ...core.training import ClassTowerAdapter, Remembered, Task, TowerAdapter, Trained
 from ._changes import (
     DEFAULT_ALPHA,
@@ -227,7 +226,7 @@ class WiseFt(ClassTowerAdapter):
         between = self._between(head, selection.train)
 
         def score(alpha: float) -> float:
-            return val_score(between(alpha)(selection.val.unit), selection.val.labels, self.balanced)
+            return self.val_score(between(alpha)(selection.val.unit), selection.val.labels)
 
         self._decide(None if selection.val is None else score, selection.words)
         words, alpha, reached = now.choice

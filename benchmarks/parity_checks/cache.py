@@ -190,7 +190,7 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(adapter.logits(f.test_set), f"{case}_searched", f"logits there, {case}")
         yield ref.check([*right[:2], f.accuracy(adapter)], f"{case}_acc")
         rows, labels = rows_of(support, options["views"])
-        problem = Problem.of(rows, labels, rows @ text.weights.T, False)
+        problem = Problem.of(rows, labels, rows @ text.weights.T)
         val, grids = f.val.unit, [axis.grid for axis in adapter._axes(support)]
         scores = problem.scores(val, val @ text.weights.T, f.val.labels, *grids, False)
         yield ref.check(100 * scores, f"{case}_val_accuracy")

@@ -18,7 +18,7 @@ __getattr__, __dir__ = lazy_exports(
         "options": "as_text option settle whole_number",
         "outputs": "Output",
         "part_views": "PartViews",
-        "prepared": "NoValidation PreparedData",
+        "prepared": "PreparedData",
         "recipe": "Recipe SAMPLE",
         "resources": "FurtherBackbone NEEDS PatchTokens PreProjection TextPool",
         "run_info": "RunInfo",

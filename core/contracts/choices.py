@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.selection import balancing_offsets, class_weights, log_priors
+from ..metrics.selection import balancing_offsets, class_weights, log_priors, val_score
 from .adapter import Adapter, require
 from .features import Batch, FeatureSet
 from .images import CropTransform
@@ -55,13 +55,22 @@ class ClassWeighted(Adapter):
         """Whether each class counts alike."""
         return self.class_weight == BALANCED
 
+    def class_weights(self, labels: Tensor, num_classes: int) -> Tensor | None:
+        """(C,) weights by which each class counts alike, where it does; None where all images count alike: by the
+        option, since all classes have equally many, or since images have several labels."""
+        return class_weights(labels, num_classes) if self.balanced and labels.ndim == 1 else None
+
+    def val_score(self, logits: Tensor, labels: Tensor) -> float:
+        """What settings are chosen by: `val_score` of (V, C) logits, balanced where classes count alike."""
+        return val_score(logits, labels, self.balanced)
+
     def priors_of(self, labels: Tensor, num_classes: int) -> Tensor | None:
         """What a trained head adds to its logits in training: `log_priors` where classes count alike, else None."""
         return log_priors(labels, num_classes) if self.balanced else None
 
     def counts_unequal(self, support: FeatureSet, num_classes: int) -> bool:
         """Whether each class counts alike and has another number of images than others."""
-        return self.balanced and not support.multilabel and class_weights(support.labels, num_classes) is not None
+        return self.class_weights(support.labels, num_classes) is not None
 
     def cross_fitted_offsets(
         self,

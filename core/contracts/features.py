@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ PER_CLASS = ("weights", "raw", "prototypes", "texts", "class_names", "negative",
 class FeatureSet:
     """Features of N images.
 
+    Class attributes:
+        chooses: whether settings may be chosen, on these as the val of a fit or on images held out of its support.
+
     Args:
         features: (N, D) float32, as the tower gives them, not normalised.
         labels: (N,) int64 class indices, or (N, C) float 0/1 with NaN where a label is unknown; None if unlabelled.
@@ -50,6 +53,8 @@ class FeatureSet:
         DataError: sizes disagree, a feature is not finite, a sample has no part, or the features are not the mean of
             the parts.
     """
+
+    chooses: ClassVar[bool] = True
 
     features: Tensor
     labels: Tensor | None = None

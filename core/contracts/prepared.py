@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .features import FeatureSet
 from .items import Item
@@ -30,6 +30,8 @@ MOST_SHOTS = 16
 
 class NoValidation(FeatureSet):
     """The val of a fit that is to choose nothing, not even on images held out of the support."""
+
+    chooses: ClassVar[bool] = False
 
     @classmethod
     def beside(cls, support: FeatureSet) -> NoValidation:

@@ -16,7 +16,6 @@ import torch
 
 from ..contracts.features import FeatureSet
 from ..contracts.items import DomainData, Item
-from ..contracts.prepared import NoValidation
 from ..errors import CapabilityError, ConfigError
 
 MIN_SHOTS = 4
@@ -220,9 +219,9 @@ class Selection:
 def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
     """Val if it can score anything; else floor(K/4) images per class of the support; else nothing.
 
-    `NoValidation` says that nothing is to be chosen, not even on images held out.
+    A val of which `chooses` is False says that nothing is to be chosen, not even on images held out.
     """
-    if isinstance(val, NoValidation):
+    if val is not None and not val.chooses:
         return Selection(support, None, "defaults: no validation")
     if val is not None and _scorable(val):
         return Selection(support, val, f"val ({len(val)} images)")

@@ -6,7 +6,6 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "agreement": "Agreement",
-        "folder": "Session",
         "graph": "Graph",
         "package": "NewExport",
     },

@@ -266,8 +266,8 @@ class Baselines(Judgement):
     place: ClassVar = Place.VERDICT
 
     def compute(self, fit: JudgedClassifier) -> Comparison:
-        found = compared(fit.scores, fit.class_names, fit.deciding)
-        return replace(found, if_grouped=fit.metrics.get("possible_groups"))
+        comparison = compared(fit.scores, fit.class_names, fit.deciding)
+        return replace(comparison, if_grouped=fit.metrics.get("possible_groups"))
 
 
 def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> Comparison:

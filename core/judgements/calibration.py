@@ -81,8 +81,8 @@ class Calibrated(Record):
         return cls(metrics["thresholds"])
 
     def facts(self) -> dict[str, Any]:
-        kept = self.calibration
-        return {"not_calibrated": self.why_not} if kept is None else {"calibration": kept.facts()}
+        calibration = self.calibration
+        return {"not_calibrated": self.why_not} if calibration is None else {"calibration": calibration.facts()}
 
     def save(self, folder: Path) -> None:
         if self.calibration is not None:
@@ -165,12 +165,12 @@ def on_calibrated(calibration: Calibration, scores: Scores) -> None:
     """
     metrics, logits, labels, groups = scores.metrics, scores.adapted_logits, scores.labels, scores.groups
     before, after = calibration.errors(logits, labels)
-    found = calibration_interval(calibration.scaling.logits(logits), labels, after, groups)
+    intervals = calibration_interval(calibration.scaling.logits(logits), labels, after, groups)
     values, raw = {"ece": after}, {"ece": "ece_uncalibrated"}
     if calibration.multilabel:
         answers = calibration.answers(logits)
         values |= label_answer_metrics(answers, labels)
-        found |= label_answer_intervals(answers, labels, values, groups)
+        intervals |= label_answer_intervals(answers, labels, values, groups)
         raw |= {key: f"{key}{AT_HALF}" for key in ("macro_f1", "accuracy")}
     between = metrics.get("metric_intervals") or {}
     baselines = (metrics.get("baselines") or {}).values()
@@ -178,7 +178,7 @@ def on_calibrated(calibration: Calibration, scores: Scores) -> None:
         _keep_raw(side, raw)
     metrics["adapted"] |= {**values, "ece_uncalibrated": before}
     if between:
-        between["adapted"] |= found
+        between["adapted"] |= intervals
 
 
 def _keep_raw(side: dict[str, Any] | None, raw: Mapping[str, str]) -> None:
@@ -374,7 +374,7 @@ def _on_scale(logits: Tensor, of_common: Tensor, wanted: Tensor, multilabel: boo
 def _without(shots: Shots, out_of: Tensor, held: FeatureSet, transductive: bool) -> Shots:
     """The draw with a part of its support held out; a method that reads all test images reads that part too."""
     support = shots.support.select(out_of.to(shots.support.features.device))
-    items = tuple(item for item, kept in zip(shots.items, out_of.tolist()) if kept)
+    items = tuple(item for item, stays in zip(shots.items, out_of.tolist()) if stays)
     test = _joined(shots.test, held) if transductive else shots.test
     return replace(shots, support=support, items=items, test=test)
 
@@ -435,10 +435,10 @@ def _weights(labels: Tensor, train: Sequence[Item], classes: int) -> Tensor | No
             return None
         weights = ratio[labels]
         return weights / weights.mean()
-    known = [item.class_label() for item in train if isinstance(item.class_label(), tuple)]
-    if not known:
+    taught = [item.class_label() for item in train if isinstance(item.class_label(), tuple)]
+    if not taught:
         return None
-    share, own = torch.tensor(known).double().nanmean(dim=0), labels.double().nanmean(dim=0)  # (C,)
+    share, own = torch.tensor(taught).double().nanmean(dim=0), labels.double().nanmean(dim=0)  # (C,)
     sure = (share > 0) & (share < 1) & (own > 0) & (own < 1)
     positive = torch.where(sure, share / own.clamp(min=1e-12), 1.0)
     negative = torch.where(sure, (1 - share) / (1 - own).clamp(min=1e-12), 1.0)
@@ -454,10 +454,10 @@ def _row_weights(labels: Tensor, train: Sequence[Item]) -> Tensor | None:
     Returns:
         (n,), or None where labels are much as frequent among the rows as among the training images.
     """
-    rows, known = (labels == 1).any(dim=1), [i.class_label() for i in train if isinstance(i.class_label(), tuple)]
-    every = torch.tensor(known, dtype=torch.float64).reshape(-1, labels.shape[1])
+    rows, taught = (labels == 1).any(dim=1), [i.class_label() for i in train if isinstance(i.class_label(), tuple)]
+    every = torch.tensor(taught, dtype=torch.float64).reshape(-1, labels.shape[1])
     share = every[(every == 1).any(dim=1)].nanmean(dim=0)  # (L,)
-    if not rows.any() or not len(known):
+    if not rows.any() or not len(taught):
         return None
     own = labels[rows].double().nanmean(dim=0)
     sure = (share > 0) & (own > 0)

@@ -82,8 +82,8 @@ class Growth(Record):
         for step, size in enumerate(self.classes_by_step):
             row = [f"{size:g}"]
             for of in sides.values():
-                kept = None if step == 0 else of.stability_by_step[step - 1]
-                row += [SHARE.text(of.extensibility_by_step[step]), SHARE.text(kept)]
+                stability = None if step == 0 else of.stability_by_step[step - 1]
+                row += [SHARE.text(of.extensibility_by_step[step]), SHARE.text(stability)]
             rows.append(row)
         means = [SHARE.text(mean) for of in sides.values() for mean in (of.extensibility, of.stability)]
         return header, [*rows, ["mean", *means]]

@@ -84,14 +84,14 @@ class PossibleGroups(Judgement):
             return None
         (rows, logits), (rows_by_group, logits_by_group) = one_by_one, in_groups
         seen = whole.select(rows_by_group)
-        found = compared(_scores(seen, logits_by_group, classifier), fit.class_names, fit.deciding)
-        by_image = metrics_of(logits, loose.select(rows).to("cpu").labels, fit.class_names)[found.deciding]
-        by_group = found.adapted[found.deciding]
+        comparison = compared(_scores(seen, logits_by_group, classifier), fit.class_names, fit.deciding)
+        by_image = metrics_of(logits, loose.select(rows).to("cpu").labels, fit.class_names)[comparison.deciding]
+        by_group = comparison.adapted[comparison.deciding]
         if by_image is None or by_group is None:
             return None
-        section = found.section()
+        section = comparison.section()
         tone = "open" if section is None else section.tone
-        return IfGrouped(possible.option, possible.count, len(loose), found.deciding, by_image, by_group, tone)
+        return IfGrouped(possible.option, possible.count, len(loose), comparison.deciding, by_image, by_group, tone)
 
 
 def _pool(shots: Shots) -> FeatureSet:

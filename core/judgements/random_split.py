@@ -58,8 +58,8 @@ class AtRandom(Record):
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self:
         deciding, scores = deciding_of(metrics), dict(metrics[cls.key])
-        known = (scores.pop("blocks"), scores, scores.pop("test_images"))
-        return cls(*known, deciding, metrics["adapted"][deciding], metrics["test_images"])
+        facts = (scores.pop("blocks"), scores, scores.pop("test_images"))
+        return cls(*facts, deciding, metrics["adapted"][deciding], metrics["test_images"])
 
     def section(self) -> TableSection | None:
         """The score by place and that at random."""

@@ -38,7 +38,7 @@ class UnlikeImages(Judgement):
     needs: ClassVar = frozenset({"calibration"})
 
     def compute(self, predictions: JudgedPredictions) -> Unlike | None:
-        known = predictions.calibration.unlike
-        if known is None or known.support.shape[1] != predictions.features.shape[1]:
+        unlike = predictions.calibration.unlike
+        if unlike is None or unlike.support.shape[1] != predictions.features.shape[1]:
             return None
-        return Unlike(tuple(known.flags(predictions.features).tolist()))
+        return Unlike(tuple(unlike.flags(predictions.features).tolist()))

@@ -66,8 +66,8 @@ class WithoutLabels(Record):
         return replace(self, scores={**metrics["adapted"], **gain}, zero_shot=metrics["zero_shot"].get("accuracy"))
 
     def facts(self) -> dict[str, Any]:
-        kept = self.adapter if self.evidence.better else "zero-shot"
-        return {"judge": {"method": self.adapter, "kept": kept, **self.evidence.facts()}}
+        chosen = self.adapter if self.evidence.better else "zero-shot"
+        return {"judge": {"method": self.adapter, "kept": chosen, **self.evidence.facts()}}
 
     def note(self) -> str:
         name, probability, words = self.adapter, self.evidence.probability, self.evidence.words

@@ -148,13 +148,10 @@ def score_rows(measures: Mapping[str, Measure], before, after, intervals: Mappin
     for key, measure in measures.items():
         if key not in after:
             continue
-        between = [measure.between(bounds) for bounds in intervals.get(key, (None, None))]
         old = (before or {}).get(key)
-        cells = [Cell(measure.text(old), between[0]), Cell(measure.text(after[key]), between[1])]
+        cells = [measure.cell(*each) for each in zip((old, after[key]), intervals.get(key, (None, None)))]
         changed = [with_unit(measure, measure.change(old, after[key]))]
-        rows.append(
-            [Cell(f"{measure.name} {measure.arrow}", measure.meaning), *(cells + changed if before else cells[1:])]
-        )
+        rows.append([measure.title(), *(cells + changed if before else cells[1:])])
     return rows
 
 

@@ -67,6 +67,14 @@ class Measure:
         """An interval; "" where there is none."""
         return f"{self.text(bounds[0])} to {self.text(bounds[1])}" if bounds else ""
 
+    def title(self) -> Cell:
+        """The first cell of its row: the name, which way is better, and what it means."""
+        return Cell(f"{self.name} {self.arrow}", self.meaning)
+
+    def cell(self, value: float | None, bounds: Sequence[float] | None = None) -> Cell:
+        """A value, and its interval where there is one."""
+        return Cell(self.text(value), self.between(bounds))
+
     def change(self, before: float | None, after: float | None) -> Cell:
         """A signed change, of shares in points."""
         if before is None or after is None:

@@ -5,9 +5,8 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "distributed": "world_size",
         "files": "WorkFolder cached_folder caching replacing write_cached write_whole",
-        "process": "in_blocks installed_version",
+        "process": "installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",
         "reading": (

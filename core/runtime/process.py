@@ -16,12 +16,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import CapabilityError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")
 SELDOM = 50_000
@@ -144,14 +141,6 @@ def holding(variable: ContextVar[T], value: T) -> Iterator[None]:
         yield
     finally:
         variable.reset(token)
-
-
-def in_blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Rows (N, ...) some at a time, so that what is made of them stays small; all at once while a graph is traced: it
-    would keep the first block alone."""
-    import torch
-
-    return (rows,) if torch.compiler.is_exporting() else rows.split(size)
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...core.errors import ConfigError, VladaptError, fail
+from ...core.errors import ConfigError, VladaptError
 
 USAGE = "usage: python -m vladapt.domains.open_vocab SCRIPT ARGS..., or -m MODULE ARGS..."
 
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     try:
         run(arguments)
     except VladaptError as error:
-        return fail(str(error), error.exit_code, error, arguments)
+        return error.told(arguments)
     return 0
 
 

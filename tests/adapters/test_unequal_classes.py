@@ -74,6 +74,15 @@ class Drawn:
         return classification_metrics(adapter.logits(self.test), self.test.labels, len(self.names))["balanced_accuracy"]
 
 
+def test_weights_and_scores_of_a_method_are_balanced_where_its_classes_count_alike():
+    labels, logits = torch.tensor([0, 0, 0, 1]), torch.tensor([[1.0, 0.0]] * 4)  # all are taken for the first class
+    alike, plain = (build_adapter("gda", class_weight=weight) for weight in ("balanced", "none"))
+    assert alike.class_weights(labels, 2).tolist() == pytest.approx([4 / 6, 2])
+    assert plain.class_weights(labels, 2) is None
+    assert (alike.val_score(logits, labels), plain.val_score(logits, labels)) == pytest.approx((0.5, 0.75))
+    assert alike.class_weights(labels[2:], 2) is None and alike.class_weights(F.one_hot(labels).float(), 2) is None
+
+
 @pytest.mark.parametrize("text_noise", [1.5, 20.0], ids=["texts that help", "texts that guess"])
 @pytest.mark.parametrize("name", ON_FEATURES)
 def test_more_labels_of_unequal_classes_do_no_harm(name, text_noise):

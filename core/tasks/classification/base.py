@@ -70,8 +70,8 @@ class ComparedClassification(Task):
         prepared = self.prepared(recipe, reporter)
         if not has_labels(prepared.data):
             raise CapabilityError(f"{prepared.data.name}: no image has a label, so methods cannot be compared; use fit")
-        recipe, said = with_published(recipe, prepared.data.published, names)
-        adapters = planned(recipe, names) if said else adapters
+        recipe, notes = with_published(recipe, prepared.data.published, names)
+        adapters = planned(recipe, names) if notes else adapters
         if prepared.base is not None:
             prepared.base.check_classes(prepared.class_names)
         towers = any(trains_towers(name) for name in names)
@@ -91,7 +91,7 @@ class ComparedClassification(Task):
             notes=of_data,
         )
         contest.note_readers(adapters, counts)
-        contest.notes += said
+        contest.notes += notes
         contest.probe_asked = PROBE in axes.adapters
         contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)
         return contest
@@ -133,6 +133,6 @@ def augmentations_of(
     recipe: Recipe, prepared: PreparedData, adapters: Mapping[str, Adapter]
 ) -> dict[str, Augmentation]:
     """How the images of each method are augmented."""
-    given = {name: recipe.with_adapter(name).adapter_options for name in adapters}
+    options = {name: recipe.with_adapter(name).adapter_options for name in adapters}
     published = recipe.protocol is not None
-    return {name: augmentation_of(adapter, prepared, given[name], published) for name, adapter in adapters.items()}
+    return {name: augmentation_of(adapter, prepared, options[name], published) for name, adapter in adapters.items()}

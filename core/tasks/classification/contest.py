@@ -141,8 +141,8 @@ class ClassificationContest(Contest):
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet)
         if self.splits == 1:
             self._tested.add(name, entry["shots"], scores)
-        known = None if self.setting is None else self.setting.result(name, entry["shots"])
-        published = {} if known is None else known.columns
+        result = None if self.setting is None else self.setting.result(name, entry["shots"])
+        published = {} if result is None else result.columns
         return {**as_uncalibrated(scores), "seconds": round(seconds, 3), **published}
 
     def fit(self, name: str, prepared: PreparedData, shots: Shots, seed: int) -> Adapter:
@@ -169,10 +169,10 @@ class ClassificationContest(Contest):
         items, classes = prepared.data.split("test"), len(prepared.class_names)
         if prepared.data.kind == "multilabel":
             return {"adapter": GUESSING, "auroc": 0.5, "seconds": 0.0}
-        found = largest_class(items, classes)
-        if found is not None and self.splits == 1:
+        metrics = largest_class(items, classes)
+        if metrics is not None and self.splits == 1:
             self._tested.add_largest(entry["shots"], torch.tensor([item.class_label() for item in items]))
-        return found
+        return metrics
 
     def _deciding(self) -> str:
         """Balanced accuracy where the classes of the test set are unequal."""
@@ -244,12 +244,12 @@ class Tested:
         if self.logits and sum(each.numel() for of in fits.values() for each in of) > MOST_RANKED:
             return []
         whole = {key: of for key, of in fits.items() if wanted.get(key) == len(of)}
-        found = []
+        tests = []
         for metric in ("auroc",) if self.logits else ("accuracy", "balanced_accuracy"):
             for shots in dict.fromkeys(key[1] for key in whole):
                 at = {name: torch.stack(of) for (name, k), of in whole.items() if k == shots}  # (S, N) or (S, N, C)
-                found += self._against_the_best(metric, shots, at, baselines)
-        return found
+                tests += self._against_the_best(metric, shots, at, baselines)
+        return tests
 
     def _against_the_best(
         self, metric: str, shots: int | None, at: Mapping[str, Tensor], baselines: Sequence[str]
@@ -263,10 +263,10 @@ class Tested:
         else:
             weights = weights_of_answers(self.labels, metric)
             means = {name: float((fits.double() * weights).sum(dim=1).mean()) for name, fits in at.items()}
-        known = [name for name in baselines if name in means]
-        if not known:
+        candidates = [name for name in baselines if name in means]
+        if not candidates:
             return []
-        best, found = max(known, key=means.get), []
+        best, tests = max(candidates, key=means.get), []
         tested = [name for name in at if name not in baselines]
         if metric == "auroc":
             gains = [auroc_difference(aurocs.get(best), aurocs[name]) for name in tested]
@@ -275,7 +275,7 @@ class Tested:
         adjusted = holm([gain.p_value for gain in gains])
         for name, gain, p_holm in zip(tested, gains, adjusted):
             interval = gain.interval(adjusted_level(gain.p_value, p_holm))
-            found.append(
+            tests.append(
                 {
                     "adapter": name,
                     "shots": shots,
@@ -289,7 +289,7 @@ class Tested:
                 }
             )
         groups = {} if self.groups is None else {"test_groups": units_of(self.groups, len(self.labels))[1]}
-        return [{**each, **groups} for each in found]
+        return [{**each, **groups} for each in tests]
 
     def _gain(self, before: Tensor, after: Tensor, metric: str) -> Difference:
         """Of shares; where there are different numbers of seeds, each is paired with each."""

@@ -118,10 +118,10 @@ class Reason:
 
     def words(self) -> str:
         """What the labelled images add, in a sentence; and why there is no map."""
-        said = [] if not self.no_map else [f"No heat map: {self.no_map}."]
+        sentences = [] if not self.no_map else [f"No heat map: {self.no_map}."]
         if self.examples_add is not None:
-            said = [f"The labelled images add {self.examples_add:.2f} of the logit {self.logit:.2f}.", *said]
-        return " ".join(said)
+            sentences = [f"The labelled images add {self.examples_add:.2f} of the logit {self.logit:.2f}.", *sentences]
+        return " ".join(sentences)
 
 
 def _number(example: Example) -> str:

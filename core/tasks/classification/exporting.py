@@ -105,10 +105,10 @@ class Head(nn.Module):
         super().__init__()
         self.adapter = adapter
         scaling, unlike = (None, None) if calibration is None else (calibration.scaling, calibration.unlike)
-        known = unlike is not None and unlike.known and unlike.support.shape[1] == adapter.dim_
+        tells_unlike = unlike is not None and unlike.known and unlike.support.shape[1] == adapter.dim_
         self.register_buffer("temperature", torch.ones(1) if scaling is None else scaling.temperature.float())
         self.register_buffer("offset", torch.zeros(1) if scaling is None else scaling.offset.float())
-        self.register_buffer("support", unlike.support if known else None)
+        self.register_buffer("support", unlike.support if tells_unlike else None)
 
     def forward(self, features: Tensor, pre_projection: Tensor | None = None):
         logits = self.adapter.logits(Batch(features=features, pre_projection=pre_projection))
@@ -130,8 +130,8 @@ class Whole(nn.Module):
     def forward(self, pixels: Tensor):
         features = self._towers.encode_image(pixels, False).float()
         hidden = self._towers.hidden(pixels).float() if "pre_projection" in self.head.adapter.at_predict else None
-        given = self.head(features, hidden)
-        return (*(given if isinstance(given, tuple) else (given,)), features)
+        outputs = self.head(features, hidden)
+        return (*(outputs if isinstance(outputs, tuple) else (outputs,)), features)
 
 
 @dataclass
@@ -224,18 +224,18 @@ class _Export:
 
     def _in_8_bits(self, folder: Path, reporter: Reporter) -> tuple[str, Agreement]:
         """Write the graph in 8 bits; where too many answers change, with 16 for what convolutions are given."""
-        found: dict[int, tuple[str, Agreement]] = {}
+        attempts: dict[int, tuple[str, Agreement]] = {}
         for bits in (8, 16) if has_convolutions(folder / FILES[PIXELS]) else (8,):
             path = folder / f"{bits}-{INT8}"
             words = write_in_8_bits(folder / FILES[PIXELS], path, list(self._for_ranges()), bits)
-            found[bits] = words, self._checked_whole(Session(path), reporter)["files"]
-            if found[bits][1].same >= SAME_ANSWERS:
+            attempts[bits] = words, self._checked_whole(Session(path), reporter)["files"]
+            if attempts[bits][1].same >= SAME_ANSWERS:
                 break
-        best = max(found, key=lambda bits: found[bits][1].same)  # of a tie the first
-        for bits in found:
+        best = max(attempts, key=lambda bits: attempts[bits][1].same)  # of a tie the first
+        for bits in attempts:
             path = folder / f"{bits}-{INT8}"
             path.rename(folder / INT8) if bits == best else path.unlink()
-        return found[best]
+        return attempts[best]
 
     # images ----------------------------------------------------------------------------------------------------------
 
@@ -294,10 +294,10 @@ class _Export:
     @torch.no_grad()
     def _checked_head(self, session: Session) -> Agreement:
         inputs = self._inputs
-        given = self.head(*inputs.values())
-        logits = given[0] if isinstance(given, tuple) else given
-        found = session(**{name: rows.cpu().numpy() for name, rows in inputs.items()})
-        return self._agreement(logits, torch.from_numpy(found["logits"]))
+        outputs = self.head(*inputs.values())
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        answers = session(**{name: rows.cpu().numpy() for name, rows in inputs.items()})
+        return self._agreement(logits, torch.from_numpy(answers["logits"]))
 
     @torch.no_grad()
     def _checked_whole(self, session: Session, reporter: Reporter) -> dict[str, Agreement]:
@@ -315,8 +315,8 @@ class _Export:
                 on_files.append(on_pixels[-1] if same else session(pixels=seen)["logits"])
                 progress(start + len(items), len(self.items))
         model = torch.cat(by_model)
-        given = {PIXELS: on_pixels, "files": on_files}
-        return {name: self._agreement(model, torch.from_numpy(np.concatenate(rows))) for name, rows in given.items()}
+        answers = {PIXELS: on_pixels, "files": on_files}
+        return {name: self._agreement(model, torch.from_numpy(np.concatenate(rows))) for name, rows in answers.items()}
 
     def _agreement(self, model: Tensor, graph: Tensor) -> Agreement:
         return Agreement.of(model, graph, self._labels, self._thresholds)

@@ -69,8 +69,8 @@ class PreparedFeatures(Prepared):
 
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
         """The text rows of some of the file's classes."""
-        known = list(self.file.classifier.class_names)
-        return self.file.classifier.select([known.index(name) for name in class_names]).to(self.device)
+        names = list(self.file.classifier.class_names)
+        return self.file.classifier.select([names.index(name) for name in class_names]).to(self.device)
 
     @property
     def made_by(self) -> str:
@@ -130,13 +130,13 @@ def rows_of_split(prepared: PreparedData, split: str, everything: bool) -> Featu
     Raises:
         DataError: the data has no such split.
     """
-    given = {item.split for item in prepared.data.items}
+    splits = {item.split for item in prepared.data.items}
     if split == "all" or (everything and not prepared.had_splits and split == "test"):
         items = prepared.data.items
-    elif split in given:
+    elif split in splits:
         items = prepared.data.split(split)
     else:
-        raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(given))}; give one of them")
+        raise DataError(f"--split {split}: {prepared.data.name} has only {', '.join(sorted(splits))}; give one of them")
     return prepared.features(items, f"{split} images")
 
 
@@ -217,14 +217,14 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
     position = torch.full((len(file.classifier),), -1, dtype=torch.int64)
     position[torch.tensor(indices)] = torch.arange(len(indices))
     labels = position[file.features.labels]
-    kept = (labels >= 0).nonzero().flatten()
+    rows = (labels >= 0).nonzero().flatten()
     features = replace(
-        file.features.select(kept),
-        labels=labels[kept],
+        file.features.select(rows),
+        labels=labels[rows],
         class_names=tuple(file.classifier.class_names[i] for i in indices),
     )
-    split = None if file.split is None else tuple(file.split[i] for i in kept.tolist())
-    columns = {name: values[kept.numpy()] for name, values in file.columns.items()}
+    split = None if file.split is None else tuple(file.split[i] for i in rows.tolist())
+    columns = {name: values[rows.numpy()] for name, values in file.columns.items()}
     return replace(file, features=features, classifier=file.classifier.select(indices), split=split, columns=columns)
 
 

@@ -264,8 +264,8 @@ def _resources(
     if "pixels" not in adapter.needs:
         yield collected
         return
-    told = adapter.options.get("log_every")
-    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
+    log_every = adapter.options.get("log_every")
+    with reporter.training_lines(f"Training {adapter.name}", log_every) as on_step:
         yield {**collected, "place": replace(place, on_step=on_step, on_message=reporter.info)}
 
 

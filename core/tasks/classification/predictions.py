@@ -87,7 +87,7 @@ class Predictions:
         row: dict[str, Any] = {"id": self.ids[n], **({} if self.places is None else self.places[n])}
         if self.answers is not None:
             named = self.answers[n]
-            row["labels"] = [name for name, kept in zip(self.class_names, named.tolist()) if kept]
+            row["labels"] = [name for name, present in zip(self.class_names, named.tolist()) if present]
             row["confidences"] = probs[named].tolist()
         else:
             c = int(best.indices[0] if self.called is None else self.called[n])

@@ -166,8 +166,8 @@ class Predictor:
         """What says why images of the data were answered so, by the method that is asked for."""
         towers, method = self.adapter.adapted(self.backbone), None if use.explain == AUTO else use.explain
         transform = self.domain.of(data).transforms(self.backbone, False, self.task.name)
-        kept = labelled_in_run(use.run, self.domain, self.task.name, self.recipe.reading)
-        return Explainer(self.adapter, towers, *kept, transform, method)
+        labelled = labelled_in_run(use.run, self.domain, self.task.name, self.recipe.reading)
+        return Explainer(self.adapter, towers, *labelled, transform, method)
 
     def images(
         self, use: Use, data: DomainData, reporter: Reporter, store: FeatureStore | None = None, **how: Any
@@ -304,11 +304,11 @@ class NewImages(Prepared):
     def _extracted_at_once(self, items: Sequence[Item], tap: str) -> Extraction | None:
         """Few images, through the tower in one batch: to look them up would cost more. None if samples have parts."""
         transform = self.domain.transforms(self.backbone, False, self.task)
-        pixels, kept, skipped = [], [], []
+        pixels, readable, skipped = [], [], []
         for item in items:
             try:
                 pixels.append(self.ready[item.id] if self.ready else transform(self.data.load(item)))
-                kept.append(item)
+                readable.append(item)
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
                 skipped.append((item.id, one_line(error)))
         if any(each.ndim != 3 for each in pixels):
@@ -316,8 +316,9 @@ class NewImages(Prepared):
         encode = encoder(self.backbone, tap, self.encoding.amp)
         rows = encode(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, self.backbone.embed_dim)
         finite = rows.isfinite().all(dim=1)
-        skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
-        kept = [item for item, good in zip(kept, finite) if good]
-        ids = tuple(item.id for item in kept)
+        reason = "the backbone gives NaN or infinity for it"
+        skipped += [(item.id, reason) for item, good in zip(readable, finite) if not good]
+        readable = [item for item, good in zip(readable, finite) if good]
+        ids = tuple(item.id for item in readable)
         features = FeatureSet(rows[finite].clone(), tap=tap, ids=ids, backbone=self.backbone.fingerprint)
-        return Extraction(features, kept, skipped, len(kept))
+        return Extraction(features, readable, skipped, len(readable))

@@ -126,15 +126,15 @@ class Prepared:
         """The domain's own texts of classes, where the user gave no templates."""
         if self.given_templates is not None:
             return {}
-        said = {name: self.domain.sentences(name, self.task) for name in class_names}
-        return {name: texts for name, texts in said.items() if texts is not None}
+        sentences = {name: self.domain.sentences(name, self.task) for name in class_names}
+        return {name: texts for name, texts in sentences.items() if texts is not None}
 
     @cached_property
     def templates(self) -> Sequence[str]:
-        given = self.given_templates if self.backbone.has_text else []
-        if given is None:
+        templates = self.given_templates if self.backbone.has_text else []
+        if templates is None:
             return list(self.domain.templates(self.task))
-        return [given] if isinstance(given, str) else list(given)
+        return [templates] if isinstance(templates, str) else list(templates)
 
     def draw(
         self,
@@ -236,8 +236,8 @@ class Prepared:
         """The images of a draw, for adapters that train towers."""
         negative = None
         if self.data.kind == "multilabel":
-            against, said = self.domain.negative_templates(self.task), self._sentences(self.class_names)
-            negative = [said[name][1] if name in said else fill(against, name) for name in self.class_names]
+            against, sentences = self.domain.negative_templates(self.task), self._sentences(self.class_names)
+            negative = [sentences[name][1] if name in sentences else fill(against, name) for name in self.class_names]
         return TrainingImages(
             items=shots.items,
             load=self.data.load,
@@ -381,10 +381,10 @@ def checked_and_split(
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=workers, progress=progress)
-    kept = None if fitted is None else fitted.data.get("grouping")
+    grouping = None if fitted is None else fitted.data.get("grouping")
     still_open = data.open_groups is not None and has_labels(data)
-    if still_open and (fitted is None or kept is not None):  # older runs asked names and pixels for nothing
-        data = settle_groups(data, hashes, kept)
+    if still_open and (fitted is None or grouping is not None):  # older runs asked names and pixels for nothing
+        data = settle_groups(data, hashes, grouping)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     if not divided and not had_splits:
         data = data.with_items([item.with_(split="test") for item in data.items])

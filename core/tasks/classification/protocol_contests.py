@@ -205,13 +205,13 @@ class TasksContest(ClassificationContest):
             accuracies.append(float(np.mean([of.mean() for of in right])))
             batches += len(task)
         setting = None if self.setting is None else replace(self.setting, tasks=kind.name)
-        known = None if setting is None else setting.result(name, entry["shots"])
+        result = None if setting is None else setting.result(name, entry["shots"])
         return {
             "accuracy": float(np.mean(accuracies)),
             "accuracy_std": float(np.std(accuracies)),
             "task_count": len(accuracies),
             "seconds": round((time.perf_counter() - started) / batches, 4),
-            **({} if known is None else known.columns),
+            **({} if result is None else result.columns),
         }
 
     def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

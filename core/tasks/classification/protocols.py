@@ -99,8 +99,8 @@ class Protocol:
         Args:
             of_fit: of a run, which something may follow.
         """
-        said = [f"Protocol {self.name}: {self.what}; methods with their published settings"] if self.name else []
-        return [*said, self.afterwards] if of_fit and self.afterwards else said
+        notes = [f"Protocol {self.name}: {self.what}; methods with their published settings"] if self.name else []
+        return [*notes, self.afterwards] if of_fit and self.afterwards else notes
 
     def prompts(self, given: Any, domain: Domain, task: str) -> tuple[Any, list[str]]:
         """The prompts given, or the one that the protocol takes, and a sentence of it; None for the domain's."""
@@ -321,11 +321,11 @@ def means_of_eleven(settings: Sequence[Setting | None], of: Iterable[tuple[str, 
     """
     if not settings or None in settings or not are_eleven(each.set for each in settings):
         return []
-    of_mean, found = replace(settings[0], set=ELEVEN), []
+    of_mean, means = replace(settings[0], set=ELEVEN), []
     for name, shots in dict.fromkeys(of):
         if (result := of_mean.result(name, shots)) is not None:
-            found.append({"adapter": name, "shots": shots, **result.columns})
-    return found
+            means.append({"adapter": name, "shots": shots, **result.columns})
+    return means
 
 
 def are_eleven(sets: Iterable[str | None]) -> bool:

@@ -147,8 +147,8 @@ class ClassificationResults:
 
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
     """The report of a run in `folder`."""
-    info, names, found = results.info, results.class_names, results.findings
-    verdict = found.sections(Place.VERDICT) or ([NO_ZERO_SHOT] if results.zero_shot_logits is None else [])
+    info, names, findings = results.info, results.class_names, results.findings
+    verdict = findings.sections(Place.VERDICT) or ([NO_ZERO_SHOT] if results.zero_shot_logits is None else [])
     warnings = warnings_of(results.compared, results.labels, names, info.notes)
     details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
     return Report.of_run(
@@ -162,14 +162,14 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             shared.warnings(warnings),
             shared.notes(info),
             _scores(results),
-            *found.sections(Place.SCORES),
-            *found.sections(Place.REASONS),
+            *findings.sections(Place.SCORES),
+            *findings.sections(Place.REASONS),
             shared.methods_judged(info),
-            *found.sections(Place.ABILITIES),
+            *findings.sections(Place.ABILITIES),
             *details,
             *results.further,
-            *found.sections(Place.DETAILS),
-            *found.sections(Place.TRUST),
+            *findings.sections(Place.DETAILS),
+            *findings.sections(Place.TRUST),
             mistakes_section(results),
             None if results.multilabel else results.pictures.contact_sheet(results.labels, names),
             _facts(info, names),
@@ -205,64 +205,64 @@ def _test_images(results: ClassificationResults) -> str:
 def _headline(results: ClassificationResults) -> HeadlineSection:
     """The deciding score of the baselines and of the adapted model, each with its interval."""
     measure, before, after = _deciding(results)
-    found, deciding, footnote = results.compared, results.compared.deciding, ""
+    compared, deciding, footnote = results.compared, results.compared.deciding, ""
     if results.multilabel:
         floor = ("Guessing", 0.5)
     else:
         name, share = commonest(results.labels, results.class_names)
-        of = found.baselines[LARGEST].scores if LARGEST in found.baselines else {"accuracy": share}
+        of = compared.baselines[LARGEST].scores if LARGEST in compared.baselines else {"accuracy": share}
         floor = (f"Always “{name}”", of[deciding])
     numbers, tracks = [], [Track(*floor, role="floor")]
     if results.zero_shot_logits is not None:
         names = "label names" if results.multilabel else "class names"
         footnote = f"Zero-shot is the unchanged model, given only the {names}."
         numbers.append(Number("Zero-shot", measure.text(before)))
-        tracks.append(Track("Zero-shot", before, found.between(ZERO_SHOT)))
-    if LINEAR in found.baselines:
-        reached = found.baselines[LINEAR].scores[deciding]
+        tracks.append(Track("Zero-shot", before, compared.between(ZERO_SHOT)))
+    if LINEAR in compared.baselines:
+        reached = compared.baselines[LINEAR].scores[deciding]
         footnote += " The linear probe is a logistic regression on the same features of the same images."
         numbers.append(Number("Linear probe", measure.text(reached)))
-        tracks.append(Track("Linear probe", reached, found.between(LINEAR)))
+        tracks.append(Track("Linear probe", reached, compared.between(LINEAR)))
     numbers.append(Number("Adapted", measure.text(after), main=True))
-    tracks.append(Track("Adapted", after, found.between("adapted"), "adapted"))
-    if found.best is not None and after is not None:
+    tracks.append(Track("Adapted", after, compared.between("adapted"), "adapted"))
+    if compared.best is not None and after is not None:
         unit = "" if results.multilabel else "points"
-        change = measure.change(found.best.scores[deciding], after).text
-        numbers.append(Number("Against the best of them", change, f"{unit} to {found.best.name}".strip()))
-    interval = f"{measure.name} with its 95% interval ({_how(results)})" if found.metric_intervals else ""
+        change = measure.change(compared.best.scores[deciding], after).text
+        numbers.append(Number("Against the best of them", change, f"{unit} to {compared.best.name}".strip()))
+    interval = f"{measure.name} with its 95% interval ({_how(results)})" if compared.metric_intervals else ""
     return HeadlineSection(numbers, {"": tracks}, measure, interval, _test_images(results), footnote.strip())
 
 
 def _how(results: ClassificationResults) -> str:
     """How the intervals of the deciding metric are made."""
-    found = results.compared
+    compared = results.compared
     ways = {"auroc": "DeLong, Hanley and McNeil", "balanced_accuracy": "from the exact limits of each class"}
-    way = ways.get(found.deciding, "Korn and Graubard" if found.test_groups else "Wilson")
-    return f"{way}, over {found.test_groups} groups" if found.test_groups else way
+    way = ways.get(compared.deciding, "Korn and Graubard" if compared.test_groups else "Wilson")
+    return f"{way}, over {compared.test_groups} groups" if compared.test_groups else way
 
 
 def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, float | None]:
     """The score that decides, before and after."""
-    found = results.compared
-    return found.measure, (found.zero_shot or {}).get(found.deciding), found.adapted.get(found.deciding)
+    compared = results.compared
+    return compared.measure, (compared.zero_shot or {}).get(compared.deciding), compared.adapted.get(compared.deciding)
 
 
 def _scores(results: ClassificationResults) -> TableSection:
-    found = results.compared
-    before, after = found.zero_shot, found.adapted
-    withheld = after.get("macro_f1") is not None and not found.between("adapted", "macro_f1")
+    compared = results.compared
+    before, after = compared.zero_shot, compared.adapted
+    withheld = after.get("macro_f1") is not None and not compared.between("adapted", "macro_f1")
     note = f"The arrow says which way is better. {_answers_words(results)}"
-    if withheld and found.metric_intervals:
-        unit = "groups" if found.test_groups else "test images"
+    if withheld and compared.metric_intervals:
+        unit = "groups" if compared.test_groups else "test images"
         note += f" Macro F1 has no interval, because a class has fewer than {FEWEST_OF_CLASS} {unit}."
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
-    bounds = {key: (found.between(ZERO_SHOT, key), found.between("adapted", key)) for key in MEASURES}
+    bounds = {key: (compared.between(ZERO_SHOT, key), compared.between("adapted", key)) for key in MEASURES}
     rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, after, bounds)
-    others = [each for key, each in found.baselines.items() if key not in (ZERO_SHOT, GUESSING)]
+    others = [each for key, each in compared.baselines.items() if key not in (ZERO_SHOT, GUESSING)]
     keys = [key for key in MEASURES if key in after]
     for key, row in zip(keys, rows):
-        row[1:1] = [Cell(MEASURES[key].text(other.scores.get(key))) for other in others]
+        row[1:1] = [MEASURES[key].cell(other.scores.get(key)) for other in others]
     header = (*(other.column for other in others), *(("Zero-shot",) if before else ()), "Adapted")
     return TableSection("All scores", ("Score", *header, *(("Change",) if before else ())), rows, note)
 
@@ -322,11 +322,11 @@ def _per_label(results: ClassificationResults) -> TableSection:
     compared, rows = results.zero_shot_logits is not None, []
     for c, name in enumerate(results.class_names):
         column, old, new = results.labels[:, c], before.get(f"auroc/{name}"), after.get(f"auroc/{name}")
-        known = f"{int((column == 1).sum())} of {int((~column.isnan()).sum())}"
+        counts = f"{int((column == 1).sum())} of {int((~column.isnan()).sum())}"
         between = [results.compared.between(side, f"auroc/{name}") for side in (ZERO_SHOT, "adapted")]
-        cells = [Cell(AUROC.text(value), AUROC.between(of)) for value, of in zip((old, new), between)]
+        cells = [AUROC.cell(*each) for each in zip((old, new), between)]
         scores = (*cells, AUROC.change(old, new))
-        rows.append((name, known, *(scores if compared else scores[1:2])))
+        rows.append((name, counts, *(scores if compared else scores[1:2])))
     both = ("AUROC, zero-shot", "AUROC, adapted", "Change")
     header = ("Label", "Present, of known", *(both if compared else ("AUROC",)))
     note = (

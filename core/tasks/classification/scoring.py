@@ -223,23 +223,23 @@ def zero_shot_unless_better(done: Fitted, shots: Shots, scored: Callable[..., Fi
     done.judged.reporter.info(f"{done.adapter.name} is not shown to help, so zero-shot is kept")
     adapter = fitted_zero_shot(shots.support, done.judged.prepared.classifier)
     report = FitReport(adapter.name, notes=[judgement.note(), *done.report.notes])
-    kept = scored(adapter, report, shots, Reporter(quiet=True), judge=False)
-    kept.findings[WITHOUT_LABELS] = judgement.turned_down(done.scores)
-    kept.scores.metrics.update(kept.findings[WITHOUT_LABELS].to_json())
-    return kept, shots
+    zero_shot = scored(adapter, report, shots, Reporter(quiet=True), judge=False)
+    zero_shot.findings[WITHOUT_LABELS] = judgement.turned_down(done.scores)
+    zero_shot.scores.metrics.update(zero_shot.findings[WITHOUT_LABELS].to_json())
+    return zero_shot, shots
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """The baselines and the adapted model side by side, with the interval of the adapted model and its change from
     zero-shot."""
-    found = Comparison.from_json(metrics)
-    of_groups = f" of {plural(found.test_groups, 'group')}" if found.test_groups else ""
-    name = found.measure.name
+    compared = Comparison.from_json(metrics)
+    of_groups = f" of {plural(compared.test_groups, 'group')}" if compared.test_groups else ""
+    name = compared.measure.name
     decides = f"{name if name.isupper() else name.lower()} decides"
     options = {"title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
-    table = Table(title=f"{plural(found.test_images, 'test image')}{of_groups}, {decides}", **options)
-    before, after = found.zero_shot or {}, found.adapted
-    others = {key: of.scores for key, of in found.baselines.items() if key != ZERO_SHOT}
+    table = Table(title=f"{plural(compared.test_images, 'test image')}{of_groups}, {decides}", **options)
+    before, after = compared.zero_shot or {}, compared.adapted
+    others = {key: of.scores for key, of in compared.baselines.items() if key != ZERO_SHOT}
     for column in ("", "zero-\nshot", *(COLUMNS[key] for key in others), "adapted", "95% interval", "change"):
         table.add_column(column, justify="left" if not column else "right")
     for key in [*(k for k in MEASURES if k in after), *(k for k in after if k not in MEASURES)]:
@@ -249,7 +249,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
             measure.text(old),
             *(measure.text(other[key]) if key in other else "" for other in others.values()),
             measure.text(new),
-            measure.between(found.between("adapted", key)).replace("% to ", "–").replace(" to ", "–"),
+            measure.between(compared.between("adapted", key)).replace("% to ", "–").replace(" to ", "–"),
             "" if old is None or new is None else points(measure, new - old),
         )
     return table

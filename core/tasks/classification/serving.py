@@ -162,8 +162,8 @@ class ServedRun(Served):
             for row, examples in zip(rows, self._labelled.nearest(features, wishes.nearest)):
                 shown = [each if self._ids else replace(each, id=str(each.row)) for each in examples]
                 row["explanation"] = {"examples": [each.to_dict() for each in shown]}
-        told = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
-        return {**told, "notes": made.notes} if made.notes else told
+        answer = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
+        return {**answer, "notes": made.notes} if made.notes else answer
 
     def examples(self, count: int) -> list[Sample]:
         if not self._of_pixels or self._towers.channels is not None:

@@ -143,15 +143,15 @@ def labelled_of(
     ids = tuple(name for part in parts for name in part.ids)
     learned = FeatureSet(features, labels, tuple(prepared.class_names), ids=ids)
     rows = kept_rows(len(learned))
-    kept, moved = learned.select(list(rows)), on_adapted(prepared, adapter)
+    labelled, moved = learned.select(list(rows)), on_adapted(prepared, adapter)
     if moved is not prepared:
         counts = replace(prepared.counts)
-        seen = moved.of_ids(kept.ids)
+        seen = moved.of_ids(labelled.ids)
         prepared.counts.computed, prepared.counts.cached = counts.computed, counts.cached  # no image is new to it
-        if len(seen) != len(kept):
+        if len(seen) != len(labelled):
             return None
-        kept = replace(kept, features=seen.features)
-    return LabelledImages.of(kept, rows, len(learned), prepared.class_names)
+        labelled = replace(labelled, features=seen.features)
+    return LabelledImages.of(labelled, rows, len(learned), prepared.class_names)
 
 
 def placed(labelled: LabelledImages, prepared: PreparedData, info: RunInfo, redacts: bool = False) -> LabelledImages:
@@ -165,8 +165,10 @@ def placed(labelled: LabelledImages, prepared: PreparedData, info: RunInfo, reda
         return labelled.redacted(Redaction.of(prepared.data, info.skipped))
     if prepared.backbone is None:  # rows of a file have no pictures
         return labelled
-    known, splits = info.digests or {}, info.splits
-    digests = {name: digest for part, of in known.items() if part in splits for name, digest in zip(splits[part], of)}
+    digests_by_part, splits = info.digests or {}, info.splits
+    digests = {
+        name: digest for part, of in digests_by_part.items() if part in splits for name, digest in zip(splits[part], of)
+    }
     items = {item.id: item for item in prepared.data.items}
     chosen = [_below(items[name], info.data.path) for name in labelled.ids]
     return labelled.with_places(chosen, [digests.get(name, "") for name in labelled.ids])
@@ -230,8 +232,8 @@ class LabelledPictures:
 
     def path_of(self, source: str) -> Path:
         """Where the file of a picture is found from here."""
-        found = Path(located(self.run, self.run.info.data.path))
-        return Path(located(self.run, source)) if Path(source).is_absolute() else _folder_of(str(found)) / source
+        data_place = Path(located(self.run, self.run.info.data.path))
+        return Path(located(self.run, source)) if Path(source).is_absolute() else _folder_of(str(data_place)) / source
 
     def _decoded(self, item: Item, digest: str) -> Decoded | None:
         if self.run.info.data.path == SAMPLE:
@@ -240,10 +242,10 @@ class LabelledPictures:
         item = item.with_(source=self.path_of(str(item.source)))
         data = images_of(self.domain, [item.source], self.reading)
         if "digest" in item.decode:  # of an array: it must be one that the file has, not one that the run only names
-            known = item.decode in [each.decode for each in data.items]
+            is_same = item.decode in [each.decode for each in data.items]
         else:
-            known = image_digest(item, self._hashes) == digest
-        return data.load(item) if known else None
+            is_same = image_digest(item, self._hashes) == digest
+        return data.load(item) if is_same else None
 
 
 def notes_of(

@@ -192,14 +192,14 @@ class Classification(ComparedClassification):
         check_shots(recipe, adapter)
         prepared = self.prepared(recipe, reporter, judges=judges_at(self, FIT, recipe.task_options))
         recipe = without_shots(recipe, prepared.data, adapter)
-        recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
-        adapter = adapter_of(recipe) if said else adapter
+        recipe, notes = with_published(recipe, prepared.data.published, [adapter.name])
+        adapter = adapter_of(recipe) if notes else adapter
         if recipe.novel:
             check_novel(adapter, self._left_out(recipe, prepared))
         refuse_early(adapter, prepared, protocol.transfer, recipe.generic)
         check_data(self, recipe.task_options, adapter, prepared, recipe.shots)
         augmentation = augmentation_of(adapter, prepared, recipe.adapter_options, recipe.protocol is not None)
-        said = [*protocol.notes(of_fit=True), *said, *notes_on_augmentation({adapter.name: augmentation})]
+        notes = [*protocol.notes(of_fit=True), *notes, *notes_on_augmentation({adapter.name: augmentation})]
         drawn = {"shots": recipe.shots, **augmentation.of_draw, "parts": parts_wanted(adapter)}
         drawn |= {"check": adapter.check_parts, **protocol.drawing(recipe.shots, recipe.val_shots)}
         shots = prepared.draw(seed=recipe.seed, **drawn)
@@ -215,7 +215,7 @@ class Classification(ComparedClassification):
                 done, shots = zero_shot_unless_better(done, shots, scored)
                 done.judged = replace(done.judged, shots=shots, drawn=drawn)
                 later = [each for each in judges_at(self, FIT, recipe.task_options) if each.refits]
-                done.notes += [*said, *done.findings.add(later, done.judged)]
+                done.notes += [*notes, *done.findings.add(later, done.judged)]
             done.labelled = labelled_of(prepared, done.adapter, shots, recipe.refit)
             return self._written(recipe, done, started, folder) if is_main() else None
 
@@ -337,8 +337,8 @@ class Classification(ComparedClassification):
         return Group(table, *further) if further else table
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        found = Comparison.from_json(metrics)
-        return "" if found is None else found.sentence
+        comparison = Comparison.from_json(metrics)
+        return "" if comparison is None else comparison.sentence
 
     def write_rows(self, predicted, path: Path) -> None:
         predicted.write(path)
@@ -439,8 +439,8 @@ def prepared_images(
     data = with_preset(classes_of_data(recipe, domain, task.name), domain, recipe.preset)
     check_read(data, judges)
     data, had_splits = checked_and_split(data, reporter, recipe.workers, recipe.split_seed, divided, fitted)
-    templates, said = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
-    data = replace(data, notes=[*data.notes, *said])
+    templates, notes = protocol_named(recipe.protocol).prompts(recipe.templates, domain.of(data), task.name)
+    data = replace(data, notes=[*data.notes, *notes])
     prepared = on_backbone(recipe, task, data, reporter)
     announced(prepared.backbone, reporter.info)
     return replace(prepared, given_templates=templates, given=recipe.resources, had_splits=had_splits)

@@ -18,6 +18,7 @@ from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.use import Exported, ExportWishes, Use
 from ...errors import CapabilityError
+from ...metrics.retrieval import TEXT_TO_IMAGE
 from ...recipes.asked_for import adapter_of, adapter_options
 from ...registry.build import judgements_of
 from ...runs.redaction import Redaction
@@ -62,7 +63,9 @@ class Retrieval(TowerTraining):
     comparison: ClassVar = RetrievalComparison
     judgements: ClassVar = ("forgetting",)
     places: ClassVar = frozenset({Place.ABILITIES})
-    deciding: ClassVar = "text_to_image/r1"
+    by_text: ClassVar = TEXT_TO_IMAGE
+    """What metrics call the direction in which a text finds its image."""
+    deciding: ClassVar = f"{TEXT_TO_IMAGE}/r1"
     needs_domain: ClassVar = False
     unused: ClassVar = {
         "shots": "counts images per class; retrieval trains on all training pairs; omit it",

@@ -21,6 +21,7 @@ from ...contracts.recipe import Recipe
 from ...contracts.run_info import FittedRun, RunInfo
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
+from ...data.unlabelled import images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
 from ...recipes.asked_for import (
@@ -188,6 +189,10 @@ class TowerTraining(Task):
     def domain_data(self, recipe: Recipe) -> DomainData:
         """What the domain reads; errors as of `read_data`."""
         return read_data(recipe, self.domain, self.name)
+
+    def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
+        """New images, at least one; what cannot be decoded is found where it is decoded."""
+        return readable(images_of(self.domain, paths, recipe.reading))
 
     @staticmethod
     def used_again(use: Use) -> Recipe:

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch import Tensor
 
 from ...metrics.intervals import SIGNIFICANT
-from ...metrics.significance import p_words
+from ...metrics.significance import exchange_test, p_words
 from ...runs.run_sections import TowerComparison
 from ...runs.sections import Measure, VerdictSection
 
@@ -30,6 +31,22 @@ class ExchangeComparison(TowerComparison):
     unit: ClassVar[str]
     deciding: ClassVar[str]
     titles: ClassVar[Mapping[str, str]]
+
+    @staticmethod
+    def tests(
+        before: Mapping[str, Tensor], after: Mapping[str, Tensor], names: Sequence[str], units: Sequence[str]
+    ) -> dict[str, dict[str, float]]:
+        """`exchange` of some metrics.
+
+        Args:
+            before, after: metric -> (Q,) what each query adds to it.
+            units: Q keys; queries of one key are exchanged together.
+        """
+        gains = {name: after[name] - before[name] for name in names}
+        return {
+            name: {"difference": float(gain.mean()), "p_value": exchange_test(gain, units)}
+            for name, gain in gains.items()
+        }
 
     @property
     def sentence(self) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ....core.contracts import DomainData, Exported, ExportWishes, Item, Use
 from ....core.data import IMAGE
 from ....core.errors import CapabilityError, ConfigError
-from ....core.export import Agreement, Graph, NewExport, Session
+from ....core.export import Agreement, Graph, NewExport
 from ....core.runtime import Reporter
 from ....core.tasks import quiet, running
 from ..data.items_file import to_uint8
@@ -45,6 +45,8 @@ UNCHANGED = frozenset({"LoadAnnotations", "LoadSegmentation", "PackDetInputs", "
 RESIZED = (("FitImage", {}), ("Resize", {"keep_ratio": True}))
 """Transforms that predict.py knows, with their options besides the scale; the second enlarges too."""
 Progress = Callable[[int, int], None]
+Answers = Callable[..., Mapping[str, np.ndarray]]
+"""A graph that is asked: inputs by name -> outputs by name."""
 
 
 class Form(ABC):
@@ -166,7 +168,7 @@ def _answered(
         hook.remove()
 
 
-def _away(module: nn.Module, ask: Session, pixels: Tensor) -> list[tuple[float, float, float]]:
+def _away(module: nn.Module, ask: Answers, pixels: Tensor) -> list[tuple[float, float, float]]:
     """Of each output the largest difference, and what the module gives at least and at most."""
     with torch.no_grad():
         wanted = module(pixels)
@@ -177,7 +179,7 @@ def _away(module: nn.Module, ask: Session, pixels: Tensor) -> list[tuple[float, 
 
 
 def _checks(
-    form: Form, module: nn.Module, ask: Session, answered: Iterator, data: DomainData, facts: Mapping[str, Any], away
+    form: Form, module: nn.Module, ask: Answers, answered: Iterator, data: DomainData, facts: Mapping[str, Any], away
 ) -> dict[str, Agreement]:
     """Of outputs on the same pixels, those `away` among them, and of answers; these also on files as predict.py
     prepares them."""

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from mmengine import Config
+from mmengine.dist import get_world_size
 
 from ....core.contracts import DomainData
 from ....core.errors import ConfigError, DataError
 from ....core.features import FeatureStore
-from ....core.runtime import world_size
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader
@@ -160,6 +160,6 @@ def _items_file(data: DomainData) -> Path:
 def _with_batch_norms(plan: dict[str, Any], device: str) -> dict[str, Any]:
     """Batch norms that are shared over processes need some, and a GPU for each; else they are plain ones."""
     on_gpus = torch.cuda.is_available() and not str(device).startswith("cpu")
-    if (world_size() > 1 and on_gpus) or not any(node.get("type") in SYNCED_NORMS for node in nodes(plan["model"])):
+    if (get_world_size() > 1 and on_gpus) or not any(node.get("type") in SYNCED_NORMS for node in nodes(plan["model"])):
         return plan
     return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in SYNCED_NORMS else value)}

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from mmengine.dist import get_world_size
+
 from ....core.errors import ConfigError
-from ....core.runtime import world_size
 from .pipelines import Node, nodes
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -57,7 +58,7 @@ def apply_schedule(plan: Node, schedule: Schedule, images: int) -> list[str]:
     if schedule.workers is not None:
         loader["num_workers"] = schedule.workers
     loader["persistent_workers"] = False  # the data set of each epoch draws its own augmentation
-    steps = math.ceil(images / (loader.get("batch_size", 1) * world_size()))
+    steps = math.ceil(images / (loader.get("batch_size", 1) * get_world_size()))
     notes = []
     if schedule.epochs is not None:
         _set_epochs(plan, schedule.epochs, steps)
@@ -89,7 +90,7 @@ def _train_long_enough(plan: Node, steps_an_epoch: int) -> list[str]:
 
 def _of_one_process(images: int) -> int:
     """Of the images of a step, which are said for all processes together, the share of one."""
-    processes = world_size()
+    processes = get_world_size()
     if images % processes:
         raise ConfigError(f"--batch-size {images}: {processes} processes share a step; give a multiple of {processes}")
     return images // processes

@@ -13,9 +13,8 @@ from torch import Tensor
 from ....core.backbones import searched
 from ....core.contracts import Backbone, Decoded, DomainData
 from ....core.errors import DataError
-from ....core.metrics import exchange_test
 from ....core.runtime import Reporter
-from ....core.tasks import DomainPairs, PairEncoding
+from ....core.tasks import DomainPairs, ExchangeComparison, PairEncoding
 from ..camera_ranking import CameraRanking, ranked, ranked_by_features
 from ..reciprocal import K1, K2, WEIGHT, memory_in_words, re_ranked
 from .protocol import Protocol
@@ -180,8 +179,4 @@ def _exchanged(before: ReidScores, after: ReidScores) -> dict[str, dict[str, flo
         raise DataError("re-identification before and after is of different pictures; evaluate both on one set")
     old, new = before.ranking.values(), after.ranking.values()
     people = [f"person {each}" for each in after.people.tolist()]
-    tests = {}
-    for name in ("r1", "map"):
-        gains = new[name] - old[name]
-        tests[name] = {"difference": float(gains.mean()), "p_value": exchange_test(gains, people)}
-    return tests
+    return ExchangeComparison.tests(old, new, ("r1", "map"), people)

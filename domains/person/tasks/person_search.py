@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from ....core.contracts import Backbone, Item, Recipe, option
 from ....core.data import Pair
 from ....core.errors import ConfigError, DataError
-from ....core.metrics import TEXT_TO_IMAGE
 from ....core.tasks import DomainPairs, Retrieval, RetrievalData
 from ..care import PeopleHidden, PeopleOptions, care_section, write_card
 from ..changed_captions import ChangedCaptions, read_paraphrases
@@ -67,7 +66,7 @@ class PersonSearch(Retrieval):
         said = recipe.task_options
         teaching = PeoplePairs.by_caption if said["each_caption"] else PeoplePairs.captioned
         plan = None if said["sampler"] == IN_ANY_ORDER else partial(_batches, said["sampler"], said["pictures"])
-        how = {"chosen_by": (TEXT_TO_IMAGE,), "teaching": teaching, "plan": plan}
+        how = {"chosen_by": (self.by_text,), "teaching": teaching, "plan": plan}
         return _augmented(replace(data, pairs=people, by_label=True, **how), said)
 
     def prepared(self, recipe: Recipe) -> Recipe:
@@ -81,7 +80,7 @@ class PersonSearch(Retrieval):
 
     def finish(self, run, info, data, metrics) -> None:
         sentence = "{} of the sentences find their person first, mAP {}.".format(
-            *(f"{metrics.adapted[f'{TEXT_TO_IMAGE}/{name}']:.1%}" for name in ("r1", "map"))
+            *(f"{metrics.adapted[f'{self.by_text}/{name}']:.1%}" for name in ("r1", "map"))
         )
         write_card(run.path, info, data.pairs.data, [sentence])
 

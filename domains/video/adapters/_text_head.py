@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, Batch, ClassWeighted, FeatureSet, FitReport, TextClassifier, option
 from ....core.errors import CapabilityError
-from ....core.training import Epoch, by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
+from ....core.training import by_epoch, cosine_rates, epoch_batches, label_loss, train_epochs
 from ._frames import check_length, valid_first
 
 WARMUP = 0.1
@@ -104,7 +104,7 @@ class TextHead(ClassWeighted):
         self._built = network.to(support.features.device).train()
         clips = self._clips(support, resources)
         self._level(clips, len(support), classifier)
-        history = [epoch.row() for epoch in self._train(support, clips, len(classifier), seed)]
+        history = self._train(support, clips, len(classifier), seed)
         return self._report(history, notes)
 
     def _prepare(self, network: nn.Module, backbone, classifier: TextClassifier, resources) -> list[str]:
@@ -142,8 +142,8 @@ class TextHead(ClassWeighted):
         """What gradient steps change."""
         return list(self._net.parameters())
 
-    def _train(self, support: FeatureSet, clips: Clips, classes: int, seed: int) -> list[Epoch]:
-        """Train the network in place."""
+    def _train(self, support: FeatureSet, clips: Clips, classes: int, seed: int) -> list[dict[str, float]]:
+        """Train the network in place; a row per epoch."""
         priors, generator = self.priors_of(support.labels, classes), torch.Generator().manual_seed(seed)
         criterion = label_loss(support.multilabel, priors)
         batches = epoch_batches(len(support), self.batch_size, seed, device=support.features.device)
@@ -157,7 +157,8 @@ class TextHead(ClassWeighted):
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             return self._step_loss(Step(*clips(index), support.labels[index], criterion, priors, generator))
 
-        return list(train_epochs(optimizer, rates, batches, loss_of, clip_grad=CLIP_GRAD))
+        epochs = train_epochs(optimizer, rates, batches, loss_of, clip_grad=CLIP_GRAD)
+        return [epoch.row() for epoch in epochs]
 
     def _scores(self, frames: Tensor, mask: Tensor) -> Tensor:
         """(B, C) logits of clips whose frames are in front."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import FeatureSet, FitReport, NoValidation, option
+from ....core.contracts import FeatureSet, FitReport, option
 from ....core.metrics import row_weights
 from ....core.registry import build_adapter
 from ._frames import average_of_unit, legendre, masked_mean, times
@@ -124,7 +124,7 @@ class TemporalAdapter(TunedTextHead):
 
         By more than `SURE` standard errors of the difference, clip by clip.
         """
-        if isinstance(val, NoValidation):
+        if val is not None and not val.chooses:
             return False, None, "defaults: no validation"
         if val is not None and len(val):
             pairs, words = [(support, val)], f"val ({len(val)} clips)"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....core.contracts import Batch, FeatureSet, FitReport, Searched, option
 from ....core.data import Selection, selection_split
-from ....core.metrics import best_setting, class_weights, val_score
+from ....core.metrics import best_setting
 from ._frames import average_of_unit, valid_first
 
 REFERENCE_SCALE = 100.0
@@ -73,7 +73,7 @@ class TemporalTip(Searched):
     def _remember(self, support: FeatureSet) -> None:
         self.keys = self._described(support)  # (N, points * D)
         self.values = F.one_hot(support.labels, len(self.text)).float()  # (N, C)
-        weights = class_weights(support.labels, len(self.text)) if self.balanced else None
+        weights = self.class_weights(support.labels, len(self.text))
         self.values = self.values if weights is None else self.values * weights.to(self.values)
 
     def _choose(self, selection: Selection) -> tuple[dict[str, float], str, float | None]:
@@ -100,7 +100,7 @@ class TemporalTip(Searched):
         for i, beta in enumerate(betas):
             cache = self._cache(affinity, beta)
             for j, alpha in enumerate(alphas):
-                scores[i, j] = val_score(zero_shot + alpha * cache, val.labels, self.balanced)
+                scores[i, j] = self.val_score(zero_shot + alpha * cache, val.labels)
         return scores
 
     def _described(self, clips: FeatureSet | Batch) -> Tensor:

@@ -14,7 +14,6 @@ from rich.table import Table
 from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
 from ....core.runs import (
-    Cell,
     CurveGridSection,
     CurveSection,
     Measure,
@@ -225,10 +224,7 @@ def _warnings(metrics: MomentsComparison) -> list[str]:
 def _scores(metrics: MomentsComparison) -> TableSection:
     names = metrics.columns
     rows = [
-        [
-            Cell(f"{measure.name} {measure.arrow}", measure.meaning),
-            *(Cell(measure.text(metrics[when][key]), measure.between(metrics.interval(when, key))) for when in names),
-        ]
+        [measure.title(), *(measure.cell(metrics[when][key], metrics.interval(when, key)) for when in names)]
         for key, measure in MEASURES.items()
     ]
     note = "Guessing takes the same windows in random order, with overlapping ones removed in the same way."

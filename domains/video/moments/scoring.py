@@ -15,8 +15,9 @@ from ....core.contracts import Backbone, DomainData, Item
 from ....core.data import check_skipped
 from ....core.errors import DataError
 from ....core.features import FeatureStore
-from ....core.metrics import exchange_test, mean_interval
+from ....core.metrics import mean_interval
 from ....core.runtime import Reporter
+from ....core.tasks import ExchangeComparison
 from ..long_videos import frame_features
 from .reading import Query, queries_of
 from .windows import Windows, in_seconds, overlaps
@@ -171,7 +172,8 @@ def flat_scores(before: MomentScores | None, after: MomentScores) -> dict[str, A
     sides, exchange = {"adapted": after}, None
     if before is not None:
         sides["zero_shot"] = before
-        exchange = {name: _exchanged(before, after, name) for name in (DECIDING, MEAN)}
+        videos = [str(unit) for unit in after.unit.tolist()]
+        exchange = ExchangeComparison.tests(before.values, after.values, (DECIDING, MEAN), videos)
     return {
         "zero_shot": None if before is None else before.metrics(),
         "adapted": after.metrics(),
@@ -181,12 +183,6 @@ def flat_scores(before: MomentScores | None, after: MomentScores) -> dict[str, A
         "test_queries": len(after.found),
         "exchange": exchange,
     }
-
-
-def _exchanged(before: MomentScores, after: MomentScores, name: str) -> dict[str, float]:
-    gains = after.values[name] - before.values[name]
-    p_value = exchange_test(gains, [str(unit) for unit in after.unit.tolist()])
-    return {"difference": float(gains.mean()), "p_value": p_value}
 
 
 def _search(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.contracts import Backbone, Recipe, RunInfo, Use, option, settle
-from ....core.data import images_of, readable
 from ....core.errors import DataError
 from ....core.features import FeatureStore
 from ....core.runs import Report, Run
@@ -134,7 +133,7 @@ class Moments(Retrieval):
         """The times of sentences in new videos: each sentence in each video."""
         sentences = sentences_of(use)
         recipe = self.used_again(use)
-        data = readable(images_of(self.domain, use.images, recipe.reading))
+        data = self.images(use.images, recipe)
         videos = [whole_video(item) for item in data.items]
         backbone = self.backbone(recipe)
         towers = self.towers(use.run, backbone)

@@ -12,6 +12,7 @@ from trained_towers import moved
 
 from vladapt import Batch, CapabilityError, ConfigError, FeatureSet, build_adapter
 from vladapt.adapters.weights.gist import matched_texts, trained_probe
+from vladapt.core.metrics import val_score
 from vladapt.core.training.batches import epoch_order
 
 TEXTS = (
@@ -117,8 +118,8 @@ def test_of_equal_epochs_of_the_probe_the_last_is_kept_and_without_val_the_last_
     seen = FeatureSet(features, torch.arange(8) % 2)
     easy = FeatureSet(features[:1], torch.tensor([0]))
     how = {"lr": 0.5, "batch_size": 3, "seed": 1}
-    long = trained_probe(seen, None, 2, epochs=30, **how)
-    kept = trained_probe(seen, easy, 2, epochs=30, **how)
+    long = trained_probe(seen, 2, epochs=30, **how)
+    kept = trained_probe(seen, 2, epochs=30, score=lambda probe: val_score(probe(easy.features), easy.labels), **how)
     assert long[2:] == (30, None) and kept[2:] == (30, 1.0)
     assert torch.equal(kept[0], long[0])
 

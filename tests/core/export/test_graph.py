@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from vladapt.adapters.blocks import in_blocks
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.export.agreement import Agreement, words_of
 from vladapt.core.export.folder import Session
 from vladapt.core.export.graph import Graph, check_opset, write_in_8_bits
-from vladapt.core.runtime.process import in_blocks
 
 onnx = pytest.importorskip("onnx", reason="extra export is not installed")
 pytest.importorskip("onnxruntime", reason="extra export is not installed")

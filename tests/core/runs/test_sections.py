@@ -58,6 +58,12 @@ def test_a_change_has_a_sign_and_is_coloured_by_what_is_better(measure, before, 
     assert measure.change(before, after) == Cell(text, tone=tone)
 
 
+def test_cells_of_a_score_have_its_name_or_its_value_and_what_belongs_below():
+    assert Measure("Rank", "of the best", "rank", falls=True).title() == Cell("Rank ↓", "of the best")
+    assert SHARE.cell(0.125, [0.1, 0.25]) == Cell("12.5%", "10.0% to 25.0%")
+    assert SHARE.cell(0.125) == Cell("12.5%") and SHARE.cell(None) == Cell("–")
+
+
 def test_an_interval_is_written_like_its_score():
     assert SHARE.between([0.1, 0.25]) == "10.0% to 25.0%" and SHARE.between(None) == ""
 

@@ -144,7 +144,7 @@ def test_a_training_counted_in_steps_draws_anew_in_each_pass(boxes, options):
     (1, True, "auto", "BN"), (2, True, "auto", "SyncBN"), (2, False, "auto", "BN"), (2, True, "cpu", "BN"),
 ])  # fmt: skip
 def test_batch_norms_are_shared_only_by_processes_with_gpus(boxes, options, monkeypatch, processes, gpu, device, kind):
-    monkeypatch.setattr(plans, "world_size", lambda: processes)
+    monkeypatch.setattr(plans, "get_world_size", lambda: processes)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     model = {"type": "FasterRCNN", "neck": {"norm_cfg": {"type": "SyncBN", "requires_grad": True}}}
     plan = make_plan(config(model=model), DETECTION, options(device=device), boxes)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vladapt.adapters.support_folder import support_folder_images
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.data.support_folder import support_folder_images
 from vladapt.core.errors import DataError
 
 NAMES = tuple(f"class {i}" for i in range(5))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contracts.features import FeatureSet, TextClassifier
-from ..errors import DataError
+from ..core.contracts import FeatureSet, TextClassifier
+from ..core.errors import DataError
 
 
 def support_folder_images(
