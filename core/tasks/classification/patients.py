@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import torch
 from torch import Tensor
 
 from ...confidence.calibration import Calibration, uncalibrated_words
@@ -28,12 +29,14 @@ class Patients:
     Attributes:
         pooling: how the images of a patient become one row.
         of_images, calibration: of the run, and of its calibration rows pooled.
+        images: of the median patient among these.
         points: class or label -> its operating point, chosen among these.
     """
 
     pooling: Pooling
     of_images: Calibration
     calibration: Calibration
+    images: float
     points: Mapping[str, float]
 
     @classmethod
@@ -55,9 +58,11 @@ class Patients:
                 how, of_images.multilabel, None if finding is None else of_images.class_names.index(finding)
             )
             calibration = pooling.calibration(of_images)
-            return cls(pooling, of_images, calibration, _points(run, calibration) if chosen else {})
+            points = _points(run, calibration) if chosen else {}
         except DataError as error:
             raise DataError(f"{run.shown}: --per-patient: {error}") from None
+        images = median(torch.bincount(units_of(of_images.groups, len(of_images.labels))[0]).tolist())
+        return cls(pooling, of_images, calibration, images, points)
 
     def predictions(
         self,
@@ -81,7 +86,8 @@ class Patients:
         """
         probs, (unit, units) = self.of_images.probabilities(logits), units_of(groups, len(ids))
         check_finite(ids, probs)
-        names, images = [""] * units, [[] for _ in range(units)]
+        names = [""] * units
+        images: list[list[str]] = [[] for _ in range(units)]
         for id_, group, place in zip(ids, groups, unit.tolist()):
             names[place] = group or id_
             images[place].append(id_)
@@ -89,11 +95,10 @@ class Patients:
         of = (self.calibration, self.of_images.class_names, names, rows, means, self.of_images.multilabel, skipped)
         made = predictions_of(use, judgements, *of, self.points)
         made.columns = {"images": images, **made.columns}
-        usual = median(self.of_images.groups.unique(return_counts=True)[1].tolist())
         words = (
             f"one answer per group (patient), of the {self.pooling.how} of its images' probabilities, calibrated anew "
             f"on {self.calibration.source}; the median group has {median(map(len, images)):g} images here and "
-            f"{usual:g} there"
+            f"{self.images:g} there"
         )
         made.notes.insert(0, words)
         return made
@@ -114,5 +119,9 @@ def _points(run: FittedRun, calibration: Calibration) -> dict[str, float]:
         truth = present_of(calibration.labels, column)
         known = ~truth.isnan()
         probs = calibration.row_probabilities[known, column]
-        points[name] = threshold_for(probs, truth[known] == 1, **{side: share}, assured=kept.assured).threshold
+        sensitivity, specificity = (share, None) if side == "sensitivity" else (None, share)
+        cut = threshold_for(
+            probs, truth[known] == 1, sensitivity=sensitivity, specificity=specificity, assured=kept.assured
+        )
+        points[name] = cut.threshold
     return points

@@ -231,8 +231,9 @@ def label_thresholds(
 ) -> Tensor:
     """(C,) float64 the probability from which on each of several labels is named: that of its operating point, else the
     best on the calibration rows, else one half."""
-    half = torch.full((len(class_names),), HALF, dtype=torch.float64)
-    best = half if calibration is None else calibration.thresholds
+    best = torch.full((len(class_names),), HALF, dtype=torch.float64)
+    if calibration is not None and calibration.thresholds is not None:
+        best = calibration.thresholds
     return torch.tensor([points.get(name, at) for name, at in zip(class_names, best.tolist())], dtype=torch.float64)
 
 
@@ -301,9 +302,10 @@ def predictions_of(
         calibration=calibration,
     )
     notes = [*_cut_words(use, cut, class_names), *Findings({}).add(judgements, judged)]
-    how = {"answers": judged.answers, "called": called, "top": use.top or TOP}
     columns |= {key: values for key, values in judged.metrics.items() if key not in OWN}
-    return Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, **how)
+    made = Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, top=use.top or TOP)
+    made.answers, made.called = judged.answers, called
+    return made
 
 
 def _cut_words(use: Use, cut: Cut | None, class_names: Sequence[str]) -> list[str]:

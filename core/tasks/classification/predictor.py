@@ -134,7 +134,7 @@ class Predictor:
         """Classes of the images of a `Use`."""
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
         if use.per_patient is not None:
-            self.patients(use)  # which may be refused
+            self.patients(use.per_patient, use.threshold)  # which may be refused
             data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
         item_of = {item.id: item for item in data.items}
@@ -148,13 +148,17 @@ class Predictor:
         made.notes += note_on_digests(self.run.info) if made.notes else []
         return made
 
-    def patients(self, use: Use) -> Patients:
+    def patients(self, how: str, threshold: float | None) -> Patients:
         """What answers of patients are made by.
+
+        Args:
+            how: "mean" or "max".
+            threshold: that is asked for in place of the run's operating point.
 
         Raises:
             DataError: the run lacks what is needed.
         """
-        how, chosen = use.per_patient, use.threshold is None
+        chosen = threshold is None
         key = (how, chosen)
         if key not in self._patients:
             from .patients import Patients
@@ -207,7 +211,8 @@ class Predictor:
         several, names = self.adapter.multilabel_, self.adapter.class_names_
         judgements = judges_at(self.task, PREDICT, use.judging)
         if use.per_patient is not None:
-            return self.patients(use).predictions(use, judgements, ids, logits, features, skipped, groups)
+            of_patients = self.patients(use.per_patient, use.threshold)
+            return of_patients.predictions(use, judgements, ids, logits, features, skipped, groups)
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made

@@ -137,7 +137,7 @@ class ServedRun(Served):
         use = self.use.asking(wishes.of_use)
         check_wishes(use, self.predictor.task, self.predictor.adapter)
         if use.per_patient is not None:
-            self.predictor.patients(use)
+            self.predictor.patients(use.per_patient, use.threshold)
             if wishes.nearest is not None:
                 raise ConfigError("--nearest: labelled images are near to an image; omit it, or --per-patient")
         if wishes.nearest is not None and wishes.nearest < 1:
