@@ -22,7 +22,7 @@ import numpy as np
 
 import vladapt
 from vladapt.domains.open_vocab.data import read_segmentation, write_items
-from vladapt.domains.open_vocab.inference.predictions import decoded
+from vladapt.domains.open_vocab.exporting.standalone.pictures import decoded
 from vladapt.domains.open_vocab.scores.segmentation import confusion, score_segmentation
 from vladapt.domains.open_vocab.shapes import HELD_OUT, shapes_folder
 

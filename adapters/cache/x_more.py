@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Adapter, Batch, FitReport, option
-from ...core.errors import CapabilityError, DataError
+from ...core.errors import CapabilityError
 from ...core.features import faiss_library
 from ..blocks import in_blocks
+from ..text_pools import unit_captions
 from ._cache_model import CHUNK_ELEMENTS
 
 PUBLISHED = 16  # captions per image
@@ -84,7 +85,7 @@ class XMoRe(Adapter):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text = classifier.weights  # a bias is the same for all classes and falls out of the softmax
         self.logit_scale = classifier.logit_scale
-        self.captions = _unit_captions(resources["captions"], support)
+        self.captions = unit_captions(resources["captions"], support.features, "those of the images")
         images, words = _images(support, val, unlabeled)
         image, caption = self._log_probabilities(images)
         self.image_confidence = float(confidence(image).mean())
@@ -139,17 +140,6 @@ def mixture(image: Tensor, caption: Tensor, image_weight: Tensor, caption_weight
     weights = torch.stack([image_weight, caption_weight]).clamp(min=LEAST).log()  # (2, B)
     weights = weights.log_softmax(dim=0)[..., None]
     return torch.logaddexp(weights[0] + image, weights[1] + caption)
-
-
-def _unit_captions(pool, support) -> Tensor:
-    if not len(pool):
-        raise DataError("captions: the pool is empty; give a file with at least one caption")
-    if pool.features.shape[1] != support.dim:
-        raise DataError(
-            f"captions: features are {pool.features.shape[1]} wide, those of the images {support.dim}; "
-            "both must come from one backbone"
-        )
-    return F.normalize(pool.features.to(support.features.device).float(), dim=-1)
 
 
 def _images(support, val, unlabeled) -> tuple[Tensor, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FeatureSet, FitReport, PooledViews, option, require
 from ...core.training import dassl_learning_rates, epoch_batches, label_loss, train_epochs
+from ..dassl_options import dassl_warmup
 from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
 
 CONSTRAINTS = ("l2", "cosine", "none")
@@ -88,9 +89,7 @@ class Clap(ClassWeighted, PooledViews):
     batches: int | None = option(None, "most steps per epoch; none: the published number", low=1, high=1_048_576)
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(0.0, "weight decay of SGD", low=0)
-    warmup: str | None = option(
-        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
-    )
+    warmup: str | None = dassl_warmup()
 
     def __post_init__(self):
         super().__post_init__()

@@ -16,6 +16,7 @@ from ...core.contracts import Batch, FeatureSet, FitReport, FreshViews, Searched
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting
 from ...core.training import dassl_epochs, label_loss, views_of_training
+from ..dassl_options import dassl_batch_size, dassl_warmup
 from ._text_rows import Frame, frame_of
 
 RATIO = 0.2
@@ -81,14 +82,10 @@ class ClipAdapter(Searched, FreshViews):
     reduction: int = option(4, "width of the features over that of the bottleneck", low=1, high=1_048_576)
     lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
-    batch_size: int = option(
-        32, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
-    )
+    batch_size: int = dassl_batch_size(32)
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option(
-        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
-    )
+    warmup: str | None = dassl_warmup()
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Adapter, Batch, FitReport, TextClassifier, TextPool, option
-from ...core.errors import ConfigError, DataError
+from ...core.contracts import Adapter, Batch, FitReport, TextClassifier, option
+from ...core.errors import ConfigError
 from ...core.prompts import spoken
+from ..text_pools import unit_captions
 
 SIMILARITIES = 2**24
 """Of classes and captions at once."""
@@ -64,7 +65,7 @@ class Repe(Adapter):
         pool = resources["captions"]
         if not self.class_names_:
             raise ConfigError(f"{self.name} looks for class names in captions, and none are given; name the classes")
-        captions = _unit_captions(pool, classifier)
+        captions = unit_captions(pool, classifier.weights, "class texts")
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias
         nearest = _nearest(classifier.weights, captions, self.retrieved)
         moved, without = [], []
@@ -100,13 +101,3 @@ def _nearest(texts: Tensor, captions: Tensor, count: int) -> Tensor:
     rows = max(1, SIMILARITIES // len(captions))
     count = min(count, len(captions))
     return torch.cat([(block @ captions.T).topk(count, dim=1).indices for block in texts.split(rows)])
-
-
-def _unit_captions(pool: TextPool, classifier: TextClassifier) -> Tensor:
-    """(N, D) unit rows."""
-    if not len(pool):
-        raise DataError("captions: the pool is empty; give a file with at least one caption")
-    if pool.features.shape[1] != (width := classifier.weights.shape[1]):
-        widths = f"captions: features are {pool.features.shape[1]} wide, class texts {width}"
-        raise DataError(f"{widths}; both must come from one backbone")
-    return F.normalize(pool.features.to(classifier.weights.device).float(), dim=-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, option
 from ...core.training import dassl_epochs, label_loss, views_of_training
+from ..dassl_options import dassl_batch_size, dassl_warmup
 from ..published_sets import WithPreset
 from ._text_rows import Frame, frame_of, text_base, unit_rows
 
@@ -66,13 +67,9 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
     alpha: float | None = option(None, "weight of the residual; none: 0.5, or the preset's", low=0)
     lr: float | None = option(None, "peak learning rate; none: 2e-3, or the preset's", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
-    batch_size: int = option(
-        256, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
-    )
+    batch_size: int = dassl_batch_size(256)
     weight_decay: float = option(5e-4, "weight decay of Adam, added to the gradient as in Dassl", low=0)
-    warmup: str | None = option(
-        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
-    )
+    warmup: str | None = dassl_warmup()
 
     @property
     def alpha_(self) -> float:

@@ -13,6 +13,7 @@ from ...core.contracts import Backbone, Batch, ClassWeighted, FitReport, FreshVi
 from ...core.errors import CapabilityError
 from ...core.prompts import PromptLearner
 from ...core.training import label_loss
+from ..dassl_options import dassl_batch_size, dassl_warmup
 from ..head._text_rows import Frame, frame_of
 from ._contexts import (
     COST_OPTIONS,
@@ -88,14 +89,10 @@ class SharedContext(ClassWeighted, FreshViews):
     ctx_init: str | None = option(None, "words to start from (a photo of a); none: random")
     lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
-    batch_size: int = option(
-        32, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
-    )
+    batch_size: int = dassl_batch_size(32)
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option(
-        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
-    )
+    warmup: str | None = dassl_warmup()
     trim: bool = option(True, "cut prompts to the length of the longest, and share their beginning; changes speed only")
     class_chunk: int | None = option(
         None, "prompts through the text tower at once; changes speed and memory only", low=1, high=1_048_576

@@ -13,6 +13,7 @@ from ...core.contracts import Batch, ClassWeighted, FitReport, FreshViews, optio
 from ...core.prompts import PromptLearner
 from ...core.training import label_loss
 from ..blocks import in_blocks
+from ..dassl_options import dassl_batch_size, dassl_warmup
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,
@@ -80,14 +81,10 @@ class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     reduction: int = option(16, "width of the features over that of the network's hidden layer", low=1, high=1_048_576)
     lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number", low=1, high=100_000)
-    batch_size: int = option(
-        1, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
-    )
+    batch_size: int = dassl_batch_size(1)
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
-    warmup: str | None = option(
-        "constant", "warm-up in the first epoch: constant at 1e-5, linear, or none", choices=("constant", "linear")
-    )
+    warmup: str | None = dassl_warmup()
     trim: bool = option(True, "cut prompts to the length of the longest; changes speed only")
     class_chunk: int | None = option(
         None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576

@@ -54,10 +54,7 @@ class Propagation:
         graph = normalised_graph(rows.flatten(), columns.flatten(), weights.flatten(), len(nodes))
         scores = propagated(graph, classes, self.alpha, self.iterations, TOLERANCE)
         labels = scores.argmax(dim=1)
-        sums = torch.zeros_like(text).index_add_(0, labels, nodes)
-        held = labels.bincount(minlength=classes) > 0
-        centroids = F.normalize(torch.where(held[:, None], sums, text), dim=1)
-        return Spread(scores, labels[classes:], centroids)
+        return Spread(scores, labels[classes:], prototypes(nodes, labels, text))
 
 
 def projection_of(text: Tensor, cut: int) -> Tensor:
@@ -69,3 +66,14 @@ def projection_of(text: Tensor, cut: int) -> Tensor:
     """
     basis = torch.linalg.svd(text.T.double(), full_matrices=False).U[:, 1:cut]
     return (basis @ basis.T).to(text.dtype)
+
+
+def prototypes(features: Tensor, labels: Tensor, text: Tensor) -> Tensor:
+    """(C, D) unit means of the images of each label; a class without images has its text.
+
+    Args:
+        features: (N, D). labels: (N,). text: (C, D).
+    """
+    sums = torch.zeros_like(text).index_add_(0, labels, features)
+    held = labels.bincount(minlength=len(text)) > 0
+    return F.normalize(torch.where(held[:, None], sums, text), dim=1)

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from ...core.contracts import Adapter, Backbone, Batch, FitReport, Loss, TrainingImages, TrainingPlace
 from ...core.errors import CapabilityError
 from ...core.training import ImageSource, Remembered, Task, TowerAdapter
+from ..weights._norms import norms_of
+from ..weights._one_way import OneWay
 
 View = Callable[[Any, int], Tensor]
 
 
 @dataclass(eq=False, kw_only=True)
-class SelfTrained(TowerAdapter):
+class SelfTrained(OneWay, TowerAdapter):
     """Base of the methods that train towers on images whose labels they make themselves.
 
     They find the images in `resources["unlabeled_images"]` and their features in `unlabeled`, and train by a loss of
@@ -28,13 +30,7 @@ class SelfTrained(TowerAdapter):
     can: ClassVar[frozenset[str]] = frozenset()
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = True
-    # no options: the method has its own loss, and its own schedule
-    loss: ClassVar[None] = None
-    loss_options: ClassVar[None] = None
-    training: ClassVar[None] = None
-    select: ClassVar[str] = "last"
-    patience: ClassVar[None] = None
-    ema: ClassVar[None] = None
+    # no options: the method has its own schedule
     warmup: ClassVar[float] = 0.0
     prompts_a_class: ClassVar[None] = None
     layer_decay: ClassVar[float] = 1.0
@@ -111,22 +107,10 @@ def train_norms(backbone: Backbone, towers: Sequence[str]) -> list[str]:
     Raises:
         CapabilityError: none of them has any.
     """
-    found = {tower: norms_of(backbone, tower) for tower in towers}
+    found = {tower: norms_of(backbone, tower, (nn.LayerNorm, nn.BatchNorm2d)) for tower in towers}
     for parameter in [parameter for norms in found.values() for parameter in norms]:
         parameter.requires_grad_(True)
     lacking = [tower for tower, norms in found.items() if not norms]
     if len(lacking) == len(towers):
         raise CapabilityError(f"backbone '{backbone.spec}' has no norms in its {' or '.join(towers)} tower to train")
     return [f"Backbone '{backbone.spec}': its {tower} tower has no norms to train" for tower in lacking]
-
-
-def norms_of(backbone: Backbone, tower: str) -> list[nn.Parameter]:
-    """Weights and biases of the layer and batch norms of "image" or "text"."""
-    kinds = (nn.LayerNorm, nn.BatchNorm2d)
-    named = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, kinds)]
-    return [
-        parameter
-        for name, module in named
-        for key, parameter in module.named_parameters()
-        if backbone.tower_of(f"{name}.{key}") == tower
-    ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, option
 from ...core.training import image_features
 from ..published_sets import WithPreset
+from ._projected import prototypes
 from ._towers import SelfTrained, as_tested, train_norms
 
 REMEMBERED = 32
@@ -190,17 +191,6 @@ class DualPrototypes(Loss):
         kept = self.means.clone()
         kept[self.steps % REMEMBERED] = now
         return kept.sum(dim=0) / (self.steps + 1).clamp_max(REMEMBERED)
-
-
-def prototypes(features: Tensor, labels: Tensor, text: Tensor) -> Tensor:
-    """(C, D) unit means of the images of each label; a class without images has its text.
-
-    Args:
-        features: (N, D). labels: (N,). text: (C, D).
-    """
-    sums = torch.zeros_like(text).index_add_(0, labels, features)
-    held = labels.bincount(minlength=len(text)) > 0
-    return F.normalize(torch.where(held[:, None], sums, text), dim=1)
 
 
 def pseudo_labels(by_text: Tensor, by_images: Tensor, mean: Tensor, share: float) -> Tensor:

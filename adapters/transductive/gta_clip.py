@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Backbone, Batch, FitReport, Item, Loss, TrainingImages, TrainingPlace, option
+from ...core.prompts import text_means
 from ...core.training import (
     GlobalBatches,
     ImageSource,
@@ -272,10 +273,7 @@ def mean_texts(towers: Backbone, texts: Sequence[Sequence[str]]) -> Tensor:
     """(C, D) means of the unit text features of each class, not brought to unit length: a mean of cosines is a product
     with them."""
     with torch.no_grad():
-        every = list(dict.fromkeys(text for some in texts for text in some))
-        place = {text: row for row, text in enumerate(every)}
-        encoded_texts = torch.cat([towers.encode_text(every[i : i + 256]) for i in range(0, len(every), 256)])
-        return torch.stack([encoded_texts[[place[text] for text in some]].mean(dim=0) for some in texts])
+        return text_means(towers, texts)
 
 
 @torch.no_grad()

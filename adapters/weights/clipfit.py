@@ -11,6 +11,7 @@ from ...core.contracts import Backbone, TrainingImages, option
 from ...core.errors import CapabilityError
 from ...core.training import ClassTowerAdapter, Task
 from ..published_sets import WithPreset
+from ._norms import norms_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -90,7 +91,7 @@ class Clipfit(WithPreset, ClassTowerAdapter):
         return self.epochs or self.short.get(self.preset, self.default_epochs)
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        biases, norms = text_biases(backbone), image_norms(backbone)
+        biases, norms = text_biases(backbone), norms_of(backbone, "image")
         if not biases and not norms:
             raise CapabilityError(
                 f"backbone '{backbone.spec}' has no text tower with open blocks and no image tower with LayerNorm, so "
@@ -111,12 +112,6 @@ def text_biases(backbone: Backbone) -> list[nn.Parameter]:
         return []
     outputs = [_last_linear(block.mlp) for block in backbone.blocks("text")]
     return [linear.bias for linear in outputs if linear is not None and linear.bias is not None]
-
-
-def image_norms(backbone: Backbone) -> list[nn.Parameter]:
-    """Weights and biases of the image tower's LayerNorms."""
-    named = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, nn.LayerNorm)]
-    return [p for name, module in named if backbone.tower_of(name) == "image" for p in module.parameters()]
 
 
 def _last_linear(mlp: nn.Module) -> nn.Linear | None:

@@ -24,13 +24,14 @@ from ...core.training import (
     epoch_batches,
     train_epochs,
 )
+from ._one_way import OneWay
 
 AT_ONCE = 64
 """Images encoded at once for the probe."""
 
 
 @dataclass(eq=False, kw_only=True)
-class Gist(ClassWeighted, TowerAdapter):
+class Gist(ClassWeighted, OneWay, TowerAdapter):
     """Lewis, Mu, Dalca and Guttag, GIST: Generating Image-Specific Text for Fine-grained Object Classification, 2023,
     arXiv 2307.11315.
 
@@ -81,17 +82,11 @@ class Gist(ClassWeighted, TowerAdapter):
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     default_epochs: ClassVar[int] = 40
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
-    # no options: trained by one loss at one rate, and the last weights are the towers of the probe
-    loss: ClassVar[None] = None
-    loss_options: ClassVar[None] = None
-    training: ClassVar[None] = None
+    # no options: trained at one rate, and the last weights are the towers of the probe
     prompts_a_class: ClassVar[None] = None
     warmup: ClassVar[float] = 0.0
     layer_decay: ClassVar[float] = 1.0
     clip_grad: ClassVar[None] = None
-    ema: ClassVar[None] = None
-    select: ClassVar[str] = "last"
-    patience: ClassVar[None] = None
 
     batch_size: int = option(20, "pairs per step, of all processes together", low=2, high=1_048_576)
     lr: float = 1e-6

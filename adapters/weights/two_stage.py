@@ -20,6 +20,8 @@ from ...core.training import (
     TowerAdapter,
     Trained,
 )
+from ._norms import norms_of
+from ._one_way import OneWay
 from .lora import attach_lora
 
 TOWERS = ("image", "text")
@@ -28,7 +30,7 @@ CLASSIFIER = "classifier"
 
 
 @dataclass(eq=False, kw_only=True)
-class TwoStage(ClassTowerAdapter):
+class TwoStage(OneWay, ClassTowerAdapter):
     """Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages (2SFS; Farina, Mancini, Iacca and Ricci,
     2025, arXiv 2503.11609).
 
@@ -72,14 +74,8 @@ class TwoStage(ClassTowerAdapter):
     # no options: the budget is in steps, and both stages go as published
     epochs: ClassVar[None] = None
     warmup: ClassVar[float] = 0.0
-    loss: ClassVar[None] = None
-    loss_options: ClassVar[None] = None
-    training: ClassVar[None] = None
     layer_decay: ClassVar[float] = 1.0
     clip_grad: ClassVar[None] = None
-    ema: ClassVar[None] = None
-    select: ClassVar[str] = "last"
-    patience: ClassVar[None] = None
 
     lr: float = 2e-4
     weight_decay: float = option(1e-2, "weight decay on all that trains", low=0)
@@ -236,5 +232,4 @@ def tuned_parameters(backbone: Backbone, tower: str, tune: str) -> list[nn.Param
     if tune == "biases":
         names = [name for name, _ in model.named_parameters() if name.endswith("bias")]
         return [model.get_parameter(name) for name in names if backbone.tower_of(name) == tower]
-    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
-    return [p for name, norm in norms if backbone.tower_of(name) == tower for p in norm.parameters()]
+    return norms_of(backbone, tower)

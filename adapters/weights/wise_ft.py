@@ -26,6 +26,7 @@ from ._changes import (
     trained_parts,
 )
 from ._linear_head import LinearHead, fisher_of_head, train_head
+from ._one_way import OneWay
 
 LR, HEAD_LR = 3e-5, 1e-3
 WARMUP = 500
@@ -50,7 +51,7 @@ class _Fit:
 
 
 @dataclass(eq=False, kw_only=True)
-class WiseFt(ClassTowerAdapter):
+class WiseFt(OneWay, ClassTowerAdapter):
     """Weight-space ensemble of the zero-shot and the fine-tuned model.
 
     Wortsman et al., Robust fine-tuning of zero-shot models, 2021, arXiv 2109.01903.
@@ -100,14 +101,8 @@ class WiseFt(ClassTowerAdapter):
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     default_epochs: ClassVar[int] = 10
     published_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
-    # no options: the head has its own loss and its own start, and the last weights are one end
-    loss: ClassVar[None] = None
-    loss_options: ClassVar[None] = None
-    training: ClassVar[None] = None
+    # no option: the head has its own start
     prompts_a_class: ClassVar[None] = None
-    select: ClassVar[str] = "last"
-    patience: ClassVar[None] = None
-    ema: ClassVar[None] = None
 
     batch_size: int = 512
     micro_batch_size: int | None = 32

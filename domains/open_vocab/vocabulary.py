@@ -23,7 +23,7 @@ from ...core.backbones import load_backbone
 from ...core.contracts import Backbone
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken
+from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken, text_means
 from ...core.runtime import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
@@ -86,6 +86,23 @@ class Vocabulary:
                 owners.append(index)
         return cls(tuple(described), tuple(queries), tuple(owners))
 
+    def position(self, name: str) -> int | None:
+        """Index of the first class of that name; None: there is none."""
+        names = [alike(each) for each in self.names]
+        return names.index(alike(name)) if alike(name) in names else None
+
+    def without(self, index: int | None) -> Vocabulary:
+        """The vocabulary less one class; None: all of it."""
+        left = [place for place in range(len(self)) if place != index]
+        kept = [(left.index(owner), query) for owner, query in zip(self.owners, self.queries) if owner != index]
+        owners, queries = zip(*kept) if kept else ((), ())
+        return Vocabulary(tuple(self.names[place] for place in left), queries, owners)
+
+
+def alike(name: str) -> str:
+    """A key that spellings of one name share."""
+    return spoken(name).casefold()
+
 
 class NamedClasses(ABC):
     """Base of parts of models whose classes are texts; `text_embeddings.set_classes` reaches each of them."""
@@ -128,6 +145,13 @@ def embed_classes(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
     queries = embed_queries(vocabulary, backbone)
     owners = torch.tensor(vocabulary.owners)
     return F.normalize(torch.zeros(len(vocabulary), queries.shape[1]).index_add_(0, owners, queries), dim=-1)
+
+
+def encode_classes(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
+    """(C, D) as `embed_classes`, by a tower that is being trained: with gradients, and stored nowhere."""
+    queries = F.normalize(text_means(backbone, vocabulary.queries), dim=-1)  # (Q, D)
+    owners = torch.tensor(vocabulary.owners, device=queries.device)
+    return F.normalize(queries.new_zeros(len(vocabulary), queries.shape[1]).index_add(0, owners, queries), dim=-1)
 
 
 @lru_cache(maxsize=4)
@@ -194,7 +218,7 @@ def _checked(described: dict, listed: Sequence[str]) -> dict:
         raise ConfigError("--classes names no class; give names, comma-separated, or a file of them")
     seen: dict[str, str] = {}
     for name in listed:
-        key = spoken(name).casefold()
+        key = alike(name)
         if key in seen:
             raise ConfigError(f"--classes: '{seen[key]}' and '{name}' are the same class; remove one")
         seen[key] = name

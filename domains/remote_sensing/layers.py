@@ -6,6 +6,7 @@ Coordinates are brought to those of the raster that is labelled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,11 @@ class ClassRaster:
         Raises:
             DataError: it lies elsewhere on earth, or has no CRS and another size.
         """
-        own, target = header_of([self.path]), header_of(files)
-        same = (own.height, own.width, own.transform) == (target.height, target.width, target.transform)
-        if bool(own.crs) != bool(target.crs) or (not own.crs and not same):
-            raise DataError(f"{self.path}: differs in size from {raster.name}, and no CRS says where it lies; add one")
+        target = header_of(files)
+        self.check_place(target, raster)
         covered = np.zeros((len(boxes), len(self.names)))
         values = np.array(self.values)
-        with open_raster([self.path], grid=target if own.crs and not same else None) as layer:
+        with self.over(target) as layer:
             for number, box in enumerate(boxes):
                 stored, there = layer.read([0], box)
                 places = np.searchsorted(values, stored[0][there].astype(np.int64))
@@ -112,6 +111,28 @@ class ClassRaster:
                 "layer of that place"
             )
         return covered
+
+    def check_place(self, header: Header, raster: Path) -> None:
+        """Raise the DataError of a layer of which nothing says how it lies over a raster."""
+        own = header_of([self.path])
+        if bool(own.crs) != bool(header.crs) or (not own.crs and own.grid != header.grid):
+            raise DataError(f"{self.path}: differs in size from {raster.name}, and no CRS says where it lies; add one")
+
+    def over(self, header: Header) -> AbstractContextManager[OpenRaster]:
+        """The layer, opened in the pixels of a raster."""
+        return open_raster([self.path], grid=None if header_of([self.path]).grid == header.grid else header)
+
+    def places(self, layer: OpenRaster, box: tuple[int, int, int, int]) -> np.ndarray:
+        """(H, W) which of the values a window has, -1 where it has none of them.
+
+        Args:
+            layer: as `over` opens it.
+            box: (left, top, width, height).
+        """
+        values = np.array(self.values)
+        stored, there = layer.read([0], box)
+        places = np.searchsorted(values, stored[0].astype(np.int64)).clip(max=len(values) - 1)
+        return np.where(there & (values[places] == stored[0]), places, -1)
 
 
 def read_layer(path: Path, column: str | None, class_names: Sequence[str] | None) -> Shapes | ClassRaster:

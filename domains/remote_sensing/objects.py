@@ -19,7 +19,7 @@ from .layers import ClassRaster, Shapes, read_layer
 from .localization.pictures import picture_size
 from .pictures import is_raster
 from .places import files_of_item
-from .rasters import Header, header_of, open_raster
+from .rasters import Header, header_of
 from .windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
 
 DETECTION, SEGMENTATION = "detection", "segmentation"
@@ -211,19 +211,11 @@ def _of_raster(
     layer: ClassRaster, item: Item, header: Header, boxes: Sequence[Box], cutting: Cutting, task: str
 ) -> Iterator[Boxes | None]:
     """The classes in each window; None of one where the layer says nothing."""
-    values = np.array(layer.values)
-    own = header_of([layer.path])
-    same = (own.height, own.width, own.transform) == (header.height, header.width, header.transform)
-    if bool(own.crs) != bool(header.crs) or (not own.crs and not same):
-        raise DataError(
-            f"{layer.path}: differs in size from {item.source.name}, and no CRS says where it lies; add one"
-        )
-    with open_raster([layer.path], grid=header if own.crs and not same else None) as raster:
+    layer.check_place(header, item.source)
+    with layer.over(header) as raster:
         for box in boxes:
-            stored, there = raster.read([0], box)
-            place = np.searchsorted(values, stored[0].astype(np.int64)).clip(max=len(values) - 1)
-            known = there & (values[place] == stored[0])
-            yield _of_classes(np.where(known, place, -1)) if known.any() else None
+            classes = layer.places(raster, box)
+            yield _of_classes(classes) if (classes >= 0).any() else None
 
 
 def _of_classes(classes: np.ndarray) -> Boxes:

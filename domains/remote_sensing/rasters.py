@@ -71,6 +71,11 @@ class Header:
         a, b, _, d, e, _ = self.transform
         return math.hypot(b, e), math.hypot(a, d)
 
+    @property
+    def grid(self) -> tuple[int, int, tuple[float, ...] | None]:
+        """Height, width and transform, which are equal where the pixels of two rasters of one CRS are."""
+        return self.height, self.width, self.transform
+
 
 def header_of(files: Sequence[Path], sensor: str | None = None) -> Header:
     """The header of a raster; read once as long as its files stay the same.

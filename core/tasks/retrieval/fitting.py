@@ -14,7 +14,6 @@ from typing import Any
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData, Questions
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_splits import without_divided_copies
@@ -134,21 +133,17 @@ def train_on_pairs(
         metrics = scored(towers, data, "val", training, once=False).metrics
         return sum(metrics[direction]["r1"] for direction in data.chosen_by) / len(data.chosen_by)
 
-    reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
-    told = adapter.options.get("log_every")
-    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
-        resume = bool(training.resume and folder)
-        place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
-        report = adapter.fit_pairs(
-            source,
-            backbone,
-            view=data.transform(backbone, True),
-            strong_view=None if data.strong_view is None else data.strong_view(backbone),
-            validate=on_val if has_val else None,
-            place=place,
-            plan=plan,
-            seed=seed,
-        )
+    report = training.fit_pairs(
+        source,
+        backbone,
+        reporter,
+        folder,
+        of=f"{len(source)} pairs",
+        view=data.transform(backbone, True),
+        strong_view=None if data.strong_view is None else data.strong_view(backbone),
+        validate=on_val if has_val else None,
+        plan=plan,
+    )
     return adapter, report, adapter.adapted(backbone)
 
 

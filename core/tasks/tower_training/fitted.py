@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from ...backbones.load import save_fine_tuned
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
+from ...contracts.images import TrainingPlace
 from ...contracts.judgement import Findings
 from ...contracts.run_info import FittedRun
 from ...errors import DataError
 from ...registry import load_adapter
 from ...runs.folder import Run
+from ...runtime.progress import Reporter
+from ...training.sources import Source
 
 ZERO_SHOT = "zero-shot"
 NOTHING = "nothing"
@@ -50,6 +53,22 @@ class Training:
     def name(self) -> str:
         """Of the method."""
         return ZERO_SHOT if self.adapter is None else self.adapter.name
+
+    def fit_pairs(
+        self, source: Source, backbone: Backbone, reporter: Reporter, folder: Path | None, of: str, **how: Any
+    ) -> FitReport:
+        """Fit the adapter on samples, and say how it goes.
+
+        Args:
+            folder: of checkpoints, or None.
+            of: what the samples are, in words.
+            how: further arguments of the adapter's `fit_pairs`.
+        """
+        reporter.info(f"Fitting {self.name} on {of}")
+        with reporter.training_lines(f"Training {self.name}", self.adapter.options.get("log_every")) as on_step:
+            resume = bool(self.resume and folder)
+            place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=self.hooks)
+            return self.adapter.fit_pairs(source, backbone, place=place, seed=self.seed, **how)
 
 
 @dataclass

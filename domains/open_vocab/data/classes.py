@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, did_you_mean
-from ....core.prompts import spoken
+from ..vocabulary import alike
 from .masks import choosable
 
 MOST_NAMES = 20
@@ -47,15 +47,15 @@ def class_positions(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     Raises:
         ConfigError: a name that is not there, with both lists; or a name given twice.
     """
-    exact, alike = _index(names, str), _index(names, _key)
-    missing = [name for name in wanted if name not in exact and _key(name) not in alike]
+    exact, loose = _index(names, str), _index(names, alike)
+    missing = [name for name in wanted if name not in exact and alike(name) not in loose]
     if missing:
         first = did_you_mean(missing[0], names)
         raise ConfigError(
             f"classes: the data have no '{missing[0]}', {first} Asked for ({_listed(wanted)}), in the data "
             f"({_listed(names)}); write names as the data have them"
         )
-    positions = [exact[name] if name in exact else alike[_key(name)] for name in wanted]
+    positions = [exact[name] if name in exact else loose[alike(name)] for name in wanted]
     if len(set(positions)) < len(positions):
         raise ConfigError(f"classes ({_listed(wanted)}): a class is named twice; remove one")
     return positions
@@ -88,7 +88,7 @@ def _relabelled(item: Item, new: Mapping[int, int]) -> Item:
 
 
 def _compare(where: str, names: list[str], other: str, other_names: list[str], exact: bool) -> None:
-    key = str if exact else _key
+    key = str if exact else alike
     one, two = _index(names, key), _index(other_names, key)
     only = [name for name in names if key(name) not in two]
     only_other = [name for name in other_names if key(name) not in one]
@@ -106,11 +106,11 @@ def _compare(where: str, names: list[str], other: str, other_names: list[str], e
 
 
 def _with_nearest(names: Sequence[str], pool: Sequence[str]) -> str:
-    by_key = {_key(name): name for name in pool}
+    byalike = {alike(name): name for name in pool}
     shown = []
     for name in names[:MOST_NAMES]:
-        near = get_close_matches(_key(name), by_key, n=1, cutoff=0.6)
-        shown.append(f"'{name}'" + (f" ('{by_key[near[0]]}'?)" if near else ""))
+        near = get_close_matches(alike(name), byalike, n=1, cutoff=0.6)
+        shown.append(f"'{name}'" + (f" ('{byalike[near[0]]}'?)" if near else ""))
     return ", ".join(shown) + _more(names)
 
 
@@ -120,10 +120,6 @@ def _listed(names: Sequence[str]) -> str:
 
 def _more(names: Sequence[str]) -> str:
     return f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-
-
-def _key(name: str) -> str:
-    return spoken(name).casefold()
 
 
 def _index(names: Sequence[str], key) -> dict[str, int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, DataError, did_you_mean
-from ....core.prompts import spoken
+from ..vocabulary import alike
 from .boxes import annotated_boxes
 from .classes import choose_classes, class_positions
 from .masks import IGNORED, annotated_mask, choosable
@@ -153,7 +153,7 @@ def _is_empty(item: Item, kind: str) -> bool:
 
 
 def _coco(class_names: Sequence[str]) -> NovelSplit:
-    spoken_names = {spoken(name).casefold(): name for name in class_names}
+    spoken_names = {alike(name): name for name in class_names}
     base = {spoken_names[name] for name in COCO_BASE if name in spoken_names}
     novel = {spoken_names[name] for name in COCO_NOVEL if name in spoken_names}
     if not base or not novel:
@@ -182,8 +182,8 @@ def _positions(wanted: Sequence[str], class_names: Sequence[str]) -> list[int]:
     try:
         return class_positions(wanted, class_names)
     except ConfigError:
-        known = {spoken(name).casefold() for name in class_names}
-        unknown = next((name for name in wanted if spoken(name).casefold() not in known), None)
+        known = {alike(name) for name in class_names}
+        unknown = next((name for name in wanted if alike(name) not in known), None)
         if unknown is None:
             raise
         nearest = did_you_mean(unknown, class_names)

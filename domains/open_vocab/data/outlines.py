@@ -47,7 +47,7 @@ def draw(outline: Outline, size: tuple[int, int]) -> np.ndarray:
     codec = coco_masks()
     width, height = size
     if isinstance(outline, dict) and not isinstance(outline["counts"], list):
-        return codec.decode(outline).astype(bool)
+        return decode(outline)
     encoded = codec.frPyObjects(outline, height, width)
     return codec.decode(codec.merge(encoded) if isinstance(encoded, list) else encoded).astype(bool)
 
@@ -56,6 +56,11 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     """The compressed encoding of an (H, W) mask, JSON-able."""
     encoded = coco_masks().encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def decode(encoded: dict[str, Any]) -> np.ndarray:
+    """(H, W) bool of a compressed encoding."""
+    return coco_masks().decode(encoded).astype(bool)
 
 
 def corners_of(outline: Outline, size: tuple[int, int]) -> tuple[float, float, float, float] | None:

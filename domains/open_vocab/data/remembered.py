@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ....core.contracts import DomainData, Item
-from ....core.prompts import spoken
+from ..vocabulary import alike
 from .boxes import annotated_boxes
 from .classes import choose_classes
 
@@ -53,8 +53,3 @@ def without_boxes(data: DomainData, split: str, names: Sequence[str]) -> tuple[s
 
 def _showing(item: Item, classes: set[int]) -> Item:
     return item if item.target is None else item.with_(target=annotated_boxes(item).showing(classes))
-
-
-def alike(name: str) -> str:
-    """A key that spellings of one name share."""
-    return spoken(name).casefold()

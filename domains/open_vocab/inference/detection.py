@@ -12,6 +12,7 @@ from ....core.contracts import DomainData, Evaluation, Item
 from ....core.runs import CurveSection, PictureSection, TableSection
 from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
+from ..data.outlines import decode
 from ..data.remembered import spelled_as_in
 from ..drawing import draw_boxes
 from ..remembering.memory import Memory, old_and_new
@@ -20,7 +21,7 @@ from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import groups_of
 from ..scores.panoptic import PanopticCounts
 from .joined import join_boxes, pictures_of, window_of
-from .predictions import OVERLAP, UNSURE, PredictedBoxes, decoded, first_of, overlaps
+from .predictions import OVERLAP, UNSURE, PredictedBoxes, first_of, overlaps
 from .running import as_in_data, known_names, outcomes
 
 SHOWN = 9
@@ -179,7 +180,7 @@ def _pictures(data: DomainData, items: Sequence[Item], predicted: list[Predicted
 def _drawn(data: DomainData, item: Item, predicted: PredictedBoxes) -> np.ndarray:
     sure = np.flatnonzero(predicted.scores >= UNSURE)[::-1]
     texts = [f"{data.class_names[predicted.labels[i]]} {predicted.scores[i]:.2f}" for i in sure]
-    masks = None if predicted.outlines is None else [decoded(predicted.outlines[i]) for i in sure]
+    masks = None if predicted.outlines is None else [decode(predicted.outlines[i]) for i in sure]
     return draw_boxes(to_uint8(data.load(item)), predicted.boxes[sure], predicted.labels[sure], texts, masks)
 
 

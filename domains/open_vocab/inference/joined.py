@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ....core.contracts import DomainData, Item
+from ..data.outlines import coco_masks, decode
 from .predictions import PredictedBoxes
 
 SHARED = 0.5
@@ -95,16 +96,14 @@ def join_boxes(parts: list[tuple[Window, PredictedBoxes]], size: tuple[int, int]
 
 def moved_outline(outline: dict[str, Any], window: Window, size: tuple[int, int]) -> dict[str, Any]:
     """The COCO encoding of a window as one of its picture; no mask of the picture is made."""
-    from pycocotools import mask as codec
-
     left, top, _, _ = window
-    mask = codec.decode({"size": outline["size"], "counts": outline["counts"].encode("ascii")})  # (h, w)
-    edges = np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0)  # columns begin and end on their own
+    mask = decode(outline).astype(np.int8)  # (h, w)
+    edges = np.diff(np.pad(mask, ((1, 1), (0, 0))), axis=0)  # columns begin and end on their own
     columns, begins = np.nonzero(edges.T == 1)
     _, ends = np.nonzero(edges.T == -1)
     begins, ends = ((left + columns) * size[0] + top + rows for rows in (begins, ends))
     runs = np.diff(np.concatenate([[0], np.column_stack([begins, ends]).ravel(), [size[0] * size[1]]]))
-    made = codec.frPyObjects({"size": list(size), "counts": [int(run) for run in runs]}, *size)
+    made = coco_masks().frPyObjects({"size": list(size), "counts": [int(run) for run in runs]}, *size)
     return {"size": [int(side) for side in size], "counts": made["counts"].decode("ascii")}
 
 

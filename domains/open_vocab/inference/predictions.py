@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle
 
+from ..data.outlines import encode
 from ..scores.detection import Detected
 
 UNSURE = 0.3
@@ -48,8 +48,8 @@ class PredictedBoxes(Detected):
         outlines = None
         if "masks" in instances:
             masks = instances.masks
-            masks = np.asarray(masks.cpu() if hasattr(masks, "cpu") else masks).astype(np.uint8)
-            outlines = [encoded(masks[place]) for place in order]
+            masks = np.asarray(masks.cpu() if hasattr(masks, "cpu") else masks)
+            outlines = [encode(masks[place]) for place in order]
         return cls(boxes, scores[order], instances.labels.numpy()[order], outlines)
 
     def without_rivals(self, apart: np.ndarray) -> PredictedBoxes:
@@ -110,7 +110,7 @@ class PredictedMap:
         """As JSON-able values: the classes that are there with their share, and a COCO RLE of each."""
         there = [int(label) for label in np.unique(self.classes) if label >= 0]
         shares = {class_names[label]: float((self.classes == label).mean()) for label in there}
-        masks = {class_names[label]: encoded((self.classes == label).astype(np.uint8)) for label in there}
+        masks = {class_names[label]: encode(self.classes == label) for label in there}
         ranked = sorted(shares.items(), key=lambda pair: -pair[1])
         return {
             "shares": {name: round(share, 5) for name, share in ranked},
@@ -131,14 +131,3 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 def first_of(metrics: dict[str, float], deciding: Sequence[str]) -> dict[str, float]:
     """The metrics with those that decide in front, where they are there."""
     return {name: metrics[name] for name in deciding if name in metrics} | metrics
-
-
-def encoded(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) of 0 and 1 -> a COCO RLE with its counts as text."""
-    encoding = rle.encode(np.asfortranarray(mask))
-    return {"size": [int(side) for side in encoding["size"]], "counts": encoding["counts"].decode("ascii")}
-
-
-def decoded(outline: dict[str, Any]) -> np.ndarray:
-    """A COCO RLE -> (H, W) bool."""
-    return rle.decode({"size": outline["size"], "counts": outline["counts"].encode("ascii")}).astype(bool)

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
 from ....core.contracts import DomainData, Item
 from ....core.errors import DataError
 from ....core.runtime import json_text, replacing, write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
+from ..data.outlines import coco_masks, decode
 from ..drawing import draw_boxes, draw_classes, palette
 from .joined import whole_pictures
-from .predictions import UNSURE, decoded
+from .predictions import UNSURE
 
 COCO_FILE = "predictions.json"
 MOST_BYTES = 200
@@ -66,7 +66,7 @@ def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequenc
         pixels = _seen(data, by_id[row["id"]], row)
         classes = np.full(row.get("size") or pixels.shape[:2], nothing, dtype=deep)
         for named, outline in row["masks"].items():
-            classes[decoded(outline)] = place[named]
+            classes[decode(outline)] = place[named]
         if pixels is not None:
             seen = _small(classes, pixels.shape[:2])
             picture = Image.fromarray(draw_classes(pixels, seen, class_names))
@@ -99,7 +99,7 @@ def _picture_of_boxes(pixels: np.ndarray, row: dict[str, Any], class_names: Sequ
     place = {name: index for index, name in enumerate(class_names)}
     sure = [i for i, score in enumerate(row["scores"]) if score >= UNSURE][::-1]  # the surest on top
     texts = [f"{row['labels'][i]} {row['scores'][i]:.2f}" for i in sure]
-    masks = [_small(decoded(row["masks"][i]), pixels.shape[:2]) for i in sure] if "masks" in row else None
+    masks = [_small(decode(row["masks"][i]), pixels.shape[:2]) for i in sure] if "masks" in row else None
     boxes = np.array([row["boxes"][i] for i in sure]).reshape(-1, 4)
     if "size" in row:  # the picture may be a smaller copy
         boxes = boxes * np.tile([pixels.shape[1] / row["size"][1], pixels.shape[0] / row["size"][0]], 2)
@@ -136,8 +136,7 @@ def _annotation(image: int, row: dict[str, Any], place: int, class_names: Sequen
     }
     if "masks" in row:
         outline = row["masks"][place]
-        area = rle.area({"size": outline["size"], "counts": outline["counts"].encode("ascii")})
-        annotation |= {"segmentation": outline, "area": float(area)}
+        annotation |= {"segmentation": outline, "area": float(coco_masks().area(outline))}
     return annotation
 
 

@@ -13,66 +13,54 @@ crop_size = (192, 192)
 channels = 128
 epochs, warm_up = 30, 50
 
-model = {
-    "_delete_": True,
-    "type": "vladapt.DenseCLIPSegmentor",
-    "backbone": {{_base_.backbone}},
-    "classes": {{_base_.classes}},
-    "matching": {"n_ctx": 8, "prompting": "after", "decoder": {"width": 256, "heads": 4, "layers": 3}},
-    "neck": {"type": "mmdet.FPN", "out_channels": channels, "num_outs": 4},
-    "decode_head": {
-        "type": "mmseg.FPNHead",
-        "in_channels": [channels] * 4,
-        "in_index": [0, 1, 2, 3],
-        "feature_strides": [4, 8, 16, 32],
-        "channels": channels,
-        "dropout_ratio": 0.1,
-        "norm_cfg": {"type": "BN", "requires_grad": True},
-        "loss_decode": {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
-    },
-    "identity_head": {
-        "type": "vladapt.IdentityHead",
-        "loss_decode": {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 0.4},
-    },
-    "test_cfg": {"mode": "whole"},
-}
+model = dict(
+    _delete_=True,
+    type="vladapt.DenseCLIPSegmentor",
+    backbone={{_base_.backbone}},
+    classes={{_base_.classes}},
+    matching=dict(n_ctx=8, prompting="after", decoder=dict(width=256, heads=4, layers=3)),
+    neck=dict(type="mmdet.FPN", out_channels=channels, num_outs=4),
+    decode_head=dict(
+        type="mmseg.FPNHead",
+        in_channels=[channels] * 4,
+        in_index=[0, 1, 2, 3],
+        feature_strides=[4, 8, 16, 32],
+        channels=channels,
+        dropout_ratio=0.1,
+        norm_cfg=dict(type="BN", requires_grad=True),
+        loss_decode=dict(type="mmseg.CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+    ),
+    identity_head=dict(
+        type="vladapt.IdentityHead", loss_decode=dict(type="mmseg.CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4)
+    ),
+    test_cfg=dict(mode="whole"),
+)
 
 train_pipeline = [
-    {"type": "vladapt.LoadItemImage"},
-    {"type": "vladapt.LoadSegmentation"},
-    {"type": "RandomResize", "scale": image_scale, "ratio_range": (0.75, 1.5), "keep_ratio": True},
-    {"type": "RandomCrop", "crop_size": crop_size, "cat_max_ratio": 0.95},
-    {"type": "RandomFlip", "prob": 0.5},
-    {"type": "Pad", "size": crop_size, "pad_val": {"img": 0, "seg": 255}},
-    {"type": "PackSegInputs"},
+    dict(type="vladapt.LoadItemImage"),
+    dict(type="vladapt.LoadSegmentation"),
+    dict(type="RandomResize", scale=image_scale, ratio_range=(0.75, 1.5), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.95),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="Pad", size=crop_size, pad_val=dict(img=0, seg=255)),
+    dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    {"type": "vladapt.LoadItemImage"},
-    {"type": "Resize", "scale": image_scale, "keep_ratio": True},
-    {"type": "vladapt.LoadSegmentation"},
-    {"type": "PackSegInputs"},
+    dict(type="vladapt.LoadItemImage"),
+    dict(type="Resize", scale=image_scale, keep_ratio=True),
+    dict(type="vladapt.LoadSegmentation"),
+    dict(type="PackSegInputs"),
 ]
 
-train_dataloader = {"batch_size": 8, "dataset": {"pipeline": train_pipeline}}
-test_dataloader = {"dataset": {"pipeline": test_pipeline}}
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
-train_cfg = {"max_epochs": epochs}
-optim_wrapper = {
-    "optimizer": {"lr": 5e-4, "weight_decay": 1e-4},
-    "paramwise_cfg": {
-        "_delete_": True,
-        "custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}},
-    },
-}
+train_cfg = dict(max_epochs=epochs)
+optim_wrapper = dict(
+    optimizer=dict(lr=5e-4, weight_decay=1e-4),
+    paramwise_cfg=dict(_delete_=True, custom_keys={"backbone.part": dict(lr_mult=0.1), "norm": dict(decay_mult=0.0)}),
+)
 param_scheduler = [
-    {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warm_up},
-    {
-        "type": "PolyLR",
-        "power": 0.9,
-        "eta_min": 1e-6,
-        "begin": 0,
-        "end": epochs,
-        "by_epoch": True,
-        "convert_to_iter_based": True,
-    },
+    dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=warm_up),
+    dict(type="PolyLR", power=0.9, eta_min=1e-6, begin=0, end=epochs, by_epoch=True, convert_to_iter_based=True),
 ]

@@ -5,7 +5,7 @@ narrower as `mask2former`. For data with polygons or encoded masks; their object
 panoptic sets by a config of mmdet's.
 """
 
-_base_ = ["./faster_rcnn.py", "./parts/mask2former.py"]
+_base_ = ["./mask_rcnn.py", "./parts/mask2former.py"]
 
 epochs = {{_base_.query_epochs}}
 vladapt = dict(least_steps=1200)
@@ -55,14 +55,7 @@ model = dict(
     ),
 )
 
-train_pipeline = [
-    dict(type="vladapt.LoadItemImage"),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(type="vladapt.FitImage", scale={{_base_.image_scale}}),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs", meta_keys={{_base_.kept}}),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline, filter_cfg=dict(filter_empty_gt=True)))
+train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=True)))
 test_evaluator = [
     dict(type="vladapt.OpenVocabDetectionMetric", metric="segm"),
     dict(type="vladapt.OpenVocabPanopticMetric"),

@@ -17,9 +17,9 @@ from torch import nn
 
 from ....core.contracts import Boxes, DomainData, Item
 from ..data.boxes import annotated_boxes
-from ..data.remembered import alike
 from ..inference.predictions import PredictedBoxes, overlaps
 from ..inference.running import known_names, outcomes
+from ..vocabulary import alike
 
 SAME = 0.7
 """From which overlap on a found box is that of an annotated object."""

@@ -18,8 +18,8 @@ from ....core.errors import ConfigError, DataError
 from ....core.runtime import Reporter
 from ....core.tasks import plan_of, quiet
 from ..data.boxes import annotated_boxes
-from ..data.remembered import alike, spelled_as_in, without_boxes
-from ..vocabulary import described_classes
+from ..data.remembered import spelled_as_in, without_boxes
+from ..vocabulary import alike, described_classes
 from .boxes import found_boxes, with_found
 from .low_rank import add_low_rank, merge_low_rank
 from .memory import Memory

@@ -16,10 +16,10 @@ from torch import nn
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.runs import Run
 from ....core.tasks import build_model, load_model, plan_of, quiet
-from ..data.remembered import alike
 from ..plans.classes import takes_names, with_classes
 from ..plans.kinds import DETECTION
 from ..plans.pipelines import testing_pipeline
+from ..vocabulary import alike
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 

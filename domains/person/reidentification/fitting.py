@@ -15,7 +15,6 @@ from ....core.contracts import (
     DomainData,
     FitReport,
     Item,
-    TrainingPlace,
     height_and_width,
 )
 from ....core.data import FileHashes, assign_splits, check_skipped
@@ -173,21 +172,16 @@ def train_on_people(
         raise DataError(
             f"{people.data.name}: no training picture names its person; give identities, or --adapter zero-shot"
         )
-    plan = planned_people(people, source, adapter.options["batch_size"], training.seed)
-    reporter.info(f"Fitting {adapter.name} on {len(source)} pictures of {1 + max(source.labels)} people")
-    told = adapter.options.get("log_every")
-    with reporter.training_lines(f"Training {adapter.name}", told) as on_step:
-        resume = bool(training.resume and folder)
-        place = TrainingPlace(folder, resume, on_step, reporter.info, hooks=training.hooks)
-        report = adapter.fit_pairs(
-            source,
-            backbone,
-            view=people.transform(backbone, True),
-            plan=plan,
-            validate=validate,
-            place=place,
-            seed=training.seed,
-        )
+    report = replace(training, adapter=adapter).fit_pairs(
+        source,
+        backbone,
+        reporter,
+        folder,
+        of=f"{len(source)} pictures of {1 + max(source.labels)} people",
+        view=people.transform(backbone, True),
+        plan=planned_people(people, source, adapter.options["batch_size"], training.seed),
+        validate=validate,
+    )
     return adapter, replace(report, notes=[*report.notes, *note]), adapter.adapted(backbone)
 
 

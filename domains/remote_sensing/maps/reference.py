@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from ....core.errors import DataError, shortened
 from ..gdal import moved
 from ..layers import ClassRaster, Shapes, read_layer
-from ..rasters import Header, header_of, open_raster
+from ..rasters import Header, header_of
 from ..scene_sets import plain, spoken_name
 from .accuracy import MapAccuracy, map_accuracy
 from .rasters import NOTHING, Tally, corners_of, strip_place, strip_rows, strips_of
@@ -124,18 +123,11 @@ class Reference:
             yield truth.astype(np.int64) - 1
 
     def _of_raster(self, tops: range, height: int) -> Iterator[np.ndarray]:
-        own = header_of([self.layer.path])
-        same = (own.height, own.width, own.transform) == (self.header.height, self.header.width, self.header.transform)
-        values = np.array(self.layer.values)
-        with ExitStack() as stack:
-            grid = None if same else self.header
-            layer = stack.enter_context(open_raster([self.layer.path], grid=grid))
+        with self.layer.over(self.header) as layer:
             for top in tops:
                 rows = min(height, self.header.height - top)
-                stored, there = layer.read([0], (0, top, self.header.width, rows))
-                place = np.searchsorted(values, stored[0].astype(np.int64)).clip(max=len(values) - 1)
-                known = there & (values[place] == stored[0])
-                yield np.where(known, self.classes[place], -1)
+                places = self.layer.places(layer, (0, top, self.header.width, rows))
+                yield np.where(places >= 0, self.classes[places], -1)
 
 
 @dataclass
@@ -239,7 +231,7 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
     own = header_of([layer.path])
     placed = own.crs and header.crs and own.transform and header.transform
     if not placed:
-        if (own.height, own.width, own.transform) != (header.height, header.width, header.transform):
+        if own.grid != header.grid:
             raise DataError(f"{layer.path}: differs in size from {raster.name}, and one of them has no CRS; add it")
         return
     xy = corners_of(own.transform, (own.height, own.width))

@@ -13,6 +13,7 @@ from ....core.contracts import option
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead
 from ._transformer import Transformer, as_clip4clip_starts, heads_of, positions_table
+from .clip4clip import SequenceLSTM
 
 SHARPNESS = 10.0
 """What the 0 and 1 of the ground truth are multiplied by before their softmax."""
@@ -32,15 +33,10 @@ class TransformerHead(nn.Module):
         return masked_mean(self.transformer(placed, mask) + frames, mask)
 
 
-class LSTMHead(nn.Module):
+class LSTMHead(SequenceLSTM):
     """LSTM: one layer, the input added, the mean."""
 
-    def __init__(self, width: int):
-        super().__init__()
-        self.lstm_visual = nn.LSTM(width, width, batch_first=True)
-
-    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        return masked_mean(self.lstm_visual(frames)[0] + frames, mask)
+    averaged = staticmethod(masked_mean)
 
 
 class ConvolutionHead(nn.Module):

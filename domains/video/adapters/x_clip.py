@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, TrainingImages, option
 from ....core.errors import CapabilityError
+from ....core.prompts import text_means
 from ....core.training import Task, truncated_starts
 from ..transforms import EachFrame, by_crop
 from ._clip_towers import FixedTexts, need_class_token
@@ -22,7 +23,6 @@ from ._transformer import QuickGELU, ResidualBlock, heads_of
 
 INIT_STD = 0.02
 CLIPS_AT_ONCE = 8
-TEXTS_AT_ONCE = 256
 
 
 class Messages(nn.Module):
@@ -259,8 +259,4 @@ class XClip(Mixed):
 @torch.no_grad()
 def raw_classes(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
     """(C, D), the mean of what the text tower makes of each class's texts."""
-    texts = list(dict.fromkeys(text for group in prompts for text in group))
-    chunks = [texts[i : i + TEXTS_AT_ONCE] for i in range(0, len(texts), TEXTS_AT_ONCE)]
-    rows = torch.cat([towers.encode_text(chunk, normalize=False) for chunk in chunks])  # (N, D)
-    place = {text: row for row, text in enumerate(texts)}
-    return torch.stack([rows[[place[text] for text in group]].mean(dim=0) for group in prompts])
+    return text_means(towers, prompts, normalize=False)

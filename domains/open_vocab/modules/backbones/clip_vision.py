@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +18,7 @@ from .....core.registry import build_loss
 from .....core.training import LowRank, TowerLayers
 from .....registry import MODELS
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
+from .image_part import whole_patches
 
 PYRAMIDS = ("simple", "taps")
 TAPS = (0.25, 0.5, 0.75, 1.0)
@@ -126,7 +126,7 @@ class CLIPVisionBackbone(BaseModule):
 
     def dense_tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D, h, w): each patch or cell in the space that texts share, not normalised."""
-        tokens, grid = self.backbone.image_tokens(self._filled(pixels))
+        tokens, grid = self.backbone.image_tokens(whole_patches(self.backbone, pixels))
         return tokens.transpose(1, 2).unflatten(2, grid)
 
     def train(self, mode: bool = True) -> CLIPVisionBackbone:
@@ -150,7 +150,7 @@ class CLIPVisionBackbone(BaseModule):
 
     def _patch_maps(self, pixels: Tensor, stops: Sequence[int]) -> list[Tensor]:
         """The patches after so many blocks, (B, W, h, w) each."""
-        pixels = self._filled(pixels)
+        pixels = whole_patches(self.backbone, pixels)
         x, (height, width) = self.backbone.embed_image(pixels), self.backbone.image_grid(pixels)
         first, after = self.backbone.image_prefix, {}
         for index in range(max(stops)):
@@ -167,13 +167,6 @@ class CLIPVisionBackbone(BaseModule):
             return after
         kept = torch.rand(len(x), 1, 1, device=x.device) >= rate
         return x + (after - x) * kept / (1 - rate)
-
-    def _filled(self, pixels: Tensor) -> Tensor:
-        """Zeros on the right and below up to whole patches."""
-        if not self.is_transformer:
-            return pixels
-        patch = self.backbone.image_stride
-        return F.pad(pixels, (0, -pixels.shape[-1] % patch, 0, -pixels.shape[-2] % patch))
 
     # How it is made ---------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .....core.backbones import load_backbone
@@ -63,6 +64,14 @@ class ImagePart(nn.Module):
         super()._apply(fn, recurse)
         self.backbone.device = next(self.parameters()).device
         return self
+
+
+def whole_patches(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """Zeros on the right and below, up to whole patches of a transformer."""
+    if "image_blocks" not in backbone.capabilities:
+        return pixels
+    patch = backbone.image_stride
+    return F.pad(pixels, (0, -pixels.shape[-1] % patch, 0, -pixels.shape[-2] % patch))
 
 
 def pixel_cfg(spec: str) -> dict[str, Any]:

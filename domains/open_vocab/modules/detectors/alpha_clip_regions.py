@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +34,14 @@ class AlphaCLIPRegions(RegionLabeller):
 
     Args:
         backbone: spec of the backbone, or the config of an `AlphaCLIPBackbone`.
-        classes, templates, multiply_objectness, test_cfg, data_preprocessor: as of `RegionLabeller`.
+        classes, templates: as of `RegionLabeller`.
         objective: "contrastive", as published, or "classes": cross-entropy over all classes, whatever the batch holds.
         alpha: where a region has a mask: "mask" takes it, "box" takes its box nevertheless.
         label_smoothing: share of the target that is spread evenly, 0 to below 1.
         whole_share: with this probability an image that has a caption is seen whole, alpha all 1, against its caption
             in place of its regions, so that this is not forgotten.
         logit_scale: cosines are multiplied by it; None takes the backbone's, which is 100 for CLIP, as published.
+        options: of `RegionLabeller`: multiply_objectness, test_cfg, data_preprocessor, init_cfg.
 
     Raises:
         ConfigError: an option is out of range.
@@ -55,10 +57,7 @@ class AlphaCLIPRegions(RegionLabeller):
         label_smoothing: float = 0.1,
         whole_share: float = 0.1,
         logit_scale: float | None = None,
-        multiply_objectness: bool = False,
-        test_cfg: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        **options: Any,
     ):
         for name, value, known in (("objective", objective, OBJECTIVES), ("alpha", alpha, ALPHAS)):
             if value not in known:
@@ -67,15 +66,7 @@ class AlphaCLIPRegions(RegionLabeller):
         require(0 <= whole_share <= 1, "whole_share", whole_share, "give 0 to 1")
         seer = AlphaCLIPBackbone(backbone) if isinstance(backbone, str) else MODELS.build(backbone)
         towers = seer.image.backbone
-        super().__init__(
-            towers,
-            classes,
-            templates,
-            multiply_objectness=multiply_objectness,
-            test_cfg=test_cfg,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+        super().__init__(towers, classes, templates, **options)
         self.backbone = seer
         self.contrast = build_loss("clip", label_smoothing=label_smoothing)
         self.objective, self.alpha = objective, alpha

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,10 @@ from .....core.registry import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.clip_vision import CLIPVisionBackbone
+from ..backbones.image_part import whole_patches
 from ..losses.region_focal import box_distance
 from .cloc_prompter import BoxHead, Prompter
 from .region_labeller import RegionLabeller, required_captions
-from .regionclip.proposals import whole_patches
 
 REGIONS = ("given", "grounded")
 BOTH = frozenset({"image_features", "image_tokens"})
@@ -45,13 +46,14 @@ class CLOC(RegionLabeller):
 
     Args:
         backbone: spec of the backbone, whose tower is trained whole, or the config of a `CLIPVisionBackbone`.
-        classes, templates, multiply_objectness, test_cfg, data_preprocessor: as of `RegionLabeller`.
+        classes, templates: as of `RegionLabeller`.
         prompter: options of `Prompter`: hidden, layers, heads.
         regions: what is named in prediction: "given" ones, or "grounded": one for each class, where its name, as a
             prompt, says it is.
         regions_sampled: regions per image in a training step, drawn at random.
         region_weight, grounding_weight, image_text_weight: of the terms; 0 leaves one out.
         box_weights: of L1 and GIoU in the grounding term.
+        options: of `RegionLabeller`: multiply_objectness, test_cfg, data_preprocessor, init_cfg.
 
     Raises:
         ConfigError: an option is out of range. CapabilityError: the tower gives no tokens.
@@ -69,10 +71,7 @@ class CLOC(RegionLabeller):
         grounding_weight: float = 1.0,
         image_text_weight: float = 1.0,
         box_weights: tuple[float, float] = DETR_WEIGHTS,
-        multiply_objectness: bool = False,
-        test_cfg: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        **options: Any,
     ):
         if regions not in REGIONS:
             raise ConfigError(f"option regions='{regions}' is not usable; give one of {', '.join(REGIONS)}")
@@ -83,15 +82,7 @@ class CLOC(RegionLabeller):
         whole = {"pyramid": "taps", "train_head": True}
         image = CLIPVisionBackbone(backbone, **whole) if isinstance(backbone, str) else MODELS.build(backbone)
         image.backbone.need("image_tokens")
-        super().__init__(
-            image.backbone,
-            classes,
-            templates,
-            multiply_objectness=multiply_objectness,
-            test_cfg=test_cfg,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+        super().__init__(image.backbone, classes, templates, **options)
         self.image, self.regions = image, regions
         self.regions_sampled, self.weights, self.box_weights = regions_sampled, weights, tuple(box_weights)
         self.prompter = Prompter(image.backbone.embed_dim, **(prompter or {}))

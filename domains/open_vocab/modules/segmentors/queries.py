@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from .....core.errors import ConfigError
-from .....core.prompts import spoken
 from ...vocabulary import Classes, NamedClasses, Vocabulary, embed_queries, text_backbone
 
 
@@ -61,7 +60,7 @@ class Queries(nn.Module, NamedClasses):
     def take_classes(self, vocabulary: Vocabulary) -> None:
         """Replace the names and their embeddings."""
         self.names, self.vocabulary = vocabulary.names, vocabulary
-        self.background_index = self._find_background()
+        self.background_index = vocabulary.position(self.background)
         self.asked = asked = self._with_background_words(vocabulary)
         self.counts = [asked.owners.count(index) for index in range(len(vocabulary))]
         embeddings = embed_queries(asked, text_backbone(self.spec))
@@ -90,11 +89,6 @@ class Queries(nn.Module, NamedClasses):
                 "among the classes, or say by background=NAME which of them it is"
             )
         return self.background_index
-
-    def _find_background(self) -> int | None:
-        names = [spoken(name).casefold() for name in self.names]
-        wanted = spoken(self.background).casefold()
-        return names.index(wanted) if wanted in names else None
 
     def _with_background_words(self, vocabulary: Vocabulary) -> Vocabulary:
         if not self.words:

@@ -13,6 +13,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.contracts.items import DomainData, Item
 from vladapt.core.errors import DataError
+from vladapt.domains.open_vocab.data.outlines import decode, encode
 from vladapt.domains.open_vocab.inference.joined import (
     JoinedMap,
     falling,
@@ -22,7 +23,7 @@ from vladapt.domains.open_vocab.inference.joined import (
     whole_pictures,
     window_of,
 )
-from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, decoded, encoded
+from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes
 from vladapt.domains.open_vocab.inference.saving import save_boxes, save_maps
 
 NONE = np.zeros((2, 2), bool)
@@ -64,16 +65,16 @@ def test_a_moved_outline_is_that_of_the_picture(seed, height, width, top, left):
     size = (height + top + 2, width + left + 3)
     whole = np.zeros(size, bool)
     whole[top : top + height, left : left + width] = mask
-    outline = moved_outline(encoded(mask), (left, top, width, height), size)
-    assert (decoded(outline) == whole).all() and outline == encoded(whole.astype(np.uint8))
+    outline = moved_outline(encode(mask), (left, top, width, height), size)
+    assert (decode(outline) == whole).all() and outline == encode(whole.astype(np.uint8))
 
 
 def test_outlines_come_along_with_their_boxes():
     mask = np.zeros((4, 4), np.uint8)
     mask[1:3, 1:4] = 1
-    parts = [((2, 1, 4, 4), found((1, 1, 4, 3, 0.9, 0), outlines=[encoded(mask)]))]
+    parts = [((2, 1, 4, 4), found((1, 1, 4, 3, 0.9, 0), outlines=[encode(mask)]))]
     joined = join_boxes(parts, (6, 8), NONE)
-    assert decoded(joined.outlines[0])[2:4, 3:6].all() and decoded(joined.outlines[0]).sum() == 6
+    assert decode(joined.outlines[0])[2:4, 3:6].all() and decode(joined.outlines[0]).sum() == 6
 
 
 def test_scores_are_blended_by_weights_that_fall_to_the_edges_and_few_rows_are_held():
@@ -130,7 +131,7 @@ def test_a_picture_too_large_to_be_shown_is_saved_without_one(tmp_path):
     data = DomainData(items, (), load)
     mask = np.zeros((8, 12), np.uint8)
     mask[2:5, 3:9] = 1
-    maps = save_maps([{"id": "a", "size": [8, 12], "masks": {"roof": encoded(mask)}}], data, ("pond", "roof"), tmp_path)
+    maps = save_maps([{"id": "a", "size": [8, 12], "masks": {"roof": encode(mask)}}], data, ("pond", "roof"), tmp_path)
     assert [file.name for file in maps] == ["a.png", "classes.json"] and maps[0].parent.name == "masks"
     row = {"id": "a", "size": [8, 12], "boxes": [[1, 2, 3, 4]], "scores": [0.9], "labels": ["roof"]}
     assert [file.name for file in save_boxes([row], data, ("pond", "roof"), tmp_path)] == ["predictions.json"]

@@ -9,7 +9,8 @@ import torch
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap, decoded, encoded, first_of
+from vladapt.domains.open_vocab.data.outlines import decode, encode
+from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap, first_of
 
 NAMES = ("cat", "dog", "emu")
 
@@ -21,8 +22,8 @@ def test_boxes_come_the_surest_first_with_their_labels_and_outlines(boxes_sample
     boxes = PredictedBoxes.of(boxes_sample(corners, [0.2, 0.9, 0.5], [0, 1, 2], masks))
     assert np.allclose(boxes.scores, [0.9, 0.5, 0.2]) and boxes.labels.tolist() == [1, 2, 0]
     assert boxes.boxes.tolist() == [[1, 1, 2, 2], [2, 2, 3, 3], [0, 0, 1, 1]]
-    rows = [int(np.flatnonzero(decoded(outline).any(axis=1))[0]) for outline in boxes.outlines]
-    assert rows == [1, 2, 0] and decoded(boxes.outlines[0]).shape == (8, 9)
+    rows = [int(np.flatnonzero(decode(outline).any(axis=1))[0]) for outline in boxes.outlines]
+    assert rows == [1, 2, 0] and decode(boxes.outlines[0]).shape == (8, 9)
 
 
 def test_scores_that_tie_keep_the_models_order(boxes_sample):
@@ -67,13 +68,13 @@ def test_a_map_is_read_with_shares_and_a_mask_a_class(map_sample):
     assert list(row["shares"].items()) == [("cat", 0.595), ("emu", 0.4), ("dog", 0.005)]
     assert row["summary"] == "cat 60%, emu 40%, dog 0%"
     for label, name in enumerate(NAMES):
-        assert (decoded(row["masks"][name]) == (classes == label)).all()
+        assert (decode(row["masks"][name]) == (classes == label)).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (64, 33)])
 def test_encoding_a_mask_and_decoding_it_changes_nothing(shape):
     mask = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8)
-    assert (decoded(json.loads(json.dumps(encoded(mask)))) == mask).all()
+    assert (decode(json.loads(json.dumps(encode(mask)))) == mask).all()
 
 
 def test_what_decides_comes_first_where_it_is_there():

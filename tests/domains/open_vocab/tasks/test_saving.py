@@ -10,15 +10,16 @@ from PIL import Image
 pytest.importorskip("pycocotools", reason="extra open-vocab is not installed")
 
 from vladapt.domains.open_vocab.data import read_detection, read_segmentation
+from vladapt.domains.open_vocab.data.outlines import decode, encode
 from vladapt.domains.open_vocab.drawing import colour_of
-from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap, decoded, encoded
+from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap
 from vladapt.domains.open_vocab.inference.saving import file_names, save_boxes, save_maps
 
 NAMES = ("cat", "red panda", "emu")
 
 
 def _boxes(boxes, scores, labels, masks=None) -> PredictedBoxes:
-    outlines = None if masks is None else [encoded(mask.astype(np.uint8)) for mask in masks]
+    outlines = None if masks is None else [encode(mask.astype(np.uint8)) for mask in masks]
     return PredictedBoxes(np.array(boxes, float).reshape(-1, 4), np.array(scores), np.array(labels, int), outlines)
 
 
@@ -55,7 +56,7 @@ def test_boxes_are_coco_json_that_reads_back(make_images, tmp_path, masks, with_
     assert back.class_names == NAMES and back.items[0].target.boxes == ((3, 2, 9, 8), (11, 10, 29, 18))
     assert back.items[0].target.labels == (1, 2) and back.items[1].target.boxes == () and not back.skipped
     if with_masks:
-        assert all((decoded(outline) == mask).all() for outline, mask in zip(back.items[0].target.segments, masks))
+        assert all((decode(outline) == mask).all() for outline, mask in zip(back.items[0].target.segments, masks))
         assert [entry["area"] for entry in content["annotations"]] == [36, 144]
         assert [item.source.name for item in read_segmentation(out / "predictions.json").items]
     else:

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt import ConfigError
-from vladapt.domains.open_vocab.inference.predictions import decoded
+from vladapt.domains.open_vocab.data.outlines import decode
 from vladapt.domains.open_vocab.inference.segmentation import SHOWN, evaluate_segmentation, predict_segmentation
 
 NAMES = ("background", "cat", "dog")
@@ -92,6 +92,6 @@ def test_predictions_are_rows_in_the_models_names(data, truth, text_model, map_s
     rows = predict_segmentation(model, data, _silent)
     assert [row["id"] for row in rows] == [item.id for item in data.items]
     assert rows[1]["summary"].startswith("background 5") and set(rows[1]["masks"]) == {"background", "dog"}
-    assert (decoded(rows[1]["masks"]["dog"]) == (truth[1] == 2)).all()
+    assert (decode(rows[1]["masks"]["dog"]) == (truth[1] == 2)).all()
     model.asked_for = ("x", "y", "z")
     assert set(predict_segmentation(model, data, _silent)[1]["shares"]) == {"x", "z"}

@@ -12,7 +12,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ......core.contracts import Backbone
 from ......core.prompts import fill
-from ....vocabulary import Classes, NamedClasses, Vocabulary, embed_classes, named_templates, text_backbone
+from ....vocabulary import (
+    Classes,
+    NamedClasses,
+    Vocabulary,
+    embed_classes,
+    encode_classes,
+    named_templates,
+    text_backbone,
+)
 from ...segmentors.queries import published_templates
 
 PUBLISHED = "published"
@@ -201,7 +209,7 @@ class OWLQueries(nn.Module, NamedClasses):
         """(C, D) as at test, with gradients where the tower is trained."""
         if self.trained is None or self.vocabulary is None:
             return self.embeddings
-        return class_means(self.vocabulary, self.trained)
+        return encode_classes(self.vocabulary, self.trained)
 
     def _load_from_state_dict(self, state, prefix, *args, **kwargs):
         # Saved with other names, as many or not: those given now stay, and so do their embeddings.
@@ -223,15 +231,3 @@ def canonical_text(text: str) -> str:
     """Lower case, letters, digits, hyphens and single spaces; a text that has none of them stays."""
     kept = re.sub(r"[^\w-]|_", " ", text.lower())
     return re.sub(r"-+", "-", " ".join(kept.split())) or text
-
-
-def class_means(vocabulary: Vocabulary, backbone: Backbone, at_once: int = 256) -> Tensor:
-    """(C, D) as `embed_classes`, by a tower that is being trained: with gradients, and stored nowhere."""
-    texts = list(dict.fromkeys(text for query in vocabulary.queries for text in query))
-    place = {text: index for index, text in enumerate(texts)}
-    encoded = torch.cat([backbone.encode_text(texts[i : i + at_once]) for i in range(0, len(texts), at_once)])
-    queries = [encoded[[place[text] for text in query]].mean(dim=0) for query in vocabulary.queries]
-    queries = nn.functional.normalize(torch.stack(queries), dim=-1)  # (Q, D)
-    owners = torch.tensor(vocabulary.owners, device=queries.device)
-    sums = queries.new_zeros(len(vocabulary), queries.shape[1]).index_add(0, owners, queries)
-    return nn.functional.normalize(sums, dim=-1)

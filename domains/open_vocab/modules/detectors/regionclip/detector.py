@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.structures import DetDataSample
@@ -50,7 +51,7 @@ class RegionCLIP(RegionLabeller):
         threshold: a region takes part where the teacher's best probability is above it.
         temperature: cosines are divided by it; the teacher's always by 0.01.
         distill_weight, contrast_weight, image_text_weight: of the three losses; 0 leaves one out.
-        multiply_objectness, test_cfg, data_preprocessor: as of `RegionLabeller`.
+        options: of `RegionLabeller`: multiply_objectness, test_cfg, data_preprocessor, init_cfg.
 
     Raises:
         ConfigError: an option is out of range.
@@ -75,25 +76,14 @@ class RegionCLIP(RegionLabeller):
         distill_weight: float = 1.0,
         contrast_weight: float = 1.0,
         image_text_weight: float = 1.0,
-        multiply_objectness: bool = False,
-        test_cfg: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        **options: Any,
     ):
         require(regions_proposed >= 1, "regions_proposed", regions_proposed, "give 1 or more")
         require(regions_sampled >= 1, "regions_sampled", regions_sampled, "give 1 or more")
         pool = concepts if isinstance(concepts, Vocabulary) else Vocabulary.of(concepts, concept_templates)
         image = _student(backbone) if isinstance(backbone, str) else MODELS.build(backbone)
-        super().__init__(
-            image.backbone,
-            list(pool.names) if classes is None else classes,
-            templates,
-            background=True,
-            multiply_objectness=multiply_objectness,
-            test_cfg=test_cfg,
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+        named = list(pool.names) if classes is None else classes
+        super().__init__(image.backbone, named, templates, background=True, **options)
         self.image, self.teacher_spec = image, teacher or image.backbone.spec
         self.weights = {"distill": distill_weight, "contrast": contrast_weight, "image_text": image_text_weight}
         for name, weight in self.weights.items():

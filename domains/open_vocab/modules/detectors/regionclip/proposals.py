@@ -18,6 +18,7 @@ from ......core.contracts import Backbone
 from ......core.errors import ConfigError
 from ......registry import MODELS
 from ...backbones.clip_c4 import before_last_stage, modified_resnet, pool_regions, pool_side
+from ...backbones.image_part import whole_patches
 from ..region_labeller import given_regions
 
 GRID = 8  # pixels between the lines that the edges of random boxes lie on, as released
@@ -156,14 +157,6 @@ def _dense_regions(backbone: Backbone, pixels: Tensor, boxes: list[Tensor]) -> T
     tokens, (height, width) = backbone.image_tokens(pixels)
     cells = tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)  # (B, D, h, w)
     return aligned(cells, pixels.shape[-2:], boxes, DENSE_ROI_SIZE).mean(dim=(2, 3))
-
-
-def whole_patches(backbone: Backbone, pixels: Tensor) -> Tensor:
-    """Zeros on the right and below, up to whole patches of a transformer."""
-    if "image_blocks" not in backbone.capabilities:
-        return pixels
-    patch = backbone.image_stride
-    return F.pad(pixels, (0, -pixels.shape[-1] % patch, 0, -pixels.shape[-2] % patch))
 
 
 def whole_boxes(samples: list, pixels: Tensor) -> list[Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ......core.contracts import require
 from ......registry import MODELS
-from ...backbones.image_part import ImagePart
+from ...backbones.image_part import ImagePart, whole_patches
 
 STRIDES = (4, 8, 16, 32)
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1)
@@ -95,7 +95,7 @@ class DenseCLIPBackbone(BaseModule):
         return maps, made[:, 0], _as_map(made[:, 1:], maps[-1].shape[2:])
 
     def _from_blocks(self, pixels: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        tower, pixels = self.part.backbone, self._filled(pixels)
+        tower, pixels = self.part.backbone, whole_patches(self.part.backbone, pixels)
         grid = tower.image_grid(pixels)
         x, start, maps = tower.embed_image(pixels), 0, []
         for stop, scale in zip(self.stops, self.pyramid):
@@ -112,11 +112,6 @@ class DenseCLIPBackbone(BaseModule):
             kept = (torch.rand(len(x), 1, 1, device=x.device) >= skipped).to(x.dtype) / (1 - skipped)
             x = x + kept * (tower.run_blocks("image", x, block, block + 1) - x)
         return x
-
-    def _filled(self, pixels: Tensor) -> Tensor:
-        """Zeros on the right and below up to whole patches."""
-        patch = self.part.backbone.image_stride
-        return F.pad(pixels, (0, -pixels.shape[-1] % patch, 0, -pixels.shape[-2] % patch))
 
 
 def _stops(out_indices: Sequence[int] | None, depth: int) -> list[int]:

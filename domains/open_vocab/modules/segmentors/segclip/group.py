@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from ......core.contracts import Backbone, require
 from ......core.training import truncated_starts
 from ......registry import MODELS
-from ....vocabulary import Vocabulary
 from ...losses.masked_decoder import Kept, keep_some
 
 INIT_STD = 0.02
-TEXTS_AT_ONCE = 256
 
 
 class Gathered(NamedTuple):
@@ -221,25 +219,6 @@ def part_of_captions(backbone: Backbone, tokens: Tensor, hidden_share: float) ->
     alone = torch.ones(x.shape[0] * x.shape[1], 1, dtype=torch.bool, device=x.device)
     features = backbone.pool_text(x.reshape(-1, 1, x.shape[-1]), alone, normalize=False)
     return features.unflatten(0, x.shape[:2]), kept, kept.hidden & words
-
-
-@torch.no_grad()
-def class_features(backbone: Backbone, vocabulary: Vocabulary, leave_out: int | None = None) -> Tensor:
-    """(C, D) unit rows: of a class the mean of its queries, each the mean of its texts; one class may be left out."""
-    classes = [index for index in range(len(vocabulary)) if index != leave_out]
-    asked = [
-        (classes.index(owner), query)
-        for owner, query in zip(vocabulary.owners, vocabulary.queries)
-        if owner != leave_out
-    ]
-    texts = list(dict.fromkeys(text for _, query in asked for text in query))
-    place = {text: row for row, text in enumerate(texts)}
-    chunks = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
-    encoded = torch.cat([backbone.encode_text(chunk) for chunk in chunks])  # (T, D)
-    queries = torch.stack([encoded[[place[text] for text in query]].mean(dim=0) for _, query in asked])
-    owners = torch.tensor([owner for owner, _ in asked], device=encoded.device)
-    sums = encoded.new_zeros(len(classes), encoded.shape[1])
-    return F.normalize(sums.index_add_(0, owners, F.normalize(queries, dim=1)), dim=1)
 
 
 def _padded(backbone: Backbone, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

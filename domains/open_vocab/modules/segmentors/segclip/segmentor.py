@@ -14,18 +14,16 @@ from torch import Tensor
 from ......core.backbones import load_backbone
 from ......core.contracts import Backbone, require
 from ......core.errors import ConfigError, DataError
-from ......core.prompts import spoken
 from ......core.registry import build_loss
 from ......registry import MODELS
 from ....text_embeddings import KeptTexts
-from ....vocabulary import Classes, NamedClasses, Vocabulary
+from ....vocabulary import Classes, NamedClasses, Vocabulary, encode_classes
 from ...backbones.image_part import segmentation_preprocessor
 from ...losses.masked_decoder import MaskedDecoder, grid_positions, line_positions, pixel_loss, word_loss
 from ..windows import slide
 from .group import (
     SuperpixelKL,
     caption_tokens,
-    class_features,
     group_scores,
     paint,
     part_of_captions,
@@ -235,15 +233,14 @@ class SegCLIP(KeptTexts, BaseSegmentor, NamedClasses):
             raise ConfigError("classes: there is only the background; name what is to be found")
 
     def _background_index(self) -> int | None:
-        names = [spoken(name).casefold() for name in self.vocabulary.names]
-        wanted = spoken(self.background).casefold()
-        return names.index(wanted) if wanted in names else None
+        return self.vocabulary.position(self.background)
 
     def _texts(self) -> Tensor:
         """(C, D), without the background; kept until the towers train again."""
         device = self.backbone.device
         if self._kept is None or self._kept.device != device or self.training:
-            self._kept = class_features(self.backbone, self.vocabulary, self._background_index())
+            with torch.no_grad():
+                self._kept = encode_classes(self.vocabulary.without(self._background_index()), self.backbone)
         return self._kept
 
     def _apply(self, fn, recurse: bool = True):

@@ -15,12 +15,11 @@ from mmseg.structures import SegDataSample
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.domains.open_vocab.modules.segmentors.segclip.group import (
     caption_tokens,
-    class_features,
     part_of_captions,
 )
 from vladapt.domains.open_vocab.modules.segmentors.segclip.segmentor import WEIGHTS
 from vladapt.domains.open_vocab.text_embeddings import set_classes
-from vladapt.domains.open_vocab.vocabulary import Vocabulary, embed_classes
+from vladapt.domains.open_vocab.vocabulary import Vocabulary, embed_classes, encode_classes
 from vladapt.registry import MODELS
 
 SIDE = 32
@@ -253,9 +252,9 @@ def test_words_that_stay_are_read_in_their_order_with_their_positions(model):
 
 def test_class_texts_are_those_of_the_vocabulary_and_follow_the_tower(model):
     vocabulary = Vocabulary.of({"car": {"synonyms": ["bus"]}, "background": [], "dog": ["a wet nose"]}, "imagenet-7")
-    ours = class_features(model.backbone, vocabulary)
+    ours = encode_classes(vocabulary, model.backbone)
     torch.testing.assert_close(ours, embed_classes(vocabulary, model.backbone), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(class_features(model.backbone, vocabulary, leave_out=1), ours[[0, 2]])
+    torch.testing.assert_close(encode_classes(vocabulary.without(1), model.backbone), ours[[0, 2]])
 
 
 # Prediction ---------------------------------------------------------------------------------------------------------
