@@ -65,6 +65,8 @@ def test_predict_gives_one_row_per_patient(vladapt, fitted):
     assert [row["confidence"] for row in rows] != [row["confidence"] for row in largest["predictions"]]
     assert "the mean of its images' probabilities, calibrated anew on" in mean["notes"][0]
     assert "the median group has 4 images here" in mean["notes"][0]
+    shown = vladapt("predict", run, new, "--per-patient", "mean").out
+    assert "patient" in shown.splitlines()[1] and "images" in shown.splitlines()[1]
 
 
 def test_the_operating_point_is_chosen_again_among_patients(vladapt, fitted):

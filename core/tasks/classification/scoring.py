@@ -268,7 +268,8 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
     """
     table = Table()
     further = [key for key in columns if any(row.get(key) is not None for row in rows)]
-    for name in ("image", "prediction", "confidence", "next", *(columns[key] for key in further)):
+    first = "patient" if "images" in further else "image"
+    for name in (first, "prediction", "confidence", "next", *(columns[key] for key in further)):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
     for row in rows:
         if "labels" in row:

@@ -344,7 +344,7 @@ class Classification(ComparedClassification):
         predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        columns = [judgement.columns for judgement in judgements_of(self).values()]
+        columns = [{"images": "images"}, *(judgement.columns for judgement in judgements_of(self).values())]
         return predictions_table(rows, {key: title for each in columns for key, title in each.items()})
 
     def setting(self, recipe: Recipe, prepared: PreparedData, tasks: str = "") -> Setting | None:

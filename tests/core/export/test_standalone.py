@@ -15,10 +15,13 @@ from PIL import Image
 from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.confidence.calibration import Calibration
 from vladapt.core.contracts.run_info import FittedRun, RunInfo
+from vladapt.core.contracts.serving import Sample, Wishes
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.images import decode_image
+from vladapt.core.errors import ConfigError
 from vladapt.core.export.folder import as_picture
 from vladapt.core.registry import build_judgement
+from vladapt.core.serving.exported import ServedExport
 from vladapt.core.tasks.classification.predictions import predictions_of
 
 pytest.importorskip("onnxruntime", reason="extra export is not installed")
@@ -163,3 +166,15 @@ def test_it_is_short_and_needs_three_packages():
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
     }
     assert imported - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}
+
+
+def test_a_served_export_names_labels_from_the_threshold_of_a_request_on():
+    served = ServedExport.__new__(ServedExport)
+    served._script, served._coverages, served.name = standalone, {}, "export"
+    served._facts = {"multilabel": True, "class_names": ["a", "b"], "thresholds": [0.5, 0.5], "coverage": {}}
+    sample = Sample("x", None, answer=(np.array([1.0, -1.0]), None))
+    plain, low = (served.rows([sample], [], wishes)["predictions"] for wishes in (Wishes(), Wishes(threshold=0.2)))
+    assert (plain[0]["labels"], low[0]["labels"]) == (["a"], ["a", "b"])
+    assert "thresholds" not in plain[0] and low[0]["thresholds"] == [0.2, 0.2]
+    with pytest.raises(ConfigError, match=r"--threshold 1\.5: give a probability between 0 and 1"):
+        served.check(Wishes(threshold=1.5))
