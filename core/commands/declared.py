@@ -95,7 +95,7 @@ class Index:
 
 
 def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
-    """What a domain's reader, its tasks and the judgements of their fits take; nothing where there is no such domain.
+    """What a domain's reader and its tasks take; nothing where there is no such domain.
 
     Args:
         task: only this one of its tasks.
@@ -103,14 +103,13 @@ def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
     found = {**_here(), **_elsewhere(name)}
     own = found.get(name, Index())
     tasks = (task,) if task in own.tasks else own.tasks
-    of_fits = (each for index in found.values() for each in index.options if each.kind == TASK or "fit" in each.at)
-    listed = [each for each in of_fits if each.owner in tasks]
+    listed = [each for index in found.values() for each in index.options if each.kind == TASK and each.owner in tasks]
     reading = [each for each in own.options if each.kind == READING]
     return reading + sorted(listed, key=lambda each: tasks.index(each.owner))
 
 
 def declared_options(named: str | None = None) -> list[Declared]:
-    """What the readers and tasks of domains, and the judgements of their fits, take, each key once.
+    """What the readers and tasks of domains take, each key once.
 
     Args:
         named: a domain; its options come first, also where it is of another package.

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 import typer
 
 from ..contracts.options import Option, annotation, options_of
-from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe
+from ..contracts.recipe import ALL, DATA, GROUPS, JUDGING, KEYS, METHOD, OUTPUT, TRAINED, Recipe, check_writable
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
-from ..errors import ConfigError
+from ..errors import ConfigError, check_given
 from .declared import (
     JUDGEMENT,
     TASK,
@@ -99,6 +99,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 BESIDE = {"recipe": RecipeName, "config": ConfigFile, "sets": Sets, "resource": Resource}
 """Flags of a recipe that are no keys of it."""
+PLACES = ("out", "html")
+"""Flags that name what a command writes."""
 OPTIONAL_VALUES = {"--novel": "rest"}
 WORDS = {("novel", "rest"): True, ("val_shots", "none"): 0}
 """(key, word) -> the value that it stands for."""
@@ -297,6 +299,11 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         times = sum(word.partition("=")[0] == "--data" for word in arguments)
         if times > 1 and isinstance(given.get("data"), str):  # of which the parser forgets all but the last
             raise ConfigError(f"--data: given {times} times; give one data set (`vladapt compare` takes several)")
+        for name, value in given.items():
+            _check_given(shown.__signature__.parameters[name], value)
+            if name in PLACES:
+                for place in [value] if isinstance(value, str) else value or ():
+                    check_writable(place, f"--{name}")
         values = {}
         for name, flags in made.items():
             taken = {each: given.pop(each) for each in flags.annotations}
@@ -308,6 +315,17 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
     shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del shown.__wrapped__
     return shown
+
+
+def _check_given(parameter: inspect.Parameter, value: Any) -> None:
+    """Raise the ConfigError of an empty text, in the name that the user knows."""
+    info = getattr(parameter.annotation, "__metadata__", (None,))[-1]
+    if isinstance(info, typer.models.ArgumentInfo):
+        check_given(info.metavar or parameter.name.upper(), value, "give one")
+        return
+    words = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))  # the first stands as default
+    flags = [word for word in words if isinstance(word, str) and word.startswith("--")]
+    check_given((flags or [f"--{parameter.name.replace('_', '-')}"])[0], value)
 
 
 def _place(annotation: Any) -> int:

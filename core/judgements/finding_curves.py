@@ -176,7 +176,7 @@ class FindingCurves(Judgement):
         if self.finding is not None:
             check_finding(self.finding, class_names, adapter.multilabel_)
 
-    def check_data(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
+    def check_fit(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
         if self.finding is not None:
             check_finding(self.finding, prepared.class_names, several_in(prepared))
 

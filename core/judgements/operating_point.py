@@ -258,7 +258,7 @@ class OperatingPoint(Judgement):
             given = "--assured" if self.prevalence is None else f"--prevalence {self.prevalence:g}"
             raise ConfigError(f"{given}: is of an operating point; give --operating-point too, or omit it")
 
-    def check_data(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
+    def check_fit(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
         """Refuse what so few labelled images cannot give, wherever the calibration rows will be taken from."""
         names, several = prepared.class_names, several_in(prepared)
         self._check(names, several)

@@ -249,14 +249,14 @@ def judges_at(task: Task, at: str, given: Mapping[str, Any] | None = None) -> li
     ]
 
 
-def check_data(
+def check_fit(
     task: Task, given: Mapping[str, Any], adapter: Adapter, prepared: PreparedData, shots: int | None
 ) -> None:
-    """Raise what judgements whose options are given can tell before a fit; see `Judgement.check_data`."""
+    """Raise what judgements whose options are given can tell before a fit; see `Judgement.check_fit`."""
     asked = {owner for key, owner in judging_options(task, FIT).items() if key in given} if given else ()
     for judgement in judges_at(task, FIT, given) if asked else ():
         if judgement.name in asked:
-            judgement.check_data(adapter, prepared, shots, given)
+            judgement.check_fit(adapter, prepared, shots, given)
 
 
 def lasting(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:

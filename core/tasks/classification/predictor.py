@@ -18,7 +18,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
-from ...contracts.items import DomainData, Item
+from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import PREDICT
 from ...contracts.prepared import on_adapted
 from ...contracts.recipe import Recipe
@@ -137,9 +137,8 @@ class Predictor:
             self.patients(use.per_patient, use.threshold)  # which may be refused
             data = group_images(data, use.images, self.recipe.reading.get(OPTION) or BY_USUAL_NAMES)
         logits, features, skipped = self.images(use, data, reporter).logits(self.adapter, stream=bool(use.stream))
-        item_of = {item.id: item for item in data.items}
-        places = [self.domain.placed(item_of[id_]) for id_ in features.ids]
-        groups = [item_of[id_].group or "" for id_ in features.ids]
+        items = items_of(features.ids, data.items)
+        places, groups = [self.domain.placed(item) for item in items], [item.group or "" for item in items]
         skipped = [*data.skipped, *skipped]
         made = self.predictions(use, features.ids, logits, features.features, skipped, places, groups)
         if use.explain is not None:

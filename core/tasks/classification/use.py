@@ -12,7 +12,7 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.features import FeatureSet
-from ...contracts.items import Item
+from ...contracts.items import Item, items_of
 from ...contracts.judgement import EVAL, Evaluated, Findings
 from ...contracts.prepared import PreparedData
 from ...contracts.run_info import FittedRun
@@ -91,8 +91,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     )
     findings = Findings(judgements_of(task))
     notes = findings.add(judges, judged)
-    by_id = {item.id: item for item in prepared.data.items}
-    items = [by_id[i] for i in chosen.ids]
+    items = items_of(chosen.ids, prepared.data.items)
     result = Evaluated(
         run=use.run.shown,
         data=prepared.data.name,
@@ -161,9 +160,8 @@ def write_evaluation(
         explain=explain,
     )
     report = classification_report(results, run.shown)
-    origin = f"Evaluation of the run {run.shown}, which is unchanged; the numbers are in metrics.json beside this page."
     lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=origin))
+    write_report(folder, report.of_evaluation(run.shown, lead))
 
 
 def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -> Adapter | None:
