@@ -336,15 +336,15 @@ class _Export:
     # what is said of it ----------------------------------------------------------------------------------------------
 
     def _facts(self) -> dict[str, Any]:
-        calibration, thresholds = self.calibration, self._thresholds
+        calibration, thresholds, finding = self.calibration, self._thresholds, finding_of(self.new.run)
         return {
             **self.new.first_facts,
             "adapter": self.new.run.info.adapter,
             "class_names": list(self.adapter.class_names_),
             "multilabel": bool(self.adapter.multilabel_),
             "thresholds": None if thresholds is None else thresholds.tolist(),
-            "finding": finding_of(self.new.run),
-            "operating_point": thresholds_of(self.new.run),
+            **({} if finding is None else {"finding": finding}),
+            **({"operating_point": points} if (points := thresholds_of(self.new.run)) else {}),
             "calibrated": calibration is not None,
             "coverage": {} if calibration is None else self._least(),
             "coverage_per": {"class": self._least(per_class=True)}
