@@ -115,10 +115,10 @@ def max_pixels_option(help: str = "images and volumes: most pixels or voxels tha
     return option(Item.MAX_PIXELS, f"{help}, 200000000 by default", low=1, high=10**11, parse=whole_number)
 
 
-def items_of(ids: Iterable[str], items: Iterable[Item]) -> list[Item]:
-    """The items with these ids, in the order of the ids."""
+def items_of(ids: Iterable[str] | None, items: Iterable[Item]) -> list[Item]:
+    """The items with these ids, in the order of the ids; none of rows without ids."""
     by_id = {item.id: item for item in items}
-    return [by_id[name] for name in ids]
+    return [by_id[name] for name in ids or ()]
 
 
 class ThumbnailStore(Protocol):

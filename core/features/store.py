@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.items import DomainData, Item
 from ..data.verify import FileHashes
@@ -227,12 +227,7 @@ class FeatureStore:
         Raises:
             DataError: the store cannot be written.
         """
-
-        def asked() -> dict[str, float | None]:
-            scale, bias = backbone.logit_scale, backbone.logit_bias
-            return {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
-
-        return self._fact(f"{folder_name(backbone.fingerprint)}.json", _valid_facts, asked)
+        return self._fact(f"{folder_name(backbone.fingerprint)}.json", _valid_facts, lambda: logit_facts(backbone))
 
     def patch_grid(self, backbone: Backbone) -> tuple[int, int]:
         """(h, w) of the patch tokens of an image, stored, so that a second run builds no model.
