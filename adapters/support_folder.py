@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.contracts import FeatureSet, TextClassifier
-from ..core.errors import DataError, first_of
+from ..core.errors import DataError
 
 
 def support_folder_images(
@@ -34,9 +34,13 @@ def support_folder_images(
     names = classifier.class_names or support.class_names
     if images.class_names and names and tuple(images.class_names) != tuple(names):
         raise DataError(
-            f"support folder: its classes ({first_of(images.class_names, 3)}) are not those of the fit, in that order "
-            f"({first_of(names, 3)}); name its folders after the classes"
+            f"support folder: its classes ({_few(images.class_names)}) are not those of the fit, in that order "
+            f"({_few(names)}); name its folders after the classes"
         )
     if int(images.labels.max()) >= len(classifier):
         raise DataError(f"support folder: labels reach {int(images.labels.max())}, there are {len(classifier)} classes")
     return images.to(support.features.device)
+
+
+def _few(names) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

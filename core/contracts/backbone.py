@@ -18,6 +18,8 @@ from ..errors import CapabilityError, DataError, UnknownNameError
 from .families import ROOTS, families_with
 from .images import ImageSize, InputChannels, height_and_width
 
+TEXTS_AT_ONCE = 256
+
 CAPABILITIES = {
     "prompt": "embed_tokens and encode_prompt (prompt learning)",
     "trim": "prompts cut to the longest one without changing the result",
@@ -153,6 +155,18 @@ class Backbone(ABC):
             lengths: (N,) integers, how many of each row take part, as `token_mask` says; or the largest of them.
         """
         return self.encode_text(tokens, normalize)
+
+    def text_means(self, groups: Sequence[Sequence[str]], normalize: bool = True) -> Tensor:
+        """(C, D) of C lists of texts, each the mean of its texts' features; with gradients, where these are wanted.
+
+        Args:
+            normalize: bring the features to unit length first.
+        """
+        texts = list(dict.fromkeys(text for group in groups for text in group))
+        place = {text: row for row, text in enumerate(texts)}
+        chunks = [texts[i : i + TEXTS_AT_ONCE] for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        features = torch.cat([self.encode_text(chunk, normalize=normalize) for chunk in chunks])  # (T, D)
+        return torch.stack([features[[place[text] for text in group]].mean(dim=0) for group in groups])
 
     def to(self, device) -> Backbone:
         """Move the towers; returns self."""
@@ -493,3 +507,9 @@ def normalized(features: Tensor, normalize: bool) -> Tensor:
     """float32, unit rows if asked."""
     features = features.float()
     return F.normalize(features, dim=-1) if normalize else features
+
+
+def logit_facts(backbone: Backbone) -> dict[str, float | None]:
+    """What the cosines of a backbone are multiplied by, and what is added to them, as numbers."""
+    scale, bias = backbone.logit_scale.detach(), backbone.logit_bias
+    return {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias.detach())}

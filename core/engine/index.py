@@ -145,22 +145,17 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
     data = reader.to_index(images)
     made.skipped += [(str(name), reason) for name, reason in data.skipped]
     check_skipped(made.skipped, data.total)
-    store, transform, total = FeatureStore(), reader.transform(backbone, data), len(data.items)
+    transform = reader.transform(backbone, data)
     parts = bool(data.items) and reader.part_item(data.items[0], 0) is not None
-    at_once = PARTED_AT_ONCE if parts else AT_ONCE
+    how: dict[str, Any] = {
+        "at_once": PARTED_AT_ONCE if parts else AT_ONCE,
+        "batch_size": recipe.batch_size,
+        "workers": recipe.workers,
+        "amp": recipe.amp,
+        "parts": parts,
+    }
     with reporter.task("Encoding images") as progress:
-        for start in range(0, total, at_once):
-            extraction = store.get_or_compute(
-                data,
-                data.items[start : start + at_once],
-                backbone,
-                transform,
-                batch_size=recipe.batch_size,
-                workers=recipe.workers,
-                amp=recipe.amp,
-                progress=lambda done, _, before=start: progress(before + done, total),
-                parts=parts,
-            )
+        for extraction in FeatureStore().some_at_once(data, data.items, backbone, transform, progress=progress, **how):
             made.skipped += extraction.skipped
             check_skipped(made.skipped, data.total)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import TextClassifier
 from ..errors import CapabilityError, ConfigError, DataError
 
@@ -60,7 +60,7 @@ def build_classifier(
     encoded = _encode_distinct(backbone, [t for group in [*texts, *(negatives or [])] for t in group], store)
     prototypes = tuple(F.normalize(_rows(encoded, group), dim=-1) for group in texts)
     raw = torch.stack([ensemble(p) for p in prototypes])  # (C, D)
-    facts = _facts(backbone, store)
+    facts = logit_facts(backbone) if store is None else store.backbone_facts(backbone)
     return TextClassifier(
         weights=F.normalize(raw, dim=-1),
         raw=raw,
@@ -78,20 +78,6 @@ def encoded_classes(backbone: Backbone, prompts: Sequence[Sequence[str]]) -> Ten
     """(C, D) unit rows of C lists of texts."""
     named = {str(number): texts for number, texts in enumerate(prompts)}
     return build_classifier(backbone, list(named), [], descriptions=named).weights
-
-
-def text_means(backbone: Backbone, groups: Sequence[Sequence[str]], normalize: bool = True) -> Tensor:
-    """(C, D) of C lists of texts, each the mean of what the text tower makes of its texts; with gradients, where these
-    are wanted.
-
-    Args:
-        normalize: bring the features of texts to unit length first.
-    """
-    texts = list(dict.fromkeys(text for group in groups for text in group))
-    place = {text: row for row, text in enumerate(texts)}
-    chunks = [texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK)]
-    features = torch.cat([backbone.encode_text(chunk, normalize=normalize) for chunk in chunks])  # (T, D)
-    return torch.stack([features[[place[text] for text in group]].mean(dim=0) for group in groups])
 
 
 def _texts(class_names, templates, descriptions, said: Mapping[str, Sequence[str]]) -> list[list[str]]:
@@ -125,14 +111,6 @@ def _rows(encoded: dict[str, Tensor], texts: Sequence[str]) -> Tensor:
 
 def _weights(encoded: dict[str, Tensor], texts: list[list[str]]) -> Tensor:
     return F.normalize(torch.stack([ensemble(_rows(encoded, group)) for group in texts]), dim=-1)  # (C, D)
-
-
-def _facts(backbone: Backbone, store) -> dict[str, float | None]:
-    if store is not None:
-        return store.backbone_facts(backbone)
-    bias = backbone.logit_bias
-    scale = float(backbone.logit_scale.detach())
-    return {"logit_scale": scale, "logit_bias": None if bias is None else float(bias.detach())}
 
 
 @dataclass(frozen=True)

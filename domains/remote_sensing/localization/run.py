@@ -224,16 +224,8 @@ class _Pictures:
         wanted, boxes, features = window_items(item, self.sides), [], []
         transform = self.domain.of(data).transforms(self.backbone, False)
         with self.reporter.task(f"Encoding windows of {path.name}", unit="windows") as progress:
-            for start in range(0, len(wanted), AT_ONCE):
-                some = wanted[start : start + AT_ONCE]
-                extraction = FeatureStore().get_or_compute(
-                    data,
-                    some,
-                    self.backbone,
-                    transform,
-                    progress=lambda done, _, before=start: progress(before + done, len(wanted)),
-                    **self.how,
-                )
+            how = {"at_once": AT_ONCE, "progress": progress, **self.how}
+            for extraction in FeatureStore().some_at_once(data, wanted, self.backbone, transform, **how):
                 self.skipped += extraction.skipped
                 boxes += [box_of(each.decode) for each in extraction.items]
                 features += [extraction.features.unit] if extraction.items else []

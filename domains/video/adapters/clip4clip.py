@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,7 +43,7 @@ class SequenceTransformer(nn.Module):
 class SequenceLSTM(nn.Module):
     """seqLSTM: one layer as wide as the frames, its input added; then the average."""
 
-    averaged = staticmethod(average_of_unit)
+    averaged: ClassVar[Callable[[Tensor, Tensor], Tensor]] = staticmethod(average_of_unit)
 
     def __init__(self, width: int):
         super().__init__()
